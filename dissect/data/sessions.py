@@ -1,0 +1,147 @@
+"""Sessions as flat arrays, and their prefixes as tensors on the device.
+
+A data set of C clicks in S sessions is two arrays: the items one after the other, and the offsets at which
+sessions begin. A training example is a prefix (session, length) whose target is the click that follows;
+prefixes are index pairs and never lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """S sessions in time order.
+
+    items        int32 [C], numbered from 1 (0 pads)
+    offsets      int64 [S + 1], session s is items[offsets[s]:offsets[s + 1]]
+    times        int64 [S] or None, end of each session in Unix seconds
+    users        int64 [S] or None
+    click_times  int64 [C] or None, Unix seconds of each click
+    """
+
+    items: np.ndarray
+    offsets: np.ndarray
+    times: np.ndarray | None = None
+    users: np.ndarray | None = None
+    click_times: np.ndarray | None = None
+
+    @classmethod
+    def from_lists(cls, sessions: Iterable[Sequence[int]]) -> Sessions:
+        """Sessions from lists of item numbers."""
+        lists = list(sessions)
+        offsets = np.zeros(len(lists) + 1, np.int64)
+        np.cumsum([len(s) for s in lists], out=offsets[1:])
+        items = np.fromiter((i for s in lists for i in s), np.int32, count=int(offsets[-1]))
+        return cls(items, offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, session: int) -> np.ndarray:
+        return self.items[self.offsets[session] : self.offsets[session + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Clicks per session, int64 [S]."""
+        return np.diff(self.offsets)
+
+    @property
+    def n_clicks(self) -> int:
+        return int(self.offsets[-1] - self.offsets[0])
+
+    @property
+    def n_prefixes(self) -> int:
+        """Prefixes with a target: a session of k clicks has k - 1."""
+        return self.n_clicks - len(self)
+
+    def part(self, start: int, stop: int) -> Sessions:
+        """Sessions start..stop - 1, as views of the same items."""
+        lo, hi = int(self.offsets[start]), int(self.offsets[stop])
+
+        def cut(values: np.ndarray | None, a: int, b: int) -> np.ndarray | None:
+            return None if values is None else values[a:b]
+
+        return Sessions(
+            self.items[lo:hi],
+            self.offsets[start : stop + 1] - lo,
+            cut(self.times, start, stop),
+            cut(self.users, start, stop),
+            cut(self.click_times, lo, hi),
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A train / test split over items 1..n_items, with the record of where it came from."""
+
+    name: str
+    n_items: int
+    train: Sessions
+    test: Sessions
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def split_hash(self) -> str:
+        """16 hex digits of SHA-256 over the items and offsets of both parts: comparisons key on it, not on names."""
+        digest = hashlib.sha256(str(self.n_items).encode())
+        for part in (self.train, self.test):
+            digest.update(np.ascontiguousarray(part.offsets, dtype="<i8"))
+            digest.update(np.ascontiguousarray(part.items, dtype="<i4"))
+        return digest.hexdigest()[:16]
+
+
+def prefix_index(sessions: Sessions) -> tuple[np.ndarray, np.ndarray]:
+    """(session int32 [P], length int32 [P]) of every prefix that has a target: session order, shortest first."""
+    per_session = sessions.lengths - 1
+    session = np.repeat(np.arange(len(sessions), dtype=np.int32), per_session)
+    first = np.repeat(np.cumsum(per_session) - per_session, per_session)
+    length = (np.arange(len(session)) - first + 1).astype(np.int32)
+    return session, length
+
+
+def split_validation(train: Sessions, fraction: float) -> tuple[Sessions, Sessions]:
+    """(the rest, the last `fraction` of the sessions in time). Raises ValueError unless 0 <= fraction < 1."""
+    if not 0 <= fraction < 1:
+        raise ValueError(f"The validation fraction must be at least 0 and below 1, not {fraction}.")
+    cut = len(train) - round(len(train) * fraction)
+    return train.part(0, cut), train.part(cut, len(train))
+
+
+class PrefixTensors:
+    """All P prefixes of some sessions on a device; a batch is an index into them.
+
+    items int32 [C]; start, length int64 [P]: a prefix is items[start : start + length], its target the next item.
+    """
+
+    def __init__(self, sessions: Sessions, device: torch.device | str = "cpu") -> None:
+        session, length = prefix_index(sessions)
+        self.items = torch.tensor(sessions.items, dtype=torch.int32, device=device)
+        self.start = torch.tensor(sessions.offsets[session], dtype=torch.int64, device=device)
+        self.length = torch.tensor(length, dtype=torch.int64, device=device)
+        self._columns = torch.arange(int(length.max(initial=1)), device=device)
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def batch(
+        self, index: torch.Tensor, pad_to: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Items int64 [B, L] padded with 0 on the right, lengths int64 [B], targets int64 [B] of the prefixes `index` [B].
+
+        L is the longest length of the batch, or `pad_to` where static shapes are wanted.
+        """
+        start, length = self.start[index], self.length[index]
+        columns = self._columns[: pad_to or int(length.max())]  # [L]
+        inside = columns < length[:, None]  # [B, L]
+        where = torch.where(inside, start[:, None] + columns, 0)
+        items = self.items[where] * inside  # [B, L]
+        return items.long(), length, self.items[start + length].long()

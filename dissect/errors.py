@@ -1,0 +1,46 @@
+"""Errors that a user can act on, each with the exit code that the command line returns."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DissectError(Exception):
+    """Something went wrong in a way that the message explains (exit code 1).
+
+    `message` says what was given and what would be right, `hint` names the command that mends it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(DissectError):
+    """A name or a value that does not exist or does not fit (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(DissectError):
+    """Data that is missing or not as expected (exit code 3)."""
+
+    exit_code = 3
+
+
+class DivergedError(DissectError):
+    """The loss became NaN or infinite (exit code 4)."""
+
+    exit_code = 4
+
+
+def unknown(kind: str, given: str, valid: Iterable[str]) -> UsageError:
+    """A UsageError for a name that is not among `valid`, with the nearest names as the hint."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names) or 'none'}."
+    return UsageError(f"There is no {kind} named {given!r}.", hint)

@@ -1,0 +1,86 @@
+"""The contract between a model and everything around it.
+
+Dimension letters, used in every model: B sessions of a batch, L clicks (padded), C real clicks of the batch,
+N graph nodes of the batch, D width, V items, H heads.
+
+A model says three things: `item_states` gives the table that everything of one step reads, `encode` turns
+sessions into vectors, `candidates` gives the catalogue as it enters the dot product. Loss and ranks belong to
+the training loop, which can so run over the catalogue in pieces. A model does not know that it is dissected:
+its weight matrices are ordinary Linear layers, named and declared in `matrices`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROLES = ("embedding", "propagation", "update", "encoder", "attention", "transformation", "other")
+MODULES = ("gnn", "encoder", "readout", "other")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What one weight matrix is for: its role and module (Figure 2 of the paper), and its named equal blocks.
+
+    `rows` and `cols` name blocks of equal height and width, e.g. the gates r, z, n of a GRU; empty is one block.
+    """
+
+    role: str
+    module: str
+    rows: tuple[str, ...] = ()
+    cols: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES or self.module not in MODULES:
+            raise ValueError(
+                f"role {self.role!r} must be one of {ROLES} and module {self.module!r} one of {MODULES}"
+            )
+
+
+class SessionModel(nn.Module):
+    """A next-item model over sessions of items 1..V.
+
+    matrices   the weight matrices by the qualified name of their layer
+    removable  what `without` in the constructor leaves out of the model, and `switched_off` out of a trained one
+    """
+
+    matrices: ClassVar[Mapping[str, Matrix]] = {}
+    removable: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.switched_off: str | None = None
+
+    def item_states(self) -> Tensor:
+        """The table S [V, D] that one step reads; item i is row i - 1 (there is no row for the padding)."""
+        raise NotImplementedError(f"{type(self).__name__} must define item_states()")
+
+    def encode(self, S: Tensor, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Vectors [B, D] of the sessions `items` [B, L] (0 pads on the right), and auxiliary losses by name."""
+        raise NotImplementedError(f"{type(self).__name__} must define encode()")
+
+    def candidates(self, S: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The catalogue [V, D] and a bias [V] or None; the score of item i is vector . row i - 1 + bias."""
+        return S, None
+
+
+def lookup(S: Tensor, ids: Tensor) -> Tensor:
+    """Rows [..., D] of the table for item numbers `ids` [...] from 1 on.
+
+    The gradient is sparse: it is added to the dense gradient of the scores in place, instead of costing
+    another table of V x D zeros at every step.
+    """
+    return F.embedding(ids - 1, S, sparse=True)
+
+
+def init_uniform(module: nn.Module, dim: int) -> None:
+    """Every parameter from U(-1/sqrt(D), 1/sqrt(D)), biases too, as this field initialises its models."""
+    bound = dim**-0.5
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.uniform_(-bound, bound)
