@@ -1,0 +1,235 @@
+"""The run folder: the one contract between training and everything after it.
+
+    runs/<name>-<hash>/        a group: one configuration
+      config.toml data.json verdict.json figures/
+      s<seed>/                 a run: one seed of it, full model
+      without-<role>/s<seed>/  the model without a role, same configuration and seeds
+        environment.json metrics.jsonl density.jsonl checkpoints/ ranks-*.npz summary.json DONE
+
+Every record carries `schema`. JSON and arrays appear whole or not at all; JSON lines are appended one line at
+a time and can be read while the run goes on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from dissect.errors import DataError, DissectError, UsageError, unknown
+
+SCHEMA = 1
+FULL = "full"
+
+
+# --- writing ---------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place: readers see the old file or the new.
+
+    Raises DissectError, with `path` as it was, where the disk refuses.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise DissectError(
+                f"Could not write {path}: {error.strerror or error}.",
+                "Make room on the disk and give the same command again: the run goes on from its last checkpoint.",
+            ) from error
+        raise
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a record, with its schema number first."""
+    text = json.dumps({"schema": SCHEMA, **value}, indent=1) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_toml(path: Path, values: Mapping[str, Any]) -> None:
+    """Write flat settings (strings, numbers, booleans, and tables one deep); None is left out."""
+    tables = {k: v for k, v in values.items() if isinstance(v, Mapping)}
+    lines = [f"{k} = {json.dumps(v)}" for k, v in values.items() if v is not None and k not in tables]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items() if v is not None)]
+    write_atomically(path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
+
+
+def write_ranks(path: Path, **arrays: np.ndarray) -> None:
+    """Write per-prefix ranks: rank, session, length and target, int32 [P] each."""
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+class Lines:
+    """A file of JSON lines that can be cut back to where it was, so that a resumed run has no line twice."""
+
+    def __init__(self, path: Path, size: int = 0) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(path, "ab")
+        if self.file.tell() < size:
+            raise DataError(
+                f"{path} is shorter than its checkpoint says ({self.file.tell()} < {size} bytes).",
+                "Start over with --force; the old run is kept aside.",
+            )
+        self.file.truncate(size)
+        self.file.seek(0, os.SEEK_END)
+
+    def append(self, *rows: Mapping[str, Any]) -> None:
+        """Write rows and hand them to the system at once. Raises DissectError where the disk is full."""
+        try:
+            for row in rows:
+                self.file.write(json.dumps({"schema": SCHEMA, **row}).encode() + b"\n")
+            self.file.flush()
+        except OSError as error:
+            raise DissectError(
+                f"Could not write {self.path}: {error.strerror}.",
+                "Make room on the disk and give the same command again: the run goes on from its last checkpoint.",
+            ) from error
+
+    def size(self) -> int:
+        return self.file.tell()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a run folder for this process; a second process is refused (exit code 2)."""
+    run.mkdir(parents=True, exist_ok=True)
+    with open(run / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"Another process is training in {run}.", "Wait for it, or choose --seed or --name.") from None
+        yield
+
+
+def set_aside(run: Path) -> Path:
+    """Rename a run folder to the first free `<run>.old-<n>` and return that path; nothing is ever deleted."""
+    n = 1
+    while (aside := run.with_name(f"{run.name}.old-{n}")).exists():
+        n += 1
+    shutil.move(run, aside)
+    return aside
+
+
+# --- reading ---------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a record. Raises DataError where it is missing or garbled."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing.", "The run has not got that far, or is not a run folder.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} should hold one JSON object.")
+    return value
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines; a last line that is cut off (a run that is writing) is left out.
+
+    Raises DataError with the line number where another line is garbled.
+    """
+    if not path.exists():
+        return []
+    rows = []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):  # no newline behind it: still being written
+                break
+            raise DataError(f"{path}, line {number}, is not JSON: {error}.") from error
+    return rows
+
+
+def read_ranks(path: Path) -> dict[str, np.ndarray]:
+    """rank, session, length, target: int32 [P] each. Raises DataError where the file is missing or garbled."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in ("rank", "session", "length", "target")}
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise DataError(f"{path} does not hold ranks: {error}.") from error
+
+
+def group_config(group: Path) -> dict[str, Any]:
+    """The resolved configuration of a group. Raises DataError where it is missing or garbled."""
+    try:
+        return tomllib.loads((group / "config.toml").read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{group} is no group of runs: {error}.") from error
+
+
+def is_done(run: Path) -> bool:
+    return (run / "DONE").exists()
+
+
+def run_path(group: Path, seed: int, variant: str = FULL) -> Path:
+    return (group if variant == FULL else group / variant) / f"s{seed}"
+
+
+def group_runs(group: Path, variant: str = FULL) -> list[Path]:
+    """The seed folders of a variant, by seed, finished or not."""
+    parent = group if variant == FULL else group / variant
+    runs = [path for path in parent.glob("s*") if path.is_dir() and path.name[1:].isdigit()]
+    return sorted(runs, key=lambda path: int(path.name[1:]))
+
+
+def variants(group: Path) -> list[str]:
+    """`full` and the `without-<role>` folders that hold runs."""
+    reduced = sorted(path.name for path in group.glob("without-*") if path.is_dir())
+    return [v for v in (FULL, *reduced) if group_runs(group, v)]
+
+
+def find_groups(runs_dir: Path | str) -> list[Path]:
+    """The groups of a runs folder, oldest first (by when the configuration was written)."""
+    found = [path.parent for path in Path(runs_dir).glob("*/config.toml")]
+    return sorted(found, key=lambda group: ((group / "config.toml").stat().st_mtime_ns, group.name))
+
+
+def newest_group(runs_dir: Path | str) -> Path:
+    """The group begun last. Raises UsageError where there is none."""
+    groups = find_groups(runs_dir)
+    if not groups:
+        raise UsageError(f"There are no runs in {runs_dir}.", "Make one: dissect run")
+    return groups[-1]
+
+
+def resolve_group(name: Path | str, runs_dir: Path | str) -> Path:
+    """A group by its path, its name, or the unique beginning of its name. Raises UsageError with near names."""
+    for path in (Path(name), Path(runs_dir) / name):
+        if (path / "config.toml").exists():
+            return path
+    groups = {group.name: group for group in find_groups(runs_dir)}
+    begins = [group for known, group in groups.items() if known.startswith(str(name))]
+    if len(begins) == 1:
+        return begins[0]
+    if begins:
+        raise UsageError(f"{str(name)!r} is the beginning of several groups.", ", ".join(g.name for g in begins))
+    raise unknown("group", str(name), groups)

@@ -1,0 +1,43 @@
+"""The two controls of every dissected run: what a useless matrix looks like in this very run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dissect.sparsevd import LinearVD
+
+ROLE = "control"
+
+
+class Controls(nn.Module):
+    """Two D x D matrices with the initialisation, noise and learning rate of the model's own.
+
+    kl_only  never runs: it feels the KL and no data
+    rolled   is fed with the session vector of another row, cut off from the gradient, and added to the vector
+             in training (absent in evaluation): it runs, gets a gradient from data, and cannot help
+    """
+
+    def __init__(self, dim: int, noise: str, threshold: float, log_sigma2: float | None) -> None:
+        super().__init__()
+        for name in ("kl_only", "rolled"):
+            dense = nn.Linear(dim, dim, bias=False)
+            nn.init.uniform_(dense.weight, -(dim**-0.5), dim**-0.5)
+            setattr(self, name, LinearVD.from_dense(dense, noise=noise, threshold=threshold, log_sigma2=log_sigma2))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Session vectors [B, D] with what `rolled` adds to them."""
+        added: Tensor = self.rolled(vectors.detach().roll(1, 0))
+        return vectors + added
+
+
+def control_names() -> tuple[str, ...]:
+    """The matrices of the controls as they stand in the records."""
+    return ("control.kl_only", "control.rolled")
+
+
+def seeded_controls(seed: int, dim: int, noise: str, threshold: float, log_sigma2: float | None) -> Controls:
+    """Controls drawn from their own generator, so that a model is the same with and without them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1_000_003)
+        return Controls(dim, noise, threshold, log_sigma2)

@@ -1,0 +1,56 @@
+"""Ranks of all targets over the whole catalogue, and the metrics made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dissect.data.sessions import PrefixTensors
+from dissect.training.scoring import ranks
+
+CUTOFFS = (5, 10, 20)
+Report = Callable[[int, int], None]
+
+
+@torch.inference_mode()
+def evaluate(
+    model: Any, prefixes: PrefixTensors, batch_size: int = 512, report: Report | None = None
+) -> np.ndarray:
+    """Rank int32 [P] of the target of each prefix among all V items, by the weights as they are evaluated.
+
+    Draws no random number and leaves the model in the mode in which it was. `report(done, total)` is called
+    after each batch.
+    """
+    assert isinstance(model, nn.Module)
+    was_training = model.training
+    model.eval()
+    out = torch.empty(len(prefixes), dtype=torch.int32, device=prefixes.start.device)
+    try:
+        S = model.item_states()
+        matrix, bias = model.candidates(S)
+        # Prefixes of like length go together, so that a batch is hardly wider than its sessions.
+        by_length = torch.argsort(prefixes.length, stable=True)
+        for start in range(0, len(prefixes), batch_size):
+            index = by_length[start : start + batch_size]
+            items, lengths, targets = prefixes.batch(index)
+            vectors: Tensor = model.encode(S, items, lengths)[0]
+            out[index] = ranks(vectors, matrix, bias, targets - 1).int()
+            if report:
+                report(min(start + batch_size, len(prefixes)), len(prefixes))
+    finally:
+        model.train(was_training)
+    return out.cpu().numpy()
+
+
+def metrics(rank: np.ndarray) -> dict[str, float]:
+    """HR@K and MRR@K in percent from ranks [P] (1 is first): the share within K, the mean of 1/rank within K."""
+    result: dict[str, float] = {}
+    for k in CUTOFFS:
+        result[f"hr@{k}"] = 100 * float(np.mean(rank <= k)) if len(rank) else 0.0
+    for k in CUTOFFS:
+        result[f"mrr@{k}"] = 100 * float(np.mean(np.where(rank <= k, 1 / rank, 0.0))) if len(rank) else 0.0
+    return result
