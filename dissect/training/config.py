@@ -26,6 +26,7 @@ class Config:
     dataset: str
     split_hash: str
     model_options: dict[str, Any] = field(default_factory=dict)  # numbers for the constructor, e.g. dim
+    model_source: str | None = None  # SHA-256 of the file of a model that is not ours
     where: str = "both"  # what SparseVD replaces: a module, a role, "both" is all, "none" trains dense
     noise: str = "lrt"
     prior: str = "log-uniform"

@@ -1,0 +1,210 @@
+"""From the options of `dissect run` and `dissect train` to finished run folders: shared by both verbs."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dissect import runs
+from dissect.cli.live import make_observer
+from dissect.data.sessions import Dataset
+from dissect.errors import DataError, UsageError, unknown
+from dissect.training.checkpoint import load_checkpoint
+from dissect.training.config import Config
+from dissect.training.device import prepare_device
+from dissect.training.loop import fit
+from models import MODELS
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model class under the name by which it is recorded, with what identifies its source."""
+
+    name: str
+    cls: Any
+    source: str | None = None  # SHA-256 of the file of a user's own model
+
+
+def find_model(name: str) -> Subject:
+    """A registered model, or a user's own as `path/to/file.py:ClassName`.
+
+    Raises UsageError with the nearest names, or with what is wrong about the file.
+    """
+    if ".py:" not in name:
+        if name not in MODELS:
+            raise unknown("model", name, MODELS)
+        return Subject(name, MODELS[name])
+    path, class_name = name.rsplit(":", 1)
+    file = Path(path)
+    if not file.is_file():
+        raise UsageError(f"There is no file {path}.", "--model takes path/to/file.py:ClassName.")
+    source = hashlib.sha256(file.read_bytes()).hexdigest()
+    # A name of its own, so that no other module is shadowed and sys.path stays as it is.
+    spec = importlib.util.spec_from_file_location(f"dissect_user_model_{source[:12]}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    cls = getattr(module, class_name, None)
+    if not inspect.isclass(cls):
+        classes = [n for n, v in vars(module).items() if inspect.isclass(v)]
+        raise unknown(f"class in {path}", class_name, classes)
+    needed = [method for method in ("item_states", "encode", "candidates") if not hasattr(cls, method)]
+    if needed:
+        raise UsageError(f"{class_name} lacks {', '.join(needed)}().", "The contract is in models/base.py: derive from SessionModel.")
+    return Subject(f"{file.name}:{class_name}", cls, source)
+
+
+def model_options(subject: Subject, given: Mapping[str, Any], extra: Sequence[str] = ()) -> dict[str, Any]:
+    """Arguments for the constructor: `given` (where the model takes them) and `key=value` texts.
+
+    Raises UsageError for an argument that the model does not take, or a value that is none.
+    """
+    parameters = inspect.signature(subject.cls).parameters
+    takes = [name for name in parameters if name not in ("self", "n_items", "without")]
+    options: dict[str, Any] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name not in takes:
+            raise UsageError(f"{subject.name} takes no {name}.", f"It takes: {', '.join(takes)}.")
+        options[name] = value
+    for text in extra:
+        name, equals, value = text.partition("=")
+        if not equals or name not in takes:
+            near = difflib.get_close_matches(name, takes, n=1)
+            raise UsageError(
+                f"{subject.name} takes no option {text!r}.",
+                f"Did you mean {near[0]}=...?" if near else f"It takes: {', '.join(f'{t}=...' for t in takes)}.",
+            )
+        options[name] = _value(value)
+    return options
+
+
+def _value(text: str) -> Any:
+    """A number, true, false, none, or the text itself."""
+    plain = {"true": True, "false": False, "none": None}
+    if text.lower() in plain:
+        return plain[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def starting_weights(run: str | None, runs_dir: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """(weights, fingerprint) of a finished run's model, for --init-from; (None, None) where it is not asked for.
+
+    Raises UsageError or DataError where there is no such run, or no checkpoint in it.
+    """
+    if run is None:
+        return None, None
+    folder = next((p for p in (Path(run), runs_dir / run) if (p / "checkpoints").is_dir()), None)
+    if folder is None:
+        raise UsageError(
+            f"{run!r} is no run with checkpoints.", f"A run is a seed folder of a group, e.g. {runs_dir}/<group>/s1."
+        )
+    best, last = folder / "checkpoints" / "best.pt", folder / "checkpoints" / "last.pt"
+    weights = load_checkpoint(best if best.exists() else last)["model"]
+    if any(name.endswith("log_sigma2") for name in weights):
+        raise DataError(f"{run} is itself dissected.", "--init-from takes a dense run: dissect train, or --where none.")
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(weights[name].contiguous().numpy().tobytes())
+    return weights, digest.hexdigest()[:16]
+
+
+def group_folder(config: Config, name: str | None, runs_dir: Path) -> Path:
+    """runs/<name>-<hash>, where the name is the model's and the data set's unless given."""
+    return runs_dir / f"{name or f'{Path(config.model).stem}-{config.dataset}'}-{config.hash}"
+
+
+def prepare_group(group: Path, config: Config, data: Dataset) -> None:
+    """Write what a group is about, once."""
+    if not (group / "config.toml").exists():
+        counts = {
+            "n_items": data.n_items,
+            "train": {"sessions": len(data.train), "clicks": data.train.n_clicks, "prefixes": data.train.n_prefixes},
+            "test": {"sessions": len(data.test), "clicks": data.test.n_clicks, "prefixes": data.test.n_prefixes},
+        }
+        runs.write_json(
+            group / "data.json",
+            {"name": data.name, "split_hash": data.split_hash, **counts, "provenance": data.provenance},
+        )
+        runs.write_toml(group / "config.toml", config.to_dict())
+
+
+def train_seeds(
+    subject: Subject,
+    data: Dataset,
+    config: Config,
+    group: Path,
+    *,
+    seeds: Sequence[int],
+    without: Sequence[str] = (),
+    device: str = "auto",
+    force: bool = False,
+    quiet: bool = False,
+    console: Console,
+    weights: dict[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Train each seed into the group, or the reduced model of `without` beside it; returns their summaries.
+
+    A run without DONE goes on where it stopped. Raises UsageError where all are finished already (unless
+    `force`, which keeps the old ones aside).
+    """
+    variant = f"without-{'-'.join(sorted(without))}" if without else runs.FULL
+    folders = {seed: runs.run_path(group, seed, variant) for seed in dict.fromkeys(seeds)}
+    done = [seed for seed, folder in folders.items() if runs.is_done(folder)]
+    if force:
+        for seed, folder in folders.items():
+            if folder.exists():
+                console.print(f"The old run is kept as {runs.set_aside(folder)}", highlight=False, markup=False)
+    elif len(done) == len(folders):
+        raise UsageError(
+            f"Finished already: {', '.join(str(folders[seed]) for seed in done)}.",
+            "Choose another --seed, or --force (the old run is kept aside). See it: dissect plot density",
+        )
+    where = prepare_device(device)
+    prepare_group(group, config, data)
+    options = dict(config.model_options)
+
+    def build() -> Any:
+        extra = {"without": tuple(without)} if without else {}
+        return subject.cls(n_items=data.n_items, **options, **extra)
+
+    summaries = []
+    for number, (seed, folder) in enumerate(folders.items(), 1):
+        if runs.is_done(folder):
+            console.print(f"Seed {seed} is finished already: {folder}", highlight=False, markup=False)
+            summaries.append(runs.read_json(folder / "summary.json"))
+            continue
+        of = f" ({number} of {len(folders)})" if len(folders) > 1 else ""
+        title = f"{subject.name} on {data.name}, seed {seed}{of}" + (f", without {', '.join(without)}" if without else "")
+        observer = make_observer(console, title, config.threshold, quiet)
+        summaries.append(
+            fit(
+                build,
+                data,
+                config,
+                folder,
+                seed=seed,
+                variant=variant,
+                device=where,
+                observer=observer,
+                weights=weights,
+            )
+        )
+    return summaries

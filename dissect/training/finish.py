@@ -1,0 +1,96 @@
+"""The end of a run: ranks, quick accuracy checks and the summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dissect.data.sessions import Dataset, PrefixTensors, prefix_index, split_validation
+from dissect.runs import read_jsonl, write_ranks
+from dissect.sparsevd import named_variational, unmasked
+from dissect.training.checkpoint import load_checkpoint
+from dissect.training.evaluation import evaluate, metrics
+from dissect.training.record import Observer, density_rows
+from dissect.training.setup import Training
+
+# A role or module that a trained model can be evaluated without, and the name of the check in the summary.
+SWITCHES = {"propagation": "propagation_zero", "gnn": "gnn_bypassed", "attention": "attention_uniform"}
+
+
+def finish(
+    training: Training,
+    data: Dataset,
+    run: Path,
+    splits: dict[str, PrefixTensors],
+    steps_per_epoch: int,
+    observer: Observer,
+) -> dict[str, Any]:
+    """Write the ranks of a run whose last step is done, and return its summary."""
+    config, state, model = training.config, training.state, training.model
+    which, step = "last", state.step
+    if config.select != "last":
+        which, step = "best", state.best_step
+        model.load_state_dict(load_checkpoint(run / "checkpoints" / "best.pt")["model"])
+    values: dict[str, dict[str, float]] = {}
+    for split, prefixes in splits.items():
+        rank = ranked(training, prefixes, observer, f"{split}, for the summary")
+        values[split] = metrics(rank)
+        sessions = data.test if split == "test" else split_validation(data.train, config.validation)[1]
+        session, length = prefix_index(sessions)
+        target = sessions.items[sessions.offsets[session] + length]
+        write_ranks(run / f"ranks-{split}-{which}.npz", rank=rank, session=session, length=length, target=target)
+    history = [r for r in read_jsonl(run / "metrics.jsonl") if r["kind"] == "eval" and r["split"] == "test"]
+    settings = ("where", "noise", "prior", "threshold", "kl_weight", "batch_size", "protocol", "order")
+    return {
+        "model": config.model,
+        "dataset": data.name,
+        "split_hash": data.split_hash,
+        "seed": training.seed,
+        "variant": training.variant,
+        **{name: getattr(config, name) for name in settings},
+        **config.model_options,
+        "steps": state.step,
+        "epochs": state.step / steps_per_epoch,
+        "seconds": state.seconds,
+        "n_parameters": sum(p.numel() for name, p in model.named_parameters() if "log_sigma2" not in name),
+        "selected": {"rule": config.select, "step": step, "epoch": step / steps_per_epoch},
+        "test": values["test"],
+        "valid": values.get("valid"),
+        # How much higher the best epoch on test lies: what choosing on test would have won.
+        "selection_bias": {m: max(row[m] for row in history) - values["test"][m] for m in ("hr@20", "mrr@20")},
+        "checks": quick_checks(training, splits["test"], observer),
+        "density": [{"step": state.step, **row} for row in density_rows(training)],
+        "left_out": training.left_out,
+    }
+
+
+def ranked(training: Training, prefixes: PrefixTensors, observer: Observer, what: str) -> np.ndarray:
+    """Ranks [P], told to the observer as `what`."""
+    return evaluate(training.model, prefixes, report=lambda done, total: observer.evaluating(what, done, total))
+
+
+def quick_checks(training: Training, test: PrefixTensors, observer: Observer) -> dict[str, dict[str, float]]:
+    """HR@20 and MRR@20 on test with other weights, or with parts of the trained model switched off."""
+    model = training.model
+
+    def accuracy(name: str) -> dict[str, float]:
+        values = metrics(ranked(training, test, observer, f"test, {name.replace('_', ' ')}"))
+        return {metric: values[metric] for metric in ("hr@20", "mrr@20")}
+
+    checks = {}
+    if any(True for _ in named_variational(model)):
+        checks["masked"] = accuracy("masked")
+        with unmasked(model):
+            checks["mean"] = accuracy("mean")
+    layers = {name for name, _ in model.named_modules()}
+    here = [matrix for name, matrix in model.matrices.items() if name in layers]
+    for part, check in SWITCHES.items():
+        if part in model.removable and any(part in (matrix.role, matrix.module) for matrix in here):
+            model.switched_off = part
+            try:
+                checks[check] = accuracy(check)
+            finally:
+                model.switched_off = None
+    return checks

@@ -1,0 +1,115 @@
+"""What a run writes down while it goes on: losses, density and accuracy, as JSON lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dissect.data.sessions import PrefixTensors
+from dissect.runs import Lines
+from dissect.sparsevd import measure
+from dissect.training.config import kl_weight_at, lr_at
+from dissect.training.controls import ROLE
+from dissect.training.evaluation import evaluate, metrics
+from dissect.training.setup import Training
+
+
+class Observer:
+    """What a run tells while it goes on; this one keeps quiet."""
+
+    def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
+        """A run begins, or goes on, at `step` of `steps`."""
+
+    def step(self, step: int, loss: float, kl_weight: float, lr: float) -> None:
+        """Some steps were made; `loss` is their mean cross-entropy."""
+
+    def density(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """The density of every matrix was measured."""
+
+    def evaluating(self, what: str, done: int, total: int) -> None:
+        """An evaluation has ranked `done` of `total` prefixes."""
+
+    def evaluated(self, split: str, step: int, values: dict[str, float]) -> None:
+        """HR and MRR (percent) after `step` steps."""
+
+    def note(self, text: str) -> None:
+        """Something that a user should know."""
+
+    def end(self) -> None:
+        """The run is over, whatever the reason."""
+
+
+class Recorder:
+    """The two record files of a run. After a resume they are cut back to what the checkpoint knows."""
+
+    def __init__(self, run: Path, training: Training, n_examples: int, steps_per_epoch: int, observer: Observer) -> None:
+        self.training, self.observer = training, observer
+        self.n_examples, self.steps_per_epoch = n_examples, steps_per_epoch
+        self.metrics = Lines(run / "metrics.jsonl", training.state.metrics_size)
+        self.densities = Lines(run / "density.jsonl", training.state.density_size)
+
+    def mark(self) -> None:
+        """Note in the state how long the files are now."""
+        self.training.state.metrics_size, self.training.state.density_size = self.metrics.size(), self.densities.size()
+
+    def close(self) -> None:
+        self.metrics.close()
+        self.densities.close()
+
+    def now(self) -> dict[str, Any]:
+        """Where the run stands: the first fields of a line."""
+        config, step = self.training.config, self.training.state.step
+        epochs, rest = divmod(step, self.steps_per_epoch)
+        return {
+            "step": step,
+            "epoch": step / self.steps_per_epoch,
+            "examples": epochs * self.n_examples + rest * config.batch_size,
+            "kl_weight": kl_weight_at(config, step),
+            "lr": lr_at(config, step, self.steps_per_epoch),
+        }
+
+    def loss(self) -> None:
+        """Write the mean loss since the line before."""
+        state, now = self.training.state, self.now()
+        ce, kl = state.sum_ce / state.n_sum, state.sum_kl / state.n_sum
+        loss = ce + now["kl_weight"] * kl / self.n_examples
+        self.metrics.append({"kind": "train", **now, "loss": loss, "ce": ce, "kl": kl, "seconds": state.seconds})
+        self.observer.step(state.step, ce, now["kl_weight"], now["lr"])
+        state.sum_ce, state.sum_kl, state.n_sum = 0.0, 0.0, 0
+
+    def density(self) -> None:
+        """Write the counts of every matrix and block."""
+        now = self.now()
+        rows = [{**now, **row} for row in density_rows(self.training)]
+        self.densities.append(*rows)
+        self.observer.density(now["step"], rows)
+
+    def accuracy(
+        self, splits: dict[str, PrefixTensors], report: Callable[[str], Callable[[int, int], None]]
+    ) -> dict[str, dict[str, float]]:
+        """Rank every split and write HR and MRR; returns them by split."""
+        now = self.now()
+        values = {}
+        for split, prefixes in splits.items():
+            rank = evaluate(self.training.model, prefixes, report=report(split))
+            values[split] = metrics(rank)
+            where = {"step": now["step"], "epoch": now["epoch"], "n": len(rank)}
+            self.metrics.append({"kind": "eval", "split": split, **where, **values[split]})
+            self.observer.evaluated(split, now["step"], values[split])
+        return values
+
+
+def density_rows(training: Training) -> list[dict[str, Any]]:
+    """Counts for every matrix and block of the model and of the controls, with roles and modules."""
+    config, declared = training.config, training.model.matrices
+    rows = []
+    blocks = {name: (matrix.rows, matrix.cols) for name, matrix in declared.items()}
+    for row in measure(training.model, blocks, thresholds=(config.threshold,), prior=config.prior):
+        matrix = declared.get(row["matrix"])
+        role, module = (matrix.role, matrix.module) if matrix else ("other", "other")
+        rows.append({**row, "role": role, "module": module})
+    if training.controls is not None:
+        for row in measure(training.controls, {}, thresholds=(config.threshold,), prior=config.prior):
+            rows.append({**row, "matrix": f"control.{row['matrix']}", "role": ROLE, "module": ROLE})
+    return rows

@@ -1,0 +1,84 @@
+"""Stopping a run, and going on as if it had not been stopped."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dissect.errors import DataError, DissectError
+from dissect.training.setup import Training
+
+
+class Interrupted(DissectError):
+    """The run was asked to stop; its checkpoint is written (exit code 130)."""
+
+    exit_code = 130
+
+    def __init__(self, step: int, steps: int, where: Path) -> None:
+        super().__init__(
+            f"Stopped; the checkpoint in {where} is of step {step} of {steps}.",
+            "The same command again goes on from there.",
+        )
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM set a flag that the loop reads; a second SIGINT breaks off at once."""
+    seen: list[int] = []
+
+    def handler(number: int, frame: Any) -> None:
+        if seen and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    try:
+        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are not ours to catch
+        before = {}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def snapshot(training: Training) -> dict[str, Any]:
+    """All that a run needs in order to go on, as tensors and primitives."""
+    return {
+        "config": training.config.hash,
+        "variant": training.variant,
+        "seed": training.seed,
+        "model": training.model.state_dict(),
+        "controls": training.controls.state_dict() if training.controls is not None else {},
+        "optimiser": training.optimiser.state_dict(),
+        "state": asdict(training.state),
+        "rng": torch.get_rng_state(),
+        "rng_cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def restore(training: Training, saved: dict[str, Any], path: Path) -> None:
+    """Put a snapshot back. Raises DataError where it is of another configuration, seed or version."""
+    mine = (training.config.hash, training.variant, training.seed)
+    if tuple(saved.get(key) for key in ("config", "variant", "seed")) != mine:
+        raise DataError(f"The checkpoint {path} belongs to another configuration.", "Start over with --force.")
+    try:
+        training.model.load_state_dict(saved["model"])
+        if training.controls is not None:
+            training.controls.load_state_dict(saved["controls"])
+        training.optimiser.load_state_dict(saved["optimiser"])
+        training.state = type(training.state)(**saved["state"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(
+            f"The checkpoint {path} is of another version of the model: {str(error).splitlines()[0]}",
+            "Start over with --force; the old run is kept aside.",
+        ) from error
+    torch.set_rng_state(saved["rng"])
+    if saved["rng_cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(saved["rng_cuda"])

@@ -1,0 +1,146 @@
+"""What a run starts with: the instrumented model, its controls, its optimiser, and weights from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dissect.data.sessions import PrefixTensors
+from dissect.errors import DataError
+from dissect.sparsevd import named_variational, sparsify
+from dissect.training.config import Config
+from dissect.training.controls import Controls, seeded_controls
+
+
+@dataclass
+class State:
+    """What changes while training, apart from weights, optimiser and generator; it travels in the checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0  # spent in training steps, over all processes that worked on the run
+    sum_ce: float = 0.0  # since the last loss line
+    sum_kl: float = 0.0
+    n_sum: int = 0
+    best_value: float = -1.0  # validation MRR@20 of the chosen epoch
+    best_step: int = 0
+    metrics_size: int = 0  # bytes of metrics.jsonl and density.jsonl before the records due at `step`
+    density_size: int = 0
+
+
+@dataclass
+class Training:
+    """One seed of a configuration in training."""
+
+    config: Config
+    seed: int
+    variant: str
+    model: Any  # the contract is in models/base.py
+    controls: Controls | None
+    optimiser: torch.optim.Optimizer
+    left_out: dict[str, str]  # layers that SparseVD did not replace, with the reason
+    state: State = field(default_factory=State)
+
+
+def assemble(
+    build: Callable[[], nn.Module],
+    config: Config,
+    prefixes: PrefixTensors,
+    seed: int,
+    variant: str,
+    weights: dict[str, Tensor] | None = None,
+) -> Training:
+    """Build the model from its seed, put SparseVD in it, and make controls and optimiser on the prefixes' device."""
+    device = prefixes.start.device
+    torch.manual_seed(seed)
+    model: Any = build()
+    if weights is not None:
+        load_dense(model, weights)
+    model.to(device)
+    left_out, controls = {}, None
+    if config.is_sparse:
+        left_out = instrument(model, config, prefixes)
+        dim = model.candidates(model.item_states())[0].shape[1]
+        controls = seeded_controls(seed, dim, config.noise, config.threshold, config.log_sigma2).to(device)
+    optimiser = make_optimiser(model, controls, config)
+    return Training(config, seed, variant, model, controls, optimiser, left_out)
+
+
+def selects(where: str, matrices: Any) -> Callable[[str, nn.Module], bool]:
+    """The choice that `where` makes among a model's layers: "both" is all, else a module or a role."""
+
+    def chosen(name: str, module: nn.Module) -> bool:
+        if where == "both":
+            return True
+        declared = matrices.get(name)
+        return declared is not None and where in (declared.module, declared.role)
+
+    return chosen
+
+
+def instrument(model: Any, config: Config, prefixes: PrefixTensors) -> dict[str, str]:
+    """Put SparseVD layers in place of the chosen matrices; returns what was left out, and why.
+
+    Raises DataError where the choice names no matrix of this model.
+    """
+    some = torch.arange(min(len(prefixes), 64), device=prefixes.start.device)
+    items, lengths, _ = prefixes.batch(some)
+
+    def probe() -> None:
+        model.encode(model.item_states(), items, lengths)
+
+    report = sparsify(
+        model,
+        selects(config.where, model.matrices),
+        noise=config.noise,
+        threshold=config.threshold,
+        log_sigma2=config.log_sigma2,
+        probe=probe,
+    )
+    if not report.swapped:
+        raise DataError(f"The model has no weight matrix that '{config.where}' names.", "See: dissect models")
+    return dict(report.left_out)
+
+
+def make_optimiser(model: nn.Module, controls: Controls | None, config: Config) -> torch.optim.Optimizer:
+    """Fused Adam in three groups: the host's parameters with L2, theta and log sigma^2 without.
+
+    The gradient of the KL with respect to log sigma^2 is at most 0.5 / N, below Adam's usual epsilon, hence a
+    smaller one there.
+    """
+    theta: dict[int, Tensor] = {}
+    log_sigma2: dict[int, Tensor] = {}
+    for part in (model, controls):
+        if part is not None:
+            for _, t, s in named_variational(part):
+                theta[id(t)], log_sigma2[id(s)] = t, s
+    variational = theta.keys() | log_sigma2.keys()
+    host = [p for p in model.parameters() if p.requires_grad and id(p) not in variational]
+    decay = config.l2 if config.decay_everything else 0.0
+    groups: list[dict[str, Any]] = [
+        {"params": host, "weight_decay": config.l2, "eps": 1e-8},
+        {"params": list(theta.values()), "weight_decay": decay, "eps": 1e-8},
+        {"params": list(log_sigma2.values()), "weight_decay": decay, "eps": 1e-12},
+    ]
+    return torch.optim.Adam([g for g in groups if g["params"]], lr=config.lr, fused=True)
+
+
+def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+
+
+def load_dense(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load the weights of a dense model of the same shape. Raises DataError where they do not fit."""
+    mine = model.state_dict()
+    missing = [name for name in mine if name not in weights]
+    wrong = [name for name in mine if name in weights and weights[name].shape != mine[name].shape]
+    if missing or wrong:
+        raise DataError(
+            f"The weights to start from do not fit: missing {missing or 'none'}, of another shape {wrong or 'none'}.",
+            "--init-from takes a run of the same model, width and data set.",
+        )
+    model.load_state_dict({name: weights[name] for name in mine})
