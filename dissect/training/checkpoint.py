@@ -15,6 +15,10 @@ from dissect.errors import DataError
 from dissect.runs import write_atomically
 
 
+# What torch.load raises on files that are cut off, garbled or of another kind.
+_UNREADABLE = (RuntimeError, OSError, EOFError, KeyError, ValueError, TypeError, AttributeError)
+
+
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (nested dicts and lists of tensors and primitives); the one before stays as `<stem>-1.pt`.
 
@@ -35,8 +39,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         digest = state.pop("digest")
     except FileNotFoundError:
         raise DataError(f"There is no checkpoint {path}.") from None
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, pickle.UnpicklingError) as error:
-        raise DataError(f"The checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
+    except (*_UNREADABLE, pickle.UnpicklingError) as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise DataError(f"The checkpoint {path} cannot be read: {reason}") from error
     if digest != _digest(state):
         raise DataError(f"The checkpoint {path} is damaged: its contents do not match their checksum.")
     return state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from dissect.errors import UsageError
@@ -68,8 +68,10 @@ class Config:
 
     @property
     def hash(self) -> str:
-        """8 hex digits over every setting and the split."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
+        """8 hex digits over the settings that differ from their defaults, so that a new setting keeps old names."""
+        usual = {f.name: f.default for f in fields(self) if f.name != "model_options"}
+        special = {name: value for name, value in self.to_dict().items() if usual.get(name, {}) != value}
+        text = json.dumps(special, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     @property

@@ -163,11 +163,13 @@ def train_step(
     items, lengths, targets = batch
     training.optimiser.zero_grad(set_to_none=True)
     S = model.item_states()  # [V, D]
+    # The table enters twice. Apart, its two gradients can be added in place: one is dense, the other a few rows.
+    looked_up, scored = S.detach().requires_grad_(), S.detach().requires_grad_()
     with one_sample(model):
-        vectors, auxiliary = model.encode(S, items, lengths)  # [B, D]
+        vectors, auxiliary = model.encode(looked_up, items, lengths)  # [B, D]
     if controls is not None:
         vectors = controls(vectors)
-    matrix, bias = model.candidates(S)  # [V, D], [V]
+    matrix, bias = model.candidates(scored)  # [V, D], [V]
     loss = catalogue = catalogue_loss(vectors, matrix, bias, targets - 1, buffer[: len(vectors)])
     for value in auxiliary.values():
         loss = loss + value
@@ -177,8 +179,23 @@ def train_step(
         loss = loss + beta * kl
     if math.isfinite(float(loss.detach())):
         loss.backward()
+        backward_to_table(S, scored.grad, looked_up.grad)
         training.optimiser.step()
     return float(catalogue.detach()), float(kl.detach())
+
+
+def backward_to_table(S: Tensor, *gradients: Tensor | None) -> None:
+    """Send the gradients of the item table S [V, D] on to the parameters it was made of; sparse ones come last."""
+    total: Tensor | None = None
+    for gradient in gradients:
+        if gradient is not None:
+            total = gradient if total is None else total.add_(gradient)
+    if total is None or not S.requires_grad:
+        return
+    if S.is_leaf and S.grad is None:
+        S.grad = total  # handed over; backward() would copy it
+    else:
+        S.backward(total)
 
 
 class ExampleOrder:

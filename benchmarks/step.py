@@ -1,0 +1,112 @@
+"""Time of one training step against its floor, measured in turn in the same process.
+
+    python benchmarks/step.py --dataset diginetica --dim 256 --batch-size 100
+
+The floor is what no step over the whole catalogue can do without: the three catalogue products (scores and the
+two gradients), one logsumexp and one softmax pass over B x V, and one fused Adam update of the item table.
+Steps and floors alternate, so that a busy machine slows both; the ratio of the medians is what counts.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dissect.data import catalog
+from dissect.data.sessions import Dataset, PrefixTensors
+from dissect.training.config import Config
+from dissect.training.device import prepare_device
+from dissect.training.loop import train_step
+from dissect.training.record import density_rows
+from dissect.training.setup import assemble
+from models import MODELS
+
+
+def floor_step(vectors: torch.Tensor, table: torch.nn.Parameter, buffer: torch.Tensor) -> Callable[[], None]:
+    """The floor as a function without arguments; vectors [B, D], table [V, D], buffer [B, V]."""
+    table.grad = torch.zeros_like(table)
+    adam = torch.optim.Adam([table], lr=1e-3, fused=True)
+    weights = table.detach()
+
+    def run() -> None:
+        torch.mm(vectors, weights.t(), out=buffer)
+        torch.logsumexp(buffer, 1)
+        torch.softmax(buffer, 1, out=buffer)
+        torch.mm(buffer, weights)
+        torch.mm(buffer.t(), vectors, out=table.grad)
+        adam.step()
+
+    return run
+
+
+def timed(run: Callable[[], Any], device: torch.device) -> float:
+    """Milliseconds of one call."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - began)
+
+
+def measure(model: str, data: Dataset, dim: int, batch_size: int, where: str, device: torch.device, rounds: int) -> dict[str, float]:
+    """Medians in milliseconds over `rounds`: step, floor, one density measurement; and step / floor."""
+    prefixes = PrefixTensors(data.train, device)
+    config = Config(model, data.name, data.split_hash, {"dim": dim}, where=where, batch_size=batch_size, max_steps=10_000)
+    training = assemble(lambda: MODELS[model](n_items=data.n_items, dim=dim), config, prefixes, 1, "full")
+    buffer = torch.empty(batch_size, data.n_items, device=device)
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(batch_size, dim, device=device) * 0.1
+    floor = floor_step(vectors, torch.nn.Parameter(training.model.item_states().detach().clone()), buffer)
+
+    def step() -> None:
+        index = torch.randint(0, len(prefixes), (batch_size,), generator=generator).to(device)
+        train_step(training, prefixes.batch(index), 1 / len(prefixes), buffer)
+
+    times: dict[str, list[float]] = {"step": [], "floor": [], "density": []}
+    for number in range(rounds + 3):
+        for name, run in (("step", step), ("floor", floor), ("density", lambda: density_rows(training))):
+            milliseconds = timed(run, device)
+            if number >= 3:  # the first rounds warm up
+                times[name].append(milliseconds)
+    result = {name: statistics.median(values) for name, values in times.items()}
+    return {**result, "ratio": result["step"] / result["floor"]}
+
+
+@click.command()
+@click.option("--dataset", default="diginetica", show_default=True)
+@click.option("--data-dir")
+@click.option("--model", "models", multiple=True, default=tuple(MODELS), show_default=True)
+@click.option("--dim", "dims", type=int, multiple=True, default=(100, 256), show_default=True)
+@click.option("--batch-size", "batch_sizes", type=int, multiple=True, default=(100,), show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--rounds", default=20, show_default=True)
+def main(dataset: str, data_dir: str | None, models: tuple[str, ...], dims: tuple[int, ...], batch_sizes: tuple[int, ...], device: str, rounds: int) -> None:
+    """Print step time, floor and their ratio for each model, dense and with SparseVD."""
+    where_it_runs = prepare_device(device)
+    data = catalog.load(dataset, data_dir)
+    table = Table(title=f"{data.name}: V = {data.n_items:,}, {torch.get_num_threads()} threads, {where_it_runs}")
+    for column in ("model", "weights", "D", "B", "step ms", "floor ms", "step / floor", "density ms"):
+        table.add_column(column, justify="left" if column in ("model", "weights") else "right")
+    for model in models:
+        for dim in dims:
+            for batch_size in batch_sizes:
+                for where in ("none", "both"):
+                    row = measure(model, data, dim, batch_size, where, where_it_runs, rounds)
+                    table.add_row(
+                        model, "dense" if where == "none" else "SparseVD", str(dim), str(batch_size),
+                        f"{row['step']:.1f}", f"{row['floor']:.1f}", f"{row['ratio']:.2f}", f"{row['density']:.1f}",
+                    )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

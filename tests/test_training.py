@@ -1,0 +1,251 @@
+"""The loop as a whole: records, schedules, and runs that stop and go on as if they had not."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dissect.data.sessions import Dataset, Sessions
+from dissect.errors import DataError, DissectError, DivergedError, UsageError
+from dissect.runs import is_done, locked, read_json, read_jsonl, read_ranks
+from dissect.training import loop
+from dissect.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from dissect.training.config import Config, decay_step, kl_weight_at, lr_at
+from dissect.training.evaluation import metrics
+from dissect.training.loop import fit
+from dissect.training.record import Observer
+from dissect.training.resume import Interrupted
+from models import SRGNN
+
+V = 30
+
+
+def small_data(seed: int = 0) -> Dataset:
+    rng = np.random.default_rng(seed)
+    sessions = [rng.integers(1, V + 1, rng.integers(2, 7)).tolist() for _ in range(120)]
+    return Dataset("small", V, Sessions.from_lists(sessions[:100]), Sessions.from_lists(sessions[100:]))
+
+
+DATA = small_data()
+CONFIG = Config("srgnn", "small", DATA.split_hash, {"dim": 8}, max_steps=60, batch_size=16)
+
+
+def train(folder, config=CONFIG, seed=1, **more):
+    options = {k: v for k, v in config.model_options.items()}
+    return fit(lambda: SRGNN(V, **options), DATA, config, folder, seed=seed, **more)
+
+
+def records(folder):
+    """Everything that a run writes, without the seconds that it took."""
+    lines = [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(folder / "metrics.jsonl")]
+    return lines, read_jsonl(folder / "density.jsonl")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "s1"
+    return folder, train(folder)
+
+
+def test_a_run_leaves_every_record(finished):
+    folder, summary = finished
+    assert is_done(folder)
+    names = {p.name for p in folder.iterdir()}
+    assert {"environment.json", "metrics.jsonl", "density.jsonl", "summary.json", "checkpoints", "ranks-test-last.npz", "ranks-valid-last.npz"} <= names
+    assert read_json(folder / "summary.json")["test"] == summary["test"]
+    lines, density = records(folder)
+    assert all(row["schema"] == 1 for row in lines + density)
+    steps = sorted({row["step"] for row in density})
+    assert steps[0] == 0 and steps[-1] == 60 and decay_step(CONFIG) in steps
+    last = [row for row in lines if row["kind"] == "eval" and row["split"] == "test"][-1]
+    assert {k: last[k] for k in summary["test"]} == summary["test"]
+    ranks = read_ranks(folder / "ranks-test-last.npz")
+    assert metrics(ranks["rank"]) == summary["test"]
+    assert ranks["target"][0] == DATA.test[0][1] and len(ranks["rank"]) == DATA.test.n_prefixes
+
+
+def test_densities_describe_the_final_weights(finished):
+    folder, summary = finished
+    weights = load_checkpoint(folder / "checkpoints" / "last.pt")["model"]
+    for row in summary["density"]:
+        if row["block"] or row["role"] == "control":
+            continue
+        theta, log_sigma2 = weights[f"{row['matrix']}.weight"], weights[f"{row['matrix']}.log_sigma2"]
+        assert row["kept"]["3"] == int((log_sigma2 - torch.log(theta**2 + 1e-16) < 3).sum())
+        assert row["theta_abs_gt"]["0.01"] == int((theta.abs() > 0.01).sum())
+
+
+def test_quick_checks_and_controls_are_there(finished):
+    _, summary = finished
+    assert set(summary["checks"]) == {"masked", "mean", "propagation_zero", "gnn_bypassed", "attention_uniform"}
+    assert summary["checks"]["masked"] == {k: summary["test"][k] for k in ("hr@20", "mrr@20")}
+    assert {r["matrix"] for r in summary["density"] if r["role"] == "control"} == {"control.kl_only", "control.rolled"}
+    assert summary["selection_bias"]["mrr@20"] >= 0
+
+
+def test_same_seed_same_numbers_other_seed_others(finished, tmp_path):
+    folder, _ = finished
+    train(tmp_path / "again")
+    train(tmp_path / "other", seed=2)
+    assert records(tmp_path / "again") == records(folder)
+    assert records(tmp_path / "other") != records(folder)
+
+
+class StopAt(Observer):
+    """Sends this process a signal when a given moment comes."""
+
+    def __init__(self, moment, number=signal.SIGTERM):
+        self.moment, self.number = moment, number
+
+    def step(self, step, loss, kl_weight, lr):
+        if self.moment == step:
+            os.kill(os.getpid(), self.number)
+
+    def evaluating(self, what, done, total):
+        if self.moment == what:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("moment", [1, 17, 29, 30, 59, "test", "valid"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_ends_with_the_same_numbers(finished, tmp_path, moment, number):
+    folder, summary = finished
+    with pytest.raises(Interrupted) as stop:
+        train(tmp_path / "s1", observer=StopAt(moment, number))
+    assert stop.value.exit_code == 130
+    assert read_jsonl(tmp_path / "s1" / "metrics.jsonl")  # readable meanwhile
+    again = train(tmp_path / "s1")
+    assert records(tmp_path / "s1") == records(folder)
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in summary.items() if k != "seconds"}
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbled", "one bit"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path, damage, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)  # one at every step
+    with pytest.raises(Interrupted):
+        train(tmp_path / "s1", observer=StopAt(40))
+    last = tmp_path / "s1" / "checkpoints" / "last.pt"
+    content = bytearray(last.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    elif damage == "garbled":
+        content[:] = b"no checkpoint at all"
+    else:
+        content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    notes = []
+
+    class Listener(Observer):
+        def note(self, text):
+            notes.append(text)
+
+    train(tmp_path / "s1", observer=Listener())
+    assert records(tmp_path / "s1") == records(finished[0])
+    assert len(notes) == 1 and "one before" in notes[0]
+
+
+def test_two_damaged_checkpoints_are_an_error(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"a": torch.ones(3)})
+    save_checkpoint(path, {"a": torch.zeros(3)})
+    for file in tmp_path.glob("*.pt"):
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be read"):
+        latest_checkpoint(path)
+
+
+def test_loading_a_checkpoint_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.system, ("touch " + str(tmp_path / "owned"),))
+
+    torch.save({"digest": "", "x": Evil()}, tmp_path / "last.pt")
+    with pytest.raises(DataError):
+        load_checkpoint(tmp_path / "last.pt")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_second_process_is_refused(tmp_path):
+    with locked(tmp_path / "s1"), pytest.raises(UsageError, match="Another process"):
+        train(tmp_path / "s1")
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    with pytest.raises(Interrupted):
+        train(tmp_path / "s1", observer=StopAt(30))
+    with pytest.raises(DataError, match="another configuration"):
+        train(tmp_path / "s1", replace(CONFIG, lr=0.01))
+
+
+def test_a_full_disk_is_an_error_that_says_so(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    save_checkpoint(tmp_path / "last.pt", {"a": 1})
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DissectError, match="No space left"):
+        save_checkpoint(tmp_path / "last.pt", {"a": 2})
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path / "last.pt") == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize("what", ["items", "transform.weight"])
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_record(tmp_path, what):
+    def build():
+        model = SRGNN(V, 8)
+        with torch.no_grad():
+            model.get_parameter(what)[0, 0] = float("nan")
+        return model
+
+    with pytest.raises(DivergedError) as error:
+        fit(build, DATA, CONFIG, tmp_path / "s1", seed=1)
+    assert error.value.exit_code == 4
+    assert what in error.value.message and "step 1 " in error.value.message
+    assert read_jsonl(tmp_path / "s1" / "density.jsonl")
+    assert not is_done(tmp_path / "s1")
+
+
+def test_schedules():
+    config = replace(CONFIG, max_steps=100)
+    assert [kl_weight_at(config, s) for s in (0, 15, 30, 99)] == [0, 0.5, 1, 1]
+    assert [lr_at(config, s, 10) for s in (0, 79, 80)] == [1e-3] * 3
+    assert lr_at(config, 90, 10) == pytest.approx(5e-4) and lr_at(config, 100, 10) == 0
+    stepped = replace(config, schedule="steps")
+    assert [lr_at(stepped, s, 10) for s in (0, 29, 30, 60)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
+    assert kl_weight_at(replace(config, kl_warmup=0.0), 0) == 1
+
+
+def test_the_hash_is_of_the_settings():
+    assert CONFIG.hash == replace(CONFIG).hash
+    assert CONFIG.hash != replace(CONFIG, lr=2e-3).hash != replace(CONFIG, split_hash="x").hash
+    assert json.loads(json.dumps(CONFIG.to_dict())) == CONFIG.to_dict()
+
+
+@pytest.mark.parametrize("setting", [{"lr": 0}, {"batch_size": 0}, {"kl_warmup": 2}, {"schedule": "x"}, {"validation": 1.0}])
+def test_settings_that_make_no_sense_are_refused(setting):
+    with pytest.raises(UsageError, match=next(iter(setting))):
+        replace(CONFIG, **setting)
+
+
+def test_the_chosen_epoch_is_the_best_on_validation(tmp_path):
+    config = replace(CONFIG, where="none", select="mrr@20", max_steps=150, schedule="steps")
+    summary = train(tmp_path / "s1", config)
+    lines, density = records(tmp_path / "s1")
+    valid = {r["step"]: r["mrr@20"] for r in lines if r["kind"] == "eval" and r["split"] == "valid"}
+    assert summary["selected"]["step"] == max(valid, key=lambda step: (valid[step], -step))
+    test = {r["step"]: r["mrr@20"] for r in lines if r["kind"] == "eval" and r["split"] == "test"}
+    assert summary["test"]["mrr@20"] == test[summary["selected"]["step"]]
+    assert summary["selection_bias"]["mrr@20"] == pytest.approx(max(test.values()) - summary["test"]["mrr@20"])
+    assert not density
+
+
+def test_patience_stops_a_run_that_gets_no_better(tmp_path):
+    config = replace(CONFIG, where="none", select="mrr@20", max_steps=100_000, patience=2, lr=0.05)
+    summary = train(tmp_path / "s1", config)
+    assert summary["steps"] < 5_000
+    assert summary["epochs"] - summary["selected"]["epoch"] == pytest.approx(2)
