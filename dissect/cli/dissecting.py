@@ -19,7 +19,7 @@ from dissect.cli.launch import (
 )
 from dissect.cli.run import BUILT_IN_SETTINGS
 from dissect.cli.verdict_view import render_verdict
-from dissect.data import catalog
+from dissect.data import catalog, planted
 from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import UsageError, unknown
 from dissect.training.config import Config
@@ -104,7 +104,7 @@ def dissect_model(
         subject, data, config, group,
         seeds=seeds, without=without, device=device, force=force, quiet=quiet, console=console, weights=weights,
     )
-    verdict = judge(group, judged=catalog.judged(data))
+    verdict = judge(group, judged=planted.judged(data))
     if as_json:
         print(json.dumps(verdict, indent=1))
     else:
