@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import Any
 
 import click
@@ -11,61 +10,67 @@ import click
 import dissect
 from dissect.errors import DissectError, unknown
 
-# Verb -> what it does, in a line. The module dissect.cli.<verb> holds its `command`.
-VERBS = {
-    "run": "Dissect a model: train it with SparseVD, track density, say the verdict.",
-    "plot": "Draw density (the paper's Figures 3 and 4), histograms and training.",
-    "models": "List the models, or one model's matrices and their roles.",
-    "data": "Bring data sets in, list them, count them.",
+# Verb -> (the module whose `command` it is, what it does in a line). A verb stands here when its module does:
+# a test compares the two.
+COMMANDS = {
+    "run": ("dissect.cli.run", "Dissect a model: train with SparseVD, track density, say the verdict."),
+    "data": ("dissect.cli.data", "Bring data sets in, list them, count them."),
 }
 
+INTERRUPTED = 130
 
-class Verbs(click.Group):
-    """Loads a verb's module when it is needed, and turns errors into a message and an exit code."""
+
+class LazyGroup(click.Group):
+    """Loads a verb's module when the verb is called, and turns a DissectError into its message and exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in VERBS:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"dissect.cli.{name}").command
+        module, _ = COMMANDS[cmd_name]
+        command: click.Command = importlib.import_module(module).command
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and args[0] not in VERBS:
-            raise unknown("command", args[0], VERBS)
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise unknown("command", args[0], COMMANDS)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+            formatter.write_dl([(verb, summary) for verb, (_, summary) in COMMANDS.items()])
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().main(*args, **kwargs)
+            return super().invoke(ctx)
         except DissectError as error:
             click.echo(f"Error: {error.message}", err=True)
             if error.hint:
                 click.echo(error.hint, err=True)
-            sys.exit(error.exit_code)
+            ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
-            sys.exit(130)
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(
-    cls=Verbs,
+    cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\b
-Example:
-  dissect data import diginetica-srgnn --format srgnn all_train_seq.txt test.txt
-  dissect run --model srgnn --dataset diginetica
+Examples:
+  dissect run
+  dissect data import diginetica-srgnn --format srgnn train.txt test.txt
+  dissect run --model srgnn --dataset diginetica --seed 1 --seed 2 --seed 3
   dissect plot density
 
 \b
 Exit codes: 0 done, 1 error, 2 usage, 3 data missing or not as expected,
-4 diverged, 130 interrupted with a checkpoint written.""",
+4 diverged, 130 interrupted (a run has written a checkpoint and goes on
+when the same command is given again).""",
 )
 @click.version_option(dissect.__version__, prog_name="dissect")
 def main() -> None:
