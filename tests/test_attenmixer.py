@@ -1,4 +1,4 @@
-"""Atten-Mixer against its equations and against the released code's rules, both as plain loops over one session."""
+"""Atten-Mixer against its equations and the rules of the released code, as plain loops over one session."""
 
 import math
 
@@ -33,7 +33,7 @@ def pad(sessions: list[list[int]], width: int | None = None) -> tuple[Tensor, Te
 
 
 def make(preset: str | None = None, sharp: float = 6.0, **options) -> AttenMixer:
-    """A small model in float64, whose attention matrices are `sharp` times larger than at the start of training."""
+    """A small model in float64 with attention matrices `sharp` times larger than at the start of training."""
     torch.manual_seed(0)
     base = {"dim": DIM, "levels": 4, "heads": 2}
     if preset in ("official", "fixed"):
@@ -118,7 +118,7 @@ def paper_twin(
 
 
 def released_twin(model: AttenMixer, session: list[int], fixed: bool = False, T: int = 11) -> np.ndarray:
-    """Scores of all items as the released code computes them; `fixed`: true heads and one softmax over the clicks."""
+    """Scores of all items by the rules of the released code; `fixed`: true heads, one softmax over clicks."""
     w, D, K, H, p, n = weights_of(model), DIM, 4, 2, 4.0, len(session)
     E = D // H
     h = [length_one(w["items"][i - 1]) for i in session] + [np.zeros(D)] * (T - n)
@@ -223,8 +223,8 @@ def test_all_slots_give_what_packed_clicks_give(options, uniform):
     lengths = torch.tensor([3, 1, 6, 2, 6])
     slots = torch.randn(5, 7, DIM, dtype=torch.float64)
     real = torch.arange(7) < lengths[:, None]
-    packed = readout(slots[real], real.nonzero()[:, 0], lengths, uniform=uniform)
-    torch.testing.assert_close(readout(slots.flatten(0, 1), None, lengths, width=7, uniform=uniform), packed)
+    packed = readout(slots[real], lengths, uniform=uniform)
+    torch.testing.assert_close(readout(slots.flatten(0, 1), lengths, width=7, uniform=uniform), packed)
 
 
 @pytest.mark.parametrize("preset", [*AttenMixer.presets])
@@ -267,7 +267,7 @@ def test_order_inside_a_level_does_not_matter():
     h = unit(torch.randn(6, DIM, dtype=torch.float64))
 
     def Q(h: Tensor) -> Tensor:
-        return model.queries(model.recent(h, torch.tensor([5]), lengths), lengths)[0][0]
+        return model.queries(h[None], lengths)[0]
 
     before = Q(h)
     for level in range(2, 5):
@@ -295,8 +295,7 @@ def test_official_attention_cannot_leave_its_bound(T, K):
     readout = AttenMixer(N_ITEMS, **options).readout.eval()
     real = torch.ones(50, T, dtype=torch.bool)
     real[:, -1] = False
-    query, key = torch.randn(50, K, 16) * 1000, torch.randn(50, T, 16) * 1000
-    weights = readout.weights(query, key, real, None)[:, :, :-1]
+    weights = readout.weights(torch.randn(50, 4, K, T) * 1000, real, None)[:, :, :-1]
     ratio = (weights.amax(2) / weights.amin(2)).max()
     assert 1 + (bound - 1) / 4 < ratio <= bound * (1 + 1e-5)
 
@@ -304,7 +303,7 @@ def test_official_attention_cannot_leave_its_bound(T, K):
 def test_official_queries_of_one_level_are_signs():
     readout = make("official", levels=1).readout
     recent = unit(torch.randn(5, 1, DIM, dtype=torch.float64))
-    Q, _ = readout.queries(recent, torch.ones(5, dtype=torch.long))
+    Q = readout.queries(recent, torch.ones(5, dtype=torch.long))
     torch.testing.assert_close(Q.abs(), torch.ones_like(Q))
 
 
