@@ -1,57 +1,167 @@
-"""Counts that describe how many weights of a matrix, and of its blocks, are still in use."""
+"""Counts that describe how many weights of a matrix, and of its blocks, are still in use.
+
+    D1   kept: log alpha < t                      (the SNR |theta| / sigma is above exp(-t / 2))
+    D2   theta_abs_gt: |theta| > tau
+    D2s  theta_gt: theta > tau                    (equation 3 of the Atten-Mixer paper, read literally)
+
+Counts, never ratios: blocks add up to their matrix and matrices to a module. A density is a count divided by
+numel.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dissect.sparsevd.kl import kl_divergence, log_alpha
+from dissect.errors import UsageError
+from dissect.sparsevd.kl import kept, kl_per_weight, log_alpha
 from dissect.sparsevd.sparsify import named_variational
 
-THRESHOLDS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
+THRESHOLDS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0)  # t, of log alpha
 TAUS = (0.001, 0.01, 0.05)
 SIGNED_TAUS = (0.0, *TAUS)
-LOWEST, WIDTH, BINS = -20.0, 0.25, 160
+BINS_PER_UNIT, LOWEST, BINS = 4, -20, 160  # the histogram of log alpha: 160 bins of 0.25 from -20 to 20
+
+Grid = tuple[Sequence[str], Sequence[str]]  # names of the blocks of rows and of the blocks of columns
+Blocks = Mapping[str, Grid]
+Named = Iterable[tuple[str, Tensor, Tensor]]
+
+
+class _Counts(NamedTuple):
+    """Of one matrix, for each cell of its grid of blocks: int64 [cells, thresholds], and the KL [cells]."""
+
+    hist: Tensor
+    kept: Tensor
+    theta_abs_gt: Tensor
+    theta_gt: Tensor
+    kl: Tensor
 
 
 @torch.no_grad()
 def measure(
-    model: nn.Module,
-    blocks: Mapping[str, tuple[Sequence[str], Sequence[str]]],
+    model: nn.Module | Named,
+    blocks: Blocks | None = None,
     *,
     thresholds: Sequence[float] = (),
     prior: str = "log-uniform",
 ) -> list[dict[str, Any]]:
+    """Count the weights of every SparseVD matrix of a model, or of (name, theta, log_sigma2) triples.
+
+    blocks      by matrix, the names of its blocks of rows and of its blocks of columns, of equal size, e.g.
+                {"gate_ih": (("r", "z", "n"), ("in", "out"))}
+    thresholds  t beside THRESHOLDS
+    prior       of the `kl` (nats, summed)
+
+    Returns for each matrix a row for the whole (block ""), then for each block of rows ("r"), of columns ("in"),
+    and for each crossing ("r/in"): matrix, block, shape, numel, kl, log_alpha_hist (BINS counts between those
+    below and above), kept, theta_abs_gt and theta_gt, each count under its threshold as text. One transfer from
+    the device. Raises UsageError where blocks do not divide a matrix.
+    """
+    named = list(named_variational(model) if isinstance(model, nn.Module) else model)
+    ts = sorted({*THRESHOLDS, *(float(t) for t in thresholds)})
+    grids = [_grid(name, theta, (blocks or {}).get(name, ((), ()))) for name, theta, _ in named]
+    counts = [_count(theta, s, grid, ts, prior) for (_, theta, s), grid in zip(named, grids, strict=True)]
     rows = []
-    limits = sorted({*THRESHOLDS, *thresholds})
-    for name, theta, log_sigma2 in named_variational(model):
-        for block, t, s in cut(theta, log_sigma2, *blocks.get(name, ((), ()))):
-            a = log_alpha(t, s)
-            bins = ((a - LOWEST) / WIDTH).floor().nan_to_num(nan=BINS).clamp(-1, BINS).long() + 1
+    for (name, theta, _), (row_names, col_names), on_host in zip(named, grids, _to_host(counts), strict=True):
+        for block, cells, shape in _blocks(row_names, col_names, theta.shape):
+            c = _Counts(*(part[cells].sum(0) for part in on_host))
             rows.append(
                 {
                     "matrix": name,
                     "block": block,
-                    "shape": list(t.shape),
-                    "numel": t.numel(),
-                    "kl": float(kl_divergence(t, s, prior)),
-                    "log_alpha_hist": torch.bincount(bins.flatten(), minlength=BINS + 2).tolist(),
-                    "kept": {f"{x:g}": int((a < x).sum()) for x in limits},
-                    "theta_abs_gt": {f"{x:g}": int((t.abs() > x).sum()) for x in TAUS},
-                    "theta_gt": {f"{x:g}": int((t > x).sum()) for x in SIGNED_TAUS},
+                    "shape": shape,
+                    "numel": theta.numel() * len(cells) // (len(row_names) * len(col_names)),
+                    "kl": float(c.kl),
+                    "log_alpha_hist": c.hist.tolist(),
+                    "kept": dict(zip(map(key, ts), c.kept.tolist(), strict=True)),
+                    "theta_abs_gt": dict(zip(map(key, TAUS), c.theta_abs_gt.tolist(), strict=True)),
+                    "theta_gt": dict(zip(map(key, SIGNED_TAUS), c.theta_gt.tolist(), strict=True)),
                 }
             )
     return rows
 
 
-def cut(theta: Tensor, log_sigma2: Tensor, rows: Sequence[str], cols: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    yield "", theta, log_sigma2
-    for r, row in enumerate(rows or [""]):
-        for c, col in enumerate(cols or [""]):
-            name = "/".join(n for n in (row, col) if n)
-            if name:
-                parts = [x.chunk(len(rows) or 1, 0)[r].chunk(len(cols) or 1, 1)[c] for x in (theta, log_sigma2)]
-                yield name, parts[0], parts[1]
+def key(threshold: float) -> str:
+    """A threshold as it stands in a record: "3", "0.5"; the shortest text that gives the number back."""
+    text = f"{threshold:g}"
+    return text if float(text) == threshold else repr(threshold)
+
+
+def _grid(name: str, theta: Tensor, blocks: Grid) -> Grid:
+    """The names of the blocks of rows and of columns, [""] where a side is not divided."""
+    rows, cols = (list(side) or [""] for side in blocks)
+    width = theta.shape[1] if theta.dim() > 1 else 1
+    if theta.shape[0] % len(rows) or width % len(cols):
+        raise UsageError(
+            f"{name} of shape {tuple(theta.shape)} does not divide into {len(rows)} blocks of rows "
+            f"and {len(cols)} of columns."
+        )
+    return rows, cols
+
+
+def _blocks(
+    rows: Sequence[str], cols: Sequence[str], shape: torch.Size
+) -> list[tuple[str, list[int], list[int]]]:
+    """(name, cells, shape) of the whole, of each block of rows and of columns, and of each crossing."""
+    n, m = len(rows), len(cols)
+    height, rest = shape[0] // n, list(shape[1:])
+    narrow = [rest[0] // m, *rest[1:]] if rest else rest
+    out = [("", list(range(n * m)), list(shape))]
+    if rows != [""]:
+        out += [(row, [i * m + j for j in range(m)], [height, *rest]) for i, row in enumerate(rows)]
+    if cols != [""]:
+        out += [(col, [i * m + j for i in range(n)], [shape[0], *narrow]) for j, col in enumerate(cols)]
+    if rows != [""] and cols != [""]:
+        out += [
+            (f"{row}/{col}", [i * m + j], [height, *narrow])
+            for i, row in enumerate(rows)
+            for j, col in enumerate(cols)
+        ]
+    return out
+
+
+def _count(theta: Tensor, log_sigma2: Tensor, grid: Grid, ts: Sequence[float], prior: str) -> _Counts:
+    n, m = len(grid[0]), len(grid[1])
+
+    def per_cell(x: Tensor) -> Tensor:
+        """x of the shape of theta -> [cells, weights of a cell]."""
+        x = x.reshape(n, x.shape[0] // n, m, -1)  # columns first, then the taps of a convolution
+        return x.transpose(1, 2).reshape(n * m, -1)
+
+    def counts(*masks: Tensor) -> Tensor:
+        return torch.stack([mask.sum(1) for mask in masks], 1)
+
+    t, s = per_cell(theta), per_cell(log_sigma2)
+    a = log_alpha(t, s)
+    # Times 4 and floor are exact, so a bin holds what its edges say, and its counts agree with `kept`.
+    bins = (a * BINS_PER_UNIT).floor() - LOWEST * BINS_PER_UNIT
+    bins = bins.nan_to_num(nan=BINS, posinf=BINS, neginf=-1).clamp(-1, BINS).long() + 1
+    hist = torch.zeros(n * m, BINS + 2, dtype=torch.long, device=a.device)
+    hist.scatter_add_(1, bins, torch.ones_like(bins))
+    magnitude = t.abs()
+    return _Counts(
+        hist,
+        counts(*(kept(a, x) for x in ts)),
+        counts(*(magnitude > tau for tau in TAUS)),
+        counts(*(t > tau for tau in SIGNED_TAUS)),
+        kl_per_weight(t, s, prior).sum(1, dtype=torch.float64),
+    )
+
+
+def _to_host(counts: Sequence[_Counts]) -> list[_Counts]:
+    """The same on the CPU, by a single transfer; counts go as float64, which holds them exactly."""
+    if not counts:
+        return []
+    flat = torch.cat([part.double().flatten() for c in counts for part in c]).cpu()
+    out, at = [], 0
+    for c in counts:
+        parts = []
+        for part in c:
+            piece = flat[at : at + part.numel()].reshape(part.shape)
+            parts.append(piece if part.is_floating_point() else piece.long())
+            at += part.numel()
+        out.append(_Counts(*parts))
+    return out

@@ -1,12 +1,21 @@
 """The KL divergence of a factorised Gaussian weight posterior from its prior, summed over a matrix.
 
-q(w) = N(theta, sigma^2), alpha = sigma^2 / theta^2. All functions are to be minimised: the loss is the mean
-cross-entropy plus beta / N times the sum over all weights. (Molchanov, Ashukha and Vetrov 2017,
-arXiv 1701.05369, equation 14 gives *minus* this KL, as part of a bound to be maximised.)
+The posterior is q(w) = N(theta, sigma^2) for each weight, kept as theta and log_sigma2 = log sigma^2 of the
+same shape; alpha = sigma^2 / theta^2 is derived and never stored. All divergences are in nats and are to be
+minimised:
+
+    loss = mean cross-entropy + beta / N * (sum of the KL over all weights), N the number of training examples
+
+Source: Molchanov, Ashukha and Vetrov 2017, arXiv 1701.05369. Mind the sign: its equation 14 approximates
+*minus* the KL, as a term of a bound to be maximised.
+
+Everything is computed in single precision or, where the weights are double, in double; autocast is off
+inside. Nothing is clamped: a clamp of log alpha would zero both gradients outside of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,72 +23,119 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dissect.errors import unknown
+
 PRIORS = ("log-uniform", "normal", "ard")
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695  # arXiv 1701.05369, equation 14
-EPS = 1e-16  # under theta^2: large enough for a finite gradient at 0, small enough never to hold log alpha down
+EPS = 1e-16  # beside theta^2: 0 gives NaN at theta = 0, 1e-8 would cap log alpha at log sigma^2 + 18.4
 
 
 def log_alpha(theta: Tensor, log_sigma2: Tensor) -> Tensor:
-    """log(sigma^2 / theta^2), of the shape and at least single precision of its inputs; never clamped."""
-    theta, log_sigma2 = _wide(theta), _wide(log_sigma2)
-    return log_sigma2 - torch.log(theta * theta + EPS)
+    """log(sigma^2 / theta^2) per weight, of the shape of its inputs; finite where they are."""
+    with torch.autocast(theta.device.type, enabled=False):
+        theta, log_sigma2 = _at_least_single(theta), _at_least_single(log_sigma2)
+        return log_sigma2 - torch.log(theta * theta + EPS)
+
+
+def kept(log_alpha: Tensor, threshold: float) -> Tensor:
+    """Which weights count as kept, bool of the same shape: log alpha < threshold (a NaN is not kept).
+
+    The one definition behind the masks of the layers, the record, plots and tables.
+    """
+    return log_alpha < threshold
+
+
+def kept_count(theta: Tensor, log_sigma2: Tensor, threshold: float) -> Tensor:
+    """How many weights are kept: an integer scalar on the device of the weights."""
+    return kept(log_alpha(theta, log_sigma2), threshold).sum()
 
 
 def kl_log_uniform(log_alpha: Tensor) -> Tensor:
-    """Per weight, nats: the approximation of arXiv 1701.05369 (maximal error 0.0094), 0 as alpha grows."""
+    """Per weight: from the log-uniform prior p(|w|) ~ 1 / |w|, by the approximation of arXiv 1701.05369.
+
+    At most 0.0094 from the exact value. The prior is improper; the constant is such that alpha -> infinity
+    gives 0.
+    """
     return 0.5 * F.softplus(-log_alpha) + K1 * torch.sigmoid(-(K2 + K3 * log_alpha))
 
 
 def kl_normal(theta: Tensor, log_sigma2: Tensor) -> Tensor:
-    """Per weight, nats: from the standard normal prior that the Atten-Mixer paper names below its equation 2."""
+    """Per weight: from the standard normal prior that the Atten-Mixer paper names below its equation 2."""
     return 0.5 * (log_sigma2.exp() + theta * theta - 1 - log_sigma2)
 
 
 def kl_ard(log_alpha: Tensor) -> Tensor:
-    """Per weight, nats: from a normal prior whose variance is chosen for each weight (arXiv 1811.00596)."""
+    """Per weight: from a normal prior with the best variance for each weight (Kharitonov et al. 1811.00596)."""
     return 0.5 * F.softplus(-log_alpha)
 
 
-class _SumKLLogUniform(torch.autograd.Function):
-    """Sum of kl_log_uniform over a matrix with its gradient in closed form: few passes, one saved tensor each."""
+def kl_per_weight(theta: Tensor, log_sigma2: Tensor, prior: str = "log-uniform") -> Tensor:
+    """The KL of each weight from `prior` (one of PRIORS), of the shape of theta.
+
+    Raises UsageError for another prior.
+    """
+    with torch.autocast(theta.device.type, enabled=False):
+        theta, log_sigma2 = _at_least_single(theta), _at_least_single(log_sigma2)
+        if prior == "log-uniform":
+            return kl_log_uniform(log_alpha(theta, log_sigma2))
+        if prior == "normal":
+            return kl_normal(theta, log_sigma2)
+        if prior == "ard":
+            return kl_ard(log_alpha(theta, log_sigma2))
+    raise unknown("prior", prior, PRIORS)
+
+
+def kl_divergence(theta: Tensor, log_sigma2: Tensor, prior: str = "log-uniform") -> Tensor:
+    """The KL of a whole matrix from `prior` (one of PRIORS): a sum, never a mean, over its weights; a scalar.
+
+    Raises UsageError for another prior.
+    """
+    if prior != "log-uniform":
+        return kl_per_weight(theta, log_sigma2, prior).sum()
+    with torch.autocast(theta.device.type, enabled=False):
+        total: Tensor = _SumLogUniform.apply(  # type: ignore[no-untyped-call]  # torch has no types for apply
+            _at_least_single(theta), _at_least_single(log_sigma2)
+        )
+        return total
+
+
+def sum_of_kl(pairs: Sequence[tuple[Tensor, Tensor]], prior: str = "log-uniform") -> Tensor:
+    """The KL of several matrices (theta, log_sigma2) from `prior`, a scalar; zero without any."""
+    if not pairs:
+        return torch.zeros(())
+    return torch.stack([kl_divergence(theta, log_sigma2, prior) for theta, log_sigma2 in pairs]).sum()
+
+
+class _SumLogUniform(torch.autograd.Function):
+    """kl_log_uniform summed over a matrix, with its gradient in closed form.
+
+    This runs over every weight at every step: few passes over memory, and no graph. With a = log alpha and
+    s = sigmoid(-(k2 + k3 a)):
+
+        dKL/da = -sigmoid(-a) / 2 - k1 k3 s (1 - s)
+        da/dlog_sigma2 = 1,  da/dtheta = -2 theta / (theta^2 + eps)
+    """
 
     @staticmethod
     def forward(ctx: Any, theta: Tensor, log_sigma2: Tensor) -> Tensor:
-        square = theta * theta + EPS
-        a = log_sigma2 - square.log()
-        s = torch.sigmoid(-(K2 + K3 * a))
-        total = 0.5 * F.softplus(-a).sum() + K1 * s.sum()
+        square = (theta * theta).add_(EPS)
+        minus_a = torch.log(square).sub_(log_sigma2)
+        s = (minus_a * K3).sub_(K2).sigmoid_()
+        total = 0.5 * F.softplus(minus_a).sum() + K1 * s.sum()
         if any(ctx.needs_input_grad):
-            slope = torch.sigmoid(-a).mul_(-0.5)  # d KL / d log alpha, from the softplus
-            slope -= s.mul_(1 - s).mul_(K1 * K3)
+            slope = minus_a.sigmoid_().mul_(-0.5).addcmul_(s, 1 - s, value=-K1 * K3)  # dKL/da
             ctx.save_for_backward(theta, square, slope)
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         theta, square, slope = ctx.saved_tensors
-        slope = slope * grad
-        return slope * theta * (-2 / square), slope  # d log alpha / d theta = -2 theta / theta^2
+        by_log_sigma2 = slope * grad
+        by_theta = (by_log_sigma2 * theta).div_(square).mul_(-2)
+        return by_theta, by_log_sigma2
 
 
-def kl_divergence(theta: Tensor, log_sigma2: Tensor, prior: str = "log-uniform") -> Tensor:
-    """Sum over a matrix of the KL from `prior` (one of PRIORS), a scalar in at least single precision.
-
-    Raises ValueError for another prior.
-    """
-    with torch.autocast(theta.device.type, enabled=False):
-        theta, log_sigma2 = _wide(theta), _wide(log_sigma2)
-        if prior == "log-uniform":
-            total: Tensor = _SumKLLogUniform.apply(theta, log_sigma2)  # type: ignore[no-untyped-call]
-            return total
-        if prior == "normal":
-            return kl_normal(theta, log_sigma2).sum()
-        if prior == "ard":
-            return kl_ard(log_alpha(theta, log_sigma2)).sum()
-    raise ValueError(f"prior is one of {', '.join(PRIORS)}, not {prior!r}")
-
-
-def _wide(x: Tensor) -> Tensor:
+def _at_least_single(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()

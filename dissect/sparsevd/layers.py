@@ -1,90 +1,448 @@
-"""Layers with a Gaussian posterior over each weight, in place of PyTorch's own.
+"""Layers with a Gaussian posterior over each weight, for Linear, Conv1d, GRUCell and GRU.
 
-Each keeps the dense layer's parameters (`weight` is theta, the mean) and adds `log_sigma2` of the same shape.
-Biases stay deterministic and never enter a variance.
+Each is a subclass of the dense layer with the same parameters (a `weight` is theta, the mean) and one more
+parameter of the same shape for each weight matrix: `log_sigma2`, named after the weight (`weight_ih` has
+`log_sigma2_ih`). So the state dict of a dense model loads with strict=False. Biases stay deterministic and
+never enter a variance.
+
+In training there is noise, in one of three modes (NOISES):
+
+    lrt         the local reparameterisation (Kingma, Salimans and Welling 2015, arXiv 1506.02557): each output
+                has the mean and the variance that noise on the weights would give it, but each row has noise of
+                its own. Exact for a row alone; rows are independent, which they are not if all see one W.
+    lrt_shared  the same, with one draw for all rows of a session: over T in [B, T, out], over the steps of a
+                GRU, over the positions of a Conv1d. Packed rows [rows, in] do not say which session they belong
+                to: `rows_belong_to` says it, and without it they are independent.
+    weight      one W for all rows: exact jointly. Each call draws anew, outside of `one_sample`.
+
+In evaluation there is none, and weights that do not count as kept (log alpha >= threshold) are zero, so that
+the weights that are evaluated are those that a density describes; `masked = False` evaluates theta as it is.
+
+Letters: B sessions, T steps or positions, H units of a GRU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Self
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from dissect.sparsevd.kl import log_alpha
+from dissect.errors import UsageError, unknown
+from dissect.sparsevd.kl import kept, log_alpha
 
 NOISES = ("lrt", "lrt_shared", "weight")
-VARIANCE_EPS = 1e-8  # under the square root: finite gradient for an input of zeros, at the price of a std of 1e-4
+VARIANCE_EPS = 1e-8  # under the square root: a finite gradient for rows of zeros, at the price of noise of 1e-4
+CONSTANT_LOG_SIGMA2 = -10.0  # to start a matrix without spread, where log Var(theta) has no value
+
+_ROWS: list[tuple[Tensor, int]] = []  # what `rows_belong_to` has open, innermost last
 
 
-def kept(theta: Tensor, log_sigma2: Tensor, threshold: float) -> Tensor:
-    """Which weights count as kept, bool: log alpha < threshold. The one definition for masks, logs and plots."""
-    return log_alpha(theta, log_sigma2) < threshold
+class VariationalLayer(nn.Module):
+    """What the layers have in common. A concrete layer is `class XVD(VariationalLayer, X)` for a dense class X.
+
+    noise      one of NOISES
+    threshold  log alpha from which on a weight counts as pruned
+    masked     whether evaluation leaves pruned weights out
+    """
+
+    dense_class: ClassVar[type[nn.Module]]
+    noise: str
+    threshold: float
+    masked: bool
+    log_sigma2_start: float | None
+    _held: dict[Any, Tensor] | None
+
+    def __init__(
+        self,
+        *args: Any,
+        noise: str = "lrt",
+        threshold: float = 3.0,
+        log_sigma2: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Positional and further keyword arguments are those of the dense layer."""
+        super().__init__(*args, **kwargs)
+        self._make_variational(noise, threshold, log_sigma2)
+
+    @classmethod
+    def from_dense(
+        cls, dense: nn.Module, *, noise: str = "lrt", threshold: float = 3.0, log_sigma2: float | None = None
+    ) -> Self:
+        """The layer with noise that has the dense layer's own Parameters, device, mode and hooks.
+
+        log_sigma2 is where all log sigma^2 start; None is log Var(theta) - 4 in each matrix. Frozen weights get a
+        frozen log sigma^2. Raises UsageError for a dense layer of another class or in half precision.
+        """
+        if type(dense) is not cls.dense_class:
+            right, given = cls.dense_class.__name__, type(dense).__name__
+            raise UsageError(f"{cls.__name__} takes the place of {right}, not of {given}.")
+        layer = cls.__new__(cls)
+        layer.__dict__.update(_own_containers(dense))
+        layer._make_variational(noise, threshold, log_sigma2)
+        return layer
+
+    def to_dense(self, prune: bool = True) -> nn.Module:
+        """The dense layer with this layer's own Parameters, mode and hooks.
+
+        `prune` sets the weights that are not kept to zero, in place.
+        """
+        if prune:
+            with torch.no_grad():
+                for _, theta, log_sigma2 in self.variational():
+                    theta.masked_fill_(~kept(log_alpha(theta, log_sigma2), self.threshold), 0.0)
+        dense = self.dense_class.__new__(self.dense_class)
+        dense.__dict__.update(_own_containers(self))
+        for name in self.theta_names():
+            del dense._parameters[sigma_name(name)]
+        for name in ("noise", "threshold", "masked", "log_sigma2_start", "_held"):
+            del dense.__dict__[name]
+        return dense
+
+    def theta_names(self) -> Sequence[str]:
+        """The names of the weight matrices among the parameters of this layer."""
+        return ("weight",)
+
+    def variational(self) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
+        """(name of theta, theta, log_sigma2) of each weight matrix."""
+        for name in self.theta_names():
+            yield name, *self._pair(name)
+
+    def reset_parameters(self) -> None:
+        """Initialise as the dense layer does; log sigma^2 starts again by its own rule, whatever that does to it."""
+        super().reset_parameters()  # type: ignore[misc]  # of the dense class, which comes next in the bases
+        if "noise" in self.__dict__:  # not while the constructor of the dense class runs
+            self.reset_log_sigma2()
+
+    def reset_log_sigma2(self) -> None:
+        """Put log sigma^2 back to where it starts for the present theta."""
+        with torch.no_grad():
+            for _, theta, log_sigma2 in self.variational():
+                log_sigma2.fill_(self._start(theta))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, noise={self.noise}, threshold={self.threshold:g}"
+
+    def _make_variational(self, noise: str, threshold: float, log_sigma2: float | None) -> None:
+        if noise not in NOISES:
+            raise unknown("noise", noise, NOISES)
+        if not math.isfinite(threshold):
+            raise UsageError(f"The threshold of log alpha must be a number, not {threshold}.")
+        if log_sigma2 is not None and not math.isfinite(log_sigma2):
+            raise UsageError(f"log_sigma2 must be a number, not {log_sigma2}.")
+        self.noise, self.threshold, self.masked = noise, threshold, True
+        self.log_sigma2_start, self._held = log_sigma2, None
+        for name in self.theta_names():
+            theta = getattr(self, name)
+            if theta.dtype not in (torch.float32, torch.float64):
+                raise UsageError(
+                    f"SparseVD needs weights in single precision, these are {theta.dtype}: an update of 1e-3 "
+                    "would leave log sigma^2 = -10 as it is.",
+                    "Keep the model in float32 and use torch.autocast.",
+                )
+            log_sigma2_ = torch.full_like(theta.detach(), self._start(theta))
+            self.register_parameter(sigma_name(name), nn.Parameter(log_sigma2_, requires_grad=theta.requires_grad))
+
+    def _pair(self, theta_name: str) -> tuple[nn.Parameter, nn.Parameter]:
+        return self.get_parameter(theta_name), self.get_parameter(sigma_name(theta_name))
+
+    def _start(self, theta: Tensor) -> float:
+        return initial_log_sigma2(theta) if self.log_sigma2_start is None else self.log_sigma2_start
+
+    def _uses_weights(self) -> bool:
+        """Whether this call multiplies by one set of weights, rather than add noise to the outputs."""
+        return not self.training or self.noise == "weight"
+
+    def _weight(self, name: str) -> Tensor:
+        """The weights of a call that `_uses_weights`: a draw of W in training, in evaluation theta, masked or not."""
+        theta, log_sigma2 = self._pair(name)
+        if not (self.training or self.masked):
+            return theta
+
+        def make() -> Tensor:
+            with _full_precision(theta):
+                if self.training:
+                    return theta + (0.5 * log_sigma2).exp() * torch.randn_like(theta)
+                return theta.masked_fill(~kept(log_alpha(theta, log_sigma2), self.threshold), 0.0)
+
+        return self._hold((id(theta), self.training, self.threshold), make)
+
+    def _hold(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
+        """make(), or what it made before within `one_sample`."""
+        if self._held is None:
+            return make()
+        if key not in self._held:
+            self._held[key] = make()
+        return self._held[key]
+
+
+class LinearVD(VariationalLayer, nn.Linear):
+    """Linear: x [..., in] -> [..., out], weight and log_sigma2 [out, in]. The first axis of x is the session."""
+
+    dense_class = nn.Linear
+    log_sigma2: nn.Parameter
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._uses_weights():
+            return F.linear(x, self._weight("weight"), self.bias)
+        mean = F.linear(x, self.weight, self.bias)
+        with _full_precision(x):
+            variance = F.linear(x.to(self.log_sigma2.dtype).square(), self.log_sigma2.exp())
+            return _add_noise(mean, variance, self._noise_like(mean, variance.dtype))
+
+    def _noise_like(self, mean: Tensor, dtype: torch.dtype) -> Tensor:
+        """Standard normal, of the shape of mean [..., out] or broadcast to it."""
+        shape = mean.shape
+        if self.noise == "lrt_shared" and len(shape) > 2:
+            shape = torch.Size((shape[0], *(1 for _ in shape[1:-1]), shape[-1]))
+        elif self.noise == "lrt_shared" and len(shape) == 2:
+            for session, n_sessions in reversed(_ROWS):
+                if len(session) == len(mean):
+                    noise = torch.randn(n_sessions, shape[-1], dtype=dtype, device=mean.device)
+                    return noise.index_select(0, session)
+        return torch.randn(shape, dtype=dtype, device=mean.device)
+
+
+class Conv1dVD(VariationalLayer, nn.Conv1d):
+    """Conv1d: x [B, in, T] or [in, T] -> [B, out, T'] or [out, T'], weight and log_sigma2 [out, in / groups, width].
+
+    The noise of two positions is independent (or, lrt_shared, the same), although overlapping windows see the
+    same weights.
+    """
+
+    dense_class = nn.Conv1d
+    log_sigma2: nn.Parameter
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._uses_weights():
+            result: Tensor = self._conv_forward(x, self._weight("weight"), self.bias)
+            return result
+        mean: Tensor = self._conv_forward(x, self.weight, self.bias)
+        with _full_precision(x):
+            square = x.to(self.log_sigma2.dtype).square()
+            variance: Tensor = self._conv_forward(square, self.log_sigma2.exp(), None)  # same padding, no bias
+            shape = (*mean.shape[:-1], 1) if self.noise == "lrt_shared" else mean.shape
+            return _add_noise(mean, variance, torch.randn(shape, dtype=variance.dtype, device=x.device))
+
+
+class GRUCellVD(VariationalLayer, nn.GRUCell):
+    """GRUCell: x [B, in], h [B, H] -> [B, H]; weight_ih [3H, in], weight_hh [3H, H] in the order r, z, n.
+
+    The two products have noise of their own: the reset gate multiplies one of them. lrt_shared keeps it over the
+    calls within `one_sample` (the cell does not know which calls are steps of the same sequences).
+    """
+
+    dense_class = nn.GRUCell
+
+    def theta_names(self) -> Sequence[str]:
+        return ("weight_ih", "weight_hh")
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        x = input
+        if hx is None:
+            hx = x.new_zeros(*x.shape[:-1], self.hidden_size)
+        if self._uses_weights():
+            w_ih, w_hh = self._weight("weight_ih"), self._weight("weight_hh")
+            return torch.gru_cell(x, hx, w_ih, w_hh, self.bias_ih, self.bias_hh)
+        with _full_precision(x):
+            x, h = x.to(self.weight_ih.dtype), hx.to(self.weight_hh.dtype)
+            gi = self._noisy(x, "ih", self.bias_ih)
+            gh = self._noisy(h, "hh", self.bias_hh)
+            return _gates(gi, gh, h)
+
+    def _noisy(self, x: Tensor, which: str, bias: Tensor | None) -> Tensor:
+        theta, log_sigma2 = self._pair(f"weight_{which}")
+        mean = F.linear(x, theta, bias)
+        variance = F.linear(x.square(), log_sigma2.exp())
+        if self.noise == "lrt":
+            return _add_noise(mean, variance, torch.randn_like(mean))
+        key = (id(theta), "noise", mean.shape)
+        return _add_noise(mean, variance, self._hold(key, lambda: torch.randn_like(mean)))
+
+
+class GRUVD(VariationalLayer, nn.GRU):
+    """GRU of one direction: any number of layers, batch first or not, padded or packed sequences.
+
+    With noise = weight and in evaluation PyTorch's own GRU runs, on other weights. The local reparameterisation
+    needs the state of each step, hence a loop over them; there the result is in the precision of the weights.
+    """
+
+    dense_class = nn.GRU
+
+    @classmethod
+    def from_dense(
+        cls, dense: nn.Module, *, noise: str = "lrt", threshold: float = 3.0, log_sigma2: float | None = None
+    ) -> Self:
+        """As for the other layers; raises UsageError for a GRU of two directions."""
+        if isinstance(dense, nn.GRU) and dense.bidirectional:
+            raise UsageError("GRUVD runs in one direction, this GRU in both.")
+        return super().from_dense(dense, noise=noise, threshold=threshold, log_sigma2=log_sigma2)
+
+    def theta_names(self) -> Sequence[str]:
+        return [f"weight_{which}_l{layer}" for layer in range(self.num_layers) for which in ("ih", "hh")]
+
+    # PyTorch's GRU.forward is overloaded in its types: tensors give tensors, packed sequences packed ones.
+    def forward(self, input: Any, hx: Tensor | None = None) -> Any:
+        if self._uses_weights():
+            return self._dense_forward(input, hx)
+        if isinstance(input, PackedSequence):
+            if hx is not None and input.sorted_indices is not None:
+                hx = hx.index_select(1, input.sorted_indices)
+            rows, states = self._noisy_steps(input.data, input.batch_sizes.tolist(), hx)
+            if input.unsorted_indices is not None:
+                states = states.index_select(1, input.unsorted_indices)
+            return input._replace(data=rows), states
+        if input.dim() == 2:  # one sequence [T, in], h [layers, H]
+            out, states = self._noisy_padded(input[:, None], None if hx is None else hx[:, None])
+            return out[:, 0], states[:, 0]
+        out, states = self._noisy_padded(input.transpose(0, 1) if self.batch_first else input, hx)
+        return (out.transpose(0, 1) if self.batch_first else out), states
+
+    def _dense_forward(self, input: Any, hx: Tensor | None) -> Any:
+        thetas = self._flat_weights
+        names = set(self.theta_names())
+        self._flat_weights = [
+            self._weight(name) if name in names else parameter
+            for name, parameter in zip(self._flat_weights_names, thetas, strict=True)
+        ]
+        try:
+            return super().forward(input, hx)
+        finally:
+            self._flat_weights = thetas
+
+    def _noisy_padded(self, x: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x [T, B, in] -> [T, B, H] and the last states [layers, B, H]."""
+        steps, batch, width = x.shape
+        rows, states = self._noisy_steps(x.reshape(steps * batch, width), [batch] * steps, hx)
+        return rows.reshape(steps, batch, -1), states
+
+    def _noisy_steps(self, rows: Tensor, batch_sizes: list[int], hx: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Packed rows [sum of batch_sizes, in], step by step -> [sum, H] and the last states [layers, B, H]."""
+        batch = batch_sizes[0]
+        with _full_precision(rows):
+            x = rows.to(self.get_parameter("weight_ih_l0").dtype)
+            if hx is None:
+                hx = x.new_zeros(self.num_layers, batch, self.hidden_size)
+            session = torch.cat([torch.arange(n) for n in batch_sizes]).to(x.device)  # [rows]
+            last = []
+            for layer in range(self.num_layers):
+                if layer:
+                    x = F.dropout(x, self.dropout)
+                x, h = self._noisy_layer(x, hx[layer].to(x.dtype), layer, batch_sizes, session)
+                last.append(h)
+            return x, torch.stack(last)
+
+    def _noisy_layer(
+        self, x: Tensor, h: Tensor, layer: int, batch_sizes: list[int], session: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        shared = self.noise == "lrt_shared"
+        (w_ih, log_ih), (w_hh, log_hh) = (self._pair(f"weight_{which}_l{layer}") for which in ("ih", "hh"))
+        b_ih, b_hh = (self.get_parameter(f"bias_{w}_l{layer}") if self.bias else None for w in ("ih", "hh"))
+        s_ih, s_hh = log_ih.exp(), log_hh.exp()
+        mean = F.linear(x, w_ih, b_ih)  # [rows, 3H]
+        noise = torch.randn(len(h) if shared else len(x), mean.shape[1], dtype=x.dtype, device=x.device)
+        gi = _add_noise(mean, F.linear(x.square(), s_ih), noise[session] if shared else noise)
+        noise_h = torch.randn_like(mean[: len(h)])  # [B, 3H], for lrt_shared
+        outputs = []
+        for gi_t in torch.split(gi, batch_sizes):
+            n = len(gi_t)  # the sequences that still run, the longest first
+            mean_h = F.linear(h[:n], w_hh, b_hh)
+            noise_t = noise_h[:n] if shared else torch.randn_like(mean_h)
+            gh_t = _add_noise(mean_h, F.linear(h[:n].square(), s_hh), noise_t)
+            outputs.append(_gates(gi_t, gh_t, h[:n]))
+            h = torch.cat([outputs[-1], h[n:]]) if n < len(h) else outputs[-1]
+        return torch.cat(outputs), h
+
+
+LAYERS: dict[type[nn.Module], type[VariationalLayer]] = {
+    layer.dense_class: layer for layer in (LinearVD, Conv1dVD, GRUCellVD, GRUVD)
+}
+
+
+def sigma_name(theta_name: str) -> str:
+    """The parameter that belongs to a weight: weight -> log_sigma2, weight_ih_l0 -> log_sigma2_ih_l0."""
+    return theta_name.replace("weight", "log_sigma2", 1)
 
 
 def initial_log_sigma2(theta: Tensor) -> float:
-    """log Var(theta) - 4, so that every matrix starts at the same density (0.983 for uniform weights)."""
-    variance = float(theta.detach().float().var(unbiased=False)) if theta.numel() > 1 else 0.0
-    return (torch.tensor(variance).log().item() if variance > 0 else -6.0) - 4.0
+    """log Var(theta) - 4: every matrix starts at the same density, 0.983 for uniform weights (t = 3).
 
-
-class LinearVD(nn.Linear):
-    """A Linear whose weights are N(theta, exp(log_sigma2)).
-
-    noise  "lrt": each row of the output gets its own noise, of the exact marginal variance (arXiv 1506.02557);
-           "lrt_shared": rows of a session [B, T, out] share it over T; "weight": one W for all rows.
-    In evaluation there is no noise, and weights with log alpha >= threshold are zero (while `masked`).
+    CONSTANT_LOG_SIGMA2 for a matrix without spread: constant, or of a single weight.
     """
-
-    log_sigma2: nn.Parameter
-
-    @classmethod
-    def from_dense(cls, dense: nn.Linear, *, noise: str, threshold: float, log_sigma2: float | None = None) -> Self:
-        """The same layer with noise: shares its Parameters, keeps device, training flag and hooks."""
-        layer = cls.__new__(cls)
-        nn.Module.__init__(layer)
-        layer.__dict__.update({k: v for k, v in dense.__dict__.items() if k not in ("_parameters",)})
-        layer._parameters = dict(dense._parameters)
-        start = initial_log_sigma2(dense.weight) if log_sigma2 is None else log_sigma2
-        layer.log_sigma2 = nn.Parameter(torch.full_like(dense.weight, start))
-        layer.noise, layer.threshold, layer.masked, layer._sample = noise, threshold, True, None
-        return layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            weight = self.weight * kept(self.weight, self.log_sigma2, self.threshold) if self.masked else self.weight
-            return F.linear(x, weight, self.bias)
-        if self.noise == "weight":
-            return F.linear(x, self.sampled(), self.bias)
-        mean = F.linear(x, self.weight, self.bias)
-        variance = F.linear(x * x, self.log_sigma2.exp())
-        shape = (*mean.shape[:-2], 1, mean.shape[-1]) if self.noise == "lrt_shared" and mean.dim() > 2 else mean.shape
-        return mean + (variance + VARIANCE_EPS).sqrt() * torch.randn(shape, dtype=mean.dtype, device=mean.device)
-
-    def sampled(self) -> Tensor:
-        """One draw of W; the same draw inside `one_sample`."""
-        if self._sample is None or not _KEEP_SAMPLES[-1]:
-            self._sample = self.weight + (0.5 * self.log_sigma2).exp() * torch.randn_like(self.weight)
-        return self._sample
-
-    def variational(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        yield "", self.weight, self.log_sigma2
-
-
-_KEEP_SAMPLES = [False]
+    variance = float(theta.detach().double().var(correction=0))
+    # A constant has no variance but for rounding, which leaves about 1e-14 of its square.
+    spread = variance > 1e-12 * float(theta.detach().double().square().mean())
+    return math.log(variance) - 4.0 if spread else CONSTANT_LOG_SIGMA2
 
 
 @contextmanager
 def one_sample(model: nn.Module) -> Iterator[None]:
-    """Within it, a layer with noise "weight" draws once, however often it is called."""
-    _KEEP_SAMPLES.append(True)
+    """Within it each matrix has one set of weights, however often its layer is called.
+
+    In training that is the draw of noise = weight (and the noise of a GRUCellVD with lrt_shared): open it for each
+    step, or rows that should see one W see several. In evaluation it is the masked theta, which is then not
+    computed again for each batch; weights must not change within it. Tied matrices share their draw.
+    """
+    layers = [m for m in model.modules() if isinstance(m, VariationalLayer) and m._held is None]
+    held: dict[Any, Tensor] = {}
+    for layer in layers:
+        layer._held = held
     try:
         yield
     finally:
-        _KEEP_SAMPLES.pop()
-        for module in model.modules():
-            if isinstance(module, LinearVD):
-                module._sample = None
+        for layer in layers:
+            layer._held = None
+
+
+@contextmanager
+def rows_belong_to(session: Tensor, n_sessions: int) -> Iterator[None]:
+    """Within it, packed rows [rows, in] of a LinearVD with lrt_shared have one draw for each session.
+
+    session [rows] says where each row belongs, from 0. It holds for inputs of as many rows; the contexts of
+    several packings (clicks, nodes) can be open at once, of two with as many rows the inner one counts.
+    """
+    _ROWS.append((session, n_sessions))
+    try:
+        yield
+    finally:
+        _ROWS.pop()
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Autocast off, where it is on."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
+
+
+def _add_noise(mean: Tensor, variance: Tensor, noise: Tensor) -> Tensor:
+    """mean + std * noise, in the precision of the variance, returned in that of the mean."""
+    std = (variance + VARIANCE_EPS).sqrt()
+    return torch.addcmul(mean.to(std.dtype), std, noise).to(mean.dtype)
+
+
+def _gates(gi: Tensor, gh: Tensor, h: Tensor) -> Tensor:
+    """The new state [B, H] of a GRU from the products gi, gh [B, 3H], as torch.nn.GRUCell defines it."""
+    i_r, i_z, i_n = gi.chunk(3, -1)
+    h_r, h_z, h_n = gh.chunk(3, -1)
+    r, z = torch.sigmoid(i_r + h_r), torch.sigmoid(i_z + h_z)
+    n = torch.tanh(i_n + r * h_n)
+    return n + z * (h - n)
+
+
+def _own_containers(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module, to give to another one.
+
+    Parameters, buffers, submodules and plain lists get containers of their own. The dictionaries of hooks are the
+    same objects, so that a handle that the user holds still removes its hook.
+    """
+    own = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
+    return {
+        name: value.copy() if name in own or isinstance(value, list) else value
+        for name, value in module.__dict__.items()
+    }

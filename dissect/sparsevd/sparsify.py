@@ -1,69 +1,373 @@
-"""Putting SparseVD layers into a model, and taking them out again."""
+"""Putting SparseVD layers into a model, and taking them out again.
+
+A layer keeps the Parameters of the dense one, so tied weights, optimisers that hold them and checkpoints go on
+working. Layers are exchanged in the model, in place: a reference to a dense layer that is held elsewhere (in a
+plain list, in a closure) keeps pointing to the dense layer.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from dissect.sparsevd.kl import kl_divergence
-from dissect.sparsevd.layers import LinearVD
+from dissect.errors import UsageError
+from dissect.sparsevd.kl import sum_of_kl
+from dissect.sparsevd.layers import LAYERS, VariationalLayer, sigma_name
+
+Where = Callable[[str, nn.Module], bool]
+
+# Modules whose forward takes the weights of their Linear layers and leaves the layers alone.
+READS_PAST_FORWARD: dict[type[nn.Module], str] = {
+    nn.MultiheadAttention: "MultiheadAttention reads the weights itself and never calls the layer",
+    nn.TransformerEncoderLayer: "TransformerEncoderLayer reads the weights itself in evaluation",
+}
+# Uses of a weight that look at its shape or kind, not at its values.
+LOOKS_ONLY = {
+    "size", "dim", "numel", "stride", "element_size", "ndimension", "__len__", "is_contiguous", "is_floating_point",
+    "is_complex", "type", "data_ptr", "get_device", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor",
+    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class SparsifyReport:
+    """What became of each layer or weight matrix of a model.
+
+    swapped   by the name of the matrix as in `named_variational`, its shape
+    left_out  by the name of the layer, or of the parameter where no layer is to blame, the reason
+    """
+
     swapped: dict[str, tuple[int, ...]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
 def sparsify(
     model: nn.Module,
-    where: Callable[[str, nn.Module], bool] | None = None,
+    where: Where | None = None,
     *,
     noise: str = "lrt",
     threshold: float = 3.0,
     log_sigma2: float | None = None,
     probe: Callable[[], object] | None = None,
 ) -> SparsifyReport:
-    report = SparsifyReport()
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, nn.Linear):
+    """Put a SparseVD layer in place of each Linear, Conv1d, GRUCell and GRU that `where` chooses, in place.
+
+    where       asked with the qualified name and the module; None chooses all
+    noise, threshold, log_sigma2   see dissect.sparsevd.layers
+    probe       runs the model once (without gradient; the state of torch's random numbers, the mode and the buffers
+                are put back). Layers that it does not call are left out: they would feel the KL alone and look
+                useless. So are layers whose weights something else reads too.
+
+    A layer that appears at several places stays one layer. Layers that share a weight share its log_sigma2; where
+    something that is not exchanged has the weight too (an Embedding, say), they are left out. Weight matrices (of two
+    or more dimensions) that no layer covers are reported as well.
+
+    Raises UsageError for a model that is itself such a layer, for weights in half precision, and where `where`
+    chooses a layer whose weights are read past its forward. Whatever is raised, the model is as before.
+    """
+    if type(model) in LAYERS:
+        kind = type(model).__name__
+        raise UsageError(
+            f"The model is a single {kind}, which cannot be exchanged in place.",
+            f"Take {LAYERS[type(model)].__name__}.from_dense(model), or wrap it in nn.Sequential.",
+        )
+    modules = {name: module for name, module in model.named_modules() if name}
+    left_out: dict[str, str] = {}
+    chosen: dict[str, nn.Module] = {}
+    past_forward = _read_past_forward(model)
+    for name, module in modules.items():
+        if not _has_matrices(module):
             continue
-        if where is not None and not where(name, module):
-            report.left_out[name] = "not chosen"
-            continue
-        parent, _, child = name.rpartition(".")
-        layer = LinearVD.from_dense(module, noise=noise, threshold=threshold, log_sigma2=log_sigma2)
-        setattr(model.get_submodule(parent), child, layer)
-        report.swapped[name] = tuple(module.weight.shape)
+        reason = _unfit(module) if id(module) not in past_forward else ""
+        if not reason and where is not None and not where(name, module):
+            reason = "not chosen"
+        if not reason and id(module) in past_forward:
+            reason = past_forward[id(module)]
+            if where is not None:
+                raise _refusal(name, reason)
+        if reason:
+            left_out[name] = reason
+        else:
+            chosen[name] = module
+    if probe is not None and chosen:
+        ran, read_elsewhere = _watch(model, chosen, probe)
+        for name in [*chosen]:
+            if name in read_elsewhere:
+                left_out[name] = f"its weight is read past its forward, by {read_elsewhere[name]}"
+                if where is not None:
+                    raise _refusal(name, left_out[name])
+            elif name not in ran:
+                left_out[name] = "never ran in the probe"
+            if name in left_out:
+                del chosen[name]
+    _leave_out_half_tied(model, chosen, left_out)
+
+    layers: dict[str, VariationalLayer] = {}
+    log_sigma2_of: dict[int, nn.Parameter] = {}  # by id of theta: tied weights have one
+    for name, module in chosen.items():
+        layer = LAYERS[type(module)].from_dense(module, noise=noise, threshold=threshold, log_sigma2=log_sigma2)
+        for theta_name, theta, own in layer.variational():
+            setattr(layer, sigma_name(theta_name), log_sigma2_of.setdefault(id(theta), own))
+        layers[name] = layer
+    _exchange(model, {id(chosen[name]): layer for name, layer in layers.items()})
+
+    report = SparsifyReport(left_out=left_out)
+    covered = set()
+    for layer_name, name, theta, own in _all_variational(model):
+        covered |= {id(theta), id(own)}
+        if layer_name in layers:
+            report.swapped[name] = tuple(theta.shape)
+    for name, parameter in model.named_parameters():
+        owner, _, _ = name.rpartition(".")
+        if parameter.dim() >= 2 and id(parameter) not in covered and owner not in left_out:
+            kind = type(model.get_submodule(owner)).__name__
+            left_out[name] = f"a parameter of {kind}, for which there is no SparseVD layer"
     return report
 
 
+def _refusal(name: str, reason: str) -> UsageError:
+    return UsageError(f"{name} cannot take a SparseVD layer: {reason}.", "Leave it out of `where`.")
+
+
 def densify(model: nn.Module, prune: bool = True) -> nn.Module:
+    """Put dense layers, with the same Parameters, back in place of the SparseVD layers; returns the model.
+
+    `prune` sets the weights that are not kept to zero, so that the dense model computes what the SparseVD model
+    computes in evaluation; without it theta stays. A model that is itself a SparseVD layer is returned as a new one.
+    """
+    if isinstance(model, VariationalLayer):
+        return model.to_dense(prune)
+    dense = {id(m): m.to_dense(prune) for m in model.modules() if isinstance(m, VariationalLayer)}
+    _exchange(model, dense)
     return model
 
 
-def named_variational(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
-    for name, module in model.named_modules():
-        if isinstance(module, LinearVD):
-            for _, theta, log_sigma2 in module.variational():
-                yield name, theta, log_sigma2
+def named_variational(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
+    """(name, theta, log_sigma2) of each SparseVD matrix, each once, however many layers share it.
+
+    The name is that of the layer, e.g. "edge_in", and for layers of several matrices that of the weight, e.g.
+    "rnn.weight_ih"; a model that is itself a Linear is "weight".
+    """
+    seen = set()
+    for _, name, theta, log_sigma2 in _all_variational(model):
+        if id(theta) not in seen:
+            seen.add(id(theta))
+            yield name, theta, log_sigma2
+
+
+def variational_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """All theta and log_sigma2, each once: what weight decay must not touch."""
+    return [parameter for _, *pair in named_variational(model) for parameter in pair]
 
 
 def total_kl(model: nn.Module, prior: str = "log-uniform") -> Tensor:
-    return torch.stack([kl_divergence(t, s, prior) for _, t, s in named_variational(model)]).sum()
+    """The KL (nats) of all SparseVD matrices from `prior`, a scalar; a matrix that layers share counts once."""
+    return sum_of_kl([(theta, log_sigma2) for _, theta, log_sigma2 in named_variational(model)], prior)
+
+
+def reset_log_sigma2(model: nn.Module) -> None:
+    """Put every log sigma^2 back to where it starts for the present theta.
+
+    For after a `reset_parameters` of the model itself that fills all of its parameters: SR-GNN's does, and with
+    log sigma^2 in U(-1/sqrt(d), 1/sqrt(d)) no weight counts as kept. That of a SparseVD layer is safe.
+    """
+    for module in model.modules():
+        if isinstance(module, VariationalLayer):
+            module.reset_log_sigma2()
 
 
 @contextmanager
 def unmasked(model: nn.Module) -> Iterator[None]:
-    layers = [m for m in model.modules() if isinstance(m, LinearVD)]
-    for layer in layers:
+    """Within it, evaluation uses theta as it is, also where log alpha is above the threshold."""
+    before = [(module, module.masked) for module in model.modules() if isinstance(module, VariationalLayer)]
+    for layer, _ in before:
         layer.masked = False
     try:
         yield
     finally:
-        for layer in layers:
-            layer.masked = True
+        for layer, masked in before:
+            layer.masked = masked
+
+
+def _all_variational(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter, nn.Parameter]]:
+    """(name of the layer, name of the matrix, theta, log_sigma2), a weight that layers share once for each."""
+    for name, module in model.named_modules():
+        if isinstance(module, VariationalLayer):
+            matrices = list(module.variational())
+            for theta_name, theta, log_sigma2 in matrices:
+                full = f"{name}.{theta_name}" if name and len(matrices) > 1 else name or theta_name
+                yield name, full, theta, log_sigma2
+
+
+def _has_matrices(module: nn.Module) -> bool:
+    """Whether this is a layer that could be exchanged, or looks like one."""
+    return isinstance(module, (*LAYERS, nn.RNNBase, nn.RNNCellBase, nn.modules.conv._ConvNd))
+
+
+def _unfit(module: nn.Module) -> str:
+    """Why a layer cannot be exchanged, looking at it alone; empty if it can."""
+    kind = type(module).__name__
+    if isinstance(module, VariationalLayer):
+        return "already a SparseVD layer"
+    if type(module) not in LAYERS:
+        known = [cls.__name__ for cls in LAYERS if isinstance(module, cls)]
+        return f"{kind} is a {known[0]} with a forward of its own" if known else f"no SparseVD layer for {kind}"
+    if isinstance(module, nn.GRU) and module.bidirectional:
+        return "a GRU of two directions"
+    if "forward" in module.__dict__:
+        return "its forward was replaced"
+    if any("weight" not in name and "bias" not in name for name in module._parameters) or not any(
+        p is not None and "weight" in name for name, p in module._parameters.items()
+    ):
+        return "its weight is computed from other parameters"
+    return ""
+
+
+def _read_past_forward(model: nn.Module) -> dict[int, str]:
+    """By id, the layers inside modules that are known to read weights past forward, with the reason."""
+    found = {}
+    for parent in model.modules():
+        for kind, reason in READS_PAST_FORWARD.items():
+            if isinstance(parent, kind):
+                for child in parent.children():
+                    if isinstance(child, tuple(LAYERS)):
+                        found[id(child)] = reason
+    return found
+
+
+def _leave_out_half_tied(model: nn.Module, chosen: dict[str, nn.Module], left_out: dict[str, str]) -> None:
+    """Take layers out of `chosen` whose weight also belongs to something that is not in it."""
+    owners: dict[int, list[tuple[str, nn.Module, str]]] = {}
+    for owner_name, owner in model.named_modules():
+        for parameter_name, parameter in owner._parameters.items():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append((owner_name, owner, parameter_name))
+    again = True
+    while again:  # a layer that is left out may be tied to another one
+        again = False
+        swapped = {id(module) for module in chosen.values()}
+        for name, module in [*chosen.items()]:
+            for parameter_name, parameter in module._parameters.items():
+                if parameter is None or "weight" not in parameter_name:
+                    continue
+                for other_name, other, as_name in owners[id(parameter)]:
+                    if name in chosen and (id(other) not in swapped or "weight" not in as_name):
+                        other_place = f"{other_name}.{as_name}".lstrip(".")
+                        left_out[name] = f"its weight is also {other_place}, which stays dense"
+                        del chosen[name]
+                        again = True
+
+
+def _exchange(model: nn.Module, replacements: dict[int, Any]) -> None:
+    """Put replacements[id(child)] in place of each child, wherever it appears; on an error put all back."""
+    places = [
+        (parent, attribute, child)
+        for parent in model.modules()
+        for attribute, child in parent._modules.items()
+        if child is not None and id(child) in replacements
+    ]
+    try:
+        for parent, attribute, child in places:
+            parent._modules[attribute] = replacements[id(child)]
+    except BaseException:
+        for parent, attribute, child in places:
+            parent._modules[attribute] = child
+        raise
+
+
+def _watch(
+    model: nn.Module, layers: dict[str, nn.Module], probe: Callable[[], object]
+) -> tuple[set[str], dict[str, str]]:
+    """Run the probe and see which layers are called, and which functions read their weights outside of that.
+
+    Returns the names of the former, and by name of the layer the name of such a function.
+    """
+    ran: set[str] = set()
+    running: list[str] = []
+    read_elsewhere: dict[str, str] = {}
+    owner = {
+        id(parameter): name
+        for name, layer in layers.items()
+        for parameter_name, parameter in layer._parameters.items()
+        if parameter is not None and "weight" in parameter_name
+    }
+    tied = {
+        id(p): {name for name, layer in layers.items() if any(p is q for q in layer._parameters.values())}
+        for layer in layers.values()
+        for p in layer._parameters.values()
+        if p is not None
+    }
+
+    class Reads(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            function = getattr(func, "__name__", str(func))
+            is_property = function == "__get__" and getattr(func, "__self__", None) not in _VIEWS
+            if not is_property and function not in LOOKS_ONLY:
+                for value in _tensors((*args, *(kwargs or {}).values())):
+                    if id(value) in owner and not tied[id(value)] & set(running):
+                        name = getattr(getattr(func, "__self__", None), "__name__", "") if function == "__get__" else ""
+                        read_elsewhere.setdefault(owner[id(value)], name or function)
+            return func(*args, **(kwargs or {}))
+
+    def enter(name: str) -> Callable[..., None]:
+        return lambda *_: running.append(name)
+
+    def leave(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            running.remove(name)
+            ran.add(name)
+
+        return hook
+
+    with _as_before(model), torch.no_grad():
+        handles = []
+        try:
+            for name, layer in layers.items():
+                handles.append(layer.register_forward_pre_hook(enter(name)))
+                handles.append(layer.register_forward_hook(leave(name)))
+            with Reads():
+                probe()
+        finally:
+            for handle in handles:
+                handle.remove()
+    return ran, read_elsewhere
+
+
+_VIEWS = tuple(getattr(Tensor, name) for name in ("T", "mT", "H", "mH", "data", "real"))  # properties with the values
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+@contextmanager
+def _as_before(model: nn.Module) -> Iterator[None]:
+    """At its end, torch's random numbers, the mode of each module and all buffers are what they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, None if buffer is None else (buffer._version, buffer.clone()))
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+    ]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(device.index for device in devices)):
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            with torch.no_grad():
+                for module, name, buffer, saved in buffers:
+                    module._buffers[name] = buffer
+                    if buffer is not None and saved is not None and buffer._version != saved[0]:
+                        buffer.copy_(saved[1])
