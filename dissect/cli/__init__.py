@@ -21,7 +21,7 @@ INTERRUPTED = 130
 
 
 class LazyGroup(click.Group):
-    """Loads a verb's module when the verb is called, and turns a DissectError into its message and exit code."""
+    """Loads a verb when it is called, and turns a DissectError into its message and exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
