@@ -1,9 +1,9 @@
 """Sparse Variational Dropout (Molchanov, Ashukha and Vetrov 2017, arXiv 1701.05369), for any nn.Module.
 
-    sparsify(model)             exchange its layers
-    with one_sample(model):     a training step: loss + beta / N * total_kl(model)
-    measure(model)              how many weights are in use
-    densify(model)              back to dense layers, pruned
+sparsify(model)             exchange its layers
+with one_sample(model):     a training step: loss + beta / N * total_kl(model)
+measure(model)              how many weights are in use
+densify(model)              back to dense layers, pruned
 """
 
 from dissect.sparsevd.density import SIGNED_TAUS, TAUS, THRESHOLDS, measure

@@ -55,10 +55,10 @@ def measure(
     thresholds  t beside THRESHOLDS
     prior       of the `kl` (nats, summed)
 
-    Returns for each matrix a row for the whole (block ""), then for each block of rows ("r"), of columns ("in"),
-    and for each crossing ("r/in"): matrix, block, shape, numel, kl, log_alpha_hist (BINS counts between those
-    below and above), kept, theta_abs_gt and theta_gt, each count under its threshold as text. One transfer from
-    the device. Raises UsageError where blocks do not divide a matrix.
+    Returns for each matrix a row for the whole (block ""), then for each block of rows ("r"), of columns
+    ("in"), and for each crossing ("r/in"): matrix, block, shape, numel, kl, log_alpha_hist (BINS counts
+    between those below and above), kept, theta_abs_gt and theta_gt, each count under its threshold as text.
+    One transfer from the device. Raises UsageError where blocks do not divide a matrix.
     """
     named = list(named_variational(model) if isinstance(model, nn.Module) else model)
     ts = sorted({*THRESHOLDS, *(float(t) for t in thresholds)})

@@ -66,7 +66,7 @@ def kl_normal(theta: Tensor, log_sigma2: Tensor) -> Tensor:
 
 
 def kl_ard(log_alpha: Tensor) -> Tensor:
-    """Per weight: from a normal prior with the best variance for each weight (Kharitonov et al. 1811.00596)."""
+    """Per weight: from a normal prior with the best variance for it (Kharitonov et al., arXiv 1811.00596)."""
     return 0.5 * F.softplus(-log_alpha)
 
 

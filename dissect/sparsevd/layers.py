@@ -7,12 +7,13 @@ never enter a variance.
 
 In training there is noise, in one of three modes (NOISES):
 
-    lrt         the local reparameterisation (Kingma, Salimans and Welling 2015, arXiv 1506.02557): each output
-                has the mean and the variance that noise on the weights would give it, but each row has noise of
-                its own. Exact for a row alone; rows are independent, which they are not if all see one W.
+    lrt         the local reparameterisation (Kingma, Salimans and Welling 2015, arXiv 1506.02557): each
+                output has the mean and the variance that noise on the weights would give it, but each row has
+                noise of its own. Exact for a row alone; rows are independent, which they are not if all see
+                one W.
     lrt_shared  the same, with one draw for all rows of a session: over T in [B, T, out], over the steps of a
-                GRU, over the positions of a Conv1d. Packed rows [rows, in] do not say which session they belong
-                to: `rows_belong_to` says it, and without it they are independent.
+                GRU, over the positions of a Conv1d. Packed rows [rows, in] do not say which session they
+                belong to: `rows_belong_to` says it, and without it they are independent.
     weight      one W for all rows: exact jointly. Each call draws anew, outside of `one_sample`.
 
 In evaluation there is none, and weights that do not count as kept (log alpha >= threshold) are zero, so that
@@ -37,14 +38,14 @@ from dissect.errors import UsageError, unknown
 from dissect.sparsevd.kl import kept, log_alpha
 
 NOISES = ("lrt", "lrt_shared", "weight")
-VARIANCE_EPS = 1e-8  # under the square root: a finite gradient for rows of zeros, at the price of noise of 1e-4
+VARIANCE_EPS = 1e-8  # under the square root: a finite gradient at rows of zeros, for noise of 1e-4
 CONSTANT_LOG_SIGMA2 = -10.0  # to start a matrix without spread, where log Var(theta) has no value
 
 _ROWS: list[tuple[Tensor, int]] = []  # what `rows_belong_to` has open, innermost last
 
 
 class VariationalLayer(nn.Module):
-    """What the layers have in common. A concrete layer is `class XVD(VariationalLayer, X)` for a dense class X.
+    """What the layers have in common. A layer is `class XVD(VariationalLayer, X)` for a dense class X.
 
     noise      one of NOISES
     threshold  log alpha from which on a weight counts as pruned
@@ -76,8 +77,8 @@ class VariationalLayer(nn.Module):
     ) -> Self:
         """The layer with noise that has the dense layer's own Parameters, device, mode and hooks.
 
-        log_sigma2 is where all log sigma^2 start; None is log Var(theta) - 4 in each matrix. Frozen weights get a
-        frozen log sigma^2. Raises UsageError for a dense layer of another class or in half precision.
+        log_sigma2 is where all log sigma^2 start; None is log Var(theta) - 4 in each matrix. Frozen weights
+        get a frozen log sigma^2. Raises UsageError for a dense layer of another class or in half precision.
         """
         if type(dense) is not cls.dense_class:
             right, given = cls.dense_class.__name__, type(dense).__name__
@@ -114,8 +115,11 @@ class VariationalLayer(nn.Module):
             yield name, *self._pair(name)
 
     def reset_parameters(self) -> None:
-        """Initialise as the dense layer does; log sigma^2 starts again by its own rule, whatever that does to it."""
-        super().reset_parameters()  # type: ignore[misc]  # of the dense class, which comes next in the bases
+        """Initialise as the dense layer does, and log sigma^2 by its own rule.
+
+        The order counts: nn.GRU fills every parameter that it finds.
+        """
+        super().reset_parameters()  # type: ignore[misc]  # of the dense class, the next of the bases
         if "noise" in self.__dict__:  # not while the constructor of the dense class runs
             self.reset_log_sigma2()
 
@@ -145,8 +149,8 @@ class VariationalLayer(nn.Module):
                     "would leave log sigma^2 = -10 as it is.",
                     "Keep the model in float32 and use torch.autocast.",
                 )
-            log_sigma2_ = torch.full_like(theta.detach(), self._start(theta))
-            self.register_parameter(sigma_name(name), nn.Parameter(log_sigma2_, requires_grad=theta.requires_grad))
+            start = torch.full_like(theta.detach(), self._start(theta))
+            self.register_parameter(sigma_name(name), nn.Parameter(start, requires_grad=theta.requires_grad))
 
     def _pair(self, theta_name: str) -> tuple[nn.Parameter, nn.Parameter]:
         return self.get_parameter(theta_name), self.get_parameter(sigma_name(theta_name))
@@ -159,7 +163,7 @@ class VariationalLayer(nn.Module):
         return not self.training or self.noise == "weight"
 
     def _weight(self, name: str) -> Tensor:
-        """The weights of a call that `_uses_weights`: a draw of W in training, in evaluation theta, masked or not."""
+        """For a call that `_uses_weights`: a draw of W in training, in evaluation theta, masked or not."""
         theta, log_sigma2 = self._pair(name)
         if not (self.training or self.masked):
             return theta
@@ -182,7 +186,7 @@ class VariationalLayer(nn.Module):
 
 
 class LinearVD(VariationalLayer, nn.Linear):
-    """Linear: x [..., in] -> [..., out], weight and log_sigma2 [out, in]. The first axis of x is the session."""
+    """Linear: x [..., in] -> [..., out]; weight, log_sigma2 [out, in]. The first axis of x is the session."""
 
     dense_class = nn.Linear
     log_sigma2: nn.Parameter
@@ -209,7 +213,7 @@ class LinearVD(VariationalLayer, nn.Linear):
 
 
 class Conv1dVD(VariationalLayer, nn.Conv1d):
-    """Conv1d: x [B, in, T] or [in, T] -> [B, out, T'] or [out, T'], weight and log_sigma2 [out, in / groups, width].
+    """Conv1d: x [B, in, T] or [in, T] -> [B, out, T'] or [out, T']; weight, log_sigma2 [out, in / groups, k].
 
     The noise of two positions is independent (or, lrt_shared, the same), although overlapping windows see the
     same weights.
@@ -225,7 +229,8 @@ class Conv1dVD(VariationalLayer, nn.Conv1d):
         mean: Tensor = self._conv_forward(x, self.weight, self.bias)
         with _full_precision(x):
             square = x.to(self.log_sigma2.dtype).square()
-            variance: Tensor = self._conv_forward(square, self.log_sigma2.exp(), None)  # same padding, no bias
+            # The same padding, stride and dilation, but no bias: variance does not depend on it.
+            variance: Tensor = self._conv_forward(square, self.log_sigma2.exp(), None)
             shape = (*mean.shape[:-1], 1) if self.noise == "lrt_shared" else mean.shape
             return _add_noise(mean, variance, torch.randn(shape, dtype=variance.dtype, device=x.device))
 
@@ -233,8 +238,8 @@ class Conv1dVD(VariationalLayer, nn.Conv1d):
 class GRUCellVD(VariationalLayer, nn.GRUCell):
     """GRUCell: x [B, in], h [B, H] -> [B, H]; weight_ih [3H, in], weight_hh [3H, H] in the order r, z, n.
 
-    The two products have noise of their own: the reset gate multiplies one of them. lrt_shared keeps it over the
-    calls within `one_sample` (the cell does not know which calls are steps of the same sequences).
+    The two products have noise of their own: the reset gate multiplies one of them. lrt_shared keeps it over
+    the calls within `one_sample` (the cell does not know which calls are steps of the same sequences).
     """
 
     dense_class = nn.GRUCell
@@ -268,8 +273,9 @@ class GRUCellVD(VariationalLayer, nn.GRUCell):
 class GRUVD(VariationalLayer, nn.GRU):
     """GRU of one direction: any number of layers, batch first or not, padded or packed sequences.
 
-    With noise = weight and in evaluation PyTorch's own GRU runs, on other weights. The local reparameterisation
-    needs the state of each step, hence a loop over them; there the result is in the precision of the weights.
+    With noise = weight and in evaluation PyTorch's own GRU runs, on other weights. The local
+    reparameterisation needs the state of each step, hence a loop over them; there the result is in the
+    precision of the weights.
     """
 
     dense_class = nn.GRU
@@ -322,7 +328,7 @@ class GRUVD(VariationalLayer, nn.GRU):
         return rows.reshape(steps, batch, -1), states
 
     def _noisy_steps(self, rows: Tensor, batch_sizes: list[int], hx: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Packed rows [sum of batch_sizes, in], step by step -> [sum, H] and the last states [layers, B, H]."""
+        """Packed rows [sum of batch_sizes, in] -> [sum, H] and the last states [layers, B, H]."""
         batch = batch_sizes[0]
         with _full_precision(rows):
             x = rows.to(self.get_parameter("weight_ih_l0").dtype)
@@ -384,9 +390,9 @@ def initial_log_sigma2(theta: Tensor) -> float:
 def one_sample(model: nn.Module) -> Iterator[None]:
     """Within it each matrix has one set of weights, however often its layer is called.
 
-    In training that is the draw of noise = weight (and the noise of a GRUCellVD with lrt_shared): open it for each
-    step, or rows that should see one W see several. In evaluation it is the masked theta, which is then not
-    computed again for each batch; weights must not change within it. Tied matrices share their draw.
+    In training that is the draw of noise = weight (and the noise of a GRUCellVD with lrt_shared): open it for
+    each step, or rows that should see one W see several. In evaluation it is the masked theta, which is then
+    not computed again for each batch; weights must not change within it. Tied matrices share their draw.
     """
     layers = [m for m in model.modules() if isinstance(m, VariationalLayer) and m._held is None]
     held: dict[Any, Tensor] = {}
@@ -438,8 +444,8 @@ def _gates(gi: Tensor, gh: Tensor, h: Tensor) -> Tensor:
 def _own_containers(module: nn.Module) -> dict[str, Any]:
     """The attributes of a module, to give to another one.
 
-    Parameters, buffers, submodules and plain lists get containers of their own. The dictionaries of hooks are the
-    same objects, so that a handle that the user holds still removes its hook.
+    Parameters, buffers, submodules and plain lists get containers of their own. The dictionaries of hooks are
+    the same objects, so that a handle that the user holds still removes its hook.
     """
     own = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
     return {

@@ -1,8 +1,8 @@
 """Putting SparseVD layers into a model, and taking them out again.
 
-A layer keeps the Parameters of the dense one, so tied weights, optimisers that hold them and checkpoints go on
-working. Layers are exchanged in the model, in place: a reference to a dense layer that is held elsewhere (in a
-plain list, in a closure) keeps pointing to the dense layer.
+A layer keeps the Parameters of the dense one, so tied weights, optimisers that hold them and checkpoints go
+on working. Layers are exchanged in the model, in place: a reference to a dense layer that is held elsewhere
+(in a plain list, in a closure) keeps pointing to the dense layer.
 """
 
 from __future__ import annotations
@@ -27,12 +27,17 @@ READS_PAST_FORWARD: dict[type[nn.Module], str] = {
     nn.MultiheadAttention: "MultiheadAttention reads the weights itself and never calls the layer",
     nn.TransformerEncoderLayer: "TransformerEncoderLayer reads the weights itself in evaluation",
 }
-# Uses of a weight that look at its shape or kind, not at its values.
-LOOKS_ONLY = {
-    "size", "dim", "numel", "stride", "element_size", "ndimension", "__len__", "is_contiguous", "is_floating_point",
-    "is_complex", "type", "data_ptr", "get_device", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor",
-    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like",
-}  # fmt: skip
+# Functions that look at the shape or kind of a weight, not at its values, beside new_... and ..._like.
+LOOKS_ONLY = (
+    "size",
+    "dim",
+    "numel",
+    "stride",
+    "element_size",
+    "is_contiguous",
+    "is_floating_point",
+    "__len__",
+)
 
 
 @dataclass(frozen=True)
@@ -60,16 +65,16 @@ def sparsify(
 
     where       asked with the qualified name and the module; None chooses all
     noise, threshold, log_sigma2   see dissect.sparsevd.layers
-    probe       runs the model once (without gradient; the state of torch's random numbers, the mode and the buffers
-                are put back). Layers that it does not call are left out: they would feel the KL alone and look
-                useless. So are layers whose weights something else reads too.
+    probe       runs the model once (without gradient; the state of torch's random numbers, the mode and the
+                buffers are put back). Layers that it does not call are left out: they would feel the KL alone
+                and look useless. So are layers whose weights something else reads too.
 
-    A layer that appears at several places stays one layer. Layers that share a weight share its log_sigma2; where
-    something that is not exchanged has the weight too (an Embedding, say), they are left out. Weight matrices (of two
-    or more dimensions) that no layer covers are reported as well.
+    A layer that appears at several places stays one layer. Layers that share a weight share its log_sigma2;
+    where something that is not exchanged has the weight too (an Embedding, say), they are left out. Weight
+    matrices (of two or more dimensions) that no layer covers are reported as well.
 
-    Raises UsageError for a model that is itself such a layer, for weights in half precision, and where `where`
-    chooses a layer whose weights are read past its forward. Whatever is raised, the model is as before.
+    Raises UsageError for a model that is itself such a layer, for weights in half precision, and where
+    `where` chooses a layer whose weights are read past its forward. The model is then as it was.
     """
     if type(model) in LAYERS:
         kind = type(model).__name__
@@ -77,41 +82,17 @@ def sparsify(
             f"The model is a single {kind}, which cannot be exchanged in place.",
             f"Take {LAYERS[type(model)].__name__}.from_dense(model), or wrap it in nn.Sequential.",
         )
-    modules = {name: module for name, module in model.named_modules() if name}
     left_out: dict[str, str] = {}
-    chosen: dict[str, nn.Module] = {}
-    past_forward = _read_past_forward(model)
-    for name, module in modules.items():
-        if not _has_matrices(module):
-            continue
-        reason = _unfit(module) if id(module) not in past_forward else ""
-        if not reason and where is not None and not where(name, module):
-            reason = "not chosen"
-        if not reason and id(module) in past_forward:
-            reason = past_forward[id(module)]
-            if where is not None:
-                raise _refusal(name, reason)
-        if reason:
-            left_out[name] = reason
-        else:
-            chosen[name] = module
+    chosen = _choose(model, where, left_out)
     if probe is not None and chosen:
-        ran, read_elsewhere = _watch(model, chosen, probe)
-        for name in [*chosen]:
-            if name in read_elsewhere:
-                left_out[name] = f"its weight is read past its forward, by {read_elsewhere[name]}"
-                if where is not None:
-                    raise _refusal(name, left_out[name])
-            elif name not in ran:
-                left_out[name] = "never ran in the probe"
-            if name in left_out:
-                del chosen[name]
+        _leave_out_unused(model, chosen, left_out, probe, refuse=where is not None)
     _leave_out_half_tied(model, chosen, left_out)
 
     layers: dict[str, VariationalLayer] = {}
     log_sigma2_of: dict[int, nn.Parameter] = {}  # by id of theta: tied weights have one
     for name, module in chosen.items():
-        layer = LAYERS[type(module)].from_dense(module, noise=noise, threshold=threshold, log_sigma2=log_sigma2)
+        variational = LAYERS[type(module)]
+        layer = variational.from_dense(module, noise=noise, threshold=threshold, log_sigma2=log_sigma2)
         for theta_name, theta, own in layer.variational():
             setattr(layer, sigma_name(theta_name), log_sigma2_of.setdefault(id(theta), own))
         layers[name] = layer
@@ -131,15 +112,12 @@ def sparsify(
     return report
 
 
-def _refusal(name: str, reason: str) -> UsageError:
-    return UsageError(f"{name} cannot take a SparseVD layer: {reason}.", "Leave it out of `where`.")
-
-
 def densify(model: nn.Module, prune: bool = True) -> nn.Module:
     """Put dense layers, with the same Parameters, back in place of the SparseVD layers; returns the model.
 
-    `prune` sets the weights that are not kept to zero, so that the dense model computes what the SparseVD model
-    computes in evaluation; without it theta stays. A model that is itself a SparseVD layer is returned as a new one.
+    `prune` sets the weights that are not kept to zero, so that the dense model computes what the SparseVD
+    model computes in evaluation; without it theta stays. For a model that is itself a SparseVD layer the
+    dense layer is a new module.
     """
     if isinstance(model, VariationalLayer):
         return model.to_dense(prune)
@@ -167,15 +145,15 @@ def variational_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def total_kl(model: nn.Module, prior: str = "log-uniform") -> Tensor:
-    """The KL (nats) of all SparseVD matrices from `prior`, a scalar; a matrix that layers share counts once."""
+    """The KL (nats) of all SparseVD matrices from `prior`, a scalar; one that layers share counts once."""
     return sum_of_kl([(theta, log_sigma2) for _, theta, log_sigma2 in named_variational(model)], prior)
 
 
 def reset_log_sigma2(model: nn.Module) -> None:
     """Put every log sigma^2 back to where it starts for the present theta.
 
-    For after a `reset_parameters` of the model itself that fills all of its parameters: SR-GNN's does, and with
-    log sigma^2 in U(-1/sqrt(d), 1/sqrt(d)) no weight counts as kept. That of a SparseVD layer is safe.
+    For use after a `reset_parameters` of the model itself that fills all of its parameters: SR-GNN's does,
+    and with log sigma^2 in U(-1/sqrt(d), 1/sqrt(d)) no weight counts as kept. A SparseVD layer's own is safe.
     """
     for module in model.modules():
         if isinstance(module, VariationalLayer):
@@ -196,13 +174,56 @@ def unmasked(model: nn.Module) -> Iterator[None]:
 
 
 def _all_variational(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter, nn.Parameter]]:
-    """(name of the layer, name of the matrix, theta, log_sigma2), a weight that layers share once for each."""
+    """(name of the layer, name of the matrix, theta, log_sigma2); a shared weight once for each layer."""
     for name, module in model.named_modules():
         if isinstance(module, VariationalLayer):
             matrices = list(module.variational())
             for theta_name, theta, log_sigma2 in matrices:
                 full = f"{name}.{theta_name}" if name and len(matrices) > 1 else name or theta_name
                 yield name, full, theta, log_sigma2
+
+
+def _choose(model: nn.Module, where: Where | None, left_out: dict[str, str]) -> dict[str, nn.Module]:
+    """The layers to exchange, by name, as far as the model tells without running; the others in left_out."""
+    chosen = {}
+    past_forward = _read_past_forward(model)
+    for name, module in model.named_modules():
+        if not _has_matrices(module):
+            continue
+        reason = past_forward.get(id(module)) or _unfit(module)
+        if where is not None and not where(name, module):
+            reason = reason or "not chosen"
+        elif where is not None and id(module) in past_forward:
+            raise _refusal(name, reason)
+        if reason:
+            left_out[name] = reason
+        else:
+            chosen[name] = module
+    return chosen
+
+
+def _leave_out_unused(
+    model: nn.Module,
+    chosen: dict[str, nn.Module],
+    left_out: dict[str, str],
+    probe: Callable[[], object],
+    refuse: bool,
+) -> None:
+    """Take out layers that the probe does not call, or whose weights others read (`refuse` raises)."""
+    ran, read_by = _watch(model, chosen, probe)
+    for name in [*chosen]:
+        if name in read_by:
+            left_out[name] = f"its weight is read past its forward, by {read_by[name]}"
+            if refuse:
+                raise _refusal(name, left_out[name])
+        elif name not in ran:
+            left_out[name] = "never ran in the probe"
+        if name in left_out:
+            del chosen[name]
+
+
+def _refusal(name: str, reason: str) -> UsageError:
+    return UsageError(f"{name} cannot take a SparseVD layer: {reason}.", "Leave it out of `where`.")
 
 
 def _has_matrices(module: nn.Module) -> bool:
@@ -217,7 +238,9 @@ def _unfit(module: nn.Module) -> str:
         return "already a SparseVD layer"
     if type(module) not in LAYERS:
         known = [cls.__name__ for cls in LAYERS if isinstance(module, cls)]
-        return f"{kind} is a {known[0]} with a forward of its own" if known else f"no SparseVD layer for {kind}"
+        if known:
+            return f"{kind} is a {known[0]} with a forward of its own"
+        return f"no SparseVD layer for {kind}"
     if isinstance(module, nn.GRU) and module.bidirectional:
         return "a GRU of two directions"
     if "forward" in module.__dict__:
@@ -308,11 +331,12 @@ def _watch(
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             function = getattr(func, "__name__", str(func))
             is_property = function == "__get__" and getattr(func, "__self__", None) not in _VIEWS
-            if not is_property and function not in LOOKS_ONLY:
+            if not is_property and not _looks_only(function):
                 for value in _tensors((*args, *(kwargs or {}).values())):
                     if id(value) in owner and not tied[id(value)] & set(running):
-                        name = getattr(getattr(func, "__self__", None), "__name__", "") if function == "__get__" else ""
-                        read_elsewhere.setdefault(owner[id(value)], name or function)
+                        if function == "__get__":
+                            function = getattr(func.__self__, "__name__", function)
+                        read_elsewhere.setdefault(owner[id(value)], function)
             return func(*args, **(kwargs or {}))
 
     def enter(name: str) -> Callable[..., None]:
@@ -339,7 +363,13 @@ def _watch(
     return ran, read_elsewhere
 
 
-_VIEWS = tuple(getattr(Tensor, name) for name in ("T", "mT", "H", "mH", "data", "real"))  # properties with the values
+_VIEWS = tuple(
+    getattr(Tensor, name) for name in ("T", "mT", "H", "mH", "data", "real")
+)  # they give the values
+
+
+def _looks_only(function: str) -> bool:
+    return function in LOOKS_ONLY or function.startswith("new_") or function.endswith("_like")
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
