@@ -177,7 +177,7 @@ def train_seeds(
             f"Finished already: {', '.join(str(folders[seed]) for seed in done)}.",
             "Choose another --seed, or --force (the old run is kept aside). See it: dissect plot density",
         )
-    where = prepare_device(device)
+    where = prepare_device(device, config.batch_size * data.n_items * config.model_options.get("dim", 256))
     prepare_group(group, config, data)
     options = dict(config.model_options)
 

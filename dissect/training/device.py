@@ -23,17 +23,23 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BELOW = 1 << 30
 
 
-def prepare_device(choice: str = "auto") -> torch.device:
+# Below this many multiplications in a product of scores, threads wait for each other longer than they work.
+_WORTH_THREADS = 20_000_000
+
+
+def prepare_device(choice: str = "auto", work: int | None = None) -> torch.device:
     """The device to train on: "auto" is CUDA where there is one. Raises UsageError where CUDA is asked in vain.
 
-    On the CPU denormal numbers are flushed to zero (they cost a hundred times a normal one) and freed buffers
-    stay with the process.
+    On the CPU denormal numbers are flushed to zero (they cost a hundred times a normal one), freed buffers stay
+    with the process, and a small problem (`work` = B x V x D multiplications) gets one thread.
     """
     if choice == "cuda" and not torch.cuda.is_available():
         raise UsageError("There is no CUDA device here.", "Use --device cpu, or --device auto.")
     if choice == "cuda" or (choice == "auto" and torch.cuda.is_available()):
         return torch.device("cuda")
     torch.set_flush_denormal(True)
+    if work is not None and work < _WORTH_THREADS:
+        torch.set_num_threads(1)
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, _KEEP_BELOW)

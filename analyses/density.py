@@ -1,0 +1,68 @@
+"""How many weights each matrix, block, role and module keeps, along the training of a group's seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dissect.errors import DataError
+from dissect.runs import group_runs, read_jsonl
+from dissect.sparsevd.density import LOWEST, WIDTH
+
+
+def density_table(group: Path, variant: str = "full") -> pd.DataFrame:
+    """The density records of every seed: one row per seed, step, matrix and block.
+
+    Columns: seed, step, epoch, matrix, block, role, module, numel, kl_weight, the counts `kept <t>`,
+    `abs <tau>`, `signed <tau>`, and log_alpha_hist. Raises DataError where nothing was recorded.
+    """
+    rows = []
+    for run in group_runs(group, variant):
+        for record in read_jsonl(run / "density.jsonl"):
+            rows.append({"seed": int(run.name[1:]), **flat(record)})
+    if not rows:
+        raise DataError(f"{group} has no density record.", "A dense run (--where none, dissect train) has none.")
+    return pd.DataFrame(rows)
+
+
+def flat(record: dict[str, Any]) -> dict[str, Any]:
+    """A density record with its counts as columns."""
+    plain = ("step", "epoch", "matrix", "block", "role", "module", "numel", "kl_weight", "log_alpha_hist")
+    row = {name: record[name] for name in plain}
+    for prefix, counts in (("kept", "kept"), ("abs", "theta_abs_gt"), ("signed", "theta_gt")):
+        row.update({f"{prefix} {limit}": n for limit, n in record[counts].items()})
+    return row
+
+
+def density(table: pd.DataFrame, by: list[str], count: str) -> pd.Series:
+    """Share of weights counted by `count` (e.g. "kept 3") in the groups `by`, each matrix weighted by its entries.
+
+    Only whole matrices enter, so that no weight is counted twice.
+    """
+    whole = table[table["block"] == ""]
+    sums = whole.groupby(by, sort=False)[[count, "numel"]].sum()
+    return (sums[count] / sums["numel"]).rename("density")
+
+
+def at_step(table: pd.DataFrame, share: float = 1.0) -> pd.DataFrame:
+    """The rows of each seed at its last measurement that lies at or before `share` of its last step."""
+    last = table.groupby("seed")["step"].transform("max")
+    early = table[table["step"] <= (share * last).astype(int)]
+    return early[early["step"] == early.groupby("seed")["step"].transform("max")]
+
+
+def log_alpha_shares(table: pd.DataFrame) -> pd.DataFrame:
+    """Histogram of log alpha of each whole matrix at the end, over all seeds: matrix, log_alpha (left edge), share.
+
+    The overflow bins stand at the two ends of the range, -20.25 and 20.
+    """
+    final = at_step(table)
+    rows = []
+    for matrix, part in final[final["block"] == ""].groupby("matrix", sort=False):
+        counts = np.sum(part["log_alpha_hist"].tolist(), axis=0)
+        edges = LOWEST + WIDTH * (np.arange(len(counts)) - 1)
+        rows.append(pd.DataFrame({"matrix": matrix, "log_alpha": edges, "share": counts / counts.sum()}))
+    return pd.concat(rows, ignore_index=True)

@@ -1,0 +1,294 @@
+"""The verdict on a group: does propagation wither, does the readout hold, and is either needed?
+
+Three answers, kept apart, each holds / fails / undecided by fixed rules:
+
+    O1    the paper's Figure 3: density of the propagation matrices <= 0.05 in every seed; fails above 0.2
+    O2    the paper's Figure 4: density of attention > 0.2 and >= 3 x that of propagation; fails below it
+    need  density is not importance: the loss of MRR@20 of the model retrained without a role
+
+and the reasons for which an answer is undecided whatever the figures say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyses.bootstrap import relative_loss_interval, session_sums
+from analyses.density import at_step, density, density_table
+from dissect import runs
+from dissect.training.config import Config
+
+HOLDS, FAILS, UNDECIDED, NOT_APPLICABLE = "holds", "fails", "undecided", "not applicable"
+REDUNDANT, NEEDED = "redundant", "needed"
+WITHERED, ALIVE = 0.05, 0.2
+TIMES_DENSER = 3.0
+NEED_LIMIT = 0.01  # relative loss of MRR@20 below which a role is redundant
+MASKED_MRR = 0.98  # of the unmasked MRR@20, below which the mask hides what the weights do
+CONTROL_LIMIT = 0.05
+FEWEST_SEEDS = 3
+OTHER_THRESHOLDS = ("2", "4")
+
+
+@dataclass
+class Answer:
+    """An answer with the reasons for it in words; `figures_say` is the answer before any doubt."""
+
+    answer: str
+    reasons: list[str] = field(default_factory=list)
+    figures_say: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"answer": self.answer, "figures_say": self.figures_say or self.answer, "reasons": self.reasons}
+
+
+def judge(group: Path, judged: np.ndarray | None = None) -> dict[str, Any]:
+    """The verdict on the finished runs of a group, also written to its verdict.json.
+
+    `judged` (bool, test prefixes in file order) restricts the question of need to prefixes that can decide it.
+    """
+    config = runs.group_config(group)
+    finished = [run for run in runs.group_runs(group) if runs.is_done(run)]
+    summaries = [runs.read_json(run / "summary.json") for run in finished]
+    verdict: dict[str, Any] = {
+        "group": group.name,
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "protocol": config["protocol"],
+        "where": config["where"],
+        "prior": config["prior"],
+        "noise": config["noise"],
+        "threshold": config["threshold"],
+        "kl_weight": config["kl_weight"],
+        "steps": config["max_steps"],
+        "seeds": [summary["seed"] for summary in summaries],
+        "accuracy": accuracy(summaries),
+        "checks": checks(summaries),
+        "density": {},
+        "O1": Answer(UNDECIDED, ["no seed is finished"]).to_dict(),
+        "O2": Answer(UNDECIDED, ["no seed is finished"]).to_dict(),
+        "need": need(group, finished, judged),
+    }
+    if summaries and config["where"] != "none":
+        verdict |= judge_density(group, config, summaries)
+    elif summaries:
+        verdict["O1"] = verdict["O2"] = Answer(NOT_APPLICABLE, ["the model was trained dense (--where none)"]).to_dict()
+    runs.write_json(group / "verdict.json", verdict)
+    return verdict
+
+
+def judge_density(group: Path, config: dict[str, Any], summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """The parts of a verdict that come from densities: the table, O1 and O2."""
+    table = density_table(group)
+    table = table[table["seed"].isin([summary["seed"] for summary in summaries])]
+    final = at_step(table)
+    threshold = f"{config['threshold']:g}"
+    doubts = [*doubts_of_runs(final, summaries, threshold), *doubt_of_noise(group, config)]
+    result = {"density": densities(final, threshold) | {"before_decay": by_role(at_step(table, 0.8), threshold)}}
+    elsewhere = {t: answers(final, t) for t in OTHER_THRESHOLDS}
+    for index, (name, given) in enumerate(zip(("O1", "O2"), answers(final, threshold))):
+        other = [f"'{said[index].answer}' at t = {t}" for t, said in elsewhere.items() if said[index].answer != given.answer]
+        reasons = doubts + [f"another answer at another threshold: {', '.join(other)}"] * bool(other)
+        result[name] = _doubted(given, reasons).to_dict()
+    return result
+
+
+def _doubted(given: Answer, doubts: list[str]) -> Answer:
+    """An answer that is undecided where there are doubts, whatever the figures say."""
+    if given.answer in (NOT_APPLICABLE, UNDECIDED) or not doubts:
+        return Answer(given.answer, given.reasons + doubts, given.answer)
+    return Answer(UNDECIDED, [f"by the figures it {given.answer}", *given.reasons, *doubts], given.answer)
+
+
+def answers(final: pd.DataFrame, threshold: str) -> tuple[Answer, Answer]:
+    """(O1, O2) at a threshold, by the figures alone."""
+    roles = density(final, ["seed", "role"], f"kept {threshold}").unstack("role")
+    if "propagation" not in roles:
+        missing = Answer(NOT_APPLICABLE, ["no propagation matrix was sparsified in these runs"])
+        return missing, missing
+    propagation = roles["propagation"]
+    figures = f"density of propagation by seed: {_list(propagation)}"
+    if (propagation <= WITHERED).all():
+        first = Answer(HOLDS, [f"{figures}; all <= {WITHERED}"])
+    elif (propagation > ALIVE).all():
+        first = Answer(FAILS, [f"{figures}; all > {ALIVE}"])
+    else:
+        first = Answer(UNDECIDED, [f"{figures}; neither all <= {WITHERED} nor all > {ALIVE}"])
+    if "attention" not in roles:
+        return first, Answer(NOT_APPLICABLE, ["no attention matrix was sparsified in these runs"])
+    attention = roles["attention"]
+    figures = f"attention {_list(attention)} against propagation {_list(propagation)}"
+    if ((attention >= TIMES_DENSER * propagation) & (attention > ALIVE)).all():
+        second = Answer(HOLDS, [figures])
+    elif (attention < propagation).all():
+        second = Answer(FAILS, [f"{figures}: attention is the sparser one"])
+    else:
+        second = Answer(UNDECIDED, [f"{figures}: neither {TIMES_DENSER:g} times as dense and above {ALIVE}, nor sparser"])
+    return first, second
+
+
+def _list(values: pd.Series) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
+
+
+def doubts_of_runs(final: pd.DataFrame, summaries: list[dict[str, Any]], threshold: str) -> list[str]:
+    """Why the densities of these runs decide nothing, whatever they are; empty where they may."""
+    doubts = []
+    if len(summaries) < FEWEST_SEEDS:
+        doubts.append(f"{len(summaries)} seed{'s' * (len(summaries) != 1)}; it takes {FEWEST_SEEDS}")
+    controls = final[final["role"] == "control"]
+    for matrix, value in density(controls, ["matrix"], f"kept {threshold}").items():
+        if value > CONTROL_LIMIT:
+            doubts.append(f"{matrix}, which is useless by construction, still has density {value:.3f} (> {CONTROL_LIMIT})")
+    for summary in summaries:
+        checks = summary["checks"]
+        masked, mean = checks["masked"]["mrr@20"], checks["mean"]["mrr@20"]
+        if masked < MASKED_MRR * mean:
+            doubts.append(f"seed {summary['seed']}: masked weights have MRR@20 {masked:.2f}, unmasked {mean:.2f}")
+    return doubts
+
+
+def doubt_of_noise(group: Path, config: dict[str, Any]) -> list[str]:
+    """Whether a run with one weight sample per step, in the group beside this one, answers the same."""
+    if config["noise"] == "weight":
+        return []
+    known = {name: value for name, value in config.items() if name not in ("schema",)}
+    sibling_config = Config(**{**known, "noise": "weight"})
+    prefix = group.name.rsplit("-", 1)[0]
+    sibling = group.with_name(f"{prefix}-{sibling_config.hash}")
+    done = [run for run in runs.group_runs(sibling) if runs.is_done(run)] if sibling.exists() else []
+    if not done:
+        return ["not checked with one weight sample per step: the same command with --noise weight (one seed is enough)"]
+    threshold = f"{config['threshold']:g}"
+    here = answers(at_step(density_table(group)), threshold)
+    there = answers(at_step(density_table(sibling)), threshold)
+    return [
+        f"{name} answers '{b.answer}' with --noise weight ({'; '.join(b.reasons)})"
+        for name, a, b in zip(("O1", "O2"), here, there)
+        if a.answer != b.answer
+    ]
+
+
+def densities(final: pd.DataFrame, threshold: str) -> dict[str, Any]:
+    """Mean over seeds of the density per matrix and block, role and module, at the threshold and at others."""
+    counts = [name for name in final if name.startswith(("kept ", "abs ", "signed "))]
+    matrices = []
+    for (matrix, block), part in final.groupby(["matrix", "block"], sort=False):
+        shares = part[counts].div(part["numel"], axis=0)
+        per_seed = shares[f"kept {threshold}"]
+        matrices.append(
+            {
+                "matrix": matrix,
+                "block": block,
+                "role": part["role"].iloc[0],
+                "module": part["module"].iloc[0],
+                "numel": int(part["numel"].iloc[0]),
+                "density": float(per_seed.mean()),
+                "sd": float(per_seed.std(ddof=1)) if len(per_seed) > 1 else None,
+                **{name: float(shares[name].mean()) for name in counts},
+                "log_alpha_hist": np.sum(part["log_alpha_hist"].tolist(), axis=0).tolist(),
+            }
+        )
+    return {
+        "matrices": matrices,
+        "roles": by_role(final, threshold),
+        "modules": _shares(final, "module", threshold),
+        "roles_macro": _macro(final, "role", threshold),
+    }
+
+
+def by_role(table: pd.DataFrame, threshold: str) -> dict[str, float]:
+    """Mean density over seeds of each role, matrices weighted by their entries."""
+    return _shares(table, "role", threshold)
+
+
+def _shares(table: pd.DataFrame, by: str, threshold: str) -> dict[str, float]:
+    shares = density(table, ["seed", by], f"kept {threshold}").groupby(level=by, sort=False).mean()
+    return {str(name): float(value) for name, value in shares.items()}
+
+
+def _macro(table: pd.DataFrame, by: str, threshold: str) -> dict[str, float]:
+    """Mean density over seeds and matrices, each matrix counting the same."""
+    whole = table[table["block"] == ""]
+    shares = (whole[f"kept {threshold}"] / whole["numel"]).groupby(whole[by], sort=False).mean()
+    return {str(name): float(value) for name, value in shares.items()}
+
+
+def accuracy(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds of the test metrics, and the selection bias."""
+    result: dict[str, Any] = {}
+    for part in ("test", "selection_bias"):
+        table = pd.DataFrame([summary[part] for summary in summaries])
+        result[part] = {str(k): float(v) for k, v in table.mean().items()}
+        result[f"{part}_sd"] = {str(k): float(v) for k, v in table.std(ddof=1).items()} if len(table) > 1 else {}
+    return result
+
+
+def checks(summaries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean over seeds of the quick accuracy checks."""
+    names = summaries[0]["checks"] if summaries else {}
+    return {
+        name: {m: float(np.mean([s["checks"][name][m] for s in summaries])) for m in ("hr@20", "mrr@20")} for name in names
+    }
+
+
+def need(group: Path, finished: list[Path], judged: np.ndarray | None) -> dict[str, Any]:
+    """For each role that models were retrained without: redundant, needed or undecided, over all seeds and by seed."""
+    result = {}
+    for variant in runs.variants(group):
+        if variant == runs.FULL:
+            continue
+        reduced = [run for run in runs.group_runs(group, variant) if runs.is_done(run)]
+        if finished and reduced:
+            result[variant.removeprefix("without-")] = compare_need(finished, reduced, judged)
+    return result
+
+
+def compare_need(full: list[Path], reduced: list[Path], judged: np.ndarray | None) -> dict[str, Any]:
+    """The answer on need from the ranks of full and of reduced runs."""
+
+    def load(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+        sums, count = [], np.zeros(0)
+        for path in paths:
+            ranks = runs.read_ranks(path / "ranks-test-last.npz")
+            total, count = session_sums(ranks["rank"], ranks["session"], judged)
+            sums.append(total)
+        return np.stack(sums), count
+
+    a, count = load(full)
+    b, _ = load(reduced)
+    estimate, low, high = relative_loss_interval(a, b, count)
+    answer, reasons = need_answer(low, high), []
+    fewest = min(len(full), len(reduced))
+    if fewest < FEWEST_SEEDS:
+        reasons.append(f"{fewest} seed{'s' * (fewest != 1)}; it takes {FEWEST_SEEDS}")
+    by_seed = {}
+    other = {int(path.name[1:]): index for index, path in enumerate(reduced)}
+    for index, path in enumerate(full):
+        seed = int(path.name[1:])
+        if seed in other:
+            one = relative_loss_interval(a[[index]], b[[other[seed]]], count)
+            by_seed[seed] = {"answer": need_answer(*one[1:]), "loss": one[0], "low": one[1], "high": one[2]}
+    return {
+        "answer": UNDECIDED if reasons else answer,
+        "figures_say": answer,
+        "reasons": reasons,
+        "loss": estimate,
+        "low": low,
+        "high": high,
+        "mrr@20_full": 100 * float(a.sum(1).mean() / count.sum()),
+        "mrr@20_reduced": 100 * float(b.sum(1).mean() / count.sum()),
+        "judged_prefixes": int(count.sum()),
+        "by_seed": by_seed,
+    }
+
+
+def need_answer(low: float, high: float) -> str:
+    """Redundant where the whole interval of the relative loss lies below 1 %, needed where it lies above."""
+    if high < NEED_LIMIT:
+        return REDUNDANT
+    return NEEDED if low > NEED_LIMIT else UNDECIDED

@@ -1,0 +1,68 @@
+"""dissect models: what models there are, and what a model is made of (the paper's Figure 2)."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  dissect models
+  dissect models srgnn --dim 256"""
+)
+@click.argument("name", required=False)
+@click.option("--dim", type=int, default=256, show_default=True)
+@click.option("--items", type=int, default=43_097, show_default=True, help="Size V of the catalogue.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+def command(name: str | None, dim: int, items: int, as_json: bool) -> None:
+    """List the models, or the matrices of one: shapes, parameters, roles, modules."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from dissect.cli.launch import find_model
+    from models import MODELS
+
+    console = Console()
+    if name is None:
+        if as_json:
+            click.echo(json.dumps(sorted(MODELS)))
+            return
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        table.add_column("model")
+        table.add_column("what it is")
+        table.add_column("can do without")
+        for known, cls in MODELS.items():
+            table.add_row(known, (cls.__doc__ or "").strip().splitlines()[0], ", ".join(cls.removable) or "-")
+        console.print(table)
+        console.print("More of one: dissect models NAME. Your own: --model path/to/file.py:ClassName", highlight=False)
+        return
+    subject = find_model(name)
+    model = subject.cls(n_items=items, dim=dim)
+    parameters = dict(model.named_parameters())
+    rows = [
+        {
+            "matrix": matrix,
+            "shape": list(parameters[f"{matrix}.weight"].shape),
+            "parameters": parameters[f"{matrix}.weight"].numel(),
+            "role": declared.role,
+            "module": declared.module,
+            "blocks": [*declared.rows, *declared.cols],
+        }
+        for matrix, declared in model.matrices.items()
+    ]
+    total = sum(p.numel() for p in parameters.values())
+    if as_json:
+        click.echo(json.dumps({"model": subject.name, "dim": dim, "items": items, "parameters": total, "matrices": rows}, indent=1))
+        return
+    table = Table(title=f"{subject.name}, D = {dim}, V = {items:,}: {total:,} parameters", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("matrix", "shape", "parameters", "role", "module", "blocks"):
+        table.add_column(column, justify="right" if column == "parameters" else "left", no_wrap=True)
+    for row in rows:
+        shape = "×".join(map(str, row["shape"]))
+        table.add_row(row["matrix"], shape, f"{row['parameters']:,}", row["role"], row["module"], " ".join(row["blocks"]))
+    in_matrices = sum(row["parameters"] for row in rows)
+    console.print(table)
+    console.print(f"The rest, {total - in_matrices:,}: item table and biases, which stay as they are.", highlight=False)

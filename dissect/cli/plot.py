@@ -1,0 +1,97 @@
+"""dissect plot: figures from run folders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+@click.group()
+def command() -> None:
+    """Draw figures from the newest group of runs, or from the groups named."""
+
+
+def _shared(function: Any) -> Any:
+    for option in (
+        click.argument("groups", nargs=-1, metavar="[GROUP ...]"),
+        click.option("--runs-dir", default="runs", show_default=True),
+        click.option("--out", help="Folder for the files. [default: the group's figures/]"),
+        click.option("--threshold", type=float, help="A weight is kept where log alpha lies below. [default: the group's]"),
+    ):
+        function = option(function)
+    return function
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  dissect plot density
+  dissect plot density srgnn-diginetica --x step"""
+)
+@_shared
+@click.option("--x", type=click.Choice(["epoch", "step"]), default="epoch", show_default=True)
+@click.option("--measure", type=click.Choice(["D1", "D2", "D2s"]), default="D1", show_default=True, help="D1: log alpha below the threshold; D2: |theta| > tau; D2s: theta > tau, the paper's Equation 3 to the letter.")
+@click.option("--tau", type=click.Choice(["0", "0.001", "0.01", "0.05"]), default="0.01", show_default=True, help="For D2 and D2s.")
+@click.option("--variant", default="full", show_default=True, help="full, or without-<role>.")
+def density(groups: tuple[str, ...], runs_dir: str, out: str | None, threshold: float | None, x: str, measure: str, tau: str, variant: str) -> None:
+    """Density against training: Figure 3 (GNN module) and Figure 4 (readout)."""
+    from pathlib import Path
+
+    from analyses.density import density_table
+    from dissect.errors import UsageError
+    from figures import density as figure
+    from figures.style import save
+
+    for group, config in _groups(groups, runs_dir):
+        table = density_table(group, variant)
+        t = config["threshold"] if threshold is None else threshold
+        column = {"D1": f"kept {t:g}", "D2": f"abs {tau}", "D2s": f"signed {tau}"}[measure]
+        if column not in table:
+            known = [name.split()[1] for name in table if name.startswith(column.split()[0] + " ")]
+            raise UsageError(f"{group.name} has no counts for {column}.", f"Recorded: {', '.join(known)}.")
+        says = {"D1": f"log α < {t:g}", "D2": f"|θ| > {tau}", "D2s": f"θ > {tau}"}[measure]
+        seeds = table["seed"].nunique()
+        caption = (
+            f"{config['model']}, {config['dataset']}: share with {says}; {seeds} seed{'s' * (seeds != 1)}; where {config['where']}\n"
+            f"KL weight {config['kl_weight']:g}, {config['prior']} prior, noise {config['noise']}"
+        )
+        for module in ("gnn", "encoder", "readout", "other"):
+            if not (table["module"] == module).any():
+                continue
+            shown = figure.lines(table, module, column)
+            name = {"gnn": "figure3-density-gnn", "readout": "figure4-density-readout"}.get(module, f"density-{module}")
+            stem = (Path(out) if out else group / "figures") / (name + ("" if variant == "full" else f"-{variant}"))
+            drawn = figure.draw(shown, module, caption, x, f"density ({says})")
+            for path in save(drawn, stem, shown, figure.describe(shown, module, caption.replace("\n", "; "))):
+                click.echo(path)
+
+
+@command.command(epilog="\b\nExample:\n  dissect plot histogram")
+@_shared
+def histogram(groups: tuple[str, ...], runs_dir: str, out: str | None, threshold: float | None) -> None:
+    """Histograms of log alpha at the end of training, with the threshold."""
+    from pathlib import Path
+
+    from analyses.density import density_table, log_alpha_shares
+    from figures import histogram as figure
+    from figures.style import save
+
+    for group, config in _groups(groups, runs_dir):
+        table = log_alpha_shares(density_table(group))
+        t = config["threshold"] if threshold is None else threshold
+        caption = f"{config['model']} on {config['dataset']}, end of training, all seeds; threshold log α = {t:g} (dashed)"
+        drawn = figure.draw(table, t, caption)
+        stem = (Path(out) if out else group / "figures") / "log-alpha"
+        kept = table[table["log_alpha"] < t].groupby("matrix", sort=False)["share"].sum()
+        words = f"{caption}. Share of weights below it: " + "; ".join(f"{name} {value:.3f}" for name, value in kept.items()) + "."
+        for path in save(drawn, stem, table, words):
+            click.echo(path)
+
+
+def _groups(names: tuple[str, ...], runs_dir: str) -> list[tuple[Any, dict[str, Any]]]:
+    """The groups asked for with their configurations; the newest where none is."""
+    from dissect import runs
+
+    groups = [runs.resolve_group(name, runs_dir) for name in names] or [runs.newest_group(runs_dir)]
+    return [(group, runs.group_config(group)) for group in groups]

@@ -1,0 +1,104 @@
+"""A verdict on the screen: densities as bars, checks, and the answers with their reasons in plain words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from dissect.cli.live import bar
+
+QUESTIONS = {
+    "O1": "O1  propagation withers (Figure 3)",
+    "O2": "O2  the readout holds (Figure 4)",
+}
+STYLES = {"holds": "green", "fails": "red", "undecided": "yellow", "redundant": "green", "needed": "red"}
+CHECKS = {
+    "masked": "as evaluated: weights with log α above the threshold are zero",
+    "mean": "all weights at their means",
+    "propagation_zero": "trained model, messages set to zero",
+    "gnn_bypassed": "trained model, GNN module bypassed",
+    "attention_uniform": "trained model, attention replaced by its mean",
+}
+
+
+def render_verdict(verdict: dict[str, Any]) -> Group:
+    """The whole verdict as something that rich can print."""
+    parts: list[Any] = [heading(verdict)]
+    if verdict["density"]:
+        parts.append(density_bars(verdict))
+    if verdict["checks"]:
+        parts.append(check_table(verdict))
+    parts.append(Text("Verdict", style="bold"))
+    for name, question in QUESTIONS.items():
+        parts.append(answer_text(question, verdict[name]))
+    for role, given in verdict["need"].items():
+        parts.append(answer_text(f"need  of {role}", {**given, "reasons": [need_words(given), *given["reasons"]]}))
+    if not verdict["need"] and verdict["where"] != "none":
+        parts.append(answer_text("need", {"answer": "not asked", "reasons": ["train the model without a role: the same command with --without propagation"]}))
+    return Group(*parts)
+
+
+def heading(verdict: dict[str, Any]) -> Text:
+    seeds = ", ".join(map(str, verdict["seeds"])) or "none finished"
+    text = Text(f"\n{verdict['model']} on {verdict['dataset']}", style="bold")
+    text.append(
+        f"   where {verdict['where']}, prior {verdict['prior']}, noise {verdict['noise']}, KL weight {verdict['kl_weight']:g}, "
+        f"{verdict['steps']:,} steps, seeds {seeds}",
+        style="not bold",
+    )
+    test = verdict["accuracy"].get("test")
+    if test:
+        bias = verdict["accuracy"]["selection_bias"]
+        text.append(
+            f"\ntest: HR@20 {test['hr@20']:.2f}, MRR@20 {test['mrr@20']:.2f} at the final step "
+            f"(choosing the epoch on test would add {bias['hr@20']:.2f} and {bias['mrr@20']:.2f})",
+            style="not bold",
+        )
+    return text
+
+
+def density_bars(verdict: dict[str, Any]) -> Table:
+    """Matrices and blocks with the share of weights kept."""
+    table = Table(box=None, padding=(0, 1), title=f"\nDensity: share of weights with log α < {verdict['threshold']:g}", title_justify="left", title_style="bold")
+    for name in ("matrix", "role"):
+        table.add_column(name, no_wrap=True)
+    for name in ("t = 2", f"t = {verdict['threshold']:g}", "t = 4"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for row in verdict["density"]["matrices"]:
+        block = row["block"]
+        if "/" in block:  # in verdict.json, and too fine for the screen
+            continue
+        values = (f"{row['kept 2']:.3f}", f"{row['density']:.3f}", f"{row['kept 4']:.3f}", bar(row["density"], 16))
+        style = "dim" if block or row["role"] == "control" else ""
+        table.add_row(f"  {block}" if block else row["matrix"], "" if block else row["role"], *values, style=style)
+    return table
+
+
+def check_table(verdict: dict[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 1), title="\nQuick checks on test, at the end of training", title_justify="left", title_style="bold")
+    table.add_column("", no_wrap=True)
+    table.add_column("HR@20", justify="right")
+    table.add_column("MRR@20", justify="right")
+    for name, values in verdict["checks"].items():
+        table.add_row(CHECKS.get(name, name), f"{values['hr@20']:.2f}", f"{values['mrr@20']:.2f}")
+    return table
+
+
+def answer_text(question: str, given: dict[str, Any]) -> Text:
+    text = Text(f"  {question}: ")
+    text.append(given["answer"], style=f"bold {STYLES.get(given['answer'], '')}")
+    for reason in given["reasons"]:
+        text.append(f"\n      {reason}", style="dim")
+    return text
+
+
+def need_words(given: dict[str, Any]) -> str:
+    return (
+        f"without it MRR@20 goes from {given['mrr@20_full']:.2f} to {given['mrr@20_reduced']:.2f}: a loss of "
+        f"{100 * given['loss']:.2f} % [{100 * given['low']:.2f}, {100 * given['high']:.2f}] (95 %, seeds and sessions), "
+        f"by the figures {given['figures_say']}"
+    )

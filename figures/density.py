@@ -1,0 +1,71 @@
+"""Density against training: the paper's Figures 3 (GNN module) and 4 (readout)."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from figures.style import COLOURS, COLUMN, GREY, LINES, SETTINGS, label_ends
+
+TITLES = {"gnn": "GNN module", "readout": "Readout module", "encoder": "Encoder", "other": "Other matrices"}
+CONTROLS = {"control.kl_only": "never runs", "control.rolled": "cannot help"}
+
+
+def lines(table: pd.DataFrame, module: str, count: str, split_gates: bool = True) -> pd.DataFrame:
+    """What the figure of a module shows: line, x columns, mean, low and high over seeds, n.
+
+    A line is a matrix; one with named row blocks (the gates of a GRU) is drawn by its blocks where
+    `split_gates`. `count` names the counted column, e.g. "kept 3". Controls are lines too.
+    """
+    chosen = table[table["module"].isin([module, "control"])]
+    has_rows = chosen[chosen["block"].isin(["r", "z", "n"])]["matrix"].unique() if split_gates else []
+    whole = (chosen["block"] == "") & ~chosen["matrix"].isin(has_rows)
+    gates = chosen["matrix"].isin(has_rows) & chosen["block"].isin(["r", "z", "n"])
+    chosen = chosen[whole | gates].copy()
+    chosen["line"] = (chosen["matrix"] + " " + chosen["block"]).str.strip()
+    chosen["density"] = chosen[count] / chosen["numel"]
+    grouped = chosen.groupby(["line", "role", "step", "epoch"], sort=False)["density"]
+    return grouped.agg(mean="mean", low="min", high="max", seeds="count").reset_index()
+
+
+def draw(shown: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylabel: str = "density") -> Figure:
+    """Mean density of each line with the range over seeds as a band; controls thin and grey; labels at the ends."""
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(COLUMN, 2.35))
+        axes = figure.add_axes((0.125, 0.165, 0.575, 0.66))
+        axes.set_ylim(0, 1.02)
+        labels = []
+        own = list(shown[shown["role"] != "control"]["line"].unique())
+        for number, line in enumerate(own):
+            part = shown[shown["line"] == line]
+            colour = COLOURS[number % len(COLOURS)]
+            axes.fill_between(part[x], part["low"], part["high"], color=colour, alpha=0.18, linewidth=0)
+            axes.plot(part[x], part["mean"], color=colour, linestyle=LINES[number % len(LINES)])
+            labels.append((float(part["mean"].iloc[-1]), line, colour))
+        for line, words in CONTROLS.items():
+            part = shown[shown["line"] == line]
+            if len(part):
+                axes.plot(part[x], part["mean"], color=GREY, linewidth=0.6)
+                labels.append((float(part["mean"].iloc[-1]), f"control: {words}", GREY))
+        axes.set_xlim(0, shown[x].max())
+        axes.set_xlabel(x)
+        axes.set_ylabel(ylabel)
+        label_ends(axes, labels, gap=0.068)
+        figure.text(0.015, 0.955, TITLES.get(module, module), fontsize=8, fontweight="bold", va="center")
+        figure.text(0.015, 0.885, caption, fontsize=6, color="#444444", va="center")
+    return figure
+
+
+def describe(shown: pd.DataFrame, module: str, caption: str) -> str:
+    """The figure in words, from its data."""
+    last = shown[shown["step"] == shown["step"].max()]
+    ends = "; ".join(
+        f"{row.line} {row.mean_:.3f} (range over {row.seeds} seed{'s' * (row.seeds != 1)} {row.low:.3f} to {row.high:.3f})"
+        for row in last.rename(columns={"mean": "mean_"}).itertuples()
+    )
+    first = shown[shown["step"] == shown["step"].min()]["mean"]
+    return (
+        f"Density of the matrices of the {TITLES.get(module, module)} against training. {caption}. "
+        f"At the start the lines lie between {first.min():.3f} and {first.max():.3f}; at the end: {ends}."
+    )
