@@ -14,8 +14,6 @@ from dissect.errors import DissectError, unknown
 # a test compares the two.
 COMMANDS = {
     "run": ("dissect.cli.run", "Dissect a model: train with SparseVD, track density, say the verdict."),
-    "plot": ("dissect.cli.plot", "Draw what run folders hold: density, the paper's Figures 3 and 4."),
-    "models": ("dissect.cli.models", "List the models, or one model's matrices and their roles."),
     "plot": ("dissect.cli.plot", "Draw density (the paper's Figures 3 and 4) and histograms."),
     "models": ("dissect.cli.models", "List the models, or one model's matrices and their roles."),
     "data": ("dissect.cli.data", "Bring data sets in, list them, count them."),
