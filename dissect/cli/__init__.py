@@ -13,7 +13,7 @@ from dissect.errors import DissectError, unknown
 # Verb -> (the module whose `command` it is, what it does in a line). A verb stands here when its module does:
 # a test compares the two.
 COMMANDS = {
-    "run": ("dissect.cli.run", "Dissect a model: train with SparseVD, track density, say the verdict."),
+    "run": ("dissect.cli.run", "Dissect a model: train it with SparseVD and say the verdict."),
     "plot": ("dissect.cli.plot", "Draw density (the paper's Figures 3 and 4) and histograms."),
     "models": ("dissect.cli.models", "List the models, or one model's matrices and their roles."),
     "data": ("dissect.cli.data", "Bring data sets in, list them, count them."),

@@ -1,0 +1,257 @@
+"""The house rules: who may import whom, what every verb says of itself, what README and versions claim."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import dissect
+from dissect import errors
+from dissect.cli import COMMANDS, INTERRUPTED, main
+from dissect.data import planted
+from models import MODELS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+HEAVY = ("torch", "numpy", "pandas", "scipy", "matplotlib", "seaborn")
+
+# --- import arrows -----------------------------------------------------------------------------------------
+
+OTHERS = ("models", "analyses", "figures")
+# Folder -> (what it may import beside the standard library and itself, what of that it may not after all).
+# The deepest folder that holds a file decides; None allows every distribution.
+ARROWS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...]]] = {
+    "models": (("torch",), ()),
+    "analyses": (("dissect", "models", "numpy", "pandas", "scipy"), ("dissect.cli",)),
+    "figures": (("numpy", "pandas", "matplotlib", "seaborn"), ()),
+    "dissect": (None, (*OTHERS, "dissect.cli", "click")),
+    "dissect/sparsevd": (("dissect.errors", "torch"), ()),
+    "dissect/data": (None, (*OTHERS, "dissect.cli", "dissect.training", "dissect.sparsevd", "click")),
+    "dissect/cli": (None, ()),
+    "dissect/__main__.py": (("dissect.cli",), ()),
+}
+
+
+def within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def imported(source: str, package: str) -> set[str]:
+    """Names that a module of `package` imports, inside functions too; `from a import b` gives a and a.b."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            origin = ".".join([*parents, *([node.module] if node.module else [])])
+            names |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def forbidden_imports(path: str, source: str) -> set[str]:
+    """The names that the file at `path` (from the root) may not import by ARROWS."""
+    room = max((room for room in ARROWS if path == room or path.startswith(room + "/")), key=len)
+    allowed, barred = ARROWS[room]
+    package = str(Path(path).parent).replace("/", ".")
+    own = room.replace("/", ".")
+    wrong = set()
+    for name in imported(source, package):
+        if name.split(".")[0] in sys.stdlib_module_names or (
+            within(name, (own,)) and not within(name, barred)
+        ):
+            continue
+        # `from a import b` counts as a.b where only that is allowed or barred.
+        parent_of_allowed = allowed is not None and any(a.startswith(name + ".") for a in allowed)
+        if within(name, barred) or not (allowed is None or within(name, allowed) or parent_of_allowed):
+            wrong.add(name)
+    return wrong
+
+
+def sources() -> list[Path]:
+    return sorted(path for room in ("dissect", *OTHERS) for path in (ROOT / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_follow_the_arrows(path):
+    wrong = forbidden_imports(path.relative_to(ROOT).as_posix(), path.read_text())
+    assert not wrong, f"{path.relative_to(ROOT)} may not import {', '.join(sorted(wrong))}"
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "wrong"),
+    [
+        ("models/srgnn.py", "import pandas", {"pandas"}),
+        ("models/srgnn.py", "from dissect import sparsevd", {"dissect", "dissect.sparsevd"}),
+        ("models/srgnn.py", "from .base import lookup\nimport torch.nn.functional as F\nimport math", set()),
+        ("analyses/verdict.py", "from dissect import cli, runs", {"dissect.cli"}),
+        ("analyses/verdict.py", "import dissect.cli.live", {"dissect.cli.live"}),
+        ("figures/density.py", "def draw():\n    import torch", {"torch"}),
+        ("dissect/runs.py", "import models.base", {"models.base"}),
+        ("dissect/training/loop.py", "from ..cli import main", {"dissect.cli", "dissect.cli.main"}),
+        ("dissect/sparsevd/kl.py", "from dissect import runs", {"dissect.runs"}),
+        ("dissect/sparsevd/kl.py", "from dissect import errors", set()),
+        ("dissect/cli/run.py", "import figures.style, torch", set()),
+    ],
+)
+def test_a_forbidden_arrow_is_seen(path, line, wrong):
+    assert forbidden_imports(path, line) == wrong
+
+
+# --- the command line --------------------------------------------------------------------------------------
+
+
+def every_command() -> list[tuple[str, click.Command]]:
+    """(words behind `dissect`, command), groups before what is in them."""
+    found: list[tuple[str, click.Command]] = []
+    context = click.Context(main)
+    for verb in COMMANDS:
+        command = main.get_command(context, verb)
+        assert command is not None
+        found.append((verb, command))
+        if isinstance(command, click.Group):
+            found += [(f"{verb} {name}", sub) for name, sub in command.commands.items()]
+    return found
+
+
+def read_command(line: str) -> None:
+    """Parse a line as the shell and click would, without running it. Raises what click raises."""
+    words = shlex.split(line, comments=True)[1:]
+    command: click.Command = main
+    context = click.Context(main, info_name="dissect")
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        name, sub, words = command.resolve_command(context, words)
+        assert sub is not None and name is not None
+        command, context = sub, click.Context(sub, info_name=name, parent=context)
+    if not set(words) & {"-h", "--help", "--version"}:
+        command.make_context(command.name, list(words), parent=context.parent)
+
+
+def command_lines(text: str) -> list[str]:
+    """The lines of a text that are calls of dissect, continued lines joined."""
+    joined = re.sub(r"\\\n\s*", " ", text)
+    return [m[1] for m in re.finditer(r"^[ ]*(?:\$ )?(dissect [a-z-].*)$", joined, re.MULTILINE)]
+
+
+def test_the_verbs_are_the_modules_that_have_a_command():
+    modules = set()
+    for path in (ROOT / "dissect" / "cli").glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and node.name == "command":
+                modules.add(f"dissect.cli.{path.stem}")
+    assert {module for module, _ in COMMANDS.values()} == modules, "Mend COMMANDS in dissect/cli/__init__.py."
+
+
+@pytest.mark.parametrize(("words", "command"), every_command(), ids=lambda value: str(value))
+def test_every_command_explains_itself(words, command):
+    assert command.help and command.help.strip().endswith(".")
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not isinstance(parameter.type, click.Choice):
+            assert parameter.help or parameter.show_default, f"{words} {parameter.opts[0]} has no help"
+    if isinstance(command, click.Group):
+        return
+    examples = command_lines(command.epilog or command.help)
+    assert any(line.startswith(f"dissect {words}") for line in examples), f"no example of {words}"
+    for line in examples:
+        read_command(line)
+    assert f"dissect {words}" in README, f"README does not name {words}"
+
+
+@pytest.mark.parametrize("words", [["-h"], *([verb, "-h"] for verb in COMMANDS)], ids=" ".join)
+def test_help_loads_nothing_heavy(words):
+    """In a process of its own: start-up is quick because nothing that takes long to import is imported."""
+    code = (
+        "import sys\nfrom dissect.cli import main\nmain(sys.argv[1:], standalone_mode=False)\n"
+        f"print('heavy:', sorted(set(sys.modules) & set({HEAVY!r})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "Usage: " in done.stdout
+    assert done.stdout.rstrip().endswith("heavy: []")
+
+
+# --- README, versions, sizes -------------------------------------------------------------------------------
+
+
+def test_the_help_in_the_readme_is_current():
+    help_text = CliRunner().invoke(main, ["--help"], prog_name="dissect").output  # 80 columns wide
+    assert f"$ dissect --help\n{help_text.rstrip()}\n```" in README, f"README should show:\n{help_text}"
+
+
+@pytest.mark.parametrize("line", sorted(set(command_lines(README))))
+def test_commands_in_the_readme_can_be_typed(line):
+    read_command(line)
+
+
+def test_the_readme_names_models_data_sets_and_exit_codes():
+    for name in (*MODELS, *planted.BUILT_IN):
+        assert f"`{name}`" in README, f"README does not name {name}"
+    codes = {0, INTERRUPTED, errors.DissectError.exit_code}
+    codes |= {error.exit_code for error in errors.DissectError.__subclasses__()}
+    table = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    assert table == codes
+
+
+def test_the_model_in_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mean_and_last.py").write_text(re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0])
+    words = ["run", "--model", "mean_and_last.py:MeanAndLast", "--max-steps", "4", "--dim", "8"]
+    words += ["--device", "cpu", "--json", "--quiet"]
+    for more in ([], ["--without", "encoder"]):
+        result = CliRunner().invoke(main, [*words, *more], catch_exceptions=False)
+        assert result.exit_code == 0, result.stderr
+    verdict = json.loads(result.stdout)
+    assert verdict["model"] == "mean_and_last.py:MeanAndLast"
+    assert set(verdict["need"]) == {"encoder"}
+    assert {"mean", "last"} <= {row["matrix"] for row in verdict["density"]["matrices"]}
+
+
+def test_links_in_the_readme_lead_somewhere():
+    for text in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / text).read_text()):
+            if "://" not in target:
+                assert (ROOT / target).exists(), f"{text} points to {target}"
+
+
+def test_constraints_pin_what_setup_asks_for():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    wanted = setup["options"]["install_requires"] + setup["options.extras_require"]["test"]
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            requirement = Requirement(line)
+            pins[canonicalize_name(requirement.name)] = str(requirement.specifier).removeprefix("==")
+    for text in filter(None, wanted.splitlines()):
+        requirement = Requirement(text)
+        pin = pins[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(pin), f"{requirement} but constraints.txt has {pin}"
+
+
+def test_the_changelog_knows_this_version():
+    headings = re.findall(r"^## \[([^]]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert dissect.__version__ in headings or headings == ["Unreleased"]
+
+
+def test_files_stay_of_a_size_to_read():
+    for path in [*sources(), *(ROOT / "tests").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
+        lines = len(path.read_text().splitlines())
+        assert lines <= 500, f"{path.relative_to(ROOT)} has {lines} lines: is it one room with one job?"
+    for folder in ("dissect", *OTHERS, "tests", "benchmarks", "docs"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix != ".pyc":
+                assert path.stat().st_size <= 600_000, f"{path.relative_to(ROOT)} is too large to keep"
