@@ -4,6 +4,8 @@ VENV   ?= .venv
 # Where demo leaves its run folders, and how many test processes run side by side.
 RUNS    ?= runs
 WORKERS ?= 2
+# --force: a second demo keeps the runs of the first aside.
+DEMO := --model srgnn --dataset demo --seed 1 --seed 2 --seed 3 --runs-dir $(RUNS) --force
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -16,8 +18,10 @@ help:
 	@echo "make format  put every file into ruff's format"
 	@echo "make clean   remove what make and the tools made; run folders and data stay"
 
+# Three seeds of the model, then of the model without propagation, which ends with the verdict on both.
 demo: $(VENV)/installed
-	$(BIN)/dissect run --runs-dir $(RUNS)
+	$(BIN)/dissect run $(DEMO) >/dev/null
+	$(BIN)/dissect run $(DEMO) --without propagation
 	$(BIN)/dissect plot density --runs-dir $(RUNS)
 
 # One thread a process: the processes share the cores.
