@@ -1,0 +1,218 @@
+"""Session-kNN and V-SKNN: recommend what similar training sessions contain (Jannach and Ludewig 2017, 2018).
+
+The definitions are those of the session-rec framework. The models have no gradients: `fit` on training
+sessions, then `scores`. Whole batches are handled by sorting and counting, without a loop over clicks or
+sessions.
+
+B sessions of a batch, L clicks (padded), V items, S training sessions. "Matches" are pairs of a session of
+the batch, the query, and a training session that share an item.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from models.popularity import support_share
+
+WEIGHTINGS = ("same", "div", "linear", "quadratic", "log")
+DECAYS = ("same", "div", "linear", "quadratic", "log")
+
+
+class Lists(NamedTuple):
+    """Lists of numbers one after the other: list i is values[start[i] : start[i + 1]]."""
+
+    values: Tensor  # [N]
+    start: Tensor  # [number of lists + 1]
+
+
+class Matches(NamedTuple):
+    """Pairs that share an item, by session of the batch and then by training session."""
+
+    query: Tensor  # [M] row of the batch, ascending
+    session: Tensor  # [M] training session
+    shared: Tensor  # [M] float, number of items shared
+    weight: Tensor  # [M] sum of the weights of the shared items
+    step: (
+        Tensor  # [M] float, distance of the latest shared item from the end of the query, 1 is the last click
+    )
+
+
+class SessionKNN:
+    """SKNN: the k sessions with the highest cosine |s and n| / sqrt(|s| |n|) vote with it for their items.
+
+    Compared are the sets of items, with the `sample` most recent training sessions that share an item (file
+    order is time order). Between equally similar sessions the more recent one is the neighbour. Items of the
+    session itself stay eligible. Items that no neighbour has come after all others, by popularity: without
+    that order they would all tie, and a rank that counts only better scores would call them hits.
+
+    n_items  V
+    k        neighbours
+    sample   training sessions compared
+    """
+
+    def __init__(self, n_items: int, k: int = 100, sample: int = 500) -> None:
+        if k < 1 or sample < 1:
+            raise ValueError(f"k and sample are at least 1, not {k} and {sample}")
+        self.n_items, self.k, self.sample = n_items, k, sample
+
+    def fit(self, sessions: Any) -> Self:
+        """Index S training sessions, given as arrays `items` (numbered from 1) and `offsets` [S + 1]."""
+        offsets = torch.as_tensor(sessions.offsets).long()
+        items = torch.as_tensor(sessions.items).long() - 1
+        session = torch.repeat_interleave(offsets.diff())
+        pairs = torch.unique(session * self.n_items + items)  # each item once a session
+        session, items = pairs // self.n_items, pairs % self.n_items
+        self.n_sessions = len(offsets) - 1
+        self.items_of = _lists(items, session, self.n_sessions)
+        by_item = items.argsort(stable=True)
+        self.sessions_of = _lists(session[by_item], items[by_item], self.n_items)  # oldest first
+        self.size = self.items_of.start.diff().float()  # [S] different items
+        self.idf = (self.n_sessions / self.sessions_of.start.diff().clamp(min=1)).log()  # [V]
+        self.fallback = support_share(sessions, self.n_items) - 1  # [V] below every vote
+        return self
+
+    def scores(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Scores [B, V] after the sessions `items` [B, L] (0 pads on the right) of `lengths` [B]."""
+        found, size = self.matches(items, lengths)
+        similarity = self.similarity(found, size)
+        near = _highest(found.query, similarity, self.k)
+        vote = similarity[near] * self.decay(found.step[near])
+        place, which = _entries(self.items_of, found.session[near])
+        item = self.items_of.values[place]
+        scores = self.fallback.repeat(len(items))
+        cell = found.query[near][which] * self.n_items + item
+        scores[cell] = 0
+        scores.index_add_(0, cell, vote[which] * self.item_factor(item))
+        return scores.view(len(items), self.n_items)
+
+    def similarity(self, found: Matches, size: Tensor) -> Tensor:
+        """[M], from the number of different items of each session of the batch, `size` [B]."""
+        return found.shared / (size[found.query] * self.size[found.session]).sqrt()
+
+    def weight(self, position: Tensor, length: Tensor) -> Tensor:
+        """Weight of an item whose last click is number `position` of `length`."""
+        return torch.ones_like(position)
+
+    def decay(self, step: Tensor) -> Tensor:
+        """Weight of a neighbour whose latest shared item is `step` clicks from the end."""
+        return torch.ones_like(step)
+
+    def item_factor(self, item: Tensor) -> Tensor:
+        """Factor of a vote for each of the rows `item`."""
+        return torch.ones_like(item, dtype=torch.float32)
+
+    def matches(self, items: Tensor, lengths: Tensor) -> tuple[Matches, Tensor]:
+        """The matches with the `sample` most recent sessions; and how many different items a row has [B]."""
+        query, slot = (items > 0).nonzero(as_tuple=True)
+        key, order = (query * self.n_items + items[query, slot] - 1).sort(stable=True)
+        last = torch.ones_like(key, dtype=torch.bool)  # of the clicks on one item, the last one
+        torch.ne(key[1:], key[:-1], out=last[:-1])
+        key, slot = key[last], slot[order][last]
+        query, item = key // self.n_items, key % self.n_items  # [P] the different items of each session
+        length = lengths[query]
+        weight = self.weight((slot + 1).float(), length.float())
+
+        place, which = _entries(self.sessions_of, item, self.sample)
+        pair, order = (query[which] * self.n_sessions + self.sessions_of.values[place]).sort(stable=True)
+        which = which[order]
+        pair, group, shared = torch.unique_consecutive(pair, return_inverse=True, return_counts=True)
+        found = Matches(
+            query=pair // self.n_sessions,
+            session=pair % self.n_sessions,
+            shared=shared.float(),
+            weight=torch.zeros(len(pair)).index_add_(0, group, weight[which]),
+            step=torch.full((len(pair),), torch.inf).scatter_reduce_(
+                0, group, (length - slot).float()[which], "amin"
+            ),
+        )
+        count = torch.bincount(found.query, minlength=len(items))
+        age = count.cumsum(0)[found.query] - torch.arange(
+            len(pair)
+        )  # 1 is the most recent match of its query
+        recent = age <= self.sample
+        return Matches(*(x[recent] for x in found)), torch.bincount(query, minlength=len(items)).float()
+
+
+class VectorSessionKNN(SessionKNN):
+    """V-SKNN: as SKNN, but late clicks weigh more, and so do neighbours that share them, and rare items.
+
+    weighting  weight of the item clicked i-th of m, when sessions are compared: "div" i / m, "quadratic"
+               (i / m)^2, "linear" 1 - 0.1 (m - i) but at least 0, "log" 1 / log10(m - i + 1.7), "same" 1;
+               similarity is the sum of the weights of the shared items / number of different items
+    decay      weight of a neighbour whose latest shared item is `step` clicks from the end: "div" 1 / step,
+               "quadratic" 1 / step^2, "linear" 1 - 0.1 step but at least 0, "log" 1 / log10(step + 1.7),
+               "same" 1
+    idf        votes are multiplied by 1 + idf ln(S / number of sessions with the item)
+    """
+
+    def __init__(
+        self,
+        n_items: int,
+        k: int = 500,
+        sample: int = 5000,
+        weighting: str = "quadratic",
+        decay: str = "div",
+        idf: float = 5.0,
+    ) -> None:
+        super().__init__(n_items, k, sample)
+        for name, choice, valid in (("weighting", weighting, WEIGHTINGS), ("decay", decay, DECAYS)):
+            if choice not in valid:
+                raise ValueError(f"{name} is one of {', '.join(valid)}, not {choice!r}")
+        self.weighting, self.decay_kind, self.idf_weight = weighting, decay, idf
+
+    def similarity(self, found: Matches, size: Tensor) -> Tensor:
+        return found.weight / size[found.query]
+
+    def weight(self, position: Tensor, length: Tensor) -> Tensor:
+        if self.weighting == "div":
+            return position / length
+        if self.weighting == "quadratic":
+            return (position / length) ** 2
+        return _falling(self.weighting, length - position)
+
+    def decay(self, step: Tensor) -> Tensor:
+        if self.decay_kind == "div":
+            return 1 / step
+        if self.decay_kind == "quadratic":
+            return 1 / step**2
+        return _falling(self.decay_kind, step)
+
+    def item_factor(self, item: Tensor) -> Tensor:
+        return 1 + self.idf_weight * self.idf[item]
+
+
+def _falling(kind: str, distance: Tensor) -> Tensor:
+    if kind == "linear":
+        return (1 - 0.1 * distance).clamp(min=0)
+    if kind == "log":
+        return 1 / (distance + 1.7).log10()
+    return torch.ones_like(distance)
+
+
+def _lists(values: Tensor, owner: Tensor, n_lists: int) -> Lists:
+    """Values [N] with their ascending owners [N] as lists 0..n_lists - 1."""
+    start = torch.zeros(n_lists + 1, dtype=torch.long)
+    torch.cumsum(torch.bincount(owner, minlength=n_lists), 0, out=start[1:])
+    return Lists(values, start)
+
+
+def _entries(lists: Lists, which: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
+    """The places of the last `most` values of the lists `which` [P], and whose each one is, 0..P - 1."""
+    stop, count = lists.start[which + 1], lists.start[which + 1] - lists.start[which]
+    if most is not None:
+        count = count.clamp(max=most)
+    owner = torch.repeat_interleave(count)
+    return torch.arange(len(owner)) + (stop - count.cumsum(0))[owner], owner
+
+
+def _highest(query: Tensor, value: Tensor, k: int) -> Tensor:
+    """Indices of the k highest values of each query (ascending [M]); of equal ones the later."""
+    order = value.flip(0).argsort(descending=True, stable=True)
+    order = len(value) - 1 - order
+    order = order[query[order].argsort(stable=True)]
+    count = torch.bincount(query)
+    place = torch.arange(len(query)) - (count.cumsum(0) - count)[query[order]]
+    return order[place < k]
