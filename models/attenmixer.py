@@ -254,7 +254,7 @@ class AttenMixerReadout(nn.Module):
         logits, empty = logits / self.attention_scale, ~real[:, None]  # [B, 1, L]
         if self.attention == "softmax":
             log_a = logits.masked_fill(empty[:, None], FAR_BELOW).log_softmax(3)
-            weights = self.pool_queries(log_a, used).masked_fill(empty, 0)
+            weights = self.pool_queries(log_a, used)  # exp(FAR_BELOW) is 0
         else:
             pooled = self.pool_queries((2 * logits.sigmoid()).log_softmax(3), used)
             weights = (2 * pooled).masked_fill(empty, -math.inf).softmax(2)

@@ -217,14 +217,18 @@ def test_official_depends_on_its_padded_length_and_paper_has_none():
 )
 @pytest.mark.parametrize("uniform", [False, True])
 def test_all_slots_give_what_packed_clicks_give(options, uniform):
-    """The form with fixed shapes, with anything in the empty slots."""
+    """The form with fixed shapes, with anything in the empty slots; values and gradients."""
     torch.manual_seed(1)
     readout = AttenMixerReadout(DIM, 4, 2, **options).double()
     lengths = torch.tensor([3, 1, 6, 2, 6])
-    slots = torch.randn(5, 7, DIM, dtype=torch.float64)
+    slots = torch.randn(5, 7, DIM, dtype=torch.float64).requires_grad_()
     real = torch.arange(7) < lengths[:, None]
     packed = readout(slots[real], lengths, uniform=uniform)
-    torch.testing.assert_close(readout(slots.flatten(0, 1), lengths, width=7, uniform=uniform), packed)
+    fixed = readout(slots.flatten(0, 1), lengths, width=7, uniform=uniform)
+    torch.testing.assert_close(fixed, packed)
+    wanted, inputs = torch.randn_like(packed), [slots, *readout.parameters()]
+    gradients = [torch.autograd.grad(out, inputs, wanted, materialize_grads=True) for out in (fixed, packed)]
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("preset", [*AttenMixer.presets])
