@@ -10,7 +10,7 @@ import pandas as pd
 
 from dissect.errors import DataError
 from dissect.runs import group_runs, read_jsonl
-from dissect.sparsevd.density import LOWEST, WIDTH
+from dissect.sparsevd.density import BINS_PER_UNIT, LOWEST
 
 
 def density_table(group: Path, variant: str = "full") -> pd.DataFrame:
@@ -63,6 +63,6 @@ def log_alpha_shares(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for matrix, part in final[final["block"] == ""].groupby("matrix", sort=False):
         counts = np.sum(part["log_alpha_hist"].tolist(), axis=0)
-        edges = LOWEST + WIDTH * (np.arange(len(counts)) - 1)
+        edges = LOWEST + (np.arange(len(counts)) - 1) / BINS_PER_UNIT
         rows.append(pd.DataFrame({"matrix": matrix, "log_alpha": edges, "share": counts / counts.sum()}))
     return pd.concat(rows, ignore_index=True)

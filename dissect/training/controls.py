@@ -15,7 +15,9 @@ class Controls(nn.Module):
 
     kl_only  never runs: it feels the KL and no data
     rolled   is fed with the session vector of another row, cut off from the gradient, and added to the vector
-             in training (absent in evaluation): it runs, gets a gradient from data, and cannot help
+             in training (absent in evaluation): it runs, gets a gradient from data, and cannot help. The mean
+             over the batch is taken away first: it is the same for every row, and through it the matrix would
+             learn a popularity vector, which does help
     """
 
     def __init__(self, dim: int, noise: str, threshold: float, log_sigma2: float | None) -> None:
@@ -27,7 +29,8 @@ class Controls(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Session vectors [B, D] with what `rolled` adds to them."""
-        added: Tensor = self.rolled(vectors.detach().roll(1, 0))
+        others = vectors.detach()
+        added: Tensor = self.rolled((others - others.mean(0)).roll(1, 0))
         return vectors + added
 
 

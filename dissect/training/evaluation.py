@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dissect.data.sessions import PrefixTensors
+from dissect.sparsevd import one_sample
 from dissect.training.scoring import ranks
 
 CUTOFFS = (5, 10, 20)
@@ -34,13 +35,14 @@ def evaluate(
         matrix, bias = model.candidates(S)
         # Prefixes of like length go together, so that a batch is hardly wider than its sessions.
         by_length = torch.argsort(prefixes.length, stable=True)
-        for start in range(0, len(prefixes), batch_size):
-            index = by_length[start : start + batch_size]
-            items, lengths, targets = prefixes.batch(index)
-            vectors: Tensor = model.encode(S, items, lengths)[0]
-            out[index] = ranks(vectors, matrix, bias, targets - 1).int()
-            if report:
-                report(min(start + batch_size, len(prefixes)), len(prefixes))
+        with one_sample(model):  # the masked weights are computed once
+            for start in range(0, len(prefixes), batch_size):
+                index = by_length[start : start + batch_size]
+                items, lengths, targets = prefixes.batch(index)
+                vectors: Tensor = model.encode(S, items, lengths)[0]
+                out[index] = ranks(vectors, matrix, bias, targets - 1).int()
+                if report:
+                    report(min(start + batch_size, len(prefixes)), len(prefixes))
     finally:
         model.train(was_training)
     return out.cpu().numpy()

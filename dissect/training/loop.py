@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from dissect.data.sessions import Dataset, PrefixTensors, split_validation
 from dissect.errors import DataError, DivergedError
 from dissect.runs import locked, write_json
-from dissect.sparsevd import one_sample, total_kl
+from dissect.sparsevd import one_sample, rows_belong_to, total_kl
 from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
 from dissect.training.config import Config, decay_step, kl_weight_at, lr_at
 from dissect.training.device import describe_environment
@@ -165,7 +166,7 @@ def train_step(
     S = model.item_states()  # [V, D]
     # The table enters twice. Apart, its two gradients can be added in place: one is dense, the other a few rows.
     looked_up, scored = S.detach().requires_grad_(), S.detach().requires_grad_()
-    with one_sample(model):
+    with one_sample(model), rows_by_session(items, training.config):
         vectors, auxiliary = model.encode(looked_up, items, lengths)  # [B, D]
     if controls is not None:
         vectors = controls(vectors)
@@ -182,6 +183,21 @@ def train_step(
         backward_to_table(S, scored.grad, looked_up.grad)
         training.optimiser.step()
     return float(catalogue.detach()), float(kl.detach())
+
+
+@contextmanager
+def rows_by_session(items: Tensor, config: Config) -> Iterator[None]:
+    """For noise = lrt_shared: says which session each packed row belongs to, for clicks and for graph nodes.
+
+    Both stand session by session; a node is a distinct item of a session.
+    """
+    if config.noise != "lrt_shared":
+        yield
+        return
+    clicks = (items > 0).nonzero()[:, 0]  # [C]
+    nodes = torch.unique(torch.stack([clicks, items[items > 0]]), dim=1)[0]  # [N]
+    with rows_belong_to(clicks, len(items)), rows_belong_to(nodes, len(items)):
+        yield
 
 
 def backward_to_table(S: Tensor, *gradients: Tensor | None) -> None:
