@@ -138,7 +138,7 @@ def test_closed_gradient_is_that_of_the_plain_formula(dtype: torch.dtype) -> Non
         results.append((value.detach(), t.grad, s.grad))
     for ours, plain in zip(*results):
         torch.testing.assert_close(
-            ours.double(), plain, rtol=1e-5 if dtype == torch.float32 else 1e-7, atol=0
+            ours.double(), plain, rtol=1e-5 if dtype == torch.float32 else 1e-9, atol=1e-10
         )
 
 
