@@ -110,22 +110,31 @@ def rebuild(path: Path, prefixes: Sequence[Any], targets: Sequence[Any]) -> Sess
     lengths = heads.lengths
     if (lengths == 0).any():
         raise DataError(f"{path}, prefix {int((lengths == 0).argmax())}, is empty.")
-    # Longest first, a session of k clicks is prefixes of k-1, ..., 1 clicks; shortest first the other way round.
-    longest_first = bool(lengths[-1] == 1 and (lengths[0] > 1 or (lengths == 1).all()))
-    order = slice(None, None, -1) if longest_first else slice(None)
-    step = lengths[order]
+    problems = []
+    for longest_first in (True, False):
+        try:
+            return _rebuild(path, prefixes, targets, heads, tails, longest_first)
+        except DataError as error:
+            problems.append(error)
+    raise problems[0] if lengths[0] > 1 else problems[1]
+
+
+def _rebuild(
+    path: Path, prefixes: Sequence[Any], targets: Sequence[Any], heads: Sessions, tails: Sessions, longest_first: bool
+) -> Sessions:
+    """`rebuild` for one of the two orders: a session of k clicks is prefixes of k - 1 to 1 clicks, or of 1 to k - 1."""
+    lengths = heads.lengths
+    step = lengths[::-1] if longest_first else lengths  # now every session counts 1, 2, 3, ...
     starts = np.flatnonzero(step == 1)
-    follows = np.diff(step)
-    wrong = np.flatnonzero((follows != 1) & (step[1:] != 1))
-    if len(starts) == 0 or starts[0] != 0 or len(wrong):
-        at = int(wrong[0]) + 1 if len(wrong) else 0
+    wrong = np.flatnonzero((np.diff(step) != 1) & (step[1:] != 1))
+    if step[0] != 1 or len(wrong):
+        at = int(wrong[0]) + 1 if step[0] == 1 else 0
         raise _no_prefix(path, len(step) - 1 - at if longest_first else at)
     # The longest prefix of each session with its target is the session; every other one must be its beginning.
     last = np.append(starts[1:], len(step)) - 1  # in the order of `step`
     index = len(step) - 1 - last[::-1] if longest_first else last
-    whole = [[*prefixes[i], targets[i]] for i in index.tolist()]
-    sessions = Sessions.from_lists(whole)
-    owner = np.repeat(np.arange(len(whole)), sessions.lengths - 1)  # session of each prefix, in file order
+    sessions = Sessions.from_lists([[*prefixes[i], targets[i]] for i in index.tolist()])
+    owner = np.repeat(np.arange(len(index)), sessions.lengths - 1)  # session of each prefix, in file order
     inside = np.repeat(sessions.offsets[owner], lengths)  # where the clicks of each prefix should stand
     position = np.arange(heads.n_clicks) - np.repeat(heads.offsets[:-1], lengths)
     same = sessions.items[inside + position] == heads.items

@@ -1,0 +1,187 @@
+"""Exchange files: what is read, and what is refused, with file and place, before anything is written."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dissect.data import catalog
+from dissect.data.formats import import_files, read_lessr, read_pickle, read_srgnn
+from dissect.data.sessions import Sessions
+from dissect.errors import DataError, DissectError, UsageError
+
+TRAIN = [[1, 2, 3], [4, 5], [2, 2, 6, 1]]
+TEST = [[3, 1], [5, 4, 2]]
+
+
+def dump(path: Path, value) -> Path:
+    path.write_bytes(pickle.dumps(value, protocol=2))
+    return path
+
+
+def prefixed(sessions, longest_first=True):
+    pairs = [[(s[:k], s[k]) for k in range(1, len(s))] for s in sessions]
+    flat = [pair for p in pairs for pair in (p[::-1] if longest_first else p)]
+    return [list(p) for p, _ in flat], [t for _, t in flat]
+
+
+def listed(sessions: Sessions) -> list[list[int]]:
+    return [sessions[i].tolist() for i in range(len(sessions))]
+
+
+@given(st.lists(st.lists(st.integers(1, 6), min_size=2, max_size=6), min_size=1, max_size=8), st.booleans())
+def test_sessions_are_rebuilt_from_their_prefixes(tmp_path_factory, sessions, longest_first):
+    path = dump(tmp_path_factory.mktemp("p") / "t.txt", prefixed(sessions, longest_first))
+    assert listed(read_srgnn(path)) == sessions
+
+
+def test_whole_sessions_and_text_are_read(tmp_path):
+    assert listed(read_srgnn(dump(tmp_path / "a", TRAIN))) == TRAIN
+    (tmp_path / "b").write_text("0,1,2\n3,4\n")
+    assert listed(read_lessr(tmp_path / "b")) == [[1, 2, 3], [4, 5]]
+
+
+def test_an_import_has_counts_and_provenance_and_reads_back_equal(tmp_path):
+    train, test = dump(tmp_path / "train.txt", [*TRAIN, [7]]), dump(tmp_path / "test.txt", prefixed(TEST))
+    data = import_files("x", "srgnn", train, test)
+    assert (data.n_items, len(data.train), len(data.test)) == (6, 3, 2)
+    assert data.provenance["dropped_single_clicks"] == {"train": 1, "test": 0}
+    assert data.provenance["train"]["file"] == "train.txt"
+    catalog.save(data, tmp_path / "data")
+    back = catalog.load("x", tmp_path / "data")
+    assert listed(back.train) == TRAIN and listed(back.test) == TEST
+    assert back.split_hash == data.split_hash and isinstance(back.train.items, np.memmap)
+
+
+def test_the_recent_part_keeps_the_last_sessions_and_their_items(tmp_path):
+    train, test = dump(tmp_path / "train.txt", TRAIN), dump(tmp_path / "test.txt", [[2, 6, 3, 1], [5, 4]])
+    data = import_files("x", "srgnn", train, test, recent=0.3)
+    assert listed(data.train) == [[1, 1, 2, 3]]  # 2, 2, 6, 1 renumbered by first appearance
+    assert listed(data.test) == [[1, 2, 3]] and data.n_items == 3
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.system, ("true",))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (pickle.dumps(TRAIN)[:-4], "cut off"),
+        (pickle.dumps([Evil()]), "refers to"),
+        (pickle.dumps({"a": 1}), "a dict"),
+        (pickle.dumps([]), "nothing"),
+        (pickle.dumps([1, 2]), "session 0, should be a list"),
+        (pickle.dumps([[1, 2], [3, 0]]), "session 1, click 1, is 0"),
+        (pickle.dumps([[1, 2], [3, -4]]), "session 1, click 1, is -4"),
+        (pickle.dumps([[1, 2.5]]), "session 0, click 1, is 2.5"),
+        (pickle.dumps([[1, "2"]]), "session 0, click 1, is '2'"),
+        (pickle.dumps([[1, True]]), "session 0, click 1, is True"),
+        (pickle.dumps([[1, 2**31]]), "session 0, click 1, is 2147483648"),
+        (pickle.dumps(([[1, 2], [2]], [3, 2])), "prefix 1, is no prefix"),
+        (pickle.dumps(([[1, 2], [1]], [3, 4])), "prefix 1, is no prefix"),
+        (pickle.dumps(([[1, 2]], [3])), "prefix 0, is no prefix"),
+        (pickle.dumps(([[1, 2], [1]], [3])), "2 prefixes and 1 targets"),
+        (pickle.dumps(([[1, 2], []], [3, 1])), "prefix 1, is empty"),
+        (pickle.dumps([[3], [4]]), "no session of two clicks"),
+    ],
+)
+def test_bad_pickles_are_refused_with_file_and_place(tmp_path, content, says):
+    bad, good = tmp_path / "bad.txt", dump(tmp_path / "good.txt", TRAIN)
+    bad.write_bytes(content)
+    with pytest.raises(DataError, match=says) as error:
+        import_files("x", "srgnn", bad, good)
+    assert "bad.txt" in error.value.message and error.value.exit_code == 3
+
+
+@pytest.mark.parametrize("bad", [b"\x80\x02]q\x00(K\x01e", b"\x80\x04\x95garbage", b"cos\nsystem\n(S'true'\ntR."])
+def test_any_bytes_are_a_data_error_and_nothing_else(tmp_path, bad):
+    (tmp_path / "x").write_bytes(bad)
+    with pytest.raises(DataError):
+        read_pickle(tmp_path / "x")
+
+
+@given(st.binary(max_size=60))
+def test_random_bytes_never_escape(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("r") / "x"
+    path.write_bytes(content)
+    for read in (read_srgnn, read_lessr):
+        try:
+            read(path)
+        except DataError:
+            pass
+
+
+@pytest.mark.parametrize(("text", "says"), [("1,2\n3,x\n", "line 2"), ("1,,2\n", "line 1"), ("1,-1\n", "session 0, click 1")])
+def test_bad_text_is_refused(tmp_path, text, says):
+    (tmp_path / "bad").write_text(text)
+    with pytest.raises(DataError, match=says):
+        read_lessr(tmp_path / "bad")
+
+
+def test_a_test_file_that_repeats_train_is_refused(tmp_path):
+    train, test = dump(tmp_path / "train.txt", TRAIN), dump(tmp_path / "test.txt", prefixed(TRAIN))
+    with pytest.raises(DataError, match="repeats"):
+        import_files("x", "srgnn", train, test)
+
+
+def make(tmp_path, name="x"):
+    return import_files(name, "srgnn", dump(tmp_path / "a.txt", TRAIN), dump(tmp_path / "b.txt", TEST))
+
+
+def test_a_name_is_taken_once_unless_forced(tmp_path):
+    data = make(tmp_path)
+    catalog.save(data, tmp_path / "data")
+    with pytest.raises(UsageError, match="already"):
+        catalog.save(data, tmp_path / "data")
+    catalog.save(data, tmp_path / "data", force=True)
+    assert catalog.names(tmp_path / "data") == ["x"]
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["x"]  # nothing half-written beside it
+
+
+@pytest.mark.parametrize("name", ["demo", "..", "a/b", ""])
+def test_names_that_are_no_folder_names_are_refused(tmp_path, name):
+    with pytest.raises(UsageError):
+        catalog.save(make(tmp_path, name), tmp_path / "data")
+
+
+def test_a_full_disk_leaves_no_data_set(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(DissectError, match="No space left"):
+        catalog.save(make(tmp_path), tmp_path / "data")
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_data_set_that_was_tampered_with_is_noticed(tmp_path):
+    folder = catalog.save(make(tmp_path), tmp_path / "data")
+    items = np.load(folder / "train-items.npy")
+    items[0] += 1
+    np.save(folder / "train-items.npy", items)
+    with pytest.raises(DataError, match="changed"):
+        catalog.load("x", tmp_path / "data")
+    (folder / "train-items.npy").write_bytes(b"rubbish")
+    with pytest.raises(DataError, match="cannot be read"):
+        catalog.load("x", tmp_path / "data")
+
+
+def test_missing_and_unknown_names(tmp_path):
+    with pytest.raises(DataError) as missing:
+        catalog.load("gowalla", tmp_path)
+    assert missing.value.exit_code == 3 and "dissect data import gowalla" in missing.value.hint
+    with pytest.raises(UsageError) as unknown:
+        catalog.load("gowala", tmp_path)
+    assert unknown.value.exit_code == 2 and "gowalla" in unknown.value.hint
+
+
+def test_another_split_stands_in_under_its_own_name(tmp_path):
+    catalog.save(make(tmp_path, "diginetica-srgnn"), tmp_path / "data")
+    assert catalog.load("diginetica", tmp_path / "data").name == "diginetica-srgnn"
