@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from figures.style import COLOURS, COLUMN, GREY, LINES, SETTINGS, label_ends
 
 TITLES = {"gnn": "GNN module", "readout": "Readout module", "encoder": "Encoder", "other": "Other matrices"}
-CONTROLS = {"control.kl_only": "never runs", "control.rolled": "cannot help"}
+CONTROLS = {"control.kl_only": "control, idle", "control.rolled": "control, useless"}
 
 
 def lines(table: pd.DataFrame, module: str, count: str, split_gates: bool = True) -> pd.DataFrame:
@@ -32,8 +32,8 @@ def lines(table: pd.DataFrame, module: str, count: str, split_gates: bool = True
 def draw(shown: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylabel: str = "density") -> Figure:
     """Mean density of each line with the range over seeds as a band; controls thin and grey; labels at the ends."""
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=(COLUMN, 2.35))
-        axes = figure.add_axes((0.125, 0.165, 0.575, 0.66))
+        figure = Figure(figsize=(COLUMN, 2.6))
+        axes = figure.add_axes((0.14, 0.145, 0.56, 0.69))
         axes.set_ylim(0, 1.02)
         labels = []
         own = list(shown[shown["role"] != "control"]["line"].unique())
@@ -47,13 +47,13 @@ def draw(shown: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylabe
             part = shown[shown["line"] == line]
             if len(part):
                 axes.plot(part[x], part["mean"], color=GREY, linewidth=0.6)
-                labels.append((float(part["mean"].iloc[-1]), f"control: {words}", GREY))
+                labels.append((float(part["mean"].iloc[-1]), words, GREY))
         axes.set_xlim(0, shown[x].max())
         axes.set_xlabel(x)
         axes.set_ylabel(ylabel)
-        label_ends(axes, labels, gap=0.068)
-        figure.text(0.015, 0.955, TITLES.get(module, module), fontsize=8, fontweight="bold", va="center")
-        figure.text(0.015, 0.885, caption, fontsize=6, color="#444444", va="center")
+        label_ends(axes, labels, gap=0.062)
+        figure.text(0.015, 0.96, TITLES.get(module, module), fontsize=8, fontweight="bold", va="center")
+        figure.text(0.015, 0.893, caption, fontsize=6, color="#444444", va="center")
     return figure
 
 

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 COLUMN = 3.337  # inches, \columnwidth of acmart sigconf
 TEXT = 7.006  # inches, \textwidth
 
-# Okabe and Ito's colours without the yellow, which is too light for lines; each goes with a line style of its own.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)), ":")
+# Okabe and Ito's colours, a brown in place of the yellow, which is too light for lines; each with its line style.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D31")
+LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)), ":", (0, (6, 1.5)))
 GREY = "#777777"
 
 SETTINGS = {
@@ -59,40 +59,29 @@ def save(figure: Figure, stem: Path, table: pd.DataFrame, description: str) -> l
 def label_ends(axes: Axes, labels: list[tuple[float, str, str]], gap: float) -> None:
     """Write labels (y, text, colour) beside the right end of the lines, at least `gap` (data units) apart."""
     low, high = axes.get_ylim()
+    beside = axes.get_yaxis_transform()  # x in shares of the axes, y in data units
     for y, (end, text, colour) in zip(spread([label[0] for label in labels], gap, low, high), labels):
-        axes.annotate(
-            text,
-            xy=(1.0, end),
-            xytext=(1.035, y),
-            xycoords=("axes fraction", "data"),
-            textcoords=("axes fraction", "data"),
-            color=colour,
-            va="center",
-            fontsize=7,
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "lw": 0.4, "color": colour, "shrinkA": 0, "shrinkB": 1},
-        )
+        axes.plot([1.0, 1.03, 1.05], [end, y, y], transform=beside, color=colour, linewidth=0.5, clip_on=False)
+        axes.text(1.06, y, text, transform=beside, color=colour, va="center", fontsize=6.5)
 
 
 def spread(positions: list[float], gap: float, low: float, high: float) -> list[float]:
     """Positions at least `gap` apart, in the same order, each as near as can be to where it was, within limits."""
     order = sorted(range(len(positions)), key=lambda i: positions[i])
-    placed: list[list[float]] = []  # blocks of labels that touch: [sum of wished starts, how many]
-    for rank in order:
-        placed.append([positions[rank], 1.0])
-        while len(placed) > 1 and _start(placed[-2], gap) + placed[-2][1] * gap > _start(placed[-1], gap):
-            total, count = placed.pop()
-            placed[-1] = [placed[-1][0] + total, placed[-1][1] + count]
+    blocks: list[list[float]] = []  # of labels that touch, from below: where each block wishes to be
+
+    def start(block: list[float]) -> float:
+        """Where the lowest label of a block stands: the block is centred on its wishes, within limits."""
+        height = gap * (len(block) - 1)
+        return max(low, min(sum(block) / len(block) - height / 2, high - height))
+
+    for index in order:
+        blocks.append([positions[index]])
+        while len(blocks) > 1 and start(blocks[-2]) + len(blocks[-2]) * gap > start(blocks[-1]):
+            last = blocks.pop()
+            blocks[-1] += last
+    placed = [start(block) + step * gap for block in blocks for step in range(len(block))]
     result = [0.0] * len(positions)
-    index = 0
-    for block in placed:
-        for step in range(int(block[1])):
-            result[order[index]] = _start(block, gap) + step * gap
-            index += 1
-    shift = max(0.0, low - min(result, default=low)) or min(0.0, high - max(result, default=high))
-    return [y + shift for y in result]
-
-
-def _start(block: list[float], gap: float) -> float:
-    """Where the lowest label of a block of touching labels stands, so that the block is centred on its wishes."""
-    return block[0] / block[1] - gap * (block[1] - 1) / 2
+    for index, place in zip(order, placed):
+        result[index] = place
+    return result

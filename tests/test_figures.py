@@ -1,0 +1,79 @@
+"""Figures show the numbers that they are given, are the same to the byte, and their labels do not collide."""
+
+import itertools
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from figures import density, histogram
+from figures.style import COLOURS, LINES, save, spread
+
+
+def table(module="gnn"):
+    rows = []
+    for seed, step in itertools.product((1, 2), (0, 50, 100)):
+        for matrix, block, role in (("edge_in", "", "propagation"), ("gate_ih", "", "update"), ("gate_ih", "r", "update"), ("control.rolled", "", "control")):
+            kept = 100 - step // 2 * seed // 2
+            rows.append({"seed": seed, "step": step, "epoch": step / 50, "matrix": matrix, "block": block, "role": role,
+                         "module": "control" if role == "control" else module, "numel": 100, "kept 3": kept})
+    return pd.DataFrame(rows)
+
+
+def test_lines_are_means_and_ranges_over_seeds():
+    shown = density.lines(table(), "gnn", "kept 3")
+    assert set(shown["line"]) == {"edge_in", "gate_ih r", "control.rolled"}
+    last = shown[(shown["line"] == "edge_in") & (shown["step"] == 100)].iloc[0]
+    assert (last["low"], last["mean"], last["high"], last["seeds"]) == (0.5, 0.625, 0.75, 2)
+
+
+def test_the_drawing_has_the_numbers_and_labels_of_the_table():
+    shown = density.lines(table(), "gnn", "kept 3")
+    axes = density.draw(shown, "gnn", "caption").axes[0]
+    drawn = [line.get_ydata().tolist() for line in axes.lines]
+    for line in shown["line"].unique():
+        assert shown[shown["line"] == line]["mean"].tolist() in drawn
+    assert {"edge_in", "gate_ih r", "control, useless"} <= {text.get_text() for text in axes.texts}
+    assert axes.get_ylim() == (0, 1.02)
+
+
+def test_files_are_the_same_to_the_byte(tmp_path):
+    shown = density.lines(table(), "gnn", "kept 3")
+    content = []
+    for name in ("a", "b"):
+        paths = save(density.draw(shown, "gnn", "caption"), tmp_path / name / "figure", shown, "words")
+        assert [p.suffix for p in paths] == [".pdf", ".svg", ".png", ".csv", ".txt"]
+        content.append([p.read_bytes() for p in paths])
+    assert content[0] == content[1]
+    assert pd.read_csv(tmp_path / "a" / "figure.csv")["mean"].tolist() == pytest.approx(shown["mean"].tolist())
+
+
+def test_the_description_says_where_the_lines_end():
+    words = density.describe(density.lines(table(), "gnn", "kept 3"), "gnn", "caption")
+    assert "edge_in 0.625 (range over 2 seeds 0.500 to 0.750)" in words
+
+
+def test_histograms_state_the_kept_share():
+    shares = pd.DataFrame({"matrix": "m", "log_alpha": [0.0, 2.75, 3.0], "share": [0.5, 0.25, 0.25]})
+    panel = histogram.draw(shares, 3.0, "caption").axes[0]
+    assert panel.get_title(loc="left") == "m: 0.750 kept"
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=10))
+def test_labels_keep_their_order_and_distance(positions):
+    gap = 0.08
+    placed = spread(positions, gap, 0.0, 1.0)
+    order = sorted(range(len(positions)), key=lambda i: positions[i])
+    for a, b in itertools.pairwise(order):
+        assert placed[b] - placed[a] >= gap - 1e-9
+    assert min(placed) >= -1e-9 and max(placed) <= 1 + 1e-9
+
+
+def test_labels_that_have_room_stay_where_they_are():
+    assert spread([0.1, 0.5, 0.9], 0.1, 0, 1) == [0.1, 0.5, 0.9]
+    assert spread([0.0, 0.0, 0.9], 0.1, 0, 1) == pytest.approx([0.0, 0.1, 0.9])
+
+
+def test_every_colour_has_a_line_style():
+    assert len(COLOURS) == len(LINES) == len(set(COLOURS))
