@@ -1,0 +1,252 @@
+"""The rules of the verdict, each at its edge, on fabricated run folders; the bootstrap against a plain loop."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analyses.bootstrap import relative_loss_interval, session_sums
+from analyses.density import density, density_table
+from analyses.verdict import judge, need_answer
+from dissect.cli.verdict_view import render_verdict
+from dissect.runs import read_json, run_path, write_json, write_ranks, write_toml
+from dissect.training.config import Config
+
+ROLES = {"edge_in": ("propagation", "gnn"), "attend_all": ("attention", "readout"), "attend_score": ("attention", "readout"),
+         "control.kl_only": ("control", "control")}
+SIZE = {"edge_in": 1000, "attend_all": 900, "attend_score": 100, "control.kl_only": 1000}
+THRESHOLDS = ("0.5", "1", "2", "3", "4", "5")
+
+
+def record(step, matrix, kept):
+    counts = kept if isinstance(kept, dict) else {t: kept for t in THRESHOLDS}
+    role, module = ROLES[matrix]
+    return {"schema": 1, "step": step, "epoch": step / 10, "matrix": matrix, "block": "", "role": role, "module": module,
+            "numel": SIZE[matrix], "kl_weight": 1.0, "log_alpha_hist": [0] * 162,
+            "kept": {t: round(share * SIZE[matrix]) for t, share in counts.items()}, "theta_abs_gt": {"0.01": 0}, "theta_gt": {"0": 0}}
+
+
+def make_group(tmp_path, densities, seeds=(1, 2, 3), noise="lrt", checks=None, with_weight_noise=True, where="both") -> Path:
+    """A group whose seeds end with `densities` (matrix -> share, or share by threshold)."""
+    config = Config("srgnn", "x", "hash", {"dim": 4}, noise=noise, where=where)
+    group = tmp_path / f"srgnn-x-{config.hash}"
+    write_toml(group / "config.toml", config.to_dict())
+    write_json(group / "data.json", {"name": "x"})
+    for seed in seeds:
+        run = run_path(group, seed)
+        run.mkdir(parents=True)
+        lines = [record(step, matrix, share) for step in (80, 100) for matrix, share in {"control.kl_only": 0.0, **densities}.items()]
+        (run / "density.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        test = {"hr@20": 50.0, "mrr@20": 17.0}
+        write_json(run / "summary.json", {"seed": seed, "test": test, "selection_bias": {"hr@20": 0.1, "mrr@20": 0.1},
+                                          "checks": checks or {"masked": test, "mean": test}})
+        (run / "DONE").touch()
+    if with_weight_noise and noise == "lrt":
+        make_group(tmp_path, densities, seeds=(1,), noise="weight", where=where)
+    return group
+
+
+def dense(propagation, attention):
+    return {"edge_in": propagation, "attend_all": attention, "attend_score": attention}
+
+
+@pytest.mark.parametrize(
+    ("propagation", "attention", "first", "second"),
+    [
+        (0.05, 0.25, "holds", "holds"),
+        (0.06, 0.25, "undecided", "holds"),
+        (0.20, 0.61, "undecided", "holds"),
+        (0.21, 0.60, "fails", "undecided"),
+        (0.30, 0.29, "fails", "fails"),
+        (0.02, 0.20, "holds", "undecided"),
+        (0.02, 0.01, "holds", "fails"),
+        (0.10, 0.25, "undecided", "undecided"),
+    ],
+)
+def test_the_edges_of_the_two_observations(tmp_path, propagation, attention, first, second):
+    verdict = judge(make_group(tmp_path, dense(propagation, attention)))
+    assert (verdict["O1"]["answer"], verdict["O2"]["answer"]) == (first, second)
+
+
+def test_roles_are_weighted_by_entries_and_matrices_stand_beside(tmp_path):
+    verdict = judge(make_group(tmp_path, {"edge_in": 0.01, "attend_all": 0.1, "attend_score": 1.0}))
+    assert verdict["density"]["roles"]["attention"] == pytest.approx((90 + 100) / 1000)
+    assert verdict["density"]["roles_macro"]["attention"] == pytest.approx(0.55)
+    assert {m["matrix"]: m["density"] for m in verdict["density"]["matrices"]}["attend_score"] == 1.0
+
+
+def doubts(verdict):
+    return " ".join(verdict["O1"]["reasons"])
+
+
+def test_two_seeds_decide_nothing(tmp_path):
+    verdict = judge(make_group(tmp_path, dense(0.01, 0.5), seeds=(1, 2)))
+    assert verdict["O1"]["answer"] == "undecided" and verdict["O1"]["figures_say"] == "holds"
+    assert "2 seeds" in doubts(verdict)
+
+
+def test_one_seed_of_three_decides_against_holding(tmp_path):
+    group = make_group(tmp_path, dense(0.01, 0.5))
+    path = run_path(group, 3) / "density.jsonl"
+    path.write_text("".join(json.dumps(record(100, m, s)) + "\n" for m, s in dense(0.06, 0.5).items()))
+    assert judge(group)["O1"]["figures_say"] == "undecided"
+
+
+def test_a_control_that_is_still_dense_decides_nothing(tmp_path):
+    verdict = judge(make_group(tmp_path, {**dense(0.01, 0.5), "control.kl_only": 0.06}))
+    assert verdict["O1"]["answer"] == "undecided" and "control.kl_only" in doubts(verdict)
+
+
+def test_a_mask_that_costs_accuracy_decides_nothing(tmp_path):
+    checks = {"masked": {"hr@20": 50.0, "mrr@20": 16.6}, "mean": {"hr@20": 50.0, "mrr@20": 17.0}}
+    verdict = judge(make_group(tmp_path, dense(0.01, 0.5), checks=checks))
+    assert verdict["O1"]["answer"] == "undecided" and "unmasked 17.00" in doubts(verdict)
+
+
+@pytest.mark.parametrize("other", ["2", "4"])
+def test_another_answer_at_another_threshold_decides_nothing(tmp_path, other):
+    shares = {t: 0.01 for t in THRESHOLDS} | {other: 0.3}
+    verdict = judge(make_group(tmp_path, dense(shares, 0.5)))
+    assert verdict["O1"]["answer"] == "undecided" and f"t = {other}" in doubts(verdict)
+
+
+def test_weight_noise_belongs_to_a_verdict(tmp_path):
+    verdict = judge(make_group(tmp_path, dense(0.01, 0.5), with_weight_noise=False))
+    assert verdict["O1"]["answer"] == "undecided" and "--noise weight" in doubts(verdict)
+
+
+def test_weight_noise_that_answers_otherwise_decides_nothing(tmp_path):
+    group = make_group(tmp_path, dense(0.01, 0.5), with_weight_noise=False)
+    make_group(tmp_path, dense(0.3, 0.5), seeds=(1,), noise="weight")
+    verdict = judge(group)
+    assert verdict["O1"]["answer"] == "undecided" and "answers 'fails' with --noise weight" in doubts(verdict)
+
+
+def test_a_role_that_is_not_there_is_not_applicable(tmp_path):
+    verdict = judge(make_group(tmp_path, {"attend_all": 0.5}, where="readout"))
+    assert verdict["O1"]["answer"] == verdict["O2"]["answer"] == "not applicable"
+    verdict = judge(make_group(tmp_path / "gnn", {"edge_in": 0.01}, where="gnn"))
+    assert (verdict["O1"]["answer"], verdict["O2"]["answer"]) == ("holds", "not applicable")
+
+
+def test_unfinished_seeds_do_not_count(tmp_path):
+    group = make_group(tmp_path, dense(0.01, 0.5))
+    for seed in (1, 2, 3):
+        (run_path(group, seed) / "DONE").unlink()
+    verdict = judge(group)
+    assert verdict["seeds"] == [] and verdict["O1"]["answer"] == "undecided"
+    assert read_json(group / "verdict.json")["seeds"] == []
+
+
+def rank_file(run, gain, rng, sessions=400):
+    """Ranks whose MRR is about `gain`: rank 1 with that chance, else a miss."""
+    session = np.repeat(np.arange(sessions, dtype=np.int32), 3)
+    rank = np.where(rng.random(len(session)) < gain, 1, 100).astype(np.int32)
+    write_ranks(run / "ranks-test-last.npz", rank=rank, session=session, length=rank, target=rank)
+
+
+@pytest.mark.parametrize(("gain", "answer"), [(0.5, "undecided"), (0.3, "needed"), (0.7, "redundant")])
+def test_need_by_retraining(tmp_path, gain, answer):
+    group, rng = make_group(tmp_path, dense(0.5, 0.5)), np.random.default_rng(0)
+    for seed in (1, 2, 3):
+        rank_file(run_path(group, seed), 0.5, rng)
+        reduced = run_path(group, seed, "without-propagation")
+        rank_file(reduced, gain, rng)
+        (reduced / "DONE").touch()
+    given = judge(group)["need"]["propagation"]
+    assert given["answer"] == answer
+    assert set(given["by_seed"]) == {1, 2, 3}
+    assert given["mrr@20_full"] == pytest.approx(50, abs=3)
+
+
+def test_need_can_be_judged_on_some_prefixes_only(tmp_path):
+    group, rng = make_group(tmp_path, dense(0.5, 0.5)), np.random.default_rng(0)
+    for variant in ("full", "without-propagation"):
+        for seed in (1, 2, 3):
+            run = run_path(group, seed, variant)
+            run.mkdir(parents=True, exist_ok=True)
+            rank = np.tile(np.array([1, 1, 100 if variant == "full" else 1], np.int32), 100)
+            write_ranks(run / "ranks-test-last.npz", rank=rank, session=np.repeat(np.arange(100, dtype=np.int32), 3), length=rank, target=rank)
+            (run / "DONE").touch()
+    chosen = np.tile([True, True, False], 100)
+    given = judge(group, judged=chosen)["need"]["propagation"]
+    assert given["loss"] == 0 and given["judged_prefixes"] == 200
+    assert judge(group)["need"]["propagation"]["loss"] < 0
+    del rng
+
+
+def test_need_with_two_seeds_is_undecided(tmp_path):
+    group, rng = make_group(tmp_path, dense(0.5, 0.5), seeds=(1, 2)), np.random.default_rng(0)
+    for seed in (1, 2):
+        rank_file(run_path(group, seed), 0.5, rng)
+        rank_file(run_path(group, seed, "without-propagation"), 0.1, rng)
+        (run_path(group, seed, "without-propagation") / "DONE").touch()
+    given = judge(group)["need"]["propagation"]
+    assert given["answer"] == "undecided" and given["figures_say"] == "needed"
+
+
+def test_the_limits_of_need():
+    assert [need_answer(*i) for i in ((-0.02, 0.009), (0.011, 0.2), (0.0, 0.02))] == ["redundant", "needed", "undecided"]
+
+
+def plain_interval(full, reduced, count, resamples, rng):
+    """The hierarchical bootstrap once more, one draw at a time."""
+    losses = []
+    sessions = full.shape[1]
+    for _ in range(resamples):
+        a_seeds = rng.integers(0, len(full), len(full))
+        b_seeds = rng.integers(0, len(reduced), len(reduced))
+        drawn = rng.integers(0, sessions, sessions)
+        a = np.mean([full[k, drawn].sum() for k in a_seeds])
+        b = np.mean([reduced[k, drawn].sum() for k in b_seeds])
+        losses.append(1 - b / a)
+    return np.quantile(losses, [0.025, 0.975])
+
+
+def test_the_bootstrap_equals_a_plain_one():
+    rng = np.random.default_rng(1)
+    full, reduced = rng.random((3, 150)) + 0.2, rng.random((3, 150)) + 0.1
+    reduced[0] += 0.05  # seeds differ
+    count = np.full(150, 2.0)
+    estimate, low, high = relative_loss_interval(full, reduced, count, resamples=4000)
+    assert estimate == pytest.approx(1 - reduced.sum() / full.sum())
+    np.testing.assert_allclose([low, high], plain_interval(full, reduced, count, 4000, rng), atol=0.006)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(2)
+    covered = 0
+    for _ in range(200):
+        both = rng.normal(1, 0.5, 100)  # a session's difficulty is common to both models
+        full, reduced = (both + rng.normal(0, 0.5, (1, 100)) + shift for shift in (0.0, -0.1))
+        _, low, high = relative_loss_interval(full, reduced, np.ones(100), resamples=400)
+        covered += low <= 0.1 <= high
+    assert 180 <= covered <= 198
+
+
+def test_sums_by_session():
+    total, count = session_sums(np.array([1, 2, 21, 4]), np.array([0, 0, 1, 2]), np.array([True, True, True, False]))
+    assert total.tolist() == [1.5, 0, 0] and count.tolist() == [2, 1, 0]
+
+
+def test_density_counts_whole_matrices_once(tmp_path):
+    group = make_group(tmp_path, dense(0.5, 0.2), seeds=(1,))
+    path = run_path(group, 1) / "density.jsonl"
+    block = {**record(100, "edge_in", 0.9), "block": "r", "numel": 500}
+    path.write_text(path.read_text() + json.dumps(block) + "\n")
+    table = density_table(group)
+    shares = density(table[table["step"] == 100], ["role"], "kept 3")
+    assert shares["propagation"] == 0.5
+
+
+def test_the_verdict_can_be_read_on_screen(tmp_path):
+    from rich.console import Console
+
+    verdict = judge(make_group(tmp_path, dense(0.01, 0.5)))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(render_verdict(verdict))
+    text = console.export_text()
+    assert "O1  propagation withers (Figure 3): holds" in text and "edge_in" in text
+    assert "…" not in text
