@@ -7,6 +7,7 @@ on working. Layers are exchanged in the model, in place: a reference to a dense 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ READS_PAST_FORWARD: dict[type[nn.Module], str] = {
     nn.MultiheadAttention: "MultiheadAttention reads the weights itself and never calls the layer",
     nn.TransformerEncoderLayer: "TransformerEncoderLayer reads the weights itself in evaluation",
 }
+# What the parameters of a layer are called as PyTorch makes it; pruning and weight norm leave others behind.
+OWN_PARAMETER = re.compile(r"(weight|bias)(_(ih|hh)(_l\d+)?)?")
 # Functions that look at the shape or kind of a weight, not at its values, beside new_... and ..._like.
 LOOKS_ONLY = (
     "size",
@@ -245,9 +248,8 @@ def _unfit(module: nn.Module) -> str:
         return "a GRU of two directions"
     if "forward" in module.__dict__:
         return "its forward was replaced"
-    if any("weight" not in name and "bias" not in name for name in module._parameters) or not any(
-        p is not None and "weight" in name for name, p in module._parameters.items()
-    ):
+    own = [name for name, parameter in module._parameters.items() if parameter is not None]
+    if not all(OWN_PARAMETER.fullmatch(name) for name in own) or not any("weight" in name for name in own):
         return "its weight is computed from other parameters"
     return ""
 
@@ -385,7 +387,7 @@ def _as_before(model: nn.Module) -> Iterator[None]:
     """At its end, torch's random numbers, the mode of each module and all buffers are what they were."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
-        (module, name, buffer, None if buffer is None else (buffer._version, buffer.clone()))
+        (module, name, buffer, None if buffer is None else buffer.clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
     ]
@@ -399,5 +401,7 @@ def _as_before(model: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for module, name, buffer, saved in buffers:
                     module._buffers[name] = buffer
-                    if buffer is not None and saved is not None and buffer._version != saved[0]:
-                        buffer.copy_(saved[1])
+                    # Always: batch normalisation changes its statistics and keeps their version. Sparse
+                    # buffers (a graph, say) can only be replaced, not changed in place.
+                    if buffer is not None and saved is not None and buffer.layout == torch.strided:
+                        buffer.copy_(saved)
