@@ -7,7 +7,9 @@ import numpy as np
 RESAMPLES = 10_000
 
 
-def session_sums(rank: np.ndarray, session: np.ndarray, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def session_sums(
+    rank: np.ndarray, session: np.ndarray, chosen: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(sums of 1/rank within 20, number of prefixes) per session, float64 [S] each; `chosen` bool [P] restricts."""
     gain = np.where(rank <= 20, 1.0 / rank, 0.0)
     used = np.ones(len(rank)) if chosen is None else chosen.astype(float)

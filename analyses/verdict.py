@@ -43,7 +43,11 @@ class Answer:
     figures_say: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return {"answer": self.answer, "figures_say": self.figures_say or self.answer, "reasons": self.reasons}
+        return {
+            "answer": self.answer,
+            "figures_say": self.figures_say or self.answer,
+            "reasons": self.reasons,
+        }
 
 
 def judge(group: Path, judged: np.ndarray | None = None) -> dict[str, Any]:
@@ -91,7 +95,9 @@ def judge_density(group: Path, config: dict[str, Any], summaries: list[dict[str,
     result = {"density": densities(final, threshold) | {"before_decay": by_role(at_step(table, 0.8), threshold)}}
     elsewhere = {t: answers(final, t) for t in OTHER_THRESHOLDS}
     for index, (name, given) in enumerate(zip(("O1", "O2"), answers(final, threshold))):
-        other = [f"'{said[index].answer}' at t = {t}" for t, said in elsewhere.items() if said[index].answer != given.answer]
+        other = [
+            f"'{said[index].answer}' at t = {t}" for t, said in elsewhere.items() if said[index].answer != given.answer
+        ]
         reasons = doubts + [f"another answer at another threshold: {', '.join(other)}"] * bool(other)
         result[name] = _doubted(given, reasons).to_dict()
     return result
@@ -127,7 +133,9 @@ def answers(final: pd.DataFrame, threshold: str) -> tuple[Answer, Answer]:
     elif (attention < propagation).all():
         second = Answer(FAILS, [f"{figures}: attention is the sparser one"])
     else:
-        second = Answer(UNDECIDED, [f"{figures}: neither {TIMES_DENSER:g} times as dense and above {ALIVE}, nor sparser"])
+        second = Answer(
+            UNDECIDED, [f"{figures}: neither {TIMES_DENSER:g} times as dense and above {ALIVE}, nor sparser"]
+        )
     return first, second
 
 
@@ -143,7 +151,9 @@ def doubts_of_runs(final: pd.DataFrame, summaries: list[dict[str, Any]], thresho
     controls = final[final["role"] == "control"]
     for matrix, value in density(controls, ["matrix"], f"kept {threshold}").items():
         if value > CONTROL_LIMIT:
-            doubts.append(f"{matrix}, which is useless by construction, still has density {value:.3f} (> {CONTROL_LIMIT})")
+            doubts.append(
+                f"{matrix}, which is useless by construction, still has density {value:.3f} (> {CONTROL_LIMIT})"
+            )
     for summary in summaries:
         checks = summary["checks"]
         masked, mean = checks["masked"]["mrr@20"], checks["mean"]["mrr@20"]
@@ -162,7 +172,9 @@ def doubt_of_noise(group: Path, config: dict[str, Any]) -> list[str]:
     sibling = group.with_name(f"{prefix}-{sibling_config.hash}")
     done = [run for run in runs.group_runs(sibling) if runs.is_done(run)] if sibling.exists() else []
     if not done:
-        return ["not checked with one weight sample per step: the same command with --noise weight (one seed is enough)"]
+        return [
+            "not checked with one weight sample per step: the same command with --noise weight (one seed is enough)"
+        ]
     threshold = f"{config['threshold']:g}"
     here = answers(at_step(density_table(group)), threshold)
     there = answers(at_step(density_table(sibling)), threshold)
@@ -232,7 +244,8 @@ def checks(summaries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean over seeds of the quick accuracy checks."""
     names = summaries[0]["checks"] if summaries else {}
     return {
-        name: {m: float(np.mean([s["checks"][name][m] for s in summaries])) for m in ("hr@20", "mrr@20")} for name in names
+        name: {m: float(np.mean([s["checks"][name][m] for s in summaries])) for m in ("hr@20", "mrr@20")}
+        for name in names
     }
 
 

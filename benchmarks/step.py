@@ -57,10 +57,14 @@ def timed(run: Callable[[], Any], device: torch.device) -> float:
     return 1e3 * (time.perf_counter() - began)
 
 
-def measure(model: str, data: Dataset, dim: int, batch_size: int, where: str, device: torch.device, rounds: int) -> dict[str, float]:
+def measure(
+    model: str, data: Dataset, dim: int, batch_size: int, where: str, device: torch.device, rounds: int
+) -> dict[str, float]:
     """Medians in milliseconds over `rounds`: step, floor, one density measurement; and step / floor."""
     prefixes = PrefixTensors(data.train, device)
-    config = Config(model, data.name, data.split_hash, {"dim": dim}, where=where, batch_size=batch_size, max_steps=10_000)
+    config = Config(
+        model, data.name, data.split_hash, {"dim": dim}, where=where, batch_size=batch_size, max_steps=10_000
+    )
     training = assemble(lambda: MODELS[model](n_items=data.n_items, dim=dim), config, prefixes, 1, "full")
     buffer = torch.empty(batch_size, data.n_items, device=device)
     generator = torch.Generator().manual_seed(0)
@@ -89,7 +93,15 @@ def measure(model: str, data: Dataset, dim: int, batch_size: int, where: str, de
 @click.option("--batch-size", "batch_sizes", type=int, multiple=True, default=(100,), show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--rounds", default=20, show_default=True)
-def main(dataset: str, data_dir: str | None, models: tuple[str, ...], dims: tuple[int, ...], batch_sizes: tuple[int, ...], device: str, rounds: int) -> None:
+def main(
+    dataset: str,
+    data_dir: str | None,
+    models: tuple[str, ...],
+    dims: tuple[int, ...],
+    batch_sizes: tuple[int, ...],
+    device: str,
+    rounds: int,
+) -> None:
     """Print step time, floor and their ratio for each model, dense and with SparseVD."""
     where_it_runs = prepare_device(device)
     data = catalog.load(dataset, data_dir)
@@ -102,8 +114,14 @@ def main(dataset: str, data_dir: str | None, models: tuple[str, ...], dims: tupl
                 for where in ("none", "both"):
                     row = measure(model, data, dim, batch_size, where, where_it_runs, rounds)
                     table.add_row(
-                        model, "dense" if where == "none" else "SparseVD", str(dim), str(batch_size),
-                        f"{row['step']:.1f}", f"{row['floor']:.1f}", f"{row['ratio']:.2f}", f"{row['density']:.1f}",
+                        model,
+                        "dense" if where == "none" else "SparseVD",
+                        str(dim),
+                        str(batch_size),
+                        f"{row['step']:.1f}",
+                        f"{row['floor']:.1f}",
+                        f"{row['ratio']:.2f}",
+                        f"{row['density']:.1f}",
                     )
     Console().print(table)
 

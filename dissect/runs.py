@@ -72,7 +72,7 @@ def write_toml(path: Path, values: Mapping[str, Any]) -> None:
     write_atomically(path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
 
 
-def write_ranks(path: Path, **arrays: np.ndarray) -> None:
+def write_ranks(path: Path, **arrays: Any) -> None:
     """Write per-prefix ranks: rank, session, length and target, int32 [P] each."""
     write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
@@ -83,7 +83,7 @@ class Lines:
     def __init__(self, path: Path, size: int = 0) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(path, "ab")
+        self.file = open(path, "ab")  # noqa: SIM115  # open as long as the run
         if self.file.tell() < size:
             raise DataError(
                 f"{path} is shorter than its checkpoint says ({self.file.tell()} < {size} bytes).",
@@ -119,7 +119,9 @@ def locked(run: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"Another process is training in {run}.", "Wait for it, or choose --seed or --name.") from None
+            raise UsageError(
+                f"Another process is training in {run}.", "Wait for it, or choose --seed or --name."
+            ) from None
         yield
 
 

@@ -61,7 +61,8 @@ def describe(shown: pd.DataFrame, module: str, caption: str) -> str:
     """The figure in words, from its data."""
     last = shown[shown["step"] == shown["step"].max()]
     ends = "; ".join(
-        f"{row.line} {row.mean_:.3f} (range over {row.seeds} seed{'s' * (row.seeds != 1)} {row.low:.3f} to {row.high:.3f})"
+        f"{row.line} {row.mean_:.3f} "
+        f"(range over {row.seeds} seed{'s' * (row.seeds != 1)} {row.low:.3f} to {row.high:.3f})"
         for row in last.rename(columns={"mean": "mean_"}).itertuples()
     )
     first = shown[shown["step"] == shown["step"].min()]["mean"]

@@ -15,10 +15,19 @@ TEXT = 7.006  # inches, \textwidth
 
 # Okabe and Ito's colours, a brown in place of the yellow, which is too light for lines; each with its line style.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D31")
-LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)), ":", (0, (6, 1.5)))
+LINES: tuple[Any, ...] = (
+    "-",
+    "--",
+    "-.",
+    (0, (1, 1)),
+    (0, (5, 1, 1, 1, 1, 1)),
+    (0, (3, 1)),
+    ":",
+    (0, (6, 1.5)),
+)
 GREY = "#777777"
 
-SETTINGS = {
+SETTINGS: Any = {  # typed by matplotlib as a dict of all its literal names
     "font.size": 7.5,
     "axes.titlesize": 8,
     "axes.labelsize": 7.5,

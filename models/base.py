@@ -37,9 +37,7 @@ class Matrix:
 
     def __post_init__(self) -> None:
         if self.role not in ROLES or self.module not in MODULES:
-            raise ValueError(
-                f"role {self.role!r} must be one of {ROLES} and module {self.module!r} one of {MODULES}"
-            )
+            raise ValueError(f"role {self.role!r} must be one of {ROLES} and module {self.module!r} one of {MODULES}")
 
 
 class SessionModel(nn.Module):

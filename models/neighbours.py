@@ -35,9 +35,7 @@ class Matches(NamedTuple):
     session: Tensor  # [M] training session
     shared: Tensor  # [M] float, number of items shared
     weight: Tensor  # [M] sum of the weights of the shared items
-    step: (
-        Tensor  # [M] float, distance of the latest shared item from the end of the query, 1 is the last click
-    )
+    step: Tensor  # [M] float, distance of the latest shared item from the end of the query, 1 is the last click
 
 
 class SessionKNN:
@@ -124,14 +122,10 @@ class SessionKNN:
             session=pair % self.n_sessions,
             shared=shared.float(),
             weight=torch.zeros(len(pair)).index_add_(0, group, weight[which]),
-            step=torch.full((len(pair),), torch.inf).scatter_reduce_(
-                0, group, (length - slot).float()[which], "amin"
-            ),
+            step=torch.full((len(pair),), torch.inf).scatter_reduce_(0, group, (length - slot).float()[which], "amin"),
         )
         count = torch.bincount(found.query, minlength=len(items))
-        age = count.cumsum(0)[found.query] - torch.arange(
-            len(pair)
-        )  # 1 is the most recent match of its query
+        age = count.cumsum(0)[found.query] - torch.arange(len(pair))  # 1 is the most recent match of its query
         recent = age <= self.sample
         return Matches(*(x[recent] for x in found)), torch.bincount(query, minlength=len(items)).float()
 

@@ -102,8 +102,22 @@ class SRGNN(SessionModel):
             return None
         halves = []
         for edge, reads, writes, degree, along, node in (
-            (self.edge_in, graph.source, graph.target, graph.in_degree, self.bias_along[0], self.bias_node[0]),
-            (self.edge_out, graph.target, graph.source, graph.out_degree, self.bias_along[1], self.bias_node[1]),
+            (
+                self.edge_in,
+                graph.source,
+                graph.target,
+                graph.in_degree,
+                self.bias_along[0],
+                self.bias_node[0],
+            ),
+            (
+                self.edge_out,
+                graph.target,
+                graph.source,
+                graph.out_degree,
+                self.bias_along[1],
+                self.bias_node[1],
+            ),
         ):
             if self.map_first:
                 heard = mean_of_neighbours(edge(states), reads, writes, degree)  # A (H W)

@@ -103,10 +103,7 @@ def paper_twin(
     s = []
     for head in range(heads):
         W_Q, W_K = (w[f"attend_{x}.weight"][head * E : (head + 1) * E] for x in ("query", "key"))
-        alpha = [
-            softmax([(W_Q @ q) @ (W_K @ h_j) / (attention_scale or math.sqrt(D)) for h_j in h])
-            for q in queries
-        ]
+        alpha = [softmax([(W_Q @ q) @ (W_K @ h_j) / (attention_scale or math.sqrt(D)) for h_j in h]) for q in queries]
         s_h = np.zeros(E)
         for j in range(n):
             over_levels = [alpha[m][j] for m in range(len(queries))]
@@ -212,9 +209,7 @@ def test_official_depends_on_its_padded_length_and_paper_has_none():
     assert (encode(short, SESSIONS) - encode(long, SESSIONS)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"query": "concat"}, {"short": "drop"}, {"head_layout": "split"}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"query": "concat"}, {"short": "drop"}, {"head_layout": "split"}], ids=str)
 @pytest.mark.parametrize("uniform", [False, True])
 def test_all_slots_give_what_packed_clicks_give(options, uniform):
     """The form with fixed shapes, with anything in the empty slots; values and gradients."""
@@ -282,9 +277,7 @@ def test_order_inside_a_level_does_not_matter():
 
 def test_pooling_limits():
     log_a = torch.randn(2, 3, 4, 5, dtype=torch.float64).log_softmax(3)
-    one, large, largest = (
-        AttenMixerReadout(DIM, p=p).pool_queries(log_a, None) for p in (1.0, 2000.0, math.inf)
-    )
+    one, large, largest = (AttenMixerReadout(DIM, p=p).pool_queries(log_a, None) for p in (1.0, 2000.0, math.inf))
     torch.testing.assert_close(one, log_a.exp().sum(2))
     torch.testing.assert_close(largest, log_a.exp().amax(2))
     torch.testing.assert_close(large, largest, rtol=1e-3, atol=0)

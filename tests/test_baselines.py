@@ -77,9 +77,7 @@ def decay(kind: str, step: int) -> float:
 def vsknn_twin(
     train: list[list[int]], session: list[int], k: int, sample: int, weighting: str, falls: str, idf: float
 ) -> list[float]:
-    weights = {
-        item: weight(weighting, i, len(session)) for i, item in enumerate(session, 1)
-    }  # the last click counts
+    weights = {item: weight(weighting, i, len(session)) for i, item in enumerate(session, 1)}  # the last click counts
     sharing = [n for n, other in enumerate(train) if set(session) & set(other)][-sample:]
 
     def similarity(n: int) -> float:

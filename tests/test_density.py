@@ -103,9 +103,7 @@ def test_only_rows_or_only_columns() -> None:
     assert rows[1]["shape"] == [4, 10]
     rows = measure([("m", theta, log_sigma2)], {"m": ((), ("in", "out"))})
     assert [row["block"] for row in rows] == ["", "in", "out"]
-    assert rows[2]["shape"] == [12, 5] and rows[2]["kept"]["3"] == int(
-        kept_count(theta[:, 5:], log_sigma2[:, 5:], 3)
-    )
+    assert rows[2]["shape"] == [12, 5] and rows[2]["kept"]["3"] == int(kept_count(theta[:, 5:], log_sigma2[:, 5:], 3))
     assert [row["block"] for row in measure([("m", theta, log_sigma2)], {"other": (("a",), ())})] == [""]
 
 

@@ -14,10 +14,26 @@ from figures.style import COLOURS, LINES, save, spread
 def table(module="gnn"):
     rows = []
     for seed, step in itertools.product((1, 2), (0, 50, 100)):
-        for matrix, block, role in (("edge_in", "", "propagation"), ("gate_ih", "", "update"), ("gate_ih", "r", "update"), ("control.rolled", "", "control")):
+        for matrix, block, role in (
+            ("edge_in", "", "propagation"),
+            ("gate_ih", "", "update"),
+            ("gate_ih", "r", "update"),
+            ("control.rolled", "", "control"),
+        ):
             kept = 100 - step // 2 * seed // 2
-            rows.append({"seed": seed, "step": step, "epoch": step / 50, "matrix": matrix, "block": block, "role": role,
-                         "module": "control" if role == "control" else module, "numel": 100, "kept 3": kept})
+            rows.append(
+                {
+                    "seed": seed,
+                    "step": step,
+                    "epoch": step / 50,
+                    "matrix": matrix,
+                    "block": block,
+                    "role": role,
+                    "module": "control" if role == "control" else module,
+                    "numel": 100,
+                    "kept 3": kept,
+                }
+            )
     return pd.DataFrame(rows)
 
 

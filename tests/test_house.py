@@ -69,9 +69,7 @@ def forbidden_imports(path: str, source: str) -> set[str]:
     own = room.replace("/", ".")
     wrong = set()
     for name in imported(source, package):
-        if name.split(".")[0] in sys.stdlib_module_names or (
-            within(name, (own,)) and not within(name, barred)
-        ):
+        if name.split(".")[0] in sys.stdlib_module_names or (within(name, (own,)) and not within(name, barred)):
             continue
         # `from a import b` counts as a.b where only that is allowed or barred.
         parent_of_allowed = allowed is not None and any(a.startswith(name + ".") for a in allowed)
@@ -176,9 +174,7 @@ def test_help_loads_nothing_heavy(words):
         "import sys\nfrom dissect.cli import main\nmain(sys.argv[1:], standalone_mode=False)\n"
         f"print('heavy:', sorted(set(sys.modules) & set({HEAVY!r})))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "Usage: " in done.stdout
     assert done.stdout.rstrip().endswith("heavy: []")
 

@@ -137,9 +137,7 @@ def test_closed_gradient_is_that_of_the_plain_formula(dtype: torch.dtype) -> Non
         (3.0 * value).backward()  # a factor, so that the gradient that comes in matters
         results.append((value.detach(), t.grad, s.grad))
     for ours, plain in zip(*results):
-        torch.testing.assert_close(
-            ours.double(), plain, rtol=1e-5 if dtype == torch.float32 else 1e-9, atol=1e-10
-        )
+        torch.testing.assert_close(ours.double(), plain, rtol=1e-5 if dtype == torch.float32 else 1e-9, atol=1e-10)
 
 
 def test_gradient_of_one_input_alone() -> None:

@@ -42,9 +42,7 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def make(
-    kind: str, noise: str = "lrt", log_sigma2: float | None = None
-) -> tuple[nn.Module, VariationalLayer]:
+def make(kind: str, noise: str = "lrt", log_sigma2: float | None = None) -> tuple[nn.Module, VariationalLayer]:
     dense = DENSE[kind]()
     return dense, VD[type(dense)].from_dense(dense, noise=noise, log_sigma2=log_sigma2)
 
@@ -571,9 +569,7 @@ def test_gru_on_packed_sequences(noise: str, enforce_sorted: bool) -> None:
     dense = nn.GRU(4, 3, num_layers=2, batch_first=True)
     layer = GRUVD.from_dense(dense, noise=noise, log_sigma2=-40.0)
     lengths = torch.tensor([5, 3, 1] if enforce_sorted else [1, 5, 3])
-    packed = pack_padded_sequence(
-        torch.randn(3, 5, 4), lengths, batch_first=True, enforce_sorted=enforce_sorted
-    )
+    packed = pack_padded_sequence(torch.randn(3, 5, 4), lengths, batch_first=True, enforce_sorted=enforce_sorted)
     h = torch.randn(2, 3, 3)
     ours, theirs = layer(packed, h), dense(packed, h)
     assert isinstance(ours[0], PackedSequence)

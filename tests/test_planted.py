@@ -32,7 +32,10 @@ def bag():
 
 
 def test_same_lengths_and_popularity(walk, bag):
-    np.testing.assert_array_equal(np.concatenate([walk.train.lengths, walk.test.lengths]), np.concatenate([bag.train.lengths, bag.test.lengths]))
+    np.testing.assert_array_equal(
+        np.concatenate([walk.train.lengths, walk.test.lengths]),
+        np.concatenate([bag.train.lengths, bag.test.lengths]),
+    )
     clicks = [np.bincount(np.concatenate([d.train.items, d.test.items]), minlength=601)[1:] for d in (walk, bag)]
     expected = (clicks[0] + clicks[1]) / 2
     # Both counts vary around the same expectation; walks repeat each item, which doubles their spread.
@@ -53,7 +56,7 @@ def test_walks_walk_a_cycle_of_their_own(walk):
         assert 4 <= cycle <= 6 and len(session) >= 2 * cycle
         assert (session[cycle:] == session[:-cycle]).all()
         orders.setdefault(frozenset(session.tolist()), set()).add(tuple(session[:cycle].tolist()))
-    assert all(len(set((item - 1) // 12 for item in items)) == 1 for items in orders)
+    assert all(len({(item - 1) // 12 for item in items}) == 1 for items in orders)
 
 
 def test_in_a_walk_the_graph_tells_the_next_click_and_nothing_else_does(walk):

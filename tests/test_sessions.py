@@ -58,4 +58,14 @@ def test_the_split_hash_knows_items_and_boundaries():
 
     base = hashed([[1, 2], [3, 4]], [[5, 6]])
     assert base == hashed([[1, 2], [3, 4]], [[5, 6]]) and len(base) == 16
-    assert len({base, hashed([[1, 2, 3], [4]], [[5, 6]]), hashed([[1, 2], [3, 5]], [[5, 6]]), hashed([[1, 2], [3, 4]], [[5, 6]], 10)}) == 4
+    assert (
+        len(
+            {
+                base,
+                hashed([[1, 2, 3], [4]], [[5, 6]]),
+                hashed([[1, 2], [3, 5]], [[5, 6]]),
+                hashed([[1, 2], [3, 4]], [[5, 6]], 10),
+            }
+        )
+        == 4
+    )

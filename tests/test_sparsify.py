@@ -42,9 +42,7 @@ class Nested(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Embedding(10, 4)
-        self.inner = nn.ModuleDict(
-            {"first": nn.Linear(4, 4), "deep": nn.Sequential(nn.Linear(4, 4), nn.ReLU())}
-        )
+        self.inner = nn.ModuleDict({"first": nn.Linear(4, 4), "deep": nn.Sequential(nn.Linear(4, 4), nn.ReLU())})
         self.rnn = nn.GRU(4, 4, batch_first=True)
         self.conv = nn.Conv1d(4, 4, 3, padding=1)
         self.cell = nn.GRUCell(4, 4)
@@ -182,9 +180,7 @@ def test_multihead_attention_keeps_its_output_projection() -> None:
     assert "MultiheadAttention" in report.left_out["attention.out_proj"]
     assert "MultiheadAttention" in report.left_out["attention.in_proj_weight"]
     with pytest.raises(UsageError, match=r"attention\.out_proj cannot"):
-        sparsify(
-            nn.ModuleDict({"attention": nn.MultiheadAttention(4, 2)}), lambda name, _: "out_proj" in name
-        )
+        sparsify(nn.ModuleDict({"attention": nn.MultiheadAttention(4, 2)}), lambda name, _: "out_proj" in name)
 
 
 def test_transformer_encoder_layers_keep_theirs() -> None:

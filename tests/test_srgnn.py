@@ -1,5 +1,7 @@
 """SR-GNN against its equations, written once more as plain loops over sessions, nodes and clicks."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,7 @@ def twin(model: SRGNN, session: list[int]) -> np.ndarray:
     w = {name: p.detach().numpy() for name, p in model.named_parameters()}
     D = w["items"].shape[1]
     nodes = list(dict.fromkeys(session))
-    edges = {(a, b) for a, b in zip(session, session[1:])}  # a transition seen twice counts once
+    edges = {(a, b) for a, b in itertools.pairwise(session)}  # a transition seen twice counts once
     H = {v: w["items"][v - 1] for v in nodes}
     for _ in range(model.steps):
         new = {}

@@ -35,7 +35,7 @@ CONFIG = Config("srgnn", "small", DATA.split_hash, {"dim": 8}, max_steps=60, bat
 
 
 def train(folder, config=CONFIG, seed=1, **more):
-    options = {k: v for k, v in config.model_options.items()}
+    options = dict(config.model_options.items())
     return fit(lambda: SRGNN(V, **options), DATA, config, folder, seed=seed, **more)
 
 
@@ -55,7 +55,15 @@ def test_a_run_leaves_every_record(finished):
     folder, summary = finished
     assert is_done(folder)
     names = {p.name for p in folder.iterdir()}
-    assert {"environment.json", "metrics.jsonl", "density.jsonl", "summary.json", "checkpoints", "ranks-test-last.npz", "ranks-valid-last.npz"} <= names
+    assert {
+        "environment.json",
+        "metrics.jsonl",
+        "density.jsonl",
+        "summary.json",
+        "checkpoints",
+        "ranks-test-last.npz",
+        "ranks-valid-last.npz",
+    } <= names
     assert read_json(folder / "summary.json")["test"] == summary["test"]
     lines, density = records(folder)
     assert all(row["schema"] == 1 for row in lines + density)
@@ -81,9 +89,18 @@ def test_densities_describe_the_final_weights(finished):
 
 def test_quick_checks_and_controls_are_there(finished):
     _, summary = finished
-    assert set(summary["checks"]) == {"masked", "mean", "propagation_zero", "gnn_bypassed", "attention_uniform"}
+    assert set(summary["checks"]) == {
+        "masked",
+        "mean",
+        "propagation_zero",
+        "gnn_bypassed",
+        "attention_uniform",
+    }
     assert summary["checks"]["masked"] == {k: summary["test"][k] for k in ("hr@20", "mrr@20")}
-    assert {r["matrix"] for r in summary["density"] if r["role"] == "control"} == {"control.kl_only", "control.rolled"}
+    assert {r["matrix"] for r in summary["density"] if r["role"] == "control"} == {
+        "control.kl_only",
+        "control.rolled",
+    }
     assert summary["selection_bias"]["mrr@20"] >= 0
 
 
@@ -226,7 +243,9 @@ def test_the_hash_is_of_the_settings():
     assert json.loads(json.dumps(CONFIG.to_dict())) == CONFIG.to_dict()
 
 
-@pytest.mark.parametrize("setting", [{"lr": 0}, {"batch_size": 0}, {"kl_warmup": 2}, {"schedule": "x"}, {"validation": 1.0}])
+@pytest.mark.parametrize(
+    "setting", [{"lr": 0}, {"batch_size": 0}, {"kl_warmup": 2}, {"schedule": "x"}, {"validation": 1.0}]
+)
 def test_settings_that_make_no_sense_are_refused(setting):
     with pytest.raises(UsageError, match=next(iter(setting))):
         replace(CONFIG, **setting)

@@ -14,21 +14,39 @@ from dissect.cli.verdict_view import render_verdict
 from dissect.runs import read_json, run_path, write_json, write_ranks, write_toml
 from dissect.training.config import Config
 
-ROLES = {"edge_in": ("propagation", "gnn"), "attend_all": ("attention", "readout"), "attend_score": ("attention", "readout"),
-         "control.kl_only": ("control", "control")}
+ROLES = {
+    "edge_in": ("propagation", "gnn"),
+    "attend_all": ("attention", "readout"),
+    "attend_score": ("attention", "readout"),
+    "control.kl_only": ("control", "control"),
+}
 SIZE = {"edge_in": 1000, "attend_all": 900, "attend_score": 100, "control.kl_only": 1000}
 THRESHOLDS = ("0.5", "1", "2", "3", "4", "5")
 
 
 def record(step, matrix, kept):
-    counts = kept if isinstance(kept, dict) else {t: kept for t in THRESHOLDS}
+    counts = kept if isinstance(kept, dict) else dict.fromkeys(THRESHOLDS, kept)
     role, module = ROLES[matrix]
-    return {"schema": 1, "step": step, "epoch": step / 10, "matrix": matrix, "block": "", "role": role, "module": module,
-            "numel": SIZE[matrix], "kl_weight": 1.0, "log_alpha_hist": [0] * 162,
-            "kept": {t: round(share * SIZE[matrix]) for t, share in counts.items()}, "theta_abs_gt": {"0.01": 0}, "theta_gt": {"0": 0}}
+    return {
+        "schema": 1,
+        "step": step,
+        "epoch": step / 10,
+        "matrix": matrix,
+        "block": "",
+        "role": role,
+        "module": module,
+        "numel": SIZE[matrix],
+        "kl_weight": 1.0,
+        "log_alpha_hist": [0] * 162,
+        "kept": {t: round(share * SIZE[matrix]) for t, share in counts.items()},
+        "theta_abs_gt": {"0.01": 0},
+        "theta_gt": {"0": 0},
+    }
 
 
-def make_group(tmp_path, densities, seeds=(1, 2, 3), noise="lrt", checks=None, with_weight_noise=True, where="both") -> Path:
+def make_group(
+    tmp_path, densities, seeds=(1, 2, 3), noise="lrt", checks=None, with_weight_noise=True, where="both"
+) -> Path:
     """A group whose seeds end with `densities` (matrix -> share, or share by threshold)."""
     config = Config("srgnn", "x", "hash", {"dim": 4}, noise=noise, where=where)
     group = tmp_path / f"srgnn-x-{config.hash}"
@@ -37,11 +55,22 @@ def make_group(tmp_path, densities, seeds=(1, 2, 3), noise="lrt", checks=None, w
     for seed in seeds:
         run = run_path(group, seed)
         run.mkdir(parents=True)
-        lines = [record(step, matrix, share) for step in (80, 100) for matrix, share in {"control.kl_only": 0.0, **densities}.items()]
+        lines = [
+            record(step, matrix, share)
+            for step in (80, 100)
+            for matrix, share in {"control.kl_only": 0.0, **densities}.items()
+        ]
         (run / "density.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         test = {"hr@20": 50.0, "mrr@20": 17.0}
-        write_json(run / "summary.json", {"seed": seed, "test": test, "selection_bias": {"hr@20": 0.1, "mrr@20": 0.1},
-                                          "checks": checks or {"masked": test, "mean": test}})
+        write_json(
+            run / "summary.json",
+            {
+                "seed": seed,
+                "test": test,
+                "selection_bias": {"hr@20": 0.1, "mrr@20": 0.1},
+                "checks": checks or {"masked": test, "mean": test},
+            },
+        )
         (run / "DONE").touch()
     if with_weight_noise and noise == "lrt":
         make_group(tmp_path, densities, seeds=(1,), noise="weight", where=where)
@@ -107,7 +136,7 @@ def test_a_mask_that_costs_accuracy_decides_nothing(tmp_path):
 
 @pytest.mark.parametrize("other", ["2", "4"])
 def test_another_answer_at_another_threshold_decides_nothing(tmp_path, other):
-    shares = {t: 0.01 for t in THRESHOLDS} | {other: 0.3}
+    shares = dict.fromkeys(THRESHOLDS, 0.01) | {other: 0.3}
     verdict = judge(make_group(tmp_path, dense(shares, 0.5)))
     assert verdict["O1"]["answer"] == "undecided" and f"t = {other}" in doubts(verdict)
 
@@ -168,7 +197,13 @@ def test_need_can_be_judged_on_some_prefixes_only(tmp_path):
             run = run_path(group, seed, variant)
             run.mkdir(parents=True, exist_ok=True)
             rank = np.tile(np.array([1, 1, 100 if variant == "full" else 1], np.int32), 100)
-            write_ranks(run / "ranks-test-last.npz", rank=rank, session=np.repeat(np.arange(100, dtype=np.int32), 3), length=rank, target=rank)
+            write_ranks(
+                run / "ranks-test-last.npz",
+                rank=rank,
+                session=np.repeat(np.arange(100, dtype=np.int32), 3),
+                length=rank,
+                target=rank,
+            )
             (run / "DONE").touch()
     chosen = np.tile([True, True, False], 100)
     given = judge(group, judged=chosen)["need"]["propagation"]
@@ -188,7 +223,11 @@ def test_need_with_two_seeds_is_undecided(tmp_path):
 
 
 def test_the_limits_of_need():
-    assert [need_answer(*i) for i in ((-0.02, 0.009), (0.011, 0.2), (0.0, 0.02))] == ["redundant", "needed", "undecided"]
+    assert [need_answer(*i) for i in ((-0.02, 0.009), (0.011, 0.2), (0.0, 0.02))] == [
+        "redundant",
+        "needed",
+        "undecided",
+    ]
 
 
 def plain_interval(full, reduced, count, resamples, rng):

@@ -25,10 +25,22 @@ Example:
   dissect data import diginetica-srgnn --format srgnn all_train_seq.txt test.txt""",
 )
 @click.argument("name")
-@click.option("--format", "format_", type=click.Choice(FORMATS), required=True, help="srgnn: pickles, items from 1; lessr: comma lists, items from 0.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    required=True,
+    help="srgnn: pickles, items from 1; lessr: comma lists, items from 0.",
+)
 @click.argument("train", type=click.Path())
 @click.argument("test", type=click.Path())
-@click.option("--recent", type=float, default=1.0, show_default=True, help="Keep the last share of the training sessions in time.")
+@click.option(
+    "--recent",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Keep the last share of the training sessions in time.",
+)
 @click.option("--force", is_flag=True, help="Replace a data set of that name.")
 @data_dir_option
 def import_(name: str, format_: str, train: str, test: str, recent: float, force: bool, data_dir: str | None) -> None:
@@ -41,7 +53,8 @@ def import_(name: str, format_: str, train: str, test: str, recent: float, force
     folder = catalog.save(dataset, data_dir, force)
     dropped = dataset.provenance["dropped_single_clicks"]
     click.echo(
-        f"{name}: {dataset.n_items:,} items; train {len(dataset.train):,} sessions = {dataset.train.n_prefixes:,} prefixes; "
+        f"{name}: {dataset.n_items:,} items; "
+        f"train {len(dataset.train):,} sessions = {dataset.train.n_prefixes:,} prefixes; "
         f"test {len(dataset.test):,} sessions = {dataset.test.n_prefixes:,} prefixes; "
         f"single-click sessions dropped: {dropped['train']:,} + {dropped['test']:,}."
     )
@@ -86,7 +99,9 @@ def stats(names: tuple[str, ...], data_dir: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({column["name"]: column for column in columns}, indent=1))
         return
-    table = Table(caption='The paper\'s Table 1 prints "clicks", prefixes as "No. of Sessions", items, and mean length.')
+    table = Table(
+        caption='The paper\'s Table 1 prints "clicks", prefixes as "No. of Sessions", items, and mean length.'
+    )
     table.add_column("")
     for column in columns:
         table.add_column(str(column["name"]), justify="right")

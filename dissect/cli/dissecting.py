@@ -32,12 +32,22 @@ def load_dataset(name: str, data_dir: str | None, console: Console) -> Dataset:
     """The data set of that name; says so where another split stands in for it."""
     data = catalog.load(name, data_dir)
     if data.name != name:
-        console.print(f"'{name}' is not here; using '{data.name}', another split: compare the two with care.", highlight=False)
+        console.print(
+            f"'{name}' is not here; using '{data.name}', another split: compare the two with care.",
+            highlight=False,
+        )
     return data
 
 
-def resolve_steps(epochs: float | None, max_steps: int | None, default: int, data: Dataset, batch_size: int, validation: float) -> int:
-    """Steps of training from --epochs or --max-steps. Raises UsageError where both are given, or neither is positive."""
+def resolve_steps(
+    epochs: float | None,
+    max_steps: int | None,
+    default: int,
+    data: Dataset,
+    batch_size: int,
+    validation: float,
+) -> int:
+    """Steps of training from --epochs or --max-steps. Raises UsageError for both, or for none above 0."""
     if epochs is not None and max_steps is not None:
         raise UsageError("--epochs and --max-steps exclude each other.")
     if epochs is None:
@@ -94,15 +104,29 @@ def dissect_model(
         model_source=subject.source,
         where=where,
         max_steps=resolve_steps(
-            epochs, max_steps, built_in.get("max_steps", DEFAULT_STEPS), data, settings["batch_size"], settings["validation"]
+            epochs,
+            max_steps,
+            built_in.get("max_steps", DEFAULT_STEPS),
+            data,
+            settings["batch_size"],
+            settings["validation"],
         ),
         init_from=fingerprint,
         **settings,
     )
     group = group_folder(config, name, runs_dir)
     train_seeds(
-        subject, data, config, group,
-        seeds=seeds, without=without, device=device, force=force, quiet=quiet, console=console, weights=weights,
+        subject,
+        data,
+        config,
+        group,
+        seeds=seeds,
+        without=without,
+        device=device,
+        force=force,
+        quiet=quiet,
+        console=console,
+        weights=weights,
     )
     verdict = judge(group, judged=planted.judged(data))
     if as_json:

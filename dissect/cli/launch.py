@@ -61,7 +61,10 @@ def find_model(name: str) -> Subject:
         raise unknown(f"class in {path}", class_name, classes)
     needed = [method for method in ("item_states", "encode", "candidates") if not hasattr(cls, method)]
     if needed:
-        raise UsageError(f"{class_name} lacks {', '.join(needed)}().", "The contract is in models/base.py: derive from SessionModel.")
+        raise UsageError(
+            f"{class_name} lacks {', '.join(needed)}().",
+            "The contract is in models/base.py: derive from SessionModel.",
+        )
     return Subject(f"{file.name}:{class_name}", cls, source)
 
 
@@ -114,7 +117,8 @@ def starting_weights(run: str | None, runs_dir: Path) -> tuple[dict[str, Any] | 
     folder = next((p for p in (Path(run), runs_dir / run) if (p / "checkpoints").is_dir()), None)
     if folder is None:
         raise UsageError(
-            f"{run!r} is no run with checkpoints.", f"A run is a seed folder of a group, e.g. {runs_dir}/<group>/s1."
+            f"{run!r} is no run with checkpoints.",
+            f"A run is a seed folder of a group, e.g. {runs_dir}/<group>/s1.",
         )
     best, last = folder / "checkpoints" / "best.pt", folder / "checkpoints" / "last.pt"
     weights = load_checkpoint(best if best.exists() else last)["model"]
@@ -136,8 +140,16 @@ def prepare_group(group: Path, config: Config, data: Dataset) -> None:
     if not (group / "config.toml").exists():
         counts = {
             "n_items": data.n_items,
-            "train": {"sessions": len(data.train), "clicks": data.train.n_clicks, "prefixes": data.train.n_prefixes},
-            "test": {"sessions": len(data.test), "clicks": data.test.n_clicks, "prefixes": data.test.n_prefixes},
+            "train": {
+                "sessions": len(data.train),
+                "clicks": data.train.n_clicks,
+                "prefixes": data.train.n_prefixes,
+            },
+            "test": {
+                "sessions": len(data.test),
+                "clicks": data.test.n_clicks,
+                "prefixes": data.test.n_prefixes,
+            },
         }
         runs.write_json(
             group / "data.json",
@@ -169,7 +181,7 @@ def train_seeds(
     folders = {seed: runs.run_path(group, seed, variant) for seed in dict.fromkeys(seeds)}
     done = [seed for seed, folder in folders.items() if runs.is_done(folder)]
     if force:
-        for seed, folder in folders.items():
+        for folder in folders.values():
             if folder.exists():
                 console.print(f"The old run is kept as {runs.set_aside(folder)}", highlight=False, markup=False)
     elif len(done) == len(folders):
@@ -192,7 +204,9 @@ def train_seeds(
             summaries.append(runs.read_json(folder / "summary.json"))
             continue
         of = f" ({number} of {len(folders)})" if len(folders) > 1 else ""
-        title = f"{subject.name} on {data.name}, seed {seed}{of}" + (f", without {', '.join(without)}" if without else "")
+        title = f"{subject.name} on {data.name}, seed {seed}{of}" + (
+            f", without {', '.join(without)}" if without else ""
+        )
         observer = make_observer(console, title, config.threshold, quiet)
         summaries.append(
             fit(

@@ -42,7 +42,13 @@ class _Clock:
         self.began, self.first, self.now, self.steps, self.per_epoch = time.monotonic(), 0, 0, 1, 1
 
     def begin(self, step: int, steps: int, per_epoch: int) -> None:
-        self.began, self.first, self.now, self.steps, self.per_epoch = time.monotonic(), step, step, steps, per_epoch
+        self.began, self.first, self.now, self.steps, self.per_epoch = (
+            time.monotonic(),
+            step,
+            step,
+            steps,
+            per_epoch,
+        )
 
     def left(self) -> str:
         done = self.now - self.first

@@ -55,14 +55,31 @@ def command(name: str | None, dim: int, items: int, as_json: bool) -> None:
     ]
     total = sum(p.numel() for p in parameters.values())
     if as_json:
-        click.echo(json.dumps({"model": subject.name, "dim": dim, "items": items, "parameters": total, "matrices": rows}, indent=1))
+        click.echo(
+            json.dumps(
+                {"model": subject.name, "dim": dim, "items": items, "parameters": total, "matrices": rows},
+                indent=1,
+            )
+        )
         return
-    table = Table(title=f"{subject.name}, D = {dim}, V = {items:,}: {total:,} parameters", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title=f"{subject.name}, D = {dim}, V = {items:,}: {total:,} parameters",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     for column in ("matrix", "shape", "parameters", "role", "module", "blocks"):
         table.add_column(column, justify="right" if column == "parameters" else "left", no_wrap=True)
     for row in rows:
         shape = "×".join(map(str, row["shape"]))
-        table.add_row(row["matrix"], shape, f"{row['parameters']:,}", row["role"], row["module"], " ".join(row["blocks"]))
+        table.add_row(
+            row["matrix"],
+            shape,
+            f"{row['parameters']:,}",
+            row["role"],
+            row["module"],
+            " ".join(row["blocks"]),
+        )
     in_matrices = sum(row["parameters"] for row in rows)
     console.print(table)
     console.print(f"The rest, {total - in_matrices:,}: item table and biases, which stay as they are.", highlight=False)

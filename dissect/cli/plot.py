@@ -17,7 +17,11 @@ def _shared(function: Any) -> Any:
         click.argument("groups", nargs=-1, metavar="[GROUP ...]"),
         click.option("--runs-dir", default="runs", show_default=True),
         click.option("--out", help="Folder for the files. [default: the group's figures/]"),
-        click.option("--threshold", type=float, help="A weight is kept where log alpha lies below. [default: the group's]"),
+        click.option(
+            "--threshold",
+            type=float,
+            help="A weight is kept where log alpha lies below. [default: the group's]",
+        ),
     ):
         function = option(function)
     return function
@@ -31,10 +35,31 @@ Examples:
 )
 @_shared
 @click.option("--x", type=click.Choice(["epoch", "step"]), default="epoch", show_default=True)
-@click.option("--measure", type=click.Choice(["D1", "D2", "D2s"]), default="D1", show_default=True, help="D1: log alpha below the threshold; D2: |theta| > tau; D2s: theta > tau, the paper's Equation 3 to the letter.")
-@click.option("--tau", type=click.Choice(["0", "0.001", "0.01", "0.05"]), default="0.01", show_default=True, help="For D2 and D2s.")
+@click.option(
+    "--measure",
+    type=click.Choice(["D1", "D2", "D2s"]),
+    default="D1",
+    show_default=True,
+    help="D1: log alpha below the threshold; D2: |theta| > tau; D2s: theta > tau, the paper's Equation 3 literally.",
+)
+@click.option(
+    "--tau",
+    type=click.Choice(["0", "0.001", "0.01", "0.05"]),
+    default="0.01",
+    show_default=True,
+    help="For D2 and D2s.",
+)
 @click.option("--variant", default="full", show_default=True, help="full, or without-<role>.")
-def density(groups: tuple[str, ...], runs_dir: str, out: str | None, threshold: float | None, x: str, measure: str, tau: str, variant: str) -> None:
+def density(
+    groups: tuple[str, ...],
+    runs_dir: str,
+    out: str | None,
+    threshold: float | None,
+    x: str,
+    measure: str,
+    tau: str,
+    variant: str,
+) -> None:
     """Density against training: Figure 3 (GNN module) and Figure 4 (readout)."""
     from pathlib import Path
 
@@ -53,8 +78,8 @@ def density(groups: tuple[str, ...], runs_dir: str, out: str | None, threshold: 
         says = {"D1": f"log α < {t:g}", "D2": f"|θ| > {tau}", "D2s": f"θ > {tau}"}[measure]
         seeds = table["seed"].nunique()
         caption = (
-            f"{config['model']}, {config['dataset']}: share with {says}; {seeds} seed{'s' * (seeds != 1)}; where {config['where']}\n"
-            f"KL weight {config['kl_weight']:g}, {config['prior']} prior, noise {config['noise']}"
+            f"{config['model']}, {config['dataset']}: share with {says}; {seeds} seed{'s' * (seeds != 1)}; "
+            f"where {config['where']}\nKL weight {config['kl_weight']:g}, {config['prior']} prior, noise {config['noise']}"
         )
         for module in ("gnn", "encoder", "readout", "other"):
             if not (table["module"] == module).any():
@@ -80,11 +105,17 @@ def histogram(groups: tuple[str, ...], runs_dir: str, out: str | None, threshold
     for group, config in _groups(groups, runs_dir):
         table = log_alpha_shares(density_table(group))
         t = config["threshold"] if threshold is None else threshold
-        caption = f"{config['model']} on {config['dataset']}, end of training, all seeds; threshold log α = {t:g} (dashed)"
+        caption = (
+            f"{config['model']} on {config['dataset']}, end of training, all seeds; threshold log α = {t:g} (dashed)"
+        )
         drawn = figure.draw(table, t, caption)
         stem = (Path(out) if out else group / "figures") / "log-alpha"
         kept = table[table["log_alpha"] < t].groupby("matrix", sort=False)["share"].sum()
-        words = f"{caption}. Share of weights below it: " + "; ".join(f"{name} {value:.3f}" for name, value in kept.items()) + "."
+        words = (
+            f"{caption}. Share of weights below it: "
+            + "; ".join(f"{name} {value:.3f}" for name, value in kept.items())
+            + "."
+        )
         for path in save(drawn, stem, table, words):
             click.echo(path)
 

@@ -37,7 +37,15 @@ def render_verdict(verdict: dict[str, Any]) -> Group:
     for role, given in verdict["need"].items():
         parts.append(answer_text(f"need  of {role}", {**given, "reasons": [need_words(given), *given["reasons"]]}))
     if not verdict["need"] and verdict["where"] != "none":
-        parts.append(answer_text("need", {"answer": "not asked", "reasons": ["train the model without a role: the same command with --without propagation"]}))
+        parts.append(
+            answer_text(
+                "need",
+                {
+                    "answer": "not asked",
+                    "reasons": ["train the model without a role: the same command with --without propagation"],
+                },
+            )
+        )
     return Group(*parts)
 
 
@@ -45,8 +53,8 @@ def heading(verdict: dict[str, Any]) -> Text:
     seeds = ", ".join(map(str, verdict["seeds"])) or "none finished"
     text = Text(f"\n{verdict['model']} on {verdict['dataset']}", style="bold")
     text.append(
-        f"   where {verdict['where']}, prior {verdict['prior']}, noise {verdict['noise']}, KL weight {verdict['kl_weight']:g}, "
-        f"{verdict['steps']:,} steps, seeds {seeds}",
+        f"   where {verdict['where']}, prior {verdict['prior']}, noise {verdict['noise']}, "
+        f"KL weight {verdict['kl_weight']:g}, {verdict['steps']:,} steps, seeds {seeds}",
         style="not bold",
     )
     test = verdict["accuracy"].get("test")
@@ -62,7 +70,13 @@ def heading(verdict: dict[str, Any]) -> Text:
 
 def density_bars(verdict: dict[str, Any]) -> Table:
     """Matrices and blocks with the share of weights kept."""
-    table = Table(box=None, padding=(0, 1), title=f"\nDensity: share of weights with log α < {verdict['threshold']:g}", title_justify="left", title_style="bold")
+    table = Table(
+        box=None,
+        padding=(0, 1),
+        title=f"\nDensity: share of weights with log α < {verdict['threshold']:g}",
+        title_justify="left",
+        title_style="bold",
+    )
     for name in ("matrix", "role"):
         table.add_column(name, no_wrap=True)
     for name in ("t = 2", f"t = {verdict['threshold']:g}", "t = 4"):
@@ -72,14 +86,25 @@ def density_bars(verdict: dict[str, Any]) -> Table:
         block = row["block"]
         if "/" in block:  # in verdict.json, and too fine for the screen
             continue
-        values = (f"{row['kept 2']:.3f}", f"{row['density']:.3f}", f"{row['kept 4']:.3f}", bar(row["density"], 16))
+        values = (
+            f"{row['kept 2']:.3f}",
+            f"{row['density']:.3f}",
+            f"{row['kept 4']:.3f}",
+            bar(row["density"], 16),
+        )
         style = "dim" if block or row["role"] == "control" else ""
         table.add_row(f"  {block}" if block else row["matrix"], "" if block else row["role"], *values, style=style)
     return table
 
 
 def check_table(verdict: dict[str, Any]) -> Table:
-    table = Table(box=None, padding=(0, 1), title="\nQuick checks on test, at the end of training", title_justify="left", title_style="bold")
+    table = Table(
+        box=None,
+        padding=(0, 1),
+        title="\nQuick checks on test, at the end of training",
+        title_justify="left",
+        title_style="bold",
+    )
     table.add_column("", no_wrap=True)
     table.add_column("HR@20", justify="right")
     table.add_column("MRR@20", justify="right")
@@ -99,6 +124,6 @@ def answer_text(question: str, given: dict[str, Any]) -> Text:
 def need_words(given: dict[str, Any]) -> str:
     return (
         f"without it MRR@20 goes from {given['mrr@20_full']:.2f} to {given['mrr@20_reduced']:.2f}: a loss of "
-        f"{100 * given['loss']:.2f} % [{100 * given['low']:.2f}, {100 * given['high']:.2f}] (95 %, seeds and sessions), "
-        f"by the figures {given['figures_say']}"
+        f"{100 * given['loss']:.2f} % [{100 * given['low']:.2f}, {100 * given['high']:.2f}] "
+        f"(95 %, seeds and sessions), by the figures {given['figures_say']}"
     )

@@ -1,9 +1,9 @@
 """Where data sets lie, by name: a folder of flat arrays with a record of where they came from.
 
-    <data folder>/<name>/
-      data.json                              counts, split hash, provenance
-      train-items.npy train-offsets.npy ...  the arrays of Sessions; times and users where the source has them
-      test-items.npy test-offsets.npy ...
+<data folder>/<name>/
+  data.json                              counts, split hash, provenance
+  train-items.npy train-offsets.npy ...  the arrays of Sessions; times and users where the source has them
+  test-items.npy test-offsets.npy ...
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
         dataset = Dataset(name, record["n_items"], _read(folder, "train"), _read(folder, "test"), record["provenance"])
         recorded = record["split_hash"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"The data set in {folder} cannot be read: {error}", f"Bring it again with --force: {KNOWN.get(name, 'dissect data import')}") from error
+        raise DataError(
+            f"The data set in {folder} cannot be read: {error}",
+            f"Bring it again with --force: {KNOWN.get(name, 'dissect data import')}",
+        ) from error
     if dataset.split_hash != recorded:
         raise DataError(f"The data set in {folder} has changed since it was imported.", "Import it again with --force.")
     return dataset
@@ -85,10 +88,16 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
     """
     root, name = data_root(data_dir), dataset.name
     if name in planted.BUILT_IN or name in ("", ".", "..") or Path(name).name != name:
-        raise UsageError(f"A data set cannot be named {name!r}.", f"Choose a plain folder name other than {', '.join(planted.BUILT_IN)}.")
+        raise UsageError(
+            f"A data set cannot be named {name!r}.",
+            f"Choose a plain folder name other than {', '.join(planted.BUILT_IN)}.",
+        )
     folder = root / name
     if folder.exists() and not force:
-        raise UsageError(f"There is a data set '{name}' in {root} already.", "Choose another name, or --force to replace it.")
+        raise UsageError(
+            f"There is a data set '{name}' in {root} already.",
+            "Choose another name, or --force to replace it.",
+        )
     staging: Path | None = None
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -103,7 +112,10 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
             shutil.rmtree(folder)
         os.replace(staging, folder)
     except OSError as error:
-        raise DissectError(f"Could not write {folder}: {error.strerror or error}.", "Make room, or name another folder with --data-dir.") from error
+        raise DissectError(
+            f"Could not write {folder}: {error.strerror or error}.",
+            "Make room, or name another folder with --data-dir.",
+        ) from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)

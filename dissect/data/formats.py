@@ -36,8 +36,20 @@ def read_pickle(path: Path) -> Any:
     content = _bytes(path)
     try:
         return _DataOnly(io.BytesIO(content)).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        raise DataError(f"{path} is not a pickle of sessions, or is cut off: {error or type(error).__name__}.") from error
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        raise DataError(
+            f"{path} is not a pickle of sessions, or is cut off: {error or type(error).__name__}."
+        ) from error
 
 
 def _bytes(path: Path) -> bytes:
@@ -120,7 +132,12 @@ def rebuild(path: Path, prefixes: Sequence[Any], targets: Sequence[Any]) -> Sess
 
 
 def _rebuild(
-    path: Path, prefixes: Sequence[Any], targets: Sequence[Any], heads: Sessions, tails: Sessions, longest_first: bool
+    path: Path,
+    prefixes: Sequence[Any],
+    targets: Sequence[Any],
+    heads: Sessions,
+    tails: Sessions,
+    longest_first: bool,
 ) -> Sessions:
     """`rebuild` for one of the two orders: a session of k clicks is prefixes of k - 1 to 1 clicks, or of 1 to k - 1."""
     lengths = heads.lengths
@@ -162,7 +179,9 @@ def read_lessr(path: Path) -> Sessions:
         try:
             sessions.append([int(text) for text in line.split(",")])
         except ValueError:
-            raise DataError(f"{path}, line {number}, is {line[:60]!r}: items are whole numbers with commas between.") from None
+            raise DataError(
+                f"{path}, line {number}, is {line[:60]!r}: items are whole numbers with commas between."
+            ) from None
     flat = flatten(path, sessions, 0)
     if flat.items.max() == INT32:
         raise DataError(f"{path} has the item {INT32}, which leaves no number for it when counting from 1.")
@@ -224,4 +243,8 @@ def keep_recent(train: Sessions, test: Sessions, share: float) -> tuple[int, Ses
     number = np.zeros(int(max(train.items.max(), test.items.max())) + 1, np.int32)
     number[items[np.argsort(first)]] = np.arange(1, len(items) + 1)
     test, _ = keep_clicks(test, number[test.items] > 0)
-    return len(items), Sessions(number[train.items], train.offsets), Sessions(number[test.items], test.offsets)
+    return (
+        len(items),
+        Sessions(number[train.items], train.offsets),
+        Sessions(number[test.items], test.offsets),
+    )

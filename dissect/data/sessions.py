@@ -94,8 +94,8 @@ class Dataset:
         """16 hex digits of SHA-256 over the items and offsets of both parts: comparisons key on it, not on names."""
         digest = hashlib.sha256(str(self.n_items).encode())
         for part in (self.train, self.test):
-            digest.update(np.ascontiguousarray(part.offsets, dtype="<i8"))
-            digest.update(np.ascontiguousarray(part.items, dtype="<i4"))
+            digest.update(part.offsets.astype("<i8").tobytes())
+            digest.update(part.items.astype("<i4").tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -132,10 +132,8 @@ class PrefixTensors:
     def __len__(self) -> int:
         return len(self.start)
 
-    def batch(
-        self, index: torch.Tensor, pad_to: int | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Items int64 [B, L] padded with 0 on the right, lengths int64 [B], targets int64 [B] of the prefixes `index` [B].
+    def batch(self, index: torch.Tensor, pad_to: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Items int64 [B, L] padded with 0 on the right, lengths int64 [B], targets int64 [B].
 
         L is the longest length of the batch, or `pad_to` where static shapes are wanted.
         """

@@ -102,9 +102,7 @@ def _grid(name: str, theta: Tensor, blocks: Grid) -> Grid:
     return rows, cols
 
 
-def _blocks(
-    rows: Sequence[str], cols: Sequence[str], shape: torch.Size
-) -> list[tuple[str, list[int], list[int]]]:
+def _blocks(rows: Sequence[str], cols: Sequence[str], shape: torch.Size) -> list[tuple[str, list[int], list[int]]]:
     """(name, cells, shape) of the whole, of each block of rows and of columns, and of each crossing."""
     n, m = len(rows), len(cols)
     height, rest = shape[0] // n, list(shape[1:])
@@ -116,9 +114,7 @@ def _blocks(
         out += [(col, [i * m + j for i in range(n)], [shape[0], *narrow]) for j, col in enumerate(cols)]
     if rows != [""] and cols != [""]:
         out += [
-            (f"{row}/{col}", [i * m + j], [height, *narrow])
-            for i, row in enumerate(rows)
-            for j, col in enumerate(cols)
+            (f"{row}/{col}", [i * m + j], [height, *narrow]) for i, row in enumerate(rows) for j, col in enumerate(cols)
         ]
     return out
 

@@ -365,9 +365,7 @@ def _watch(
     return ran, read_elsewhere
 
 
-_VIEWS = tuple(
-    getattr(Tensor, name) for name in ("T", "mT", "H", "mH", "data", "real")
-)  # they give the values
+_VIEWS = tuple(getattr(Tensor, name) for name in ("T", "mT", "H", "mH", "data", "real"))  # they give the values
 
 
 def _looks_only(function: str) -> bool:

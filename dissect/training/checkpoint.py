@@ -14,7 +14,6 @@ import torch
 from dissect.errors import DataError
 from dissect.runs import write_atomically
 
-
 # What torch.load raises on files that are cut off, garbled or of another kind.
 _UNREADABLE = (RuntimeError, OSError, EOFError, KeyError, ValueError, TypeError, AttributeError)
 
@@ -88,7 +87,7 @@ def _digest(state: dict[str, Any]) -> str:
     for name, value in _leaves(state):
         digest.update(name.encode())
         if isinstance(value, torch.Tensor):
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         else:
             digest.update(repr(value).encode())
     return digest.hexdigest()

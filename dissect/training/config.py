@@ -58,10 +58,16 @@ class Config:
         check(self.max_steps >= 1, f"max_steps must be at least 1, not {self.max_steps}.")
         check(self.kl_weight >= 0, f"kl_weight must not be negative, not {self.kl_weight}.")
         check(0 <= self.kl_warmup <= 1, f"kl_warmup is a share of the steps, 0 to 1, not {self.kl_warmup}.")
-        check(0 <= self.validation < 1, f"validation is a share of the sessions, 0 to below 1, not {self.validation}.")
+        check(
+            0 <= self.validation < 1,
+            f"validation is a share of the sessions, 0 to below 1, not {self.validation}.",
+        )
         check(self.l2 >= 0, f"l2 must not be negative, not {self.l2}.")
         for name, valid in (("schedule", SCHEDULES), ("protocol", PROTOCOLS), ("order", ORDERS)):
-            check(getattr(self, name) in valid, f"{name} must be one of {', '.join(valid)}, not {getattr(self, name)}.")
+            check(
+                getattr(self, name) in valid,
+                f"{name} must be one of {', '.join(valid)}, not {getattr(self, name)}.",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -20,23 +20,25 @@ class Controls(nn.Module):
              learn a popularity vector, which does help
     """
 
+    kl_only: LinearVD
+    rolled: LinearVD
+
     def __init__(self, dim: int, noise: str, threshold: float, log_sigma2: float | None) -> None:
         super().__init__()
         for name in ("kl_only", "rolled"):
             dense = nn.Linear(dim, dim, bias=False)
             nn.init.uniform_(dense.weight, -(dim**-0.5), dim**-0.5)
-            setattr(self, name, LinearVD.from_dense(dense, noise=noise, threshold=threshold, log_sigma2=log_sigma2))
+            setattr(
+                self,
+                name,
+                LinearVD.from_dense(dense, noise=noise, threshold=threshold, log_sigma2=log_sigma2),
+            )
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Session vectors [B, D] with what `rolled` adds to them."""
         others = vectors.detach()
         added: Tensor = self.rolled((others - others.mean(0)).roll(1, 0))
         return vectors + added
-
-
-def control_names() -> tuple[str, ...]:
-    """The matrices of the controls as they stand in the records."""
-    return ("control.kl_only", "control.rolled")
 
 
 def seeded_controls(seed: int, dim: int, noise: str, threshold: float, log_sigma2: float | None) -> Controls:

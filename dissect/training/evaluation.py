@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dissect.data.sessions import PrefixTensors
 from dissect.sparsevd import one_sample
@@ -18,15 +18,12 @@ Report = Callable[[int, int], None]
 
 
 @torch.inference_mode()
-def evaluate(
-    model: Any, prefixes: PrefixTensors, batch_size: int = 512, report: Report | None = None
-) -> np.ndarray:
+def evaluate(model: Any, prefixes: PrefixTensors, batch_size: int = 512, report: Report | None = None) -> np.ndarray:
     """Rank int32 [P] of the target of each prefix among all V items, by the weights as they are evaluated.
 
     Draws no random number and leaves the model in the mode in which it was. `report(done, total)` is called
     after each batch.
     """
-    assert isinstance(model, nn.Module)
     was_training = model.training
     model.eval()
     out = torch.empty(len(prefixes), dtype=torch.int32, device=prefixes.start.device)

@@ -234,9 +234,7 @@ class ExampleOrder:
         return self.permutation[at * self.config.batch_size : (at + 1) * self.config.batch_size]
 
 
-def choose_epoch(
-    training: Training, values: dict[str, dict[str, float]], run: Path, steps_per_epoch: int
-) -> bool:
+def choose_epoch(training: Training, values: dict[str, dict[str, float]], run: Path, steps_per_epoch: int) -> bool:
     """Keep the weights of the epoch with the best MRR@20 on validation; True where patience has run out.
 
     Does nothing for a run that reports its final step.

@@ -43,7 +43,9 @@ class Observer:
 class Recorder:
     """The two record files of a run. After a resume they are cut back to what the checkpoint knows."""
 
-    def __init__(self, run: Path, training: Training, n_examples: int, steps_per_epoch: int, observer: Observer) -> None:
+    def __init__(
+        self, run: Path, training: Training, n_examples: int, steps_per_epoch: int, observer: Observer
+    ) -> None:
         self.training, self.observer = training, observer
         self.n_examples, self.steps_per_epoch = n_examples, steps_per_epoch
         self.metrics = Lines(run / "metrics.jsonl", training.state.metrics_size)
@@ -51,7 +53,10 @@ class Recorder:
 
     def mark(self) -> None:
         """Note in the state how long the files are now."""
-        self.training.state.metrics_size, self.training.state.density_size = self.metrics.size(), self.densities.size()
+        self.training.state.metrics_size, self.training.state.density_size = (
+            self.metrics.size(),
+            self.densities.size(),
+        )
 
     def close(self) -> None:
         self.metrics.close()

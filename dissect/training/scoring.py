@@ -43,7 +43,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         return (log_total - target_score).mean()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         # Handed over, not kept: autograd then need not copy them.
         grads, ctx.grads = ctx.grads, None
