@@ -14,6 +14,7 @@ from dissect.errors import DissectError, unknown
 # a test compares the two.
 COMMANDS = {
     "run": ("dissect.cli.run", "Dissect a model: train it with SparseVD and say the verdict."),
+    "train": ("dissect.cli.train", "Train a model as it is, and compare."),
     "plot": ("dissect.cli.plot", "Draw density (the paper's Figures 3 and 4) and histograms."),
     "models": ("dissect.cli.models", "List the models, or one model's matrices and their roles."),
     "data": ("dissect.cli.data", "Bring data sets in, list them, count them."),

@@ -1,31 +1,193 @@
-"""The work behind `dissect run`, apart from its options."""
+"""The work behind `dissect run` and `dissect train`, apart from their options."""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from analyses.compare import results_table
 from analyses.verdict import judge
+from dissect import runs
+from dissect.cli.compare_view import render_results
 from dissect.cli.launch import (
     find_model,
     group_folder,
     model_options,
+    rank_baseline,
     starting_weights,
     train_seeds,
 )
-from dissect.cli.run import BUILT_IN_SETTINGS
 from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog, planted
 from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import UsageError, unknown
 from dissect.training.config import Config
+from models import BASELINES
 from models.base import MODULES, ROLES
 
+DEFAULT_DIM = 256
 DEFAULT_STEPS = 60_000
+# What a run on the built-in data uses where nothing else is said: small, and done in about a minute a seed.
+BUILT_IN_STEPS = {"demo": 2_000, "demo-bag": 6_000, "demo-walk": 6_000}
+BUILT_IN_DIM = 32
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `dissect run` and `dissect train` are asked in common (dissect/cli/options.py: training)."""
+
+    model: str
+    dataset: str
+    without: tuple[str, ...]
+    seeds: tuple[int, ...]
+    batch_size: int
+    dim: int | None
+    propagation: str | None
+    preset: str | None
+    extra: tuple[str, ...]
+    lr: float
+    l2: float
+    validation: float
+    order: str
+    init_from: str | None
+    device: str
+    runs_dir: str
+    data_dir: str | None
+    name: str | None
+    force: bool
+    as_json: bool
+    quiet: bool
+
+
+def dissect_model(
+    *,
+    where: str,
+    epochs: float | None,
+    max_steps: int | None,
+    kl_weight: float,
+    kl_warmup: float,
+    prior: str,
+    noise: str,
+    threshold: float,
+    log_sigma2: float | None,
+    schedule: str,
+    decay_everything: bool,
+    **common: Any,
+) -> None:
+    """Train every seed asked for with SparseVD and print the verdict of the group."""
+    asked, console = Asked(**common), Console(stderr=True)
+    choices = ("both", "none", *MODULES, *ROLES)
+    if where not in choices:
+        raise unknown("module or role", where, choices)
+    data = load_dataset(asked.dataset, asked.data_dir, console)
+    if epochs is not None and max_steps is not None:
+        raise UsageError("--epochs and --max-steps exclude each other.")
+    if epochs is not None:
+        max_steps = steps_of(epochs, data, asked.batch_size, asked.validation)
+    settings = {
+        "where": where,
+        "max_steps": BUILT_IN_STEPS.get(data.name, DEFAULT_STEPS) if max_steps is None else max_steps,
+        "kl_weight": kl_weight,
+        "kl_warmup": kl_warmup,
+        "prior": prior,
+        "noise": noise,
+        "threshold": threshold,
+        "log_sigma2": log_sigma2,
+        "schedule": schedule,
+        "decay_everything": decay_everything,
+    }
+    group = train_group(asked, data, settings, console)
+    verdict = judge(group, judged=planted.judged(data))
+    if asked.as_json:
+        print(json.dumps(verdict, indent=1))
+    else:
+        Console().print(render_verdict(verdict))
+
+
+def train_dense(*, epochs: float, protocol: str, patience: int, dataset: str | None, **common: Any) -> None:
+    """Train every seed asked for without SparseVD and print it beside the finished groups of the same split."""
+    console = Console(stderr=True)
+    runs_dir = Path(common["runs_dir"])
+    if dataset is None:
+        groups = runs.find_groups(runs_dir)
+        dataset = runs.group_config(groups[-1])["dataset"] if groups else "demo"
+        console.print(f"Data set: {dataset} ({'as in the newest group' if groups else 'built in'}).", highlight=False)
+    asked = Asked(dataset=str(dataset), **common)
+    data = load_dataset(asked.dataset, asked.data_dir, console)
+    if protocol == "paper":
+        console.print(
+            "Protocol 'paper': trained on everything, each metric at its best epoch on test. These numbers flatter.",
+            style="bold yellow",
+            highlight=False,
+        )
+    if asked.model in BASELINES:
+        config = Config(asked.model, data.name, data.split_hash, where="none", protocol=protocol, max_steps=1)
+        group = group_folder(config, asked.name, runs_dir)
+        rank_baseline(asked.model, data, config, group, asked.force, asked.quiet, console)
+    else:
+        held_out = asked.validation if protocol == "clean" else 0.0
+        settings = {
+            "where": "none",
+            "max_steps": steps_of(epochs, data, asked.batch_size, held_out),
+            "schedule": "steps",
+            "select": "mrr@20",
+            "protocol": protocol,
+            "patience": patience,
+        }
+        group = train_group(asked, data, settings, console)
+    table = results_table(runs_dir, data.split_hash, protocol)
+    if asked.as_json:
+        print(table.to_json(orient="records", indent=1))
+    else:
+        Console().print(render_results(table, data.name, protocol, newest=group.name))
+
+
+def train_group(asked: Asked, data: Dataset, settings: dict[str, Any], console: Console) -> Path:
+    """Resolve the configuration, train its seeds, and return the folder of the group."""
+    subject = find_model(asked.model)
+    for role in asked.without:
+        if role not in subject.cls.removable:
+            raise UsageError(
+                f"{subject.name} cannot be built without {role!r}.",
+                f"It can without: {', '.join(subject.cls.removable) or 'nothing'}.",
+            )
+    dim = asked.dim or (BUILT_IN_DIM if data.name in planted.BUILT_IN else DEFAULT_DIM)
+    options = model_options(subject, {"dim": dim, "propagation": asked.propagation}, asked.preset, asked.extra)
+    weights, fingerprint = starting_weights(asked.init_from, Path(asked.runs_dir))
+    config = Config(
+        model=subject.name,
+        dataset=data.name,
+        split_hash=data.split_hash,
+        model_options=options,
+        model_source=subject.source,
+        batch_size=asked.batch_size,
+        lr=asked.lr,
+        l2=asked.l2,
+        validation=asked.validation,
+        order=asked.order,
+        init_from=fingerprint,
+        **settings,
+    )
+    group = group_folder(config, asked.name, Path(asked.runs_dir))
+    train_seeds(
+        subject,
+        data,
+        config,
+        group,
+        seeds=asked.seeds,
+        without=asked.without,
+        device=asked.device,
+        force=asked.force,
+        quiet=asked.quiet,
+        console=console,
+        weights=weights,
+    )
+    return group
 
 
 def load_dataset(name: str, data_dir: str | None, console: Console) -> Dataset:
@@ -33,103 +195,16 @@ def load_dataset(name: str, data_dir: str | None, console: Console) -> Dataset:
     data = catalog.load(name, data_dir)
     if data.name != name:
         console.print(
-            f"'{name}' is not here; using '{data.name}', another split: compare the two with care.",
+            f"'{name}' is not here; using '{data.name}', another split of the same log: compare with care.",
             highlight=False,
+            soft_wrap=True,
         )
     return data
 
 
-def resolve_steps(
-    epochs: float | None,
-    max_steps: int | None,
-    default: int,
-    data: Dataset,
-    batch_size: int,
-    validation: float,
-) -> int:
-    """Steps of training from --epochs or --max-steps. Raises UsageError for both, or for none above 0."""
-    if epochs is not None and max_steps is not None:
-        raise UsageError("--epochs and --max-steps exclude each other.")
-    if epochs is None:
-        return max_steps if max_steps is not None else default
-    if epochs <= 0:
-        raise UsageError(f"--epochs must be above 0, not {epochs}.")
+def steps_of(epochs: float, data: Dataset, batch_size: int, validation: float) -> int:
+    """Steps of so many epochs. Raises UsageError unless they are more than 0."""
+    if epochs <= 0 or batch_size < 1:
+        raise UsageError(f"--epochs must be above 0 and --batch-size at least 1, not {epochs} and {batch_size}.")
     prefixes = split_validation(data.train, validation)[0].n_prefixes
-    return math.ceil(epochs * math.ceil(prefixes / batch_size))
-
-
-def dissect_model(
-    *,
-    model: str,
-    dataset: str,
-    where: str,
-    without: tuple[str, ...],
-    seeds: tuple[int, ...],
-    epochs: float | None,
-    max_steps: int | None,
-    dim: int | None,
-    propagation: str | None,
-    extra: tuple[str, ...],
-    init_from: str | None,
-    device: str,
-    runs_dir: Path,
-    data_dir: str | None,
-    name: str | None,
-    force: bool,
-    as_json: bool,
-    quiet: bool,
-    **settings: Any,
-) -> None:
-    """Train every seed asked for and print the verdict of the group. `settings` are fields of Config."""
-    console = Console(stderr=True)
-    choices = ("both", "none", *MODULES, *ROLES)
-    if where not in choices:
-        raise unknown("module or role", where, choices)
-    subject = find_model(model)
-    for role in without:
-        if role not in subject.cls.removable:
-            raise UsageError(
-                f"{subject.name} cannot be built without {role!r}.",
-                f"It can without: {', '.join(subject.cls.removable) or 'nothing'}.",
-            )
-    data = load_dataset(dataset, data_dir, console)
-    built_in = BUILT_IN_SETTINGS.get(data.name, {})
-    options = model_options(subject, {"dim": dim or built_in.get("dim", 256), "propagation": propagation}, extra)
-    weights, fingerprint = starting_weights(init_from, runs_dir)
-    config = Config(
-        model=subject.name,
-        dataset=data.name,
-        split_hash=data.split_hash,
-        model_options=options,
-        model_source=subject.source,
-        where=where,
-        max_steps=resolve_steps(
-            epochs,
-            max_steps,
-            built_in.get("max_steps", DEFAULT_STEPS),
-            data,
-            settings["batch_size"],
-            settings["validation"],
-        ),
-        init_from=fingerprint,
-        **settings,
-    )
-    group = group_folder(config, name, runs_dir)
-    train_seeds(
-        subject,
-        data,
-        config,
-        group,
-        seeds=seeds,
-        without=without,
-        device=device,
-        force=force,
-        quiet=quiet,
-        console=console,
-        weights=weights,
-    )
-    verdict = judge(group, judged=planted.judged(data))
-    if as_json:
-        print(json.dumps(verdict, indent=1))
-    else:
-        Console().print(render_verdict(verdict))
+    return max(1, math.ceil(epochs * math.ceil(prefixes / batch_size)))

@@ -6,22 +6,27 @@ import difflib
 import hashlib
 import importlib.util
 import inspect
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from dissect import runs
 from dissect.cli.live import make_observer
-from dissect.data.sessions import Dataset
+from dissect.data.sessions import Dataset, PrefixTensors
 from dissect.errors import DataError, UsageError, unknown
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.config import Config
-from dissect.training.device import prepare_device
+from dissect.training.device import describe_environment, prepare_device
+from dissect.training.evaluation import evaluate_scores, metrics
+from dissect.training.finish import write_ranks_of
 from dissect.training.loop import fit
-from models import MODELS
+from dissect.training.record import Observer
+from models import BASELINES, MODELS
 
 
 @dataclass(frozen=True)
@@ -68,14 +73,22 @@ def find_model(name: str) -> Subject:
     return Subject(f"{file.name}:{class_name}", cls, source)
 
 
-def model_options(subject: Subject, given: Mapping[str, Any], extra: Sequence[str] = ()) -> dict[str, Any]:
-    """Arguments for the constructor: `given` (where the model takes them) and `key=value` texts.
+def model_options(
+    subject: Subject, given: Mapping[str, Any], preset: str | None = None, extra: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Arguments for the constructor: those of a preset, then `given`, then `key=value` texts.
 
-    Raises UsageError for an argument that the model does not take, or a value that is none.
+    Raises UsageError for an argument that the model does not take, or a preset that it does not have.
     """
     parameters = inspect.signature(subject.cls).parameters
-    takes = [name for name in parameters if name not in ("self", "n_items", "without")]
+    takes = [name for name in parameters if name not in ("self", "n_items", "without", "switches")]
+    anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     options: dict[str, Any] = {}
+    if preset is not None:
+        presets = getattr(subject.cls, "presets", {})
+        if preset not in presets:
+            raise unknown(f"preset of {subject.name}", preset, presets)
+        options |= presets[preset]
     for name, value in given.items():
         if value is None:
             continue
@@ -84,13 +97,17 @@ def model_options(subject: Subject, given: Mapping[str, Any], extra: Sequence[st
         options[name] = value
     for text in extra:
         name, equals, value = text.partition("=")
-        if not equals or name not in takes:
+        if not equals or not (name in takes or anything):
             near = difflib.get_close_matches(name, takes, n=1)
             raise UsageError(
                 f"{subject.name} takes no option {text!r}.",
                 f"Did you mean {near[0]}=...?" if near else f"It takes: {', '.join(f'{t}=...' for t in takes)}.",
             )
         options[name] = _value(value)
+    try:
+        subject.cls(n_items=2, **options)  # the model itself says what does not fit, before anything is written
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{subject.name} cannot be built so: {error}.", f"dissect models {subject.name}") from error
     return options
 
 
@@ -222,3 +239,56 @@ def train_seeds(
             )
         )
     return summaries
+
+
+def rank_baseline(
+    name: str, data: Dataset, config: Config, group: Path, force: bool, quiet: bool, console: Console
+) -> dict[str, Any]:
+    """Fit a model without gradients and rank the test set, into a run folder like any other (seed 1).
+
+    It has no epochs to choose and uses no validation part: it is fitted on all training sessions.
+    """
+    run = runs.run_path(group, 1)
+    if run.exists() and force:
+        console.print(f"The old run is kept as {runs.set_aside(run)}", highlight=False, markup=False)
+    if runs.is_done(run):
+        console.print(f"Finished already: {run}", highlight=False, markup=False)
+        return runs.read_json(run / "summary.json")
+    prepare_device()
+    prepare_group(group, config, data)
+    with runs.locked(run):
+        began = time.perf_counter()
+        model = BASELINES[name](data.n_items).fit(data.train)
+        fitted = time.perf_counter() - began
+        observer = make_observer(console, f"{name} on {data.name}", config.threshold, quiet)
+        try:
+            rank = evaluate_scores(model, PrefixTensors(data.test), report=_report_to(observer))
+        finally:
+            observer.end()
+        write_ranks_of(run / "ranks-test-last.npz", rank, data.test)
+        runs.write_json(run / "environment.json", describe_environment(torch.device("cpu")))
+        summary = {
+            "model": name,
+            "dataset": data.name,
+            "split_hash": data.split_hash,
+            "seed": 1,
+            "variant": runs.FULL,
+            "protocol": config.protocol,
+            "where": "none",
+            "epochs": 0,
+            "seconds": fitted,
+            "seconds_evaluation": time.perf_counter() - began - fitted,
+            "n_parameters": 0,
+            "selected": {"rule": "no epochs", "step": 0, "epoch": 0},
+            "test": metrics(rank),
+            "valid": None,
+            "selection_bias": {"hr@20": 0.0, "mrr@20": 0.0},
+            "checks": {},
+        }
+        runs.write_json(run / "summary.json", summary)
+        (run / "DONE").touch()
+    return summary
+
+
+def _report_to(observer: Observer) -> Callable[[int, int], None]:
+    return lambda done, total: observer.evaluating("test", done, total)

@@ -69,7 +69,7 @@ def command(name: str | None, dim: int, items: int, as_json: bool) -> None:
         padding=(0, 2, 0, 0),
     )
     for column in ("matrix", "shape", "parameters", "role", "module", "blocks"):
-        table.add_column(column, justify="right" if column == "parameters" else "left", no_wrap=True)
+        table.add_column(column, justify="right" if column == "parameters" else "left", no_wrap=column != "blocks")
     for row in rows:
         shape = "×".join(map(str, row["shape"]))
         table.add_row(

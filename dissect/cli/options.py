@@ -2,14 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
+
+Decorator = Callable[[Any], Any]
 
 runs_dir = click.option("--runs-dir", default="runs", show_default=True, metavar="DIR", help="Where run folders lie.")
 data_dir = click.option(
-    "--data-dir",
-    metavar="DIR",
-    help="Where data sets lie. [default: $DISSECT_DATA or the user's data folder]",
+    "--data-dir", metavar="DIR", help="Where data sets lie. [default: $DISSECT_DATA or the user's data folder]"
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 quiet = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+
+
+def several(*decorators: Decorator) -> Decorator:
+    """One decorator for several options, in the order in which --help lists them."""
+
+    def decorate(function: Any) -> Any:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+# What a training has, with SparseVD or without.
+training = several(
+    click.option(
+        "--without", multiple=True, metavar="ROLE", help="Leave a role out of the model: propagation, gnn, attention."
+    ),
+    click.option(
+        "--seed", "seeds", type=int, multiple=True, default=(1,), show_default=True, help="Repeat for several seeds."
+    ),
+    click.option("--batch-size", type=int, default=100, show_default=True),
+    click.option("--dim", type=int, help="Width D of the model. [default: 256; 32 on built-in data]"),
+    click.option(
+        "--propagation",
+        type=click.Choice(["(AH)W", "A(HW)"], case_sensitive=False),
+        help="SR-GNN: average the neighbours, then map; or as its authors wrote it.",
+    ),
+    click.option("--preset", help="Arguments of the model by name, e.g. official for attenmixer."),
+    click.option(
+        "--option", "extra", multiple=True, metavar="KEY=VALUE", help="Another argument of the model, e.g. steps=2."
+    ),
+    click.option("--lr", type=float, default=1e-3, show_default=True, help="Adam's learning rate."),
+    click.option(
+        "--l2", type=float, default=1e-5, show_default=True, help="Decay of what SparseVD does not regularise."
+    ),
+    click.option(
+        "--validation",
+        type=float,
+        default=0.1,
+        show_default=True,
+        help="Last share of the training sessions, held out.",
+    ),
+    click.option(
+        "--order",
+        type=click.Choice(["shuffled", "chronological"]),
+        default="shuffled",
+        show_default=True,
+        help="Order of the training examples.",
+    ),
+    click.option("--init-from", metavar="RUN", help="Start from the weights of a trained dense run."),
+    device,
+    runs_dir,
+    data_dir,
+    click.option("--name", help="Name of the group's folder, before the hash. [default: <model>-<dataset>]"),
+    click.option("--force", is_flag=True, help="Train again what is finished; the old run is kept aside."),
+    as_json,
+    quiet,
+)

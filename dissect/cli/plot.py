@@ -79,7 +79,8 @@ def density(
         seeds = table["seed"].nunique()
         caption = (
             f"{config['model']}, {config['dataset']}: share with {says}; {seeds} seed{'s' * (seeds != 1)}; "
-            f"where {config['where']}\nKL weight {config['kl_weight']:g}, {config['prior']} prior, noise {config['noise']}"
+            f"where {config['where']}\n"
+            f"KL weight {config['kl_weight']:g}, {config['prior']} prior, noise {config['noise']}"
         )
         for module in ("gnn", "encoder", "readout", "other"):
             if not (table["module"] == module).any():

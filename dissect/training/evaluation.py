@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dissect.data.sessions import PrefixTensors
 from dissect.sparsevd import one_sample
-from dissect.training.scoring import ranks
+from dissect.training.scoring import ranks, ranks_of_scores
 
 CUTOFFS = (5, 10, 20)
 Report = Callable[[int, int], None]
@@ -43,6 +43,21 @@ def evaluate(model: Any, prefixes: PrefixTensors, batch_size: int = 512, report:
     finally:
         model.train(was_training)
     return out.cpu().numpy()
+
+
+@torch.inference_mode()
+def evaluate_scores(
+    model: Any, prefixes: PrefixTensors, batch_size: int = 256, report: Report | None = None
+) -> np.ndarray:
+    """`evaluate` for a model without gradients, which gives `scores(items, lengths)` [B, V]."""
+    out = torch.empty(len(prefixes), dtype=torch.int32)
+    for start in range(0, len(prefixes), batch_size):
+        index = torch.arange(start, min(start + batch_size, len(prefixes)))
+        items, lengths, targets = prefixes.batch(index)
+        out[index] = ranks_of_scores(model.scores(items, lengths), targets - 1).int()
+        if report:
+            report(int(index[-1]) + 1, len(prefixes))
+    return out.numpy()
 
 
 def metrics(rank: np.ndarray) -> dict[str, float]:
