@@ -58,7 +58,7 @@ def test_an_error_is_its_message_its_hint_and_its_exit_code(typed):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["rnu"], "There is no command named 'rnu'.\nDid you mean run?"),
+        (["rnu"], "There is no command named 'rnu'.\nDid you mean run"),
         (["plot", "densty"], "'density'"),
         (["run", "--sed", "1"], "'--seed'"),
         (["run", "--prior", "norml"], "'normal'"),

@@ -246,7 +246,9 @@ def test_the_changelog_knows_this_version():
 def test_files_stay_of_a_size_to_read():
     for path in [*sources(), *(ROOT / "tests").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
         lines = len(path.read_text().splitlines())
-        assert lines <= 600, f"{path.relative_to(ROOT)} has {lines} lines: is it one room with one job?"
+        assert lines <= (800 if path.parent.name == "tests" else 600), (
+            f"{path.relative_to(ROOT)} has {lines} lines: is it one room with one job?"
+        )
     for folder in ("dissect", *OTHERS, "tests", "benchmarks", "docs"):
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and path.suffix != ".pyc":
