@@ -33,7 +33,7 @@ from models.base import MODULES, ROLES
 DEFAULT_DIM = 256
 DEFAULT_STEPS = 60_000
 # What a run on the built-in data uses where nothing else is said: small, and done in about a minute a seed.
-BUILT_IN_STEPS = {"demo": 2_000, "demo-bag": 6_000, "demo-walk": 6_000}
+BUILT_IN_STEPS = {"demo": 2_000, "demo-bag": 3_000, "demo-walk": 3_000}
 BUILT_IN_DIM = 32
 
 

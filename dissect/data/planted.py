@@ -29,8 +29,8 @@ class Recipe:
     kind: str  # "walk" or "bag"
     n_items: int = 600
     items_per_intent: int = 12
-    n_train: int = 6_000
-    n_test: int = 1_500
+    n_train: int = 12_000
+    n_test: int = 6_000
     seed: int = 20221
 
     @property
