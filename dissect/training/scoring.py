@@ -82,8 +82,10 @@ def ranks(vectors: Tensor, matrix: Tensor, bias: Tensor | None, targets: Tensor,
 def ranks_of_scores(scores: Tensor, targets: Tensor, ties: str = "best") -> Tensor:
     """Rank int64 [B] of column `targets` [B] in each row of `scores` [B, V]; `ties` as in `ranks`."""
     target = scores.gather(1, targets[:, None])  # [B, 1]
-    better = (scores > target).sum(1)
+    # Comparisons as floats: on the CPU their sum is ten times faster than that of booleans, and exact below 2^24.
+    found = torch.empty_like(scores)
+    better = torch.gt(scores, target, out=found).sum(1).long()
     if ties == "best":
         return better + 1
-    equal = (scores == target).sum(1) - 1
+    equal = torch.eq(scores, target, out=found).sum(1).long() - 1
     return better + 1 + (equal if ties == "worst" else equal // 2)

@@ -1,0 +1,195 @@
+"""The verbs as a user types them, on tiny runs: what they leave, print and return."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from dissect import runs
+from dissect.cli import main
+
+TINY = ["--max-steps", "6", "--dim", "4", "--device", "cpu", "--quiet"]
+
+
+@pytest.fixture
+def typed(tmp_path, monkeypatch):
+    """Runs a command in an empty folder; returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DISSECT_DATA", str(tmp_path / "data"))
+
+    def run(*words):
+        result = CliRunner().invoke(main, words, prog_name="dissect")
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+def test_run_leaves_a_group_and_a_verdict_and_is_refused_the_second_time(typed, tmp_path):
+    code, out, _ = typed("run", *TINY, "--json")
+    verdict = json.loads(out)
+    assert code == 0 and verdict["O1"]["answer"] == "undecided"
+    group = runs.newest_group("runs")
+    assert runs.read_json(group / "verdict.json")["seeds"] == [1]
+    assert runs.read_json(group / "data.json")["provenance"]["source"] == "generated"
+    code, _, err = typed("run", *TINY)
+    assert code == 2 and "Finished already" in err and "--force" in err
+    assert typed("run", *TINY, "--force")[0] == 0
+    assert (group / "s1.old-1" / "DONE").exists()
+
+
+def test_several_seeds_go_on_with_those_that_are_missing(typed):
+    typed("run", *TINY, "--seed", "1")
+    code, out, err = typed("run", *TINY, "--seed", "1", "--seed", "2", "--json")
+    assert code == 0 and "Seed 1 is finished already" in err
+    assert json.loads(out)["seeds"] == [1, 2]
+
+
+def test_the_reduced_model_joins_the_group_and_the_verdict(typed):
+    typed("run", *TINY)
+    code, out, _ = typed("run", *TINY, "--without", "propagation", "--json")
+    verdict = json.loads(out)
+    assert code == 0 and set(verdict["need"]) == {"propagation"}
+    assert runs.variants(runs.newest_group("runs")) == ["full", "without-propagation"]
+    assert len(runs.find_groups("runs")) == 1
+
+
+def test_where_chooses_the_module(typed):
+    verdict = json.loads(typed("run", *TINY, "--where", "gnn", "--json")[1])
+    assert {m["module"] for m in verdict["density"]["matrices"]} == {"gnn", "control"}
+    assert verdict["O2"]["answer"] == "not applicable"
+
+
+@pytest.mark.parametrize("noise", ["lrt_shared", "weight"])
+@pytest.mark.parametrize("prior", ["normal", "ard"])
+def test_every_noise_and_prior_trains(typed, noise, prior):
+    assert typed("run", *TINY, "--noise", noise, "--prior", prior)[0] == 0
+
+
+def test_a_dense_run_can_be_the_start_of_a_dissection(typed):
+    assert typed("train", "srgnn", "--dataset", "demo", "--epochs", "0.1", "--dim", "4", "--quiet")[0] == 0
+    dense = runs.newest_group("runs") / "s1"
+    assert typed("run", *TINY, "--init-from", str(dense))[0] == 0
+    dissected = runs.newest_group("runs") / "s1"
+    code, _, err = typed("run", *TINY, "--dim", "8", "--init-from", str(dense))
+    assert code == 3 and "another shape" in err
+    code, _, err = typed("run", *TINY, "--init-from", str(dissected))
+    assert code == 3 and "itself dissected" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["run", "--model", "srgn"], 2, "Did you mean srgnn"),
+        (["run", "--dataset", "demo-wlak"], 2, "demo-walk"),
+        (["run", "--dataset", "gowalla"], 3, "dissect data import gowalla"),
+        (["run", "--where", "reedout"], 2, "readout"),
+        (["run", "--without", "transformation"], 2, "propagation, gnn, attention"),
+        (["run", "--option", "stps=2"], 2, "steps="),
+        (["run", "--preset", "papr"], 2, "paper"),
+        (["run", "--lr", "-1"], 2, "lr must"),
+        (["run", "--epochs", "0"], 2, "above 0"),
+        (["run", "--epochs", "1", "--max-steps", "5"], 2, "exclude"),
+        (["run", "--validation", "1.5"], 2, "validation"),
+        (["run", "--max-steps", "0"], 2, "max_steps"),
+        (["run", "--model", "nofile.py:X"], 2, "no file"),
+        (["run", "--init-from", "nowhere"], 2, "no run"),
+        (["plot", "density"], 2, "dissect run"),
+        (["plot", "density", "nothing"], 2, "no group"),
+        (["train", "attenmixer", "--option", "heads=3", "--preset", "official", "--dim", "8"], 2, "heads"),
+        (["train", "attenmixr", "--dataset", "demo"], 2, "attenmixer"),
+        (["data", "stats", "nothing"], 2, "data set"),
+        (["data", "import", "x", "--format", "srgnn", "missing.txt", "missing.txt"], 3, "cannot be read"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_words_are_refused_with_the_way_out_and_write_nothing(typed, tmp_path, words, code, says):
+    given, out, err = typed(*words)
+    assert (given, out) == (code, "")
+    assert says in err and "Traceback" not in err
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "data").exists()
+
+
+def test_a_users_file_that_breaks_is_a_message(typed, tmp_path):
+    (tmp_path / "bad.py").write_text("import nothing_like_this\n")
+    code, _, err = typed("run", "--model", "bad.py:X")
+    assert code == 2 and "ModuleNotFoundError" in err
+    (tmp_path / "other.py").write_text("class Other:\n    pass\n")
+    assert "lacks item_states" in typed("run", "--model", "other.py:Other")[2]
+    assert "Other" in typed("run", "--model", "other.py:Othr")[2]
+
+
+def test_import_list_stats_and_run_on_the_data(typed, tmp_path):
+    sessions = [[1, 2, 3], [2, 3, 1, 2], [4, 1], [3, 4, 2]] * 5
+    (tmp_path / "train.txt").write_bytes(pickle.dumps(sessions))
+    (tmp_path / "test.txt").write_bytes(pickle.dumps(([[1, 2], [1], [4]], [3, 2, 1])))
+    words = ["data", "import", "mine", "--format", "srgnn", "train.txt", "test.txt"]
+    code, out, _ = typed(*words)
+    assert code == 0 and "20 sessions = 40 prefixes" in out and "2 sessions = 3 prefixes" in out
+    assert typed(*words)[0] == 2
+    assert json.loads(typed("data", "list", "--json")[1])["present"] == ["mine"]
+    counts = json.loads(typed("data", "stats", "mine", "--json")[1])["mine"]
+    assert (counts["clicks"], counts["prefixes"], counts["items"], counts["sessions"]) == (65, 43, 4, 22)
+    assert counts["distinct"] == pytest.approx(100 * 17 / 22)
+    assert "prefixes" in typed("data", "stats", "mine", "demo")[1]
+    assert typed("run", *TINY, "--dataset", "mine")[0] == 0
+    assert typed("run", *TINY, "--dataset", "mine", "--model", "attenmixer", "--option", "heads=2")[0] == 0
+
+
+def test_plots_and_models(typed):
+    typed("run", *TINY, "--seed", "1", "--seed", "2")
+    for kind in ("density", "histogram"):
+        code, out, _ = typed("plot", kind)
+        paths = out.split()
+        assert code == 0 and all(os.path.getsize(path) > 0 for path in paths)
+        assert {path.rsplit(".", 1)[1] for path in paths} == {"pdf", "svg", "png", "csv", "txt"}
+    assert typed("plot", "density", "--measure", "D2s", "--tau", "0")[0] == 0
+    assert typed("plot", "density", "--threshold", "2.5")[0] == 2
+    model = json.loads(typed("models", "srgnn", "--dim", "4", "--items", "10", "--json")[1])
+    assert model["parameters"] == 10 * 4 + (15 * 16 + 4) + (2 * 12 + 2 * 4 + 2 * 4 + 4) + 8
+    assert {m["role"] for m in model["matrices"]} == {"propagation", "update", "attention", "transformation"}
+
+
+def test_train_takes_the_newest_data_set_and_ends_with_a_table(typed):
+    typed("run", *TINY, "--dataset", "demo")
+    code, out, err = typed("train", "attenmixer", "--epochs", "0.1", "--dim", "8", "--quiet")
+    assert code == 0 and "as in the newest group" in err
+    assert "attenmixer-demo" in out and "srgnn-demo" in out
+    for name in ("pop", "spop", "sknn", "vsknn"):
+        code, out, _ = typed("train", name, "--dataset", "demo", "--quiet", "--json")
+        assert code == 0 and name in {row["model"] for row in json.loads(out)}
+    code, out, err = typed("train", "srgnn", "--epochs", "0.1", "--dim", "4", "--protocol", "paper", "--quiet")
+    assert code == 0 and "flatter" in err and "attenmixer-demo" not in out
+
+
+def test_the_paper_protocol_reports_each_metric_at_its_best(typed):
+    typed("train", "srgnn", "--dataset", "demo", "--epochs", "2", "--dim", "4", "--protocol", "paper", "--quiet")
+    run = runs.newest_group("runs") / "s1"
+    history = [row for row in runs.read_jsonl(run / "metrics.jsonl") if row["kind"] == "eval"]
+    summary = runs.read_json(run / "summary.json")
+    assert {row["split"] for row in history} == {"test"} and summary["valid"] is None
+    assert summary["test"] == {metric: max(row[metric] for row in history) for metric in summary["test"]}
+
+
+def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path):
+    words = [sys.executable, "-m", "dissect", "run", "--max-steps", "4000", "--dim", "4", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = ["--runs-dir", str(tmp_path / "runs"), "--data-dir", str(tmp_path / "data")]
+    process = subprocess.Popen(words + options, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "runs").glob("*/s1/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "goes on from there" in err
+    run = next((tmp_path / "runs").glob("*/s1"))
+    assert (run / "checkpoints" / "last.pt").exists() and not runs.is_done(run)
+    assert runs.read_jsonl(run / "density.jsonl")
