@@ -100,11 +100,14 @@ def stats(names: tuple[str, ...], data_dir: str | None, as_json: bool) -> None:
         click.echo(json.dumps({column["name"]: column for column in columns}, indent=1))
         return
     table = Table(
-        caption='The paper\'s Table 1 prints "clicks", prefixes as "No. of Sessions", items, and mean length.'
+        box=None,
+        padding=(0, 1),
+        caption_justify="left",
+        caption='The paper\'s Table 1 prints "clicks", prefixes as "No. of Sessions", items, and mean length.',
     )
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for column in columns:
-        table.add_column(str(column["name"]), justify="right")
+        table.add_column(str(column["name"]), justify="right", overflow="fold")
     for key, label in ROWS.items():
         values = [column[key] for column in columns]
         table.add_row(label, *(f"{v:,}" if isinstance(v, int) else f"{v:.2f}" for v in values))

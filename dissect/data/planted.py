@@ -28,9 +28,9 @@ class Recipe:
 
     kind: str  # "walk" or "bag"
     n_items: int = 600
-    items_per_intent: int = 12
-    n_train: int = 12_000
-    n_test: int = 6_000
+    items_per_intent: int = 60
+    n_train: int = 6_000
+    n_test: int = 12_000
     seed: int = 20221
 
     @property
@@ -39,7 +39,7 @@ class Recipe:
 
 
 BUILT_IN = {
-    "demo": Recipe("bag", n_items=300, n_train=2_500, n_test=600),
+    "demo": Recipe("bag", n_items=300, n_train=2_500, n_test=1_200),
     "demo-bag": Recipe("bag"),
     "demo-walk": Recipe("walk"),
 }
