@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-RESAMPLES = 10_000
+RESAMPLES = 2_000
 
 
 def session_sums(

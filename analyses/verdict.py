@@ -11,7 +11,7 @@ and the reasons for which an answer is undecided whatever the figures say.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ def doubt_of_noise(group: Path, config: dict[str, Any]) -> list[str]:
     """Whether a run with one weight sample per step, in the group beside this one, answers the same."""
     if config["noise"] == "weight":
         return []
-    known = {name: value for name, value in config.items() if name not in ("schema",)}
+    known = {f.name: config[f.name] for f in fields(Config) if f.name in config}
     sibling_config = Config(**{**known, "noise": "weight"})
     prefix = group.name.rsplit("-", 1)[0]
     sibling = group.with_name(f"{prefix}-{sibling_config.hash}")
