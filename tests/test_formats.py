@@ -36,8 +36,12 @@ def listed(sessions: Sessions) -> list[list[int]]:
 
 @given(st.lists(st.lists(st.integers(1, 6), min_size=2, max_size=6), min_size=1, max_size=8), st.booleans())
 def test_sessions_are_rebuilt_from_their_prefixes(tmp_path_factory, sessions, longest_first):
-    path = dump(tmp_path_factory.mktemp("p") / "t.txt", prefixed(sessions, longest_first))
-    assert listed(read_srgnn(path)) == sessions
+    content = prefixed(sessions, longest_first)
+    found = listed(read_srgnn(dump(tmp_path_factory.mktemp("p") / "t.txt", content)))
+    if longest_first:
+        assert found == sessions
+    else:  # a few repetitive files can be read both ways; then as longest first, which is what the field writes
+        assert found == sessions or prefixed(found) == content
 
 
 def test_whole_sessions_and_text_are_read(tmp_path):

@@ -1,28 +1,96 @@
-"""dissect data: bring data sets in, list them, count them."""
+"""dissect data: bring data sets in, hand them on, list them, count them."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-FORMATS = ("srgnn", "lessr")
+from dissect.cli.options import as_json, data_dir
+
+FORMATS = ("srgnn", "lessr", "recbole", "gru4rec", "parquet")
 
 
 @click.group()
 def command() -> None:
-    """Bring data sets in, list them, count them."""
+    """Bring data sets in, hand them on, list them, count them."""
 
 
-data_dir_option = click.option(
-    "--data-dir", help="Where data sets lie. [default: $DISSECT_DATA, else the user's data folder]"
+force = click.option("--force", is_flag=True, help="Replace a data set of that name.")
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  dissect data fetch diginetica
+  dissect data fetch lastfm --accept-terms"""
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@click.argument("name")
+@click.option("--accept-terms", is_flag=True, help="Say that you accept the terms of the data set's owner.")
+@click.option("--only-download", is_flag=True, help="Leave it at the download.")
+@force
+@data_dir
+def fetch(name: str, accept_terms: bool, only_download: bool, force: bool, data_dir: str | None) -> None:
+    """Download a data set whose log is public, check it, and prepare it."""
+    from dissect.cli.bring import download, prepare_and_save
+    from dissect.data import catalog
+    from dissect.data.recipes import RECIPES
+
+    name = catalog.canonical(name)
+    if not only_download:
+        catalog.check_name(name, data_dir, force)
+    path = download(name, data_dir, accept_terms)
+    if only_download:
+        click.echo(path)
+    else:
+        prepare_and_save(name, path, RECIPES[name], data_dir, force)
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  dissect data prepare diginetica --from train-item-views.csv
+  dissect data prepare lastfm --from lastfm-dataset-1K.tar.gz
+  dissect data prepare shop --from log.csv --session-col visit --item-col product --time-col time
+  dissect data prepare radio --from plays.tsv --user-col user --gap 30m --item-col track --time-col at"""
+)
+@click.argument("name")
+@click.option("--from", "source", required=True, metavar="FILE", help="The log, or the archive with it.")
+@click.option("--recipe", help="Whose rules to follow. [default: those of NAME]")
+@click.option("--item-col", metavar="COLUMN", help="A log of your own: what was clicked.")
+@click.option("--time-col", metavar="COLUMN", help="When: ISO dates, seconds or milliseconds.")
+@click.option("--session-col", metavar="COLUMN", help="The session; or give --user-col and --gap.")
+@click.option("--user-col", metavar="COLUMN", help="The user.")
+@click.option("--gap", metavar="SPAN", help="A session ends where a user pauses for longer, such as 30m.")
+@click.option("--separator", help="Between fields. [default: seen from the header]")
+@click.option("--min-clicks", type=click.IntRange(1), default=5, show_default=True, help="Drop items with fewer.")
+@click.option("--longest", type=click.IntRange(2), help="Keep the first clicks of a session only.")
+@click.option("--top-items", type=click.IntRange(1), help="Keep the most clicked items only.")
+@click.option("--drop-repeats", is_flag=True, help="Drop clicks on the item clicked just before.")
+@click.option("--test-share", type=float, default=0.2, show_default=True, help="Last share of the sessions that tests.")
+@click.option("--test-last", metavar="SPAN", help="Or: what ends in the last span, such as 7d, tests.")
+@force
+@data_dir
+def prepare(name: str, source: str, recipe: str | None, force: bool, data_dir: str | None, **own: Any) -> None:
+    """Make the data set NAME from a raw log, by the rules of a recipe or of your own."""
+    from pathlib import Path
+
+    from dissect.cli.bring import choose_recipe, prepare_and_save
+    from dissect.data import catalog
+
+    name = catalog.canonical(name)
+    catalog.check_name(name, data_dir, force)
+    prepare_and_save(name, Path(source), choose_recipe(recipe or name, own), data_dir, force)
 
 
 @command.command(
     "import",
     epilog="""\b
-Example:
-  dissect data import diginetica-srgnn --format srgnn all_train_seq.txt test.txt""",
+Examples:
+  dissect data import diginetica-srgnn --format srgnn all_train_seq.txt test.txt
+  dissect data import gowalla --format lessr train.txt test.txt
+  dissect data import shop --format recbole shop.train.inter shop.valid.inter shop.test.inter
+  dissect data import quick --format srgnn all_train_seq.txt test.txt --recent 1/8""",
 )
 @click.argument("name")
 @click.option(
@@ -30,40 +98,85 @@ Example:
     "format_",
     type=click.Choice(FORMATS),
     required=True,
-    help="srgnn: pickles, items from 1; lessr: comma lists, items from 0.",
+    help="srgnn: pickles, items from 1; lessr: comma lists, items from 0; the others: tables of clicks or prefixes.",
 )
-@click.argument("train", type=click.Path())
-@click.argument("test", type=click.Path())
+@click.argument("files", nargs=-1, type=click.Path(), required=True, metavar="TRAIN [VALID] TEST")
 @click.option(
     "--recent",
-    type=float,
-    default=1.0,
+    default="1",
     show_default=True,
-    help="Keep the last share of the training sessions in time.",
+    metavar="SHARE",
+    help="Keep the last share of the training sessions in time, such as 1/8.",
 )
-@click.option("--force", is_flag=True, help="Replace a data set of that name.")
-@data_dir_option
-def import_(name: str, format_: str, train: str, test: str, recent: float, force: bool, data_dir: str | None) -> None:
-    """Import TRAIN and TEST files as the data set NAME."""
+@click.option("--items", type=click.IntRange(1), help="Size of the catalogue. [default: the largest number in use]")
+@force
+@data_dir
+def import_(
+    name: str,
+    format_: str,
+    files: tuple[str, ...],
+    recent: str,
+    items: int | None,
+    force: bool,
+    data_dir: str | None,
+) -> None:
+    """Import TRAIN and TEST files as the data set NAME; a VALID file joins the training sessions."""
     from pathlib import Path
 
+    from dissect.cli.bring import as_share, tell
     from dissect.data import catalog, formats
+    from dissect.errors import UsageError
 
-    dataset = formats.import_files(name, format_, Path(train), Path(test), recent)
-    folder = catalog.save(dataset, data_dir, force)
-    dropped = dataset.provenance["dropped_single_clicks"]
-    click.echo(
-        f"{name}: {dataset.n_items:,} items; "
-        f"train {len(dataset.train):,} sessions = {dataset.train.n_prefixes:,} prefixes; "
-        f"test {len(dataset.test):,} sessions = {dataset.test.n_prefixes:,} prefixes; "
-        f"single-click sessions dropped: {dropped['train']:,} + {dropped['test']:,}."
-    )
-    click.echo(f"In {folder}. Next: dissect run --dataset {name}")
+    if len(files) not in (2, 3):
+        raise UsageError(
+            f"Import takes a TRAIN, perhaps a VALID, and a TEST file, not {len(files)} files.",
+            "For example: dissect data import NAME --format srgnn all_train_seq.txt test.txt",
+        )
+    name = catalog.canonical(name)
+    catalog.check_name(name, data_dir, force)
+    paths = [Path(file) for file in files]
+    with catalog.claimed(name, data_dir):
+        valid = paths[1] if len(paths) == 3 else None
+        dataset = formats.import_files(name, format_, paths[0], paths[-1], as_share(recent), valid, items)
+        folder = catalog.save(dataset, data_dir, force)
+    tell(dataset, folder)
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  dissect data export diginetica --format recbole
+  dissect data export demo-walk --format srgnn --out walk"""
+)
+@click.argument("name")
+@click.option("--format", "format_", type=click.Choice(FORMATS), required=True, help="As for import.")
+@click.option("--out", metavar="DIR", help="Folder for the files. [default: NAME-FORMAT]")
+@click.option(
+    "--validation", type=float, default=0.1, show_default=True, help="Last share of training, as RecBole's valid file."
+)
+@click.option("--force", is_flag=True, help="Replace the folder.")
+@data_dir
+def export(name: str, format_: str, out: str | None, validation: float, force: bool, data_dir: str | None) -> None:
+    """Write a data set in the files of other people's code."""
+    from pathlib import Path
+
+    from dissect.data import catalog
+    from dissect.data.export import export as write
+    from dissect.errors import UsageError
+
+    if not 0 <= validation < 1:
+        raise UsageError(f"--validation is a share of the training sessions, at least 0 and below 1, not {validation}.")
+    dataset = catalog.load(name, data_dir)
+    folder, files = write(dataset, format_, Path(out or f"{dataset.name}-{format_}"), validation, force)
+    for path in sorted(folder.iterdir()):
+        click.echo(path)
+    shown = " ".join(str(folder / file) for file in files)
+    click.echo(f"Back again: dissect data import {dataset.name}-copy --format {format_} {shown}")
 
 
 @command.command("list", epilog="\b\nExample:\n  dissect data list")
-@data_dir_option
-@json_option
+@data_dir
+@as_json
 def list_(data_dir: str | None, as_json: bool) -> None:
     """List the data sets at hand, and those that have a known way in."""
     import json
@@ -78,14 +191,15 @@ def list_(data_dir: str | None, as_json: bool) -> None:
     click.echo(f"In {catalog.data_root(data_dir)}: {', '.join(present) or 'none'}")
     click.echo(f"Built in: {', '.join(planted.BUILT_IN)}")
     for name in missing:
-        click.echo(f"Not here: {name}. Bring it: {catalog.KNOWN[name]}")
+        click.echo(f"Not here: {name}. {catalog.ways(name)}")
 
 
 @command.command(epilog="\b\nExample:\n  dissect data stats diginetica demo-walk")
 @click.argument("names", nargs=-1, required=True)
-@data_dir_option
-@json_option
-def stats(names: tuple[str, ...], data_dir: str | None, as_json: bool) -> None:
+@click.option("--markdown", is_flag=True, help="A table for a document.")
+@data_dir
+@as_json
+def stats(names: tuple[str, ...], markdown: bool, data_dir: str | None, as_json: bool) -> None:
     """Count data sets: Table 1 of the paper (whose "sessions" are prefixes), and more."""
     import json
 
@@ -99,16 +213,21 @@ def stats(names: tuple[str, ...], data_dir: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({column["name"]: column for column in columns}, indent=1))
         return
+    rows = [
+        (label, *(f"{v:,}" if isinstance(v := column[key], int) else f"{v:.2f}" for column in columns))
+        for key, label in ROWS.items()
+    ]
+    heads = [str(column["name"]) for column in columns]
+    if markdown:
+        lines = [["", *heads], ["---", *["---:"] * len(heads)], *([row[0].strip(), *row[1:]] for row in rows)]
+        click.echo("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        return
     table = Table(
-        box=None,
-        padding=(0, 1),
-        caption_justify="left",
-        caption='The paper\'s Table 1 prints "clicks", prefixes as "No. of Sessions", items, and mean length.',
+        caption='The paper\'s Table 1 prints "clicks", prefixes as "No. of Sessions", items, and mean length.'
     )
-    table.add_column("", no_wrap=True)
-    for column in columns:
-        table.add_column(str(column["name"]), justify="right", overflow="fold")
-    for key, label in ROWS.items():
-        values = [column[key] for column in columns]
-        table.add_row(label, *(f"{v:,}" if isinstance(v, int) else f"{v:.2f}" for v in values))
+    table.add_column("")
+    for head in heads:
+        table.add_column(head, justify="right")
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)

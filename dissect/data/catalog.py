@@ -8,10 +8,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +28,24 @@ from dissect.runs import write_json
 
 ARRAYS = ("items", "offsets", "times", "users", "click_times")
 
-# Data sets that people will ask for by name, and the command that brings each.
+# Data sets that people will ask for by name, and the commands that bring each.
+PREPARE = "dissect data prepare {name} --from {file}"
+FETCH = "dissect data fetch {name}"
+SRGNN = "dissect data import {name} --format srgnn all_train_seq.txt test.txt"
+LESSR = "dissect data import {name} --format lessr train.txt test.txt"
 KNOWN = {
-    "diginetica": "dissect data import diginetica --format lessr train.txt test.txt",
-    "diginetica-srgnn": "dissect data import diginetica-srgnn --format srgnn all_train_seq.txt test.txt",
-    "gowalla": "dissect data import gowalla --format lessr train.txt test.txt",
-    "lastfm": "dissect data import lastfm --format lessr train.txt test.txt",
-    "tmall": "dissect data import tmall --format srgnn all_train_seq.txt test.txt",
+    "diginetica": (FETCH, PREPARE.replace("{file}", "train-item-views.csv"), LESSR),
+    "diginetica-srgnn": (FETCH, PREPARE.replace("{file}", "train-item-views.csv"), SRGNN),
+    "gowalla": (FETCH, PREPARE.replace("{file}", "loc-gowalla_totalCheckins.txt.gz"), LESSR),
+    "lastfm": (FETCH + " --accept-terms", PREPARE.replace("{file}", "lastfm-dataset-1K.tar.gz"), LESSR),
+    "retailrocket": (PREPARE.replace("{file}", "events.csv"),),
+    "tmall": (SRGNN,),
+    "yoochoose-1-4": (PREPARE.replace("{file}", "yoochoose-clicks.dat"),),
+    "yoochoose-1-64": (PREPARE.replace("{file}", "yoochoose-clicks.dat"),),
 }
+
+# Names as papers write them, which are no folder names.
+WRITTEN_AS = {"yoochoose-1/4": "yoochoose-1-4", "yoochoose-1/64": "yoochoose-1-64"}
 
 # Another split of the same log, used in its stead where it is all there is; the caller says so.
 STAND_INS = {"diginetica": "diginetica-srgnn"}
@@ -46,7 +59,24 @@ def data_root(data_dir: str | Path | None = None) -> Path:
 def names(data_dir: str | Path | None = None) -> list[str]:
     """The data sets that are on disk."""
     root = data_root(data_dir)
-    return sorted(path.parent.name for path in root.glob("*/data.json"))
+    return sorted(path.parent.name for path in root.glob("*/data.json") if path.parent.name[0] != ".")
+
+
+def canonical(name: str) -> str:
+    """The name under which a data set lies."""
+    return WRITTEN_AS.get(name, name)
+
+
+def ways(name: str) -> str:
+    """The commands that bring a known data set, one a line; "" for one that is not known."""
+    commands = [command.format(name=name) for command in KNOWN.get(name, ())]
+    return "Bring it:\n" + "\n".join(f"  {command}" for command in commands) if commands else ""
+
+
+def present_as(name: str, data_dir: str | Path | None = None) -> str | None:
+    """The name under which `load` would find a data set: its own, or its stand-in's; None where neither is there."""
+    name, present = canonical(name), [*planted.BUILT_IN, *names(data_dir)]
+    return next((known for known in (name, STAND_INS.get(name)) if known in present), None)
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
@@ -56,15 +86,15 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     UsageError for an unknown name, DataError for one that is not on disk (with the command that brings it) or
     whose folder is damaged.
     """
+    name = canonical(name)
+    found = present_as(name, data_dir)
+    if found is None and name in KNOWN:
+        raise DataError(f"The data set '{name}' is not in {data_root(data_dir)}.", ways(name))
+    if found is None:
+        raise unknown("data set", name, [*names(data_dir), *planted.BUILT_IN, *KNOWN])
+    name = found
     if name in planted.BUILT_IN:
         return planted.generate(name)
-    present = names(data_dir)
-    if name not in present and STAND_INS.get(name) in present:
-        name = STAND_INS[name]
-    if name not in present:
-        if name in KNOWN:
-            raise DataError(f"The data set '{name}' is not in {data_root(data_dir)}.", f"Bring it: {KNOWN[name]}")
-        raise unknown("data set", name, [*present, *planted.BUILT_IN, *KNOWN])
     folder = data_root(data_dir) / name
     try:
         record = json.loads((folder / "data.json").read_text())
@@ -73,7 +103,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"The data set in {folder} cannot be read: {error}",
-            f"Bring it again with --force: {KNOWN.get(name, 'dissect data import')}",
+            f"Bring it again with --force. {ways(name)}".strip(),
         ) from error
     if dataset.split_hash != recorded:
         raise DataError(f"The data set in {folder} has changed since it was imported.", "Import it again with --force.")
@@ -87,39 +117,82 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
     refuses.
     """
     root, name = data_root(data_dir), dataset.name
-    if name in planted.BUILT_IN or name in ("", ".", "..") or Path(name).name != name:
-        raise UsageError(
-            f"A data set cannot be named {name!r}.",
-            f"Choose a plain folder name other than {', '.join(planted.BUILT_IN)}.",
-        )
+    check_name(name, data_dir, force)
     folder = root / name
-    if folder.exists() and not force:
-        raise UsageError(
-            f"There is a data set '{name}' in {root} already.",
-            "Choose another name, or --force to replace it.",
-        )
     staging: Path | None = None
     try:
         root.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=root, prefix=f".{name}."))
+        staging = Path(tempfile.mkdtemp(dir=root, prefix=f".{name}~"))
+        staging.chmod(0o755)
         for part in ("train", "test"):
             for array in ARRAYS:
                 values = getattr(getattr(dataset, part), array)
                 if values is not None:
                     np.save(staging / f"{part}-{array}.npy", values)
         write_json(staging / "data.json", describe(dataset))
-        if folder.exists():
-            shutil.rmtree(folder)
+        old = staging.with_name(staging.name + ".old")
+        if folder.exists():  # stays until the new one is whole
+            os.replace(folder, old)
         os.replace(staging, folder)
-    except OSError as error:
-        raise DissectError(
-            f"Could not write {folder}: {error.strerror or error}.",
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, DissectError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DataError(
+            f"Could not write {folder}: {reason or error}.",
             "Make room, or name another folder with --data-dir.",
         ) from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
     return folder
+
+
+def check_name(name: str, data_dir: str | Path | None = None, force: bool = False) -> None:
+    """Raises UsageError where a data set cannot have this name, or one has it already and `force` is not given."""
+    root = data_root(data_dir)
+    if name in planted.BUILT_IN or name in ("", ".", "..") or Path(name).name != name or name.startswith("."):
+        raise UsageError(
+            f"A data set cannot be named {name!r}.",
+            f"Choose a plain folder name other than {', '.join(planted.BUILT_IN)}.",
+        )
+    if (root / name).exists() and not force:
+        raise UsageError(
+            f"There is a data set '{name}' in {root} already.",
+            "Choose another name, or --force to replace it.",
+        )
+
+
+@contextmanager
+def claimed(name: str, data_dir: str | Path | None = None) -> Iterator[None]:
+    """Hold the name of a data set while it is made, and clear away what a killed process left half-written.
+
+    Raises DataError where another process holds the name.
+    """
+    root = data_root(data_dir)
+    lock, is_new = root / f".{name}.lock", not root.exists()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        file = open(lock, "w")  # noqa: SIM115  # closed below; the empty file stays for the next
+    except OSError as error:
+        raise DataError(
+            f"Could not write to {root}: {error.strerror}.", "Name another folder with --data-dir."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"Another process is making the data set '{name}' in {root}.", "Wait for it; then it is there."
+            ) from None
+        for left in root.glob(f".{name}~*"):
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            yield
+        finally:
+            if is_new and not names(data_dir):  # nothing came of it: as if it had not been tried
+                lock.unlink(missing_ok=True)
+                with suppress(OSError):
+                    root.rmdir()
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

@@ -1,0 +1,224 @@
+"""Write a data set in the files of the field, so that other people's code runs on the same split.
+
+Every export is a folder; beside the files lies a record (dissect.json) of what they are, by which
+`dissect data import` brings the very same split back, times included.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dissect.data.catalog import describe
+from dissect.data.exchange import EXPORTED
+from dissect.data.log import no_parquet, sha256
+from dissect.data.sessions import Dataset, Sessions, split_validation
+from dissect.errors import DataError, DissectError, UsageError
+from dissect.runs import write_json
+
+Files = list[str]  # in the order in which `dissect data import` takes them, others after them
+
+
+def export(
+    dataset: Dataset, format: str, out: Path, validation: float = 0.1, force: bool = False
+) -> tuple[Path, list[str]]:
+    """(folder, the files to import from it, in order) of a data set written in one of WRITERS' formats.
+
+    `validation` is the last share of the training sessions that goes to a file of its own where the format wants
+    one. The folder appears whole or not at all. Raises UsageError where it exists (unless `force`), DataError where
+    the disk refuses.
+    """
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists already.", "Name another folder with --out, or --force to replace it.")
+    staging: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}~"))
+        staging.chmod(0o755)
+        files = WRITERS[format](dataset, staging, validation)
+        write_json(
+            staging / EXPORTED,
+            {
+                **describe(dataset),
+                "format": format,
+                "times": timing(dataset),
+                "files": {path.name: sha256(path) for path in sorted(staging.iterdir())},
+            },
+        )
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(staging, out)
+    except OSError as error:
+        raise DataError(f"Could not write {out}: {error.strerror or error}.", "Make room, or choose --out.") from error
+    except DissectError as error:
+        if type(error) is DissectError:  # from write_json, whose disk is full
+            raise DataError(error.message, "Make room, or choose --out.") from error
+        raise
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+    return out, files
+
+
+def timing(dataset: Dataset) -> str:
+    """What times a data set has: `clicks`, `ends` of sessions, or `none`.
+
+    Times of clicks are told to others only where a stable sort by them gives the order that the data set has.
+    """
+    parts = (dataset.train, dataset.test)
+    if any(part.times is None for part in parts):
+        return "none"
+    return "clicks" if all(_in_order(part) for part in parts) else "ends"
+
+
+def _in_order(sessions: Sessions) -> bool:
+    times = sessions.click_times
+    if times is None or sessions.times is None:
+        return False
+    inside = np.diff(session_numbers(sessions)) == 0
+    ends = times[sessions.offsets[1:] - 1]
+    return bool((np.diff(times)[inside] >= 0).all() and (np.diff(ends) >= 0).all() and (ends == sessions.times).all())
+
+
+def session_numbers(sessions: Sessions) -> np.ndarray:
+    """The session of each click, from 0, int64 [C]."""
+    return np.repeat(np.arange(len(sessions)), sessions.lengths)
+
+
+def clock(dataset: Dataset, sessions: Sessions, first: int) -> np.ndarray:
+    """A time for each click, int64 [C]: as `timing` says; where there is none, clicks are counted from `first`."""
+    kind = timing(dataset)
+    if kind == "clicks" and sessions.click_times is not None:
+        return np.asarray(sessions.click_times)
+    if kind == "ends" and sessions.times is not None:
+        return np.repeat(sessions.times, sessions.lengths)
+    return np.arange(first, first + sessions.n_clicks)
+
+
+def prefixes(sessions: Sessions) -> Iterator[tuple[int, list[int], int]]:
+    """(session, prefix, target) of every prefix, a session's longest first, as SR-GNN lists them."""
+    items, offsets = sessions.items.tolist(), sessions.offsets.tolist()
+    for session, (start, stop) in enumerate(pairwise(offsets)):
+        for end in range(stop - 1, start, -1):
+            yield session, items[start:end], items[end]
+
+
+# --- one function a format -----------------------------------------------------------------------------------
+
+
+def write_srgnn(dataset: Dataset, folder: Path, validation: float) -> Files:
+    """all_train_seq.txt with whole sessions; train.txt and test.txt with (prefixes, targets)."""
+    items, offsets = dataset.train.items.tolist(), dataset.train.offsets.tolist()
+    content: dict[str, Any] = {"all_train_seq.txt": [items[a:b] for a, b in pairwise(offsets)]}
+    for name, part in (("train.txt", dataset.train), ("test.txt", dataset.test)):
+        rows = [(prefix, target) for _, prefix, target in prefixes(part)]
+        content[name] = ([prefix for prefix, _ in rows], [target for _, target in rows])
+    for name, value in content.items():
+        with open(folder / name, "wb") as file:
+            pickle.dump(value, file, protocol=2)
+    return ["all_train_seq.txt", "test.txt"]
+
+
+def write_lessr(dataset: Dataset, folder: Path, validation: float) -> Files:
+    """train.txt and test.txt: a session a line, items from 0; num_items.txt."""
+    for name, part in (("train.txt", dataset.train), ("test.txt", dataset.test)):
+        items, offsets = list(map(str, (part.items - 1).tolist())), part.offsets.tolist()
+        lines = (",".join(items[a:b]) + "\n" for a, b in pairwise(offsets))
+        (folder / name).write_text("".join(lines))
+    (folder / "num_items.txt").write_text(str(dataset.n_items))
+    return ["train.txt", "test.txt"]
+
+
+RECBOLE_CONFIG = """# For RecBole: run with --dataset={name} and this file as a configuration.
+data_path: ..
+field_separator: "\\t"
+seq_separator: " "
+USER_ID_FIELD: session_id
+ITEM_ID_FIELD: item_id
+LIST_SUFFIX: _list
+ITEM_LIST_LENGTH_FIELD: item_length
+MAX_ITEM_LIST_LENGTH: {longest}
+benchmark_filename: [{parts}]
+alias_of_item_id: [item_id_list]
+load_col:
+  inter: [session_id, item_id_list, item_id]
+  item: [item_id]
+train_neg_sample_args: ~
+"""
+
+
+def write_recbole(dataset: Dataset, folder: Path, validation: float) -> Files:
+    """NAME.train.inter, NAME.valid.inter, NAME.test.inter with a prefix a line; NAME.item with all items; NAME.yaml.
+
+    Raises UsageError where `validation` leaves a part empty.
+    """
+    name = dataset.name
+    train, valid = split_validation(dataset.train, validation)
+    if not len(train) or not len(valid):
+        raise UsageError(f"RecBole wants a validation part: --validation {validation:g} leaves a part empty.")
+    first, files = 0, []
+    for part, sessions in (("train", train), ("valid", valid), ("test", dataset.test)):
+        with open(folder / f"{name}.{part}.inter", "w") as file:
+            file.write("session_id:token\titem_id_list:token_seq\titem_id:token\n")
+            for session, prefix, target in prefixes(sessions):
+                file.write(f"{first + session + 1}\t{' '.join(map(str, prefix))}\t{target}\n")
+        first += len(sessions)
+        files.append(f"{name}.{part}.inter")
+    (folder / f"{name}.item").write_text("item_id:token\n" + "".join(f"{i}\n" for i in range(1, dataset.n_items + 1)))
+    longest = int(max(dataset.train.lengths.max(), dataset.test.lengths.max())) - 1
+    config = RECBOLE_CONFIG.format(name=name, longest=longest, parts="train, valid, test")
+    (folder / f"{name}.yaml").write_text(config)
+    return files
+
+
+def write_gru4rec(dataset: Dataset, folder: Path, validation: float) -> Files:
+    """train.tsv and test.tsv: SessionId, ItemId, Time in seconds, or a count of the clicks where times are unknown."""
+    for name, part, sessions, clicks in _numbered(dataset):
+        table = pd.DataFrame(
+            {
+                "SessionId": session_numbers(part) + sessions,
+                "ItemId": part.items,
+                "Time": clock(dataset, part, clicks),
+            }
+        )
+        table.to_csv(folder / f"{name}.tsv", sep="\t", index=False)
+    return ["train.tsv", "test.tsv"]
+
+
+def write_parquet(dataset: Dataset, folder: Path, validation: float) -> Files:
+    """train.parquet and test.parquet: session, item, and time and user where they are known."""
+    for name, part, sessions, _ in _numbered(dataset):
+        columns: dict[str, Any] = {"session": session_numbers(part) + sessions, "item": part.items}
+        if timing(dataset) != "none":
+            columns["time"] = clock(dataset, part, 0)
+        if part.users is not None:
+            columns["user"] = np.repeat(part.users, part.lengths)
+        try:
+            pd.DataFrame(columns).to_parquet(folder / f"{name}.parquet", index=False)
+        except ImportError as error:
+            raise no_parquet() from error
+    return ["train.parquet", "test.parquet"]
+
+
+def _numbered(dataset: Dataset) -> list[tuple[str, Sessions, int, int]]:
+    """(name, part, its first session number, its first click) of train and test."""
+    train, test = dataset.train, dataset.test
+    return [("train", train, 1, 0), ("test", test, len(train) + 1, train.n_clicks)]
+
+
+WRITERS: dict[str, Callable[[Dataset, Path, float], Files]] = {
+    "srgnn": write_srgnn,
+    "lessr": write_lessr,
+    "recbole": write_recbole,
+    "gru4rec": write_gru4rec,
+    "parquet": write_parquet,
+}

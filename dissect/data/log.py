@@ -1,0 +1,381 @@
+"""Raw logs: a click a line, as shops and services write them, read into a table of numbers.
+
+The table has a row per click in file order, and of these columns those that the log has:
+
+    session, user, item   int32, numbers in the order of the identifiers in the log; MISSING where the field is empty
+    time                  int64, milliseconds since 1970; NO_TIME where the field is empty
+    day, offset           int64, milliseconds: the day of a click and its time since the session began
+    event                 category
+
+Nothing is dropped here: what the recipe does not want, its rules drop by name (dissect/data/preprocess.py).
+A line whose time is no time is broken: one of them, and the log is refused with their number and the first.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+
+from dissect.errors import DataError
+
+CHUNK = 1_000_000  # rows that are text at a time
+MISSING = -1
+NO_TIME = np.iinfo(np.int64).min
+LAST_TIME = 4_102_444_800_000  # the year 2100, in milliseconds
+MILLISECONDS_FROM = 100_000_000_000  # as seconds this would be the year 5138, so it is milliseconds
+
+IDS = ("session", "user", "item")
+CLOCKS = ("time", "day", "offset")
+
+
+@dataclass(frozen=True)
+class LogFormat:
+    """How a log is written down.
+
+    separator  between the fields of a line; "" where it is to be seen from the header
+    columns    what a column is (session, user, item, time, day, offset, event, history) -> the headers it may have
+    names      all columns in order, where the log has no header; a header with these names is skipped
+    clock      what times are written as: iso, seconds, milliseconds, or auto (seen from the first rows)
+    typed      whether the header says types, as in item_id:token
+    quoted     whether fields may stand in quotation marks (and then hold separators)
+    member     the file inside an archive that holds the log, where it is not the only one
+    missing    what an empty field looks like
+    may_lack   columns that may be empty; elsewhere an empty field makes a broken line
+    optional   columns that are read where the log has them
+    """
+
+    separator: str
+    columns: Mapping[str, tuple[str, ...]]
+    names: tuple[str, ...] = ()
+    clock: str = "auto"
+    typed: bool = False
+    quoted: bool = False
+    member: str = ""
+    missing: tuple[str, ...] = ("",)
+    may_lack: tuple[str, ...] = ("user",)
+    optional: tuple[str, ...] = ("user",)
+
+
+@dataclass
+class Source:
+    """A log that has been read: the table, the identifiers behind its numbers, and what goes on record of the file."""
+
+    table: pd.DataFrame
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+# --- opening -------------------------------------------------------------------------------------------------
+
+READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
+
+
+@contextmanager
+def opened(path: Path, member: str = "") -> Iterator[IO[bytes]]:
+    """The bytes of a log; of the file `member` (or the only one) where `path` is a zip or tar archive, or of what a
+    .gz, .bz2 or .xz file holds. Archives are read as streams: nothing is unpacked, so no path in them is used.
+
+    Raises DataError where the file or the member is missing, or the archive is damaged.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = [info.filename for info in archive.infolist() if not info.is_dir()]
+                with archive.open(_member(path, names, member)) as file:
+                    yield file
+        elif path.name.endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")):
+            with tarfile.open(path) as archive:
+                files = {info.name: info for info in archive if info.isreg()}
+                inside = archive.extractfile(files[_member(path, list(files), member)])
+                assert inside is not None  # a regular file
+                with inside:
+                    yield inside
+        else:
+            suffix = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+            with suffix(path, "rb") as file:  # type: ignore[operator]  # three functions with one shape
+                yield file
+    except READ_ERRORS as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"{path} cannot be read: {reason or type(error).__name__}.") from error
+
+
+def _member(path: Path, names: list[str], wanted: str) -> str:
+    matching = [name for name in names if Path(name).name == wanted] or (names if len(names) == 1 else [])
+    if len(matching) != 1:
+        raise DataError(
+            f"{path} holds {len(names)} files ({', '.join(names[:5])}), and not just one named "
+            f"{wanted or 'as the log'}.",
+            "Unpack it and name the log with --from.",
+        )
+    return matching[0]
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+def read_log(path: Path, format: LogFormat) -> Source:
+    """Read a log. Raises DataError for a file that is missing, empty, damaged, has other columns or broken lines."""
+    if path.suffix == ".parquet":
+        return _read_parquet(path, format)
+    columns, separator, header, width = _find_columns(path, format)
+    kept: dict[str, list[Any]] = {role: [] for role in columns}
+    clocks = {role: format.clock for role in columns if role in CLOCKS}
+    broken = _Broken(path, format, separator, header)
+    with ThreadPoolExecutor(1) as other, opened(path, format.member) as file:
+        checksum = other.submit(sha256, path)
+        text: dict[int, Any] = {position: "category" for role, position in columns.items() if role not in CLOCKS}
+        text |= {position: object for role, position in columns.items() if role in CLOCKS}
+        try:
+            chunks = pd.read_csv(
+                file,
+                sep=separator,
+                header=None,
+                names=range(width),
+                skiprows=1 if header else 0,
+                usecols=sorted(columns.values()),
+                dtype=text,
+                quoting=csv.QUOTE_MINIMAL if format.quoted else csv.QUOTE_NONE,
+                keep_default_na=False,
+                na_values=list(format.missing),
+                encoding="utf-8",
+                encoding_errors="replace",
+                chunksize=CHUNK,
+            )
+            rows = 0
+            for chunk in chunks:
+                for role, position in columns.items():
+                    values = chunk[position]
+                    if role in CLOCKS:
+                        clocks[role] = clocks[role] if clocks[role] != "auto" else _guess_clock(values)
+                        kept[role].append(_times(values, clocks[role], role, broken, rows))
+                    else:
+                        kept[role].append((values.cat.codes.to_numpy(np.int32), _labels(values.cat.categories)))
+                    if role not in format.may_lack:
+                        broken.add(rows, np.flatnonzero(values.isna()), role, "")
+                rows += len(chunk)
+        except pd.errors.EmptyDataError:
+            rows = 0
+        except READ_ERRORS as error:
+            raise DataError(f"{path} is damaged or cut off: {error}.") from error
+        except ValueError as error:  # pandas' ParserError is one
+            raise DataError(f"{path} cannot be read as a table: {error}.") from error
+        if not rows:
+            raise DataError(f"{path} has no clicks in it.")
+        broken.refuse()
+        return Source(*_table(kept), {"file": path.name, "sha256": checksum.result(), "rows": rows})
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _table(kept: Mapping[str, list[Any]]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """(table, identifiers) of the chunks of each column; the chunks of a column are given up once they are joined."""
+    table: dict[str, Any] = {}
+    labels: dict[str, np.ndarray] = {}
+    for role, chunks in kept.items():
+        if role in CLOCKS:
+            table[role] = np.concatenate(chunks)
+        else:
+            table[role], labels[role] = _join(chunks)
+        chunks.clear()
+    if "event" in table:
+        table["event"] = pd.Categorical.from_codes(table["event"], labels["event"].astype(str))
+    if "day" in table and "time" not in table:
+        table["time"] = table["day"] + table["offset"] if "offset" in table else table["day"]
+    return pd.DataFrame(table), labels
+
+
+def _labels(categories: pd.Index) -> np.ndarray:
+    """The distinct identifiers of a chunk: int64 where all of them are whole numbers, else text."""
+    values = categories.to_numpy()
+    if values.dtype.kind == "f" and (np.abs(values) < 2**53).all() and (values == np.floor(values)).all():
+        values = values.astype(np.int64)
+    return values if values.dtype == np.int64 else values.astype(str).astype(object)
+
+
+def _join(chunks: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """(numbers int32 [N], identifiers in order): numbers of one chunk and the next agree, in the order of the ids."""
+    labels = [found for _, found in chunks]
+    if any(found.dtype == object for found in labels):
+        labels = [found.astype(str).astype(object) for found in labels]
+    number, known = pd.factorize(np.concatenate(labels), sort=True)
+    ends = np.cumsum([len(found) for found in labels])
+    joined = []
+    for (codes, found), end in zip(chunks, ends):
+        to = np.append(number[end - len(found) : end], MISSING).astype(np.int32)  # code -1 is the last
+        joined.append(to[codes])
+    return np.concatenate(joined), np.asarray(known)
+
+
+def _guess_clock(values: pd.Series) -> str:
+    numbers = pd.to_numeric(values, errors="coerce").dropna()
+    if len(numbers) * 2 < values.notna().sum():
+        return "iso"
+    return "milliseconds" if numbers.max() >= MILLISECONDS_FROM else "seconds"
+
+
+def _times(values: pd.Series, clock: str, role: str, broken: _Broken, rows: int) -> np.ndarray:
+    """Milliseconds int64 [N] of a chunk of text that begins at row `rows`; what is no time goes to `broken`."""
+    if clock == "iso" and role != "offset":
+        stamps = pd.to_datetime(values, format="ISO8601", utc=True, errors="coerce")
+        bad = stamps.isna() & values.notna()
+        found = stamps.dt.as_unit("ms").to_numpy(np.int64, na_value=NO_TIME)
+    else:
+        numbers = pd.to_numeric(values, errors="coerce").astype(np.float64)
+        numbers *= 1000 if clock == "seconds" and role != "offset" else 1
+        bad = (numbers.isna() | ~numbers.between(0, LAST_TIME)) & values.notna()
+        found = numbers.where(~bad).round().fillna(0).to_numpy(np.int64)
+        found[(numbers.isna() | bad).to_numpy()] = NO_TIME
+    places = np.flatnonzero(bad)
+    if len(places):
+        broken.add(rows, places, role, str(values.iloc[places[0]]))
+    return found
+
+
+class _Broken:
+    """Broken lines: how many there are, and where and what the first is."""
+
+    def __init__(self, path: Path, format: LogFormat, separator: str, header: bool) -> None:
+        self.path, self.format, self.separator, self.header = path, format, separator, header
+        self.count = 0
+        self.first: tuple[int, str, str] | None = None
+
+    def add(self, rows: int, places: np.ndarray, role: str, value: str) -> None:
+        self.count += len(places)
+        if not len(places):
+            return
+        if self.first is None or rows + places[0] < self.first[0]:
+            self.first = (rows + int(places[0]), role, value)
+
+    def refuse(self) -> None:
+        """Raises DataError where there was one."""
+        if self.first is None:
+            return
+        row, role, value = self.first
+        line, text = self._line(row)
+        lines = "line is" if self.count == 1 else "lines are"
+        raise DataError(
+            f"{self.path}: {self.count:,} {lines} broken. The first is line {line}: {text[:120]!r}, "
+            f"where {value!r} is no {role}.",
+            "Mend or delete the broken lines; nothing was written.",
+        )
+
+    def _line(self, row: int) -> tuple[int, str]:
+        """(number from 1, text) of the line that holds the row; blank lines are no rows."""
+        wanted = row + (1 if self.header else 0)
+        with opened(self.path, self.format.member) as file, io.TextIOWrapper(file, "utf-8", "replace") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip("\r\n"):
+                    if wanted == 0:
+                        return number, line.rstrip("\r\n")
+                    wanted -= 1
+        return row + 1, ""
+
+
+# --- columns -------------------------------------------------------------------------------------------------
+
+
+def _find_columns(path: Path, format: LogFormat) -> tuple[dict[str, int], str, bool, int]:
+    """(column -> its position, separator, whether the first line is a header, fields a line).
+
+    Raises DataError where the first line does not have the columns of the format.
+    """
+    with opened(path, format.member) as file:
+        first = file.readline(1_000_000).decode("utf-8", "replace").lstrip("\ufeff").rstrip("\r\n")
+    if not first.strip():
+        raise DataError(f"{path} is empty, or begins with an empty line.")
+    separator = format.separator or max("\t;,|", key=first.count)
+    fields = [part.strip().strip('"') for part in first.split(separator)]
+    if format.typed:
+        fields = [name.split(":")[0] for name in fields]
+    if format.names:
+        found = {role: format.names.index(names[0]) for role, names in format.columns.items()}
+        if len(fields) <= max(found.values()):
+            raise _other_columns(path, fields, format, separator)
+        given = {name.lower() for names in format.columns.values() for name in names}
+        return found, separator, fields[found["item"]].lower() in given, len(fields)
+    lower = [name.lower() for name in fields]
+    found = {}
+    for role, names in format.columns.items():
+        places = [lower.index(name.lower()) for name in names if name.lower() in lower]
+        if places:
+            found[role] = places[0]
+    if set(format.columns) - set(found) - set(format.optional):
+        raise _other_columns(path, fields, format, separator)
+    return found, separator, True, len(fields)
+
+
+def _other_columns(path: Path, fields: list[str], format: LogFormat, separator: str) -> DataError:
+    wanted = format.names or tuple(" or ".join(names) for names in format.columns.values())
+    shown = {"\t": "tabs"}.get(separator, repr(separator))
+    others = [s for s in "\t;,|" if s != separator and len(fields) == 1 and s in fields[0]]
+    hint = (
+        f"Its fields seem to be separated by { ({chr(9): 'tabs'}.get(others[0], repr(others[0]))) }." if others else ""
+    )
+    return DataError(
+        f"{path}: the first line has the columns {', '.join(fields)[:200]}; "
+        f"expected {', '.join(wanted)}, separated by {shown}.",
+        hint,
+    )
+
+
+def _read_parquet(path: Path, format: LogFormat) -> Source:
+    """`read_log` for parquet, by way of pandas."""
+    frame = read_parquet(path)
+    if frame.empty:
+        raise DataError(f"{path} has no clicks in it.")
+    lower = {str(name).lower(): name for name in frame.columns}
+    kept: dict[str, list[Any]] = {}
+    broken = _Broken(path, format, "", False)
+    for role, names in format.columns.items():
+        found = [lower[name.lower()] for name in names if name.lower() in lower]
+        if not found and role not in format.optional:
+            raise _other_columns(path, [str(name) for name in frame.columns], format, format.separator or ",")
+        if found and role in CLOCKS:
+            values = frame[found[0]]
+            text = values.map(lambda v: None if pd.isna(v) else str(v)).astype(object)
+            clock = _guess_clock(text) if format.clock == "auto" else format.clock
+            kept[role] = [_times(text, clock, role, broken, 0)]
+        elif found:
+            values = frame[found[0]].astype("category")
+            kept[role] = [(values.cat.codes.to_numpy(np.int32), _labels(values.cat.categories))]
+        if found and role not in format.may_lack:
+            broken.add(0, np.flatnonzero(frame[found[0]].isna()), role, "")
+    if broken.first is not None:
+        row, role, value = broken.first
+        raise DataError(f"{path}: {broken.count:,} rows are broken. The first is row {row}: {value!r} is no {role}.")
+    return Source(*_table(kept), {"file": path.name, "sha256": sha256(path), "rows": len(frame)})
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """A parquet file. Raises DataError where it is none, or the package that reads it is missing."""
+    try:
+        return pd.read_parquet(path)
+    except ImportError as error:
+        raise no_parquet() from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as parquet: {error}.") from error
+
+
+def no_parquet() -> DataError:
+    return DataError(
+        "Parquet files need the package pyarrow.", "Install it: pip install 'dissect[parquet]', or pip install pyarrow"
+    )

@@ -1,0 +1,265 @@
+"""Which rules make which data set from which log. Recipes are data: the rules are in dissect/data/preprocess.py.
+
+`diginetica`, `gowalla` and `lastfm` are the paper's data: LESSR's rules (Chen and Wong, KDD 2020). `diginetica-srgnn`
+and `yoochoose-*` follow SR-GNN's (Wu et al., AAAI 2019). The expected counts are those of the papers and of the
+files that their authors released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dissect.data.log import LogFormat
+from dissect.data.preprocess import Step, milliseconds
+from dissect.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """From a log to a split.
+
+    expected: counts of the full data set, any of clicks, items, prefixes, train_prefixes, test_prefixes
+    """
+
+    log: LogFormat
+    rules: tuple[Step, ...]
+    split: Step
+    after: tuple[Step, ...]
+    file: str = ""  # what the full log is called
+    expected: Mapping[str, int] = field(default_factory=dict)
+
+
+DIGINETICA_LOG = LogFormat(
+    separator=";",
+    columns={
+        "session": ("sessionId", "session_id"),
+        "user": ("userId", "user_id"),
+        "item": ("itemId", "item_id"),
+        "offset": ("timeframe",),
+        "day": ("eventdate",),
+    },
+    clock="iso",
+    missing=("", "NA"),
+)
+GOWALLA_LOG = LogFormat(
+    separator="\t",
+    names=("user", "time", "latitude", "longitude", "item"),
+    columns={"user": ("user",), "time": ("time",), "item": ("item",)},
+    clock="iso",
+    may_lack=("item",),
+)
+LASTFM_LOG = LogFormat(
+    separator="\t",
+    names=("userid", "timestamp", "artid", "artname", "traid", "traname"),
+    columns={"user": ("userid",), "time": ("timestamp",), "item": ("artid",)},
+    clock="iso",
+    may_lack=("item",),
+    member="userid-timestamp-artid-artname-traid-traname.tsv",
+)
+YOOCHOOSE_LOG = LogFormat(
+    separator=",",
+    names=("session_id", "timestamp", "item_id", "category"),
+    columns={"session": ("session_id",), "time": ("timestamp",), "item": ("item_id",)},
+    clock="iso",
+    member="yoochoose-clicks.dat",
+)
+RETAILROCKET_LOG = LogFormat(
+    separator=",",
+    columns={"time": ("timestamp",), "user": ("visitorid",), "event": ("event",), "item": ("itemid",)},
+    clock="milliseconds",
+    may_lack=(),
+    member="events.csv",
+)
+
+# --- LESSR's rules -------------------------------------------------------------------------------------------
+
+SHORT: Step = ("drop_short_sessions", {"least": 2})
+RARE: Step = ("drop_rare_items", {"least": 5})
+LESSR_AFTER: tuple[Step, ...] = (
+    ("drop_unseen_items", {}),
+    ("drop_short_tests", {"least": 2}),
+    ("number_items", {}),  # in the order of session numbers, not of time
+    ("order_sessions", {"by": "time"}),
+)
+
+
+def plays(gap: str, top: int) -> tuple[Step, ...]:
+    """LESSR's rules for a log of users without sessions."""
+    return (
+        ("drop_missing", {"columns": ("user", "time", "item")}),
+        ("number_by_appearance", {"column": "user"}),
+        ("sort_clicks", {"by": ("user", "time")}),
+        ("split_at_gaps", {"gap": gap}),
+        ("drop_immediate_repeats", {}),
+        ("first_clicks", {"most": 20}),
+        ("keep_top_items", {"most": top}),
+        ("until_stable", {"steps": (SHORT, RARE)}),
+    )
+
+
+# --- SR-GNN's rules ------------------------------------------------------------------------------------------
+
+SRGNN_AFTER: tuple[Step, ...] = (
+    ("order_sessions", {"by": "date"}),
+    ("drop_unseen_items", {}),
+    ("drop_short_tests", {"least": 2}),
+    ("number_items", {}),
+)
+
+
+def yoochoose(one_in: int, train_prefixes: int) -> Recipe:
+    """The last 1 / `one_in` of Yoochoose; items keep the numbers that they have in the whole of it."""
+    return Recipe(
+        log=YOOCHOOSE_LOG,
+        rules=(
+            ("number_by_appearance", {"column": "session"}),
+            ("date_sessions", {"column": "time", "unit": "s"}),
+            ("sort_clicks", {"by": ("session",)}),
+            SHORT,
+            RARE,
+            SHORT,
+        ),
+        split=("split_by_date", {"last": "1d"}),
+        after=(*SRGNN_AFTER, ("last_samples", {"one_in": one_in})),
+        file="yoochoose-clicks.dat",
+        expected={"train_prefixes": train_prefixes, "test_prefixes": 55_898, "items": 37_483},
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    "diginetica": Recipe(
+        log=DIGINETICA_LOG,
+        rules=(
+            ("sort_clicks", {"by": ("session", "time")}),
+            SHORT,
+            ("first_clicks", {"most": 20}),
+            RARE,
+            SHORT,
+        ),
+        split=("split_by_end", {"last": "7d"}),
+        after=LESSR_AFTER,
+        file="train-item-views.csv",
+        expected={"clicks": 981_620, "items": 42_596, "train_prefixes": 716_835, "test_prefixes": 60_194},
+    ),
+    "diginetica-srgnn": Recipe(
+        log=DIGINETICA_LOG,
+        rules=(
+            ("number_by_appearance", {"column": "session"}),
+            ("date_sessions", {"column": "day", "unit": "d"}),
+            ("sort_clicks", {"by": ("session", "offset")}),
+            SHORT,
+            RARE,
+            SHORT,
+        ),
+        split=("split_by_date", {"last": "7d"}),
+        after=SRGNN_AFTER,
+        file="train-item-views.csv",
+        expected={"items": 43_097, "train_prefixes": 719_470, "test_prefixes": 60_858},
+    ),
+    "gowalla": Recipe(
+        log=GOWALLA_LOG,
+        rules=plays("1d", 30_000),
+        split=("split_last_share", {"share": 0.2}),
+        after=LESSR_AFTER,
+        file="loc-gowalla_totalCheckins.txt",
+        expected={"clicks": 1_122_788, "items": 29_510, "prefixes": 830_893, "test_prefixes": 155_332},
+    ),
+    "lastfm": Recipe(
+        log=LASTFM_LOG,
+        rules=plays("8h", 40_000),
+        split=("split_last_share", {"share": 0.2}),
+        after=LESSR_AFTER,
+        file="userid-timestamp-artid-artname-traid-traname.tsv",
+        expected={"clicks": 3_835_706, "items": 38_615, "prefixes": 3_510_163},
+    ),
+    # Those who use RetailRocket agree on no rules: these are Gowalla's, on views, with a gap of 30 minutes.
+    "retailrocket": Recipe(
+        log=RETAILROCKET_LOG,
+        rules=(
+            ("keep_events", {"kind": "view"}),
+            ("number_by_appearance", {"column": "user"}),
+            ("sort_clicks", {"by": ("user", "time")}),
+            ("split_at_gaps", {"gap": "30m"}),
+            ("drop_immediate_repeats", {}),
+            ("first_clicks", {"most": 20}),
+            ("until_stable", {"steps": (SHORT, RARE)}),
+        ),
+        split=("split_last_share", {"share": 0.2}),
+        after=LESSR_AFTER,
+        file="events.csv",
+    ),
+    "yoochoose-1-4": yoochoose(4, 5_917_745),
+    "yoochoose-1-64": yoochoose(64, 369_859),
+}
+
+
+def own_log(
+    *,
+    item: str,
+    time: str,
+    session: str | None = None,
+    user: str | None = None,
+    gap: str | None = None,
+    separator: str = "",
+    clock: str = "auto",
+    least_clicks: int = 5,
+    longest: int | None = None,
+    top: int | None = None,
+    drop_repeats: bool = False,
+    test_last: str | None = None,
+    test_share: float = 0.2,
+) -> Recipe:
+    """A recipe for any log, by the names of its columns; the rules are LESSR's unless they are chosen otherwise.
+
+    session or (user and gap)   what makes a session
+    clock                       iso, seconds, milliseconds or auto
+    least_clicks                of an item
+    longest, top                first clicks of a session, and most clicked items, that are kept
+    test_last or test_share     sessions that end in the last `7d`, or the last share of all
+
+    Raises UsageError where these do not fit together.
+    """
+    if (session is None) == (gap is None):
+        raise UsageError(
+            "Sessions come from --session-col, or from --user-col and --gap: give the one or the other.",
+            "For example --session-col session_id, or --user-col user --gap 30m.",
+        )
+    if gap is not None and user is None:
+        raise UsageError("--gap cuts the clicks of a user into sessions: name the users with --user-col.")
+    if not 0 < test_share < 1:
+        raise UsageError(f"--test-share is a share of the sessions, above 0 and below 1, not {test_share}.")
+    for name, span in (("--gap", gap), ("--test-last", test_last)):
+        try:
+            milliseconds(span or "1d")
+        except ValueError as error:
+            raise UsageError(f"{name}: {error}") from None
+    columns = {"session": session, "user": user, "item": item, "time": time}
+    if session is not None:
+        rules: list[Step] = [
+            ("number_by_appearance", {"column": "session"}),
+            ("sort_clicks", {"by": ("session", "time")}),
+        ]
+    else:
+        rules = [
+            ("number_by_appearance", {"column": "user"}),
+            ("sort_clicks", {"by": ("user", "time")}),
+            ("split_at_gaps", {"gap": str(gap)}),
+        ]
+    rules += [("drop_immediate_repeats", {})] if drop_repeats else []
+    rules += [("first_clicks", {"most": longest})] if longest else []
+    rules += [("keep_top_items", {"most": top})] if top else []
+    rules.append(("until_stable", {"steps": (SHORT, ("drop_rare_items", {"least": least_clicks}))}))
+    return Recipe(
+        log=LogFormat(
+            separator=separator,
+            columns={role: (name,) for role, name in columns.items() if name},
+            clock=clock,
+            quoted=True,
+            may_lack=() if gap else ("user",),
+            optional=(),
+        ),
+        rules=tuple(rules),
+        split=("split_by_end", {"last": test_last}) if test_last else ("split_last_share", {"share": test_share}),
+        after=LESSR_AFTER,
+    )

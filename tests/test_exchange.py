@@ -1,0 +1,216 @@
+"""Exchange files: every format there and back is the same split; other people's files; what is refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dissect.data import export as module
+from dissect.data.exchange import EXPORTED
+from dissect.data.export import export, timing
+from dissect.data.formats import import_files
+from dissect.data.sessions import Dataset, Sessions
+from dissect.errors import DataError, UsageError
+
+TEXT_FORMATS = ("srgnn", "lessr", "recbole", "gru4rec")
+
+
+@pytest.fixture(params=[*TEXT_FORMATS, "parquet"])
+def format(request):
+    return request.param
+
+
+def dataset(train, test, n_items=None, times=True, users=True):
+    parts = []
+    clock = 1_500_000_000
+    for lists in (train, test):
+        sessions = Sessions.from_lists(lists)
+        clicks = clock + np.arange(sessions.n_clicks) * 7
+        clock += sessions.n_clicks * 7
+        parts.append(
+            Sessions(
+                sessions.items,
+                sessions.offsets,
+                clicks[sessions.offsets[1:] - 1] if times else None,
+                np.arange(len(sessions), dtype=np.int64) * 3 if users else None,
+                clicks if times else None,
+            )
+        )
+    largest = int(max(parts[0].items.max(), parts[1].items.max()))
+    return Dataset("x", n_items or largest, *parts)
+
+
+def listed(sessions):
+    return [sessions[i].tolist() for i in range(len(sessions))]
+
+
+def back(data, format, folder, **more):
+    out, files = export(data, format, folder, **more)
+    paths = [out / name for name in files]
+    valid = paths[1] if len(paths) == 3 else None
+    return import_files("x", format, paths[0], paths[-1], valid=valid)
+
+
+some_sessions = st.lists(st.lists(st.integers(1, 9), min_size=2, max_size=6), min_size=2, max_size=6)
+
+
+@settings(deadline=None, max_examples=15)
+@given(train=some_sessions, test=some_sessions, more=st.integers(0, 200), timed=st.booleans())
+@pytest.mark.parametrize("name", TEXT_FORMATS)
+def test_there_and_back_is_the_same_split(tmp_path_factory, name, train, test, more, timed):
+    data = dataset(train, [*test, [1, 1]], times=timed)
+    if listed(data.train) == listed(data.test):
+        return
+    data = Dataset("x", data.n_items + more, data.train, data.test)
+    read = back(data, name, tmp_path_factory.mktemp("e") / "out", validation=0.5)
+    assert read.split_hash == data.split_hash
+
+
+@pytest.mark.parametrize("name", ["gru4rec", "parquet"])
+@pytest.mark.parametrize("times", [True, False])
+def test_tables_of_clicks_keep_times_and_users(tmp_path, name, times):
+    data = dataset([[1, 2], [2, 3, 3]], [[3, 1], [2, 1]], times=times)
+    read = back(data, name, tmp_path / "out")
+    for before, after in ((data.train, read.train), (data.test, read.test)):
+        fields = ("times", "click_times", *(("users",) if name == "parquet" else ()))
+        for field in fields:
+            a, b = getattr(before, field), getattr(after, field)
+            assert (a is None) == (b is None) and (a is None or a.tolist() == b.tolist()), field
+
+
+def test_times_that_are_not_in_order_are_told_as_the_ends_of_sessions(tmp_path):
+    data = dataset([[1, 2], [2, 3, 3]], [[3, 1], [2, 1]])
+    data.train.click_times[:2] = data.train.click_times[:2][::-1].copy()
+    assert timing(data) == "ends"
+    read = back(data, "gru4rec", tmp_path / "out")
+    assert read.split_hash == data.split_hash and read.train.times.tolist() == data.train.times.tolist()
+    assert read.train.click_times is None
+
+
+def test_a_built_in_set_comes_back_from_every_format(tmp_path, format):
+    data = dataset([[3, 1, 2], [5, 5], [1, 4]] * 5, [[1, 2], [4, 3, 1]], n_items=12)
+    assert back(data, format, tmp_path / "out").split_hash == data.split_hash
+    record = json.loads((tmp_path / "out" / EXPORTED).read_text())
+    assert record["split_hash"] == data.split_hash and record["n_items"] == 12
+    (tmp_path / "out" / EXPORTED).unlink()  # without the record only the size of the catalogue is lost
+    files = sorted(tmp_path.joinpath("out").iterdir())
+    if format != "recbole":
+        train = next(p for p in files if p.name.startswith(("all_train", "train.t", "train.p")))
+        test = next(p for p in files if p.name.startswith("test"))
+        again = import_files("x", format, train, test)
+        assert listed(again.train) == listed(data.train) and listed(again.test) == listed(data.test)
+        assert again.n_items == (12 if format == "lessr" else 5)
+
+
+def test_the_files_are_as_their_programs_want_them(tmp_path):
+    data = dataset([[3, 1, 2], [2, 2]], [[1, 2], [3, 1]])
+    srgnn, _ = export(data, "srgnn", tmp_path / "s")
+    assert pickle.loads((srgnn / "train.txt").read_bytes()) == ([[3, 1], [3], [2]], [2, 1, 2])
+    assert pickle.loads((srgnn / "all_train_seq.txt").read_bytes()) == [[3, 1, 2], [2, 2]]
+    assert pickle.loads((srgnn / "test.txt").read_bytes()) == ([[1], [3]], [2, 1])
+    assert (srgnn / "train.txt").read_bytes()[:2] == b"\x80\x02"  # protocol 2
+    lessr, _ = export(data, "lessr", tmp_path / "l")
+    assert (lessr / "train.txt").read_text() == "2,0,1\n1,1\n" and (lessr / "num_items.txt").read_text() == "3"
+    recbole, files = export(data, "recbole", tmp_path / "r", validation=0.5)
+    assert files == ["x.train.inter", "x.valid.inter", "x.test.inter"]
+    assert (recbole / "x.train.inter").read_text().splitlines() == [
+        "session_id:token\titem_id_list:token_seq\titem_id:token",
+        "1\t3 1\t2",
+        "1\t3\t1",
+    ]
+    assert (recbole / "x.test.inter").read_text().splitlines()[1:] == ["3\t1\t2", "4\t3\t1"]
+    assert "benchmark_filename: [train, valid, test]" in (recbole / "x.yaml").read_text()
+    gru, _ = export(data, "gru4rec", tmp_path / "g")
+    assert (gru / "test.tsv").read_text().splitlines()[:2] == ["SessionId\tItemId\tTime", "3\t1\t1500000035"]
+
+
+def test_the_augmented_form_of_training_comes_back_too(tmp_path):
+    data = dataset([[3, 1, 2], [2, 2]], [[1, 2], [3, 1]])
+    out, _ = export(data, "srgnn", tmp_path / "s")
+    assert import_files("x", "srgnn", out / "train.txt", out / "test.txt").split_hash == data.split_hash
+
+
+# --- other people's files ---------------------------------------------------------------------------------------
+
+
+def test_gru4rec_files_of_others_are_put_in_the_order_of_time(tmp_path):
+    (tmp_path / "train").write_text("SessionId\tItemId\tTime\n9\t77\t300\n9\t55\t200\n4\t55\t110\n4\t66\t100.5\n")
+    (tmp_path / "test").write_text("ItemId\tTime\tSessionId\n55\t400\t1\n99999\t500\t1\n")
+    data = import_files("x", "gru4rec", tmp_path / "train", tmp_path / "test")
+    # Numbered by appearance in the files (77, 55, 66, 99999), sessions by their end.
+    assert listed(data.train) == [[3, 2], [2, 1]] and listed(data.test) == [[2, 4]] and data.n_items == 4
+    assert data.train.times.tolist() == [110, 300]
+    assert data.provenance["items"] == "numbered by first appearance"
+
+
+def test_recbole_files_with_a_click_a_line(tmp_path):
+    head = "session_id:token\titem_id:token\ttimestamp:float\n"
+    (tmp_path / "a").write_text(head + "s1\tb\t2\ns1\ta\t1\ns2\ta\t9\ns2\ta\t9\n")
+    (tmp_path / "b").write_text(head + "s3\tb\t12\ns3\tc\t13\n")
+    data = import_files("x", "recbole", tmp_path / "a", tmp_path / "b")
+    assert listed(data.train) == [[2, 1], [2, 2]] and listed(data.test) == [[1, 3]]
+
+
+def test_recbole_prefixes_with_words_for_items(tmp_path):
+    head = "session_id:token\titem_id_list:token_seq\titem_id:token\n"
+    (tmp_path / "a").write_text(head + "1\tapple pear\tfig\n1\tapple\tpear\n2\tfig\tfig\n")
+    (tmp_path / "b").write_text(head + "3\tpear\tkiwi\n")
+    data = import_files("x", "recbole", tmp_path / "a", tmp_path / "b")
+    assert listed(data.train) == [[1, 2, 3], [3, 3]] and listed(data.test) == [[2, 4]]
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "says"),
+    [
+        ("gru4rec", "SessionId,ItemId,Time\n1,2,3\n", "separated by"),
+        ("gru4rec", "SessionId\tItemId\n1\t2\n", "expected"),
+        ("gru4rec", "SessionId\tItemId\tTime\n1\t2\tsoon\n1\t3\t5\n", "line 2"),
+        ("gru4rec", "SessionId\tItemId\tTime\n1\t2\t3\n", "no session of two clicks"),
+        ("gru4rec", "SessionId\tItemId\tTime\n", "no clicks"),
+        ("gru4rec", "", "empty"),
+        ("recbole", "session_id:token\titem_id_list:token_seq\titem_id:token\n1\t2 3\t4\n1\t3\t2\n", "no prefix"),
+    ],
+)
+def test_bad_tables_are_refused(tmp_path, name, train, says):
+    (tmp_path / "bad").write_text(train)
+    good = {
+        "gru4rec": "SessionId\tItemId\tTime\n1\t2\t3\n1\t2\t4\n",
+        "recbole": "session_id:token\titem_id:token\ttimestamp:float\n1\t2\t3\n1\t2\t4\n",
+    }[name]
+    (tmp_path / "good").write_text(good)
+    with pytest.raises(DataError, match=says) as error:
+        import_files("x", name, tmp_path / "bad", tmp_path / "good")
+    assert "bad" in error.value.message
+
+
+def test_a_catalogue_smaller_than_its_items_is_refused(tmp_path):
+    out, files = export(dataset([[1, 5], [2, 1]], [[5, 2]]), "lessr", tmp_path / "l")
+    (out / "num_items.txt").write_text("3")
+    with pytest.raises(DataError, match="only 3 items"):
+        import_files("x", "lessr", *(out / name for name in files))
+    (out / "num_items.txt").write_text("three")
+    with pytest.raises(DataError, match="one whole number"):
+        import_files("x", "lessr", *(out / name for name in files))
+
+
+def test_an_export_is_whole_or_not_there(tmp_path, monkeypatch):
+    data = dataset([[1, 2], [2, 1]], [[1, 1]])
+    export(data, "lessr", tmp_path / "out")
+    with pytest.raises(UsageError, match="exists"):
+        export(data, "lessr", tmp_path / "out")
+    export(data, "lessr", tmp_path / "out", force=True)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(module.WRITERS, "lessr", full)
+    with pytest.raises(DataError, match="No space left"):
+        export(data, "lessr", tmp_path / "other")
+    with pytest.raises(UsageError, match="leaves a part empty"):
+        export(data, "recbole", tmp_path / "third", validation=0.0)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -1,0 +1,184 @@
+"""Downloads, from a server on this machine that behaves as servers do."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import threading
+
+import pytest
+
+from dissect.data import fetch as module
+from dissect.data import sources
+from dissect.data.fetch import checksum, fetch
+from dissect.data.sources import Source
+from dissect.errors import DataError, UsageError
+
+CONTENT = bytes(range(256)) * 1200  # 307,200 bytes
+SHA = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves CONTENT under any name; `cuts` says after how many bytes each answer breaks off, None for a whole one."""
+
+    def __init__(self, ranges=True):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.ranges, self.cuts, self.asked = ranges, [], []
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def url(self, name):
+        return f"http://127.0.0.1:{self.server_address[1]}/{name}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        server.asked.append((self.path, self.headers.get("Range")))
+        if "missing" in self.path:
+            self.send_error(404)
+            return
+        start = 0
+        if server.ranges and self.headers.get("Range"):
+            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+            if start >= len(CONTENT):
+                self.send_error(416)
+                return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.end_headers()
+        cut = server.cuts.pop(0) if server.cuts else None
+        self.wfile.write(CONTENT[start:] if cut is None else CONTENT[start : start + cut])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(params=[True, False], ids=["ranges", "no ranges"])
+def any_server(request):
+    yield from running(Server(request.param))
+
+
+@pytest.fixture
+def server():
+    yield from running(Server())
+
+
+def running(server):
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def source(*urls, check=SHA, terms=""):
+    return Source("log.csv", urls, check, terms=terms)
+
+
+def test_a_good_file_comes_once(server, tmp_path):
+    seen, said = [], []
+    what = source(server.url("log.csv"))
+    path = fetch(what, tmp_path / "cache", show=lambda done, total: seen.append((done, total)), say=said.append)
+    assert path.read_bytes() == CONTENT and seen[-1] == (len(CONTENT), len(CONTENT))
+    assert said == [f"Fetching {server.url('log.csv')}"]
+    assert [p.name for p in path.parent.iterdir()] == ["log.csv"]
+    assert fetch(what, tmp_path / "cache") == path and len(server.asked) == 1
+
+
+def test_a_wrong_checksum_is_refused_and_thrown_away(server, tmp_path):
+    with pytest.raises(DataError, match="should be sha256:00") as error:
+        fetch(source(server.url("log.csv"), check="sha256:00"), tmp_path)
+    assert SHA in error.value.message and list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_changed_in_the_cache_is_fetched_again(server, tmp_path):
+    (tmp_path / "log.csv").write_bytes(b"old")
+    assert fetch(source(server.url("log.csv")), tmp_path).read_bytes() == CONTENT
+
+
+def whole_blocks(count):
+    return count // module.BLOCK * module.BLOCK
+
+
+def test_what_is_cut_off_is_continued(any_server, tmp_path):
+    any_server.cuts = [100_000, 150_000, None]
+    if any_server.ranges:
+        path = fetch(source(any_server.url("log.csv")), tmp_path)
+        starts = [int(r.strip("bytes=-")) if r else 0 for _, r in any_server.asked]
+        assert starts == [0, whole_blocks(100_000), whole_blocks(whole_blocks(100_000) + 150_000)]
+    else:  # starts again each time, and gets further each time
+        path = fetch(source(any_server.url("log.csv")), tmp_path)
+        assert len(any_server.asked) == 3
+    assert path.read_bytes() == CONTENT
+
+
+def test_what_has_arrived_is_kept_for_the_next_call(server, tmp_path):
+    server.cuts = [100_000, 0]
+    with pytest.raises(DataError, match="98,304 bytes are kept"):
+        fetch(source(server.url("log.csv")), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["log.csv.part"]
+    assert fetch(source(server.url("log.csv")), tmp_path).read_bytes() == CONTENT
+    assert server.asked[-1][1] == f"bytes={whole_blocks(100_000)}-"
+
+
+def test_a_part_that_is_whole_already_is_only_checked(server, tmp_path):
+    (tmp_path / "log.csv.part").write_bytes(CONTENT)
+    assert fetch(source(server.url("log.csv")), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_part_of_another_file_is_no_good(server, tmp_path):
+    (tmp_path / "log.csv.part").write_bytes(b"x" * 100)
+    with pytest.raises(DataError, match="checksum"):
+        fetch(source(server.url("log.csv")), tmp_path)
+    assert fetch(source(server.url("log.csv")), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_missing_file_is_asked_for_elsewhere(server, tmp_path):
+    what = source(server.url("missing.csv"), server.url("log.csv"))
+    assert fetch(what, tmp_path).read_bytes() == CONTENT
+    with pytest.raises(DataError, match="404"):
+        fetch(source(server.url("missing.csv")), tmp_path / "other")
+
+
+def test_no_network_says_so(tmp_path):
+    closed = Server()
+    url = closed.url("log.csv")
+    closed.shutdown()
+    closed.server_close()
+    with pytest.raises(DataError, match="no connection") as error:
+        fetch(source(url), tmp_path)
+    assert error.value.exit_code == 3 and list(tmp_path.iterdir()) == []
+
+
+def test_terms_are_accepted_first(server, tmp_path):
+    what = source(server.url("log.csv"), terms="Be kind.")
+    with pytest.raises(UsageError, match="Be kind") as error:
+        fetch(what, tmp_path)
+    assert "--accept-terms" in error.value.hint and not server.asked
+    assert fetch(what, tmp_path, accept_terms=True).exists()
+
+
+def test_a_full_disk_is_said(server, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module._Resuming, "_continue", full)
+    with pytest.raises(DataError, match="No space left"):
+        fetch(source(server.url("log.csv")), tmp_path)
+
+
+def test_checksums_as_their_tools_give_them(tmp_path):
+    (tmp_path / "x").write_bytes(b"hello\n")
+    assert checksum(tmp_path / "x", "git") == "git:ce013625030ba8dba906f756967f9e9ca394464a"  # git hash-object
+    assert checksum(tmp_path / "x", "md5") == "md5:b1946ac92492d2347c6235b4d2611184"  # md5sum
+
+
+def test_sources_are_recipes_and_can_be_checked():
+    from dissect.data.recipes import RECIPES
+
+    for name, what in sources.SOURCES.items():
+        assert name in RECIPES and what.urls and all(url.startswith("https://") for url in what.urls)
+        kind, digest = what.checksum.split(":")
+        assert len(digest) == {"md5": 32, "sha256": 64, "git": 40}[kind]
+    with pytest.raises(DataError, match="tmall"):
+        sources.find("tmall")
+    with pytest.raises(UsageError, match="gowala"):
+        sources.find("gowala")
