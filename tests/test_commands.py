@@ -178,6 +178,28 @@ def test_the_paper_protocol_reports_each_metric_at_its_best(typed):
     assert summary["test"] == {metric: max(row[metric] for row in history) for metric in summary["test"]}
 
 
+def test_refit_trains_on_everything_for_the_epochs_each_seed_chose(typed):
+    words = ["srgnn", "--dataset", "demo", "--dim", "4", "--device", "cpu", "--quiet", "--batch-size", "1000"]
+    seeds = ["--seed", "1", "--seed", "2"]
+    code, out, _ = typed("train", *words, *seeds, "--epochs", "2", "--refit", "--json")
+    assert code == 0 and len(json.loads(out)) == 2  # the chosen epoch's row and the refitted one
+    chosen, refitted = sorted(runs.find_groups("runs"), key=lambda group: "refit" in group.name)
+    for seed in (1, 2):
+        first, again = (runs.read_json(group / f"s{seed}" / "summary.json") for group in (chosen, refitted))
+        assert (again["epochs"], again["valid"]) == (first["selected"]["epoch"], None)
+        assert runs.read_json(refitted / f"s{seed}" / "environment.json")["max_steps"] == again["steps"]
+        assert again["steps"] / again["epochs"] > first["steps"] / first["epochs"]  # more examples
+    assert typed("train", *words, "--protocol", "paper", "--refit")[0] == 2
+
+
+def test_the_readout_is_an_option_and_part_of_the_name(typed):
+    words = ["--dataset", "demo", "--dim", "4", "--device", "cpu", "--quiet", "--epochs", "0.02"]
+    assert typed("train", "srgnn", *words, "--readout", "attenmixer", "--option", "levels=2")[0] == 0
+    assert runs.newest_group("runs").name.startswith("srgnn-attenmixer-demo-")
+    code, _, err = typed("train", "attenmixer", *words, "--readout", "attenmixer")
+    assert code == 2 and "takes no readout" in err
+
+
 def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     words = [sys.executable, "-m", "dissect", "run", "--max-steps", "4000", "--dim", "4", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +175,11 @@ def prepare_group(group: Path, config: Config, data: Dataset) -> None:
         runs.write_toml(group / "config.toml", config.to_dict())
 
 
+def variant_name(without: Sequence[str]) -> str:
+    """The folder name of a model without some roles; "full" for all of it."""
+    return f"without-{'-'.join(sorted(without))}" if without else runs.FULL
+
+
 def train_seeds(
     subject: Subject,
     data: Dataset,
@@ -188,13 +193,16 @@ def train_seeds(
     quiet: bool = False,
     console: Console,
     weights: dict[str, Any] | None = None,
+    steps: Mapping[int, int] | None = None,
 ) -> list[dict[str, Any]]:
     """Train each seed into the group, or the reduced model of `without` beside it; returns their summaries.
+
+    `steps` are those of a seed that is not to make the `max_steps` of the configuration.
 
     A run without DONE goes on where it stopped. Raises UsageError where all are finished already (unless
     `force`, which keeps the old ones aside).
     """
-    variant = f"without-{'-'.join(sorted(without))}" if without else runs.FULL
+    variant = variant_name(without)
     folders = {seed: runs.run_path(group, seed, variant) for seed in dict.fromkeys(seeds)}
     done = [seed for seed, folder in folders.items() if runs.is_done(folder)]
     if force:
@@ -229,7 +237,7 @@ def train_seeds(
             fit(
                 build,
                 data,
-                config,
+                replace(config, max_steps=(steps or {}).get(seed, config.max_steps)),
                 folder,
                 seed=seed,
                 variant=variant,

@@ -44,6 +44,11 @@ training = several(
         type=click.Choice(["(AH)W", "A(HW)"], case_sensitive=False),
         help="SR-GNN: average the neighbours, then map; or as its authors wrote it.",
     ),
+    click.option(
+        "--readout",
+        type=click.Choice(["attention", "attenmixer"]),
+        help="SR-GNN: its own readout, or that of Atten-Mixer with items of unit length.",
+    ),
     click.option("--preset", help="Arguments of the model by name, e.g. official for attenmixer."),
     click.option(
         "--option", "extra", multiple=True, metavar="KEY=VALUE", help="Another argument of the model, e.g. steps=2."

@@ -45,6 +45,7 @@ class Config:
     validation: float = 0.1  # last share of the training sessions in time
     select: str = "last"  # "last", or the epoch with the best validation "mrr@20"
     patience: int = 0  # epochs without a better validation MRR@20 before stopping; 0 never stops
+    refit: bool = False  # on all training sessions, for the epochs that a run with validation chose for this seed
     init_from: str | None = None  # fingerprint of the weights that the run starts from
 
     def __post_init__(self) -> None:

@@ -89,7 +89,8 @@ def _fit(
     if note:
         observer.note(note)
     if saved is None:
-        write_json(run / "environment.json", describe_environment(torch.device(device)))
+        environment = describe_environment(torch.device(device))
+        write_json(run / "environment.json", {**environment, "max_steps": config.max_steps})
     else:
         restore(training, saved, last)
     state = training.state
