@@ -48,6 +48,7 @@ class Asked:
     without: tuple[str, ...]
     seeds: tuple[int, ...]
     batch_size: int
+    negatives: int
     dim: int | None
     propagation: str | None
     readout: str | None
@@ -193,6 +194,7 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any]) -> Config:
         model_options=model_options(subject, given, asked.preset, asked.extra),
         model_source=subject.source,
         batch_size=asked.batch_size,
+        negatives=asked.negatives,
         lr=asked.lr,
         l2=asked.l2,
         validation=asked.validation,

@@ -38,6 +38,14 @@ training = several(
         "--seed", "seeds", type=int, multiple=True, default=(1,), show_default=True, help="Repeat for several seeds."
     ),
     click.option("--batch-size", type=int, default=100, show_default=True),
+    click.option(
+        "--negatives",
+        type=int,
+        default=0,
+        show_default=True,
+        help="Sampled softmax over so many drawn items, for catalogues beyond memory or patience (biased: the loss"
+        " comes out too small); 0 is the whole catalogue.",
+    ),
     click.option("--dim", type=int, help="Width D of the model. [default: 256; 32 on built-in data]"),
     click.option(
         "--propagation",

@@ -11,18 +11,21 @@ from torch import Tensor
 
 from dissect.data.sessions import PrefixTensors
 from dissect.sparsevd import one_sample
-from dissect.training.scoring import ranks, ranks_of_scores
+from dissect.training.scoring import AT_ONCE, ranks, ranks_of_scores
 
 CUTOFFS = (5, 10, 20)
 Report = Callable[[int, int], None]
 
 
 @torch.inference_mode()
-def evaluate(model: Any, prefixes: PrefixTensors, batch_size: int = 512, report: Report | None = None) -> np.ndarray:
+def evaluate(
+    model: Any, prefixes: PrefixTensors, batch_size: int | None = None, report: Report | None = None
+) -> np.ndarray:
     """Rank int32 [P] of the target of each prefix among all V items, by the weights as they are evaluated.
 
-    Draws no random number and leaves the model in the mode in which it was. `report(done, total)` is called
-    after each batch.
+    `batch_size` sessions are ranked at once: by default 512, fewer where the catalogue is so large that their scores
+    would not fit (AT_ONCE). Draws no random number and leaves the model in the mode in which it was.
+    `report(done, total)` is called after each batch.
     """
     was_training = model.training
     model.eval()
@@ -30,6 +33,7 @@ def evaluate(model: Any, prefixes: PrefixTensors, batch_size: int = 512, report:
     try:
         S = model.item_states()
         matrix, bias = model.candidates(S)
+        batch_size = batch_size or max(1, min(512, AT_ONCE // (4 * len(matrix))))
         # Prefixes of like length go together, so that a batch is hardly wider than its sessions.
         by_length = torch.argsort(prefixes.length, stable=True)
         with one_sample(model):  # the masked weights are computed once

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dissect.data.sessions import Dataset, PrefixTensors, split_validation
-from dissect.errors import DataError, DivergedError
+from dissect.errors import DataError, DivergedError, UsageError
 from dissect.runs import locked, write_json
 from dissect.sparsevd import one_sample, rows_belong_to, total_kl
 from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
@@ -26,7 +27,7 @@ from dissect.training.device import describe_environment
 from dissect.training.finish import finish
 from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, restore, snapshot, stop_on_signal
-from dissect.training.scoring import catalogue_loss
+from dissect.training.scoring import catalogue_loss, sampled_loss, score_buffer
 from dissect.training.setup import Training, assemble, set_lr
 
 CHECKPOINT_SECONDS = 300.0
@@ -96,7 +97,7 @@ def _fit(
     state = training.state
     recorder = Recorder(run, training, len(prefixes), steps_per_epoch, observer)
     order = ExampleOrder(len(prefixes), config, seed, device)
-    buffer = torch.empty(config.batch_size, data.n_items, device=device)  # [B, V], the scores of every step
+    buffer = score_buffer(config.batch_size, data.n_items, device)  # for the scores of every step
     loss_every = max(1, config.max_steps // LOSS_LINES)
     density_every = max(1, config.max_steps // DENSITY_MEASUREMENTS)
 
@@ -159,7 +160,7 @@ def train_step(
     """One update on items [B, L], lengths [B], targets [B]; returns the mean cross-entropy and the summed KL (nats).
 
     loss = mean CE + beta * sum of KL over all SparseVD weights, where beta is already divided by N. `buffer`
-    [B, V] takes the scores. A loss that is no number leaves the weights as they were.
+    (of `score_buffer`) takes the scores. A loss that is no number leaves the weights as they were.
     """
     model, controls = training.model, training.controls
     items, lengths, targets = batch
@@ -171,8 +172,7 @@ def train_step(
         vectors, auxiliary = model.encode(looked_up, items, lengths)  # [B, D]
     if controls is not None:
         vectors = controls(vectors)
-    matrix, bias = model.candidates(scored)  # [V, D], [V]
-    loss = catalogue = catalogue_loss(vectors, matrix, bias, targets - 1, buffer[: len(vectors)])
+    loss = catalogue = next_item_loss(model, vectors, scored, targets - 1, training.config.negatives, buffer)
     for value in auxiliary.values():
         loss = loss + value
     kl = loss.new_zeros(())
@@ -184,6 +184,20 @@ def train_step(
         backward_to_table(S, scored.grad, looked_up.grad)
         training.optimiser.step()
     return float(catalogue.detach()), float(kl.detach())
+
+
+def next_item_loss(model: Any, vectors: Tensor, S: Tensor, targets: Tensor, negatives: int, buffer: Tensor) -> Tensor:
+    """Mean cross-entropy of `targets` [B] (rows of S [V, D]), over the catalogue or over `negatives` drawn items."""
+    if not negatives:
+        matrix, bias = model.candidates(S)  # [V, D], [V]
+        return catalogue_loss(vectors, matrix, bias, targets, buffer[: len(vectors)])
+    drawn = torch.randint(len(S), (negatives,), device=S.device)
+    rows = F.embedding(torch.cat([targets, drawn]), S, sparse=True)
+    matrix, bias = model.candidates(rows)  # [B + n, D]
+    if bias is not None:
+        raise UsageError("--negatives is for models without a bias per item.", "Leave it out.")
+    is_target = targets[:, None] == drawn
+    return sampled_loss(vectors, matrix[: len(targets)], matrix[len(targets) :], is_target, len(S))
 
 
 @contextmanager
@@ -203,12 +217,12 @@ def rows_by_session(items: Tensor, config: Config) -> Iterator[None]:
 
 def backward_to_table(S: Tensor, *gradients: Tensor | None) -> None:
     """Send the gradients of the item table S [V, D] on to the parameters it was made of; sparse ones come last."""
-    total: Tensor | None = None
-    for gradient in gradients:
-        if gradient is not None:
-            total = gradient if total is None else total.add_(gradient)
-    if total is None or not S.requires_grad:
+    given = [gradient for gradient in gradients if gradient is not None]
+    if not given or not S.requires_grad:
         return
+    total = torch.zeros_like(S) if given[0].is_sparse else given.pop(0)
+    for gradient in given:
+        total.add_(gradient)
     if S.is_leaf and S.grad is None:
         S.grad = total  # handed over; backward() would copy it
     else:
