@@ -200,6 +200,34 @@ def test_the_readout_is_an_option_and_part_of_the_name(typed):
     assert code == 2 and "takes no readout" in err
 
 
+def test_seeds_side_by_side_have_the_numbers_of_seeds_in_turn(typed):
+    words = ["srgnn", "--dataset", "demo", "--dim", "4", "--device", "cpu", "--quiet", "--epochs", "0.05"]
+    seeds = ["--seed", "1", "--seed", "2"]
+    assert typed("train", *words, *seeds, "--runs-dir", "turn")[0] == 0
+    assert typed("train", *words, *seeds, "--runs-dir", "side", "--jobs", "2")[0] == 0
+    for seed in (1, 2):
+        turn, side = (runs.run_path(runs.newest_group(folder), seed) for folder in ("turn", "side"))
+        ranks = [runs.read_ranks(run / "ranks-test-best.npz")["rank"] for run in (turn, side)]
+        assert (ranks[0] == ranks[1]).all()
+
+
+def test_sigterm_stops_all_seeds_with_checkpoints(tmp_path):
+    words = ["--max-steps", "100000", "--dim", "4", "--device", "cpu", "--seed", "1", "--seed", "2", "--seed", "3"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dissect", "run", *words, "--jobs", "2", "--runs-dir", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    until = time.monotonic() + 60
+    while len(list(tmp_path.glob("*/s*/density.jsonl"))) < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Seed 1: Stopped" in err and "Seed 2: Stopped" in err
+    assert len(list(tmp_path.glob("*/s*/checkpoints/last.pt"))) == 2  # the third never began
+
+
 def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     words = [sys.executable, "-m", "dissect", "run", "--max-steps", "4000", "--dim", "4", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

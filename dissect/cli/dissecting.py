@@ -28,6 +28,7 @@ from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog, planted
 from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import UsageError, unknown
+from dissect.training import workers
 from dissect.training.config import Config
 from models import BASELINES
 from models.base import MODULES, ROLES
@@ -47,6 +48,7 @@ class Asked:
     dataset: str
     without: tuple[str, ...]
     seeds: tuple[int, ...]
+    jobs: int
     batch_size: int
     negatives: int
     dim: int | None
@@ -84,7 +86,8 @@ def dissect_model(
     **common: Any,
 ) -> None:
     """Train every seed asked for with SparseVD and print the verdict of the group."""
-    asked, console = Asked(**common), Console(stderr=True)
+    workers.join()
+    asked, console = Asked(**common), Console(stderr=True, quiet=not workers.is_first())
     choices = ("both", "none", *MODULES, *ROLES)
     if where not in choices:
         raise unknown("module or role", where, choices)
@@ -106,6 +109,8 @@ def dissect_model(
         "decay_everything": decay_everything,
     }
     group = train_group(asked, data, settings, console)
+    if not workers.is_first():
+        return
     verdict = judge(group, judged=planted.judged(data))
     if asked.as_json:
         print(json.dumps(verdict, indent=1))
@@ -117,7 +122,8 @@ def train_dense(
     *, epochs: float, protocol: str, patience: int, refit: bool, dataset: str | None, **common: Any
 ) -> None:
     """Train every seed asked for without SparseVD and print it beside the finished groups of the same split."""
-    console = Console(stderr=True)
+    workers.join()
+    console = Console(stderr=True, quiet=not workers.is_first())
     runs_dir = Path(common["runs_dir"])
     if dataset is None:
         groups = runs.find_groups(runs_dir)
@@ -136,7 +142,8 @@ def train_dense(
     if asked.model in BASELINES:
         config = Config(asked.model, data.name, data.split_hash, where="none", protocol=protocol, max_steps=1)
         group = group_folder(config, asked.name, runs_dir)
-        rank_baseline(asked.model, data, config, group, asked.force, asked.quiet, console)
+        if workers.is_first():
+            rank_baseline(asked.model, data, config, group, asked.force, asked.quiet, console)
     else:
         held_out = asked.validation if protocol == "clean" else 0.0
         settings = {
@@ -148,6 +155,8 @@ def train_dense(
             "patience": patience,
         }
         group = (train_and_refit if refit else train_group)(asked, data, settings, console)
+    if not workers.is_first():
+        return
     table = results_table(runs_dir, data.split_hash, protocol)
     if asked.as_json:
         print(table.to_json(orient="records", indent=1))
@@ -222,6 +231,7 @@ def train(
         console=console,
         weights=starting_weights(asked.init_from, Path(asked.runs_dir))[0],
         steps=steps,
+        jobs=asked.jobs,
     )
     return group
 

@@ -37,6 +37,9 @@ training = several(
     click.option(
         "--seed", "seeds", type=int, multiple=True, default=(1,), show_default=True, help="Repeat for several seeds."
     ),
+    click.option(
+        "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Train so many seeds at the same time."
+    ),
     click.option("--batch-size", type=int, default=100, show_default=True),
     click.option(
         "--negatives",

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from dissect.data.sessions import Dataset, PrefixTensors, split_validation
 from dissect.errors import DataError, DivergedError, UsageError
-from dissect.runs import locked, write_json
+from dissect.runs import write_json
 from dissect.sparsevd import one_sample, rows_belong_to, total_kl
+from dissect.training import workers
 from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
 from dissect.training.config import Config, decay_step, kl_weight_at, lr_at
 from dissect.training.device import describe_environment
@@ -54,9 +55,9 @@ def fit(
     where the loss stops being a number, UsageError where another process holds the folder.
     """
     observer = observer or Observer()
-    with locked(run), stop_on_signal() as stopped:
+    with workers.run_folder(run) as folder, stop_on_signal() as stopped:
         try:
-            return _fit(build, data, config, run, seed, variant, device, observer, weights, stopped)
+            return _fit(build, data, config, folder, seed, variant, device, observer, weights, stopped)
         finally:
             observer.end()
 
@@ -89,6 +90,8 @@ def _fit(
     saved, note = latest_checkpoint(last)
     if note:
         observer.note(note)
+    if not workers.is_first():  # noise of its own; the weights are the same
+        torch.manual_seed(seed + 1_000_033 * workers.number())
     if saved is None:
         environment = describe_environment(torch.device(device))
         write_json(run / "environment.json", {**environment, "max_steps": config.max_steps})
@@ -108,7 +111,8 @@ def _fit(
     def report(split: str) -> Callable[[int, int], None]:
         def tell(done: int, total: int) -> None:
             observer.evaluating(split, done, total)
-            if stopped():  # the checkpoint made before this evaluation stands
+            # The checkpoint made before this evaluation stands. Several processes stop together, in the loop.
+            if workers.count() == 1 and stopped():
                 raise Interrupted(state.step, config.max_steps, last.parent)
 
         return tell
@@ -121,10 +125,12 @@ def _fit(
             # records back to the checkpoint and writes them again.
             ends = state.step == config.max_steps
             ends_epoch = ends or (state.step > 0 and state.step % steps_per_epoch == 0)
-            if ends_epoch or stopped() or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+            is_late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
+            stops, is_late = workers.any_says(stopped(), is_late, device=device)
+            if ends_epoch or stops or is_late:
                 checkpoint()
                 saved_at = time.monotonic()
-            if stopped():
+            if stops:
                 raise Interrupted(state.step, config.max_steps, last.parent)
             if state.n_sum and (ends or state.step % loss_every == 0):
                 recorder.loss()
@@ -139,8 +145,8 @@ def _fit(
             began = time.perf_counter()
             set_lr(training.optimiser, lr_at(config, state.step, steps_per_epoch))
             beta = kl_weight_at(config, state.step) / len(prefixes)
-            batch = prefixes.batch(order.batch(state.step, steps_per_epoch))
-            ce, kl = train_step(training, batch, beta, buffer)
+            index, weight = workers.share(order.batch(state.step, steps_per_epoch))
+            ce, kl = train_step(training, prefixes.batch(index), beta, buffer, weight)
             state.step += 1
             state.seconds += time.perf_counter() - began
             if not math.isfinite(ce + kl):
@@ -155,12 +161,14 @@ def _fit(
 
 
 def train_step(
-    training: Training, batch: tuple[Tensor, Tensor, Tensor], beta: float, buffer: Tensor
+    training: Training, batch: tuple[Tensor, Tensor, Tensor], beta: float, buffer: Tensor, weight: float = 1.0
 ) -> tuple[float, float]:
     """One update on items [B, L], lengths [B], targets [B]; returns the mean cross-entropy and the summed KL (nats).
 
     loss = mean CE + beta * sum of KL over all SparseVD weights, where beta is already divided by N. `buffer`
-    (of `score_buffer`) takes the scores. A loss that is no number leaves the weights as they were.
+    (of `score_buffer`) takes the scores. Where several processes share a batch, `weight` is this one's part of it, the
+    gradients are added up, and the values are those of the whole batch. A loss that is no number leaves the weights
+    as they were.
     """
     model, controls = training.model, training.controls
     items, lengths, targets = batch
@@ -179,11 +187,14 @@ def train_step(
     if controls is not None:
         kl = total_kl(model, training.config.prior) + total_kl(controls, training.config.prior)
         loss = loss + beta * kl
-    if math.isfinite(float(loss.detach())):
-        loss.backward()
+    told = workers.add_up(torch.stack([loss.detach(), catalogue.detach(), kl.detach()]).double() * weight)
+    total, ce, kl_sum = told.tolist()
+    if math.isfinite(total):
+        (loss if weight == 1 else loss * weight).backward()
         backward_to_table(S, scored.grad, looked_up.grad)
+        workers.add_up_gradients(p for group in training.optimiser.param_groups for p in group["params"])
         training.optimiser.step()
-    return float(catalogue.detach()), float(kl.detach())
+    return ce, kl_sum
 
 
 def next_item_loss(model: Any, vectors: Tensor, S: Tensor, targets: Tensor, negatives: int, buffer: Tensor) -> Tensor:
