@@ -1,6 +1,7 @@
 """Time of one training step against its floor, measured in turn in the same process.
 
     python benchmarks/step.py --dataset diginetica --dim 256 --batch-size 100
+    python benchmarks/step.py --dataset diginetica --dim 256 --shares      what loading, forward, scoring, ... take
 
 The floor is what no step over the whole catalogue can do without: the three catalogue products (scores and the
 two gradients), one logsumexp and one softmax pass over B x V, and one fused Adam update of the item table.
@@ -12,7 +13,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
+from unittest import mock
 
 import click
 import torch
@@ -21,11 +24,13 @@ from rich.table import Table
 
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, PrefixTensors
+from dissect.training import loop
 from dissect.training.config import Config
 from dissect.training.device import prepare_device
 from dissect.training.loop import train_step
 from dissect.training.record import density_rows
-from dissect.training.setup import assemble
+from dissect.training.scoring import score_buffer
+from dissect.training.setup import Training, assemble
 from models import MODELS
 
 
@@ -67,6 +72,7 @@ def measure(
     )
     training = assemble(lambda: MODELS[model](n_items=data.n_items, dim=dim), config, prefixes, 1, "full")
     buffer = torch.empty(batch_size, data.n_items, device=device)
+    assert score_buffer(batch_size, data.n_items, device).shape == buffer.shape, "the loss would go in pieces"
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(batch_size, dim, device=device) * 0.1
     floor = floor_step(vectors, torch.nn.Parameter(training.model.item_states().detach().clone()), buffer)
@@ -82,7 +88,42 @@ def measure(
             if number >= 3:  # the first rounds warm up
                 times[name].append(milliseconds)
     result = {name: statistics.median(values) for name, values in times.items()}
-    return {**result, "ratio": result["step"] / result["floor"]}
+    return {
+        **result,
+        "ratio": result["step"] / result["floor"],
+        **shares(training, lambda: prefixes.batch(torch.randint(0, len(prefixes), (batch_size,))), buffer, rounds),
+    }
+
+
+def shares(training: Training, load: Callable[[], Any], buffer: torch.Tensor, rounds: int) -> dict[str, float]:
+    """Mean milliseconds of the parts of a step: the functions that the step calls, with a clock around each.
+
+    "scoring" makes the scores, their softmax and its gradients; "backward" is everything from there to the parameters.
+    """
+    spent = dict.fromkeys(("loading", "forward", "KL", "scoring", "backward", "update"), 0.0)
+
+    def clocked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*args, **kwargs)
+            spent[name] += time.perf_counter() - began
+            return result
+
+        return call
+
+    with ExitStack() as undo:
+        for owner, attribute, name in (
+            (training.model, "encode", "forward"),
+            (loop, "next_item_loss", "scoring"),
+            (loop, "total_kl", "KL"),
+            (torch.Tensor, "backward", "backward"),
+            (loop, "backward_to_table", "backward"),
+            (training.optimiser, "step", "update"),
+        ):
+            undo.enter_context(mock.patch.object(owner, attribute, clocked(name, getattr(owner, attribute))))
+        for _ in range(rounds):
+            train_step(training, clocked("loading", load)(), 1e-6, buffer)
+    return {name: 1e3 * seconds / rounds for name, seconds in spent.items()}
 
 
 @click.command()
@@ -93,6 +134,7 @@ def measure(
 @click.option("--batch-size", "batch_sizes", type=int, multiple=True, default=(100,), show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--rounds", default=20, show_default=True)
+@click.option("--shares", "with_shares", is_flag=True, help="Also the parts of a step, in milliseconds (CPU only).")
 def main(
     dataset: str,
     data_dir: str | None,
@@ -101,12 +143,14 @@ def main(
     batch_sizes: tuple[int, ...],
     device: str,
     rounds: int,
+    with_shares: bool,
 ) -> None:
     """Print step time, floor and their ratio for each model, dense and with SparseVD."""
     where_it_runs = prepare_device(device)
     data = catalog.load(dataset, data_dir)
     table = Table(title=f"{data.name}: V = {data.n_items:,}, {torch.get_num_threads()} threads, {where_it_runs}")
-    for column in ("model", "weights", "D", "B", "step ms", "floor ms", "step / floor", "density ms"):
+    parts = ("loading", "forward", "KL", "scoring", "backward", "update") if with_shares else ()
+    for column in ("model", "weights", "D", "B", "step ms", "floor ms", "step / floor", "density ms", *parts):
         table.add_column(column, justify="left" if column in ("model", "weights") else "right")
     for model in models:
         for dim in dims:
@@ -122,6 +166,7 @@ def main(
                         f"{row['floor']:.1f}",
                         f"{row['ratio']:.2f}",
                         f"{row['density']:.1f}",
+                        *(f"{row[part]:.1f}" for part in parts),
                     )
     Console().print(table)
 
