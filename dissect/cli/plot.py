@@ -1,4 +1,4 @@
-"""dissect plot: figures from run folders."""
+"""dissect plot: figures from run folders, and of data sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dissect.cli.options import data_dir
 
 @click.group()
 def command() -> None:
-    """Draw figures from the newest group of runs, or from the groups named."""
+    """Draw figures from the newest group of runs, or from the groups named; `data` draws data sets."""
 
 
 def _shared(function: Any) -> Any:
