@@ -58,6 +58,8 @@ def prepare_and_save(name: str, path: Path, recipe: Recipe, data_dir: str | None
         click.echo(
             f"Warning: {count.replace('_', ' ')}: {numbers['found']:,}, expected {numbers['expected']:,}.", err=True
         )
+    if dataset.provenance["differences"]:
+        click.echo(f"Is {path.name} the whole log? The numbers expected are in {folder / 'data.json'} too.", err=True)
     tell(dataset, folder)
     return dataset
 
