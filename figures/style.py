@@ -74,6 +74,26 @@ def label_ends(axes: Axes, labels: list[tuple[float, str, str]], gap: float) -> 
         axes.text(1.06, y, text, transform=beside, color=colour, va="center", fontsize=6.5)
 
 
+def label_points(axes: Axes, labels: list[tuple[float, float, str, str]], gap: float) -> None:
+    """Write labels (x, y, text, colour) right of the axes, each with a thin line to its point; on any scale.
+
+    `gap` is the least distance of two labels as a share of the axes' height. Limits and scales are set before.
+    """
+    axes.get_xlim()  # settles limits that follow from what is plotted
+    points = axes.transAxes.inverted().transform(axes.transData.transform([label[:2] for label in labels]))
+    heights = spread([float(y) for _, y in points], gap, 0.0, 1.0)
+    for (x, y), height, (_, _, text, colour) in zip(points, heights, labels):
+        axes.plot(
+            [x, max(x, 1.0), 1.03, 1.05],
+            [y, y, height, height],
+            transform=axes.transAxes,
+            color=colour,
+            linewidth=0.5,
+            clip_on=False,
+        )
+        axes.text(1.06, height, text, transform=axes.transAxes, color=colour, va="center", fontsize=6.5)
+
+
 def spread(positions: list[float], gap: float, low: float, high: float) -> list[float]:
     """Positions at least `gap` apart, in the same order, each as near as can be to where it was, within limits."""
     order = sorted(range(len(positions)), key=lambda i: positions[i])

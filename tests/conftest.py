@@ -1,8 +1,10 @@
 """Settings for all tests."""
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
+import requests
 import torch
 from hypothesis import settings
 
@@ -18,3 +20,16 @@ def processor_as_it_was() -> Iterator[None]:
     yield
     torch.set_flush_denormal(False)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only servers on this machine answer: no test fetches data from elsewhere."""
+    ask = requests.Session.request
+
+    def request(self: requests.Session, method: str, url: str, **more: object) -> requests.Response:
+        if urlsplit(url).hostname != "127.0.0.1":
+            raise requests.exceptions.ConnectionError(f"tests do not ask {urlsplit(url).hostname}")
+        return ask(self, method, url, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(requests.Session, "request", request)

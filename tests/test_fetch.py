@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import http.server
+import json
 import threading
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from dissect.cli import main
 from dissect.data import fetch as module
 from dissect.data import sources
 from dissect.data.fetch import checksum, fetch
@@ -19,11 +24,11 @@ SHA = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves CONTENT under any name; `cuts` says after how many bytes each answer breaks off, None for a whole one."""
+    """Serves its content under any name; `cuts` says after how many bytes each answer breaks off (None: never)."""
 
     def __init__(self, ranges=True):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.ranges, self.cuts, self.asked = ranges, [], []
+        self.ranges, self.cuts, self.asked, self.content = ranges, [], [], CONTENT
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def url(self, name):
@@ -40,14 +45,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         start = 0
         if server.ranges and self.headers.get("Range"):
             start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
-            if start >= len(CONTENT):
+            if start >= len(server.content):
                 self.send_error(416)
                 return
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.send_header("Content-Length", str(len(server.content) - start))
         self.end_headers()
         cut = server.cuts.pop(0) if server.cuts else None
-        self.wfile.write(CONTENT[start:] if cut is None else CONTENT[start : start + cut])
+        self.wfile.write(server.content[start:] if cut is None else server.content[start : start + cut])
 
     def log_message(self, *_):
         pass
@@ -182,3 +187,71 @@ def test_sources_are_recipes_and_can_be_checked():
         sources.find("tmall")
     with pytest.raises(UsageError, match="gowala"):
         sources.find("gowala")
+
+
+# --- a name is enough -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def typed(tmp_path, monkeypatch):
+    """Runs a command in an empty folder; returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DISSECT_DATA", str(tmp_path / "data"))
+
+    def run(*words):
+        result = CliRunner().invoke(main, words, prog_name="dissect")
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+def a_log():
+    """A log in the form of Diginetica's, of which something is left."""
+    rng = np.random.default_rng(0)
+    lines = ["sessionId;userId;itemId;timeframe;eventdate"]
+    for session in range(200):
+        day = f"2016-05-{rng.integers(1, 28):02d}"
+        lines += [f"{session};NA;{rng.integers(1, 20)};{time};{day}" for time in range(0, 9000, 3000)]
+    return "\n".join(lines).encode()
+
+
+def test_run_fetches_what_is_not_there(server, typed, tmp_path, monkeypatch):
+    server.content = a_log()
+    check = "sha256:" + hashlib.sha256(server.content).hexdigest()
+    monkeypatch.setitem(sources.SOURCES, "diginetica", source(server.url("log.csv"), check=check))
+    words = ["run", "--dataset", "diginetica", "--max-steps", "2", "--dim", "4", "--device", "cpu", "--quiet", "--json"]
+    code, out, err = typed(*words)
+    assert code == 0 and json.loads(out)["model"] == "srgnn"  # stdout has the result and nothing else
+    assert f"Fetching {server.url('log.csv')}" in err and "expected 42,596" in err
+    assert typed(*words, "--force")[0] == 0 and len(server.asked) == 1
+    record = json.loads((tmp_path / "data" / "diginetica" / "data.json").read_text())
+    assert record["provenance"]["source"]["sha256"] == check.removeprefix("sha256:")
+    code, out, _ = typed("data", "fetch", "diginetica", "--force")  # the log is still in the cache
+    assert code == 0 and "prefixes" in out and len(server.asked) == 1
+
+
+def test_where_nothing_can_be_fetched_the_manual_way_is_said(server, typed, tmp_path, monkeypatch):
+    monkeypatch.setitem(sources.SOURCES, "gowalla", source(server.url("missing.gz")))
+    for verb in (["run", "--dataset", "gowalla"], ["train", "srgnn", "--dataset", "gowalla"]):
+        code, out, err = typed(*verb)
+        assert (code, out) == (3, "") and "404" in err
+        assert "dissect data prepare gowalla --from loc-gowalla_totalCheckins.txt.gz" in err
+    code, _, err = typed("run", "--dataset", "lastfm")  # whose terms nobody has accepted
+    assert code == 3 and "--accept-terms" in err
+    code, _, err = typed("data", "fetch", "lastfm")
+    assert code == 2 and "non-commercial" in err and "--accept-terms" in err
+    code, _, err = typed("run", "--dataset", "retailrocket")
+    assert code == 3 and "dissect data prepare retailrocket --from events.csv" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_process_waits_for_its_turn(server, tmp_path):
+    what = source(server.url("log.csv"))
+    with open(tmp_path / "log.csv.part", "ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="Another process is fetching"):
+            fetch(what, tmp_path)
+    assert not server.asked
+    assert fetch(what, tmp_path).read_bytes() == CONTENT

@@ -58,6 +58,8 @@ def prepare_and_save(name: str, path: Path, recipe: Recipe, data_dir: str | None
         click.echo(
             f"Warning: {count.replace('_', ' ')}: {numbers['found']:,}, expected {numbers['expected']:,}.", err=True
         )
+    if dataset.provenance["differences"]:
+        click.echo(f"Is {path.name} the whole log? The numbers expected are in {folder / 'data.json'} too.", err=True)
     tell(dataset, folder)
     return dataset
 
@@ -103,11 +105,12 @@ def load_or_fetch(name: str, data_dir: str | None) -> Dataset:
     """
     known = catalog.canonical(name)
     if catalog.present_as(known, data_dir) is None and known in sources.SOURCES and not sources.SOURCES[known].terms:
+        click.echo(f"The data set '{known}' is not in {catalog.data_root(data_dir)}: its log is public.", err=True)
         try:
             path = download(known, data_dir, accept_terms=False)
         except DataError as error:
             raise DataError(
-                f"The data set '{known}' is not in {catalog.data_root(data_dir)}, and could not be fetched: "
+                f"The data set '{known}' is not in {catalog.data_root(data_dir)}, and could not be fetched:\n"
                 f"{error.message}",
                 catalog.ways(known),
             ) from error

@@ -20,10 +20,11 @@ force = click.option("--force", is_flag=True, help="Replace a data set of that n
 
 
 @command.command(
+    short_help="Download a public log, check it, prepare it.",
     epilog="""\b
 Examples:
   dissect data fetch diginetica
-  dissect data fetch lastfm --accept-terms"""
+  dissect data fetch lastfm --accept-terms""",
 )
 @click.argument("name")
 @click.option("--accept-terms", is_flag=True, help="Say that you accept the terms of the data set's owner.")
@@ -47,12 +48,13 @@ def fetch(name: str, accept_terms: bool, only_download: bool, force: bool, data_
 
 
 @command.command(
+    short_help="Make a data set from a raw log.",
     epilog="""\b
 Examples:
   dissect data prepare diginetica --from train-item-views.csv
   dissect data prepare lastfm --from lastfm-dataset-1K.tar.gz
   dissect data prepare shop --from log.csv --session-col visit --item-col product --time-col time
-  dissect data prepare radio --from plays.tsv --user-col user --gap 30m --item-col track --time-col at"""
+  dissect data prepare radio --from plays.tsv --user-col user --gap 30m --item-col track --time-col at""",
 )
 @click.argument("name")
 @click.option("--from", "source", required=True, metavar="FILE", help="The log, or the archive with it.")
@@ -85,6 +87,7 @@ def prepare(name: str, source: str, recipe: str | None, force: bool, data_dir: s
 
 @command.command(
     "import",
+    short_help="Bring in a split from exchange files.",
     epilog="""\b
 Examples:
   dissect data import diginetica-srgnn --format srgnn all_train_seq.txt test.txt
@@ -194,13 +197,19 @@ def list_(data_dir: str | None, as_json: bool) -> None:
         click.echo(f"Not here: {name}. {catalog.ways(name)}")
 
 
-@command.command(epilog="\b\nExample:\n  dissect data stats diginetica demo-walk")
+@command.command(
+    short_help="Count data sets: Table 1 and beyond.", epilog="\b\nExample:\n  dissect data stats diginetica demo-walk"
+)
 @click.argument("names", nargs=-1, required=True)
 @click.option("--markdown", is_flag=True, help="A table for a document.")
 @data_dir
 @as_json
 def stats(names: tuple[str, ...], markdown: bool, data_dir: str | None, as_json: bool) -> None:
-    """Count data sets: Table 1 of the paper (whose "sessions" are prefixes), and more."""
+    """Count data sets: Table 1 of the paper (whose "sessions" are prefixes), and more.
+
+    The graph of a session is a chain where no item comes back, and a chain but for loops where one comes back only
+    right after itself.
+    """
     import json
 
     from rich.console import Console

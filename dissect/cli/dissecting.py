@@ -14,6 +14,7 @@ from rich.console import Console
 from analyses.compare import results_table
 from analyses.verdict import judge
 from dissect import runs
+from dissect.cli.bring import load_or_fetch
 from dissect.cli.compare_view import render_results
 from dissect.cli.launch import (
     find_model,
@@ -243,9 +244,9 @@ def folder_of(asked: Asked, config: Config) -> Path:
 
 
 def load_dataset(name: str, data_dir: str | None, console: Console) -> Dataset:
-    """The data set of that name; says so where another split stands in for it."""
-    data = catalog.load(name, data_dir)
-    if data.name != name:
+    """The data set of that name, fetched where it is not here and can be; says so where another split stands in."""
+    data = load_or_fetch(name, data_dir)
+    if data.name != catalog.canonical(name):
         console.print(
             f"'{name}' is not here; using '{data.name}', another split of the same log: compare with care.",
             highlight=False,

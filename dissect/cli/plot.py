@@ -1,4 +1,4 @@
-"""dissect plot: figures from run folders."""
+"""dissect plot: figures from run folders, and of data sets."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import Any
 
 import click
 
+from dissect.cli.options import data_dir
+
 
 @click.group()
 def command() -> None:
-    """Draw figures from the newest group of runs, or from the groups named."""
+    """Draw figures from the newest group of runs, or from the groups named; `data` draws data sets."""
 
 
 def _shared(function: Any) -> Any:
@@ -119,6 +121,29 @@ def histogram(groups: tuple[str, ...], runs_dir: str, out: str | None, threshold
         )
         for path in save(drawn, stem, table, words):
             click.echo(path)
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  dissect plot data diginetica
+  dissect plot data diginetica gowalla lastfm --out talk/figures"""
+)
+@click.argument("names", nargs=-1, required=True, metavar="NAME ...")
+@click.option("--out", default="figures", show_default=True, metavar="DIR", help="Folder for the files.")
+@data_dir
+def data(names: tuple[str, ...], out: str, data_dir: str | None) -> None:
+    """Data sets side by side: session lengths and item popularity."""
+    from pathlib import Path
+
+    from dissect.data import catalog
+    from dissect.data.stats import curves
+    from figures import data as figure
+    from figures.style import save
+
+    table = curves([catalog.load(name, data_dir) for name in dict.fromkeys(names)])
+    for path in save(figure.draw(table), Path(out) / "data", table, figure.describe(table)):
+        click.echo(path)
 
 
 def _groups(names: tuple[str, ...], runs_dir: str) -> list[tuple[Any, dict[str, Any]]]:

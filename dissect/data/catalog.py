@@ -136,11 +136,8 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
         os.replace(staging, folder)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, DissectError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise DataError(
-            f"Could not write {folder}: {reason or error}.",
-            "Make room, or name another folder with --data-dir.",
-        ) from error
+        says = error.message if isinstance(error, DissectError) else f"Could not write {folder}: {error.strerror}."
+        raise DataError(says, "Make room, or name another folder with --data-dir.") from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
@@ -185,7 +182,10 @@ def claimed(name: str, data_dir: str | Path | None = None) -> Iterator[None]:
                 f"Another process is making the data set '{name}' in {root}.", "Wait for it; then it is there."
             ) from None
         for left in root.glob(f".{name}~*"):
-            shutil.rmtree(left, ignore_errors=True)
+            if left.suffix == ".old" and not (root / name).exists():
+                os.replace(left, root / name)  # it was to be replaced by what never became whole
+            else:
+                shutil.rmtree(left, ignore_errors=True)
         try:
             yield
         finally:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +47,43 @@ def fetch(
     path.unlink(missing_ok=True)  # another file under that name; pooch would take it for the right one
     pooch.get_logger().setLevel("WARNING")  # it says on stderr what `say` says better
     problems = []
-    for url in source.urls:
-        say(f"Fetching {url}")
-        try:
-            pooch.retrieve(url, None, source.file, folder, downloader=_Resuming(folder, source, show))
-            return path
-        except _Missing as problem:
-            problems.append(f"{url}: {problem}")
-        except OSError as error:
-            raise DataError(f"Could not write to {folder}: {error.strerror or error}.", "Make room.") from error
+    try:
+        with _alone(folder / f"{source.file}.part"):
+            for url in source.urls:
+                say(f"Fetching {url}")
+                try:
+                    pooch.retrieve(url, None, source.file, folder, downloader=_Resuming(folder, source, show))
+                    return path
+                except _Missing as problem:
+                    problems.append(f"{url}: {problem}")
+    except OSError as error:
+        raise DataError(f"Could not write to {folder}: {error.strerror or error}.", "Make room.") from error
     raise DataError("\n".join(problems), "Try again later: what has arrived is kept. Or bring the file by hand.")
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Hold the unfinished file while it grows; an empty one does not stay, nor do folders made for it.
+
+    Raises DataError where another process holds it.
+    """
+    made = [folder for folder in (part.parent, part.parent.parent) if not folder.exists()]
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with open(part, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"Another process is fetching {part.stem} to {part.parent}.", "Wait for it; then it is there."
+            ) from None
+        try:
+            yield
+        finally:
+            if part.exists() and not part.stat().st_size:
+                part.unlink()
+                with suppress(OSError):  # other files are in it by now
+                    for folder in made:
+                        folder.rmdir()
 
 
 class _Resuming:
@@ -71,7 +101,7 @@ class _Resuming:
                 raise _Missing(f"{problem}; {arrived:,} bytes are kept" if arrived else problem)
         if not matches(self.part, self.source.checksum):
             found = checksum(self.part, self.source.checksum.split(":")[0])
-            self.part.unlink()
+            os.truncate(self.part, 0)  # and not unlink: it carries the lock
             raise _Missing(f"its checksum is {found}, and should be {self.source.checksum}; it was thrown away")
         Path(output_file).unlink(missing_ok=True)
         self.part.replace(output_file)

@@ -14,6 +14,7 @@ A line whose time is no time is broken: one of them, and the log is refused with
 from __future__ import annotations
 
 import csv
+import difflib
 import gzip
 import hashlib
 import io
@@ -21,7 +22,7 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ import pandas as pd
 from dissect.errors import DataError
 
 CHUNK = 1_000_000  # rows that are text at a time
+BLOCK = 1 << 20  # bytes read at a time
 MISSING = -1
 NO_TIME = np.iinfo(np.int64).min
 LAST_TIME = 4_102_444_800_000  # the year 2100, in milliseconds
@@ -52,6 +54,7 @@ class LogFormat:
     names      all columns in order, where the log has no header; a header with these names is skipped
     clock      what times are written as: iso, seconds, milliseconds, or auto (seen from the first rows)
     typed      whether the header says types, as in item_id:token
+    free       whether fields may hold separators by mistake, so that a line with too many is none the worse
     quoted     whether fields may stand in quotation marks (and then hold separators)
     member     the file inside an archive that holds the log, where it is not the only one
     missing    what an empty field looks like
@@ -64,6 +67,7 @@ class LogFormat:
     names: tuple[str, ...] = ()
     clock: str = "auto"
     typed: bool = False
+    free: bool = False
     quoted: bool = False
     member: str = ""
     missing: tuple[str, ...] = ("",)
@@ -117,10 +121,10 @@ def opened(path: Path, member: str = "") -> Iterator[IO[bytes]]:
 def _member(path: Path, names: list[str], wanted: str) -> str:
     matching = [name for name in names if Path(name).name == wanted] or (names if len(names) == 1 else [])
     if len(matching) != 1:
+        held = f"{len(names)} files ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})" if names else "no file"
         raise DataError(
-            f"{path} holds {len(names)} files ({', '.join(names[:5])}), and not just one named "
-            f"{wanted or 'as the log'}.",
-            "Unpack it and name the log with --from.",
+            f"{path} holds {held}{f', and not one {wanted}' if wanted and names else ''}.",
+            "Unpack it and name the log with --from." if names else "",
         )
     return matching[0]
 
@@ -135,19 +139,22 @@ def read_log(path: Path, format: LogFormat) -> Source:
     columns, separator, header, width = _find_columns(path, format)
     kept: dict[str, list[Any]] = {role: [] for role in columns}
     clocks = {role: format.clock for role in columns if role in CLOCKS}
-    broken = _Broken(path, format, separator, header)
+    broken = _Broken(path, format, header)
     with ThreadPoolExecutor(1) as other, opened(path, format.member) as file:
         checksum = other.submit(sha256, path)
         text: dict[int, Any] = {position: "category" for role, position in columns.items() if role not in CLOCKS}
-        text |= {position: object for role, position in columns.items() if role in CLOCKS}
+        text |= {position: object for role, position in columns.items() if role in CLOCKS} | {width: object}
         try:
+            if header:
+                file.readline()
+            # A header of our own tells pandas of one column more, for what a line has too much.
+            ours = separator.join(map(str, range(width + 1))) + "\n"
             chunks = pd.read_csv(
-                file,
+                io.BufferedReader(_Headed(ours.encode(), file), BLOCK),
                 sep=separator,
-                header=None,
-                names=range(width),
-                skiprows=1 if header else 0,
-                usecols=sorted(columns.values()),
+                header=0,
+                names=range(width + 1),
+                usecols=sorted({*columns.values(), *(() if format.free else (width,))}),
                 dtype=text,
                 quoting=csv.QUOTE_MINIMAL if format.quoted else csv.QUOTE_NONE,
                 keep_default_na=False,
@@ -166,7 +173,10 @@ def read_log(path: Path, format: LogFormat) -> Source:
                     else:
                         kept[role].append((values.cat.codes.to_numpy(np.int32), _labels(values.cat.categories)))
                     if role not in format.may_lack:
-                        broken.add(rows, np.flatnonzero(values.isna()), role, "")
+                        broken.add_values(rows, np.flatnonzero(values.isna()), role, values)
+                if width in chunk:
+                    too_long = np.flatnonzero(chunk[width].notna())
+                    broken.add(rows, too_long, lambda _: f"has more than {width} fields")
                 rows += len(chunk)
         except pd.errors.EmptyDataError:
             rows = 0
@@ -178,6 +188,22 @@ def read_log(path: Path, format: LogFormat) -> Source:
             raise DataError(f"{path} has no clicks in it.")
         broken.refuse()
         return Source(*_table(kept), {"file": path.name, "sha256": checksum.result(), "rows": rows})
+
+
+class _Headed(io.RawIOBase):
+    """A file with something before it."""
+
+    def __init__(self, head: bytes, file: IO[bytes]) -> None:
+        self.head, self.file = head, file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data, self.head = self.head[: len(buffer)], self.head[len(buffer) :]
+        data = data or self.file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def sha256(path: Path) -> str:
@@ -245,37 +271,47 @@ def _times(values: pd.Series, clock: str, role: str, broken: _Broken, rows: int)
         found = numbers.where(~bad).round().fillna(0).to_numpy(np.int64)
         found[(numbers.isna() | bad).to_numpy()] = NO_TIME
     places = np.flatnonzero(bad)
-    if len(places):
-        broken.add(rows, places, role, str(values.iloc[places[0]]))
+    broken.add_values(rows, places, role, values)
     return found
 
 
 class _Broken:
     """Broken lines: how many there are, and where and what the first is."""
 
-    def __init__(self, path: Path, format: LogFormat, separator: str, header: bool) -> None:
-        self.path, self.format, self.separator, self.header = path, format, separator, header
-        self.count = 0
-        self.first: tuple[int, str, str] | None = None
+    def __init__(self, path: Path, format: LogFormat, header: bool) -> None:
+        self.path, self.format, self.header = path, format, header
+        self.rows: list[np.ndarray] = []
+        self.first: tuple[int, str] | None = None
 
-    def add(self, rows: int, places: np.ndarray, role: str, value: str) -> None:
-        self.count += len(places)
+    def add(self, rows: int, places: np.ndarray, what: Callable[[int], str]) -> None:
+        """Rows `places` of a chunk that begins at row `rows`; `what` says what is wrong with a row of the chunk."""
         if not len(places):
             return
         if self.first is None or rows + places[0] < self.first[0]:
-            self.first = (rows + int(places[0]), role, value)
+            self.first = (rows + int(places[0]), what(int(places[0])))
+        self.rows.append(places + rows)
 
-    def refuse(self) -> None:
-        """Raises DataError where there was one."""
+    def add_values(self, rows: int, places: np.ndarray, role: str, values: pd.Series) -> None:
+        """Rows whose value in the column of `role` is none."""
+        name = self.format.columns[role][0]
+
+        def what(place: int) -> str:
+            value = values.iloc[place]
+            return f"has no {name}" if pd.isna(value) else f"has the {name} {value!r}, which is none"
+
+        self.add(rows, places, what)
+
+    def refuse(self, lines: bool = True) -> None:
+        """Raises DataError where there was one; rows are counted where the file has no `lines`."""
         if self.first is None:
             return
-        row, role, value = self.first
-        line, text = self._line(row)
-        lines = "line is" if self.count == 1 else "lines are"
+        row, what = self.first
+        number, text = self._line(row) if lines else (row, "")
+        kind, count = "line" if lines else "row", len(np.unique(np.concatenate(self.rows)))
         raise DataError(
-            f"{self.path}: {self.count:,} {lines} broken. The first is line {line}: {text[:120]!r}, "
-            f"where {value!r} is no {role}.",
-            "Mend or delete the broken lines; nothing was written.",
+            f"{self.path}: {count:,} {kind}{'s are' if count > 1 else ' is'} broken. "
+            f"The first is {kind} {number}{f', {text[:120]!r}' if lines else ''}: it {what}.",
+            f"Mend or delete the broken {kind}s; nothing was written.",
         )
 
     def _line(self, row: int) -> tuple[int, str]:
@@ -302,16 +338,18 @@ def _find_columns(path: Path, format: LogFormat) -> tuple[dict[str, int], str, b
         first = file.readline(1_000_000).decode("utf-8", "replace").lstrip("\ufeff").rstrip("\r\n")
     if not first.strip():
         raise DataError(f"{path} is empty, or begins with an empty line.")
+    if sum(not c.isprintable() or c == "\ufffd" for c in first if c != "\t") * 20 > len(first):
+        raise DataError(f"{path} is no text in UTF-8: it begins with {first[:20]!r}.")
     separator = format.separator or max("\t;,|", key=first.count)
     fields = [part.strip().strip('"') for part in first.split(separator)]
     if format.typed:
         fields = [name.split(":")[0] for name in fields]
     if format.names:
         found = {role: format.names.index(names[0]) for role, names in format.columns.items()}
-        if len(fields) <= max(found.values()):
+        if len(fields) < len(format.names) or (len(fields) > len(format.names) and not format.free):
             raise _other_columns(path, fields, format, separator)
         given = {name.lower() for names in format.columns.values() for name in names}
-        return found, separator, fields[found["item"]].lower() in given, len(fields)
+        return found, separator, fields[found["item"]].lower() in given, len(format.names)
     lower = [name.lower() for name in fields]
     found = {}
     for role, names in format.columns.items():
@@ -324,15 +362,20 @@ def _find_columns(path: Path, format: LogFormat) -> tuple[dict[str, int], str, b
 
 
 def _other_columns(path: Path, fields: list[str], format: LogFormat, separator: str) -> DataError:
-    wanted = format.names or tuple(" or ".join(names) for names in format.columns.values())
-    shown = {"\t": "tabs"}.get(separator, repr(separator))
+    roles = [" or ".join(names) for role, names in format.columns.items() if role not in format.optional]
+    shown = {"\t": "tabs"}
     others = [s for s in "\t;,|" if s != separator and len(fields) == 1 and s in fields[0]]
-    hint = (
-        f"Its fields seem to be separated by { ({chr(9): 'tabs'}.get(others[0], repr(others[0]))) }." if others else ""
-    )
+    lower = [name.lower() for name in fields]
+    missing = [names[0] for role, names in format.columns.items() if not {n.lower() for n in names} & set(lower)]
+    hint = ""
+    if others:
+        hint = f"Its fields seem to be separated by {shown.get(others[0], repr(others[0]))}."
+    elif not format.names:
+        near = [n for name in missing for n in difflib.get_close_matches(name.lower(), lower, n=1)]
+        hint = f"Did you mean {' or '.join(fields[lower.index(n)] for n in near)}?" if near else ""
     return DataError(
         f"{path}: the first line has the columns {', '.join(fields)[:200]}; "
-        f"expected {', '.join(wanted)}, separated by {shown}.",
+        f"expected {', '.join(format.names or roles)}, separated by {shown.get(separator, repr(separator))}.",
         hint,
     )
 
@@ -344,7 +387,7 @@ def _read_parquet(path: Path, format: LogFormat) -> Source:
         raise DataError(f"{path} has no clicks in it.")
     lower = {str(name).lower(): name for name in frame.columns}
     kept: dict[str, list[Any]] = {}
-    broken = _Broken(path, format, "", False)
+    broken = _Broken(path, format, False)
     for role, names in format.columns.items():
         found = [lower[name.lower()] for name in names if name.lower() in lower]
         if not found and role not in format.optional:
@@ -358,10 +401,8 @@ def _read_parquet(path: Path, format: LogFormat) -> Source:
             values = frame[found[0]].astype("category")
             kept[role] = [(values.cat.codes.to_numpy(np.int32), _labels(values.cat.categories))]
         if found and role not in format.may_lack:
-            broken.add(0, np.flatnonzero(frame[found[0]].isna()), role, "")
-    if broken.first is not None:
-        row, role, value = broken.first
-        raise DataError(f"{path}: {broken.count:,} rows are broken. The first is row {row}: {value!r} is no {role}.")
+            broken.add_values(0, np.flatnonzero(frame[found[0]].isna()), role, frame[found[0]])
+    broken.refuse(lines=False)
     return Source(*_table(kept), {"file": path.name, "sha256": sha256(path), "rows": len(frame)})
 
 

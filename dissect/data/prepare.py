@@ -10,6 +10,7 @@ from dissect.data.log import read_log
 from dissect.data.preprocess import apply, to_sessions
 from dissect.data.recipes import Recipe
 from dissect.data.sessions import Dataset
+from dissect.errors import DataError
 
 
 def prepare(name: str, path: Path, recipe: Recipe) -> Dataset:
@@ -21,7 +22,10 @@ def prepare(name: str, path: Path, recipe: Recipe) -> Dataset:
     """
     source = read_log(path, recipe.log)
     log, source.table = source.table, source.table[:0]  # so that rules can let go of what they replace
-    train, test, steps = apply(log, recipe.rules, recipe.split, recipe.after)
+    try:
+        train, test, steps = apply(log, recipe.rules, recipe.split, recipe.after)
+    except DataError as error:
+        raise DataError(f"{path}: {error.message}", error.hint) from error
     del log
     n_items = next(step["items"] for step in steps if step["rule"] == "number_items")
     dataset = Dataset(

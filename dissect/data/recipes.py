@@ -41,6 +41,7 @@ DIGINETICA_LOG = LogFormat(
     },
     clock="iso",
     missing=("", "NA"),
+    member="train-item-views.csv",
 )
 GOWALLA_LOG = LogFormat(
     separator="\t",
@@ -48,6 +49,7 @@ GOWALLA_LOG = LogFormat(
     columns={"user": ("user",), "time": ("time",), "item": ("item",)},
     clock="iso",
     may_lack=("item",),
+    member="loc-gowalla_totalCheckins.txt",
 )
 LASTFM_LOG = LogFormat(
     separator="\t",
@@ -55,6 +57,7 @@ LASTFM_LOG = LogFormat(
     columns={"user": ("userid",), "time": ("timestamp",), "item": ("artid",)},
     clock="iso",
     may_lack=("item",),
+    free=True,  # names of artists and tracks, as they were typed
     member="userid-timestamp-artid-artname-traid-traname.tsv",
 )
 YOOCHOOSE_LOG = LogFormat(
@@ -235,6 +238,9 @@ def own_log(
         except ValueError as error:
             raise UsageError(f"{name}: {error}") from None
     columns = {"session": session, "user": user, "item": item, "time": time}
+    given = [name for name in columns.values() if name]
+    if len({name.lower() for name in given}) < len(given):
+        raise UsageError(f"One column cannot be two things: {', '.join(given)} name the same column twice.")
     if session is not None:
         rules: list[Step] = [
             ("number_by_appearance", {"column": "session"}),

@@ -1,0 +1,62 @@
+"""What data sets look like: how long their sessions are, and how clicks spread over items."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from figures.style import COLOURS, LINES, SETTINGS, TEXT, label_points
+
+PANELS = {  # curve -> title, x axis, y axis
+    "length": ("Session lengths", "clicks", "share of sessions as long or longer"),
+    "popularity": ("Item popularity", "rank of the item", "share of all clicks"),
+}
+LENGTHS = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """Two panels, both axes logarithmic, a line a data set, named at its end.
+
+    `table` has dataset, curve (`length` or `popularity`), x and y (dissect/data/stats.py: curves).
+    """
+    names = list(table["dataset"].unique())
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(TEXT, 2.5))
+        for place, (curve, (title, xlabel, ylabel)) in enumerate(PANELS.items()):
+            axes = figure.add_axes((0.072 + 0.505 * place, 0.165, 0.29, 0.72))
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            labels = []
+            for number, name in enumerate(names):
+                part = table[(table["dataset"] == name) & (table["curve"] == curve)]
+                colour = COLOURS[number % len(COLOURS)]
+                axes.plot(part["x"], part["y"], color=colour, linestyle=LINES[number % len(LINES)])
+                labels.append((float(part["x"].iloc[-1]), float(part["y"].iloc[-1]), name, colour))
+            axes.set_xlabel(xlabel)
+            axes.set_ylabel(ylabel)
+            axes.set_title(title, loc="left", fontweight="bold")
+            if curve == "length":
+                axes.set_xticks(LENGTHS, [str(length) for length in LENGTHS])
+                axes.set_xlim(1.9, 1.1 * max(20, table[table["curve"] == curve]["x"].max()))
+            axes.minorticks_off()
+            label_points(axes, labels, gap=0.07)
+    return figure
+
+
+def describe(table: pd.DataFrame) -> str:
+    """The figure in words, from its data."""
+    words = []
+    for name, part in table.groupby("dataset", sort=False):
+        length, popularity = (part[part["curve"] == curve] for curve in PANELS)
+        half = length[length["y"] <= 0.5]["x"]
+        words.append(
+            f"{name}: sessions of {length['x'].min()} to {length['x'].max()} clicks, "
+            f"at most half of them with {half.min() if len(half) else length['x'].max()} or more; "
+            f"the most clicked of {popularity['x'].max():,} items has {popularity['y'].max():.3%} of all clicks, "
+            f"the least clicked {popularity['y'].min():.5%}"
+        )
+    return (
+        "Left, the share of sessions with at least so many clicks; right, the share of all clicks that an item has, "
+        f"by its rank; both axes logarithmic. {'. '.join(words)}."
+    )
