@@ -20,20 +20,20 @@ from dissect.errors import DataError, UsageError, unknown
 
 METRICS = ("hr@5", "hr@10", "hr@20", "mrr@5", "mrr@10", "mrr@20")
 JUDGED = ("hr@20", "mrr@20")  # what the pairs are judged by, and for what the selection bias is on record
-# What every summary has; one that lacks any of it was written by something else.
-NEEDED = ("model", "dataset", "split_hash", "protocol", "where", "seed", "test", "epochs", "seconds", "n_parameters")
+# What is read of every summary; one that lacks any of it was written by something else.
+NEEDED = ("seed", "test", "epochs", "seconds", "n_parameters", "protocol")
 MOST_SETTINGS = 3  # that a label names
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row: a group in one variant, with the finished seeds that are compared and the number left out."""
+    """A row: a group in one variant, its seeds that count, their summaries, and how many seeds are left out."""
 
     group: Path
     variant: str
     config: dict[str, Any]
     runs: tuple[Path, ...]
-    summaries: tuple[dict[str, Any], ...]
+    summaries: tuple[dict[str, Any], ...] = ()
     unfinished: int = 0
 
     @property
@@ -43,7 +43,7 @@ class Entry:
     @property
     def split(self) -> tuple[str, str]:
         """(split hash, protocol): the table to which the row belongs."""
-        return str(self.summaries[0]["split_hash"]), str(self.summaries[0]["protocol"])
+        return str(self.config["split_hash"]), str(self.config["protocol"])
 
     @property
     def is_trained(self) -> bool:
@@ -133,8 +133,8 @@ def entries_of_dataset(dataset: str, runs_dir: Path | str) -> tuple[list[Entry],
     return entries, empty, dataset
 
 
-def same_test_set(entries: Iterable[Entry]) -> None:
-    """Raises UsageError, with how to split them, where rows were tested on different data."""
+def same_test_set(entries: Iterable[Entry], verb: str = "dissect compare") -> None:
+    """Raises UsageError, with the calls of `verb` that split them, where rows were tested on different data."""
     by_split: dict[str, list[Entry]] = {}
     for row in entries:
         by_split.setdefault(row.split[0], []).append(row)
@@ -142,11 +142,9 @@ def same_test_set(entries: Iterable[Entry]) -> None:
         a, b = (rows[0] for rows in list(by_split.values())[:2])
         names = [list(dict.fromkeys(row.group.name for row in rows)) for rows in by_split.values()]
         raise UsageError(
-            f"{a.name} and {b.name} have different test sets (split {a.split[0][:8]} of {a.summaries[0]['dataset']}, "
-            f"{b.split[0][:8]} of {b.summaries[0]['dataset']}): their numbers do not belong in one column.",
-            "Compare each by itself:"
-            + "".join(f"\n  dissect compare {' '.join(group)}" for group in names)
-            + "\nor give --dataset, which makes a table of each.",
+            f"{a.name} and {b.name} have different test sets (split {a.split[0][:8]} of {a.config['dataset']}, "
+            f"{b.split[0][:8]} of {b.config['dataset']}): their numbers do not belong in one column.",
+            "Each by itself:" + "".join(f"\n  {verb} {' '.join(group)}" for group in names),
         )
 
 
@@ -181,16 +179,16 @@ def labels(entries: list[Entry]) -> list[str]:
         else:
             found[index] = label
         if sum(entries[i].name == entries[index].name for i in rivals) > 1:
-            found[index] += f" seed {', '.join(str(summary['seed']) for summary in entries[index].summaries)}"
+            found[index] += f" seed {', '.join(run.name[1:] for run in entries[index].runs)}"
     return found
 
 
 def _plain_label(row: Entry) -> str:
-    words = [str(row.summaries[0]["model"])]
+    words = [str(row.config["model"])]
     if row.variant != runs.FULL:
         words.append("without " + row.variant.removeprefix("without-").replace("-", ", "))
-    if row.summaries[0]["where"] != "none":
-        words.append(f"SparseVD {row.summaries[0]['where']}")
+    if row.config["where"] != "none":
+        words.append(f"SparseVD {row.config['where']}")
     return " ".join(words)
 
 
@@ -214,15 +212,15 @@ def means(entries: list[Entry]) -> pd.DataFrame:
         test = pd.DataFrame([summary["test"] for summary in row.summaries])
         epochs = [s["seconds"] / s["epochs"] for s in row.summaries if s["epochs"]]
         bias = {m: [s.get("selection_bias", {}).get(m, np.nan) for s in row.summaries] for m in JUDGED}
-        chosen_on_test = first["protocol"] == "paper" and row.is_trained
+        chosen_on_test = row.config["protocol"] == "paper" and row.is_trained
         rows.append(
             {
                 "label": label,
                 "group": row.group.name,
-                "model": first["model"],
+                "model": row.config["model"],
                 "variant": row.variant,
-                "where": first["where"],
-                "protocol": first["protocol"],
+                "where": row.config["where"],
+                "protocol": row.config["protocol"],
                 "seeds": len(row.summaries),
                 "seed_list": " ".join(str(summary["seed"]) for summary in row.summaries),
                 "unfinished": row.unfinished,

@@ -6,6 +6,13 @@
                 trained weights for given, so its p is too small; it is there to be compared with published ones.
 
 Both are corrected by Holm's method over all pairs and both metrics of a table.
+
+Simulated, models that are equally good are called different at p <= 0.05 by the bootstrap (by the t-test) in
+
+    5 % (5 %)     where only the sessions differ, or there is one seed
+    1 % (5 %)     where each seed differs on each session anew: resampling seeds and sessions counts that noise twice
+    3 % (7 %)     three seeds, both kinds of noise and one of seeds as a whole, each about as large
+    17 % (98 %)   where only the seed as a whole matters: three seeds cannot tell the width of their distribution
 """
 
 from __future__ import annotations
@@ -100,11 +107,13 @@ def pairs_table(gains: list[Gains], count: np.ndarray, resamples: int | None = N
     """Every pair of rows (a before b, as places in `gains`) by HR@20 and by MRR@20, one row each.
 
     Columns: a, b, metric; difference (a - b), low, high: percentage points, with the bootstrap's 95 % interval;
-    relative: the difference in percent of b; p bootstrap, t, p t-test, each p also with ` holm`; d_z: Cohen's
-    d_z, the mean of the per-example differences (over seeds averaged) in units of their standard deviation.
+    relative: the difference in percent of b; p bootstrap, t, p t-test, each p also with ` holm`; at most: whether
+    no resample contradicts the sign, so that the bootstrap's p may be smaller still; d_z: Cohen's d_z, the mean of
+    the per-example differences (averaged over seeds) in units of their standard deviation.
     """
+    resamples = resamples or enough_resamples(len(gains) * (len(gains) - 1) // 2 * len(JUDGED))
     pairs = list(combinations(range(len(gains)), 2))
-    drawn = resampled(gains, count, resamples or enough_resamples(len(pairs) * len(JUDGED)), seed)
+    drawn = resampled(gains, count, resamples, seed)
     rows = []
     for a, b in pairs:
         for m, metric in enumerate(JUDGED):
@@ -121,6 +130,7 @@ def pairs_table(gains: list[Gains], count: np.ndarray, resamples: int | None = N
                     "high": 100 * high,
                     "relative": 100 * (of_a / of_b - 1) if of_b else float("nan"),
                     "p bootstrap": p,
+                    "at most": p <= 2 / (resamples + 1),
                     "t": t,
                     "p t-test": p_t,
                     "d_z": d_z,

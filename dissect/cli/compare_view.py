@@ -131,7 +131,7 @@ def pairs_view(table: Comparison, every_pair: bool) -> TextTable:
             Cell(row["metric"].upper()),
             Cell(f"{signed(row['difference'])} [{signed(row['low'])}, {signed(row['high'])}]"),
             Cell("" if pd.isna(row["relative"]) else signed(row["relative"], 1)),
-            Cell(p_value(row["p bootstrap holm"])),
+            Cell(p_value(row["p bootstrap holm"], row["at most"])),
             Cell(p_value(row["p t-test holm"])),
             Cell(signed(row["d_z"], 3)),
         )
@@ -157,8 +157,9 @@ def signed(value: float, digits: int = 2) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", "−").replace("inf", "∞")
 
 
-def p_value(p: float) -> str:
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+def p_value(p: float, at_most: bool = False) -> str:
+    """Three digits; `at_most` where the number of resamples sets the limit."""
+    return "<0.001" if p < 0.001 else ("≤" if at_most and p < 1 else "") + f"{p:.3f}"
 
 
 def named_pairs(table: Comparison) -> pd.DataFrame:

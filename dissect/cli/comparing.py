@@ -63,7 +63,7 @@ def compare(
     tables = by_table(entries)
     if len(tables) == 1 and len(tables[0]) == 1:
         row = tables[0][0]
-        on = row.summaries[0]["dataset"]
+        on = row.config["dataset"]
         raise UsageError(
             f"Only {row.name} is there: it takes two to compare.",
             f"Train another on the same data: dissect train attenmixer --dataset {on}\n"
@@ -94,10 +94,9 @@ def comparison(entries: list[Entry], resamples: int | None, seed: int) -> Compar
     tests = len(ordered) * (len(ordered) - 1) // 2 * len(JUDGED)
     resamples = resamples or enough_resamples(tests)
     pairs = pairs_table(gains, count, resamples, seed) if tests else pd.DataFrame()
-    first = ordered[0].summaries[0]
     split, protocol = ordered[0].split
     return Comparison(
-        str(first["dataset"]),
+        str(ordered[0].config["dataset"]),
         split,
         protocol,
         int(count.sum()),
