@@ -84,7 +84,7 @@ def entries_named(name: str, runs_dir: Path | str) -> list[Entry]:
     head, rest = str(at or given), list[str]()
     while not (Path(head) / "config.toml").exists() and Path(head).name and _is_part(Path(head).name):
         head, rest = str(Path(head).parent), [Path(head).name, *rest]
-    group = runs.resolve_group(head, runs_dir)
+    group = runs.resolve_group(head, runs_dir).resolve()  # the same thing by two names is one row
     seeds = [int(part[1:]) for part in rest if part[1:].isdigit()]
     variants = [part for part in rest if not part[1:].isdigit()]
     inside = group.joinpath(*rest)
@@ -179,7 +179,8 @@ def labels(entries: list[Entry]) -> list[str]:
         else:
             found[index] = label
         if sum(entries[i].name == entries[index].name for i in rivals) > 1:
-            found[index] += f" seed {', '.join(run.name[1:] for run in entries[index].runs)}"
+            seeds = [run.name[1:] for run in entries[index].runs]
+            found[index] += f" seed{'s' * (len(seeds) != 1)} {', '.join(seeds)}"
     return found
 
 
@@ -240,6 +241,10 @@ def means(entries: list[Entry]) -> pd.DataFrame:
 
 def results_table(runs_dir: Path, split_hash: str, protocol: str) -> pd.DataFrame:
     """`means` of the finished groups of a split and protocol; empty where there are none."""
-    found = (entry(group, variant) for group in runs.find_groups(runs_dir) for variant in runs.variants(group))
-    rows = [row for row in found if row is not None and row.split == (split_hash, protocol)]
-    return means(rows) if rows else pd.DataFrame()
+    rows = []
+    for group in runs.find_groups(runs_dir):
+        config = runs.group_config(group)
+        if (config.get("split_hash"), config.get("protocol")) == (split_hash, protocol):
+            rows += [entry(group, variant) for variant in runs.variants(group)]
+    finished = [row for row in rows if row is not None]
+    return means(finished).drop(columns="entry") if finished else pd.DataFrame()

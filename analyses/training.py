@@ -57,7 +57,9 @@ def averaged(records: list[dict[str, Any]], stretch: int) -> list[dict[str, Any]
     parts: dict[int, list[tuple[int, dict[str, Any]]]] = {}
     before = 0
     for record in records:
-        parts.setdefault((record["step"] - 1) // stretch, []).append((record["step"] - before, record))
+        # What is left at the end, less than half a stretch, belongs to the stretch before it.
+        number = min((record["step"] - 1) // stretch, max(0, round(records[-1]["step"] / stretch) - 1))
+        parts.setdefault(number, []).append((record["step"] - before, record))
         before = record["step"]
     return [
         {

@@ -65,7 +65,7 @@ def draw(shown: pd.DataFrame, split: str, caption: str, x: str = "epoch") -> Fig
                     last = shown[(shown["line"] == line) & (shown["curve"] == curve)][x].max()
                     axes.plot([last, axes.get_xlim()[1]], [end, end], color=colour, linewidth=0.5, linestyle=":")
                 apart = tall / panel * (high - low)
-                label_ends(axes, labels, apart, margin=max(0.0, apart / 2 - 0.1 * (high - low)))
+                label_ends(axes, labels, apart, margin=max(0.0, apart / 2 - 0.05 * (high - low)))
         figure.text(0.015, 1 - 0.05 / height, caption, fontsize=6, color="#444444", va="top")
     return figure
 

@@ -110,7 +110,7 @@ def to_latex(table: TextTable) -> str:
 
 
 def latex(words: str) -> str:
-    """Words with every character escaped that means something else to LaTeX. A cell never begins with `[`,
-    which would be read as the argument of the line break before it."""
-    escaped = "".join(LATEX.get(letter, letter) for letter in words.replace("\n", " "))
-    return f"{{}}{escaped}" if escaped.startswith("[") else escaped
+    """Words with every character escaped that means something else to LaTeX, and options (--seed) kept as typed."""
+    escaped = "".join(LATEX.get(letter, letter) for letter in words.replace("\n", " ")).replace("--", "-{}-")
+    # At the beginning of a row these would be read as belonging to the line break before it.
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
