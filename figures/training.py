@@ -13,7 +13,7 @@ from figures.style import COLOURS, COLUMN, LINES, SETTINGS, label_ends
 
 AXES = {"epoch": "epoch", "minutes": "minutes of training, without evaluation"}
 LABEL = 17  # letters that fit beside a panel
-LABEL_LINE = 0.098  # inches, a line of a label
+LABEL_LINE = 0.11  # inches, a line of a label
 SPLITS = {"valid": "validation", "test": "test"}
 
 

@@ -146,7 +146,7 @@ def test_labels_lie_within_the_figure_and_apart():
     boxes = [t.get_window_extent() for axes in drawn.axes for t in axes.texts]
     assert len(boxes) == 24
     for box in boxes:
-        assert 0 <= box.x0 and box.x1 <= drawn.bbox.width and 0 <= box.y0 and box.y1 <= drawn.bbox.height
+        assert box.x0 >= 0 and box.x1 <= drawn.bbox.width and box.y0 >= 0 and box.y1 <= drawn.bbox.height
     for one, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[one + 1 :])
 
@@ -198,3 +198,6 @@ def test_what_does_not_belong_in_one_figure_is_refused(typed, tmp_path):
     assert typed("pop-x")[0] == 3
     assert typed("srgnn-x", "--variant", "without-gnn")[0] == 3
     assert typed("nothing")[0] == 2
+    for number in range(9):
+        make_run(tmp_path / "runs", 1, records(), model=f"m{number}")
+    assert "more than can be told apart" in typed(*(f"m{number}-x" for number in range(9)))[2]

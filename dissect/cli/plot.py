@@ -141,8 +141,9 @@ def training(groups: tuple[str, ...], by: str, variants: tuple[str, ...], runs_d
     from analyses.compare import Entry, labels, same_test_set
     from analyses.training import evaluated_on, over_seeds, training_table
     from dissect import runs
+    from dissect.errors import UsageError
     from figures import training as figure
-    from figures.style import save
+    from figures.style import COLOURS, save
 
     chosen = dict(_groups(groups, runs_dir))
     entries = [
@@ -151,6 +152,11 @@ def training(groups: tuple[str, ...], by: str, variants: tuple[str, ...], runs_d
         for variant in variants or runs.variants(group)
     ]
     same_test_set(entries, "dissect plot training")
+    if len(entries) > len(COLOURS):
+        raise UsageError(
+            f"{len(entries)} lines are more than can be told apart.",
+            f"Name groups with at most {len(COLOURS)} variants in all, or give --variant full.",
+        )
     tables = [training_table(row.group, row.variant) for row in entries]
     split = evaluated_on(tables)
     shown = pd.concat(
