@@ -7,12 +7,14 @@
 
 Both are corrected by Holm's method over all pairs and both metrics of a table.
 
-Simulated, models that are equally good are called different at p <= 0.05 by the bootstrap (by the t-test) in
+Simulated (tests/test_compare.py), equally good models are called different at p <= 0.05 by the bootstrap (by the
+t-test) in
 
     5 % (5 %)     where only the sessions differ, or there is one seed
     1 % (5 %)     where each seed differs on each session anew: resampling seeds and sessions counts that noise twice
-    3 % (7 %)     three seeds, both kinds of noise and one of seeds as a whole, each about as large
-    17 % (98 %)   where only the seed as a whole matters: three seeds cannot tell the width of their distribution
+    4 % (7 %)     three seeds, both kinds of noise and one of seeds as a whole, each about as large
+    20 % (98 %)   where only the seed as a whole matters: three seeds cannot tell the width of their distribution;
+                  with five it is 13 % (98 %)
 """
 
 from __future__ import annotations

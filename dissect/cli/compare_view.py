@@ -80,12 +80,12 @@ def views_of(table: Comparison, all_metrics: bool, every_pair: bool) -> list[Tex
         ("protocol", False),
         ("seeds", True),
     )
-    best = {metric: table.rows[metric].round(2).max() if len(table.rows) > 1 else None for metric in metrics}
+    best = {metric: f"{table.rows[metric].max():.2f}" if len(table.rows) > 1 else None for metric in metrics}
     rows = tuple(
         (
             Cell(str(row["label"])),
             # What looks the same is equally good.
-            *(Cell(_with_sd(row, metric), round(row[metric], 2) == best[metric]) for metric in metrics),
+            *(Cell(_with_sd(row, metric), f"{row[metric]:.2f}" == best[metric]) for metric in metrics),
             Cell(bias(row)),
             Cell("" if pd.isna(row["seconds_per_epoch"]) else seconds(row["seconds_per_epoch"])),
             Cell(f"{row['parameters']:,}"),
