@@ -129,18 +129,26 @@ def entries_of_dataset(dataset: str, runs_dir: Path | str) -> tuple[list[Entry],
         if not rows:
             empty.append(group.name)
     if not entries:
-        raise DataError(f"No run on {dataset} is finished.", f"Begun: {', '.join(empty)}.")
+        other = {
+            config["dataset"] for group, config in configs.items() if any(map(runs.is_done, runs.group_runs(group)))
+        }
+        raise DataError(
+            f"No run on {dataset} is finished. Begun: {', '.join(empty)}.",
+            f"Finished: {', '.join(f'--dataset {name}' for name in sorted(other))}." if other else "dissect train",
+        )
     return entries, empty, dataset
 
 
-def same_test_set(entries: Iterable[Entry], verb: str = "dissect compare") -> None:
+def same_test_set(entries: Iterable[Entry], runs_dir: Path | str, verb: str = "dissect compare") -> None:
     """Raises UsageError, with the calls of `verb` that split them, where rows were tested on different data."""
     by_split: dict[str, list[Entry]] = {}
     for row in entries:
         by_split.setdefault(row.split[0], []).append(row)
     if len(by_split) > 1:
         a, b = (rows[0] for rows in list(by_split.values())[:2])
-        names = [list(dict.fromkeys(row.group.name for row in rows)) for rows in by_split.values()]
+        here = Path(runs_dir).resolve()
+        paths = [dict.fromkeys(row.group.resolve() for row in rows) for rows in by_split.values()]
+        names = [[path.name if path.parent == here else str(path) for path in groups] for groups in paths]
         raise UsageError(
             f"{a.name} and {b.name} have different test sets (split {a.split[0][:8]} of {a.config['dataset']}, "
             f"{b.split[0][:8]} of {b.config['dataset']}): their numbers do not belong in one column.",

@@ -35,7 +35,7 @@ from dissect.errors import DataError
 
 CUTOFF = 20
 ALPHA = 0.05
-CHUNK = 8_000_000  # numbers in the scratch array of the resampling, 64 MB
+CHUNK = 2_000_000  # numbers in a scratch array of the resampling, 16 MB
 NOTHING = 1e-12  # a difference of shares that is rounding
 
 
@@ -166,9 +166,9 @@ def resampled(gains: list[Gains], count: np.ndarray, resamples: int, seed: int =
     chunk = max(1, CHUNK // sessions)
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
-        times = np.empty((size, sessions))
-        for draw in times:
-            draw[:] = np.bincount(rng.integers(0, sessions, sessions, dtype=np.int32), minlength=sessions)
+        # How often each session was drawn: the draws of one resample are numbered after those of the one before.
+        draws = rng.integers(0, sessions, (size, sessions)) + sessions * np.arange(size)[:, None]
+        times = np.bincount(draws.ravel(), minlength=size * sessions).reshape(size, sessions).astype(float)
         totals[start : start + size] = times @ columns
     means = totals[:, 1:] / totals[:, :1]
     result, at = np.empty((len(gains), len(JUDGED), resamples)), 0

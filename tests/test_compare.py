@@ -399,6 +399,7 @@ def test_different_test_sets_are_refused_with_the_way_to_split_them(typed, folde
     code, out, err = typed("compare", a, b)
     assert (code, out) == (2, "")
     assert a.name in err and b.name in err and "different test sets" in err
+    assert f"dissect compare {b}\n" in typed("compare", a, b, "--runs-dir", "elsewhere")[2]
     assert f"dissect compare {a.name}\n" in err and f"dissect compare {b.name}\n" in err
 
 
@@ -522,6 +523,8 @@ def test_a_data_set_of_which_nothing_is_finished(typed, folder):
     make_group(folder, seeds=())
     code, _, err = typed("compare", "--dataset", "x")
     assert code == 3 and "No run on x is finished" in err
+    make_group(folder, dataset="y")
+    assert "Finished: --dataset y." in typed("compare", "--dataset", "x")[2]
 
 
 # --- formats -----------------------------------------------------------------------------------------------

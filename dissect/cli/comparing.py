@@ -50,7 +50,7 @@ def compare(
         raise UsageError("RUN and --dataset exclude each other.", "dissect compare --dataset takes all groups on it.")
     if names:
         entries = [row for name in names for row in entries_named(name, runs_dir)]
-        same_test_set(entries)
+        same_test_set(entries, runs_dir)
     else:
         asked = dataset or runs.group_config(runs.newest_group(runs_dir))["dataset"]
         entries, empty, found = entries_of_dataset(asked, runs_dir)

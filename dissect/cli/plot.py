@@ -151,7 +151,7 @@ def training(groups: tuple[str, ...], by: str, variants: tuple[str, ...], runs_d
         for group, config in chosen.items()
         for variant in variants or runs.variants(group)
     ]
-    same_test_set(entries, "dissect plot training")
+    same_test_set(entries, runs_dir, "dissect plot training")
     if len(entries) > len(COLOURS):
         raise UsageError(
             f"{len(entries)} lines are more than can be told apart.",
