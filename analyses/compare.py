@@ -198,6 +198,8 @@ def _plain_label(row: Entry) -> str:
         words.append("without " + row.variant.removeprefix("without-").replace("-", ", "))
     if row.config["where"] != "none":
         words.append(f"SparseVD {row.config['where']}")
+    if row.config.get("refit"):  # trained on the validation part too
+        words.append("refit")
     return " ".join(words)
 
 

@@ -63,7 +63,10 @@ class SessionModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define encode()")
 
     def candidates(self, S: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The catalogue [V, D] and a bias [V] or None; the score of item i is vector . row i - 1 + bias."""
+        """The catalogue [V, D] and a bias [V] or None; the score of item i is vector . row i - 1 + bias.
+
+        Row by row: with some rows of S it gives the candidates of those items (sampled softmax asks so).
+        """
         return S, None
 
 

@@ -9,14 +9,17 @@ Letters as in models/base.py: B sessions, C packed clicks, N nodes, D width, V i
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Matrix, SessionModel, init_uniform, lookup
 from models.graph import Clicks, SessionGraph, build, mean_of_neighbours, pack, sum_by_session
+from models.normalise import normalise_rows, unit
+from models.readout import AttenMixerReadout
 
 GATES = ("r", "z", "n")
 
@@ -29,8 +32,14 @@ class SRGNN(SessionModel):
     steps        how often the states are propagated (weights shared); 0 leaves the graph out
     propagation  "(AH)W" averages the neighbours and then maps them; "A(HW)" maps first, as the authors wrote.
                  Without noise on W the two are equal; with it only the first has the right variance per node.
+    normalised   items, session vectors and candidates have unit length, and the scores are multiplied by `scale`
+    scale        sigma; of normalised states only
+    dropout      probability at the item states of the nodes, before they get their length 1 back; None: 0.1
+                 where they are normalised, else 0
+    readout      "attention", SR-GNN's own; "attenmixer": multi-level attention, which wants normalised states
     without      roles left out of the model: "propagation" (messages are zero), "gnn" (states are the
                  embeddings), "attention" (the mean of the clicks)
+    switches     the other arguments of AttenMixerReadout: levels, heads, p, ...
     """
 
     matrices: ClassVar = {
@@ -47,6 +56,8 @@ class SRGNN(SessionModel):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"dim": 256},  # Atten-Mixer paper, section 5.1, with batches of 100
         "authors": {"dim": 100},  # SR-GNN's own setting, with batches of 100
+        "normalised": {"normalised": True},  # what separates SR-GNN from Atten-Mixer's scores, without its readout
+        "attenmixer": {"readout": "attenmixer"},  # Table 3
     }
 
     def __init__(
@@ -55,11 +66,22 @@ class SRGNN(SessionModel):
         dim: int = 256,
         steps: int = 1,
         propagation: str = "(AH)W",
+        normalised: bool = False,
+        scale: float = 12.0,
+        dropout: float | None = None,
+        readout: str = "attention",
         without: Collection[str] = (),
+        **switches: Any,
     ) -> None:
         super().__init__()
         if propagation not in ("(AH)W", "A(HW)"):
             raise ValueError(f"propagation is '(AH)W' or 'A(HW)', not {propagation!r}")
+        if readout not in ("attention", "attenmixer"):
+            raise ValueError(f"readout is 'attention' or 'attenmixer', not {readout!r}")
+        if switches and readout != "attenmixer":
+            raise ValueError(f"{', '.join(switches)}: only with readout='attenmixer'")
+        self.normalised, self.scale = normalised or readout == "attenmixer", scale
+        self.dropout = dropout if dropout is not None else 0.1 if self.normalised else 0.0
         self.map_first = propagation == "A(HW)"
         self.steps = 0 if "gnn" in without else steps
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
@@ -74,27 +96,38 @@ class SRGNN(SessionModel):
                 self.bias_along = nn.Parameter(torch.empty(2, dim))
                 self.bias_node = nn.Parameter(torch.empty(2, dim))
                 self.gate_ih = nn.Linear(2 * dim, 3 * dim)
-        if "attention" not in without:
-            self.attend_last = nn.Linear(dim, dim)
-            self.attend_all = nn.Linear(dim, dim)
-            self.attend_score = nn.Linear(dim, 1, bias=False)
-        self.transform = nn.Linear(2 * dim, dim)
+        attend = "attention" not in without
+        if readout == "attenmixer":
+            self.readout = AttenMixerReadout(dim, scale=scale, attend=attend, **switches)
+            self.matrices: Mapping[str, Matrix] = {  # type: ignore[misc]  # another readout, other matrices
+                **{name: matrix for name, matrix in type(self).matrices.items() if matrix.module == "gnn"},
+                **{f"readout.{name}": matrix for name, matrix in self.readout.matrices.items()},
+            }
+        else:
+            if attend:
+                self.attend_last = nn.Linear(dim, dim)
+                self.attend_all = nn.Linear(dim, dim)
+                self.attend_score = nn.Linear(dim, 1, bias=False)
+            self.transform = nn.Linear(2 * dim, dim)
         init_uniform(self, dim)
 
     def item_states(self) -> Tensor:
-        return self.items
+        return normalise_rows(self.items) if self.normalised else self.items
 
     def encode(self, S: Tensor, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         clicks = pack(items, lengths)
-        if self.steps and self.switched_off != "gnn":
-            graph = build(clicks)
-            states = lookup(S, graph.nodes)  # [N, D]
+        graph = build(clicks)
+        states = lookup(S, graph.nodes)  # [N, D]
+        if self.dropout and self.training:
+            states = unit(F.dropout(states, self.dropout))
+        if self.switched_off != "gnn":
             for _ in range(self.steps):
                 states = self.update(self.messages(states, graph), states)
-            states = states.index_select(0, graph.click_node)  # [C, D]
-        else:
-            states = lookup(S, clicks.items)  # [C, D]
-        return self.read_out(states, clicks), {}
+        states = states.index_select(0, graph.click_node)  # [C, D]
+        if hasattr(self, "readout"):
+            return self.readout(states, lengths, uniform=self.switched_off == "attention"), {}
+        vectors = self.read_out(states, clicks)  # [B, D]
+        return self.scale * unit(vectors) if self.normalised else vectors, {}
 
     def messages(self, states: Tensor, graph: SessionGraph) -> Tensor | None:
         """g [N, 2D]: what each node hears from its predecessors and from its successors; None is all zero."""

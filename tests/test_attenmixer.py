@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.attenmixer import AttenMixer, AttenMixerReadout
+from models.attenmixer import AttenMixer
 from models.normalise import normalise_rows, unit
+from models.readout import AttenMixerReadout
 
 SESSIONS = [
     [1, 2, 3, 2, 4],

@@ -178,6 +178,56 @@ def test_the_paper_protocol_reports_each_metric_at_its_best(typed):
     assert summary["test"] == {metric: max(row[metric] for row in history) for metric in summary["test"]}
 
 
+def test_refit_trains_on_everything_for_the_epochs_each_seed_chose(typed):
+    words = ["srgnn", "--dataset", "demo", "--dim", "4", "--device", "cpu", "--quiet", "--batch-size", "1000"]
+    seeds = ["--seed", "1", "--seed", "2"]
+    code, out, _ = typed("train", *words, *seeds, "--epochs", "2", "--refit", "--json")
+    assert code == 0 and len(json.loads(out)) == 2  # the chosen epoch's row and the refitted one
+    chosen, refitted = sorted(runs.find_groups("runs"), key=lambda group: "refit" in group.name)
+    for seed in (1, 2):
+        first, again = (runs.read_json(group / f"s{seed}" / "summary.json") for group in (chosen, refitted))
+        assert (again["epochs"], again["valid"]) == (first["selected"]["epoch"], None)
+        assert runs.read_json(refitted / f"s{seed}" / "environment.json")["max_steps"] == again["steps"]
+        assert again["steps"] / again["epochs"] > first["steps"] / first["epochs"]  # more examples
+    assert typed("train", *words, "--protocol", "paper", "--refit")[0] == 2
+
+
+def test_the_readout_is_an_option_and_part_of_the_name(typed):
+    words = ["--dataset", "demo", "--dim", "4", "--device", "cpu", "--quiet", "--epochs", "0.02"]
+    assert typed("train", "srgnn", *words, "--readout", "attenmixer", "--option", "levels=2")[0] == 0
+    assert runs.newest_group("runs").name.startswith("srgnn-attenmixer-demo-")
+    code, _, err = typed("train", "attenmixer", *words, "--readout", "attenmixer")
+    assert code == 2 and "takes no readout" in err
+
+
+def test_seeds_side_by_side_have_the_numbers_of_seeds_in_turn(typed):
+    words = ["srgnn", "--dataset", "demo", "--dim", "4", "--device", "cpu", "--quiet", "--epochs", "0.05"]
+    seeds = ["--seed", "1", "--seed", "2"]
+    assert typed("train", *words, *seeds, "--runs-dir", "turn")[0] == 0
+    assert typed("train", *words, *seeds, "--runs-dir", "side", "--jobs", "2")[0] == 0
+    for seed in (1, 2):
+        turn, side = (runs.run_path(runs.newest_group(folder), seed) for folder in ("turn", "side"))
+        ranks = [runs.read_ranks(run / "ranks-test-best.npz")["rank"] for run in (turn, side)]
+        assert (ranks[0] == ranks[1]).all()
+
+
+def test_sigterm_stops_all_seeds_with_checkpoints(tmp_path):
+    words = ["--max-steps", "100000", "--dim", "4", "--device", "cpu", "--seed", "1", "--seed", "2", "--seed", "3"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dissect", "run", *words, "--jobs", "2", "--runs-dir", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    until = time.monotonic() + 60
+    while len(list(tmp_path.glob("*/s*/density.jsonl"))) < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Seed 1: Stopped" in err and "Seed 2: Stopped" in err
+    assert len(list(tmp_path.glob("*/s*/checkpoints/last.pt"))) == 2  # the third never began
+
+
 def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     words = [sys.executable, "-m", "dissect", "run", "--max-steps", "4000", "--dim", "4", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

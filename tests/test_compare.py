@@ -329,6 +329,7 @@ def test_labels_say_what_is_different_and_nothing_else(folder):
         "attenmixer",
         "srgnn without gnn, attention",
     ]
+    assert labels([rows[3], entry(make_group(folder, refit=True, validation=0.0))]) == ["attenmixer", "srgnn refit"]
     assert labels(rows[2:4]) == ["srgnn SparseVD both", "attenmixer"]
     twins = [entry(groups[0], seed=1), entry(groups[0], seed=2)]
     assert labels(twins) == ["srgnn seed 1", "srgnn seed 2"]

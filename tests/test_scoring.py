@@ -1,25 +1,34 @@
 """Loss and ranks against torch's own cross-entropy and plain loops."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from dissect.training.evaluation import metrics
-from dissect.training.scoring import catalogue_loss, ranks, ranks_of_scores
+from dissect.training.scoring import (
+    PIECE,
+    catalogue_loss,
+    ranks,
+    ranks_of_scores,
+    sampled_loss,
+    score_buffer,
+)
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("with_buffer", [False, True])
+@pytest.mark.parametrize("width", [None, 11, 10, 3, 1])  # of the buffer: below 11 the loss goes in pieces
 @pytest.mark.parametrize("scale", [0.1, 30.0])  # with 30 the target's probability is far below the smallest float
-def test_loss_and_gradients_equal_cross_entropy(with_bias, with_buffer, scale):
+def test_loss_and_gradients_equal_cross_entropy(with_bias, width, scale):
     torch.manual_seed(0)
     vectors = (torch.randn(5, 7, dtype=torch.double) * scale).requires_grad_()
     matrix = torch.randn(11, 7, dtype=torch.double, requires_grad=True)
     bias = torch.randn(11, dtype=torch.double, requires_grad=True) if with_bias else None
     targets = torch.tensor([0, 3, 3, 10, 5])
     inputs = [x for x in (vectors, matrix, bias) if x is not None]
-    buffer = torch.full((5, 11), float("nan"), dtype=torch.double) if with_buffer else None
+    buffer = torch.full((5, width), float("nan"), dtype=torch.double) if width else None
 
     mine = catalogue_loss(vectors, matrix, bias, targets, buffer)
     theirs = F.cross_entropy(F.linear(vectors, matrix, bias), targets)
@@ -41,6 +50,40 @@ def test_the_loss_is_differentiated_once():
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="once"):
         loss.backward()
+
+
+def test_buffers_hold_the_catalogue_where_memory_allows():
+    assert score_buffer(100, 43_097, "cpu").shape == (100, 43_097)
+    assert score_buffer(512, 1_000_000, "cpu").numel() * 4 <= PIECE
+
+
+def test_sampled_loss_equals_a_plain_loop():
+    torch.manual_seed(0)
+    vectors, table = torch.randn(3, 4).double(), torch.randn(6, 4).double()
+    targets, drawn = torch.tensor([0, 5, 2]), torch.tensor([5, 1, 1, 2])
+    mine = sampled_loss(vectors, table[targets], table[drawn], targets[:, None] == drawn, 6)
+    losses = []
+    for vector, target in zip(vectors, targets.tolist()):
+        others = [math.exp(vector @ table[j]) for j in drawn.tolist() if j != target]
+        own = math.exp(vector @ table[target])
+        losses.append(math.log(own + 6 / 4 * sum(others)) - math.log(own))
+    assert float(mine) == pytest.approx(np.mean(losses), abs=1e-12)
+
+
+def test_the_sampled_normaliser_has_no_bias_and_the_loss_tends_to_the_exact_one():
+    torch.manual_seed(0)
+    vector, table = torch.randn(1, 4).double(), torch.randn(50, 4).double()
+    exact = float(catalogue_loss(vector, table, None, torch.tensor([7])))
+
+    def losses(n: int, draws: int) -> torch.Tensor:
+        drawn = torch.randint(50, (draws, n))
+        return torch.stack([sampled_loss(vector, table[[7]], table[d], (d == 7)[None], 50) for d in drawn])
+
+    few, many = losses(5, 20_000), losses(500, 400)
+    normaliser = few.exp().mean()  # times exp(target): relative to it
+    assert float(normaliser) == pytest.approx(math.exp(exact), rel=0.05)
+    assert exact - 1 < float(few.mean()) < exact - 0.05  # Jensen
+    assert abs(float(many.mean()) - exact) < 0.02
 
 
 def plain_rank(scores: list[float], target: int, ties: str) -> int:

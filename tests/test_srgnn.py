@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.graph import build, pack
+from models.readout import AttenMixerReadout
 from models.srgnn import SRGNN
 
 SESSIONS = [[1, 2, 3, 2, 4], [5], [6, 6], [7, 8, 7, 8, 7], [9, 1, 2, 3, 4, 5, 6, 1, 2], [3, 2, 1]]
@@ -25,13 +26,17 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def twin(model: SRGNN, session: list[int]) -> np.ndarray:
-    """The session vector by SR-GNN's equations (AAAI 2019, eq. 1-7, as the authors' code computes them)."""
+def length_one(x: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x * x).sum())
+
+
+def twin_states(model: SRGNN, session: list[int]) -> dict[int, np.ndarray]:
+    """The states of a session's items after propagation (AAAI 2019, eq. 1-5, as the authors' code computes them)."""
     w = {name: p.detach().numpy() for name, p in model.named_parameters()}
     D = w["items"].shape[1]
     nodes = list(dict.fromkeys(session))
     edges = {(a, b) for a, b in itertools.pairwise(session)}  # a transition seen twice counts once
-    H = {v: w["items"][v - 1] for v in nodes}
+    H = {v: length_one(w["items"][v - 1]) if model.normalised else w["items"][v - 1] for v in nodes}
     for _ in range(model.steps):
         new = {}
         for v in nodes:
@@ -53,6 +58,14 @@ def twin(model: SRGNN, session: list[int]) -> np.ndarray:
             n = np.tanh(gi[2 * D :] + r * gh[2 * D :])
             new[v] = (1 - z) * n + z * H[v]
         H = new
+    return H
+
+
+def twin(model: SRGNN, session: list[int]) -> np.ndarray:
+    """The session vector by SR-GNN's equations (eq. 6 and 7), with the length of NISER where that is asked."""
+    w = {name: p.detach().numpy() for name, p in model.named_parameters()}
+    D = w["items"].shape[1]
+    H = twin_states(model, session)
     last = H[session[-1]]
     s_g = np.zeros(D)
     for v in session:
@@ -62,7 +75,8 @@ def twin(model: SRGNN, session: list[int]) -> np.ndarray:
         else:
             alpha = 1 / len(session)
         s_g += alpha * H[v]
-    return w["transform.weight"] @ np.concatenate([s_g, last]) + w["transform.bias"]
+    vector = w["transform.weight"] @ np.concatenate([s_g, last]) + w["transform.bias"]
+    return 16 * length_one(vector) if model.normalised else vector
 
 
 def make(dim: int = 6, n_items: int = 9, seed: int = 0, **options) -> SRGNN:
@@ -84,13 +98,42 @@ def encode(model: SRGNN, sessions: list[list[int]], width: int | None = None) ->
         {"without": ("propagation",)},
         {"without": ("gnn",)},
         {"without": ("attention",)},
+        {"normalised": True, "scale": 16.0},
+        {"normalised": True, "scale": 16.0, "steps": 0},
     ],
     ids=str,
 )
 def test_equals_the_equations(options):
-    model = make(**options)
+    model = make(**options).eval()
     expected = np.stack([twin(model, session) for session in SESSIONS])
     np.testing.assert_allclose(encode(model, SESSIONS).numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_atten_mixer_reads_out_the_propagated_states(steps):
+    model = make(steps=steps, readout="attenmixer", levels=3, heads=2).eval()
+    own = AttenMixerReadout(6, levels=3, heads=2).double()
+    own.load_state_dict(model.readout.state_dict())
+    for vector, session in zip(encode(model, SESSIONS), SESSIONS, strict=True):
+        H = twin_states(model, session)
+        states = torch.from_numpy(np.stack([H[item] for item in session]))
+        torch.testing.assert_close(vector, own(states, torch.tensor([len(session)]))[0].detach())
+    layers = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert layers == {name for name, matrix in model.matrices.items() if steps or matrix.module != "gnn"}
+
+
+def test_normalised_candidates_have_length_one_and_dropout_is_per_node():
+    model = make(normalised=True, dropout=0.5, steps=0, without=("attention",))
+    S = model.item_states()
+    torch.testing.assert_close(S.norm(dim=1), torch.ones(9).double())
+    assert model.candidates(S)[0] is S
+    seen = []
+    model.read_out = lambda states, clicks: seen.append(states) or states[:1]  # type: ignore[method-assign]
+    model.encode(S, *pad([[4, 2, 4]]))
+    dropped = seen[0]
+    torch.testing.assert_close(dropped[0], dropped[2])  # both clicks on item 4 lost the same numbers
+    torch.testing.assert_close(dropped.norm(dim=1), torch.ones(3).double())
+    assert (dropped == 0).any() and not torch.allclose(dropped[0], S[3])
 
 
 def test_scores_use_the_raw_item_table():
@@ -170,3 +213,10 @@ def test_the_same_item_in_two_sessions_is_two_nodes():
 def test_unknown_order_of_propagation_is_refused():
     with pytest.raises(ValueError, match=r"\(AH\)W"):
         SRGNN(3, 2, propagation="HW")
+
+
+def test_arguments_of_another_readout_are_refused():
+    with pytest.raises(ValueError, match="levels"):
+        SRGNN(3, 2, levels=3)
+    with pytest.raises(ValueError, match="attenmixer"):
+        SRGNN(3, 2, readout="mean")

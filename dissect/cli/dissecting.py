@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from dissect.cli.launch import (
     rank_baseline,
     starting_weights,
     train_seeds,
+    variant_name,
 )
 from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog, planted
 from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import UsageError, unknown
+from dissect.training import workers
 from dissect.training.config import Config
 from models import BASELINES
 from models.base import MODULES, ROLES
@@ -45,9 +48,12 @@ class Asked:
     dataset: str
     without: tuple[str, ...]
     seeds: tuple[int, ...]
+    jobs: int
     batch_size: int
+    negatives: int
     dim: int | None
     propagation: str | None
+    readout: str | None
     preset: str | None
     extra: tuple[str, ...]
     lr: float
@@ -80,7 +86,8 @@ def dissect_model(
     **common: Any,
 ) -> None:
     """Train every seed asked for with SparseVD and print the verdict of the group."""
-    asked, console = Asked(**common), Console(stderr=True)
+    workers.join()
+    asked, console = Asked(**common), Console(stderr=True, quiet=not workers.is_first())
     choices = ("both", "none", *MODULES, *ROLES)
     if where not in choices:
         raise unknown("module or role", where, choices)
@@ -102,6 +109,8 @@ def dissect_model(
         "decay_everything": decay_everything,
     }
     group = train_group(asked, data, settings, console)
+    if not workers.is_first():
+        return
     verdict = judge(group, judged=planted.judged(data))
     if asked.as_json:
         print(json.dumps(verdict, indent=1))
@@ -109,9 +118,12 @@ def dissect_model(
         Console().print(render_verdict(verdict))
 
 
-def train_dense(*, epochs: float, protocol: str, patience: int, dataset: str | None, **common: Any) -> None:
+def train_dense(
+    *, epochs: float, protocol: str, patience: int, refit: bool, dataset: str | None, **common: Any
+) -> None:
     """Train every seed asked for without SparseVD and print it beside the finished groups of the same split."""
-    console = Console(stderr=True)
+    workers.join()
+    console = Console(stderr=True, quiet=not workers.is_first())
     runs_dir = Path(common["runs_dir"])
     if dataset is None:
         groups = runs.find_groups(runs_dir)
@@ -120,6 +132,8 @@ def train_dense(*, epochs: float, protocol: str, patience: int, dataset: str | N
     asked = Asked(dataset=str(dataset), **common)
     data = load_dataset(asked.dataset, asked.data_dir, console)
     if protocol == "paper":
+        if refit:
+            raise UsageError("--refit has nothing to add to --protocol paper, which trains on everything already.")
         console.print(
             "Protocol 'paper': trained on everything, each metric at its best epoch on test. These numbers flatter.",
             style="bold yellow",
@@ -128,7 +142,8 @@ def train_dense(*, epochs: float, protocol: str, patience: int, dataset: str | N
     if asked.model in BASELINES:
         config = Config(asked.model, data.name, data.split_hash, where="none", protocol=protocol, max_steps=1)
         group = group_folder(config, asked.name, runs_dir)
-        rank_baseline(asked.model, data, config, group, asked.force, asked.quiet, console)
+        if workers.is_first():
+            rank_baseline(asked.model, data, config, group, asked.force, asked.quiet, console)
     else:
         held_out = asked.validation if protocol == "clean" else 0.0
         settings = {
@@ -139,7 +154,9 @@ def train_dense(*, epochs: float, protocol: str, patience: int, dataset: str | N
             "protocol": protocol,
             "patience": patience,
         }
-        group = train_group(asked, data, settings, console)
+        group = (train_and_refit if refit else train_group)(asked, data, settings, console)
+    if not workers.is_first():
+        return
     table = results_table(runs_dir, data.split_hash, protocol)
     if asked.as_json:
         print(table.to_json(orient="records", indent=1))
@@ -149,6 +166,27 @@ def train_dense(*, epochs: float, protocol: str, patience: int, dataset: str | N
 
 def train_group(asked: Asked, data: Dataset, settings: dict[str, Any], console: Console) -> Path:
     """Resolve the configuration, train its seeds, and return the folder of the group."""
+    return train(asked, data, resolve(asked, data, settings), console)
+
+
+def train_and_refit(asked: Asked, data: Dataset, settings: dict[str, Any], console: Console) -> Path:
+    """`train_group`, then again on all training sessions, each seed for the epochs that it chose before."""
+    config = resolve(asked, data, settings)
+    group = folder_of(asked, config)
+    variant = variant_name(asked.without)
+    chosen = {seed: runs.run_path(group, seed, variant) for seed in asked.seeds}
+    if asked.force or not all(runs.is_done(run) for run in chosen.values()):
+        train(asked, data, config, console)
+    steps = {}
+    for seed, run in chosen.items():
+        epochs = runs.read_json(run / "summary.json")["selected"]["epoch"]
+        steps[seed] = steps_of(epochs, data, asked.batch_size, validation=0.0)
+        console.print(f"Seed {seed}: {epochs:g} epochs, now on everything.", highlight=False)
+    return train(asked, data, replace(config, refit=True, validation=0.0, select="last", patience=0), console, steps)
+
+
+def resolve(asked: Asked, data: Dataset, settings: dict[str, Any]) -> Config:
+    """The configuration that is asked for. Raises UsageError for what the model does not take or cannot do without."""
     subject = find_model(asked.model)
     for role in asked.without:
         if role not in subject.cls.removable:
@@ -157,25 +195,31 @@ def train_group(asked: Asked, data: Dataset, settings: dict[str, Any], console: 
                 f"It can without: {', '.join(subject.cls.removable) or 'nothing'}.",
             )
     dim = asked.dim or (BUILT_IN_DIM if data.name in planted.BUILT_IN else DEFAULT_DIM)
-    options = model_options(subject, {"dim": dim, "propagation": asked.propagation}, asked.preset, asked.extra)
-    weights, fingerprint = starting_weights(asked.init_from, Path(asked.runs_dir))
-    config = Config(
+    given = {"dim": dim, "propagation": asked.propagation, "readout": asked.readout}
+    return Config(
         model=subject.name,
         dataset=data.name,
         split_hash=data.split_hash,
-        model_options=options,
+        model_options=model_options(subject, given, asked.preset, asked.extra),
         model_source=subject.source,
         batch_size=asked.batch_size,
+        negatives=asked.negatives,
         lr=asked.lr,
         l2=asked.l2,
         validation=asked.validation,
         order=asked.order,
-        init_from=fingerprint,
+        init_from=starting_weights(asked.init_from, Path(asked.runs_dir))[1],
         **settings,
     )
-    group = group_folder(config, asked.name, Path(asked.runs_dir))
+
+
+def train(
+    asked: Asked, data: Dataset, config: Config, console: Console, steps: Mapping[int, int] | None = None
+) -> Path:
+    """Train the seeds of a configuration, each for its own `steps` where given; returns the folder of the group."""
+    group = folder_of(asked, config)
     train_seeds(
-        subject,
+        find_model(asked.model),
         data,
         config,
         group,
@@ -185,9 +229,17 @@ def train_group(asked: Asked, data: Dataset, settings: dict[str, Any], console: 
         force=asked.force,
         quiet=asked.quiet,
         console=console,
-        weights=weights,
+        weights=starting_weights(asked.init_from, Path(asked.runs_dir))[0],
+        steps=steps,
+        jobs=asked.jobs,
     )
     return group
+
+
+def folder_of(asked: Asked, config: Config) -> Path:
+    """The group's folder; its name tells model, preset, readout and data set where the user gives none."""
+    parts = (Path(config.model).stem, asked.preset, asked.readout, "refit" if config.refit else None, config.dataset)
+    return group_folder(config, asked.name or "-".join(filter(None, parts)), Path(asked.runs_dir))
 
 
 def load_dataset(name: str, data_dir: str | None, console: Console) -> Dataset:

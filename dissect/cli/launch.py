@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ import torch
 from rich.console import Console
 
 from dissect import runs
+from dissect.cli.jobs import at_once
 from dissect.cli.live import make_observer
 from dissect.data.sessions import Dataset, PrefixTensors
 from dissect.errors import DataError, UsageError, unknown
+from dissect.training import workers
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.config import Config
 from dissect.training.device import describe_environment, prepare_device
@@ -36,6 +38,7 @@ class Subject:
     name: str
     cls: Any
     source: str | None = None  # SHA-256 of the file of a user's own model
+    given: str = ""  # what the user called it, where that is not the name
 
 
 def find_model(name: str) -> Subject:
@@ -70,7 +73,7 @@ def find_model(name: str) -> Subject:
             f"{class_name} lacks {', '.join(needed)}().",
             "The contract is in models/base.py: derive from SessionModel.",
         )
-    return Subject(f"{file.name}:{class_name}", cls, source)
+    return Subject(f"{file.name}:{class_name}", cls, source, name)
 
 
 def model_options(
@@ -175,6 +178,11 @@ def prepare_group(group: Path, config: Config, data: Dataset) -> None:
         runs.write_toml(group / "config.toml", config.to_dict())
 
 
+def variant_name(without: Sequence[str]) -> str:
+    """The folder name of a model without some roles; "full" for all of it."""
+    return f"without-{'-'.join(sorted(without))}" if without else runs.FULL
+
+
 def train_seeds(
     subject: Subject,
     data: Dataset,
@@ -188,18 +196,22 @@ def train_seeds(
     quiet: bool = False,
     console: Console,
     weights: dict[str, Any] | None = None,
+    steps: Mapping[int, int] | None = None,
+    jobs: int = 1,
 ) -> list[dict[str, Any]]:
     """Train each seed into the group, or the reduced model of `without` beside it; returns their summaries.
 
-    A run without DONE goes on where it stopped. Raises UsageError where all are finished already (unless
+    `steps` are those of a seed that is not to make the `max_steps` of the configuration; `jobs` seeds are trained at
+    the same time. A run without DONE goes on where it stopped. Raises UsageError where all are finished already (unless
     `force`, which keeps the old ones aside).
     """
-    variant = f"without-{'-'.join(sorted(without))}" if without else runs.FULL
+    variant = variant_name(without)
     folders = {seed: runs.run_path(group, seed, variant) for seed in dict.fromkeys(seeds)}
     done = [seed for seed, folder in folders.items() if runs.is_done(folder)]
+    workers.wait()
     if force:
         for folder in folders.values():
-            if folder.exists():
+            if folder.exists() and workers.is_first():
                 console.print(f"The old run is kept as {runs.set_aside(folder)}", highlight=False, markup=False)
     elif len(done) == len(folders):
         raise UsageError(
@@ -207,7 +219,14 @@ def train_seeds(
             "Choose another --seed, or --force (the old run is kept aside). See it: dissect plot density",
         )
     where = prepare_device(device, config.batch_size * data.n_items * config.model_options.get("dim", 256))
-    prepare_group(group, config, data)
+    if workers.is_first():
+        prepare_group(group, config, data)
+    workers.wait()
+    todo = [seed for seed, folder in folders.items() if not runs.is_done(folder)]
+    if jobs > 1 and len(todo) > 1:
+        shared = {"data": data, "config": config, "group": group, "without": without, "device": device}
+        also = {"quiet": quiet, "weights": weights, "steps": steps}
+        at_once(_train_named, todo, min(jobs, len(todo)), model=subject.given or subject.name, **shared, **also)
     options = dict(config.model_options)
 
     def build() -> Any:
@@ -217,19 +236,20 @@ def train_seeds(
     summaries = []
     for number, (seed, folder) in enumerate(folders.items(), 1):
         if runs.is_done(folder):
-            console.print(f"Seed {seed} is finished already: {folder}", highlight=False, markup=False)
+            if seed in done:
+                console.print(f"Seed {seed} is finished already: {folder}", highlight=False, markup=False)
             summaries.append(runs.read_json(folder / "summary.json"))
             continue
         of = f" ({number} of {len(folders)})" if len(folders) > 1 else ""
         title = f"{subject.name} on {data.name}, seed {seed}{of}" + (
             f", without {', '.join(without)}" if without else ""
         )
-        observer = make_observer(console, title, config.threshold, quiet)
+        observer = make_observer(console, title, config.threshold, quiet or not workers.is_first())
         summaries.append(
             fit(
                 build,
                 data,
-                config,
+                replace(config, max_steps=(steps or {}).get(seed, config.max_steps)),
                 folder,
                 seed=seed,
                 variant=variant,
@@ -239,6 +259,11 @@ def train_seeds(
             )
         )
     return summaries
+
+
+def _train_named(model: str, **arguments: Any) -> None:
+    """`train_seeds` in a process of its own, where the class of a user's model has to be found again."""
+    train_seeds(find_model(model), **arguments)
 
 
 def rank_baseline(

@@ -37,12 +37,28 @@ training = several(
     click.option(
         "--seed", "seeds", type=int, multiple=True, default=(1,), show_default=True, help="Repeat for several seeds."
     ),
+    click.option(
+        "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Train so many seeds at the same time."
+    ),
     click.option("--batch-size", type=int, default=100, show_default=True),
+    click.option(
+        "--negatives",
+        type=int,
+        default=0,
+        show_default=True,
+        help="Sampled softmax over so many drawn items, for catalogues beyond memory or patience (biased: the loss"
+        " comes out too small); 0 is the whole catalogue.",
+    ),
     click.option("--dim", type=int, help="Width D of the model. [default: 256; 32 on built-in data]"),
     click.option(
         "--propagation",
         type=click.Choice(["(AH)W", "A(HW)"], case_sensitive=False),
         help="SR-GNN: average the neighbours, then map; or as its authors wrote it.",
+    ),
+    click.option(
+        "--readout",
+        type=click.Choice(["attention", "attenmixer"]),
+        help="SR-GNN: its own readout, or that of Atten-Mixer with items of unit length.",
     ),
     click.option("--preset", help="Arguments of the model by name, e.g. official for attenmixer."),
     click.option(

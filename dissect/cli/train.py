@@ -15,6 +15,7 @@ Examples:
   dissect train attenmixer --dataset diginetica
   dissect train attenmixer --preset official --seed 1 --seed 2 --seed 3
   dissect train srgnn --dataset diginetica --protocol paper
+  dissect train srgnn --dataset diginetica --readout attenmixer
   dissect train vsknn --dataset diginetica"""
 )
 @click.argument("model")
@@ -29,6 +30,9 @@ Examples:
 )
 @click.option(
     "--patience", type=int, default=3, show_default=True, help="Epochs without a better MRR@20; 0 never stops."
+)
+@click.option(
+    "--refit", is_flag=True, help="Then train on everything, validation too, for the epochs chosen, and report that."
 )
 @options.training
 def command(**given: Any) -> None:

@@ -36,6 +36,7 @@ class Config:
     kl_warmup: float = 0.3  # share of the steps over which beta rises from 0
     max_steps: int = 60_000
     batch_size: int = 100
+    negatives: int = 0  # items drawn at each step for a sampled softmax; 0: the whole catalogue
     lr: float = 1e-3
     schedule: str = "linear-end"  # constant to 80 % of the steps, then linear to 0; or x 0.1 every 3 epochs
     l2: float = 1e-5  # coupled decay of what SparseVD does not regularise
@@ -45,6 +46,7 @@ class Config:
     validation: float = 0.1  # last share of the training sessions in time
     select: str = "last"  # "last", or the epoch with the best validation "mrr@20"
     patience: int = 0  # epochs without a better validation MRR@20 before stopping; 0 never stops
+    refit: bool = False  # on all training sessions, for the epochs that a run with validation chose for this seed
     init_from: str | None = None  # fingerprint of the weights that the run starts from
 
     def __post_init__(self) -> None:
@@ -54,6 +56,7 @@ class Config:
 
         check(0 < self.lr < 10, f"lr must lie between 0 and 10, not {self.lr}.")
         check(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}.")
+        check(self.negatives >= 0, f"negatives must not be negative, not {self.negatives}.")
         check(self.max_steps >= 1, f"max_steps must be at least 1, not {self.max_steps}.")
         check(self.kl_weight >= 0, f"kl_weight must not be negative, not {self.kl_weight}.")
         check(0 <= self.kl_warmup <= 1, f"kl_warmup is a share of the steps, 0 to 1, not {self.kl_warmup}.")

@@ -36,7 +36,7 @@ def prepare_device(choice: str = "auto", work: int | None = None) -> torch.devic
     if choice == "cuda" and not torch.cuda.is_available():
         raise UsageError("There is no CUDA device here.", "Use --device cpu, or --device auto.")
     if choice == "cuda" or (choice == "auto" and torch.cuda.is_available()):
-        return torch.device("cuda")
+        return torch.device("cuda", torch.cuda.current_device())
     torch.set_flush_denormal(True)
     if work is not None and work < _WORTH_THREADS:
         torch.set_num_threads(1)

@@ -11,38 +11,43 @@ from torch import Tensor
 
 from dissect.data.sessions import PrefixTensors
 from dissect.sparsevd import one_sample
-from dissect.training.scoring import ranks, ranks_of_scores
+from dissect.training import workers
+from dissect.training.scoring import AT_ONCE, ranks, ranks_of_scores
 
 CUTOFFS = (5, 10, 20)
 Report = Callable[[int, int], None]
 
 
 @torch.inference_mode()
-def evaluate(model: Any, prefixes: PrefixTensors, batch_size: int = 512, report: Report | None = None) -> np.ndarray:
+def evaluate(
+    model: Any, prefixes: PrefixTensors, batch_size: int | None = None, report: Report | None = None
+) -> np.ndarray:
     """Rank int32 [P] of the target of each prefix among all V items, by the weights as they are evaluated.
 
-    Draws no random number and leaves the model in the mode in which it was. `report(done, total)` is called
-    after each batch.
+    `batch_size` sessions are ranked at once: by default 512, fewer where the catalogue is so large that their scores
+    would not fit (AT_ONCE). Draws no random number and leaves the model in the mode in which it was.
+    `report(done, total)` is called after each batch.
     """
     was_training = model.training
     model.eval()
-    out = torch.empty(len(prefixes), dtype=torch.int32, device=prefixes.start.device)
+    out = torch.zeros(len(prefixes), dtype=torch.int32, device=prefixes.start.device)
     try:
         S = model.item_states()
         matrix, bias = model.candidates(S)
+        batch_size = batch_size or max(1, min(512, AT_ONCE // (4 * len(matrix))))
         # Prefixes of like length go together, so that a batch is hardly wider than its sessions.
-        by_length = torch.argsort(prefixes.length, stable=True)
+        by_length = torch.argsort(prefixes.length, stable=True)[workers.number() :: workers.count()]
         with one_sample(model):  # the masked weights are computed once
-            for start in range(0, len(prefixes), batch_size):
+            for start in range(0, len(by_length), batch_size):
                 index = by_length[start : start + batch_size]
                 items, lengths, targets = prefixes.batch(index)
                 vectors: Tensor = model.encode(S, items, lengths)[0]
                 out[index] = ranks(vectors, matrix, bias, targets - 1).int()
                 if report:
-                    report(min(start + batch_size, len(prefixes)), len(prefixes))
+                    report(min(start + batch_size, len(by_length)), len(by_length))
     finally:
         model.train(was_training)
-    return out.cpu().numpy()
+    return workers.add_up(out).cpu().numpy()
 
 
 @torch.inference_mode()

@@ -14,19 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dissect.data.sessions import Dataset, PrefixTensors, split_validation
-from dissect.errors import DataError, DivergedError
-from dissect.runs import locked, write_json
+from dissect.errors import DataError, DivergedError, UsageError
+from dissect.runs import write_json
 from dissect.sparsevd import one_sample, rows_belong_to, total_kl
+from dissect.training import workers
 from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
 from dissect.training.config import Config, decay_step, kl_weight_at, lr_at
 from dissect.training.device import describe_environment
 from dissect.training.finish import finish
 from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, restore, snapshot, stop_on_signal
-from dissect.training.scoring import catalogue_loss
+from dissect.training.scoring import catalogue_loss, sampled_loss, score_buffer
 from dissect.training.setup import Training, assemble, set_lr
 
 CHECKPOINT_SECONDS = 300.0
@@ -53,9 +55,9 @@ def fit(
     where the loss stops being a number, UsageError where another process holds the folder.
     """
     observer = observer or Observer()
-    with locked(run), stop_on_signal() as stopped:
+    with workers.run_folder(run) as folder, stop_on_signal() as stopped:
         try:
-            return _fit(build, data, config, run, seed, variant, device, observer, weights, stopped)
+            return _fit(build, data, config, folder, seed, variant, device, observer, weights, stopped)
         finally:
             observer.end()
 
@@ -88,14 +90,17 @@ def _fit(
     saved, note = latest_checkpoint(last)
     if note:
         observer.note(note)
+    if not workers.is_first():  # noise of its own; the weights are the same
+        torch.manual_seed(seed + 1_000_033 * workers.number())
     if saved is None:
-        write_json(run / "environment.json", describe_environment(torch.device(device)))
+        environment = describe_environment(torch.device(device))
+        write_json(run / "environment.json", {**environment, "max_steps": config.max_steps})
     else:
         restore(training, saved, last)
     state = training.state
     recorder = Recorder(run, training, len(prefixes), steps_per_epoch, observer)
     order = ExampleOrder(len(prefixes), config, seed, device)
-    buffer = torch.empty(config.batch_size, data.n_items, device=device)  # [B, V], the scores of every step
+    buffer = score_buffer(config.batch_size, data.n_items, device)  # for the scores of every step
     loss_every = max(1, config.max_steps // LOSS_LINES)
     density_every = max(1, config.max_steps // DENSITY_MEASUREMENTS)
 
@@ -106,7 +111,8 @@ def _fit(
     def report(split: str) -> Callable[[int, int], None]:
         def tell(done: int, total: int) -> None:
             observer.evaluating(split, done, total)
-            if stopped():  # the checkpoint made before this evaluation stands
+            # The checkpoint made before this evaluation stands. Several processes stop together, in the loop.
+            if workers.count() == 1 and stopped():
                 raise Interrupted(state.step, config.max_steps, last.parent)
 
         return tell
@@ -119,10 +125,12 @@ def _fit(
             # records back to the checkpoint and writes them again.
             ends = state.step == config.max_steps
             ends_epoch = ends or (state.step > 0 and state.step % steps_per_epoch == 0)
-            if ends_epoch or stopped() or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+            is_late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
+            stops, is_late = workers.any_says(stopped(), is_late, device=device)
+            if ends_epoch or stops or is_late:
                 checkpoint()
                 saved_at = time.monotonic()
-            if stopped():
+            if stops:
                 raise Interrupted(state.step, config.max_steps, last.parent)
             if state.n_sum and (ends or state.step % loss_every == 0):
                 recorder.loss()
@@ -137,8 +145,8 @@ def _fit(
             began = time.perf_counter()
             set_lr(training.optimiser, lr_at(config, state.step, steps_per_epoch))
             beta = kl_weight_at(config, state.step) / len(prefixes)
-            batch = prefixes.batch(order.batch(state.step, steps_per_epoch))
-            ce, kl = train_step(training, batch, beta, buffer)
+            index, weight = workers.share(order.batch(state.step, steps_per_epoch))
+            ce, kl = train_step(training, prefixes.batch(index), beta, buffer, weight)
             state.step += 1
             state.seconds += time.perf_counter() - began
             if not math.isfinite(ce + kl):
@@ -153,12 +161,14 @@ def _fit(
 
 
 def train_step(
-    training: Training, batch: tuple[Tensor, Tensor, Tensor], beta: float, buffer: Tensor
+    training: Training, batch: tuple[Tensor, Tensor, Tensor], beta: float, buffer: Tensor, weight: float = 1.0
 ) -> tuple[float, float]:
     """One update on items [B, L], lengths [B], targets [B]; returns the mean cross-entropy and the summed KL (nats).
 
     loss = mean CE + beta * sum of KL over all SparseVD weights, where beta is already divided by N. `buffer`
-    [B, V] takes the scores. A loss that is no number leaves the weights as they were.
+    (of `score_buffer`) takes the scores. Where several processes share a batch, `weight` is this one's part of it, the
+    gradients are added up, and the values are those of the whole batch. A loss that is no number leaves the weights
+    as they were.
     """
     model, controls = training.model, training.controls
     items, lengths, targets = batch
@@ -170,19 +180,35 @@ def train_step(
         vectors, auxiliary = model.encode(looked_up, items, lengths)  # [B, D]
     if controls is not None:
         vectors = controls(vectors)
-    matrix, bias = model.candidates(scored)  # [V, D], [V]
-    loss = catalogue = catalogue_loss(vectors, matrix, bias, targets - 1, buffer[: len(vectors)])
+    loss = catalogue = next_item_loss(model, vectors, scored, targets - 1, training.config.negatives, buffer)
     for value in auxiliary.values():
         loss = loss + value
     kl = loss.new_zeros(())
     if controls is not None:
         kl = total_kl(model, training.config.prior) + total_kl(controls, training.config.prior)
         loss = loss + beta * kl
-    if math.isfinite(float(loss.detach())):
-        loss.backward()
+    told = workers.add_up(torch.stack([loss.detach(), catalogue.detach(), kl.detach()]).double() * weight)
+    total, ce, kl_sum = told.tolist()
+    if math.isfinite(total):
+        (loss if weight == 1 else loss * weight).backward()
         backward_to_table(S, scored.grad, looked_up.grad)
+        workers.add_up_gradients(p for group in training.optimiser.param_groups for p in group["params"])
         training.optimiser.step()
-    return float(catalogue.detach()), float(kl.detach())
+    return ce, kl_sum
+
+
+def next_item_loss(model: Any, vectors: Tensor, S: Tensor, targets: Tensor, negatives: int, buffer: Tensor) -> Tensor:
+    """Mean cross-entropy of `targets` [B] (rows of S [V, D]), over the catalogue or over `negatives` drawn items."""
+    if not negatives:
+        matrix, bias = model.candidates(S)  # [V, D], [V]
+        return catalogue_loss(vectors, matrix, bias, targets, buffer[: len(vectors)])
+    drawn = torch.randint(len(S), (negatives,), device=S.device)
+    rows = F.embedding(torch.cat([targets, drawn]), S, sparse=True)
+    matrix, bias = model.candidates(rows)  # [B + n, D]
+    if bias is not None:
+        raise UsageError("--negatives is for models without a bias per item.", "Leave it out.")
+    is_target = targets[:, None] == drawn
+    return sampled_loss(vectors, matrix[: len(targets)], matrix[len(targets) :], is_target, len(S))
 
 
 @contextmanager
@@ -202,12 +228,12 @@ def rows_by_session(items: Tensor, config: Config) -> Iterator[None]:
 
 def backward_to_table(S: Tensor, *gradients: Tensor | None) -> None:
     """Send the gradients of the item table S [V, D] on to the parameters it was made of; sparse ones come last."""
-    total: Tensor | None = None
-    for gradient in gradients:
-        if gradient is not None:
-            total = gradient if total is None else total.add_(gradient)
-    if total is None or not S.requires_grad:
+    given = [gradient for gradient in gradients if gradient is not None]
+    if not given or not S.requires_grad:
         return
+    total = torch.zeros_like(S) if given[0].is_sparse else given.pop(0)
+    for gradient in given:
+        total.add_(gradient)
     if S.is_leaf and S.grad is None:
         S.grad = total  # handed over; backward() would copy it
     else:

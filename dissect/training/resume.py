@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from dissect.errors import DataError, DissectError
+from dissect.training import workers
 from dissect.training.setup import Training
 
 
@@ -60,7 +61,15 @@ def snapshot(training: Training) -> dict[str, Any]:
         "state": asdict(training.state),
         "rng": torch.get_rng_state(),
         "rng_cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "rng_others": _rng_of_others(),
     }
+
+
+def _rng_of_others() -> list[dict[str, Any]]:
+    """The generators of the other processes of this training, where there are any."""
+    states = workers.gather(torch.get_rng_state())[1:]
+    on_cuda = workers.gather(torch.cuda.get_rng_state())[1:] if torch.cuda.is_available() else [None] * len(states)
+    return [{"rng": cpu, "rng_cuda": cuda} for cpu, cuda in zip(states, on_cuda, strict=True)]
 
 
 def restore(training: Training, saved: dict[str, Any], path: Path) -> None:
@@ -79,6 +88,13 @@ def restore(training: Training, saved: dict[str, Any], path: Path) -> None:
             f"The checkpoint {path} is of another version of the model: {str(error).splitlines()[0]}",
             "Start over with --force; the old run is kept aside.",
         ) from error
-    torch.set_rng_state(saved["rng"])
-    if saved["rng_cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(saved["rng_cuda"])
+    others = saved.get("rng_others", [])
+    if len(others) + 1 != workers.count():
+        raise DataError(
+            f"The checkpoint {path} was written by {len(others) + 1} processes, not by {workers.count()}.",
+            "Go on with as many, or start over with --force.",
+        )
+    generators = saved if workers.is_first() else others[workers.number() - 1]
+    torch.set_rng_state(generators["rng"])
+    if generators["rng_cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(generators["rng_cuda"])
