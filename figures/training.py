@@ -98,7 +98,7 @@ def describe(shown: pd.DataFrame, split: str, caption: str) -> str:
                 f"({'lowest' if curve == 'loss' else 'highest'} {best['mean']:.2f} at epoch {best['epoch']:.3g})"
             )
         minutes = shown[shown["line"] == line]["minutes"].max()
-        said.append(f"{line}, {minutes:.1f} minutes of training: {'; '.join(ends)}")
+        said.append(f"{line}, {minutes:.2g} minutes of training: {'; '.join(ends)}")
     return (
         f"Training loss, HR@20 and MRR@20 ({SPLITS[split]}) against training. {caption}. Means over seeds. "
         + ". ".join(said)
