@@ -1,44 +1,260 @@
-"""What was trained on one split, side by side."""
+"""What was trained on one split, side by side: which runs belong together, and their means over seeds.
+
+Runs belong in one column only where they share the split and the protocol. A row is one configuration in one
+variant: the full model, or the model without a role.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dissect import runs
+from dissect.data.catalog import STAND_INS
+from dissect.errors import DataError, UsageError, unknown
 
 METRICS = ("hr@5", "hr@10", "hr@20", "mrr@5", "mrr@10", "mrr@20")
+JUDGED = ("hr@20", "mrr@20")  # what the pairs are judged by, and for what the selection bias is on record
+# What is read of every summary; one that lacks any of it was written by something else.
+NEEDED = ("seed", "test", "epochs", "seconds", "n_parameters", "protocol")
+MOST_SETTINGS = 3  # that a label names
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row: a group in one variant, its seeds that count, their summaries, and how many seeds are left out."""
+
+    group: Path
+    variant: str
+    config: dict[str, Any]
+    runs: tuple[Path, ...]
+    summaries: tuple[dict[str, Any], ...] = ()
+    unfinished: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.group.name if self.variant == runs.FULL else f"{self.group.name}/{self.variant}"
+
+    @property
+    def split(self) -> tuple[str, str]:
+        """(split hash, protocol): the table to which the row belongs."""
+        return str(self.config["split_hash"]), str(self.config["protocol"])
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a seed had anything to decide: a baseline without gradients has no epochs."""
+        return any(summary["epochs"] for summary in self.summaries)
+
+
+def entry(group: Path, variant: str = runs.FULL, seed: int | None = None) -> Entry | None:
+    """The finished seeds (or the one seed) of a variant; None where there is none. Raises DataError for damage."""
+    found = [run for run in runs.group_runs(group, variant) if seed is None or run.name == f"s{seed}"]
+    done = [run for run in found if runs.is_done(run)]
+    if not done:
+        return None
+    summaries = tuple(_summary(run) for run in done)
+    return Entry(group, variant, runs.group_config(group), tuple(done), summaries, len(found) - len(done))
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    summary = runs.read_json(run / "summary.json")
+    lacking = [name for name in NEEDED if name not in summary]
+    if lacking or any(metric not in summary["test"] for metric in METRICS):
+        raise DataError(
+            f"{run / 'summary.json'} lacks {', '.join(lacking) or 'metrics of the test set'}.",
+            "Train this seed again with the same command and --force.",
+        )
+    return summary
+
+
+def entries_named(name: str, runs_dir: Path | str) -> list[Entry]:
+    """The rows that a name stands for: a group with all its variants, one variant, or one seed.
+
+    A name is a path, or is looked for below `runs_dir`: <group>, <group>/without-<role>, <group>[/...]/s<seed>;
+    the unique beginning of a group's name will do. Raises UsageError where there is no such thing, DataError
+    where nothing of it is finished.
+    """
+    given = name.rstrip("/")
+    at = next((path for path in (Path(given), Path(runs_dir) / given) if path.is_dir()), None)
+    head, rest = str(at or given), list[str]()
+    while not (Path(head) / "config.toml").exists() and Path(head).name and _is_part(Path(head).name):
+        head, rest = str(Path(head).parent), [Path(head).name, *rest]
+    group = runs.resolve_group(head, runs_dir).resolve()  # the same thing by two names is one row
+    seeds = [int(part[1:]) for part in rest if part[1:].isdigit()]
+    variants = [part for part in rest if not part[1:].isdigit()]
+    inside = group.joinpath(*rest)
+    if not inside.is_dir():
+        known = [v if v != runs.FULL else "s<seed>" for v in runs.variants(group)]
+        raise UsageError(f"There is no run {'/'.join(rest)} in {group.name}.", f"In it: {', '.join(known) or 'none'}.")
+    wanted = variants or ([runs.FULL] if seeds else runs.variants(group))
+    found = [entry(group, variant, seeds[0] if seeds else None) for variant in wanted]
+    entries = [row for row in found if row is not None]
+    if not entries:
+        raise DataError(
+            f"{inside} has no finished seed.",
+            "The same command that began it goes on with it: dissect run, or dissect train.",
+        )
+    return entries
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith("without-") or (name[:1] == "s" and name[1:].isdigit())
+
+
+def entries_of_dataset(dataset: str, runs_dir: Path | str) -> tuple[list[Entry], list[str], str]:
+    """(rows, names of groups without a finished seed, data set) of all groups trained on a data set.
+
+    Where only a stand-in of the data set was trained on (`diginetica-srgnn` for `diginetica`) its rows come.
+    Raises UsageError with near names where no group was trained on it.
+    """
+    configs = {group: runs.group_config(group) for group in runs.find_groups(runs_dir)}
+    if not configs:
+        raise UsageError(
+            f"There are no runs in {runs_dir}.", "Make some: dissect train srgnn; dissect train attenmixer"
+        )
+    known = {config.get("dataset", "") for config in configs.values()}
+    if dataset not in known and STAND_INS.get(dataset) in known:
+        dataset = STAND_INS[dataset]
+    if dataset not in known:
+        raise unknown(f"data set among the runs in {runs_dir}", dataset, known)
+    entries, empty = [], []
+    for group in (group for group, config in configs.items() if config.get("dataset") == dataset):
+        rows = [row for row in (entry(group, variant) for variant in runs.variants(group)) if row is not None]
+        entries += rows
+        if not rows:
+            empty.append(group.name)
+    if not entries:
+        other = {
+            config["dataset"] for group, config in configs.items() if any(map(runs.is_done, runs.group_runs(group)))
+        }
+        raise DataError(
+            f"No run on {dataset} is finished. Begun: {', '.join(empty)}.",
+            f"Finished: {', '.join(f'--dataset {name}' for name in sorted(other))}." if other else "dissect train",
+        )
+    return entries, empty, dataset
+
+
+def same_test_set(entries: Iterable[Entry], runs_dir: Path | str, verb: str = "dissect compare") -> None:
+    """Raises UsageError, with the calls of `verb` that split them, where rows were tested on different data."""
+    by_split: dict[str, list[Entry]] = {}
+    for row in entries:
+        by_split.setdefault(row.split[0], []).append(row)
+    if len(by_split) > 1:
+        a, b = (rows[0] for rows in list(by_split.values())[:2])
+        here = Path(runs_dir).resolve()
+        paths = [dict.fromkeys(row.group.resolve() for row in rows) for rows in by_split.values()]
+        names = [[path.name if path.parent == here else str(path) for path in groups] for groups in paths]
+        raise UsageError(
+            f"{a.name} and {b.name} have different test sets (split {a.split[0][:8]} of {a.config['dataset']}, "
+            f"{b.split[0][:8]} of {b.config['dataset']}): their numbers do not belong in one column.",
+            "Each by itself:" + "".join(f"\n  {verb} {' '.join(group)}" for group in names),
+        )
+
+
+def by_table(entries: Iterable[Entry]) -> list[list[Entry]]:
+    """Rows by split and protocol, the largest table first; a row named twice counts once."""
+    tables: dict[tuple[str, str], list[Entry]] = {}
+    seen = set()
+    for row in entries:
+        if row.runs not in seen:
+            seen.add(row.runs)
+            tables.setdefault(row.split, []).append(row)
+    return sorted(tables.values(), key=len, reverse=True)
+
+
+def labels(entries: list[Entry]) -> list[str]:
+    """A name for each row that says what sets it apart: model, variant, dissected or not, and only where rows would
+    still be called the same, settings in which they differ, the group's hash, the seed.
+    """
+    found = [_plain_label(row) for row in entries]
+    settings = [_flat(row.config) for row in entries]
+    named = []
+    for index, label in enumerate(found):
+        rivals = [i for i, other in enumerate(found) if other == label]
+        names = dict.fromkeys(name for i in rivals for name in settings[i])
+        apart = [name for name in names if len({repr(settings[i].get(name)) for i in rivals}) > 1]
+        shown = [f"{name.replace('_', ' ')} {settings[index].get(name, 'unset')}" for name in apart[:MOST_SETTINGS]]
+        named.append(f"{label} ({', '.join(shown)})" if shown else label)
+    for index, label in enumerate(named):
+        rivals = [i for i, other in enumerate(named) if other == label]
+        if len({entries[i].group for i in rivals}) > 1:
+            found[index] = f"{label} [{entries[index].group.name.rsplit('-', 1)[-1]}]"
+        else:
+            found[index] = label
+        if sum(entries[i].name == entries[index].name for i in rivals) > 1:
+            seeds = [run.name[1:] for run in entries[index].runs]
+            found[index] += f" seed{'s' * (len(seeds) != 1)} {', '.join(seeds)}"
+    return found
+
+
+def _plain_label(row: Entry) -> str:
+    words = [str(row.config["model"])]
+    if row.variant != runs.FULL:
+        words.append("without " + row.variant.removeprefix("without-").replace("-", ", "))
+    if row.config["where"] != "none":
+        words.append(f"SparseVD {row.config['where']}")
+    if row.config.get("refit"):  # trained on the validation part too
+        words.append("refit")
+    return " ".join(words)
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a group, those of the model's constructor first."""
+    plain = {name: value for name, value in config.items() if not isinstance(value, Mapping)}
+    return {**config.get("model_options", {}), **plain}
+
+
+def means(entries: list[Entry]) -> pd.DataFrame:
+    """One row per entry, best MRR@20 first: means and standard deviations over seeds, in percent.
+
+    Columns: label, group, model, variant, where, protocol, seeds (number), seed_list, unfinished, parameters,
+    seconds_per_epoch (NaN without epochs), the metrics, `<metric> sd` (ddof 1; NaN for one seed), and
+    `bias <metric>` for HR@20 and MRR@20: how much higher the best epoch on test lies, NaN where the protocol
+    has chosen on test already, so that the bias is in the number. `entry` is the row's place in `entries`.
+    """
+    rows = []
+    for place, (row, label) in enumerate(zip(entries, labels(entries))):
+        first = row.summaries[0]
+        test = pd.DataFrame([summary["test"] for summary in row.summaries])
+        epochs = [s["seconds"] / s["epochs"] for s in row.summaries if s["epochs"]]
+        bias = {m: [s.get("selection_bias", {}).get(m, np.nan) for s in row.summaries] for m in JUDGED}
+        chosen_on_test = row.config["protocol"] == "paper" and row.is_trained
+        rows.append(
+            {
+                "label": label,
+                "group": row.group.name,
+                "model": row.config["model"],
+                "variant": row.variant,
+                "where": row.config["where"],
+                "protocol": row.config["protocol"],
+                "seeds": len(row.summaries),
+                "seed_list": " ".join(str(summary["seed"]) for summary in row.summaries),
+                "unfinished": row.unfinished,
+                "parameters": first["n_parameters"],
+                "seconds_per_epoch": float(np.mean(epochs)) if epochs else float("nan"),
+                **{metric: float(test[metric].mean()) for metric in METRICS},
+                **{f"{metric} sd": float(test[metric].std(ddof=1)) for metric in METRICS},
+                **{f"bias {m}": float("nan") if chosen_on_test else float(np.mean(bias[m])) for m in JUDGED},
+                "entry": place,
+            }
+        )
+    # A stable order: ties by name, so that the same runs give the same table.
+    return pd.DataFrame(rows).sort_values(
+        ["mrr@20", "label"], ascending=[False, True], ignore_index=True, kind="stable"
+    )
 
 
 def results_table(runs_dir: Path, split_hash: str, protocol: str) -> pd.DataFrame:
-    """The finished groups of a split and protocol: one row per group and variant, best MRR@20 first.
-
-    Columns: group, model, variant, where, seeds, parameters, seconds_per_epoch, and for each metric its mean
-    and standard deviation over seeds (percent; NaN for one seed).
-    """
+    """`means` of the finished groups of a split and protocol; empty where there are none."""
     rows = []
     for group in runs.find_groups(runs_dir):
-        for variant in runs.variants(group):
-            done = [run for run in runs.group_runs(group, variant) if runs.is_done(run)]
-            summaries = [runs.read_json(run / "summary.json") for run in done]
-            if not summaries or (summaries[0]["split_hash"], summaries[0]["protocol"]) != (split_hash, protocol):
-                continue
-            test = pd.DataFrame([summary["test"] for summary in summaries])
-            epochs = [s["seconds"] / s["epochs"] for s in summaries if s["epochs"]]
-            rows.append(
-                {
-                    "group": group.name,
-                    "model": summaries[0]["model"],
-                    "variant": variant,
-                    "where": summaries[0]["where"],
-                    "seeds": len(summaries),
-                    "parameters": summaries[0]["n_parameters"],
-                    "seconds_per_epoch": float(np.mean(epochs)) if epochs else float("nan"),
-                    **{metric: float(test[metric].mean()) for metric in METRICS},
-                    **{f"{metric} sd": float(test[metric].std(ddof=1)) for metric in METRICS},
-                }
-            )
-    table = pd.DataFrame(rows)
-    return table.sort_values("mrr@20", ascending=False, ignore_index=True) if len(table) else table
+        config = runs.group_config(group)
+        if (config.get("split_hash"), config.get("protocol")) == (split_hash, protocol):
+            rows += [entry(group, variant) for variant in runs.variants(group)]
+    finished = [row for row in rows if row is not None]
+    return means(finished).drop(columns="entry") if finished else pd.DataFrame()

@@ -18,6 +18,8 @@ import os
 import shutil
 import tempfile
 import tomllib
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -175,9 +177,9 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def read_ranks(path: Path) -> dict[str, np.ndarray]:
     """rank, session, length, target: int32 [P] each. Raises DataError where the file is missing or garbled."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in ("rank", "session", "length", "target")}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} does not hold ranks: {error}.") from error
 
 

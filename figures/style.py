@@ -65,9 +65,13 @@ def save(figure: Figure, stem: Path, table: pd.DataFrame, description: str) -> l
     return [*paths, numbers, words]
 
 
-def label_ends(axes: Axes, labels: list[tuple[float, str, str]], gap: float) -> None:
-    """Write labels (y, text, colour) beside the right end of the lines, at least `gap` (data units) apart."""
+def label_ends(axes: Axes, labels: list[tuple[float, str, str]], gap: float, margin: float = 0.0) -> None:
+    """Write labels (y, text, colour) beside the right end of the lines, at least `gap` (data units) apart.
+
+    Their middles stay `margin` away from the ends of the axis.
+    """
     low, high = axes.get_ylim()
+    low, high = low + margin, high - margin
     beside = axes.get_yaxis_transform()  # x in shares of the axes, y in data units
     for y, (end, text, colour) in zip(spread([label[0] for label in labels], gap, low, high), labels):
         axes.plot([1.0, 1.03, 1.05], [end, y, y], transform=beside, color=colour, linewidth=0.5, clip_on=False)

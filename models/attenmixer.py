@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from models.base import Matrix, SessionModel, init_uniform, lookup
 from models.graph import pack
 from models.normalise import normalise_rows, unit
-from models.readout import AttenMixerReadout, arange_like
+from models.readout import READOUT_OPTIONS, AttenMixerReadout, arange_like
 
 
 class AttenMixer(SessionModel):
@@ -37,6 +37,7 @@ class AttenMixer(SessionModel):
     """
 
     removable: ClassVar[tuple[str, ...]] = ("attention",)
+    more_options = READOUT_OPTIONS
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"dim": 256, "levels": 7, "heads": 8, "p": 4.0, "scale": 12.0},
         "official": {

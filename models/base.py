@@ -45,10 +45,12 @@ class SessionModel(nn.Module):
 
     matrices   the weight matrices by the qualified name of their layer
     removable  what `without` in the constructor leaves out of the model, and `switched_off` out of a trained one
+    more_options  arguments of the constructor that it takes by ** and hands on
     """
 
     matrices: ClassVar[Mapping[str, Matrix]] = {}
     removable: ClassVar[tuple[str, ...]] = ()
+    more_options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ length, u the sum of the last clicks, a the attention weights.
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -337,3 +338,9 @@ def _runs(lengths: Tensor) -> list[tuple[int, slice, slice]]:
 def arange_like(like: Tensor) -> Tensor:
     """0, 1, ... for each row of a tensor."""
     return torch.arange(len(like), device=like.device)
+
+
+# What a model that has this readout takes beside its own arguments, and hands on.
+READOUT_OPTIONS = tuple(
+    name for name in inspect.signature(AttenMixerReadout).parameters if name not in ("dim", "scale", "attend")
+)

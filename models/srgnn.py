@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from models.base import Matrix, SessionModel, init_uniform, lookup
 from models.graph import Clicks, SessionGraph, build, mean_of_neighbours, pack, sum_by_session
 from models.normalise import normalise_rows, unit
-from models.readout import AttenMixerReadout
+from models.readout import READOUT_OPTIONS, AttenMixerReadout
 
 GATES = ("r", "z", "n")
 
@@ -53,6 +53,7 @@ class SRGNN(SessionModel):
         "transform": Matrix("transformation", "readout", cols=("global", "last")),  # [D, 2D]
     }
     removable = ("propagation", "gnn", "attention")
+    more_options = READOUT_OPTIONS
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"dim": 256},  # Atten-Mixer paper, section 5.1, with batches of 100
         "authors": {"dim": 100},  # SR-GNN's own setting, with batches of 100

@@ -15,7 +15,8 @@ from dissect.errors import DissectError, unknown
 COMMANDS = {
     "run": ("dissect.cli.run", "Dissect a model: train it with SparseVD and say the verdict."),
     "train": ("dissect.cli.train", "Train a model as it is, and compare."),
-    "plot": ("dissect.cli.plot", "Draw density (the paper's Figures 3 and 4) and histograms."),
+    "compare": ("dissect.cli.compare", "Set trained models side by side, with tests of significance."),
+    "plot": ("dissect.cli.plot", "Draw density (the paper's Figures 3 and 4), histograms, training."),
     "models": ("dissect.cli.models", "List the models, or one model's matrices and their roles."),
     "data": ("dissect.cli.data", "Bring data sets in, list them, count them."),
 }

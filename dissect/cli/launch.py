@@ -30,6 +30,8 @@ from dissect.training.loop import fit
 from dissect.training.record import Observer
 from models import BASELINES, MODELS
 
+_BY_NAME = inspect.Parameter.VAR_KEYWORD
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -84,8 +86,10 @@ def model_options(
     Raises UsageError for an argument that the model does not take, or a preset that it does not have.
     """
     parameters = inspect.signature(subject.cls).parameters
-    takes = [name for name in parameters if name not in ("self", "n_items", "without", "switches")]
-    anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    named = [name for name, parameter in parameters.items() if parameter.kind is not _BY_NAME]
+    more = getattr(subject.cls, "more_options", ())
+    takes = [name for name in dict.fromkeys([*named, *more]) if name not in ("n_items", "without")]
+    anything = len(named) < len(parameters) and not more
     options: dict[str, Any] = {}
     if preset is not None:
         presets = getattr(subject.cls, "presets", {})

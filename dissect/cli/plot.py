@@ -146,6 +146,62 @@ def data(names: tuple[str, ...], out: str, data_dir: str | None) -> None:
         click.echo(path)
 
 
+@command.command(
+    epilog="""\b
+Examples:
+  dissect plot training
+  dissect plot training srgnn-diginetica attenmixer-diginetica --by time"""
+)
+@click.argument("groups", nargs=-1, metavar="[GROUP ...]")
+@click.option("--by", type=click.Choice(["epoch", "time"]), default="epoch", show_default=True)
+@click.option("--variant", "variants", multiple=True, help="full, without-<role>; repeatable. [default: all]")
+@click.option("--runs-dir", default="runs", show_default=True, help="Where run folders lie.")
+@click.option("--out", help="Folder for the files. [default: the group's figures/; of several, figures/ in --runs-dir]")
+def training(groups: tuple[str, ...], by: str, variants: tuple[str, ...], runs_dir: str, out: str | None) -> None:
+    """Loss, HR@20 and MRR@20 by epoch or by time, several groups in one figure; runs that go on included."""
+    from pathlib import Path
+
+    import pandas as pd
+
+    from analyses.compare import Entry, labels, same_test_set
+    from analyses.training import evaluated_on, over_seeds, training_table
+    from dissect import runs
+    from dissect.errors import UsageError
+    from figures import training as figure
+    from figures.style import COLOURS, save
+
+    chosen = dict(_groups(groups, runs_dir))
+    entries = [
+        Entry(group, variant, config, tuple(runs.group_runs(group, variant)))
+        for group, config in chosen.items()
+        for variant in variants or runs.variants(group)
+    ]
+    same_test_set(entries, runs_dir, "dissect plot training")
+    if len(entries) > len(COLOURS):
+        raise UsageError(
+            f"{len(entries)} lines are more than can be told apart.",
+            f"Name groups with at most {len(COLOURS)} variants in all, or give --variant full.",
+        )
+    tables = [training_table(row.group, row.variant) for row in entries]
+    split = evaluated_on(tables)
+    shown = pd.concat(
+        [over_seeds(table).assign(line=label) for label, table in zip(labels(entries), tables)], ignore_index=True
+    )
+    seeds = sorted({int(table["seed"].nunique()) for table in tables})
+    number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    caption = (
+        f"{entries[0].config['dataset']}: mean and range over {number} seed{'s' * (seeds[-1] != 1)}\n"
+        f"HR and MRR on {figure.SPLITS[split]}; loss is the cross-entropy, without KL"
+    )
+    if len(labels(entries)) == 1:
+        caption = f"{labels(entries)[0]}, {caption}"
+    at = Path(out) if out else (next(iter(chosen)) if len(chosen) == 1 else Path(runs_dir)) / "figures"
+    stem = at / ("training" if by == "epoch" else "training-by-time")
+    drawn = figure.draw(shown, split, caption, "epoch" if by == "epoch" else "minutes")
+    for path in save(drawn, stem, shown, figure.describe(shown, split, caption.replace("\n", "; "))):
+        click.echo(path)
+
+
 def _groups(names: tuple[str, ...], runs_dir: str) -> list[tuple[Any, dict[str, Any]]]:
     """The groups asked for with their configurations; the newest where none is."""
     from dissect import runs

@@ -1,0 +1,93 @@
+"""How training went: cross-entropy and accuracy of every seed along the epochs, and along the time they took."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dissect import runs
+from dissect.errors import DataError
+
+CURVES = {"ce": "loss", "hr@20": "HR@20", "mrr@20": "MRR@20"}  # field of a record -> what it is called
+LOSS_POINTS = 100  # along a training
+
+
+def training_table(group: Path, variant: str = runs.FULL) -> pd.DataFrame:
+    """The records of the finished seeds, or of those that go on where none is: one row per seed, step and curve.
+
+    Columns: seed, curve (loss, HR@20, MRR@20), split (train, valid, test), step, epoch, minutes, value. The loss is
+    the mean cross-entropy (nats), without the KL, over stretches of a hundredth of the steps configured; minutes are
+    those spent in training steps, without evaluation. Raises DataError where nothing was recorded.
+    """
+    rows: list[dict[str, Any]] = []
+    stretch = max(1, round(runs.group_config(group)["max_steps"] / LOSS_POINTS))
+    there = runs.group_runs(group, variant)
+    # A seed that has just begun would shift the mean where it ends.
+    for run in [run for run in there if runs.is_done(run)] or there:
+        records = runs.read_jsonl(run / "metrics.jsonl")
+        trained = [r for r in records if r.get("kind") == "train"]
+        # Evaluations carry no clock of their own: it is read off the losses around them.
+        steps = [0, *(r["step"] for r in trained)]
+        seconds = [0.0, *(r["seconds"] for r in trained)]
+        for record in [*averaged(trained, stretch), *(r for r in records if r.get("kind") == "eval")]:
+            split = record.get("split", "train")
+            minutes = float(np.interp(record["step"], steps, seconds)) / 60
+            where = {"step": record["step"], "epoch": record["epoch"], "minutes": minutes}
+            for name, curve in CURVES.items():
+                if name in record:
+                    rows.append({"seed": int(run.name[1:]), "curve": curve, "split": split, **where})
+                    rows[-1]["value"] = record[name]
+    if not rows:
+        known = runs.variants(group)
+        raise DataError(
+            f"{group.name} has no record of a training{'' if variant == runs.FULL else f' {variant}'}.",
+            "A baseline without gradients has none." if variant in known else f"In it: {', '.join(known) or 'no run'}.",
+        )
+    return pd.DataFrame(rows)
+
+
+def averaged(records: list[dict[str, Any]], stretch: int) -> list[dict[str, Any]]:
+    """Records of the loss put together over stretches of so many steps: step and epoch of the last, mean ce.
+
+    Each record is a mean over the steps since the one before, and weighs as many.
+    """
+    parts: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+    before = 0
+    for record in records:
+        # What is left at the end, less than half a stretch, belongs to the stretch before it.
+        number = min((record["step"] - 1) // stretch, max(0, round(records[-1]["step"] / stretch) - 1))
+        parts.setdefault(number, []).append((record["step"] - before, record))
+        before = record["step"]
+    return [
+        {
+            "step": part[-1][1]["step"],
+            "epoch": part[-1][1]["epoch"],
+            "ce": sum(steps * record["ce"] for steps, record in part) / sum(steps for steps, _ in part),
+        }
+        for part in parts.values()
+    ]
+
+
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean, low and high over seeds of each curve and split at each step, with the number of seeds that got there.
+
+    Columns: curve, split, step, epoch, minutes (mean over seeds), mean, low, high, seeds.
+    """
+    by_step = table.groupby(["curve", "split", "step"], sort=True)
+    shown = by_step.agg(
+        epoch=("epoch", "mean"),
+        minutes=("minutes", "mean"),
+        mean=("value", "mean"),
+        low=("value", "min"),
+        high=("value", "max"),
+        seeds=("seed", "nunique"),
+    )
+    return shown.reset_index()
+
+
+def evaluated_on(tables: list[pd.DataFrame]) -> str:
+    """The split by which curves are drawn: validation where every table has it, else test for all of them."""
+    return "valid" if all((table["split"] == "valid").any() for table in tables) else "test"
