@@ -58,8 +58,8 @@ class SessionKNN:
 
     def fit(self, sessions: Any) -> Self:
         """Index S training sessions, given as arrays `items` (numbered from 1) and `offsets` [S + 1]."""
-        offsets = torch.as_tensor(sessions.offsets).long()
-        items = torch.as_tensor(sessions.items).long() - 1
+        offsets = torch.tensor(sessions.offsets, dtype=torch.long)
+        items = torch.tensor(sessions.items, dtype=torch.long) - 1
         session = torch.repeat_interleave(offsets.diff())
         pairs = torch.unique(session * self.n_items + items)  # each item once a session
         session, items = pairs // self.n_items, pairs % self.n_items

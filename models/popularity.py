@@ -18,7 +18,7 @@ def support_share(sessions: Any, n_items: int) -> Tensor:
     `sessions` has the clicks as an array `items`, numbered from 1. The order is that of supp / (1 + supp),
     the usual form, in which float32 cannot tell popular items apart.
     """
-    support = torch.bincount(torch.as_tensor(sessions.items).long() - 1, minlength=n_items)
+    support = torch.bincount(torch.tensor(sessions.items, dtype=torch.long) - 1, minlength=n_items)
     return (support / (support.max() + 1)).float()
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dissect.data.sessions import Sessions
+from models import BASELINES
 from models.neighbours import DECAYS, WEIGHTINGS, SessionKNN, VectorSessionKNN
 from models.popularity import Popularity, SessionPopularity
 
@@ -178,3 +179,15 @@ def test_settings_are_checked():
         VectorSessionKNN(N_ITEMS, weighting="cubic")
     with pytest.raises(ValueError, match="decay is one of same, div"):
         VectorSessionKNN(N_ITEMS, decay="cubic")
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_arrays_that_cannot_be_written_are_fitted_without_a_warning(name):
+    sessions = Sessions.from_lists(TRAIN)
+    for array in (sessions.items, sessions.offsets):
+        array.flags.writeable = False  # as mapped from disk
+    torch.set_warn_always(True)
+    try:
+        BASELINES[name](N_ITEMS).fit(sessions).scores(*pad(QUERIES))
+    finally:
+        torch.set_warn_always(False)

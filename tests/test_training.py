@@ -268,3 +268,16 @@ def test_patience_stops_a_run_that_gets_no_better(tmp_path):
     summary = train(tmp_path / "s1", config)
     assert summary["steps"] < 5_000
     assert summary["epochs"] - summary["selected"]["epoch"] == pytest.approx(2)
+
+
+def test_a_model_of_ones_own_may_have_layers_that_cannot_be_replaced(tmp_path):
+    class Attending(SRGNN):
+        def __init__(self):
+            super().__init__(V, 8)
+            self.mix = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def read_out(self, states, clicks):
+            return super().read_out(states + self.mix(states[None], states[None], states[None])[0][0], clicks)
+
+    summary = fit(Attending, DATA, replace(CONFIG, max_steps=2), tmp_path / "s1", seed=1)
+    assert "mix.out_proj" in " ".join(summary["left_out"])

@@ -92,6 +92,7 @@ def dissect_model(
     choices = ("both", "none", *MODULES, *ROLES)
     if where not in choices:
         raise unknown("module or role", where, choices)
+    find_model(asked.model)  # an unknown one is told before anything is fetched
     data = load_dataset(asked.dataset, asked.data_dir, console)
     if epochs is not None and max_steps is not None:
         raise UsageError("--epochs and --max-steps exclude each other.")
@@ -131,6 +132,8 @@ def train_dense(
         dataset = runs.group_config(groups[-1])["dataset"] if groups else "demo"
         console.print(f"Data set: {dataset} ({'as in the newest group' if groups else 'built in'}).", highlight=False)
     asked = Asked(dataset=str(dataset), **common)
+    if asked.model not in BASELINES:
+        find_model(asked.model)  # an unknown one is told before anything is fetched
     data = load_dataset(asked.dataset, asked.data_dir, console)
     if protocol == "paper":
         if refit:

@@ -69,12 +69,15 @@ def assemble(
     return Training(config, seed, variant, model, controls, optimiser, left_out)
 
 
-def selects(where: str, matrices: Any) -> Callable[[str, nn.Module], bool]:
-    """The choice that `where` makes among a model's layers: "both" is all, else a module or a role."""
+def selects(where: str, matrices: Any) -> Callable[[str, nn.Module], bool] | None:
+    """The choice that `where` makes among a model's layers: a module or a role; None for "both", which is all.
+
+    With None, layers that cannot be replaced are left out with the reason instead of being refused.
+    """
+    if where == "both":
+        return None
 
     def chosen(name: str, module: nn.Module) -> bool:
-        if where == "both":
-            return True
         declared = matrices.get(name)
         return declared is not None and where in (declared.module, declared.role)
 
