@@ -79,7 +79,8 @@ class PlainObserver(Observer):
             self.tenth = tenth
             self.say(
                 f"step {step}/{self.clock.steps}, epoch {step / self.clock.per_epoch:.2f}, loss {loss:.4f}, "
-                f"KL weight {kl_weight:.2f}, {self.clock.left()} left"
+                + (f"KL weight {kl_weight:.2f}, " if kl_weight else "")
+                + f"{self.clock.left()} left"
             )
 
     def evaluated(self, split: str, step: int, values: dict[str, float]) -> None:
@@ -135,7 +136,8 @@ class LiveObserver(Observer):
             self.doing or f"{clock.left()} left",
         )
         facts = Table.grid(padding=(0, 2))
-        facts.add_row(f"loss {self.loss:.3f}", f"KL weight {self.kl_weight:.2f}", f"learning rate {self.lr:.1e}")
+        kl = [f"KL weight {self.kl_weight:.2f}"] if self.rows else []  # a dense run has none
+        facts.add_row(f"loss {self.loss:.3f}", *kl, f"learning rate {self.lr:.1e}")
         parts: list[Any] = [head, facts]
         for split, (step, values) in self.accuracy.items():
             parts.append(

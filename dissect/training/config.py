@@ -88,7 +88,9 @@ class Config:
 
 
 def kl_weight_at(config: Config, step: int) -> float:
-    """beta before step `step` (from 0): linear from 0 over the warm-up, then `kl_weight`."""
+    """beta before step `step` (from 0): linear from 0 over the warm-up, then `kl_weight`; 0 without SparseVD."""
+    if not config.is_sparse:
+        return 0.0
     warmup = config.kl_warmup * config.max_steps
     return config.kl_weight * (min(1.0, step / warmup) if warmup else 1.0)
 

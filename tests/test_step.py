@@ -1,0 +1,126 @@
+"""The training step, with all its short cuts, against the plain one that they stand for: same seed, same numbers."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dissect.data.sessions import PrefixTensors, Sessions
+from dissect.sparsevd import total_kl
+from dissect.sparsevd.kl import kl_per_weight
+from dissect.sparsevd.sparsify import named_variational
+from dissect.training.config import Config
+from dissect.training.loop import next_item_loss, train_step
+from dissect.training.scoring import score_buffer
+from dissect.training.setup import assemble
+from models import MODELS
+
+V, B = 23, 6
+SESSIONS = [
+    [1, 2, 3, 2, 4],
+    [5, 5],
+    [6, 7, 8, 9, 6, 7],
+    [10, 11, 10],
+    [12, 13, 14, 15, 16, 17],
+    [18, 19, 20],
+    [21, 22, 23],
+]
+VARIANTS = [(name, {}) for name in MODELS] + [
+    ("srgnn", {"normalised": True}),
+    ("srgnn", {"readout": "attenmixer", "heads": 2}),
+    ("attenmixer", {"heads": 2, "candidate_dropout": 0.2}),
+]
+
+
+def plain_step(training, batch, beta):
+    """The same update without a word about speed: autograd throughout, torch's cross-entropy, Adam one by one."""
+    model, controls = training.model, training.controls
+    items, lengths, targets = batch
+    S = model.item_states()
+    vectors, _ = model.encode(S, items, lengths)
+    if controls is not None:
+        vectors = controls(vectors)
+    matrix, _ = model.candidates(S)
+    loss = F.cross_entropy(vectors @ matrix.t(), targets - 1)
+    if controls is not None:
+        for part in (model, controls):
+            for _, theta, log_sigma2 in named_variational(part):
+                loss = loss + beta * kl_per_weight(theta, log_sigma2).sum()
+    training.optimiser.zero_grad()
+    loss.backward()
+    for parameter in model.parameters():
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.to_dense()
+    training.optimiser.step()
+
+
+def make(name, options, where):
+    prefixes = PrefixTensors(Sessions.from_lists(SESSIONS))
+    config = Config(name, "x", "", {"dim": 8}, where=where, batch_size=B, max_steps=50)
+    return prefixes, assemble(lambda: MODELS[name](n_items=V, dim=8, **options), config, prefixes, 1, "full")
+
+
+@pytest.mark.parametrize("where", ["none", "both"])
+@pytest.mark.parametrize("width", [V, 5])  # of the score buffer: at once, and in pieces
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
+def test_the_step_equals_the_plain_step(name, options, where, width):
+    prefixes, training = make(name, options, where)
+    twin = make(name, options, where)[1]
+    for number in range(4):
+        batch = prefixes.batch(torch.arange(len(prefixes))[number * 3 : number * 3 + B])
+        torch.manual_seed(number)
+        train_step(training, batch, 0.01, torch.empty(B, width))
+        torch.manual_seed(number)
+        plain_step(twin, batch, 0.01)
+    for part in ("model", "controls"):
+        mine, theirs = getattr(training, part), getattr(twin, part)
+        if mine is not None:
+            for (key, a), b in zip(mine.named_parameters(), theirs.parameters()):
+                torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_shares_of_a_batch_add_up_to_the_whole():
+    """What several processes do, one after the other: the sum of the weighted gradients is that of the batch."""
+    prefixes, training = make("srgnn", {}, "none")
+    index, model = torch.arange(7), training.model
+
+    def gradients(index, weight):
+        model.zero_grad()
+        items, lengths, targets = prefixes.batch(index)
+        S = model.item_states()
+        loss = next_item_loss(model, model.encode(S, items, lengths)[0], S, targets - 1, 0, score_buffer(7, V, "cpu"))
+        (loss * weight).backward()
+        return [copy.copy(p.grad.to_dense() if p.grad.is_sparse else p.grad) for p in model.parameters()]
+
+    whole = gradients(index, 1.0)
+    parts = [gradients(index[k::2], len(index[k::2]) / 7) for k in (0, 1)]
+    for a, b, c in zip(whole, *parts):
+        torch.testing.assert_close(a, b + c)
+
+
+def test_sampled_steps_learn():
+    prefixes, training = make("srgnn", {}, "none")
+    training = assemble(
+        lambda: MODELS["srgnn"](n_items=V, dim=8),
+        Config("srgnn", "x", "", {"dim": 8}, where="none", negatives=5, lr=0.05),
+        prefixes,
+        1,
+        "full",
+    )
+    batch = prefixes.batch(torch.arange(6))
+    exact = []
+    for _ in range(60):
+        S = training.model.item_states()
+        scores = training.model.encode(S, *batch[:2])[0] @ S.t()
+        exact.append(F.cross_entropy(scores, batch[2] - 1).item())
+        train_step(training, batch, 0.0, torch.empty(0))
+    assert exact[-1] < 0.3 * exact[0]
+
+
+def test_the_kl_of_a_model_is_that_of_its_weights():
+    _, training = make("srgnn", {}, "both")
+    by_hand = sum(
+        float(kl_per_weight(theta, log_sigma2).sum()) for _, theta, log_sigma2 in named_variational(training.model)
+    )
+    assert float(total_kl(training.model)) == pytest.approx(by_hand, rel=1e-5)
