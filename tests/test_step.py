@@ -121,6 +121,6 @@ def test_sampled_steps_learn():
 def test_the_kl_of_a_model_is_that_of_its_weights():
     _, training = make("srgnn", {}, "both")
     by_hand = sum(
-        float(kl_per_weight(theta, log_sigma2).sum()) for _, theta, log_sigma2 in named_variational(training.model)
+        kl_per_weight(theta, log_sigma2).sum().item() for _, theta, log_sigma2 in named_variational(training.model)
     )
-    assert float(total_kl(training.model)) == pytest.approx(by_hand, rel=1e-5)
+    assert total_kl(training.model).item() == pytest.approx(by_hand, rel=1e-5)
