@@ -105,7 +105,9 @@ def judge_density(group: Path, config: dict[str, Any], summaries: list[dict[str,
 
 def _doubted(given: Answer, doubts: list[str]) -> Answer:
     """An answer that is undecided where there are doubts, whatever the figures say."""
-    if given.answer in (NOT_APPLICABLE, UNDECIDED) or not doubts:
+    if given.answer == NOT_APPLICABLE:
+        return given
+    if given.answer == UNDECIDED or not doubts:
         return Answer(given.answer, given.reasons + doubts, given.answer)
     return Answer(UNDECIDED, [f"by the figures it {given.answer}", *given.reasons, *doubts], given.answer)
 

@@ -189,8 +189,9 @@ def training(groups: tuple[str, ...], by: str, variants: tuple[str, ...], runs_d
     )
     seeds = sorted({int(table["seed"].nunique()) for table in tables})
     number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    shown_as = "1 seed" if seeds == [1] else f"mean and range over {number} seeds"
     caption = (
-        f"{entries[0].config['dataset']}: mean and range over {number} seed{'s' * (seeds[-1] != 1)}\n"
+        f"{entries[0].config['dataset']}: {shown_as}\n"
         f"HR and MRR on {figure.SPLITS[split]}; loss is the cross-entropy, without KL"
     )
     if len(labels(entries)) == 1:

@@ -37,12 +37,13 @@ def render_verdict(verdict: dict[str, Any]) -> Group:
     for role, given in verdict["need"].items():
         parts.append(answer_text(f"need  of {role}", {**given, "reasons": [need_words(given), *given["reasons"]]}))
     if not verdict["need"] and verdict["where"] != "none":
+        role = "attention" if verdict["O1"]["answer"] == "not applicable" else "propagation"
         parts.append(
             answer_text(
                 "need",
                 {
                     "answer": "not asked",
-                    "reasons": ["train the model without a role: the same command with --without propagation"],
+                    "reasons": [f"train the model without a role: the same command with --without {role}"],
                 },
             )
         )
