@@ -6,6 +6,7 @@ variant: the full model, or the model without a role.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import pandas as pd
 from dissect import runs
 from dissect.data.catalog import STAND_INS
 from dissect.errors import DataError, UsageError, unknown
+from models import MODELS
 
 METRICS = ("hr@5", "hr@10", "hr@20", "mrr@5", "mrr@10", "mrr@20")
 JUDGED = ("hr@20", "mrr@20")  # what the pairs are judged by, and for what the selection bias is on record
@@ -193,7 +195,8 @@ def labels(entries: list[Entry]) -> list[str]:
 
 
 def _plain_label(row: Entry) -> str:
-    words = [str(row.config["model"])]
+    model = str(row.config["model"])
+    words = [model, *_model_words(model, row.config.get("model_options", {}))]
     if row.variant != runs.FULL:
         words.append("without " + row.variant.removeprefix("without-").replace("-", ", "))
     if row.config["where"] != "none":
@@ -201,6 +204,25 @@ def _plain_label(row: Entry) -> str:
     if row.config.get("refit"):  # trained on the validation part too
         words.append("refit")
     return " ".join(words)
+
+
+def _model_words(model: str, options: Mapping[str, Any]) -> list[str]:
+    """What sets a model apart from its defaults: a preset where there is one, then single settings; not the width."""
+    if model not in MODELS:
+        return []
+    cls: Any = MODELS[model]
+    defaults = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
+
+    def special(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in settings.items() if name != "dim" and defaults.get(name) != value}
+
+    left, words = special(options), []
+    presets = {name: special(settings) for name, settings in cls.presets.items()}
+    fitting = [name for name, settings in presets.items() if settings and settings.items() <= left.items()]
+    if fitting:
+        best = max(fitting, key=lambda name: len(presets[name]))
+        words, left = [best], {name: value for name, value in left.items() if name not in presets[best]}
+    return [*words, *(f"{name.replace('_', ' ')} {value}" for name, value in left.items())]
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

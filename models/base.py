@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -46,11 +46,13 @@ class SessionModel(nn.Module):
     matrices   the weight matrices by the qualified name of their layer
     removable  what `without` in the constructor leaves out of the model, and `switched_off` out of a trained one
     more_options  arguments of the constructor that it takes by ** and hands on
+    presets    arguments of the constructor by a name
     """
 
     matrices: ClassVar[Mapping[str, Matrix]] = {}
     removable: ClassVar[tuple[str, ...]] = ()
     more_options: ClassVar[tuple[str, ...]] = ()
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
+from analyses import compare
 from analyses.compare import METRICS, entry, labels, means, results_table
 from analyses.significance import (
     Gains,
@@ -30,6 +31,7 @@ from dissect.cli.compare_view import p_value, signed
 from dissect.cli.text_table import Cell, TextTable, latex, to_latex, to_markdown
 from dissect.training.config import Config
 from dissect.training.evaluation import metrics
+from models.attenmixer import AttenMixer
 
 SESSIONS = 40
 SESSION = np.repeat(np.arange(SESSIONS, dtype=np.int32), 3)
@@ -619,3 +621,22 @@ def test_a_real_training_can_be_compared(typed):
     (table,) = json.loads(out)["tables"]
     assert code == 0 and {row["label"] for row in table["rows"]} == {"srgnn", "pop", "srgnn SparseVD both"}
     assert len(table["pairs"]) == 6 and table["resamples"] == 2000
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "label"),
+    [
+        ("srgnn", {"dim": 64}, "srgnn"),
+        ("srgnn", {"dim": 64, "steps": 1, "propagation": "(AH)W"}, "srgnn"),
+        ("srgnn", {"steps": 0}, "srgnn steps 0"),
+        ("srgnn", {"normalised": True, "dim": 8}, "srgnn normalised"),
+        ("srgnn", {"normalised": True, "steps": 0}, "srgnn normalised steps 0"),
+        ("srgnn", {"readout": "attenmixer", "levels": 3}, "srgnn attenmixer levels 3"),
+        ("attenmixer", {**AttenMixer.presets["paper"], "dim": 32}, "attenmixer"),
+        ("attenmixer", {**AttenMixer.presets["official"], "dim": 32}, "attenmixer official"),
+        ("attenmixer", AttenMixer.presets["paper-LP"], "attenmixer paper-LP"),
+        ("mine.py:Model", {"depth": 3}, "mine.py:Model"),
+    ],
+)
+def test_models_are_called_by_preset_and_by_what_departs_from_it(model, options, label):
+    assert " ".join([model, *compare._model_words(model, options)]) == label
