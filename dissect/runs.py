@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
+import re
 import shutil
 import tempfile
 import tomllib
@@ -31,6 +33,7 @@ from dissect.errors import DataError, DissectError, UsageError, unknown
 
 SCHEMA = 1
 FULL = "full"
+RUN = re.compile(r"s(\d+)(\.old-\d+)?")  # the folder of a seed, or one set aside
 
 
 # --- writing ---------------------------------------------------------------------------------------------
@@ -68,10 +71,15 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def write_toml(path: Path, values: Mapping[str, Any]) -> None:
     """Write flat settings (strings, numbers, booleans, and tables one deep); None is left out."""
+
+    def line(name: str, value: Any) -> str:
+        is_odd = isinstance(value, float) and not math.isfinite(value)  # inf and nan, which JSON writes otherwise
+        return f"{name} = {value if is_odd else json.dumps(value)}"
+
     tables = {k: v for k, v in values.items() if isinstance(v, Mapping)}
-    lines = [f"{k} = {json.dumps(v)}" for k, v in values.items() if v is not None and k not in tables]
+    lines = [line(k, v) for k, v in values.items() if v is not None and k not in tables]
     for name, table in tables.items():
-        lines += ["", f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items() if v is not None)]
+        lines += ["", f"[{name}]", *(line(k, v) for k, v in table.items() if v is not None)]
     write_atomically(path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
 
 
@@ -212,6 +220,20 @@ def variants(group: Path) -> list[str]:
     return [v for v in (FULL, *reduced) if group_runs(group, v)]
 
 
+def place_of(run: Path) -> tuple[str, int]:
+    """(variant, seed) of a run folder, by its place in the group. Raises DataError where it is none."""
+    match = RUN.fullmatch(run.name)
+    if match is None:
+        raise DataError(f"{run} is no run: a run is a folder like <group>/s1.")
+    reduced = run.parent.name.startswith("without-") and not (run.parent / "config.toml").exists()
+    return (run.parent.name if reduced else FULL), int(match[1])
+
+
+def group_of(run: Path) -> Path:
+    """The group that a run folder lies in."""
+    return run.parent if place_of(run)[0] == FULL else run.parent.parent
+
+
 def find_groups(runs_dir: Path | str) -> list[Path]:
     """The groups of a runs folder, oldest first (by when the configuration was written)."""
     found = [path.parent for path in Path(runs_dir).glob("*/config.toml")]
@@ -238,3 +260,37 @@ def resolve_group(name: Path | str, runs_dir: Path | str) -> Path:
     if begins:
         raise UsageError(f"{str(name)!r} is the beginning of several groups.", ", ".join(g.name for g in begins))
     raise unknown("group", str(name), groups)
+
+
+def resolve_runs(name: Path | str, runs_dir: Path | str) -> list[Path]:
+    """The runs that a name stands for: one run (<group>/s1, <group>/without-<role>/s1), or all of a group.
+
+    The group is named as in `resolve_group`. Raises UsageError where there is none, with what there is.
+    """
+    path, inner = Path(name), list[str]()
+    if path.name in ("", ".."):  # the folder one stands in
+        path = path.resolve()
+    while RUN.fullmatch(path.name) or path.name.startswith("without-"):
+        if any((folder / "config.toml").exists() for folder in (path, Path(runs_dir) / path)):
+            break
+        inner.insert(0, path.name)
+        path = path.parent if path.parent.name else path.parent.resolve()
+    group = resolve_group(path, runs_dir)
+    here = [run for variant in variants(group) for run in group_runs(group, variant)]
+    found = [run for run in here if list(run.relative_to(group).parts[: len(inner)]) == inner]
+    if not found and inner and RUN.fullmatch(inner[-1]) and group.joinpath(*inner).is_dir():
+        found = [group.joinpath(*inner)]  # one that was set aside
+    if not found and inner:
+        raise unknown(f"run in {group}", "/".join(inner), (str(run.relative_to(group)) for run in here))
+    return found
+
+
+def resolve_run(name: Path | str, runs_dir: Path | str) -> Path:
+    """One run by its name; for a group, its only run of the full model. Raises UsageError where there are several."""
+    found = resolve_runs(name, runs_dir)
+    full = [run for run in found if place_of(run)[0] == FULL]
+    if len(found) == 1 or len(full) == 1:
+        return (full or found)[0]
+    if not found:
+        raise UsageError(f"{name} has no run yet.", "Make one: dissect run")
+    raise UsageError(f"{name} holds several runs.", f"Name one of them: {', '.join(map(str, found))}")

@@ -113,11 +113,7 @@ def dissect_model(
     group = train_group(asked, data, settings, console)
     if not workers.is_first():
         return
-    verdict = judge(group, judged=planted.judged(data))
-    if asked.as_json:
-        print(json.dumps(verdict, indent=1))
-    else:
-        Console().print(render_verdict(verdict))
+    show_verdict(group, data, asked.as_json)
 
 
 def train_dense(
@@ -161,8 +157,22 @@ def train_dense(
         group = (train_and_refit if refit else train_group)(asked, data, settings, console)
     if not workers.is_first():
         return
-    table = results_table(runs_dir, data.split_hash, protocol)
-    if asked.as_json:
+    show_results(group, data, protocol, asked.as_json)
+
+
+def show_verdict(group: Path, data: Dataset, as_json: bool) -> None:
+    """Judge a group and print its verdict."""
+    verdict = judge(group, judged=planted.judged(data))
+    if as_json:
+        print(json.dumps(verdict, indent=1))
+    else:
+        Console().print(render_verdict(verdict))
+
+
+def show_results(group: Path, data: Dataset, protocol: str, as_json: bool) -> None:
+    """Print what was trained on a split, the group that was trained just now among it."""
+    table = results_table(group.parent, data.split_hash, protocol)
+    if as_json:
         print(table.to_json(orient="records", indent=1))
     else:
         Console().print(render_results(table, data.name, protocol, newest=group.name))

@@ -28,6 +28,7 @@ from dissect.training.evaluation import evaluate_scores, metrics
 from dissect.training.finish import write_ranks_of
 from dissect.training.loop import fit
 from dissect.training.record import Observer
+from dissect.training.setup import load_dense
 from models import BASELINES, MODELS
 
 _BY_NAME = inspect.Parameter.VAR_KEYWORD
@@ -182,6 +183,12 @@ def prepare_group(group: Path, config: Config, data: Dataset) -> None:
         runs.write_toml(group / "config.toml", config.to_dict())
 
 
+def check_start(build: Callable[[], Any], config: Config, weights: dict[str, Any] | None) -> None:
+    """Raises DataError, before anything is written, where the weights to start from do not fit the model."""
+    if weights is not None:
+        load_dense(build(), weights)
+
+
 def variant_name(without: Sequence[str]) -> str:
     """The folder name of a model without some roles; "full" for all of it."""
     return f"without-{'-'.join(sorted(without))}" if without else runs.FULL
@@ -222,6 +229,13 @@ def train_seeds(
             f"Finished already: {', '.join(str(folders[seed]) for seed in done)}.",
             "Choose another --seed, or --force (the old run is kept aside). See it: dissect plot density",
         )
+    options = dict(config.model_options)
+
+    def build() -> Any:
+        extra = {"without": tuple(without)} if without else {}
+        return subject.cls(n_items=data.n_items, **options, **extra)
+
+    check_start(build, config, weights)
     where = prepare_device(device, config.batch_size * data.n_items * config.model_options.get("dim", 256))
     if workers.is_first():
         prepare_group(group, config, data)
@@ -231,12 +245,6 @@ def train_seeds(
         shared = {"data": data, "config": config, "group": group, "without": without, "device": device}
         also = {"quiet": quiet, "weights": weights, "steps": steps}
         at_once(_train_named, todo, min(jobs, len(todo)), model=subject.given or subject.name, **shared, **also)
-    options = dict(config.model_options)
-
-    def build() -> Any:
-        extra = {"without": tuple(without)} if without else {}
-        return subject.cls(n_items=data.n_items, **options, **extra)
-
     summaries = []
     for number, (seed, folder) in enumerate(folders.items(), 1):
         if runs.is_done(folder):

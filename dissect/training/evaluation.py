@@ -20,13 +20,17 @@ Report = Callable[[int, int], None]
 
 @torch.inference_mode()
 def evaluate(
-    model: Any, prefixes: PrefixTensors, batch_size: int | None = None, report: Report | None = None
+    model: Any,
+    prefixes: PrefixTensors,
+    batch_size: int | None = None,
+    report: Report | None = None,
+    ties: str = "best",
 ) -> np.ndarray:
     """Rank int32 [P] of the target of each prefix among all V items, by the weights as they are evaluated.
 
     `batch_size` sessions are ranked at once: by default 512, fewer where the catalogue is so large that their scores
     would not fit (AT_ONCE). Draws no random number and leaves the model in the mode in which it was.
-    `report(done, total)` is called after each batch.
+    `report(done, total)` is called after each batch; `ties` as in scoring.ranks.
     """
     was_training = model.training
     model.eval()
@@ -42,7 +46,7 @@ def evaluate(
                 index = by_length[start : start + batch_size]
                 items, lengths, targets = prefixes.batch(index)
                 vectors: Tensor = model.encode(S, items, lengths)[0]
-                out[index] = ranks(vectors, matrix, bias, targets - 1).int()
+                out[index] = ranks(vectors, matrix, bias, targets - 1, ties).int()
                 if report:
                     report(min(start + batch_size, len(by_length)), len(by_length))
     finally:
@@ -52,14 +56,14 @@ def evaluate(
 
 @torch.inference_mode()
 def evaluate_scores(
-    model: Any, prefixes: PrefixTensors, batch_size: int = 256, report: Report | None = None
+    model: Any, prefixes: PrefixTensors, batch_size: int = 256, report: Report | None = None, ties: str = "best"
 ) -> np.ndarray:
     """`evaluate` for a model without gradients, which gives `scores(items, lengths)` [B, V]."""
     out = torch.empty(len(prefixes), dtype=torch.int32)
     for start in range(0, len(prefixes), batch_size):
         index = torch.arange(start, min(start + batch_size, len(prefixes)))
         items, lengths, targets = prefixes.batch(index)
-        out[index] = ranks_of_scores(model.scores(items, lengths), targets - 1).int()
+        out[index] = ranks_of_scores(model.scores(items, lengths), targets - 1, ties).int()
         if report:
             report(int(index[-1]) + 1, len(prefixes))
     return out.numpy()

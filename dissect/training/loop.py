@@ -27,7 +27,7 @@ from dissect.training.config import Config, decay_step, kl_weight_at, lr_at
 from dissect.training.device import describe_environment
 from dissect.training.finish import finish
 from dissect.training.record import Observer, Recorder
-from dissect.training.resume import Interrupted, restore, snapshot, stop_on_signal
+from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
 from dissect.training.scoring import catalogue_loss, sampled_loss, score_buffer
 from dissect.training.setup import Training, assemble, set_lr
 
@@ -271,7 +271,8 @@ def choose_epoch(training: Training, values: dict[str, dict[str, float]], run: P
     value = values["valid" if "valid" in values else "test"]["mrr@20"]
     if value > state.best_value:
         state.best_value, state.best_step = value, state.step
-        save_checkpoint(run / "checkpoints" / "best.pt", {"model": training.model.state_dict(), "step": state.step})
+        best = {**identity(training), "model": training.model.state_dict(), "step": state.step}
+        save_checkpoint(run / "checkpoints" / "best.pt", best)
     return bool(config.patience) and state.step - state.best_step >= config.patience * steps_per_epoch
 
 

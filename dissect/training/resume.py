@@ -24,7 +24,7 @@ class Interrupted(DissectError):
     def __init__(self, step: int, steps: int, where: Path) -> None:
         super().__init__(
             f"Stopped; the checkpoint in {where} is of step {step} of {steps}.",
-            "The same command again goes on from there.",
+            f"The same command again goes on from there, and so does: dissect resume {where.parent}",
         )
 
 
@@ -49,12 +49,15 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(number, old)
 
 
+def identity(training: Training) -> dict[str, Any]:
+    """Whose checkpoint it is."""
+    return {"config": training.config.hash, "variant": training.variant, "seed": training.seed}
+
+
 def snapshot(training: Training) -> dict[str, Any]:
     """All that a run needs in order to go on, as tensors and primitives."""
     return {
-        "config": training.config.hash,
-        "variant": training.variant,
-        "seed": training.seed,
+        **identity(training),
         "model": training.model.state_dict(),
         "controls": training.controls.state_dict() if training.controls is not None else {},
         "optimiser": training.optimiser.state_dict(),

@@ -1,0 +1,78 @@
+"""dissect recommend: what a trained model puts first after a session."""
+
+from __future__ import annotations
+
+import click
+
+from dissect.cli import options
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  dissect recommend runs/srgnn-demo-58ce72c0/s1 --session 12,7,99
+  dissect recommend srgnn-demo --session 12,7,99 --k 5 --unseen --json"""
+)
+@click.argument("run")
+@click.option("--session", required=True, metavar="ITEMS", help="Item numbers in the order of the clicks: 12,7,99")
+@click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Length of the list.")
+@click.option("--unseen", is_flag=True, help="Leave out the items of the session.")
+@options.own_model
+@options.device
+@options.runs_dir
+@options.data_dir
+@options.as_json
+def command(
+    run: str,
+    session: str,
+    k: int,
+    unseen: bool,
+    model: str | None,
+    device: str,
+    runs_dir: str,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    """The K items with the highest scores after a session, by the trained model of RUN.
+
+    RUN is a seed's folder, or a group with one seed. Items are numbered as in its data set. The probability is that
+    of the softmax over the whole catalogue; a baseline has none.
+    """
+    import json
+
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from dissect.cli.trained import finished_run, read_session, scores_after, trained_model
+    from models import BASELINES
+
+    record = finished_run(run, runs_dir)
+    clicks = read_session(session, record.n_items)
+    found, _, where = trained_model(record, model, device, data_dir, Console(stderr=True))
+    scores = scores_after(found, clicks, where).cpu()
+    probability = scores.double().softmax(0)
+    order = torch.argsort(scores, descending=True, stable=True)
+    if unseen:
+        order = order[~torch.isin(order, torch.tensor(clicks) - 1)]
+    rows = [
+        {
+            "rank": rank,
+            "item": row + 1,
+            "score": float(scores[row]),
+            "probability": None if record.config.model in BASELINES else float(probability[row]),
+        }
+        for rank, row in enumerate(order[:k].tolist(), 1)
+    ]
+    if as_json:
+        print(json.dumps({"run": str(record.run), "session": clicks, "items": rows}, indent=1))
+        return
+    title = f"{record.run} after {', '.join(map(str, clicks))}"
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("rank", "item", "score", "probability"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        p = row["probability"]
+        table.add_row(str(row["rank"]), str(row["item"]), f"{row['score']:.4f}", "-" if p is None else f"{p:.4f}")
+    Console().print(title, highlight=False, markup=False, soft_wrap=True)
+    Console().print(table)

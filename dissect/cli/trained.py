@@ -1,0 +1,204 @@
+"""What the verbs for trained models share: from the name of a run to its record, data set, class and weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from dissect import runs
+from dissect.cli.dissecting import load_dataset, show_results, show_verdict
+from dissect.cli.launch import Subject, find_model, rank_baseline, starting_weights, train_seeds
+from dissect.data.sessions import Dataset
+from dissect.errors import DataError, UsageError
+from dissect.training import workers
+from dissect.training.device import prepare_device
+from dissect.training.rebuild import Recorded, read_run, rebuild, require_finished, roles_without
+from models import BASELINES
+
+
+def finished_run(name: str, runs_dir: str) -> Recorded:
+    """The record of a finished run by its name, or by that of a group with one seed."""
+    record = read_run(runs.resolve_run(name, runs_dir))
+    require_finished(record)
+    return record
+
+
+def model_of(record: Recorded, given: str | None = None) -> Subject:
+    """The class that a run was made with: a registered one, or that of a user's file.
+
+    The file is `given`, else the one that the run's command names. Raises DataError where it is gone or has changed.
+    """
+    config = record.config
+    if config.model_source is None:
+        return find_model(config.model)
+    named = [word.removeprefix("--model=") for word in record.command]
+    path = given or next((word for word in named if Path(word).name == config.model), config.model)
+    hint = "Name it: --model path/to/file.py:ClassName"
+    if not Path(path.rsplit(":", 1)[0]).is_file():
+        raise DataError(f"The run's model was {path}, and that file is not here.", hint)
+    subject = find_model(path)
+    if subject.source != config.model_source:
+        raise DataError(
+            f"{path} is not the file that the run was made with: its SHA-256 begins with {str(subject.source)[:12]}, "
+            f"that of the run's with {config.model_source[:12]}.",
+            hint,
+        )
+    return subject
+
+
+def data_of(record: Recorded, data_dir: str | None, console: Console) -> Dataset:
+    """The data set of a run. Raises DataError, with both hashes, where what has its name is another split."""
+    config = record.config
+    data = load_dataset(config.dataset, data_dir or record.option("--data-dir"), console)
+    if data.split_hash != config.split_hash:
+        raise DataError(
+            f"The data set '{data.name}' is not the one of the run: its split is {data.split_hash}, "
+            f"that of {record.run} is {config.split_hash}.",
+            "Bring the run's own split (its provenance stands in data.json of the group), or name a --data-dir.",
+        )
+    return data
+
+
+def other_data(record: Recorded, name: str, data_dir: str | None, console: Console) -> Dataset:
+    """Another data set for a run. Raises DataError where its catalogue has another size."""
+    data = load_dataset(name, data_dir, console)
+    if data.n_items != record.n_items:
+        raise DataError(
+            f"'{data.name}' has {data.n_items:,} items, the run's '{record.config.dataset}' {record.n_items:,}: "
+            "the model has no scores for its catalogue.",
+            f"Train on it: dissect train {record.config.model} --dataset {data.name}",
+        )
+    if data.split_hash != record.config.split_hash:
+        console.print(
+            f"'{data.name}' is another split than the run's ({data.split_hash}, not {record.config.split_hash}). The "
+            "numbers mean something only where both number their items alike, which an equal count does not show.",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return data
+
+
+def trained_model(
+    record: Recorded, given: str | None, device: str, data_dir: str | None, console: Console
+) -> tuple[Any, int, torch.device]:
+    """(model, step, device): the trained model of a run; a baseline is fitted again, its step is 0."""
+    config = record.config
+    if config.model in BASELINES:
+        prepare_device("cpu")
+        fitted = BASELINES[config.model](record.n_items).fit(data_of(record, data_dir, console).train)
+        return fitted, 0, torch.device("cpu")
+    subject = model_of(record, given)
+    where = prepare_device(device, config.batch_size * record.n_items * config.model_options.get("dim", 256))
+    model, step = rebuild(record, subject.cls, lambda: data_of(record, data_dir, console).train)
+    return model.to(where), step, where
+
+
+@torch.inference_mode()
+def scores_after(model: Any, session: list[int], device: torch.device) -> Tensor:
+    """The score of each item [V] after a session, as an evaluation sees them."""
+    items, lengths = torch.tensor([session], device=device), torch.tensor([len(session)], device=device)
+    if not hasattr(model, "encode"):
+        scores: Tensor = model.scores(items, lengths)[0]
+        return scores
+    S = model.item_states()
+    matrix, bias = model.candidates(S)
+    scores = model.encode(S, items, lengths)[0][0] @ matrix.t()
+    return scores if bias is None else scores + bias
+
+
+def read_session(text: str, n_items: int) -> list[int]:
+    """Item numbers from "12,7,99". Raises UsageError for an empty session, or an item that there is not."""
+    words = text.replace(",", " ").split()
+    if not words:
+        raise UsageError("The session is empty.", "Give its items in the order of the clicks: --session 12,7,99")
+    session = []
+    for word in words:
+        if not (word.isascii() and word.isdigit() and 1 <= int(word) <= n_items):
+            raise UsageError(f"There is no item {word!r}.", f"The items of this run are numbered from 1 to {n_items}.")
+        session.append(int(word))
+    return session
+
+
+def go_on(
+    name: str, *, runs_dir: str, model: str | None, data_dir: str | None, device: str | None, quiet: bool, as_json: bool
+) -> None:
+    """Go on with an interrupted run, or with all of a group, and end as the command that began it would."""
+    workers.join()
+    console = Console(stderr=True, quiet=not workers.is_first())
+    found = [read_run(run) for run in runs.resolve_runs(name, runs_dir)]
+    if not runs.RUN.fullmatch(Path(name).resolve().name):
+        found += _not_begun(found)
+    records = [record for record in found if not runs.is_done(record.run)]
+    if not records:
+        raise UsageError(
+            f"Finished already: {', '.join(str(record.run) for record in found) or name}.",
+            "See it: dissect evaluate; dissect plot density",
+        )
+    config, group = records[0].config, records[0].group
+    for record in records:
+        if record.run != runs.run_path(group, record.seed, record.variant):
+            raise UsageError(f"{record.run} was set aside by --force.", "Name the run that came in its place.")
+    data = data_of(records[0], data_dir, console)
+    for record in records:
+        if config.model in BASELINES:
+            rank_baseline(config.model, data, config, group, False, quiet, console)
+            continue
+        subject = model_of(record, model)
+        train_seeds(
+            subject,
+            data,
+            config,
+            group,
+            seeds=[record.seed],
+            without=roles_without(record.variant, subject.cls.removable),
+            device=device or record.option("--device") or "auto",
+            quiet=quiet,
+            console=console,
+            weights=_weights_for(record, runs_dir),
+            steps={record.seed: record.steps},
+        )
+    if not workers.is_first():
+        return
+    if config.is_sparse:
+        show_verdict(group, data, as_json)
+    else:
+        show_results(group, data, config.protocol, as_json)
+
+
+def _not_begun(found: list[Recorded]) -> list[Recorded]:
+    """The seeds that the commands of these runs name and that have no folder yet."""
+    to_come: dict[Path, Recorded] = {}
+    for record in found:
+        for text in record.options("--seed"):
+            run = runs.run_path(record.group, int(text), record.variant) if text.isdigit() else record.run
+            if not run.exists() and not record.config.refit:  # a refit's steps come out of the run before it
+                to_come[run] = replace(record, run=run, seed=int(text))
+    return list(to_come.values())
+
+
+def _weights_for(record: Recorded, runs_dir: str) -> dict[str, Any] | None:
+    """The weights that a run starts from, where it has no checkpoint yet; from the run that its command names."""
+    config, begun = record.config, any((record.run / "checkpoints").glob("last*.pt"))
+    if begun:
+        return None
+    if config.refit and not (record.run / "environment.json").exists():
+        raise DataError(
+            f"{record.run} stopped before it was on record for how many steps it is.", "Give the same command again."
+        )
+    if config.init_from is None:
+        return None
+    source = record.option("--init-from")
+    weights, fingerprint = starting_weights(source, Path(record.option("--runs-dir") or runs_dir))
+    if fingerprint != config.init_from:
+        raise DataError(
+            f"{record.run} starts from weights {config.init_from}, and {source or 'the run they came from'} "
+            f"has {fingerprint or 'none'}.",
+            "Give the same command again.",
+        )
+    return weights

@@ -1,0 +1,117 @@
+"""From the folder of a run back to its model: what was configured, and the weights that the run reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dissect import runs
+from dissect.data.sessions import Sessions, split_validation
+from dissect.errors import DataError, DissectError
+from dissect.sparsevd import sparsify
+from dissect.training.checkpoint import load_checkpoint
+from dissect.training.config import Config
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a run folder tells of its run."""
+
+    run: Path
+    group: Path
+    variant: str
+    seed: int
+    config: Config  # of the group
+    steps: int  # of this seed
+    n_items: int
+    command: tuple[str, ...]  # that began it; empty where none is on record
+
+    def options(self, name: str) -> list[str]:
+        """The values of an option in the command that began the run."""
+        following = zip(self.command, self.command[1:], strict=False)
+        apart = [(at, value) for at, (word, value) in enumerate(following) if word == name]
+        joined = [(at, word[len(name) + 1 :]) for at, word in enumerate(self.command) if word.startswith(f"{name}=")]
+        return [value for _, value in sorted(apart + joined)]
+
+    def option(self, name: str) -> str | None:
+        """The last of `options`, which is the one that counts; None where there is none."""
+        return next(reversed(self.options(name)), None)
+
+
+def read_run(run: Path) -> Recorded:
+    """Read what is on record about a run, finished or not. Raises DataError where it is missing or garbled."""
+    variant, seed = runs.place_of(run)
+    group = runs.group_of(run)
+    try:
+        config = Config(**runs.group_config(group))
+        n_items = int(runs.read_json(group / "data.json")["n_items"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise DataError(f"{group} was written by another version, or changed since: {error}.") from error
+    environment = runs.read_json(run / "environment.json") if (run / "environment.json").exists() else {}
+    steps, command = environment.get("max_steps", config.max_steps), environment.get("command", ())
+    return Recorded(run, group, variant, seed, config, steps, n_items, tuple(command))
+
+
+def require_finished(record: Recorded) -> None:
+    """Raises DataError, with the command that goes on with it, for a run without DONE."""
+    if not runs.is_done(record.run):
+        raise DataError(f"The run {record.run} is not finished.", f"Go on with it: dissect resume {record.run}")
+
+
+def roles_without(variant: str, removable: Collection[str]) -> tuple[str, ...]:
+    """The roles that a variant lacks: without-<role>-<role>, or none. Raises DataError for another."""
+    if variant == runs.FULL:
+        return ()
+    text = variant.removeprefix("without-")
+    for count in range(1, len(removable) + 1):
+        for roles in combinations(sorted(removable), count):
+            if "-".join(roles) == text:
+                return roles
+    raise DataError(f"The model cannot be built without {text!r}, as this run was.", "Has its class changed since?")
+
+
+def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[Any, int]:
+    """(model, step): the trained model of class `cls` with the weights that the run reports, and their step.
+
+    These are checkpoints/best.pt where the run has chosen an epoch, else last.pt. SparseVD layers stand where the
+    weights have a log_sigma2. `train` gives the training sessions of the run's data set, for a model that prepares
+    itself with them. On the CPU, in evaluation mode.
+
+    Raises DataError where the checkpoint is missing, damaged, or of another model, configuration or seed.
+    """
+    config = record.config
+    path = record.run / "checkpoints" / ("last.pt" if config.select == "last" else "best.pt")
+    again = "Train it again by the same command with --force; the old run is kept aside."
+    try:
+        saved = load_checkpoint(path)
+    except DataError as error:
+        raise DataError(error.message, again) from error
+    mine = {"config": replace(config, max_steps=record.steps).hash, "variant": record.variant, "seed": record.seed}
+    other = [f"{key} {saved[key]}, not {value}" for key, value in mine.items() if saved.get(key, value) != value]
+    if other:
+        raise DataError(f"The checkpoint {path} belongs to another run: {'; '.join(other)}.", again)
+    without = roles_without(record.variant, cls.removable)
+    try:
+        weights = saved["model"]
+        step = saved["step"] if "step" in saved else saved["state"]["step"]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(record.seed)
+            extra = {"without": without} if without else {}
+            model = cls(n_items=record.n_items, **config.model_options, **extra)
+        owners = {name.rpartition(".")[0] for name in weights if name.rpartition(".")[2].startswith("log_sigma2")}
+        if owners:
+            sparsify(model, lambda name, _: name in owners, noise=config.noise, threshold=config.threshold)
+        if hasattr(model, "prepare"):
+            model.prepare(split_validation(train(), config.validation if config.protocol == "clean" else 0.0)[0])
+        model.load_state_dict(weights)
+    except DissectError:
+        raise
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"The checkpoint {path} does not fit the model {config.model}: {reason}", again) from error
+    return model.eval(), int(step)

@@ -1,0 +1,492 @@
+"""Verbs that work from a run folder alone: evaluate, recommend, resume; and what they say where it is not enough."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from dissect import runs
+from dissect.cli import launch, main
+from dissect.data import catalog
+from dissect.data.sessions import Dataset, Sessions, prefix_index
+from dissect.errors import DataError, UsageError
+from dissect.training.checkpoint import load_checkpoint, save_checkpoint
+from dissect.training.evaluation import metrics
+from dissect.training.rebuild import read_run, rebuild, roles_without
+from dissect.training.record import Observer
+from models import BASELINES, SRGNN
+
+V = 40
+WORDS = ["--dataset", "small", "--dim", "4", "--device", "cpu", "--quiet", "--batch-size", "32"]
+
+
+def small(seed: int = 0, n_items: int = V, name: str = "small") -> Dataset:
+    rng = np.random.default_rng(seed)
+    sessions = [rng.integers(1, n_items + 1, rng.integers(2, 8)).tolist() for _ in range(150)]
+    return Dataset(name, n_items, Sessions.from_lists(sessions[:120]), Sessions.from_lists(sessions[120:]))
+
+
+def invoke(*words):
+    words = [str(word) for word in words]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["dissect", *words])  # goes on record
+        result = CliRunner().invoke(main, words, prog_name="dissect")
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+KINDS = ["sparse", "gnn", "reduced", "dense", "mixer", "refit", "paper", "own model", "started", *BASELINES]
+
+
+def verb_of(kind, made):
+    """The words that make a run of this kind."""
+    return {
+        "sparse": ["run", "--max-steps", "30"],
+        "gnn": ["run", "--max-steps", "10", "--where", "gnn", "--prior", "normal"],
+        "reduced": ["run", "--max-steps", "12", "--without", "attention", "--without", "propagation"],
+        "dense": ["train", "srgnn", "--epochs", "6", "--lr", "0.1"],
+        "mixer": ["train", "attenmixer", "--epochs", "1", "--preset", "paper-LP", "--option", "heads=2"],
+        "refit": ["train", "srgnn", "--epochs", "2", "--lr", "0.02", "--refit"],
+        "paper": ["train", "srgnn", "--epochs", "2", "--protocol", "paper"],
+        "own model": ["run", "--model", f"{made['own']}:Own", "--max-steps", "5"],
+        "started": ["run", "--max-steps", "8", "--init-from", made.get("dense")],
+        **{name: ["train", name] for name in BASELINES},
+    }[kind]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with data and one run of each kind: {kind: run}. Read it only."""
+    folder = tmp_path_factory.mktemp("made")
+    catalog.save(small(), folder / "data")
+    own = folder / "own.py"
+    own.write_text("from models import SRGNN\n\n\nclass Own(SRGNN):\n    pass\n")
+    words = [*WORDS, "--runs-dir", folder / "runs", "--data-dir", folder / "data"]
+    found = {"data": folder / "data", "runs": folder / "runs", "own": own}
+    for kind in KINDS:
+        code, _, err = invoke(*verb_of(kind, found), *words)
+        assert code == 0, err
+        group = runs.newest_group(folder / "runs")
+        found[kind] = next(run for variant in runs.variants(group) for run in runs.group_runs(group, variant))
+    return found
+
+
+def typed(made, *words):
+    return invoke(*words, "--runs-dir", made["runs"], "--data-dir", made["data"])
+
+
+def twin_ranks(scores: np.ndarray, target: int, ties: str) -> int:
+    """The rank of item `target` (from 1) among scores [V], by counting one by one."""
+    better = sum(score > scores[target - 1] for score in scores)
+    equal = sum(score == scores[target - 1] for score in scores) - 1
+    return 1 + int(better) + {"best": 0, "worst": int(equal), "mean": int(equal) // 2}[ties]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluate_finds_the_ranks_that_the_run_wrote(made, tmp_path, kind):
+    run = made[kind]
+    code, out, err = typed(made, "evaluate", run, "--json", "--ranks", tmp_path / "ranks.npz")
+    assert code == 0, err
+    written = runs.read_ranks(next(run.glob("ranks-test-*.npz")))
+    again = runs.read_ranks(tmp_path / "ranks.npz")
+    assert all(np.array_equal(written[name], again[name]) for name in written)
+    result, summary = json.loads(out), runs.read_json(run / "summary.json")
+    assert (result["n"], result["step"]) == (small().test.n_prefixes, summary["selected"]["step"])
+    assert {k: result[k] for k in summary["test"]} == metrics(written["rank"])
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dense"])
+def test_the_validation_part_is_the_runs_own(made, kind):
+    _, out, _ = typed(made, "evaluate", made[kind], "--split", "valid", "--json")
+    valid = runs.read_json(made[kind] / "summary.json")["valid"]
+    assert {k: json.loads(out)[k] for k in valid} == valid
+    _, out, _ = typed(made, "evaluate", made[kind], "--split", "train", "--json")
+    data = small()
+    assert json.loads(out)["n"] == data.train.part(0, 108).n_prefixes
+
+
+@pytest.mark.parametrize("ties", ["best", "worst", "mean"])
+@pytest.mark.parametrize("kind", ["sparse", "dense", "pop", "sknn"])
+def test_ranks_are_those_of_counting_by_hand(made, tmp_path, kind, ties):
+    code, _, err = typed(made, "evaluate", made[kind], "--ties", ties, "--ranks", tmp_path / "r.npz")
+    assert code == 0, err
+    ranks = runs.read_ranks(tmp_path / "r.npz")
+    data = small()
+    record = read_run(made[kind])
+    if kind in BASELINES:
+        model = BASELINES[kind](V).fit(data.train)
+    else:
+        model, _ = rebuild(record, SRGNN, lambda: data.train)
+    sessions, lengths = prefix_index(data.test)
+    for place in range(0, len(sessions), 5):
+        clicks = data.test[sessions[place]]
+        items = torch.tensor(clicks[None, : lengths[place]]).long()
+        with torch.no_grad():
+            if kind in BASELINES:
+                scores = model.scores(items, torch.tensor([items.shape[1]]))[0].numpy()
+            else:
+                S = model.item_states()
+                vector = model.encode(S, items, torch.tensor([items.shape[1]]))[0][0].numpy()
+                scores = np.array([vector @ row for row in S.numpy()])
+        # Scores of other batches differ in the last bit; those of the kinds with ties here are counts.
+        assert ranks["rank"][place] == twin_ranks(scores, int(clicks[lengths[place]]), ties)
+
+
+def test_ties_make_a_difference_and_lie_in_order(made):
+    best, mean, worst = (
+        json.loads(typed(made, "evaluate", made["pop"], "--ties", ties, "--json")[1])["mrr@20"]
+        for ties in ("best", "mean", "worst")
+    )
+    assert best > mean > worst
+
+
+def test_the_chosen_epoch_is_what_is_evaluated(made):
+    run = made["dense"]
+    best, last = (load_checkpoint(run / "checkpoints" / name) for name in ("best.pt", "last.pt"))
+    assert best["step"] < last["state"]["step"]  # else this test says nothing
+    model, step = rebuild(read_run(run), SRGNN, lambda: small().train)
+    assert step == best["step"] and torch.equal(model.items, best["model"]["items"])
+    assert not torch.equal(model.items, last["model"]["items"])
+
+
+def test_a_rebuilt_model_has_its_sparsevd_layers_and_no_others(made):
+    for kind, n in (("sparse", 8), ("gnn", 4), ("dense", 0)):
+        model, _ = rebuild(read_run(made[kind]), SRGNN, lambda: small().train)
+        assert sum(name.endswith("log_sigma2") for name in model.state_dict()) == n
+    before = torch.get_rng_state()
+    rebuild(read_run(made["dense"]), SRGNN, lambda: small().train)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_model_that_prepares_itself_gets_the_training_part(made):
+    seen = []
+
+    class Prepares(SRGNN):
+        def prepare(self, train):
+            seen.append(len(train))
+
+    rebuild(read_run(made["sparse"]), Prepares, lambda: small().train)
+    assert seen == [108]
+
+
+def test_variants_are_read_back():
+    assert roles_without("full", ("gnn",)) == ()
+    assert roles_without("without-attention-propagation", SRGNN.removable) == ("attention", "propagation")
+    assert roles_without("without-a-b-c", ("c", "a-b")) == ("a-b", "c")
+    with pytest.raises(DataError, match="encoder"):
+        roles_without("without-encoder", SRGNN.removable)
+
+
+# --- recommend ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dense", "mixer", "vsknn"])
+def test_recommend_lists_the_highest_scores(made, kind):
+    clicks = [7, 12, 7, 3]
+    code, out, err = typed(made, "recommend", made[kind], "--session", "7,12,7,3", "--k", V + 5, "--json")
+    assert code == 0, err
+    rows = json.loads(out)["items"]
+    assert [row["rank"] for row in rows] == list(range(1, V + 1))
+    assert sorted(row["item"] for row in rows) == list(range(1, V + 1))
+    assert all(a["score"] >= b["score"] for a, b in pairwise(rows))
+    if kind == "vsknn":
+        assert rows[0]["probability"] is None
+    else:
+        weights = np.exp(np.array([row["score"] for row in rows]))
+        assert np.allclose([row["probability"] for row in rows], weights / weights.sum(), rtol=1e-6)
+    _, out, _ = typed(made, "recommend", made[kind], "--session", "7,12,7,3", "--k", 5, "--unseen", "--json")
+    unseen = [row for row in rows if row["item"] not in clicks][:5]
+    assert [{**row, "rank": 0} for row in json.loads(out)["items"]] == [{**row, "rank": 0} for row in unseen]
+
+
+def test_recommend_and_evaluate_agree(made, tmp_path):
+    typed(made, "evaluate", made["sparse"], "--ranks", tmp_path / "r.npz")
+    ranks, data = runs.read_ranks(tmp_path / "r.npz"), small()
+    for place in (0, 20, 40):
+        clicks = data.test[ranks["session"][place]][: ranks["length"][place]]
+        words = ["--session", ",".join(map(str, clicks)), "--k", V, "--json"]
+        rows = json.loads(typed(made, "recommend", made["sparse"], *words)[1])["items"]
+        assert rows[ranks["rank"][place] - 1]["item"] == ranks["target"][place]
+
+
+@pytest.mark.parametrize(
+    ("session", "says"),
+    [
+        ("0", "no item '0'"),
+        ("41", "from 1 to 40"),
+        ("3,-1", "no item '-1'"),
+        ("3,x", "no item 'x'"),
+        ("1.5", "no item '1.5'"),
+        ("²", "no item"),
+        ("", "empty"),
+        (" , ", "empty"),
+    ],
+)
+def test_sessions_that_are_none_are_refused(made, session, says):
+    code, out, err = typed(made, "recommend", made["sparse"], "--session", session)
+    assert (code, out) == (2, "") and says in err
+
+
+def test_what_a_reader_sees(made):
+    _, out, _ = typed(made, "evaluate", made["sparse"])
+    assert "step 30" in out and "HR@20" in out and "ties best" in out
+    _, out, _ = typed(made, "recommend", made["pop"], "--session", "1, 2 3", "--k", "2")
+    assert "after 1, 2, 3" in out and len(out.splitlines()) == 4
+
+
+# --- names, and folders that do not suffice ------------------------------------------------------------------
+
+
+def test_a_run_is_found_by_path_name_and_beginning(made, monkeypatch):
+    run = made["reduced"]
+    group, place = run.parents[1], f"{run.parent.name}/{run.name}"
+    full = made["sparse"]
+    folder = made["runs"]
+    assert runs.resolve_run(run, folder) == run
+    assert runs.resolve_run(f"{group.name}/{place}", folder) == run
+    assert runs.resolve_run(f"{full.parent.name[:-2]}/s1", folder) == full
+    assert runs.resolve_run(full.parent.name, folder) == full
+    monkeypatch.chdir(run)
+    assert runs.resolve_run(".", folder).samefile(run)
+    monkeypatch.chdir(full.parent)
+    assert runs.resolve_run("s1", folder).samefile(full)
+    for name, says in ((f"{group.name}/s7", "no run in"), ("attenmixr", "no group")):
+        with pytest.raises(UsageError, match=says):
+            runs.resolve_run(name, folder)
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """A copy of what was made, to spoil."""
+    shutil.copytree(made["runs"], tmp_path / "runs")
+    shutil.copytree(made["data"], tmp_path / "data")
+    moved = {kind: tmp_path / path.relative_to(made["runs"].parent) for kind, path in made.items()}
+    return {**moved, "own": made["own"]}
+
+
+def test_a_group_of_several_seeds_wants_one_named(copied):
+    shutil.copytree(copied["dense"], copied["dense"].with_name("s2"))
+    code, _, err = typed(copied, "evaluate", copied["dense"].parent)
+    assert code == 2 and "several runs" in err and "s2" in err
+    shutil.rmtree(copied["dense"].with_name("s2"))
+    assert typed(copied, "evaluate", copied["dense"].parent)[0] == 0
+    aside = runs.set_aside(copied["dense"])
+    assert typed(copied, "evaluate", aside)[0] == 0
+    assert typed(copied, "evaluate", aside.parent)[0] == 2
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dense", "pop"])
+def test_an_unfinished_run_is_refused_with_the_way_on(copied, kind):
+    (copied[kind] / "DONE").unlink()
+    for words in (["evaluate", copied[kind]], ["recommend", copied[kind], "--session", "1"]):
+        code, out, err = typed(copied, *words)
+        assert (code, out) == (3, "") and f"dissect resume {copied[kind]}" in err
+
+
+def test_another_split_under_the_name_is_refused_with_both_hashes(copied):
+    catalog.save(small(seed=1), copied["data"], force=True)
+    (copied["gnn"] / "DONE").unlink()
+    for verb, kind in (("evaluate", "sparse"), ("evaluate", "pop"), ("resume", "gnn")):
+        code, _, err = typed(copied, verb, copied[kind])
+        assert code == 3 and small().split_hash in err and small(seed=1).split_hash in err
+
+
+def test_another_data_set_needs_a_catalogue_of_the_same_size(copied):
+    catalog.save(small(seed=1, name="like"), copied["data"])
+    catalog.save(small(seed=1, n_items=V + 1, name="larger"), copied["data"])
+    for kind in ("dense", "pop"):
+        code, out, err = typed(copied, "evaluate", copied[kind], "--dataset", "like", "--json")
+        assert code == 0 and "number their items alike" in " ".join(err.split())
+        assert json.loads(out)["split_hash"] == small(seed=1).split_hash
+        code, _, err = typed(copied, "evaluate", copied[kind], "--dataset", "larger")
+        assert code == 3 and "41 items" in err
+    assert typed(copied, "evaluate", copied["dense"], "--dataset", "lik")[0] == 2
+    assert typed(copied, "evaluate", copied["dense"], "--dataset", "small")[2] == ""
+
+
+def test_a_run_without_validation_has_no_valid_part(made):
+    code, _, err = typed(made, "evaluate", made["paper"], "--split", "valid")
+    assert code == 2 and "'valid'" in err
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "one bit", "other seed", "other step", "other shape", "lacks"])
+@pytest.mark.parametrize("kind", ["sparse", "dense"])
+def test_a_checkpoint_that_is_not_the_runs_is_refused(copied, kind, damage):
+    run = copied[kind]
+    path = run / "checkpoints" / ("last.pt" if kind == "sparse" else "best.pt")
+    content, state = bytearray(path.read_bytes()), load_checkpoint(path)
+    if damage == "missing":
+        path.unlink()
+    elif damage in ("cut", "one bit"):
+        content[content.index(state["model"]["items"].numpy().tobytes())] ^= 1
+        path.write_bytes(content if damage == "one bit" else content[:1000])
+    elif damage in ("other seed", "other step"):
+        save_checkpoint(path, {**state, "seed": 5} if damage == "other seed" else {**state, "config": "0123"})
+    else:
+        weights = dict(state["model"])
+        weights["items"] = weights["items"][:-1]
+        if damage == "lacks":
+            del weights["transform.weight"]
+        save_checkpoint(path, {**state, "model": weights})
+    code, out, err = typed(copied, "evaluate", run)
+    assert (code, out) == (3, "") and str(path) in err and "--force" in err
+
+
+def test_a_configuration_that_was_changed_is_noticed(copied):
+    file = copied["dense"].parent / "config.toml"
+    file.write_text(file.read_text().replace("lr = 0.1\n", "lr = 0.2\n"))
+    assert "another run" in typed(copied, "evaluate", copied["dense"])[2]
+    file.write_text(file.read_text() + "\n[nonsense]\nx = 1\n")
+    code, _, err = typed(copied, "evaluate", copied["dense"])
+    assert code == 3 and "another version" in err
+
+
+def test_a_users_model_is_found_again_or_asked_for(copied, tmp_path):
+    run, own = copied["own model"], copied["own"]
+    text = own.read_text()
+    try:
+        own.write_text(text + "# changed\n")
+        code, _, err = typed(copied, "evaluate", run)
+        assert code == 3 and "SHA-256" in err and "--model" in err
+        own.unlink()
+        code, _, err = typed(copied, "recommend", run, "--session", "1")
+        assert code == 3 and "not here" in err and "--model" in err
+        elsewhere = tmp_path / "elsewhere.py"
+        elsewhere.write_text(text)
+        assert typed(copied, "evaluate", run, "--model", f"{elsewhere}:Own")[0] == 0
+    finally:
+        own.write_text(text)
+
+
+# --- resume --------------------------------------------------------------------------------------------------
+
+
+def records(run):
+    lines = [{k: v for k, v in row.items() if k != "seconds"} for row in runs.read_jsonl(run / "metrics.jsonl")]
+    return lines, runs.read_jsonl(run / "density.jsonl")
+
+
+class StopAt(Observer):
+    """Asks this process to stop at a step of the `number`-th training that it sees."""
+
+    def __init__(self, at, number):
+        self.at, self.number = at, number
+
+    def begin(self, run, step, steps, steps_per_epoch):
+        self.number -= 1
+
+    def step(self, step, loss, kl_weight, lr):
+        if step == self.at and self.number == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupted(made, folder, monkeypatch, kind, at=4, number=1, more=()):
+    """Stop a training of this kind at step `at`, in a runs folder of its own; returns the run."""
+    observer = StopAt(at, number)
+    monkeypatch.setattr(launch, "make_observer", lambda *_: observer)
+    words = [*WORDS, "--runs-dir", folder, "--data-dir", made["data"], *more]
+    code, _, err = invoke(*verb_of(kind, made), *words)
+    monkeypatch.undo()
+    assert code == 130 and "dissect resume" in err
+    return folder / made[kind].relative_to(made["runs"])
+
+
+def assert_same_run(run, other):
+    assert runs.is_done(run) and records(run) == records(other)
+    names = {path.name for path in other.glob("ranks-*")}
+    assert names == {path.name for path in run.glob("ranks-*")}
+    for name in names:
+        assert np.array_equal(runs.read_ranks(run / name)["rank"], runs.read_ranks(other / name)["rank"])
+    for name in ("last.pt", "best.pt"):
+        if (other / "checkpoints" / name).exists():
+            mine, others = (load_checkpoint(folder / "checkpoints" / name)["model"] for folder in (run, other))
+            assert mine.keys() == others.keys() and all(torch.equal(mine[key], others[key]) for key in mine)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "reduced", "dense", "mixer", "refit", "paper", "own model", "started"])
+def test_resume_ends_with_the_numbers_of_a_run_that_was_not_stopped(made, tmp_path, monkeypatch, kind):
+    run = interrupted(made, tmp_path / "runs", monkeypatch, kind, number=2 if kind == "refit" else 1)
+    assert not runs.is_done(run) and (run / "checkpoints" / "last.pt").exists()
+    # The data folder is that of the command on record.
+    code, out, err = invoke("resume", run, "--runs-dir", tmp_path / "runs", "--quiet", "--json")
+    assert code == 0, err
+    assert_same_run(run, made[kind])
+    result = json.loads(out)
+    if runs.group_config(read_run(run).group)["where"] != "none":
+        assert result["model"].startswith(("srgnn", "own")) and "O1" in result
+    else:
+        assert run.parent.name in {row["group"] for row in result}
+    code, _, err = invoke("resume", run, "--runs-dir", tmp_path / "runs")
+    assert code == 2 and "Finished already" in err
+
+
+def test_a_group_is_all_its_unfinished_runs(made, tmp_path, monkeypatch):
+    words = [*WORDS, "--runs-dir", tmp_path / "runs", "--data-dir", made["data"]]
+    first = interrupted(made, tmp_path / "runs", monkeypatch, "sparse", more=["--seed=1", "--seed", "2", "--seed", "3"])
+    second = runs.run_path(first.parent, 2)
+    third = runs.run_path(first.parent, 3)
+    assert invoke("run", "--max-steps", "30", *words, "--seed", "2")[0] == 0
+    monkeypatch.setattr(launch, "make_observer", lambda *_: StopAt(4, 1))
+    assert invoke("run", "--max-steps", "30", *words, "--without", "gnn")[0] == 130
+    monkeypatch.undo()
+    before = (second / "summary.json").stat().st_mtime_ns
+    code, out, err = typed({**made, "runs": tmp_path / "runs"}, "resume", first.parent.name, "--json", "--quiet")
+    assert code == 0, err
+    assert json.loads(out)["seeds"] == [1, 2, 3] and set(json.loads(out)["need"]) == {"gnn"}
+    assert runs.is_done(third) and runs.is_done(first.parent / "without-gnn" / "s1")
+    assert (second / "summary.json").stat().st_mtime_ns == before
+    assert_same_run(first, made["sparse"])
+
+
+@pytest.mark.parametrize("kind", ["sparse", "started", "own model", "pop"])
+def test_a_run_that_was_killed_before_its_first_step_begins_again(made, copied, kind):
+    run = copied[kind]
+    for path in [run / "summary.json", run / "DONE", *run.glob("ranks*"), *run.glob("*.jsonl")]:
+        path.unlink(missing_ok=True)
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    code, _, err = typed(copied, "resume", run, "--quiet")
+    assert code == 0, err
+    if kind == "pop":
+        ranks = [runs.read_ranks(folder / "ranks-test-last.npz")["rank"] for folder in (run, made[kind])]
+        assert np.array_equal(*ranks) and runs.is_done(run)
+    else:
+        assert_same_run(run, made[kind])
+
+
+def test_what_the_folder_does_not_tell_is_asked_for(copied):
+    for kind, says in (("refit", "how many steps"), ("started", "starts from weights")):
+        shutil.rmtree(copied[kind])
+        copied[kind].mkdir()
+        code, _, err = typed(copied, "resume", copied[kind])
+        assert code == 3 and says in err and "same command" in err
+    aside = runs.set_aside(copied["sparse"])
+    (aside / "DONE").unlink()
+    code, _, err = typed(copied, "resume", aside)
+    assert code == 2 and "set aside" in err
+
+
+def test_a_run_that_goes_on_elsewhere_is_not_resumed(copied):
+    (copied["sparse"] / "DONE").unlink()
+    with runs.locked(copied["sparse"]):
+        code, _, err = typed(copied, "resume", copied["sparse"])
+    assert code == 2 and "Another process" in err
+
+
+def test_infinite_settings_can_be_read_back(tmp_path):
+    runs.write_toml(tmp_path / "config.toml", {"a": float("inf"), "t": {"b": float("-inf"), "c": 1e-5, "d": None}})
+    assert runs.group_config(tmp_path) == {"a": float("inf"), "t": {"b": float("-inf"), "c": 1e-5}}
+
+
+def test_weights_that_do_not_fit_leave_no_group_behind(made, tmp_path):
+    words = ["run", *WORDS, "--max-steps", "3", "--data-dir", made["data"], "--runs-dir", tmp_path / "runs"]
+    code, _, err = invoke(*words, "--dim", "8", "--init-from", made["dense"])
+    assert code == 3 and "another shape" in err
+    assert not (tmp_path / "runs").exists()
