@@ -12,6 +12,7 @@ a time and can be read while the run goes on.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -23,7 +24,7 @@ import tomllib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,6 +34,7 @@ from dissect.errors import DataError, DissectError, UsageError, unknown
 
 SCHEMA = 1
 FULL = "full"
+HALF_WRITTEN = re.compile(r"\..+\.[a-z0-9_]{8}")  # as tempfile.mkstemp names what `write_atomically` fills
 RUN = re.compile(r"s(\d+)(\.old-\d+)?")  # the folder of a seed, or one set aside
 
 
@@ -44,9 +46,10 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
     Raises DissectError, with `path` as it was, where the disk refuses.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.fchmod(handle, 0o644)  # mkstemp keeps files from everybody else
         with os.fdopen(handle, "wb") as file:
             write(file)
@@ -54,13 +57,19 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise DissectError(
-                f"Could not write {path}: {error.strerror or error}.",
-                "Make room on the disk and give the same command again: the run goes on from its last checkpoint.",
-            ) from error
+            raise _refused(path, error) from error
         raise
+
+
+def _refused(path: Path, error: OSError) -> DissectError:
+    """What to tell a user whose disk does not take a file."""
+    hint = "Make room on the disk and give the same command again: the run goes on from its last checkpoint."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "Choose a folder that you can write to, e.g. by --runs-dir."
+    return DissectError(f"Could not write {path}: {error.strerror or error}.", hint)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -93,8 +102,11 @@ class Lines:
 
     def __init__(self, path: Path, size: int = 0) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(path, "ab")  # noqa: SIM115  # open as long as the run
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(path, "ab")  # noqa: SIM115  # open as long as the run
+        except OSError as error:
+            raise _refused(path, error) from error
         if self.file.tell() < size:
             raise DataError(
                 f"{path} is shorter than its checkpoint says ({self.file.tell()} < {size} bytes).",
@@ -110,29 +122,42 @@ class Lines:
                 self.file.write(json.dumps({"schema": SCHEMA, **row}).encode() + b"\n")
             self.file.flush()
         except OSError as error:
-            raise DissectError(
-                f"Could not write {self.path}: {error.strerror}.",
-                "Make room on the disk and give the same command again: the run goes on from its last checkpoint.",
-            ) from error
+            raise _refused(self.path, error) from error
 
     def size(self) -> int:
+        """Bytes of the file, all of them on the disk: a checkpoint may rely on them after a loss of power."""
+        try:
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise _refused(self.path, error) from error
         return self.file.tell()
 
     def close(self) -> None:
-        self.file.close()
+        with suppress(OSError):  # of what the disk has refused before: `append` has said so
+            self.file.close()
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold a run folder for this process; a second process is refused (exit code 2)."""
-    run.mkdir(parents=True, exist_ok=True)
-    with open(run / ".lock", "w") as file:
+    """Hold a run folder for this process; a second process is refused (exit code 2).
+
+    What a killed process left half-written (see `write_atomically`) is cleared away.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = open(run / ".lock", "w")  # noqa: SIM115  # closed below
+    except OSError as error:
+        raise _refused(run, error) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
                 f"Another process is training in {run}.", "Wait for it, or choose --seed or --name."
             ) from None
+        for left in (*run.glob(".*"), *run.glob("checkpoints/.*")):
+            if HALF_WRITTEN.fullmatch(left.name):
+                left.unlink(missing_ok=True)
         yield
 
 
@@ -197,6 +222,11 @@ def group_config(group: Path) -> dict[str, Any]:
         return tomllib.loads((group / "config.toml").read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{group} is no group of runs: {error}.") from error
+
+
+def mark_done(run: Path) -> None:
+    """The last thing that a run writes."""
+    write_atomically(run / "DONE", lambda file: None)
 
 
 def is_done(run: Path) -> bool:

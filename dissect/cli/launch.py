@@ -323,7 +323,7 @@ def rank_baseline(
             "checks": {},
         }
         runs.write_json(run / "summary.json", summary)
-        (run / "DONE").touch()
+        runs.mark_done(run)
     return summary
 
 

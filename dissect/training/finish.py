@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from dissect.data.sessions import Dataset, PrefixTensors, Sessions, prefix_index
 from dissect.runs import read_jsonl, write_ranks
 from dissect.sparsevd import named_variational, unmasked
 from dissect.training.checkpoint import load_checkpoint
-from dissect.training.evaluation import evaluate, metrics
-from dissect.training.record import Observer, density_rows
+from dissect.training.evaluation import Report, evaluate, metrics
+from dissect.training.record import density_rows
 from dissect.training.setup import Training
 
 # A role or module that a trained model can be evaluated without, and the name of the check in the summary.
@@ -25,9 +26,12 @@ def finish(
     run: Path,
     splits: dict[str, PrefixTensors],
     steps_per_epoch: int,
-    observer: Observer,
+    report: Callable[[str], Report],
 ) -> dict[str, Any]:
-    """Write the ranks of a run whose last step is done, and return its summary."""
+    """Write the ranks of a run whose last step is done, and return its summary.
+
+    `report(what)` gives what to call after each batch of an evaluation; it may raise, to stop.
+    """
     config, state, model = training.config, training.state, training.model
     which, step = "last", state.step
     if config.select != "last":
@@ -35,7 +39,7 @@ def finish(
         model.load_state_dict(load_checkpoint(run / "checkpoints" / "best.pt")["model"])
     values: dict[str, dict[str, float]] = {}
     for split, prefixes in splits.items():
-        rank = ranked(training, prefixes, observer, f"{split}, for the summary")
+        rank = evaluate(model, prefixes, report=report(f"{split}, for the summary"))
         values[split] = metrics(rank)
         sessions = data.test if split == "test" else split_validation(data.train, config.validation)[1]
         write_ranks_of(run / f"ranks-{split}-{which}.npz", rank, sessions)
@@ -63,7 +67,7 @@ def finish(
         "valid": values.get("valid"),
         # How much higher the best epoch on test lies: what choosing on test would have won.
         "selection_bias": {m: max(row[m] for row in history) - values["test"][m] for m in ("hr@20", "mrr@20")},
-        "checks": quick_checks(training, splits["test"], observer),
+        "checks": quick_checks(training, splits["test"], report),
         "density": [{"step": state.step, **row} for row in density_rows(training)],
         "left_out": training.left_out,
     }
@@ -76,17 +80,14 @@ def write_ranks_of(path: Path, rank: np.ndarray, sessions: Sessions) -> None:
     write_ranks(path, rank=rank, session=session, length=length, target=target)
 
 
-def ranked(training: Training, prefixes: PrefixTensors, observer: Observer, what: str) -> np.ndarray:
-    """Ranks [P], told to the observer as `what`."""
-    return evaluate(training.model, prefixes, report=lambda done, total: observer.evaluating(what, done, total))
-
-
-def quick_checks(training: Training, test: PrefixTensors, observer: Observer) -> dict[str, dict[str, float]]:
+def quick_checks(
+    training: Training, test: PrefixTensors, report: Callable[[str], Report]
+) -> dict[str, dict[str, float]]:
     """HR@20 and MRR@20 on test with other weights, or with parts of the trained model switched off."""
     model = training.model
 
     def accuracy(name: str) -> dict[str, float]:
-        values = metrics(ranked(training, test, observer, f"test, {name.replace('_', ' ')}"))
+        values = metrics(evaluate(model, test, report=report(f"test, {name.replace('_', ' ')}")))
         return {metric: values[metric] for metric in ("hr@20", "mrr@20")}
 
     checks = {}

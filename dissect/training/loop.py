@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dissect.data.sessions import Dataset, PrefixTensors, split_validation
 from dissect.errors import DataError, DivergedError, UsageError
-from dissect.runs import write_json
+from dissect.runs import mark_done, write_json
 from dissect.sparsevd import one_sample, rows_belong_to, total_kl
 from dissect.training import workers
 from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
@@ -154,9 +154,9 @@ def _fit(
             state.sum_ce, state.sum_kl, state.n_sum = state.sum_ce + ce, state.sum_kl + kl, state.n_sum + 1
     finally:
         recorder.close()
-    summary = finish(training, data, run, splits, steps_per_epoch, observer)
+    summary = finish(training, data, run, splits, steps_per_epoch, report)
     write_json(run / "summary.json", summary)
-    (run / "DONE").touch()
+    mark_done(run)
     return summary
 
 
