@@ -60,11 +60,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise _refused(path, error) from error
+            raise refused(path, error) from error
         raise
 
 
-def _refused(path: Path, error: OSError) -> DissectError:
+def refused(path: Path, error: OSError) -> DissectError:
     """What to tell a user whose disk does not take a file."""
     hint = "Make room on the disk and give the same command again: the run goes on from its last checkpoint."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -106,7 +106,7 @@ class Lines:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file = open(path, "ab")  # noqa: SIM115  # open as long as the run
         except OSError as error:
-            raise _refused(path, error) from error
+            raise refused(path, error) from error
         if self.file.tell() < size:
             raise DataError(
                 f"{path} is shorter than its checkpoint says ({self.file.tell()} < {size} bytes).",
@@ -122,14 +122,14 @@ class Lines:
                 self.file.write(json.dumps({"schema": SCHEMA, **row}).encode() + b"\n")
             self.file.flush()
         except OSError as error:
-            raise _refused(self.path, error) from error
+            raise refused(self.path, error) from error
 
     def size(self) -> int:
         """Bytes of the file, all of them on the disk: a checkpoint may rely on them after a loss of power."""
         try:
             os.fsync(self.file.fileno())
         except OSError as error:
-            raise _refused(self.path, error) from error
+            raise refused(self.path, error) from error
         return self.file.tell()
 
     def close(self) -> None:
@@ -147,7 +147,7 @@ def locked(run: Path) -> Iterator[None]:
         run.mkdir(parents=True, exist_ok=True)
         lock = open(run / ".lock", "w")  # noqa: SIM115  # closed below
     except OSError as error:
-        raise _refused(run, error) from error
+        raise refused(run, error) from error
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dissect.errors import DataError
-from dissect.runs import write_atomically
+from dissect.runs import refused, write_atomically
 
 # What torch.load raises on files that are cut off, garbled or of another kind.
 _UNREADABLE = (RuntimeError, OSError, EOFError, KeyError, ValueError, TypeError, AttributeError)
@@ -26,9 +26,12 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     sealed = {**state, "digest": _digest(state)}
     beside = path.with_name(f".new-{path.name}")
     write_atomically(beside, lambda file: torch.save(sealed, file))
-    if path.exists():
-        os.replace(path, _before(path))
-    os.replace(beside, path)
+    try:
+        if path.exists():
+            os.replace(path, _before(path))
+        os.replace(beside, path)
+    except OSError as error:
+        raise refused(path, error) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
