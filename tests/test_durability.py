@@ -49,6 +49,7 @@ data = Dataset("part", demo.n_items, demo.train.part(0, 600), demo.test.part(0, 
 config = Config("srgnn", "part", data.split_hash, {"dim": 4}, **settings)
 loop.CHECKPOINT_SECONDS = 0.0
 torch.set_num_threads(1)
+torch.optim.Adam([torch.zeros(1)]).zero_grad()  # imports much, once for all lives
 moments = random.Random(int(seed))
 
 
@@ -161,7 +162,7 @@ def assert_same_run(run, whole):
 
 
 def test_a_run_that_is_killed_again_and_again(tmp_path):
-    ends = drive(tmp_path, {**SPARSE, "max_steps": 30}, "kill", 4)
+    ends = drive(tmp_path, {**SPARSE, "max_steps": 20}, "kill", 4)
     assert ends.count(-signal.SIGKILL) >= 3
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
@@ -176,7 +177,7 @@ def test_twenty_kills_at_random_moments(tmp_path, settings, seed):
 
 
 def test_a_disk_that_takes_no_more_of_any_file(tmp_path):
-    ends = drive(tmp_path, {**SPARSE, "max_steps": 30}, "disk", 6)
+    ends = drive(tmp_path, {**SPARSE, "max_steps": 20}, "disk", 6)
     assert ends.count(7) >= 5
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
@@ -288,6 +289,27 @@ def test_sigterm_in_the_last_evaluation_is_heard(whole, tmp_path, config, moment
     assert not runs.is_done(tmp_path / "s1") and not (tmp_path / "s1" / "summary.json").exists()
     train(tmp_path / "s1", config)
     assert_same_run(tmp_path / "s1", whole[config.hash])
+
+
+@pytest.mark.parametrize("room", range(0, 5_000, 250))
+def test_a_checkpoint_that_the_disk_takes_in_part(tmp_path, room):
+    class Small:
+        """A file on a disk with so many bytes of room."""
+
+        def __init__(self):
+            self.taken = 0
+
+        def write(self, data):
+            self.taken += len(data)
+            if self.taken > room:
+                raise OSError(28, "No space left on device")
+            return len(data)
+
+        def flush(self):
+            pass
+
+    with pytest.raises(OSError, match="No space left"):  # and not what torch makes of it
+        checkpoint._save({"a": torch.ones(1000), "b": [1, 2, "x"]}, Small())
 
 
 def test_a_folder_that_cannot_be_written_is_a_message(tmp_path):

@@ -7,7 +7,7 @@ import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -25,13 +25,41 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     sealed = {**state, "digest": _digest(state)}
     beside = path.with_name(f".new-{path.name}")
-    write_atomically(beside, lambda file: torch.save(sealed, file))
+    write_atomically(beside, lambda file: _save(sealed, file))
     try:
         if path.exists():
             os.replace(path, _before(path))
         os.replace(beside, path)
     except OSError as error:
         raise refused(path, error) from error
+
+
+class _Noting:
+    """A file that notes the error of a disk that refuses: torch.save may raise another one over it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.refusal: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.refusal = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _save(state: dict[str, Any], file: IO[bytes]) -> None:
+    noting = _Noting(file)
+    try:
+        torch.save(state, cast("IO[bytes]", noting))
+    except RuntimeError:
+        if noting.refusal is not None:
+            raise noting.refusal from None
+        raise
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
