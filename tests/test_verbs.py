@@ -17,6 +17,7 @@ from dissect.cli import launch, main
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions, prefix_index
 from dissect.errors import DataError, UsageError
+from dissect.training import loop
 from dissect.training.checkpoint import load_checkpoint, save_checkpoint
 from dissect.training.evaluation import metrics
 from dissect.training.rebuild import read_run, rebuild, roles_without
@@ -146,6 +147,16 @@ def test_ties_make_a_difference_and_lie_in_order(made):
         for ties in ("best", "mean", "worst")
     )
     assert best > mean > worst
+
+
+def test_ties_are_counted_for_a_model_with_gradients_too(copied, tmp_path):
+    path = copied["dense"] / "checkpoints" / "best.pt"
+    state = load_checkpoint(path)
+    state["model"]["items"].zero_()  # every score is 0
+    save_checkpoint(path, state)
+    for ties, rank in {"best": 1, "mean": 1 + (V - 1) // 2, "worst": V}.items():
+        assert typed(copied, "evaluate", copied["dense"], "--ties", ties, "--ranks", tmp_path / "r.npz")[0] == 0
+        assert set(runs.read_ranks(tmp_path / "r.npz")["rank"]) == {rank}
 
 
 def test_the_chosen_epoch_is_what_is_evaluated(made):
@@ -428,6 +439,20 @@ def test_resume_ends_with_the_numbers_of_a_run_that_was_not_stopped(made, tmp_pa
     assert code == 2 and "Finished already" in err
 
 
+def test_resume_says_where_it_had_to_fall_back(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    observer = StopAt(9, 1)
+    monkeypatch.setattr(launch, "make_observer", lambda *_: observer)
+    words = [*WORDS, "--runs-dir", tmp_path / "runs", "--data-dir", made["data"]]
+    assert invoke(*verb_of("sparse", made), *words)[0] == 130
+    monkeypatch.undo()
+    run = tmp_path / made["sparse"].relative_to(made["runs"].parent)
+    (run / "checkpoints" / "last.pt").write_bytes(b"not a checkpoint")
+    code, _, err = invoke("resume", run)
+    assert code == 0 and "Going on from the one before it" in err
+    assert_same_run(run, made["sparse"])
+
+
 def test_a_group_is_all_its_unfinished_runs(made, tmp_path, monkeypatch):
     words = [*WORDS, "--runs-dir", tmp_path / "runs", "--data-dir", made["data"]]
     first = interrupted(made, tmp_path / "runs", monkeypatch, "sparse", more=["--seed=1", "--seed", "2", "--seed", "3"])
@@ -489,4 +514,6 @@ def test_weights_that_do_not_fit_leave_no_group_behind(made, tmp_path):
     words = ["run", *WORDS, "--max-steps", "3", "--data-dir", made["data"], "--runs-dir", tmp_path / "runs"]
     code, _, err = invoke(*words, "--dim", "8", "--init-from", made["dense"])
     assert code == 3 and "another shape" in err
+    code, _, err = invoke(*words, "--where", "encoder")
+    assert code == 3 and "'encoder'" in err
     assert not (tmp_path / "runs").exists()

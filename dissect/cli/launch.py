@@ -28,7 +28,7 @@ from dissect.training.evaluation import evaluate_scores, metrics
 from dissect.training.finish import write_ranks_of
 from dissect.training.loop import fit
 from dissect.training.record import Observer
-from dissect.training.setup import load_dense
+from dissect.training.setup import load_dense, selects
 from models import BASELINES, MODELS
 
 _BY_NAME = inspect.Parameter.VAR_KEYWORD
@@ -184,9 +184,14 @@ def prepare_group(group: Path, config: Config, data: Dataset) -> None:
 
 
 def check_start(build: Callable[[], Any], config: Config, weights: dict[str, Any] | None) -> None:
-    """Raises DataError, before anything is written, where the weights to start from do not fit the model."""
+    """Raises DataError, before anything is written, where weights do not fit the model, or `where` names none of it."""
     if weights is not None:
         load_dense(build(), weights)
+    if config.where not in ("both", "none"):
+        model = build()
+        chosen = selects(config.where, model.matrices)
+        if chosen is not None and not any(chosen(name, module) for name, module in model.named_modules()):
+            raise DataError(f"The model has no weight matrix that '{config.where}' names.", "See: dissect models")
 
 
 def variant_name(without: Sequence[str]) -> str:
