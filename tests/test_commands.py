@@ -192,6 +192,14 @@ def test_refit_trains_on_everything_for_the_epochs_each_seed_chose(typed):
     assert typed("train", *words, "--protocol", "paper", "--refit")[0] == 2
 
 
+def test_none_is_the_default_or_refused(typed):
+    words = ["--dataset", "demo", "--dim", "4", "--device", "cpu", "--quiet", "--epochs", "0.02"]
+    assert typed("train", "srgnn", *words, "--option", "dropout=none")[0] == 0
+    assert runs.group_config(runs.newest_group("runs")).get("model_options") == {"dim": 4}
+    code, _, err = typed("train", "srgnn", *words, "--option", "steps=none")
+    assert code == 2 and "steps=none" in err
+
+
 def test_the_readout_is_an_option_and_part_of_the_name(typed):
     words = ["--dataset", "demo", "--dim", "4", "--device", "cpu", "--quiet", "--epochs", "0.02"]
     assert typed("train", "srgnn", *words, "--readout", "attenmixer", "--option", "levels=2")[0] == 0

@@ -112,6 +112,11 @@ def model_options(
                 f"Did you mean {near[0]}=...?" if near else f"It takes: {', '.join(f'{t}=...' for t in takes)}.",
             )
         options[name] = _value(value)
+    # TOML has no word for none: where it is the default it need not be said, elsewhere it would be lost.
+    lost = [n for n, v in options.items() if v is None and n in named and parameters[n].default is not None]
+    if lost:
+        raise UsageError(f"{subject.name} takes no {lost[0]}=none.", "Leave it out for the default.")
+    options = {name: value for name, value in options.items() if value is not None}
     try:
         subject.cls(n_items=2, **options)  # the model itself says what does not fit, before anything is written
     except (TypeError, ValueError) as error:
