@@ -21,6 +21,24 @@ from models.graph import pack
 from models.normalise import normalise_rows, unit
 from models.readout import READOUT_OPTIONS, AttenMixerReadout, arange_like
 
+# What `official` and `fixed` share.
+RELEASED: dict[str, Any] = {
+    "dim": 256,
+    "levels": 7,
+    "heads": 8,
+    "p": 4.0,
+    "scale": 16.0,
+    "query": "concat",
+    "query_norm": "levels",
+    "attention_scale": 1.0,
+    "value": True,
+    "readout_norm": "layer",
+    "score_norm": True,
+    "bias": True,
+    "attention_dropout": 0.1,
+    "candidate_dropout": 0.1,
+}
+
 
 class AttenMixer(SessionModel):
     """Item embeddings of unit length, dropout, and the multi-level readout; candidates have unit length too.
@@ -41,42 +59,12 @@ class AttenMixer(SessionModel):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"dim": 256, "levels": 7, "heads": 8, "p": 4.0, "scale": 12.0},
         "official": {
-            "dim": 256,
-            "levels": 7,
-            "heads": 8,
-            "p": 4.0,
-            "scale": 16.0,
-            "query": "concat",
-            "query_norm": "levels",
+            **RELEASED,
             "head_layout": "raw_view",
             "attention": "sigmoid",
-            "attention_scale": 1.0,
-            "value": True,
-            "readout_norm": "layer",
-            "score_norm": True,
-            "bias": True,
-            "attention_dropout": 0.1,
-            "candidate_dropout": 0.1,
             "padded_length": 20,  # longest prefix + 1 of the paper's data sets
         },
-        "fixed": {
-            "dim": 256,
-            "levels": 7,
-            "heads": 8,
-            "p": 4.0,
-            "scale": 16.0,
-            "query": "concat",
-            "query_norm": "levels",
-            "head_layout": "split",
-            "attention": "softmax",
-            "attention_scale": 1.0,
-            "value": True,
-            "readout_norm": "layer",
-            "score_norm": True,
-            "bias": True,
-            "attention_dropout": 0.1,
-            "candidate_dropout": 0.1,
-        },
+        "fixed": {**RELEASED, "head_layout": "split", "attention": "softmax"},
         # Table 4 of the paper, whose code is not released; -IP is described in a few words only.
         "paper-M": {"levels": 1},
         "paper-IP": {"windows": "all"},

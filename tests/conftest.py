@@ -1,12 +1,16 @@
 """Settings for all tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import requests
 import torch
+from click.testing import CliRunner
 from hypothesis import settings
+
+from dissect.cli import main
 
 # Examples may take as long as a busy machine needs; what counts is what they find.
 settings.register_profile("dissect", deadline=None)
@@ -33,3 +37,18 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         return ask(self, method, url, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(requests.Session, "request", request)
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in an empty folder; returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DISSECT_DATA", str(tmp_path / "data"))
+
+    def run(*words: str) -> tuple[int, str, str]:
+        result = CliRunner().invoke(main, words, prog_name="dissect")
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return run

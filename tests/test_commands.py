@@ -9,27 +9,10 @@ import sys
 import time
 
 import pytest
-from click.testing import CliRunner
 
 from dissect import runs
-from dissect.cli import main
 
 TINY = ["--max-steps", "6", "--dim", "4", "--device", "cpu", "--quiet"]
-
-
-@pytest.fixture
-def typed(tmp_path, monkeypatch):
-    """Runs a command in an empty folder; returns exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DISSECT_DATA", str(tmp_path / "data"))
-
-    def run(*words):
-        result = CliRunner().invoke(main, words, prog_name="dissect")
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.exit_code, result.stdout, result.stderr
-
-    return run
 
 
 def test_run_leaves_a_group_and_a_verdict_and_is_refused_the_second_time(typed, tmp_path):

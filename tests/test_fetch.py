@@ -10,9 +10,7 @@ import threading
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from dissect.cli import main
 from dissect.data import fetch as module
 from dissect.data import sources
 from dissect.data.fetch import checksum, fetch
@@ -190,21 +188,6 @@ def test_sources_are_recipes_and_can_be_checked():
 
 
 # --- a name is enough -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def typed(tmp_path, monkeypatch):
-    """Runs a command in an empty folder; returns exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DISSECT_DATA", str(tmp_path / "data"))
-
-    def run(*words):
-        result = CliRunner().invoke(main, words, prog_name="dissect")
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.exit_code, result.stdout, result.stderr
-
-    return run
 
 
 def a_log():
