@@ -225,7 +225,12 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     os.mkfifo(tmp_path / "log.csv")
     words = [sys.executable, "-m", "dissect", "data", "prepare", "diginetica", "--from", str(tmp_path / "log.csv")]
     process = subprocess.Popen(
-        [*words, "--data-dir", str(tmp_path / "data")], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [*words, "--data-dir", str(tmp_path / "data")],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background of a shell inherit that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "data" / ".diginetica.lock").exists() and time.monotonic() < deadline:
