@@ -234,3 +234,14 @@ def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     run = next((tmp_path / "runs").glob("*/s1"))
     assert (run / "checkpoints" / "last.pt").exists() and not runs.is_done(run)
     assert runs.read_jsonl(run / "density.jsonl")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".x"])
+def test_a_name_that_leads_out_of_the_runs_folder_is_refused(typed, tmp_path, name):
+    code, _, err = typed("run", *TINY, "--name", name)
+    assert code == 2 and "--name" in err and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("words", [["--dim", "0"], ["--dim", "-3"], ["--seed", "-1"]])
+def test_numbers_out_of_range_are_refused(typed, words):
+    assert typed("run", "--max-steps", "2", "--device", "cpu", *words)[0] == 2

@@ -208,7 +208,8 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any]) -> Config:
                 f"{subject.name} cannot be built without {role!r}.",
                 f"It can without: {', '.join(subject.cls.removable) or 'nothing'}.",
             )
-    dim = asked.dim or (BUILT_IN_DIM if data.name in planted.BUILT_IN else DEFAULT_DIM)
+    usual = BUILT_IN_DIM if data.name in planted.BUILT_IN else DEFAULT_DIM
+    dim = usual if asked.dim is None else asked.dim
     given = {"dim": dim, "propagation": asked.propagation, "readout": asked.readout}
     return Config(
         model=subject.name,
@@ -252,6 +253,8 @@ def train(
 
 def folder_of(asked: Asked, config: Config) -> Path:
     """The group's folder; its name tells model, preset, readout and data set where the user gives none."""
+    if asked.name and (Path(asked.name).name != asked.name or asked.name.startswith(".")):
+        raise UsageError(f"--name is the name of a folder in {asked.runs_dir}, not {asked.name!r}.")
     parts = (Path(config.model).stem, asked.preset, asked.readout, "refit" if config.refit else None, config.dataset)
     return group_folder(config, asked.name or "-".join(filter(None, parts)), Path(asked.runs_dir))
 

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib.util
 import inspect
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -62,6 +63,7 @@ def find_model(name: str) -> Subject:
     spec = importlib.util.spec_from_file_location(f"dissect_user_model_{source[:12]}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the module of a class
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -229,6 +231,7 @@ def train_seeds(
     variant = variant_name(without)
     folders = {seed: runs.run_path(group, seed, variant) for seed in dict.fromkeys(seeds)}
     done = [seed for seed, folder in folders.items() if runs.is_done(folder)]
+    where = prepare_device(device, config.batch_size * data.n_items * config.model_options.get("dim", 256))
     workers.wait()
     if force:
         for folder in folders.values():
@@ -246,7 +249,6 @@ def train_seeds(
         return subject.cls(n_items=data.n_items, **options, **extra)
 
     check_start(build, config, weights)
-    where = prepare_device(device, config.batch_size * data.n_items * config.model_options.get("dim", 256))
     if workers.is_first():
         prepare_group(group, config, data)
     workers.wait()

@@ -38,7 +38,13 @@ training = several(
         "--without", multiple=True, metavar="ROLE", help="Leave a role out of the model: propagation, gnn, attention."
     ),
     click.option(
-        "--seed", "seeds", type=int, multiple=True, default=(1,), show_default=True, help="Repeat for several seeds."
+        "--seed",
+        "seeds",
+        type=click.IntRange(0),
+        multiple=True,
+        default=(1,),
+        show_default=True,
+        help="Repeat for several seeds.",
     ),
     click.option(
         "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Train so many seeds at the same time."
@@ -52,7 +58,7 @@ training = several(
         help="Sampled softmax over so many drawn items, for catalogues beyond memory or patience (biased: the loss"
         " comes out too small); 0 is the whole catalogue.",
     ),
-    click.option("--dim", type=int, help="Width D of the model. [default: 256; 32 on built-in data]"),
+    click.option("--dim", type=click.IntRange(1), help="Width D of the model. [default: 256; 32 on built-in data]"),
     click.option(
         "--propagation",
         type=click.Choice(["(AH)W", "A(HW)"], case_sensitive=False),

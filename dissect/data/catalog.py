@@ -91,7 +91,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     if found is None and name in KNOWN:
         raise DataError(f"The data set '{name}' is not in {data_root(data_dir)}.", ways(name))
     if found is None:
-        raise unknown("data set", name, [*names(data_dir), *planted.BUILT_IN, *KNOWN])
+        raise unknown("data set", name, {*names(data_dir), *planted.BUILT_IN, *KNOWN})
     name = found
     if name in planted.BUILT_IN:
         return planted.generate(name)

@@ -15,7 +15,7 @@ from dissect.errors import DataError
 from dissect.runs import refused, write_atomically
 
 # What torch.load raises on files that are cut off, garbled or of another kind.
-_UNREADABLE = (RuntimeError, OSError, EOFError, KeyError, ValueError, TypeError, AttributeError)
+_UNREADABLE = (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
