@@ -71,11 +71,11 @@ def measure(
         model, data.name, data.split_hash, {"dim": dim}, where=where, batch_size=batch_size, max_steps=10_000
     )
     training = assemble(lambda: MODELS[model](n_items=data.n_items, dim=dim), config, prefixes, 1, "full")
-    buffer = torch.empty(batch_size, data.n_items, device=device)
-    assert score_buffer(batch_size, data.n_items, device).shape == buffer.shape, "the loss would go in pieces"
+    buffer, plain = score_buffer(batch_size, data.n_items, device), torch.empty(batch_size, data.n_items, device=device)
+    assert buffer.numel() == plain.numel(), "the loss would make the scores twice"
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(batch_size, dim, device=device) * 0.1
-    floor = floor_step(vectors, torch.nn.Parameter(training.model.item_states().detach().clone()), buffer)
+    floor = floor_step(vectors, torch.nn.Parameter(training.model.item_states().detach().clone()), plain)
 
     def step() -> None:
         index = torch.randint(0, len(prefixes), (batch_size,), generator=generator).to(device)

@@ -19,16 +19,18 @@ from dissect.training.scoring import (
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("width", [None, 11, 10, 3, 1])  # of the buffer: below 11 the loss goes in pieces
+@pytest.mark.parametrize("width", [None, 11, 10, 3, 1])  # of the buffer: below 11 the scores are made twice
+@pytest.mark.parametrize("piece", [11, 4, 1])  # rows at a time
 @pytest.mark.parametrize("scale", [0.1, 30.0])  # with 30 the target's probability is far below the smallest float
-def test_loss_and_gradients_equal_cross_entropy(with_bias, width, scale):
+def test_loss_and_gradients_equal_cross_entropy(with_bias, width, piece, scale, monkeypatch):
+    monkeypatch.setitem(PIECE, "cpu", 4 * 5 * piece)
     torch.manual_seed(0)
     vectors = (torch.randn(5, 7, dtype=torch.double) * scale).requires_grad_()
     matrix = torch.randn(11, 7, dtype=torch.double, requires_grad=True)
     bias = torch.randn(11, dtype=torch.double, requires_grad=True) if with_bias else None
     targets = torch.tensor([0, 3, 3, 10, 5])
     inputs = [x for x in (vectors, matrix, bias) if x is not None]
-    buffer = torch.full((5, width), float("nan"), dtype=torch.double) if width else None
+    buffer = torch.full((width, 5), float("nan"), dtype=torch.double) if width else None
 
     mine = catalogue_loss(vectors, matrix, bias, targets, buffer)
     theirs = F.cross_entropy(F.linear(vectors, matrix, bias), targets)
@@ -53,8 +55,8 @@ def test_the_loss_is_differentiated_once():
 
 
 def test_buffers_hold_the_catalogue_where_memory_allows():
-    assert score_buffer(100, 43_097, "cpu").shape == (100, 43_097)
-    assert score_buffer(512, 1_000_000, "cpu").numel() * 4 <= PIECE
+    assert score_buffer(100, 43_097, "cpu").shape == (43_097, 100)
+    assert score_buffer(512, 1_000_000, "cpu").numel() * 4 <= PIECE["cpu"]
 
 
 def test_sampled_loss_equals_a_plain_loop():

@@ -201,7 +201,7 @@ def next_item_loss(model: Any, vectors: Tensor, S: Tensor, targets: Tensor, nega
     """Mean cross-entropy of `targets` [B] (rows of S [V, D]), over the catalogue or over `negatives` drawn items."""
     if not negatives:
         matrix, bias = model.candidates(S)  # [V, D], [V]
-        return catalogue_loss(vectors, matrix, bias, targets, buffer[: len(vectors)])
+        return catalogue_loss(vectors, matrix, bias, targets, buffer)
     drawn = torch.randint(len(S), (negatives,), device=S.device)
     rows = F.embedding(torch.cat([targets, drawn]), S, sparse=True)
     matrix, bias = model.candidates(rows)  # [B + n, D]
