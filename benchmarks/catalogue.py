@@ -81,7 +81,7 @@ def main(
             floor = 16 * n * dim / 1e9
             what = f"{drawn:,} drawn" if drawn else "all"
             table.add_row(f"{n:,}", what, f"{answer['ms']:.0f}", f"{answer['gb']:.2f}", f"{floor:.2f}")
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def main(dataset: str, data_dir: str | None, dim: int, device: str) -> None:
         table.add_row(f"evaluation of {name}, D = {dim}, V = {data.n_items:,}", f"{rate:,.0f} prefixes a second")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     table.add_row("peak memory of this process", f"{peak:.2f} GB")
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 if __name__ == "__main__":

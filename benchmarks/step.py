@@ -11,6 +11,7 @@ Steps and floors alternate, so that a busy machine slows both; the ratio of the 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -168,7 +169,7 @@ def main(
                         f"{row['density']:.1f}",
                         *(f"{row[part]:.1f}" for part in parts),
                     )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 if __name__ == "__main__":

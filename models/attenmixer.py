@@ -99,14 +99,9 @@ class AttenMixer(SessionModel):
         return self.items
 
     def encode(self, S: Tensor, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        uniform = self.switched_off == "attention"
-        if items.device.type != "cpu":
-            # All slots: more arithmetic, but shapes that no length decides, and no waiting for the device.
-            h = self.drop(unit(lookup(S, items.clamp(min=1).flatten())), items, None)
-            return self.readout(h, lengths, width=items.shape[1], uniform=uniform), {}
         clicks = pack(items, lengths)
-        h = self.drop(unit(lookup(S, clicks.items)), items, items > 0)  # [C, D]
-        return self.readout(h, lengths, uniform=uniform), {}
+        h = self.drop(unit(lookup(S, clicks.items)), items, None if clicks.width else items > 0)  # [C, D]
+        return self.readout(h, lengths, width=clicks.width, uniform=self.switched_off == "attention"), {}
 
     def drop(self, h: Tensor, items: Tensor, real: Tensor | None) -> Tensor:
         """Dropout on click states, one mask for all clicks of a session on one item.

@@ -126,7 +126,7 @@ class SRGNN(SessionModel):
                 states = self.update(self.messages(states, graph), states)
         states = states.index_select(0, graph.click_node)  # [C, D]
         if hasattr(self, "readout"):
-            return self.readout(states, lengths, uniform=self.switched_off == "attention"), {}
+            return self.readout(states, lengths, width=clicks.width, uniform=self.switched_off == "attention"), {}
         vectors = self.read_out(states, clicks)  # [B, D]
         return self.scale * unit(vectors) if self.normalised else vectors, {}
 
@@ -154,9 +154,9 @@ class SRGNN(SessionModel):
             ),
         ):
             if self.map_first:
-                heard = mean_of_neighbours(edge(states), reads, writes, degree)  # A (H W)
+                heard = mean_of_neighbours(edge(states), reads, writes, degree, graph.real)  # A (H W)
             else:
-                heard = edge(mean_of_neighbours(states, reads, writes, degree))  # (A H) W
+                heard = edge(mean_of_neighbours(states, reads, writes, degree, graph.real))  # (A H) W
             # The mean over neighbours of a constant is that constant, or zero where there are none.
             halves.append(heard + (degree > 0)[:, None] * along + node)
         return torch.cat(halves, 1)
@@ -175,20 +175,13 @@ class SRGNN(SessionModel):
 
     def read_out(self, states: Tensor, clicks: Clicks) -> Tensor:
         """Session vectors [B, D] from click states [C, D]: attention over all clicks beside the last one."""
-        last = states.index_select(0, clicks.last)  # [B, D]
+        last, n = states.index_select(0, clicks.last), clicks.lengths[:, None]  # [B, D], [B, 1]
         if hasattr(self, "attend_last"):
             query = self.attend_last(last).index_select(0, clicks.session)  # [C, D]
             weight = self.attend_score(torch.sigmoid(query + self.attend_all(states)))  # [C, 1], no softmax
             if self.switched_off == "attention":
-                weight = _session_mean(weight, clicks)
+                weight = (sum_by_session(weight, clicks) / n).index_select(0, clicks.session)
         else:
-            weight = _session_mean(torch.ones_like(states[:, :1]), clicks, share=True)
-        overall = sum_by_session(weight * states, clicks.session, len(last))  # [B, D]
+            weight = (1 / n.to(states.dtype)).index_select(0, clicks.session)
+        overall = sum_by_session(weight * states, clicks)  # [B, D]
         return self.transform(torch.cat([overall, last], 1))
-
-
-def _session_mean(weight: Tensor, clicks: Clicks, share: bool = False) -> Tensor:
-    """Weights [C, 1] replaced by their mean over the session; `share` gives sum / n^2, i.e. 1/n for ones."""
-    n = torch.bincount(clicks.session, minlength=len(clicks.last)).to(weight.dtype)[:, None]  # [B, 1]
-    mean = sum_by_session(weight, clicks.session, len(n)) / n
-    return (mean / n if share else mean).index_select(0, clicks.session)
