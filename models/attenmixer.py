@@ -99,7 +99,7 @@ class AttenMixer(SessionModel):
         return self.items
 
     def encode(self, S: Tensor, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        clicks = pack(items, lengths)
+        clicks = pack(items, lengths, self.all_slots)
         h = self.drop(unit(lookup(S, clicks.items)), items, None if clicks.width else items > 0)  # [C, D]
         return self.readout(h, lengths, width=clicks.width, uniform=self.switched_off == "attention"), {}
 

