@@ -8,7 +8,7 @@ from dissect.data.sessions import PrefixTensors, Sessions
 from dissect.sparsevd import total_kl
 from dissect.sparsevd.sparsify import sparsify
 from dissect.training.config import Config
-from dissect.training.loop import rows_by_session
+from dissect.training.loop import ExampleOrder, rows_by_session
 from dissect.training.setup import assemble
 from models import MODELS
 from models.graph import build, pack
@@ -101,3 +101,22 @@ def test_shared_noise_is_one_draw_for_all_clicks_of_a_session(name, options):
     torch.testing.assert_close(shared[0, 0], shared[0, 2])
     torch.testing.assert_close(shared[1, 0], shared[1, 1])
     assert not torch.allclose(seen["lrt"][0], seen["lrt"][1])
+
+
+@pytest.mark.parametrize("order", ["shuffled", "chronological"])
+def test_widths_known_beforehand_hold_every_example(order):
+    config = Config("srgnn", "", "", batch_size=3, order=order)
+    prefixes = PrefixTensors(Sessions.from_lists([[*s, 1] for s in SESSIONS] + [list(range(1, 20))]))
+    steps = -(-len(prefixes) // 3)
+    plain = ExampleOrder(prefixes.length, config, 1, static=False)
+    static = ExampleOrder(prefixes.length, config, 1, static=True)
+    widths = set()
+    for step in range(2 * steps):
+        (index, nothing), (same, width) = plain.batch(step, steps), static.batch(step, steps)
+        assert nothing is None and torch.equal(index, same)
+        items, lengths, targets = prefixes.batch(index)
+        padded = prefixes.batch(same, width)
+        assert torch.equal(padded[0][:, : items.shape[1]], items) and not padded[0][:, items.shape[1] :].any()
+        assert torch.equal(padded[1], lengths) and torch.equal(padded[2], targets)
+        widths.add(width)
+    assert widths <= {8, 16, 24} and len(widths) > 1

@@ -127,7 +127,6 @@ class PrefixTensors:
         self.items = torch.tensor(sessions.items, dtype=torch.int32, device=device)
         self.start = torch.tensor(sessions.offsets[session], dtype=torch.int64, device=device)
         self.length = torch.tensor(length, dtype=torch.int64, device=device)
-        self._columns = torch.arange(int(length.max(initial=1)), device=device)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -138,7 +137,7 @@ class PrefixTensors:
         L is the longest length of the batch, or `pad_to` where static shapes are wanted.
         """
         start, length = self.start[index], self.length[index]
-        columns = self._columns[: pad_to or int(length.max())]  # [L]
+        columns = torch.arange(pad_to or int(length.max()), device=length.device)  # [L]
         inside = columns < length[:, None]  # [B, L]
         where = torch.where(inside, start[:, None] + columns, 0)
         items = self.items[where] * inside  # [B, L]

@@ -34,6 +34,7 @@ from dissect.training.setup import Training, assemble, set_lr
 CHECKPOINT_SECONDS = 300.0
 DENSITY_MEASUREMENTS = 200  # over a run
 LOSS_LINES = 500  # over a run
+WIDTHS = 8  # of padded batches are multiples of it, where shapes are to be few
 
 
 def fit(
@@ -99,7 +100,7 @@ def _fit(
         restore(training, saved, last)
     state = training.state
     recorder = Recorder(run, training, len(prefixes), steps_per_epoch, observer)
-    order = ExampleOrder(len(prefixes), config, seed, device)
+    order = ExampleOrder(prefixes.length, config, seed)
     buffer = score_buffer(config.batch_size, data.n_items, device)  # for the scores of every step
     loss_every = max(1, config.max_steps // LOSS_LINES)
     density_every = max(1, config.max_steps // DENSITY_MEASUREMENTS)
@@ -145,8 +146,9 @@ def _fit(
             began = time.perf_counter()
             set_lr(training.optimiser, lr_at(config, state.step, steps_per_epoch))
             beta = kl_weight_at(config, state.step) / len(prefixes)
-            index, weight = workers.share(order.batch(state.step, steps_per_epoch))
-            ce, kl = train_step(training, prefixes.batch(index), beta, buffer, weight)
+            index, pad_to = order.batch(state.step, steps_per_epoch)
+            index, weight = workers.share(index)
+            ce, kl = train_step(training, prefixes.batch(index, pad_to), beta, buffer, weight)
             state.step += 1
             state.seconds += time.perf_counter() - began
             if not math.isfinite(ce + kl):
@@ -240,23 +242,33 @@ def backward_to_table(S: Tensor, *gradients: Tensor | None) -> None:
 
 
 class ExampleOrder:
-    """Which examples make up which batch: a permutation for each epoch from (seed, epoch), or time order."""
+    """Which examples make up which batch: a permutation for each epoch from (seed, epoch), or time order.
 
-    def __init__(self, n_examples: int, config: Config, seed: int, device: torch.device | str) -> None:
-        self.n, self.config, self.seed, self.device = n_examples, config, seed, device
+    `lengths` [P] are those of all examples, on the device. `static` (by default on any device but the CPU): the widths
+    to which batches are padded are fetched once an epoch, so that no step waits for its own, and are few.
+    """
+
+    def __init__(self, lengths: Tensor, config: Config, seed: int, static: bool | None = None) -> None:
+        self.lengths, self.config, self.seed = lengths, config, seed
+        self.static = lengths.device.type != "cpu" if static is None else static
         self.epoch, self.permutation = -1, torch.empty(0)
+        self.widths: list[int] = []
 
-    def batch(self, step: int, steps_per_epoch: int) -> Tensor:
-        """Indices [B] of the examples of a step; the last batch of an epoch may be smaller."""
-        epoch, at = divmod(step, steps_per_epoch)
+    def batch(self, step: int, steps_per_epoch: int) -> tuple[Tensor, int | None]:
+        """(indices [B] of the examples of a step, fewer at an epoch's end; width to pad them to, or None)."""
+        (epoch, at), B = divmod(step, steps_per_epoch), self.config.batch_size
         if epoch != self.epoch:
+            n = len(self.lengths)
             if self.config.order == "chronological":
-                permutation = torch.arange(self.n)
+                permutation = torch.arange(n)
             else:
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-                permutation = torch.randperm(self.n, generator=generator)
-            self.epoch, self.permutation = epoch, permutation.to(self.device)
-        return self.permutation[at * self.config.batch_size : (at + 1) * self.config.batch_size]
+                permutation = torch.randperm(n, generator=generator)
+            self.epoch, self.permutation = epoch, permutation.to(self.lengths.device)
+            if self.static:
+                longest = F.pad(self.lengths[self.permutation], (0, -n % B)).view(-1, B).amax(1)
+                self.widths = [WIDTHS * -(-width // WIDTHS) for width in longest.tolist()]
+        return self.permutation[at * B : (at + 1) * B], self.widths[at] if self.static else None
 
 
 def choose_epoch(training: Training, values: dict[str, dict[str, float]], run: Path, steps_per_epoch: int) -> bool:
