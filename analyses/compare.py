@@ -132,6 +132,7 @@ def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> lis
     if at is not None and not (Path(head) / "config.toml").exists():
         raise DataError(f"{at} is no run: a run lies in a folder with a config.toml.")
     group = runs.resolve_group(head, runs_dir).resolve()  # the same thing by two names is one row
+    read_config(group)
     seeds = [int(part[1:]) for part in rest if part[1:].isdigit()]
     variants = [part for part in rest if not part[1:].isdigit()]
     inside = group.joinpath(*rest)
@@ -142,10 +143,7 @@ def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> lis
     found = [entry(group, variant, seeds[0] if seeds else None, warn) for variant in wanted]
     entries = [row for row in found if row is not None]
     if not entries:
-        raise DataError(
-            f"{inside} has no finished seed that is whole.",
-            "The same command that began it goes on with it: dissect run, or dissect train.",
-        )
+        raise DataError(f"{inside} has no finished seed that is whole.", f"Go on with it: dissect resume {inside}")
     return entries
 
 
@@ -189,14 +187,14 @@ def entries_of_dataset(
     for group in (group for group, config in configs.items() if config["dataset"] == dataset):
         rows = [row for row in (entry(group, v, warn=warn) for v in runs.variants(group)) if row is not None]
         entries += rows
-        if not rows:
+        if not any(runs.is_done(run) for variant in runs.variants(group) for run in runs.group_runs(group, variant)):
             empty.append(group.name)
     if not entries:
         other = {
             config["dataset"] for group, config in configs.items() if any(map(runs.is_done, runs.group_runs(group)))
         } - {dataset}
         raise DataError(
-            f"No run on {dataset} is finished and whole. Begun: {', '.join(empty)}.",
+            f"No run on {dataset} is finished and whole. Begun: {', '.join(empty) or 'none'}.",
             f"Finished: {', '.join(f'--dataset {name}' for name in sorted(other))}." if other else "dissect train",
         )
     return entries, empty, dataset

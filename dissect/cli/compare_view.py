@@ -19,7 +19,7 @@ EPOCHS = {
     "validation": ("best valid", "chosen by MRR@20 on validation"),
     "refit": ("refit", "trained again on everything for as many epochs as were chosen on validation"),
     "test": ("best test", "chosen on test"),
-    "final": ("last", "nothing chosen (so are dissected runs)"),
+    "final": ("last", "the final step, nothing chosen (as dissect run reports)"),
 }
 TIES_NOTE = (
     f"Ties count in the target's favour ({TIES}): a rank is one more than the number of items with a strictly higher "
@@ -94,12 +94,14 @@ def means_view(title: str, rows: pd.DataFrame, metrics: tuple[str, ...], newest:
     over = "seeds" if len(seeds) > 1 else f"{seeds[0]} seeds"
     explained = "Percent, one seed each" if seeds == [1] else f"Percent, mean ± standard deviation over {over}"
     explained += "; best in bold." if newest is None else "; in bold what was trained now."
-    if newest is None:
+    told = [i for i in range(len(columns)) if not i or any(cells[i].text for cells in lines)]
+    if any(map(bias, rows.to_dict("records"))) and newest is None:
         explained += " Bias: how much higher HR@20 and MRR@20 of the best epoch on test lie."
     notes = [explained, TIES_NOTE]
     if len(chosen) > 1:
         notes.insert(1, "Epoch reported: " + "; ".join(f"{EPOCHS[how][0]}, {EPOCHS[how][1]}" for how in chosen) + ".")
-    return TextTable(title, tuple(columns), tuple(lines), tuple(notes))
+    shown = tuple(tuple(cells[i] for i in told) for cells in lines)
+    return TextTable(title, tuple(columns[i] for i in told), shown, tuple(notes))
 
 
 def _with_sd(row: dict[Any, Any], metric: str) -> str:

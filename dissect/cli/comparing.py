@@ -110,7 +110,7 @@ def chosen_form(form: str | None, out: str | None, as_json: bool) -> str:
         raise UsageError(f"{out}: what should be in it?", f"End it in {', '.join(SUFFIXES)}, or give --format.")
     if asked and by_name not in (None, "screen", asked):  # any text may stand in a .txt
         raise UsageError(
-            f"--out {out} asks for {by_name} by its ending, {'--json' if as_json else f'--format {form}'} for {asked}.",
+            f"--out {out} means {by_name} by its ending, and {'--json' if as_json else f'--format {form}'} does not.",
             f"Leave one of them out, or end the name in {next(s for s, f in SUFFIXES.items() if f == asked)}.",
         )
     return asked or str(by_name)

@@ -34,7 +34,7 @@ LATEX = {
 }
 
 
-LONG_NAME = 30  # letters, beyond which LaTeX breaks the name of a row
+LONG_NAME = 24  # letters, beyond which LaTeX breaks the name of a row
 NO_LIMIT = 10_000  # the width of a file, or of a pipe
 PROSE = 100  # notes are read as text: no line is longer
 
@@ -148,16 +148,16 @@ def to_latex(table: TextTable) -> str:
     is_long = max(map(len, names), default=0) > LONG_NAME
     layout = "".join("r" if column.is_number else "l" for column in table.columns)
     if is_long:
-        layout = r"p{0.3\linewidth}" + layout[1:]
+        layout = r"p{0.25\linewidth}" + layout[1:]
 
     def line(cells: Sequence[Cell]) -> str:
         words = [rf"\textbf{{{latex(c.text)}}}" if c.bold and c.text else latex(c.text) for c in cells]
-        return "    " + (r"\raggedright " if is_long and words[0] else "") + " & ".join(words) + r" \\"
+        return "    " + (r"\raggedright " if len(cells[0].text) > LONG_NAME else "") + " & ".join(words) + r" \\"
 
     lines = [
         r"\begin{table}  % \usepackage{booktabs}",
         r"  \centering",
-        r"  \small",
+        r"  \small\setlength{\tabcolsep}{4pt}",
         rf"  \caption{{{latex(table.title)}}}",
         *([rf"  \label{{{re.sub('[^A-Za-z0-9:.-]+', '-', table.label)}}}"] if table.label else []),
         rf"  \begin{{tabular}}{{{layout}}}",
@@ -175,7 +175,7 @@ def to_latex(table: TextTable) -> str:
 
 def latex(words: str) -> str:
     """Words with every character escaped that means something else to LaTeX, and options (--seed) kept as typed."""
-    escaped = "".join(LATEX.get(letter, letter) for letter in words).replace("--", "-{}-")
+    escaped = "".join(LATEX.get(letter, letter) for letter in words.replace("\n", " ")).replace("--", "-{}-")
     escaped = re.sub(r"\bd\\_z\b", "$d_z$", escaped)  # Cohen's: the one symbol with an index
     # At the beginning of a row these would be read as belonging to the line break before it.
     return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
