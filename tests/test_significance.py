@@ -141,6 +141,13 @@ def test_rows_are_paired_by_session():
     np.testing.assert_allclose(drawn[0] - drawn[1], 0.1)
 
 
+def test_the_interval_and_p_of_draws_that_are_counted():
+    low, high, p = interval(np.arange(-100, 901) / 1000)  # 101 of 1001 draws at zero or below
+    assert (low, high) == pytest.approx((-0.075, 0.875))
+    assert p == pytest.approx(2 * 102 / 1002)
+    assert interval(np.arange(-900, 101) / 1000)[2] == pytest.approx(p)
+
+
 def p_under_the_null(simulations, seeds, of_seeds, of_both, of_sessions, sessions=100, resamples=200):
     """Bootstrap and t-test p of equally good models; the noise of seeds, of seeds x sessions, of sessions."""
     rng = np.random.default_rng(4)
