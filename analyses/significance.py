@@ -7,7 +7,7 @@
 
 Both are corrected by Holm's method over all pairs and both metrics of a table.
 
-Simulated (tests/test_compare.py), equally good models are called different at p <= 0.05 by the bootstrap (by the
+Simulated (tests/test_significance.py), equally good models are called different at p <= 0.05 by the bootstrap (by the
 t-test) in
 
     5 % (5 %)     where only the sessions differ, or there is one seed

@@ -290,7 +290,7 @@ def test_the_table_of_a_training(folder):
     assert "flatter" in render_results(results_table(folder, "a" * 16, "clean"), "x", "paper", "").notes[-1]
 
 
-def test_what_is_the_same_in_all_rows_has_no_column(typed, folder):
+def test_what_is_the_same_in_all_rows_has_no_column(typed, folder, monkeypatch):
     make_group(folder)
     make_group(folder, model="attenmixer")
     out = typed("compare")[1]
@@ -300,6 +300,10 @@ def test_what_is_the_same_in_all_rows_has_no_column(typed, folder):
     )
     make_group(folder, model="stamp", seeds=(1,))
     assert re.search(r"bias of.*\n.*\bseeds\b", typed("compare")[1])
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = typed("compare", "--all-metrics")[1]
+    assert "No room for: MRR@10, bias of HR / MRR, seeds, s/epoch, parameters." in " ".join(narrow.split())
+    assert max(map(len, narrow.splitlines())) <= 80 and re.search(r"HR@5.*MRR@20$", narrow, re.MULTILINE)
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "100", None])

@@ -69,6 +69,7 @@ def test_what_has_no_room_is_named():
     assert "bias of" in wide and "No room" not in wide
     assert "No room for: s. " in narrow and "0.10" in narrow
     assert "No room for: bias of MRR, s. " in narrower and "10.25" in narrower
+    assert "" not in shown(table, 10)  # of a head that only the column left out had
 
 
 def test_notes_are_read_as_text():

@@ -75,10 +75,11 @@ def means_view(title: str, rows: pd.DataFrame, metrics: tuple[str, ...], newest:
     best = {metric: f"{rows[metric].max():.2f}" if len(rows) > 1 else None for metric in metrics}
     seeds = sorted(set(rows["seeds"]))
     chosen = [how for how in EPOCHS if how in set(rows["selection"])]
-    columns = [Column("model" if newest is None else "run", is_number=False), *(Column(m.upper()) for m in metrics)]
+    columns = [Column("model" if newest is None else "run", is_number=False)]
+    columns += [Column(metric.upper(), spare=metric not in AT_20) for metric in metrics]
     columns += [Column("bias of\nHR / MRR", spare=True)] * (newest is None)
     columns += [Column("epoch", is_number=False)] * (len(chosen) > 1)
-    columns += [Column("seeds")] * (len(seeds) > 1)
+    columns += [Column("seeds", spare=True)] * (len(seeds) > 1)
     columns += [Column("s/epoch", spare=True), Column("parameters", spare=True)]
     lines = []
     for row in rows.to_dict("records"):

@@ -108,7 +108,8 @@ def to_screen(table: TextTable, width: int) -> Text:
         out.rstrip()
         return out
 
-    lines = [Text(table.title, "bold"), *(line([Cell(word) for word in words]) for words in zip(*heads))]
+    over = [words for words in zip(*heads) if words[0] or any(words[i] for i in shown)]
+    lines = [Text(table.title, "bold"), *(line([Cell(word) for word in words]) for words in over)]
     lines += [line(row) for row in table.rows]
     notes = list(table.notes)
     if dropped:
