@@ -7,7 +7,8 @@ variant: the full model, or the model without a role.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,21 @@ METRICS = ("hr@5", "hr@10", "hr@20", "mrr@5", "mrr@10", "mrr@20")
 JUDGED = ("hr@20", "mrr@20")  # what the pairs are judged by, and for what the selection bias is on record
 # What is read of every summary; one that lacks any of it was written by something else.
 NEEDED = ("seed", "test", "epochs", "seconds", "n_parameters", "protocol")
+IDENTITY = ("model", "dataset", "split_hash", "protocol", "where")  # what is read of every configuration
 MOST_SETTINGS = 3  # that a label names
+TIES = "best"  # how every training ranks: one more than the number of strictly better scores
+
+Warn = Callable[[DataError], object]
+
+
+def left_out(error: DataError) -> None:
+    """Say on stderr what is damaged and therefore missing from a table."""
+    print(f"Left out: {error.message} {error.hint}".rstrip(), file=sys.stderr)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row: a group in one variant, its seeds that count, their summaries, and how many seeds are left out."""
+    """A row: a group in one variant, its seeds that count, their summaries, and how many are left out and why."""
 
     group: Path
     variant: str
@@ -37,6 +47,7 @@ class Entry:
     runs: tuple[Path, ...]
     summaries: tuple[dict[str, Any], ...] = ()
     unfinished: int = 0
+    damaged: int = 0
 
     @property
     def name(self) -> str:
@@ -52,41 +63,76 @@ class Entry:
         """Whether a seed had anything to decide: a baseline without gradients has no epochs."""
         return any(summary["epochs"] for summary in self.summaries)
 
+    @property
+    def selection(self) -> str:
+        """The epoch reported: chosen by MRR@20 on `validation`, or by each metric on `test`; the `final` one; the
+        final one of a `refit`, whose length was chosen on validation; nothing where there are no epochs.
+        """
+        if not self.is_trained or self.config.get("refit"):
+            return "refit" if self.is_trained else ""
+        if self.config.get("select", "last") == "last":
+            return "final"
+        return "test" if self.config["protocol"] == "paper" else "validation"
 
-def entry(group: Path, variant: str = runs.FULL, seed: int | None = None) -> Entry | None:
-    """The finished seeds (or the one seed) of a variant; None where there is none. Raises DataError for damage."""
+
+def entry(group: Path, variant: str = runs.FULL, seed: int | None = None, warn: Warn = left_out) -> Entry | None:
+    """The finished seeds (or the one seed) of a variant; None where there is none.
+
+    A damaged seed is left out, and `warn` is told. Raises DataError where the configuration is damaged.
+    """
+    config = read_config(group)
     found = [run for run in runs.group_runs(group, variant) if seed is None or run.name == f"s{seed}"]
     done = [run for run in found if runs.is_done(run)]
-    if not done:
+    sound: dict[Path, dict[str, Any]] = {}
+    for run in done:
+        try:
+            sound[run] = _summary(run)
+        except DataError as error:
+            warn(error)
+    if not sound:
         return None
-    summaries = tuple(_summary(run) for run in done)
-    return Entry(group, variant, runs.group_config(group), tuple(done), summaries, len(found) - len(done))
+    left = len(found) - len(done), len(done) - len(sound)
+    return Entry(group, variant, config, tuple(sound), tuple(sound.values()), *left)
+
+
+def read_config(group: Path) -> dict[str, Any]:
+    """The configuration of a group. Raises DataError where it is none."""
+    config = runs.group_config(group)
+    lacking = [name for name in IDENTITY if not isinstance(config.get(name), str)]
+    if lacking:
+        raise DataError(f"{group / 'config.toml'} is none of a group of runs: it lacks {', '.join(lacking)}.")
+    return config
 
 
 def _summary(run: Path) -> dict[str, Any]:
-    summary = runs.read_json(run / "summary.json")
+    path, again = run / "summary.json", "Train this seed again with the same command and --force."
+    summary = runs.read_json(path)
     lacking = [name for name in NEEDED if name not in summary]
-    if lacking or any(metric not in summary["test"] for metric in METRICS):
-        raise DataError(
-            f"{run / 'summary.json'} lacks {', '.join(lacking) or 'metrics of the test set'}.",
-            "Train this seed again with the same command and --force.",
-        )
+    if lacking:
+        raise DataError(f"{path} lacks {', '.join(lacking)}.", again)
+    test = summary["test"] if isinstance(summary["test"], dict) else {}
+    wrong = [metric for metric in METRICS if not isinstance(test.get(metric), int | float)]
+    if wrong:
+        raise DataError(f"{path} has no number for {', '.join(wrong)} on test.", again)
     return summary
 
 
-def entries_named(name: str, runs_dir: Path | str) -> list[Entry]:
+def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> list[Entry]:
     """The rows that a name stands for: a group with all its variants, one variant, or one seed.
 
     A name is a path, or is looked for below `runs_dir`: <group>, <group>/without-<role>, <group>[/...]/s<seed>;
     the unique beginning of a group's name will do. Raises UsageError where there is no such thing, DataError
-    where nothing of it is finished.
+    where it is no run, or nothing of it is finished and whole.
     """
     given = name.rstrip("/")
-    at = next((path for path in (Path(given), Path(runs_dir) / given) if path.is_dir()), None)
+    at = next((path for path in (Path(given), Path(runs_dir) / given) if path.exists()), None)
     head, rest = str(at or given), list[str]()
     while not (Path(head) / "config.toml").exists() and Path(head).name and _is_part(Path(head).name):
         head, rest = str(Path(head).parent), [Path(head).name, *rest]
+    if at is not None and not (Path(head) / "config.toml").exists():
+        raise DataError(f"{at} is no run: a run lies in a folder with a config.toml.")
     group = runs.resolve_group(head, runs_dir).resolve()  # the same thing by two names is one row
+    read_config(group)
     seeds = [int(part[1:]) for part in rest if part[1:].isdigit()]
     variants = [part for part in rest if not part[1:].isdigit()]
     inside = group.joinpath(*rest)
@@ -94,13 +140,10 @@ def entries_named(name: str, runs_dir: Path | str) -> list[Entry]:
         known = [v if v != runs.FULL else "s<seed>" for v in runs.variants(group)]
         raise UsageError(f"There is no run {'/'.join(rest)} in {group.name}.", f"In it: {', '.join(known) or 'none'}.")
     wanted = variants or ([runs.FULL] if seeds else runs.variants(group))
-    found = [entry(group, variant, seeds[0] if seeds else None) for variant in wanted]
+    found = [entry(group, variant, seeds[0] if seeds else None, warn) for variant in wanted]
     entries = [row for row in found if row is not None]
     if not entries:
-        raise DataError(
-            f"{inside} has no finished seed.",
-            "The same command that began it goes on with it: dissect run, or dissect train.",
-        )
+        raise DataError(f"{inside} has no finished seed that is whole.", f"Go on with it: dissect resume {inside}")
     return entries
 
 
@@ -108,34 +151,50 @@ def _is_part(name: str) -> bool:
     return name.startswith("without-") or (name[:1] == "s" and name[1:].isdigit())
 
 
-def entries_of_dataset(dataset: str, runs_dir: Path | str) -> tuple[list[Entry], list[str], str]:
-    """(rows, names of groups without a finished seed, data set) of all groups trained on a data set.
+def sound_configs(runs_dir: Path | str, warn: Warn = left_out) -> dict[Path, dict[str, Any]]:
+    """The groups of a runs folder, oldest first, with their configurations; `warn` is told of damaged ones."""
+    configs = {}
+    for group in runs.find_groups(runs_dir):
+        try:
+            configs[group] = read_config(group)
+        except DataError as error:
+            warn(error)
+    return configs
+
+
+def entries_of_dataset(
+    dataset: str | None, runs_dir: Path | str, warn: Warn = left_out
+) -> tuple[list[Entry], list[str], str]:
+    """(rows, names of groups without a finished seed, data set) of all groups on a data set, or on the newest's.
 
     Where only a stand-in of the data set was trained on (`diginetica-srgnn` for `diginetica`) its rows come.
-    Raises UsageError with near names where no group was trained on it.
+    Raises UsageError with near names where no group was trained on it, DataError where none is finished and whole.
     """
-    configs = {group: runs.group_config(group) for group in runs.find_groups(runs_dir)}
+    configs = sound_configs(runs_dir, warn)
     if not configs:
-        raise UsageError(
-            f"There are no runs in {runs_dir}.", "Make some: dissect train srgnn; dissect train attenmixer"
+        there = runs.find_groups(runs_dir)
+        raise (DataError if there else UsageError)(
+            f"There are no {'undamaged ' if there else ''}runs in {runs_dir}.",
+            "Make some: dissect train srgnn; dissect train attenmixer",
         )
-    known = {config.get("dataset", "") for config in configs.values()}
+    known = {config["dataset"] for config in configs.values()}
+    dataset = dataset or str(list(configs.values())[-1]["dataset"])
     if dataset not in known and STAND_INS.get(dataset) in known:
         dataset = STAND_INS[dataset]
     if dataset not in known:
         raise unknown(f"data set among the runs in {runs_dir}", dataset, known)
     entries, empty = [], []
-    for group in (group for group, config in configs.items() if config.get("dataset") == dataset):
-        rows = [row for row in (entry(group, variant) for variant in runs.variants(group)) if row is not None]
+    for group in (group for group, config in configs.items() if config["dataset"] == dataset):
+        rows = [row for row in (entry(group, v, warn=warn) for v in runs.variants(group)) if row is not None]
         entries += rows
-        if not rows:
+        if not any(runs.is_done(run) for variant in runs.variants(group) for run in runs.group_runs(group, variant)):
             empty.append(group.name)
     if not entries:
         other = {
             config["dataset"] for group, config in configs.items() if any(map(runs.is_done, runs.group_runs(group)))
-        }
+        } - {dataset}
         raise DataError(
-            f"No run on {dataset} is finished. Begun: {', '.join(empty)}.",
+            f"No run on {dataset} is finished and whole. Begun: {', '.join(empty) or 'none'}.",
             f"Finished: {', '.join(f'--dataset {name}' for name in sorted(other))}." if other else "dissect train",
         )
     return entries, empty, dataset
@@ -234,8 +293,9 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 def means(entries: list[Entry]) -> pd.DataFrame:
     """One row per entry, best MRR@20 first: means and standard deviations over seeds, in percent.
 
-    Columns: label, group, model, variant, where, protocol, seeds (number), seed_list, unfinished, parameters,
-    seconds_per_epoch (NaN without epochs), the metrics, `<metric> sd` (ddof 1; NaN for one seed), and
+    Columns: label, group, model, variant, where, protocol, ties, selection (Entry.selection), seeds (number),
+    seed_list, unfinished, damaged (numbers of seeds left out), parameters, seconds_per_epoch (NaN without epochs),
+    the metrics, `<metric> sd` (ddof 1; NaN for one seed), and
     `bias <metric>` for HR@20 and MRR@20: how much higher the best epoch on test lies, NaN where the protocol
     has chosen on test already, so that the bias is in the number. `entry` is the row's place in `entries`.
     """
@@ -254,9 +314,12 @@ def means(entries: list[Entry]) -> pd.DataFrame:
                 "variant": row.variant,
                 "where": row.config["where"],
                 "protocol": row.config["protocol"],
+                "ties": TIES,
+                "selection": row.selection,
                 "seeds": len(row.summaries),
                 "seed_list": " ".join(str(summary["seed"]) for summary in row.summaries),
                 "unfinished": row.unfinished,
+                "damaged": row.damaged,
                 "parameters": first["n_parameters"],
                 "seconds_per_epoch": float(np.mean(epochs)) if epochs else float("nan"),
                 **{metric: float(test[metric].mean()) for metric in METRICS},
@@ -274,9 +337,8 @@ def means(entries: list[Entry]) -> pd.DataFrame:
 def results_table(runs_dir: Path, split_hash: str, protocol: str) -> pd.DataFrame:
     """`means` of the finished groups of a split and protocol; empty where there are none."""
     rows = []
-    for group in runs.find_groups(runs_dir):
-        config = runs.group_config(group)
-        if (config.get("split_hash"), config.get("protocol")) == (split_hash, protocol):
+    for group, config in sound_configs(runs_dir).items():
+        if (config["split_hash"], config["protocol"]) == (split_hash, protocol):
             rows += [entry(group, variant) for variant in runs.variants(group)]
     finished = [row for row in rows if row is not None]
     return means(finished).drop(columns="entry") if finished else pd.DataFrame()

@@ -7,7 +7,7 @@
 
 Both are corrected by Holm's method over all pairs and both metrics of a table.
 
-Simulated (tests/test_compare.py), equally good models are called different at p <= 0.05 by the bootstrap (by the
+Simulated (tests/test_significance.py), equally good models are called different at p <= 0.05 by the bootstrap (by the
 t-test) in
 
     5 % (5 %)     where only the sessions differ, or there is one seed
@@ -19,7 +19,7 @@ t-test) in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ import pandas as pd
 from scipy import stats
 
 from analyses.bootstrap import RESAMPLES
-from analyses.compare import JUDGED, Entry
+from analyses.compare import JUDGED, Entry, Warn, left_out
 from dissect import runs
 from dissect.errors import DataError
 
@@ -58,29 +58,38 @@ def gains_of_ranks(rank: np.ndarray, session: np.ndarray) -> Gains:
     return Gains(gain.mean(1), np.array(sums))
 
 
-def read_gains(entries: list[Entry]) -> tuple[list[Gains], np.ndarray]:
-    """(gains of each row, number of prefixes of each session [S]).
+def read_gains(entries: list[Entry], warn: Warn = left_out) -> tuple[list[Entry], list[Gains], np.ndarray]:
+    """(rows whose ranks are sound, gains of each, number of prefixes of each session [S]).
 
-    Raises DataError where a file is missing or damaged, where its numbers are not those of the summary beside
-    it, or where two runs rank different prefixes.
+    A run whose ranks are missing or damaged, or are not those of the summary beside them, is left out, and `warn`
+    is told. Raises DataError where two runs rank different prefixes: which of them is right cannot be known.
     """
     reference: tuple[dict[str, np.ndarray], str] | None = None
-    ranks = []
+    sound, ranks = [], []
     for row in entries:
-        of_row = []
+        of_row = {}
         for run, summary in zip(row.runs, row.summaries):
-            arrays = _read_run(run, summary)
+            try:
+                arrays = _read_run(run, summary)
+            except DataError as error:
+                warn(error)
+                continue
             reference = reference or (arrays, str(run))
             if any(not np.array_equal(arrays[name], reference[0][name]) for name in ("session", "length", "target")):
                 raise DataError(
                     f"{run} and {reference[1]} rank different test prefixes, though their split hash is the same.",
                     "One of them is damaged: train it again with the same command and --force.",
                 )
-            of_row.append(arrays["rank"])
-        ranks.append(np.stack(of_row))
-    assert reference is not None
+            of_row[run] = (summary, arrays["rank"])
+        if of_row:
+            summaries, rank = zip(*of_row.values())
+            lost = len(row.runs) - len(of_row)
+            sound.append(replace(row, runs=tuple(of_row), summaries=summaries, damaged=row.damaged + lost))
+            ranks.append(np.stack(rank))
+    if reference is None:
+        return [], [], np.zeros(0, int)
     _, session, count = np.unique(reference[0]["session"], return_inverse=True, return_counts=True)
-    return [gains_of_ranks(rank, session) for rank in ranks], count
+    return sound, [gains_of_ranks(rank, session) for rank in ranks], count
 
 
 def _read_run(run: Path, summary: dict[str, Any]) -> dict[str, np.ndarray]:

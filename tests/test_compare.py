@@ -1,34 +1,21 @@
-"""dissect compare: which runs may share a table, the tests against plain twins and simulations, every format."""
+"""dissect compare: which runs may share a table, what is left out of it, what it says, and in which format."""
 
 import csv
 import io
-import itertools
 import json
 import re
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import special
+from rich.console import Console
 
 from analyses import compare
 from analyses.compare import METRICS, entry, labels, means, results_table
-from analyses.significance import (
-    Gains,
-    enough_resamples,
-    gains_of_ranks,
-    holm,
-    interval,
-    paired_t,
-    pairs_table,
-    resampled,
-)
 from dissect import runs
 from dissect.cli import main
-from dissect.cli.compare_view import p_value, signed
-from dissect.cli.text_table import Cell, TextTable, latex, to_latex, to_markdown
+from dissect.cli.compare_view import render_results
+from dissect.cli.text_table import PROSE
 from dissect.training.config import Config
 from dissect.training.evaluation import metrics
 from models.attenmixer import AttenMixer
@@ -98,197 +85,6 @@ def typed(tmp_path, monkeypatch):
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "runs"
-
-
-# --- Holm --------------------------------------------------------------------------------------------------
-
-
-def plain_holm(p):
-    """The definition, one hypothesis at a time."""
-    order = sorted(range(len(p)), key=lambda i: p[i])
-    adjusted, worst = [0.0] * len(p), 0.0
-    for rank, index in enumerate(order):
-        worst = max(worst, (len(p) - rank) * p[index])
-        adjusted[index] = min(1.0, worst)
-    return adjusted
-
-
-def test_holm_on_an_example_done_by_hand():
-    # 0.005 x 4, 0.01 x 3, 0.03 x 2; 0.04 x 1 is less than the one before it.
-    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
-
-
-@given(st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.01, 1.0])), min_size=1, max_size=12))
-def test_holm_equals_its_plain_twin(p):
-    np.testing.assert_allclose(holm(np.array(p)), plain_holm(p))
-
-
-# --- the t-test of the paper -------------------------------------------------------------------------------
-
-
-def test_the_t_test_by_its_formula():
-    d = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
-    t, p, d_z = paired_t(d)
-    by_hand = 3 / (np.sqrt(2.5) / np.sqrt(5))
-    assert t == pytest.approx(by_hand)
-    # Two tails of Student's t by the incomplete beta function.
-    assert p == pytest.approx(special.betainc(4 / 2, 1 / 2, 4 / (4 + by_hand**2)))
-    assert d_z == pytest.approx(3 / np.sqrt(2.5))
-
-
-def test_differences_that_do_not_vary():
-    assert paired_t(np.zeros(9)) == (0.0, 1.0, 0.0)
-    assert paired_t(np.full(9, -0.5)) == (-np.inf, 0.0, -np.inf)
-
-
-# --- the bootstrap -----------------------------------------------------------------------------------------
-
-
-def made_up(values):
-    """Gains of values [K, S]: one prefix a session, the same for either metric."""
-    return Gains(np.stack([values.mean(0)] * 2), np.stack([values] * 2))
-
-
-def test_gains_are_summed_by_session_and_averaged_over_seeds():
-    rank = np.array([[1, 2, 21, 4], [20, 100, 1, 2]])
-    gains = gains_of_ranks(rank, np.array([0, 0, 1, 1]))
-    assert gains.session[0].tolist() == [[2, 1], [1, 2]]
-    np.testing.assert_allclose(gains.session[1], [[1.5, 0.25], [0.05, 1.5]])
-    np.testing.assert_allclose(gains.example[1], [(1 + 0.05) / 2, 0.25, 0.5, 0.375])
-
-
-def plain_resamples(gains, count, resamples, rng):
-    """Differences of two rows [2, R], one draw at a time."""
-    out = np.empty((2, resamples))
-    for r in range(resamples):
-        drawn = rng.integers(0, len(count), len(count))
-        total = count[drawn].sum()
-        for m in range(2):
-            values = []
-            for g in gains:
-                seeds = rng.integers(0, g.session.shape[1], g.session.shape[1])
-                values.append(np.mean([g.session[m, k, drawn].sum() / total for k in seeds]))
-            out[m, r] = values[0] - values[1]
-    return out
-
-
-def test_the_bootstrap_equals_a_plain_one():
-    rng = np.random.default_rng(1)
-    session = np.sort(rng.integers(0, 60, 200))
-    session = np.unique(session, return_inverse=True)[1]
-    count = np.bincount(session)
-    gains = [gains_of_ranks(rng.integers(1, limit, (3, 200)), session) for limit in (30, 60)]
-    drawn = resampled(gains, count, 4000)
-    plain = plain_resamples(gains, count, 4000, rng)
-    for m in range(2):
-        quick = np.quantile(drawn[0, m] - drawn[1, m], [0.025, 0.25, 0.5, 0.75, 0.975])
-        np.testing.assert_allclose(quick, np.quantile(plain[m], [0.025, 0.25, 0.5, 0.75, 0.975]), atol=0.01)
-
-
-def test_the_bootstrap_repeats_and_goes_in_pieces(monkeypatch):
-    rng = np.random.default_rng(2)
-    gains = [made_up(rng.random((2, 30))) for _ in range(2)]
-    count = np.ones(30, int)
-    whole = resampled(gains, count, 250)
-    assert (resampled(gains, count, 250, seed=1) != whole).any()
-    monkeypatch.setattr("analyses.significance.CHUNK", 30 * 7)
-    pieces = resampled(gains, count, 250)
-    assert pieces.shape == whole.shape and np.isfinite(pieces).all()
-    np.testing.assert_allclose(pieces.mean(), whole.mean(), atol=0.02)
-
-
-def test_rows_are_paired_by_session():
-    """Two models that differ by the same on every session differ by that in every resample."""
-    values = np.random.default_rng(3).random((1, 50))
-    drawn = resampled([made_up(values + 0.1), made_up(values)], np.ones(50, int), 200)
-    np.testing.assert_allclose(drawn[0] - drawn[1], 0.1)
-
-
-def p_under_the_null(simulations, seeds, of_seeds, of_both, of_sessions, sessions=100, resamples=200):
-    """Bootstrap and t-test p of equally good models; the noise of seeds, of seeds x sessions, of sessions."""
-    rng = np.random.default_rng(4)
-    bootstrap, t_test = [], []
-    for number in range(simulations):
-        common = rng.normal(1, 1, sessions)
-        pair = [
-            made_up(
-                common
-                + rng.normal(0, of_sessions, sessions)
-                + rng.normal(0, of_seeds / np.sqrt(sessions), (seeds, 1))
-                + rng.normal(0, of_both, (seeds, sessions))
-            )
-            for _ in range(2)
-        ]
-        drawn = resampled(pair, np.ones(sessions, int), resamples, seed=number)
-        bootstrap.append(interval(drawn[0, 0] - drawn[1, 0])[2])
-        t_test.append(paired_t(pair[0].example[0] - pair[1].example[0])[1])
-    return np.array(bootstrap), np.array(t_test)
-
-
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_p_is_uniform_where_sessions_are_what_varies(seeds):
-    p, _ = p_under_the_null(250, seeds, of_seeds=0, of_both=0, of_sessions=1)
-    assert 0.02 <= (p <= 0.05).mean() <= 0.085
-    for share in (0.25, 0.5, 0.75):
-        assert (p <= share).mean() == pytest.approx(share, abs=0.08)
-
-
-def test_three_seeds_of_every_noise_do_not_reject_more_than_they_say():
-    p, _ = p_under_the_null(200, 3, of_seeds=0.8, of_both=1, of_sessions=1)
-    assert (p <= 0.05).mean() <= 0.065
-
-
-def test_noise_of_seeds_fools_the_t_test_and_far_less_the_bootstrap():
-    p, t_test = p_under_the_null(200, 3, of_seeds=1, of_both=0, of_sessions=0.01)
-    assert (t_test <= 0.05).mean() > 0.9
-    assert 0.08 <= (p <= 0.05).mean() <= 0.25  # three seeds; the docstring says so
-
-
-def test_a_planted_difference_is_found():
-    rng = np.random.default_rng(5)
-    found = 0
-    for number in range(100):
-        common = rng.normal(1, 1, 100)
-        pair = [made_up(common + shift + rng.normal(0, 0.5, (3, 100))) for shift in (0.3, 0.0)]
-        drawn = resampled(pair, np.ones(100, int), 200, seed=number)
-        low, high, p = interval(drawn[0, 0] - drawn[1, 0])
-        found += p <= 0.05
-        assert low < high
-    assert found >= 95
-
-
-def test_models_that_are_the_same_are_a_tie():
-    gains = gains_of_ranks(ranks_of(0)[None], SESSION)
-    table = pairs_table([gains, gains], np.full(SESSIONS, 3), resamples=200)
-    for name in ("difference", "low", "high", "relative", "t", "d_z"):
-        assert (table[name] == 0).all() or np.abs(table[name]).max() < 1e-12
-    for name in ("p bootstrap", "p bootstrap holm", "p t-test", "p t-test holm"):
-        assert (table[name] == 1).all()
-
-
-def test_the_pairs_by_hand():
-    ranks = [np.stack([ranks_of(10 * g + k, hit) for k in range(3)]) for g, hit in enumerate((0.9, 0.5, 0.1))]
-    gains = [gains_of_ranks(r, SESSION) for r in ranks]
-    table = pairs_table(gains, np.full(SESSIONS, 3), resamples=500)
-    assert [tuple(row) for row in table[["a", "b"]].to_numpy()[::2]] == list(itertools.combinations(range(3), 2))
-    of = [100 * np.mean(r <= 20) for r in ranks]
-    row = table[(table["a"] == 0) & (table["b"] == 2) & (table["metric"] == "hr@20")].iloc[0]
-    assert row["difference"] == pytest.approx(of[0] - of[2])
-    assert row["relative"] == pytest.approx(100 * (of[0] - of[2]) / of[2])
-    assert row["low"] < row["difference"] < row["high"]
-    d = (ranks[0] <= 20).mean(0) - (ranks[2] <= 20).mean(0)
-    assert row["d_z"] == pytest.approx(d.mean() / d.std(ddof=1))
-    assert row["t"] == pytest.approx(row["d_z"] * np.sqrt(len(d)))
-    # 2 / 501 x 6 tests: no resample contradicts the sign.
-    assert row["at most"] and row["p bootstrap"] == pytest.approx(2 / 501)
-    np.testing.assert_allclose(table["p bootstrap holm"], plain_holm(table["p bootstrap"].tolist()))
-
-
-@pytest.mark.parametrize("tests", [1, 2, 25, 90, 400])
-def test_there_are_enough_resamples_for_holm(tests):
-    resamples = enough_resamples(tests)
-    assert resamples >= 2000 and 2 / (resamples + 1) * tests <= 0.025
-    assert enough_resamples(90) > 2000
 
 
 # --- which runs share a table ------------------------------------------------------------------------------
@@ -422,6 +218,112 @@ def test_a_name_is_a_group_a_variant_or_a_seed(typed, folder):
     assert rows("srgnn-x/without-propagation", f"{group}/s1") == [("srgnn", "1"), both[1]]
 
 
+def test_a_run_named_twice_is_told_and_counts_once(typed, folder):
+    a, b = make_group(folder), make_group(folder, model="attenmixer")
+    code, out, err = typed("compare", a.name, b, a, "--json")
+    assert code == 0 and len(json.loads(out)["tables"][0]["rows"]) == 2
+    assert f"Named more than once, counts once: {a.name}." in err
+    assert typed("compare", a, b)[2] == ""
+
+
+def test_the_rule_for_ties_is_named_wherever_ranks_are(typed, folder):
+    make_group(folder)
+    make_group(folder, model="attenmixer")
+    for form in ("screen", "markdown", "latex"):
+        words = " ".join(typed("compare", "--format", form)[1].split())
+        assert "Ties count in the target's favour (best)" in words and "ties worst" in words
+    (table,) = json.loads(typed("compare", "--json")[1])["tables"]
+    assert table["ties"] == "best" and {row["ties"] for row in table["rows"]} == {"best"}
+    for more in ([], ["--pairs"]):
+        rows = list(csv.DictReader(io.StringIO(typed("compare", "--format", "csv", *more)[1])))
+        assert {row["ties"] for row in rows} == {"best"}
+    trained = results_table(folder, "a" * 16, "clean")
+    assert set(trained["ties"]) == {"best"}
+    assert any("Ties count" in note for note in render_results(trained, "x", "clean", "").notes)
+
+
+def test_how_the_epoch_was_chosen_is_told_where_rows_differ_in_it(typed, folder):
+    make_group(folder, select="mrr@20")
+    make_group(folder, model="attenmixer", select="mrr@20")
+    write_run(make_group(folder, model="pop", seeds=()) / "s1", ranks_of(1), epochs=0, which="last")
+    assert "epoch " not in typed("compare")[1].split("Percent")[0].replace("s/epoch", "")
+    make_group(folder, where="both")
+    make_group(folder, refit=True, validation=0.0)
+    rows = json.loads(typed("compare", "--json")[1])["tables"][0]["rows"]
+    chosen = {row["label"]: row["selection"] for row in rows}
+    assert chosen == {
+        "srgnn": "validation",
+        "attenmixer": "validation",
+        "pop": "",
+        "srgnn SparseVD both": "final",
+        "srgnn refit": "refit",
+    }
+    trained = render_results(results_table(folder, "a" * 16, "clean"), "x", "clean", "")
+    for notes in (typed("compare")[1], " ".join(trained.notes)):
+        words = " ".join(notes.split())
+        assert "best valid, chosen by MRR@20 on validation" in words and "last, the final step, nothing chosen" in words
+    place = [column.name for column in trained.columns].index("epoch")
+    assert {row[0].text.split("-")[0]: row[place].text for row in trained.rows}["pop"] == ""
+    make_group(folder, protocol="paper", select="mrr@20")
+    assert results_table(folder, "a" * 16, "paper")["selection"].tolist() == ["test"]
+
+
+def test_the_table_of_a_training(folder):
+    for model, seeds in (("srgnn", (1, 2)), ("attenmixer", (1,))):
+        make_group(folder, model=model, seeds=seeds, dataset="a-data-set-of-a-long-name", where="both")
+    runs_of = {group.name: group for group in runs.find_groups(folder)}
+    for group in runs_of.values():
+        for run in runs.group_runs(group):
+            summary = runs.read_json(run / "summary.json")
+            runs.write_json(run / "summary.json", {**summary, "seconds": 0.07})
+    for name in runs_of:
+        table = render_results(results_table(folder, "a" * 16, "clean"), "x", "clean", name)
+        assert {row[0].text: row[0].bold for row in table.rows} == {
+            f"{other} (SparseVD both)": other == name for other in runs_of
+        }
+        for width in (60, 80, 200):
+            console = Console(file=io.StringIO(), width=width)
+            console.print(table)
+            text = console.file.getvalue()
+            assert all(other in text for other in runs_of) and "…" not in text
+            assert "0.035" in text and max(map(len, text.splitlines())) <= max(width, PROSE)
+    assert "flatter" in render_results(results_table(folder, "a" * 16, "clean"), "x", "paper", "").notes[-1]
+
+
+def test_what_is_the_same_in_all_rows_has_no_column(typed, folder, monkeypatch):
+    make_group(folder)
+    make_group(folder, model="attenmixer")
+    out = typed("compare")[1]
+    assert (
+        "mean ± standard deviation over 3 seeds" in out
+        and "protocol" not in out.split("prefixes of")[1].split("\n\n")[0]
+    )
+    make_group(folder, model="stamp", seeds=(1,))
+    assert re.search(r"bias of.*\n.*\bseeds\b", typed("compare")[1])
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = typed("compare", "--all-metrics")[1]
+    assert "No room for: MRR@10, bias of HR / MRR, seeds, s/epoch, parameters." in " ".join(narrow.split())
+    assert max(map(len, narrow.splitlines())) <= 80 and re.search(r"HR@5.*MRR@20$", narrow, re.MULTILINE)
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "100", None])
+def test_names_are_whole_on_every_screen_and_in_a_pipe(typed, folder, monkeypatch, columns):
+    """In a pipe (no COLUMNS, no terminal) a row is a line."""
+    kinds = [{"prior": "normal"}, {"kl_warmup": 0.1, "schedule": "steps"}, {}]
+    for kind in kinds:
+        make_group(folder, model="my-own-file-of-a-model.py:AClassWithAName", where="both", **kind)
+    if columns is None:
+        monkeypatch.delenv("COLUMNS")
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
+    names = [row["label"] for row in json.loads(typed("compare", "--json")[1])["tables"][0]["rows"]]
+    for more in ([], ["--pairs"], ["--all-metrics"]):
+        out = typed("compare", *more)[1]
+        assert all(name in " ".join(out.split()) for name in names) and "…" not in out
+        if columns is None:
+            assert all(re.search(rf"^{re.escape(name)}  +\d", out, re.MULTILINE) for name in names)
+
+
 def test_one_seed_and_unfinished_seeds_are_told(typed, folder):
     group = make_group(folder, seeds=(1,))
     make_group(folder, model="attenmixer")
@@ -466,6 +368,11 @@ def break_targets(run):
     runs.write_ranks(run / "ranks-test-best.npz", **{**arrays, "target": arrays["target"] + 1})
 
 
+def break_test(run):
+    summary = runs.read_json(run / "summary.json")
+    runs.write_json(run / "summary.json", {**summary, "test": {**summary["test"], "hr@5": "12"}})
+
+
 def cut(run):
     path = run / "ranks-test-best.npz"
     path.write_bytes(path.read_bytes()[:-40])
@@ -479,19 +386,63 @@ def cut(run):
         (lambda run: (run / "ranks-test-best.npz").unlink(), "has no ranks"),
         (break_lengths, "is damaged"),
         (break_values, "one of them is damaged"),
-        (break_targets, "different test prefixes"),
-        (lambda run: (run / "summary.json").write_text("{}"), "lacks seed, test"),
-        (lambda run: (run / "summary.json").unlink(), "is missing"),
+        (lambda run: (run / "summary.json").write_text("{}"), "summary.json lacks seed, test"),
+        (lambda run: (run / "summary.json").write_text("{"), "summary.json cannot be read"),
+        (lambda run: (run / "summary.json").unlink(), "summary.json is missing"),
+        (break_test, "summary.json has no number for hr@5"),
     ],
-    ids=["cut", "garbled", "gone", "lengths", "values", "targets", "summary", "no-summary"],
+    ids=["cut", "garbled", "gone", "lengths", "values", "summary", "half", "no-summary", "no-number"],
 )
-def test_damage_is_named(typed, folder, harm, says):
+def test_a_damaged_seed_is_left_out_and_named(typed, folder, harm, says):
+    a, b = make_group(folder), make_group(folder, model="attenmixer")
+    harm(b / "s2")
+    for words in ([], ["--dataset", "x"], [a.name, b.name]):
+        code, out, err = typed("compare", "--format", "json", *words)
+        assert code == 0 and says in err and f"{b.name}/s2" in err
+        (table,) = json.loads(out)["tables"]
+        assert {row["label"]: row["seed_list"] for row in table["rows"]} == {"srgnn": "1 2 3", "attenmixer": "1 3"}
+        assert "Left out, damaged: 1 of attenmixer." in table["notes"] and len(table["pairs"]) == 2
+
+
+def test_the_table_of_a_training_leaves_damage_out_too(folder, capsys):
+    make_group(folder)
+    (make_group(folder, model="attenmixer") / "s2" / "summary.json").write_text("{")
+    assert sorted(results_table(folder, "a" * 16, "clean")["seeds"]) == [2, 3]
+    assert "s2/summary.json cannot be read" in capsys.readouterr().err
+
+
+def test_what_is_no_run_is_left_out_and_named(typed, folder):
+    groups = [make_group(folder), make_group(folder, model="attenmixer")]
+    (folder / "notes.txt").write_text("")
+    (folder / "figures").mkdir()
+    (folder / "other").mkdir()
+    (folder / "other" / "config.toml").write_text("x = 1")
+    (folder / "half").mkdir()
+    (folder / "half" / "config.toml").write_text("x = ")
+    begun = make_group(folder, model="begun", seeds=())
+    for words, there in (
+        ([], ("other", "half", "begun")),
+        (sorted(folder.iterdir()), ("notes.txt", "figures", "other", "half", "begun")),
+    ):
+        code, out, err = typed("compare", "--json", *words)
+        assert code == 0 and len(json.loads(out)["tables"][0]["rows"]) == 2
+        assert all(name in err for name in there) and not any(group.name in err for group in groups)
+    assert typed("compare", groups[0], folder / "figures")[0] == 3
+    code, out, err = typed("compare", folder / "figures", begun)
+    assert (code, out) == (3, "") and "figures is no run" in err and "Nothing is left" in err
+    for group in groups:
+        for seed in ("s1", "s2", "s3"):
+            (group / seed / "summary.json").write_text("{")
+    code, out, err = typed("compare")
+    assert (code, out) == (3, "") and "finished and whole" in err
+
+
+def test_runs_that_rank_different_prefixes_are_an_error(typed, folder):
     make_group(folder)
     group = make_group(folder, model="attenmixer")
-    harm(group / "s2")
+    break_targets(group / "s2")
     code, out, err = typed("compare")
-    assert (code, out) == (3, "")
-    assert says in err and str(group.name) in err and "s2" in err
+    assert (code, out) == (3, "") and "different test prefixes" in err and "s2" in err
 
 
 @pytest.mark.parametrize(
@@ -508,6 +459,10 @@ def test_damage_is_named(typed, folder, harm, says):
         (["--dataset", "x"], 2, "it takes two"),
         (["--dataset", "x", "--json", "--format", "csv"], 2, "exclude each other"),
         (["--dataset", "x", "--out", "table.doc"], 2, ".tex"),
+        (["--dataset", "x", "--out", "t.json", "--format", "latex"], 2, "--out t.json means json"),
+        (["--dataset", "x", "--out", "t.json", "--format", "latex"], 2, "--format latex does not"),
+        (["--dataset", "x", "--out", "t.csv", "--json"], 2, "--json does not"),
+        (["srgnn-x", "srgnn-x"], 2, "Named more than once, counts once: srgnn-x"),
         (["--runs-dir", "elsewhere"], 2, "no runs in elsewhere"),
         (["--runs-dir", "elsewhere", "--dataset", "x"], 2, "no runs in elsewhere"),
     ],
@@ -532,8 +487,6 @@ def test_a_data_set_of_which_nothing_is_finished(typed, folder):
 
 # --- formats -----------------------------------------------------------------------------------------------
 
-NASTY = r"my_model.py:A&B 100% #1 {x} ~^\\ $5 a|b *c* [d] <e> --seed"
-
 
 def test_the_best_is_bold_and_so_is_its_equal(typed, folder):
     rank = ranks_of(1, 0.5)
@@ -557,31 +510,15 @@ def test_latex_is_sound(typed, folder):
         assert out.count(rf"\begin{{{environment}}}") == out.count(rf"\end{{{environment}}}") == 2
     assert all(out.count(rf"\{rule}rule") == 2 for rule in ("top", "mid", "bottom"))
     for part in out.split(r"\end{tabular}")[:-1]:
-        columns = len(re.search(r"\\begin\{tabular\}\{([lr]+)\}", part)[1])
+        columns = len(re.search(r"\\begin\{tabular\}\{(?:p\{.*?\}|l)([lr]+)\}", part)[1]) + 1
         lines = [line for line in part.splitlines() if line.endswith(r" \\")]
         assert len(lines) >= 3
         assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {columns}
     assert r"my\_own.py:A\&B SparseVD both" in out and r"$\pm$" in out and r"\textbf{" in out
-    assert out.isascii() and sum(map(unescaped(out).count, "{")) == sum(map(unescaped(out).count, "}"))
-
-
-def unescaped(text):
-    """LaTeX without its escaped characters."""
-    return re.sub(r"\\[&%$#_{}]", "", text)
-
-
-def test_every_letter_is_escaped():
-    escaped = latex(NASTY)
-    plain = re.sub(r"\\text[a-z]+\{\}|\$[^$]*\$|-\{\}-", "", unescaped(escaped))
-    assert not set(plain) & set("&%$#_{}~^\\<>|") and "--" not in plain
-    assert latex("[d]") == "{}[d]" and latex("*c") == "{}*c"
-    table = TextTable(
-        "t|_", (("na\nme", False), ("b", True)), ((Cell(NASTY, bold=True), Cell("", bold=True)),), ("n_",)
-    )
-    markdown = to_markdown(table).splitlines()
-    assert markdown[2] == "| na me | b |"
-    assert len(re.findall(r"(?<!\\)\|", markdown[4])) == 3 and "\\*c\\*" in markdown[4]
-    assert r"\textbf{}" not in to_latex(table) and "****" not in markdown[4]
+    unescaped = re.sub(r"\\[&%$#_{}]", "", out)
+    assert out.isascii() and unescaped.count("{") == unescaped.count("}") and unescaped.count("$") % 2 == 0
+    assert r"& Cohen's \\" in out and r"$d_z$ \\" in out and "_" not in unescaped.replace("$d_z$", "")
+    assert re.findall(r"\\label\{(.*)\}", out) == ["tab:x-aaaaaaaa-clean", "tab:x-aaaaaaaa-clean-pairs"]
 
 
 @pytest.mark.parametrize(
@@ -604,12 +541,6 @@ def test_a_file_says_by_its_name_what_is_in_it(typed, folder, tmp_path, name, be
     assert all(not line.endswith(" ") for line in (tmp_path / files[0]).read_text().splitlines())
     (tmp_path / "file").write_text("")
     assert typed("compare", "--out", f"file/{name}")[0] == 1
-
-
-def test_numbers_as_they_are_read():
-    assert [signed(v) for v in (1.234, -0.5, -0.001, np.inf)] == ["+1.23", "−0.50", "0.00", "+∞"]
-    assert [p_value(p) for p in (0.0004, 0.02, 1.0)] == ["<0.001", "0.020", "1.000"]
-    assert p_value(0.02, at_most=True) == "≤0.020"
 
 
 def test_a_real_training_can_be_compared(typed):

@@ -239,6 +239,9 @@ def test_recommend_and_evaluate_agree(made, tmp_path):
         ("²", "no item"),
         ("", "empty"),
         (" , ", "empty"),
+        ("12,,7", "--session 12,7?"),
+        ("12,7,", "has a gap"),
+        (", 12 7", "has a gap"),
     ],
 )
 def test_sessions_that_are_none_are_refused(made, session, says):

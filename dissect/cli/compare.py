@@ -28,7 +28,10 @@ Examples:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap's draws.")
 @click.option(
-    "--format", "form", type=click.Choice(["screen", "markdown", "csv", "latex"]), help="What to write, and how."
+    "--format",
+    "form",
+    type=click.Choice(["screen", "markdown", "csv", "latex", "json"]),
+    help="What to write, and how; json as --json.",
 )
 @click.option("--out", metavar="FILE", help="Write to a file: .md, .csv, .tex or .json says how, unless --format does.")
 @options.runs_dir

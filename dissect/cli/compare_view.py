@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
-from dissect.cli.text_table import Cell, TextTable
+from analyses.compare import TIES
+from dissect.cli.text_table import Cell, Column, TextTable
 
 METRICS = ("hr@5", "hr@10", "hr@20", "mrr@5", "mrr@10", "mrr@20")
 AT_20 = ("hr@20", "mrr@20")
+# How the epoch reported came about (analyses.compare.Entry.selection): in a cell, and in words.
+EPOCHS = {
+    "validation": ("best valid", "chosen by MRR@20 on validation"),
+    "refit": ("refit", "trained again on everything for as many epochs as were chosen on validation"),
+    "test": ("best test", "chosen on test"),
+    "final": ("last", "the final step, nothing chosen (as dissect run reports)"),
+}
+TIES_NOTE = (
+    f"Ties count in the target's favour ({TIES}): a rank is one more than the number of items with a strictly higher "
+    "score. That flatters models with many equal scores, such as neighbours and popularity; by how much, "
+    "dissect evaluate RUN --ties worst says."
+)
+PAPER = (
+    "Protocol paper: every metric is taken at its best epoch on the test set. Such numbers flatter: the selection bias "
+    "is within them and cannot be told apart."
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,11 @@ class Comparison:
     notes: tuple[str, ...]
 
     @property
+    def label(self) -> str:
+        """For references in LaTeX."""
+        return f"tab:{self.dataset}-{self.split_hash[:8]}-{self.protocol}"
+
+    @property
     def title(self) -> str:
         return (
             f"{self.dataset} (split {self.split_hash[:8]}), protocol {self.protocol}: "
@@ -38,26 +59,50 @@ class Comparison:
         )
 
 
-def render_results(results: pd.DataFrame, dataset: str, protocol: str, newest: str) -> Table:
+def render_results(results: pd.DataFrame, dataset: str, protocol: str, newest: str) -> TextTable:
     """The table of analyses.compare.results_table; the group just trained stands out."""
-    table = Table(title=f"{dataset}, protocol {protocol}, test", title_justify="left", box=None, padding=(0, 1))
-    for name in ("group", "variant"):
-        table.add_column(name)
-    for name in ("seeds", "HR@20", "MRR@20", "parameters", "s/epoch"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in results.to_dict("records"):
-        dissected = "" if row["where"] == "none" else f"SparseVD {row['where']}"
-        table.add_row(
-            str(row["group"]),
-            ", ".join(word for word in ("" if row["variant"] == "full" else str(row["variant"]), dissected) if word),
-            str(row["seeds"]),
-            _with_sd(row, "hr@20"),
-            _with_sd(row, "mrr@20"),
-            f"{row['parameters']:,}",
-            "" if pd.isna(row["seconds_per_epoch"]) else f"{row['seconds_per_epoch']:.0f}",
-            style="bold" if row["group"] == newest else "",
-        )
-    return table
+    dissected = results["where"].map(lambda where: "" if where == "none" else f" (SparseVD {where})")
+    named = results.assign(label=run_names(results) + dissected)
+    table = means_view(f"{dataset}, protocol {protocol}, test", named, AT_20, newest)
+    return replace(table, notes=(*table.notes, PAPER)) if protocol == "paper" else table
+
+
+def means_view(title: str, rows: pd.DataFrame, metrics: tuple[str, ...], newest: str | None = None) -> TextTable:
+    """The means of analyses.compare with the best in bold, or those of the group `newest`, then without the bias.
+
+    Seeds and the selection of the epoch have a column only where rows differ in them.
+    """
+    best = {metric: f"{rows[metric].max():.2f}" if len(rows) > 1 else None for metric in metrics}
+    seeds = sorted(set(rows["seeds"]))
+    chosen = [how for how in EPOCHS if how in set(rows["selection"])]
+    columns = [Column("model" if newest is None else "run", is_number=False)]
+    columns += [Column(metric.upper(), spare=metric not in AT_20) for metric in metrics]
+    columns += [Column("bias of\nHR / MRR", spare=True)] * (newest is None)
+    columns += [Column("epoch", is_number=False)] * (len(chosen) > 1)
+    columns += [Column("seeds", spare=True)] * (len(seeds) > 1)
+    columns += [Column("s/epoch", spare=True), Column("parameters", spare=True)]
+    lines = []
+    for row in rows.to_dict("records"):
+        is_new = row["group"] == newest
+        # What looks the same is equally good.
+        bold = {m: is_new if newest else f"{row[m]:.2f}" == best[m] for m in metrics}
+        cells = [Cell(str(row["label"]), is_new), *(Cell(_with_sd(row, m), bold[m]) for m in metrics)]
+        cells += [Cell(bias(row))] * (newest is None)
+        cells += [Cell(EPOCHS.get(row["selection"], ("", ""))[0])] * (len(chosen) > 1)
+        cells += [Cell(str(row["seeds"]))] * (len(seeds) > 1)
+        cells += [Cell("" if pd.isna(row["seconds_per_epoch"]) else seconds(row["seconds_per_epoch"]))]
+        lines.append((*cells, Cell(f"{row['parameters']:,}")))
+    over = "seeds" if len(seeds) > 1 else f"{seeds[0]} seeds"
+    explained = "Percent, one seed each" if seeds == [1] else f"Percent, mean ± standard deviation over {over}"
+    explained += "; best in bold." if newest is None else "; in bold what was trained now."
+    told = [i for i in range(len(columns)) if not i or any(cells[i].text for cells in lines)]
+    if any(map(bias, rows.to_dict("records"))) and newest is None:
+        explained += " Bias: how much higher HR@20 and MRR@20 of the best epoch on test lie."
+    notes = [explained, TIES_NOTE]
+    if len(chosen) > 1:
+        notes.insert(1, "Epoch reported: " + "; ".join(f"{EPOCHS[how][0]}, {EPOCHS[how][1]}" for how in chosen) + ".")
+    shown = tuple(tuple(cells[i] for i in told) for cells in lines)
+    return TextTable(title, tuple(columns[i] for i in told), shown, tuple(notes))
 
 
 def _with_sd(row: dict[Any, Any], metric: str) -> str:
@@ -70,35 +115,8 @@ def _with_sd(row: dict[Any, Any], metric: str) -> str:
 
 def views_of(table: Comparison, all_metrics: bool, every_pair: bool) -> list[TextTable]:
     """The means and, where there are two rows, the pairs: those with the best row unless `every_pair`."""
-    metrics = METRICS if all_metrics else AT_20
-    columns = (
-        ("model", False),
-        *((metric.upper(), True) for metric in metrics),
-        ("bias of\nHR / MRR", True),
-        ("s/epoch", True),
-        ("parameters", True),
-        ("protocol", False),
-        ("seeds", True),
-    )
-    best = {metric: f"{table.rows[metric].max():.2f}" if len(table.rows) > 1 else None for metric in metrics}
-    rows = tuple(
-        (
-            Cell(str(row["label"])),
-            # What looks the same is equally good.
-            *(Cell(_with_sd(row, metric), f"{row[metric]:.2f}" == best[metric]) for metric in metrics),
-            Cell(bias(row)),
-            Cell("" if pd.isna(row["seconds_per_epoch"]) else seconds(row["seconds_per_epoch"])),
-            Cell(f"{row['parameters']:,}"),
-            Cell(str(row["protocol"])),
-            Cell(str(row["seeds"])),
-        )
-        for row in table.rows.to_dict("records")
-    )
-    explained = (
-        "Percent, mean ± standard deviation over seeds; best in bold. "
-        "Bias: how much higher HR@20 and MRR@20 of the best epoch on test lie."
-    )
-    views = [TextTable(table.title, columns, rows, (explained, *table.notes))]
+    view = means_view(table.title, table.rows, METRICS if all_metrics else AT_20)
+    views = [replace(view, notes=(*view.notes, *table.notes), label=table.label)]
     return views if table.pairs.empty else [*views, pairs_view(table, every_pair)]
 
 
@@ -114,20 +132,23 @@ def pairs_view(table: Comparison, every_pair: bool) -> TextTable:
     label = table.rows["label"]
     shown = table.pairs if every_pair else table.pairs[table.pairs["a"] == 0]
     columns = (
-        *((("model", False),) if every_pair else ()),
-        ("against", False),
-        ("metric", False),
-        ("difference\n[95 % interval]", True),
-        ("in %", True),
-        ("bootstrap\np (Holm)", True),
-        ("t-test as\nthe paper\np (Holm)", True),
-        ("Cohen's\nd_z", True),
+        Column("pair" if every_pair else "against", is_number=False),
+        Column("metric", is_number=False),
+        Column("difference\n[95 % interval]"),
+        Column("in %", spare=True),
+        Column("bootstrap\np (Holm)"),
+        Column("t-test as\nthe paper\np (Holm)", spare=True),
+        Column("Cohen's\nd_z", spare=True),
     )
+
+    def name(row: dict[Any, Any]) -> str:
+        """A pair has a line for either metric and is named in the first."""
+        against = str(label[row["b"]])
+        return "" if row["metric"] != AT_20[0] else f"{label[row['a']]} against {against}" if every_pair else against
+
     rows = tuple(
         (
-            # A pair has a line for either metric and is named in the first.
-            *((Cell(label[row["a"]] if row["metric"] == AT_20[0] else ""),) if every_pair else ()),
-            Cell(label[row["b"]] if row["metric"] == AT_20[0] else ""),
+            Cell(name(row)),
             Cell(row["metric"].upper()),
             Cell(f"{signed(row['difference'])} [{signed(row['low'])}, {signed(row['high'])}]"),
             Cell("" if pd.isna(row["relative"]) else signed(row["relative"], 1)),
@@ -143,8 +164,9 @@ def pairs_view(table: Comparison, every_pair: bool) -> TextTable:
         f"Both p by Holm over {len(table.pairs)} tests: all pairs, both metrics. d_z: mean of the per-prefix "
         "differences in units of their standard deviation."
     )
-    title = "Every pair" if every_pair else f"{label[0]} (the best MRR@20) against the others"
-    return TextTable(title, columns, rows, (note,))
+    title = "every pair" if every_pair else f"{label[0]} (the best MRR@20) against the others"
+    title = f"{table.dataset}, protocol {table.protocol}: {title}"
+    return TextTable(title, columns, rows, (note,), f"{table.label}-pairs")
 
 
 def seconds(value: float) -> str:
@@ -190,7 +212,8 @@ def pairs_csv(tables: Iterable[Comparison]) -> str:
 
 
 def _identified(table: Comparison, part: pd.DataFrame) -> pd.DataFrame:
-    part = part.drop(columns="protocol", errors="ignore")
+    part = part.drop(columns=["protocol", "ties"], errors="ignore")
+    part.insert(0, "ties", TIES)
     part.insert(0, "protocol", table.protocol)
     part.insert(0, "split_hash", table.split_hash)
     part.insert(0, "dataset", table.dataset)
@@ -207,6 +230,7 @@ def as_record(table: Comparison) -> dict[str, Any]:
         "dataset": table.dataset,
         "split_hash": table.split_hash,
         "protocol": table.protocol,
+        "ties": TIES,
         "test_prefixes": table.prefixes,
         "test_sessions": table.sessions,
         "rows": records(table.rows),

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import json
-import re
+import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 
 from analyses.compare import (
     JUDGED,
     Entry,
+    Warn,
     by_table,
     entries_named,
     entries_of_dataset,
+    left_out,
     means,
     same_test_set,
 )
-from analyses.significance import ALPHA, enough_resamples, pairs_table, read_gains
+from analyses.significance import ALPHA, Gains, enough_resamples, pairs_table, read_gains
 from dissect import runs
-from dissect.cli.compare_view import Comparison, as_record, means_csv, pairs_csv, views_of
-from dissect.cli.text_table import to_latex, to_markdown, to_screen
-from dissect.errors import DissectError, UsageError
+from dissect.cli.compare_view import PAPER, Comparison, as_record, means_csv, pairs_csv, views_of
+from dissect.cli.text_table import NO_LIMIT, to_latex, to_markdown, to_screen
+from dissect.errors import DataError, DissectError, UsageError
 
 SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json", ".txt": "screen"}
 
@@ -48,52 +49,83 @@ def compare(
     stderr = Console(stderr=True, highlight=False, soft_wrap=True)
     if names and dataset:
         raise UsageError("RUN and --dataset exclude each other.", "dissect compare --dataset takes all groups on it.")
+    lost: list[DataError] = []
+
+    def warn(error: DataError) -> None:
+        lost.append(error)
+        left_out(error)
+
     if names:
-        entries = [row for name in names for row in entries_named(name, runs_dir)]
+        entries = entries_of_names(names, runs_dir, warn)
         same_test_set(entries, runs_dir)
     else:
-        asked = dataset or runs.group_config(runs.newest_group(runs_dir))["dataset"]
-        entries, empty, found = entries_of_dataset(asked, runs_dir)
+        entries, empty, found = entries_of_dataset(dataset, runs_dir, warn)
         if dataset is None:
-            stderr.print(f"Data set: {asked} (as in the newest group).", markup=False)
-        if found != asked:
-            stderr.print(f"No run on '{asked}'; these are on '{found}', another split of the same log.", markup=False)
+            stderr.print(f"Data set: {found} (as in the newest group).", markup=False)
+        elif found != dataset:
+            stderr.print(f"No run on '{dataset}'; these are on '{found}', another split of the same log.", markup=False)
         for name in empty:
             stderr.print(f"{name} has no finished seed and is left out.", markup=False)
-    tables = by_table(entries)
-    if len(tables) == 1 and len(tables[0]) == 1:
-        row = tables[0][0]
+    read = [
+        (entries, gains, count) for entries, gains, count in (read_gains(t, warn) for t in by_table(entries)) if entries
+    ]
+    if not read:
+        raise DataError("Nothing is left to compare.", "What is wrong with each run stands above.")
+    if len(read) == 1 and len(read[0][0]) == 1:
+        row = read[0][0][0]
         on = row.config["dataset"]
-        raise UsageError(
+        raise (DataError if lost else UsageError)(
             f"Only {row.name} is there: it takes two to compare.",
             f"Train another on the same data: dissect train attenmixer --dataset {on}\n"
             f"or name one of the finished: dissect compare --dataset {on}",
         )
-    found_tables = [comparison(table, resamples, seed) for table in tables]
-    write(found_tables, form, out, all_metrics, pairs)
+    write([comparison(*table, resamples, seed) for table in read], form, out, all_metrics, pairs)
+
+
+def entries_of_names(names: tuple[str, ...], runs_dir: str, warn: Warn) -> list[Entry]:
+    """The rows of all names, each once. What is no run, or has nothing finished, is left out, and `warn` is told."""
+    found: dict[tuple[Path, ...], Entry] = {}
+    for name in names:
+        try:
+            rows = entries_named(name, runs_dir, warn)
+        except DataError as error:
+            warn(error)
+            continue
+        again = [row.name for row in rows if row.runs in found]
+        if again:
+            print(f"Named more than once, counts once: {', '.join(again)}.", file=sys.stderr)
+        found.update({row.runs: row for row in rows})
+    return list(found.values())
 
 
 def chosen_form(form: str | None, out: str | None, as_json: bool) -> str:
     """The format asked for, or that of the file's suffix. Raises UsageError where they contradict or say nothing."""
-    if as_json:
-        if form is not None:
-            raise UsageError(f"--json and --format {form} exclude each other.")
-        return "json"
-    if form is None and out is not None:
-        if Path(out).suffix not in SUFFIXES:
-            raise UsageError(f"{out}: what should be in it?", f"End it in {', '.join(SUFFIXES)}, or give --format.")
-        return SUFFIXES[Path(out).suffix]
-    return form or "screen"
+    if as_json and form not in (None, "json"):
+        raise UsageError(f"--json and --format {form} exclude each other.")
+    asked = "json" if as_json else form
+    if out is None:
+        return asked or "screen"
+    by_name = SUFFIXES.get(Path(out).suffix)
+    if asked is None and by_name is None:
+        raise UsageError(f"{out}: what should be in it?", f"End it in {', '.join(SUFFIXES)}, or give --format.")
+    if asked and by_name not in (None, "screen", asked):  # any text may stand in a .txt
+        raise UsageError(
+            f"--out {out} means {by_name} by its ending, and {'--json' if as_json else f'--format {form}'} does not.",
+            f"Leave one of them out, or end the name in {next(s for s, f in SUFFIXES.items() if f == asked)}.",
+        )
+    return asked or str(by_name)
 
 
-def comparison(entries: list[Entry], resamples: int | None, seed: int) -> Comparison:
+def comparison(
+    entries: list[Entry], gains: list[Gains], count: np.ndarray, resamples: int | None, seed: int
+) -> Comparison:
     """The means and pairs of rows of one split and protocol."""
     rows = means(entries)
-    ordered = [entries[place] for place in rows.pop("entry")]  # best first
-    gains, count = read_gains(ordered)
+    order = rows.pop("entry")  # best first
+    ordered = [entries[place] for place in order]
     tests = len(ordered) * (len(ordered) - 1) // 2 * len(JUDGED)
     resamples = resamples or enough_resamples(tests)
-    pairs = pairs_table(gains, count, resamples, seed) if tests else pd.DataFrame()
+    pairs = pairs_table([gains[place] for place in order], count, resamples, seed) if tests else pd.DataFrame()
     split, protocol = ordered[0].split
     return Comparison(
         str(ordered[0].config["dataset"]),
@@ -112,19 +144,19 @@ def notes(entries: list[Entry], rows: pd.DataFrame, protocol: str, tests: int, r
     """What the numbers cannot show."""
     said = []
     if protocol == "paper":
-        said.append(
-            "Protocol paper: every metric is taken at its best epoch on the test set. Such numbers flatter: the "
-            "selection bias is within them and cannot be told apart. The pairs compare the epoch with the best MRR@20."
-        )
-    single = [label for label, row in zip(rows["label"], entries) if len(row.summaries) == 1 and row.is_trained]
+        said.append(f"{PAPER} The pairs compare the epoch with the best MRR@20.")
+    trained = [(label, row) for label, row in zip(rows["label"], entries) if row.is_trained]
+    single = [label for label, row in trained if len(row.summaries) == 1]
     if single and tests:
+        which = "each" if len(single) == len(trained) > 1 else f"({', '.join(single)})"
         said.append(
-            f"One seed ({', '.join(single)}): intervals and p say what other test sessions would change, not what "
+            f"One seed {which}: intervals and p say what other test sessions would change, not what "
             "another seed would. Train three or more: --seed 1 --seed 2 --seed 3."
         )
-    unfinished = [(label, row.unfinished) for label, row in zip(rows["label"], entries) if row.unfinished]
-    if unfinished:
-        said.append("Left out, unfinished: " + ", ".join(f"{n} of {label}" for label, n in unfinished) + ".")
+    for what in ("unfinished", "damaged"):
+        left = [f"{n} of {label}" for label, n in zip(rows["label"], rows[what]) if n]
+        if left:
+            said.append(f"Left out, {what}: {', '.join(left)}.")
     lowest = 2 / (resamples + 1) * tests
     if lowest > ALPHA:
         said.append(
@@ -141,14 +173,13 @@ def write(found: list[Comparison], form: str, out: str | None, all_metrics: bool
     views = [view for table in found for view in views_of(table, all_metrics, every_pair)]
     texts: dict[str, str]  # by what the name of the file is extended with
     if form == "screen":
-        # A file is as wide as its widest row, the screen as wide as it is.
-        console = Console(highlight=False) if out is None else Console(file=io.StringIO(), width=200, highlight=False)
-        for view in views:
-            console.print(f"[bold]{escape(view.title)}[/bold]", to_screen(view), sep="\n")
-            console.print(*(f"[dim]{escape(note)}[/dim]" for note in view.notes), "", sep="\n")
         if out is None:
+            # In a pipe a row is a line, unless COLUMNS says otherwise.
+            width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else NO_LIMIT
+            for view in views:
+                Console(width=width).print(view, "")
             return
-        texts = {"": re.sub(r" +$", "", console.file.getvalue(), flags=re.MULTILINE)}  # type: ignore[attr-defined]
+        texts = {"": "\n\n".join(to_screen(view, NO_LIMIT).plain for view in views)}
     elif form == "json":
         texts = {"": json.dumps({"schema": runs.SCHEMA, "tables": [as_record(table) for table in found]}, indent=1)}
     elif form == "csv":

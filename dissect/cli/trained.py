@@ -113,10 +113,12 @@ def scores_after(model: Any, session: list[int], device: torch.device) -> Tensor
 
 
 def read_session(text: str, n_items: int) -> list[int]:
-    """Item numbers from "12,7,99". Raises UsageError for an empty session, or an item that there is not."""
+    """Item numbers from "12,7,99". Raises UsageError for an empty session, a gap, or an item that there is not."""
     words = text.replace(",", " ").split()
     if not words:
         raise UsageError("The session is empty.", "Give its items in the order of the clicks: --session 12,7,99")
+    if not all(part.strip() for part in text.split(",")):
+        raise UsageError(f"--session {text} has a gap: no item stands beside a comma.", f"--session {','.join(words)}?")
     session = []
     for word in words:
         if not (word.isascii() and word.isdigit() and 1 <= int(word) <= n_items):

@@ -1,0 +1,235 @@
+"""The tests of `dissect compare` against plain twins, other programs and simulations."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special, stats
+
+from analyses.significance import (
+    Gains,
+    enough_resamples,
+    gains_of_ranks,
+    holm,
+    interval,
+    paired_t,
+    pairs_table,
+    resampled,
+)
+
+SESSIONS = 40
+SESSION = np.repeat(np.arange(SESSIONS, dtype=np.int32), 3)
+
+
+def ranks_of(seed, hit=0.5):
+    """Ranks of the prefixes of SESSION: within 20 with chance `hit`."""
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(len(SESSION)) < hit, rng.integers(1, 21, len(SESSION)), 100).astype(np.int32)
+
+
+# --- Holm --------------------------------------------------------------------------------------------------
+
+
+def plain_holm(p):
+    """The definition, one hypothesis at a time."""
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    adjusted, worst = [0.0] * len(p), 0.0
+    for rank, index in enumerate(order):
+        worst = max(worst, (len(p) - rank) * p[index])
+        adjusted[index] = min(1.0, worst)
+    return adjusted
+
+
+def test_holm_on_an_example_done_by_hand():
+    # 0.005 x 4, 0.01 x 3, 0.03 x 2; 0.04 x 1 is less than the one before it.
+    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
+
+
+@given(st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.01, 1.0])), min_size=1, max_size=12))
+def test_holm_equals_its_plain_twin(p):
+    np.testing.assert_allclose(holm(np.array(p)), plain_holm(p))
+
+
+# --- the t-test of the paper -------------------------------------------------------------------------------
+
+
+def test_the_t_test_by_its_formula():
+    d = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    t, p, d_z = paired_t(d)
+    by_hand = 3 / (np.sqrt(2.5) / np.sqrt(5))
+    assert t == pytest.approx(by_hand)
+    # Two tails of Student's t by the incomplete beta function.
+    assert p == pytest.approx(special.betainc(4 / 2, 1 / 2, 4 / (4 + by_hand**2)))
+    assert d_z == pytest.approx(3 / np.sqrt(2.5))
+
+
+def test_the_t_test_is_scipys_for_related_samples():
+    a, b = np.random.default_rng(6).random((2, 300))
+    t, p, d_z = paired_t(a - b)
+    other = stats.ttest_rel(a, b)
+    assert (t, p) == pytest.approx((other.statistic, other.pvalue))
+    assert d_z == pytest.approx(other.statistic / np.sqrt(300))
+
+
+def test_differences_that_do_not_vary():
+    assert paired_t(np.zeros(9)) == (0.0, 1.0, 0.0)
+    assert paired_t(np.full(9, -0.5)) == (-np.inf, 0.0, -np.inf)
+
+
+# --- the bootstrap -----------------------------------------------------------------------------------------
+
+
+def made_up(values):
+    """Gains of values [K, S]: one prefix a session, the same for either metric."""
+    return Gains(np.stack([values.mean(0)] * 2), np.stack([values] * 2))
+
+
+def test_gains_are_summed_by_session_and_averaged_over_seeds():
+    rank = np.array([[1, 2, 21, 4], [20, 100, 1, 2]])
+    gains = gains_of_ranks(rank, np.array([0, 0, 1, 1]))
+    assert gains.session[0].tolist() == [[2, 1], [1, 2]]
+    np.testing.assert_allclose(gains.session[1], [[1.5, 0.25], [0.05, 1.5]])
+    np.testing.assert_allclose(gains.example[1], [(1 + 0.05) / 2, 0.25, 0.5, 0.375])
+
+
+def plain_resamples(gains, count, resamples, rng):
+    """Differences of two rows [2, R], one draw at a time."""
+    out = np.empty((2, resamples))
+    for r in range(resamples):
+        drawn = rng.integers(0, len(count), len(count))
+        total = count[drawn].sum()
+        for m in range(2):
+            values = []
+            for g in gains:
+                seeds = rng.integers(0, g.session.shape[1], g.session.shape[1])
+                values.append(np.mean([g.session[m, k, drawn].sum() / total for k in seeds]))
+            out[m, r] = values[0] - values[1]
+    return out
+
+
+def test_the_bootstrap_equals_a_plain_one():
+    rng = np.random.default_rng(1)
+    session = np.sort(rng.integers(0, 60, 200))
+    session = np.unique(session, return_inverse=True)[1]
+    count = np.bincount(session)
+    gains = [gains_of_ranks(rng.integers(1, limit, (3, 200)), session) for limit in (30, 60)]
+    drawn = resampled(gains, count, 4000)
+    plain = plain_resamples(gains, count, 4000, rng)
+    for m in range(2):
+        quick = np.quantile(drawn[0, m] - drawn[1, m], [0.025, 0.25, 0.5, 0.75, 0.975])
+        np.testing.assert_allclose(quick, np.quantile(plain[m], [0.025, 0.25, 0.5, 0.75, 0.975]), atol=0.01)
+
+
+def test_the_bootstrap_repeats_and_goes_in_pieces(monkeypatch):
+    rng = np.random.default_rng(2)
+    gains = [made_up(rng.random((2, 30))) for _ in range(2)]
+    count = np.ones(30, int)
+    whole = resampled(gains, count, 250)
+    assert (resampled(gains, count, 250, seed=1) != whole).any()
+    monkeypatch.setattr("analyses.significance.CHUNK", 30 * 7)
+    pieces = resampled(gains, count, 250)
+    assert pieces.shape == whole.shape and np.isfinite(pieces).all()
+    np.testing.assert_allclose(pieces.mean(), whole.mean(), atol=0.02)
+
+
+def test_rows_are_paired_by_session():
+    """Two models that differ by the same on every session differ by that in every resample."""
+    values = np.random.default_rng(3).random((1, 50))
+    drawn = resampled([made_up(values + 0.1), made_up(values)], np.ones(50, int), 200)
+    np.testing.assert_allclose(drawn[0] - drawn[1], 0.1)
+
+
+def test_the_interval_and_p_of_draws_that_are_counted():
+    low, high, p = interval(np.arange(-100, 901) / 1000)  # 101 of 1001 draws at zero or below
+    assert (low, high) == pytest.approx((-0.075, 0.875))
+    assert p == pytest.approx(2 * 102 / 1002)
+    assert interval(np.arange(-900, 101) / 1000)[2] == pytest.approx(p)
+
+
+def p_under_the_null(simulations, seeds, of_seeds, of_both, of_sessions, sessions=100, resamples=200):
+    """Bootstrap and t-test p of equally good models; the noise of seeds, of seeds x sessions, of sessions."""
+    rng = np.random.default_rng(4)
+    bootstrap, t_test = [], []
+    for number in range(simulations):
+        common = rng.normal(1, 1, sessions)
+        pair = [
+            made_up(
+                common
+                + rng.normal(0, of_sessions, sessions)
+                + rng.normal(0, of_seeds / np.sqrt(sessions), (seeds, 1))
+                + rng.normal(0, of_both, (seeds, sessions))
+            )
+            for _ in range(2)
+        ]
+        drawn = resampled(pair, np.ones(sessions, int), resamples, seed=number)
+        bootstrap.append(interval(drawn[0, 0] - drawn[1, 0])[2])
+        t_test.append(paired_t(pair[0].example[0] - pair[1].example[0])[1])
+    return np.array(bootstrap), np.array(t_test)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_p_is_uniform_where_sessions_are_what_varies(seeds):
+    p, _ = p_under_the_null(250, seeds, of_seeds=0, of_both=0, of_sessions=1)
+    assert 0.02 <= (p <= 0.05).mean() <= 0.085
+    for share in (0.25, 0.5, 0.75):
+        assert (p <= share).mean() == pytest.approx(share, abs=0.08)
+
+
+def test_three_seeds_of_every_noise_do_not_reject_more_than_they_say():
+    p, _ = p_under_the_null(200, 3, of_seeds=0.8, of_both=1, of_sessions=1)
+    assert (p <= 0.05).mean() <= 0.065
+
+
+def test_noise_of_seeds_fools_the_t_test_and_far_less_the_bootstrap():
+    p, t_test = p_under_the_null(200, 3, of_seeds=1, of_both=0, of_sessions=0.01)
+    assert (t_test <= 0.05).mean() > 0.9
+    assert 0.08 <= (p <= 0.05).mean() <= 0.25  # three seeds; the docstring says so
+
+
+def test_a_planted_difference_is_found():
+    rng = np.random.default_rng(5)
+    found = 0
+    for number in range(100):
+        common = rng.normal(1, 1, 100)
+        pair = [made_up(common + shift + rng.normal(0, 0.5, (3, 100))) for shift in (0.3, 0.0)]
+        drawn = resampled(pair, np.ones(100, int), 200, seed=number)
+        low, high, p = interval(drawn[0, 0] - drawn[1, 0])
+        found += p <= 0.05
+        assert low < high
+    assert found >= 95
+
+
+def test_models_that_are_the_same_are_a_tie():
+    gains = gains_of_ranks(ranks_of(0)[None], SESSION)
+    table = pairs_table([gains, gains], np.full(SESSIONS, 3), resamples=200)
+    for name in ("difference", "low", "high", "relative", "t", "d_z"):
+        assert (table[name] == 0).all() or np.abs(table[name]).max() < 1e-12
+    for name in ("p bootstrap", "p bootstrap holm", "p t-test", "p t-test holm"):
+        assert (table[name] == 1).all()
+
+
+def test_the_pairs_by_hand():
+    ranks = [np.stack([ranks_of(10 * g + k, hit) for k in range(3)]) for g, hit in enumerate((0.9, 0.5, 0.1))]
+    gains = [gains_of_ranks(r, SESSION) for r in ranks]
+    table = pairs_table(gains, np.full(SESSIONS, 3), resamples=500)
+    assert [tuple(row) for row in table[["a", "b"]].to_numpy()[::2]] == list(itertools.combinations(range(3), 2))
+    of = [100 * np.mean(r <= 20) for r in ranks]
+    row = table[(table["a"] == 0) & (table["b"] == 2) & (table["metric"] == "hr@20")].iloc[0]
+    assert row["difference"] == pytest.approx(of[0] - of[2])
+    assert row["relative"] == pytest.approx(100 * (of[0] - of[2]) / of[2])
+    assert row["low"] < row["difference"] < row["high"]
+    d = (ranks[0] <= 20).mean(0) - (ranks[2] <= 20).mean(0)
+    assert row["d_z"] == pytest.approx(d.mean() / d.std(ddof=1))
+    assert row["t"] == pytest.approx(row["d_z"] * np.sqrt(len(d)))
+    # 2 / 501 x 6 tests: no resample contradicts the sign.
+    assert row["at most"] and row["p bootstrap"] == pytest.approx(2 / 501)
+    np.testing.assert_allclose(table["p bootstrap holm"], plain_holm(table["p bootstrap"].tolist()))
+
+
+@pytest.mark.parametrize("tests", [1, 2, 25, 90, 400])
+def test_there_are_enough_resamples_for_holm(tests):
+    resamples = enough_resamples(tests)
+    assert resamples >= 2000 and 2 / (resamples + 1) * tests <= 0.025
+    assert enough_resamples(90) > 2000

@@ -1,0 +1,134 @@
+"""One table of words on screens of every width, in Markdown and in LaTeX."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dissect.cli.compare_view import p_value, signed
+from dissect.cli.text_table import NO_LIMIT, PROSE, Cell, Column, TextTable, latex, to_latex, to_markdown, to_screen
+
+NASTY = r"my_model.py:A&B 100% #1 {x} ~^\\ $5 a|b *c* [d] <e> --seed"
+COLUMNS = (
+    Column("model", is_number=False),
+    Column("HR@20"),
+    Column("bias of\nMRR", spare=True),
+    Column("s", spare=True),
+)
+
+
+def table_of(names):
+    rows = [(Cell(name), Cell(f"{n}.25"), Cell(f"0.{n}"), Cell("7")) for n, name in enumerate(names, 10)]
+    return TextTable("title", COLUMNS, tuple(rows), ("a note of some words",))
+
+
+def shown(table, width):
+    return to_screen(table, width).plain.splitlines()
+
+
+# --- the screen --------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_is_too_long_stands_above_its_numbers():
+    table = table_of(["short", "a name of many words", "hyphens-are-kept-together-in-names"])
+    assert shown(table, 31) == [
+        "title",
+        "                     bias of",
+        "model         HR@20      MRR  s",
+        "short         10.25     0.10  7",
+        "a name of many words",
+        "              11.25     0.11  7",
+        "hyphens-are-kept-together-in-names",
+        "              12.25     0.12  7",
+        "a note of some words",
+    ]
+
+
+@given(st.lists(st.text("ab -", min_size=1).map(str.strip).filter(bool), min_size=1, max_size=4), st.integers(30, 100))
+def test_every_word_is_there_at_every_width(names, width):
+    lines = shown(table_of(names), width)
+    flat = " ".join(" ".join(lines).split())
+    for name in names:
+        assert " ".join(name.split()) in flat
+    assert "…" not in flat and all(f"{n}.25" in flat for n in range(10, 10 + len(names)))
+    longest_word = max(len(word) for name in names for word in name.split())
+    assert max(map(len, lines)) <= max(width, longest_word + 2) and all(line == line.rstrip() for line in lines)
+
+
+def test_numbers_stand_below_each_other():
+    for width in (24, 31, 60, NO_LIMIT):
+        lines = shown(table_of(["short", "a name of many words", "b"]), width)
+        assert len({re.search(r"1\d\.25", line).start() for line in lines if re.search(r"1\d\.25", line)}) == 1
+
+
+def test_what_has_no_room_is_named():
+    table = table_of(["m"])
+    wide, narrow, narrower = (" ".join(shown(table, width)) for width in (30, 18, 10))
+    assert "bias of" in wide and "No room" not in wide
+    assert "No room for: s. " in narrow and "0.10" in narrow
+    assert "No room for: bias of MRR, s. " in narrower and "10.25" in narrower
+    assert "" not in shown(table, 10)  # of a head that only the column left out had
+
+
+def test_notes_are_read_as_text():
+    table = TextTable("t", COLUMNS, (), ("word " * 100,))
+    assert max(map(len, shown(table, NO_LIMIT))) <= PROSE
+    assert max(map(len, shown(table, 40))) <= 40
+
+
+# --- Markdown and LaTeX ------------------------------------------------------------------------------------
+
+
+def unescaped(text):
+    """LaTeX without its escaped characters."""
+    return re.sub(r"\\[&%$#_{}]", "", text)
+
+
+def test_every_letter_is_escaped():
+    escaped = latex(NASTY)
+    plain = re.sub(r"\\text[a-z]+\{\}|\$[^$]*\$|-\{\}-", "", unescaped(escaped))
+    assert not set(plain) & set("&%$#_{}~^\\<>|") and "--" not in plain
+    assert latex("[d]") == "{}[d]" and latex("*c") == "{}*c"
+    columns = (Column("na\nme", is_number=False), Column("b"))
+    table = TextTable("t|_", columns, ((Cell(NASTY, bold=True), Cell("", bold=True)),), ("n_",))
+    markdown = to_markdown(table).splitlines()
+    assert markdown[2] == "| na me | b |"
+    assert len(re.findall(r"(?<!\\)\|", markdown[4])) == 3 and "\\*c\\*" in markdown[4]
+    assert r"\textbf{}" not in to_latex(table) and "****" not in markdown[4]
+
+
+def test_an_effect_size_is_mathematics_and_a_name_like_it_is_not():
+    assert latex("Cohen's d_z: mean") == "Cohen's $d_z$: mean"
+    assert latex("mod_z d_zebra") == r"mod\_z d\_zebra"
+
+
+def test_the_head_of_a_latex_table_has_the_lines_of_the_screen():
+    text = to_latex(table_of(["m"]))
+    head = re.search(r"\\toprule\n(.*)\\midrule", text, re.DOTALL)[1]
+    assert [line.strip() for line in head.splitlines() if line.strip()] == [
+        r"&  & bias of &  \\",
+        r"model & HR@20 & MRR & s \\",
+    ]
+
+
+@pytest.mark.parametrize("name", ["short", "a name that would not fit into a column of the page"])
+def test_long_names_are_paragraphs(name):
+    text = to_latex(table_of([name, "short"]))
+    layout = re.search(r"\\begin\{tabular\}\{(.*)\}", text)[1]
+    assert layout == (r"p{0.25\linewidth}rrr" if name != "short" else "lrrr")
+    assert text.count(r"\raggedright") == (name != "short")
+
+
+def test_a_label_can_be_referred_to():
+    table = TextTable("t", COLUMNS, (), label="tab:my_own %{data}#1-clean")
+    lines = to_latex(table).splitlines()
+    assert lines[lines.index(r"  \caption{t}") + 1] == r"  \label{tab:my-own-data-1-clean}"
+    assert r"\label" not in to_latex(TextTable("t", COLUMNS, ()))
+
+
+def test_numbers_as_they_are_read():
+    assert [signed(v) for v in (1.234, -0.5, -0.001, np.inf)] == ["+1.23", "−0.50", "0.00", "+∞"]
+    assert [p_value(p) for p in (0.0004, 0.02, 1.0)] == ["<0.001", "0.020", "1.000"]
+    assert p_value(0.02, at_most=True) == "≤0.020"
