@@ -1,7 +1,7 @@
 """Make a log of the size and shape of Last.fm-1K, to measure `dissect data prepare lastfm` on.
 
-    python benchmarks/make_lastfm.py /tmp/lastfm.tsv                 19,150,868 rows, 2.5 GB, a minute or two
-    python benchmarks/make_lastfm.py /tmp/small.tsv --rows 200000
+    python benchmarks/make_lastfm.py lastfm.tsv                 19,150,868 rows, 2.5 GB, a minute or two
+    python benchmarks/make_lastfm.py small.tsv --rows 200000
 
 As in the real one: 992 users with very unequal numbers of plays, newest first; plays in bursts of one artist;
 artists with and without an identifier, popular in proportion to 1 / rank; names with quotation marks in them.

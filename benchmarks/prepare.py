@@ -2,7 +2,7 @@
 
     python benchmarks/prepare.py                     19,150,868 rows; the log takes 2.5 GB in a temporary folder
     python benchmarks/prepare.py --rows 500000
-    python benchmarks/prepare.py --log /tmp/lastfm.tsv     keeps the log there, or takes it where it lies
+    python benchmarks/prepare.py --log lastfm.tsv     keeps the log there, or takes it where it lies
 
 The log is made by benchmarks/make_lastfm.py and read once before the clock starts, so that it lies in the page cache.
 Then the data set is loaded, in this process. The limits are those of 19,150,868 rows on two cores: 90 s, 4 GB, and

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+SHOWN = 12  # names in a message, at most
+
 
 class DissectError(Exception):
     """Something went wrong in a way that the message explains (exit code 1).
@@ -42,5 +44,7 @@ def unknown(kind: str, given: str, valid: Iterable[str]) -> UsageError:
     """A UsageError for a name that is not among `valid`, with the nearest names as the hint."""
     names = sorted(valid)
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names) or 'none'}."
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    known = f"Known: {', '.join(names[:SHOWN]) or 'none'}{more}."
+    hint = f"Did you mean {' or '.join(near)}?" if near else known
     return UsageError(f"There is no {kind} named {given!r}.", hint)

@@ -13,7 +13,6 @@ a time and can be read while the run goes on.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
 import os
@@ -31,6 +30,7 @@ from typing import IO, Any
 import numpy as np
 
 from dissect.errors import DataError, DissectError, UsageError, unknown
+from dissect.locks import hold
 
 SCHEMA = 1
 FULL = "full"
@@ -66,9 +66,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 def refused(path: Path, error: OSError) -> DissectError:
     """What to tell a user whose disk does not take a file."""
-    hint = "Make room on the disk and give the same command again: the run goes on from its last checkpoint."
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        hint = "Choose a folder that you can write to, e.g. by --runs-dir."
+    hint = "Choose a folder that you can write to, e.g. by --runs-dir."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        hint = "Make room on the disk and give the same command again: the run goes on from its last checkpoint."
     return DissectError(f"Could not write {path}: {error.strerror or error}.", hint)
 
 
@@ -149,12 +149,7 @@ def locked(run: Path) -> Iterator[None]:
     except OSError as error:
         raise refused(run, error) from error
     with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"Another process is training in {run}.", "Wait for it, or choose --seed or --name."
-            ) from None
+        hold(file, UsageError(f"Another process is training in {run}.", "Wait for it, or choose --seed or --name."))
         for left in (*run.glob(".*"), *run.glob("checkpoints/.*")):
             if HALF_WRITTEN.fullmatch(left.name):
                 left.unlink(missing_ok=True)

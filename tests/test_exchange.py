@@ -140,10 +140,10 @@ def test_the_augmented_form_of_training_comes_back_too(tmp_path):
 
 def test_gru4rec_files_of_others_are_put_in_the_order_of_time(tmp_path):
     (tmp_path / "train").write_text("SessionId\tItemId\tTime\n9\t77\t300\n9\t55\t200\n4\t55\t110\n4\t66\t100.5\n")
-    (tmp_path / "test").write_text("ItemId\tTime\tSessionId\n55\t400\t1\n99999\t500\t1\n")
+    (tmp_path / "test").write_text("ItemId\tTime\tSessionId\n55\t400\t1\n99999\t500\t1\n66\t501\t1\n")
     data = import_files("x", "gru4rec", tmp_path / "train", tmp_path / "test")
     # Numbered by appearance in the files (77, 55, 66, 99999), sessions by their end.
-    assert listed(data.train) == [[3, 2], [2, 1]] and listed(data.test) == [[2, 4]] and data.n_items == 4
+    assert listed(data.train) == [[3, 2], [2, 1]] and listed(data.test) == [[2, 4, 3]] and data.n_items == 4
     assert data.train.times.tolist() == [110, 300]
     assert data.provenance["items"] == "numbered by first appearance"
 
@@ -151,17 +151,17 @@ def test_gru4rec_files_of_others_are_put_in_the_order_of_time(tmp_path):
 def test_recbole_files_with_a_click_a_line(tmp_path):
     head = "session_id:token\titem_id:token\ttimestamp:float\n"
     (tmp_path / "a").write_text(head + "s1\tb\t2\ns1\ta\t1\ns2\ta\t9\ns2\ta\t9\n")
-    (tmp_path / "b").write_text(head + "s3\tb\t12\ns3\tc\t13\n")
+    (tmp_path / "b").write_text(head + "s3\tb\t12\ns3\tc\t13\ns3\ta\t14\n")
     data = import_files("x", "recbole", tmp_path / "a", tmp_path / "b")
-    assert listed(data.train) == [[2, 1], [2, 2]] and listed(data.test) == [[1, 3]]
+    assert listed(data.train) == [[2, 1], [2, 2]] and listed(data.test) == [[1, 3, 2]]
 
 
 def test_recbole_prefixes_with_words_for_items(tmp_path):
     head = "session_id:token\titem_id_list:token_seq\titem_id:token\n"
     (tmp_path / "a").write_text(head + "1\tapple pear\tfig\n1\tapple\tpear\n2\tfig\tfig\n")
-    (tmp_path / "b").write_text(head + "3\tpear\tkiwi\n")
+    (tmp_path / "b").write_text(head + "3\tpear kiwi\tfig\n3\tpear\tkiwi\n")
     data = import_files("x", "recbole", tmp_path / "a", tmp_path / "b")
-    assert listed(data.train) == [[1, 2, 3], [3, 3]] and listed(data.test) == [[2, 4]]
+    assert listed(data.train) == [[1, 2, 3], [3, 3]] and listed(data.test) == [[2, 4, 3]]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_bad_tables_are_refused(tmp_path, name, train, says):
 def test_a_catalogue_smaller_than_its_items_is_refused(tmp_path):
     out, files = export(dataset([[1, 5], [2, 1]], [[5, 2]]), "lessr", tmp_path / "l")
     (out / "num_items.txt").write_text("3")
-    with pytest.raises(DataError, match="only 3 items"):
+    with pytest.raises(DataError, match="of 3 items the last is 2"):
         import_files("x", "lessr", *(out / name for name in files))
     (out / "num_items.txt").write_text("three")
     with pytest.raises(DataError, match="one whole number"):

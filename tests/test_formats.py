@@ -136,6 +136,41 @@ def test_a_test_file_that_repeats_train_is_refused(tmp_path):
         import_files("x", "srgnn", train, test)
 
 
+def test_the_fields_files_the_wrong_way_round_are_refused(tmp_path):
+    prefixes, whole = dump(tmp_path / "test.txt", prefixed(TEST)), dump(tmp_path / "all_train_seq.txt", TRAIN)
+    with pytest.raises(DataError, match="as the field writes them") as error:
+        import_files("x", "srgnn", prefixes, whole)
+    assert error.value.hint.endswith(f"{whole} {prefixes}")
+    assert len(import_files("x", "srgnn", whole, prefixes).train) == len(TRAIN)
+
+
+def text(path, sessions):
+    path.write_text("".join(",".join(map(str, session)) + "\n" for session in sessions))
+    return path
+
+
+def test_a_catalogue_of_unused_numbers_is_refused_unless_asked_for(tmp_path):
+    train, test = text(tmp_path / "a", [[0, 2_000_000_000, 1]]), text(tmp_path / "b", [[0, 1]])
+    with pytest.raises(DataError, match=r"3 items up to 2,000,000,000") as error:
+        import_files("x", "lessr", train, test)
+    n_items = int(error.value.hint.split()[-1])
+    assert import_files("x", "lessr", train, test, n_items=n_items).n_items == n_items == 2_000_000_001
+
+
+@pytest.mark.parametrize(("format", "says"), [("lessr", "item 5, but of 3 items the last is 2"), ("srgnn", "5.* is 3")])
+def test_an_item_beyond_the_catalogue_is_named_as_in_the_file(tmp_path, format, says):
+    write = {"lessr": text, "srgnn": dump}[format]
+    train, test = write(tmp_path / "a", [[1, 5], [1, 2]]), write(tmp_path / "b", [[2, 1]])
+    with pytest.raises(DataError, match=says):
+        import_files("x", format, train, test, n_items=3)
+
+
+def test_a_test_file_of_other_items_is_refused(tmp_path):
+    with pytest.raises(DataError, match="nothing to predict"):
+        import_files("x", "lessr", text(tmp_path / "a", [[0, 1], [1, 0]]), text(tmp_path / "b", [[0, 2], [1, 3]]))
+    assert import_files("x", "lessr", text(tmp_path / "a", [[0, 1]]), text(tmp_path / "b", [[2, 1]])).n_items == 3
+
+
 def make(tmp_path, name="x"):
     return import_files(name, "srgnn", dump(tmp_path / "a.txt", TRAIN), dump(tmp_path / "b.txt", TEST))
 

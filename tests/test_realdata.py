@@ -35,7 +35,7 @@ COUNTS = {
 @pytest.fixture(params=COUNTS)
 def name(request):
     if request.param not in catalog.names():
-        pytest.skip(f"{request.param} is not in {catalog.data_root()}")
+        pytest.skip(f"No data set {request.param} in {catalog.data_root()}: docs/data.md tells how to bring it.")
     return request.param
 
 
@@ -73,9 +73,11 @@ def test_the_rules_find_the_sessions_of_srgnns_authors():
     """
     raw = os.environ.get("DISSECT_RAW")
     if not raw:
-        pytest.skip("DISSECT_RAW does not name a raw Diginetica log")
+        pytest.skip(
+            "$DISSECT_RAW does not name a raw Diginetica log (train-item-views.csv), which has to be asked for."
+        )
     if "diginetica-srgnn" not in catalog.names():
-        pytest.skip(f"diginetica-srgnn is not in {catalog.data_root()}")
+        pytest.skip(f"No data set diginetica-srgnn in {catalog.data_root()}: docs/data.md tells how to bring it.")
     recipe, theirs = RECIPES["diginetica-srgnn"], catalog.load("diginetica-srgnn")
     log = read_log(Path(raw), recipe.log).table
     for rule, settings in recipe.rules[

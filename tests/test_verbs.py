@@ -442,6 +442,13 @@ def test_resume_ends_with_the_numbers_of_a_run_that_was_not_stopped(made, tmp_pa
     assert code == 2 and "Finished already" in err
 
 
+def test_resume_tells_what_the_command_would_have_done_next(made, tmp_path, monkeypatch):
+    interrupted(made, tmp_path / "runs", monkeypatch, "refit")
+    (run,) = (tmp_path / "runs").glob("*/s1")  # the first of two trainings
+    code, _, err = invoke("resume", run, "--runs-dir", tmp_path / "runs", "--quiet")
+    assert code == 0 and "comes next: dissect train srgnn" in err and "--refit" in err
+
+
 def test_resume_says_where_it_had_to_fall_back(made, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     observer = StopAt(9, 1)

@@ -213,30 +213,31 @@ def stats(names: tuple[str, ...], markdown: bool, data_dir: str | None, as_json:
     import json
 
     from rich.console import Console
-    from rich.table import Table
 
+    from dissect.cli.text_table import Cell, Column, TextTable, to_markdown
     from dissect.data import catalog
     from dissect.data.stats import ROWS, statistics
 
-    columns = [statistics(catalog.load(name, data_dir)) for name in names]
+    counted = [statistics(catalog.load(name, data_dir)) for name in names]
     if as_json:
-        click.echo(json.dumps({column["name"]: column for column in columns}, indent=1))
+        click.echo(json.dumps({column["name"]: column for column in counted}, indent=1))
         return
-    rows = [
-        (label, *(f"{v:,}" if isinstance(v := column[key], int) else f"{v:.2f}" for column in columns))
-        for key, label in ROWS.items()
-    ]
-    heads = [str(column["name"]) for column in columns]
+    note = 'The paper\'s Table 1 prints "clicks", prefixes as "No. of Sessions", items, and mean length.'
+
+    def table(some: list[dict[str, Any]]) -> TextTable:
+        rows = [
+            (Cell(label), *(Cell(f"{v:,}" if isinstance(v := column[key], int) else f"{v:.2f}") for column in some))
+            for key, label in ROWS.items()
+        ]
+        last = (note,) if some[-1] is counted[-1] else ()
+        return TextTable(
+            "Train and test together", (Column("", False), *(Column(str(c["name"])) for c in some)), tuple(rows), last
+        )
+
     if markdown:
-        lines = [["", *heads], ["---", *["---:"] * len(heads)], *([row[0].strip(), *row[1:]] for row in rows)]
-        click.echo("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        click.echo(to_markdown(table(counted)), nl=False)
         return
-    table = Table(
-        caption='The paper\'s Table 1 prints "clicks", prefixes as "No. of Sessions", items, and mean length.'
-    )
-    table.add_column("")
-    for head in heads:
-        table.add_column(head, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    room = max(1, (console.width - max(map(len, ROWS.values()))) // (2 + max(10, *(len(c["name"]) for c in counted))))
+    for start in range(0, len(counted), room):  # beside one another as far as the screen goes
+        console.print(table(counted[start : start + room]))

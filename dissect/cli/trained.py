@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,8 @@ def go_on(
         )
     if not workers.is_first():
         return
+    if not config.refit and "--refit" in (command := records[0].command):
+        console.print(f"The training on everything comes next: {shlex.join(command)}", highlight=False, soft_wrap=True)
     if config.is_sparse:
         show_verdict(group, data, as_json)
     else:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ import platformdirs
 from dissect.data import planted
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, UsageError, unknown
+from dissect.locks import hold
 from dissect.runs import write_json
 
 ARRAYS = ("items", "offsets", "times", "users", "click_times")
@@ -175,12 +175,8 @@ def claimed(name: str, data_dir: str | Path | None = None) -> Iterator[None]:
             f"Could not write to {root}: {error.strerror}.", "Name another folder with --data-dir."
         ) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"Another process is making the data set '{name}' in {root}.", "Wait for it; then it is there."
-            ) from None
+        busy = f"Another process is making the data set '{name}' in {root}."
+        hold(file, DataError(busy, "Wait for it; then it is there."))
         for left in root.glob(f".{name}~*"):
             if left.suffix == ".old" and not (root / name).exists():
                 os.replace(left, root / name)  # it was to be replaced by what never became whole

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import requests
 
 from dissect.data.sources import Source
 from dissect.errors import DataError, UsageError
+from dissect.locks import hold
 
 TIMEOUT = 30  # seconds without a byte
 BLOCK = 1 << 14  # bytes; of a broken connection, at most one block is lost
@@ -70,12 +70,8 @@ def _alone(part: Path) -> Iterator[None]:
     made = [folder for folder in (part.parent, part.parent.parent) if not folder.exists()]
     part.parent.mkdir(parents=True, exist_ok=True)
     with open(part, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"Another process is fetching {part.stem} to {part.parent}.", "Wait for it; then it is there."
-            ) from None
+        busy = f"Another process is fetching {part.stem} to {part.parent}."
+        hold(file, DataError(busy, "Wait for it; then it is there."))
         try:
             yield
         finally:

@@ -25,6 +25,9 @@ from dissect.data.prefixes import INT32, flatten, rebuild
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, UsageError
 
+LOWEST_ID = {"lessr": 0}  # in the file; elsewhere 1
+MANY, FAR_APART = 1_000_000, 100  # a catalogue of more numbers, and so many times the items in use, is a mistake
+
 
 class _DataOnly(pickle.Unpickler):
     """Reads lists, tuples, numbers and strings; any reference to code is refused before it is loaded."""
@@ -69,10 +72,16 @@ def read_srgnn(path: Path) -> Sessions:
 
     Raises DataError for anything else.
     """
-    content = read_pickle(path)
-    if isinstance(content, list | tuple) and len(content) == 2 and _is_lists(content[0]) and not _is_lists(content[1]):
-        return rebuild(path, content[0], content[1])
-    return flatten(path, content, 1)
+    return _sessions(path, read_pickle(path))
+
+
+def _sessions(path: Path, content: Any) -> Sessions:
+    return rebuild(path, *content) if _is_prefixes(content) else flatten(path, content, 1)
+
+
+def _is_prefixes(content: Any) -> bool:
+    is_pair = isinstance(content, list | tuple) and len(content) == 2
+    return is_pair and _is_lists(content[0]) and not _is_lists(content[1])
 
 
 def _is_lists(value: Any) -> bool:
@@ -97,7 +106,16 @@ def read_lessr(path: Path) -> Sessions:
 
 
 def _srgnn(paths: Sequence[Path]) -> Read:
-    return Read([read_srgnn(path) for path in paths], *_exported_items(paths))
+    """Raises DataError for prefixes to train on and whole sessions to test on: the field's files, swapped."""
+    contents = [read_pickle(path) for path in paths]
+    parts = list(map(_sessions, paths, contents))
+    if _is_prefixes(contents[0]) and not _is_prefixes(contents[-1]):
+        raise DataError(
+            f"{paths[0]} holds prefixes and {paths[-1]} whole sessions: as the field writes them, the first is a test "
+            "file and the second all_train_seq.txt.",
+            f"The training file comes first: {paths[-1]} {paths[0]}",
+        )
+    return Read(parts, *_exported_items(paths))
 
 
 def _lessr(paths: Sequence[Path]) -> Read:
@@ -157,13 +175,36 @@ def import_files(
         parts["train"] = joined(parts["train"], parts.pop("valid"))
     largest = int(max(parts["train"].items.max(), parts["test"].items.max()))
     known = n_items or read.n_items or largest
+    lowest = LOWEST_ID.get(format, 1)
     if known < largest:
-        raise DataError(f"{train} and {test} have the item {largest}, but there should be only {known} items.")
+        raise DataError(
+            f"{train} and {test} have the item {largest - 1 + lowest}, but of {known} items the last is "
+            f"{known - 1 + lowest}."
+        )
+    in_train = np.unique(parts["train"].items)
+    if n_items is None and known > max(MANY, FAR_APART * len(in_train)):
+        raise DataError(
+            f"{train} and {test} number {len(in_train):,} items up to {known - 1 + lowest:,}: a model would have a row "
+            "for every number.",
+            f"Number them without gaps, or insist on it: --items {known}",
+        )
+    if not np.isin(_targets(parts["test"]), in_train).any():
+        raise DataError(
+            f"No session of {test} goes on to an item that {train} has: there is nothing to predict.",
+            "Are both files of the same split, with the same numbers for items?",
+        )
     provenance: dict[str, Any] = {"format": format, **sources, "dropped_single_clicks": dropped, **read.notes}
     if recent < 1:
         known, parts["train"], parts["test"], lost = keep_recent(parts["train"], parts["test"], recent)
         provenance |= {"recent": recent, "dropped_unseen": lost}
     return Dataset(name, known, parts["train"], parts["test"], provenance)
+
+
+def _targets(sessions: Sessions) -> np.ndarray:
+    """All clicks but the first of each session."""
+    is_target = np.ones(len(sessions.items), bool)
+    is_target[sessions.offsets[:-1] - sessions.offsets[0]] = False
+    return sessions.items[is_target]
 
 
 def _same(a: Sessions, b: Sessions) -> bool:
