@@ -19,16 +19,20 @@ def session_sums(
 
 def relative_loss_interval(
     full: np.ndarray, reduced: np.ndarray, count: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float, float]:
+) -> tuple[float | None, float | None, float | None]:
     """(estimate, low, high): relative loss of MRR, 1 - MRR(reduced) / MRR(full), with its 95 % interval.
 
     full [K, S] and reduced [K', S] are sums of reciprocal ranks per seed and session, count [S] prefixes per
     session. Hierarchical bootstrap: draws seeds of either model, then sessions, the same for both.
+
+    A loss relative to nothing is None: the estimate where MRR(full) is 0, the limits where it is 0 in a resample.
     """
     rng = np.random.default_rng(seed)
     chosen = np.flatnonzero(count)
     full, reduced, count = full[:, chosen], reduced[:, chosen], count[chosen]
-    estimate = 1 - reduced.sum(1).mean() / full.sum(1).mean()
+    if not full.any():
+        return None, None, None
+    estimate = float(1 - reduced.sum(1).mean() / full.sum(1).mean())
     sessions = len(chosen)
     losses = np.empty(resamples)
     chunk = max(1, 20_000_000 // sessions)
@@ -40,9 +44,11 @@ def relative_loss_interval(
         of_reduced = times @ reduced.T.astype(np.float32)
         a = _mean_of_drawn(rng, of_full)
         b = _mean_of_drawn(rng, of_reduced)
+        if not a.all():
+            return estimate, None, None
         losses[start : start + size] = 1 - b / a
     low, high = np.quantile(losses, [0.025, 0.975])
-    return float(estimate), float(low), float(high)
+    return estimate, float(low), float(high)
 
 
 def _mean_of_drawn(rng: np.random.Generator, values: np.ndarray) -> np.ndarray:

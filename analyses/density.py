@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dissect.errors import DataError
-from dissect.runs import group_runs, read_jsonl
+from dissect.errors import DataError, unknown
+from dissect.runs import group_runs, read_jsonl, variants
 from dissect.sparsevd.density import BINS_PER_UNIT, LOWEST
 
 
@@ -17,12 +17,21 @@ def density_table(group: Path, variant: str = "full") -> pd.DataFrame:
     """The density records of every seed: one row per seed, step, matrix and block.
 
     Columns: seed, step, epoch, matrix, block, role, module, numel, kl_weight, the counts `kept <t>`,
-    `abs <tau>`, `signed <tau>`, and log_alpha_hist. Raises DataError where nothing was recorded.
+    `abs <tau>`, `signed <tau>`, and log_alpha_hist. Raises DataError where nothing was recorded, or a record is not
+    what it should be, and UsageError with the variants that there are for another one.
     """
+    known = variants(group)
+    if variant not in known and known:
+        raise unknown(f"variant in {group.name}", variant, known)
     rows = []
     for run in group_runs(group, variant):
-        for record in read_jsonl(run / "density.jsonl"):
-            rows.append({"seed": int(run.name[1:]), **flat(record)})
+        path = run / "density.jsonl"
+        for number, record in enumerate(read_jsonl(path), 1):
+            try:
+                rows.append({"seed": int(run.name[1:]), **flat(record)})
+            except (KeyError, TypeError, AttributeError) as error:
+                what = f"lacks {error}" if isinstance(error, KeyError) else "is no density record"
+                raise DataError(f"{path}, line {number}, {what}.", "Mend the line, or train that seed again.") from error
     if not rows:
         raise DataError(f"{group} has no density record.", "A dense run (--where none, dissect train) has none.")
     return pd.DataFrame(rows)

@@ -22,6 +22,7 @@ from analyses.bootstrap import relative_loss_interval, session_sums
 from analyses.density import at_step, density, density_table
 from dissect import runs
 from dissect.training.config import Config
+from models import MODELS
 
 HOLDS, FAILS, UNDECIDED, NOT_APPLICABLE = "holds", "fails", "undecided", "not applicable"
 REDUNDANT, NEEDED = "redundant", "needed"
@@ -70,6 +71,7 @@ def judge(group: Path, judged: np.ndarray | None = None) -> dict[str, Any]:
         "kl_weight": config["kl_weight"],
         "steps": config["max_steps"],
         "seeds": [summary["seed"] for summary in summaries],
+        "removable": removable(config["model"], summaries),
         "accuracy": accuracy(summaries),
         "checks": checks(summaries),
         "density": {},
@@ -251,6 +253,12 @@ def checks(summaries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     }
 
 
+def removable(model: str, summaries: list[dict[str, Any]]) -> list[str]:
+    """What the model can be trained without, as its runs say; older runs leave it to its class."""
+    known = MODELS[model].removable if model in MODELS else ()
+    return list(summaries[0].get("removable", known) if summaries else known)
+
+
 def need(group: Path, finished: list[Path], judged: np.ndarray | None) -> dict[str, Any]:
     """For each role that models were retrained without: redundant, needed or undecided, over all seeds and by seed."""
     result = {}
@@ -278,6 +286,10 @@ def compare_need(full: list[Path], reduced: list[Path], judged: np.ndarray | Non
     b, _ = load(reduced)
     estimate, low, high = relative_loss_interval(a, b, count)
     answer, reasons = need_answer(low, high), []
+    if estimate is None:
+        reasons.append("the full model ranks nothing: MRR@20 is 0")
+    elif low is None:
+        reasons.append("no interval: too few sessions have a target that the full model ranks within 20")
     fewest = min(len(full), len(reduced))
     if fewest < FEWEST_SEEDS:
         reasons.append(f"{fewest} seed{'s' * (fewest != 1)}; it takes {FEWEST_SEEDS}")
@@ -295,15 +307,17 @@ def compare_need(full: list[Path], reduced: list[Path], judged: np.ndarray | Non
         "loss": estimate,
         "low": low,
         "high": high,
-        "mrr@20_full": 100 * float(a.sum(1).mean() / count.sum()),
-        "mrr@20_reduced": 100 * float(b.sum(1).mean() / count.sum()),
+        "mrr@20_full": 100 * float(a.sum(1).mean() / max(1, count.sum())),
+        "mrr@20_reduced": 100 * float(b.sum(1).mean() / max(1, count.sum())),
         "judged_prefixes": int(count.sum()),
         "by_seed": by_seed,
     }
 
 
-def need_answer(low: float, high: float) -> str:
+def need_answer(low: float | None, high: float | None) -> str:
     """Redundant where the whole interval of the relative loss lies below 1 %, needed where it lies above."""
+    if low is None or high is None:
+        return UNDECIDED
     if high < NEED_LIMIT:
         return REDUNDANT
     return NEEDED if low > NEED_LIMIT else UNDECIDED

@@ -74,7 +74,7 @@ def refused(path: Path, error: OSError) -> DissectError:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a record, with its schema number first."""
-    text = json.dumps({"schema": SCHEMA, **value}, indent=1) + "\n"
+    text = json.dumps({"schema": SCHEMA, **value}, indent=1, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
@@ -119,7 +119,7 @@ class Lines:
         """Write rows and hand them to the system at once. Raises DissectError where the disk is full."""
         try:
             for row in rows:
-                self.file.write(json.dumps({"schema": SCHEMA, **row}).encode() + b"\n")
+                self.file.write(json.dumps({"schema": SCHEMA, **row}, allow_nan=False).encode() + b"\n")
             self.file.flush()
         except OSError as error:
             raise refused(self.path, error) from error

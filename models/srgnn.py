@@ -75,6 +75,8 @@ class SRGNN(SessionModel):
         **switches: Any,
     ) -> None:
         super().__init__()
+        if steps < 0:
+            raise ValueError(f"steps is 0 (no graph) or more, not {steps}")
         if propagation not in ("(AH)W", "A(HW)"):
             raise ValueError(f"propagation is '(AH)W' or 'A(HW)', not {propagation!r}")
         if readout not in ("attention", "attenmixer"):

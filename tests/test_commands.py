@@ -81,7 +81,7 @@ def test_a_dense_run_can_be_the_start_of_a_dissection(typed):
         (["run", "--epochs", "0"], 2, "above 0"),
         (["run", "--epochs", "1", "--max-steps", "5"], 2, "exclude"),
         (["run", "--validation", "1.5"], 2, "validation"),
-        (["run", "--max-steps", "0"], 2, "max_steps"),
+        (["run", "--max-steps", "0"], 2, "--max-steps must"),
         (["run", "--model", "nofile.py:X"], 2, "no file"),
         (["run", "--init-from", "nowhere"], 2, "no run"),
         (["plot", "density"], 2, "dissect run"),

@@ -23,6 +23,7 @@ from dissect.cli.launch import (
     rank_baseline,
     starting_weights,
     train_seeds,
+    try_out,
     variant_name,
 )
 from dissect.cli.verdict_view import render_verdict
@@ -32,10 +33,11 @@ from dissect.errors import UsageError, unknown
 from dissect.training import workers
 from dissect.training.config import Config
 from models import BASELINES
-from models.base import MODULES, ROLES
+from models.base import MODULES, ROLES, without_role
 
 DEFAULT_DIM = 256
-DEFAULT_STEPS = 60_000
+DEFAULT_STEPS = 60_000  # of dissect run
+DEFAULT_EPOCHS = 10.0  # of dissect train
 # What a run on the built-in data uses where nothing else is said: small, and done in about a minute a seed.
 BUILT_IN_STEPS = {"demo": 2_000, "demo-bag": 3_000, "demo-walk": 3_000}
 BUILT_IN_DIM = 32
@@ -47,6 +49,8 @@ class Asked:
 
     model: str
     dataset: str
+    epochs: float | None
+    max_steps: int | None
     without: tuple[str, ...]
     seeds: tuple[int, ...]
     jobs: int
@@ -74,8 +78,6 @@ class Asked:
 def dissect_model(
     *,
     where: str,
-    epochs: float | None,
-    max_steps: int | None,
     kl_weight: float,
     kl_warmup: float,
     prior: str,
@@ -94,13 +96,9 @@ def dissect_model(
         raise unknown("module or role", where, choices)
     find_model(asked.model)  # an unknown one is told before anything is fetched
     data = load_dataset(asked.dataset, asked.data_dir, console)
-    if epochs is not None and max_steps is not None:
-        raise UsageError("--epochs and --max-steps exclude each other.")
-    if epochs is not None:
-        max_steps = steps_of(epochs, data, asked.batch_size, asked.validation)
     settings = {
         "where": where,
-        "max_steps": BUILT_IN_STEPS.get(data.name, DEFAULT_STEPS) if max_steps is None else max_steps,
+        "max_steps": steps_asked(asked, data, asked.validation) or BUILT_IN_STEPS.get(data.name, DEFAULT_STEPS),
         "kl_weight": kl_weight,
         "kl_warmup": kl_warmup,
         "prior": prior,
@@ -116,9 +114,7 @@ def dissect_model(
     show_verdict(group, data, asked.as_json)
 
 
-def train_dense(
-    *, epochs: float, protocol: str, patience: int, refit: bool, dataset: str | None, **common: Any
-) -> None:
+def train_dense(*, protocol: str, patience: int, refit: bool, dataset: str | None, **common: Any) -> None:
     """Train every seed asked for without SparseVD and print it beside the finished groups of the same split."""
     workers.join()
     console = Console(stderr=True, quiet=not workers.is_first())
@@ -128,7 +124,9 @@ def train_dense(
         dataset = runs.group_config(groups[-1])["dataset"] if groups else "demo"
         console.print(f"Data set: {dataset} ({'as in the newest group' if groups else 'built in'}).", highlight=False)
     asked = Asked(dataset=str(dataset), **common)
-    if asked.model not in BASELINES:
+    if asked.model in BASELINES:
+        refuse_for_baselines(asked)
+    else:
         find_model(asked.model)  # an unknown one is told before anything is fetched
     data = load_dataset(asked.dataset, asked.data_dir, console)
     if protocol == "paper":
@@ -148,7 +146,8 @@ def train_dense(
         held_out = asked.validation if protocol == "clean" else 0.0
         settings = {
             "where": "none",
-            "max_steps": steps_of(epochs, data, asked.batch_size, held_out),
+            "max_steps": steps_asked(asked, data, held_out)
+            or steps_of(DEFAULT_EPOCHS, data, asked.batch_size, held_out),
             "schedule": "steps",
             "select": "mrr@20",
             "protocol": protocol,
@@ -160,11 +159,30 @@ def train_dense(
     show_results(group, data, protocol, asked.as_json)
 
 
+def refuse_for_baselines(asked: Asked) -> None:
+    """Raises UsageError where a baseline is given what only a model with weights takes."""
+    given = {
+        "--preset": asked.preset,
+        "--option": asked.extra,
+        "--dim": asked.dim,
+        "--propagation": asked.propagation,
+        "--readout": asked.readout,
+        "--without": asked.without,
+        "--init-from": asked.init_from,
+    }
+    flags = [flag for flag, value in given.items() if value]
+    if flags:
+        raise UsageError(
+            f"{asked.model} is a baseline without weights or settings: it takes no {', '.join(flags)}.",
+            f"Leave it out: dissect train {asked.model} --dataset {asked.dataset}",
+        )
+
+
 def show_verdict(group: Path, data: Dataset, as_json: bool) -> None:
     """Judge a group and print its verdict."""
     verdict = judge(group, judged=planted.judged(data))
     if as_json:
-        print(json.dumps(verdict, indent=1))
+        print(json.dumps(verdict, indent=1, allow_nan=False))
     else:
         Console().print(render_verdict(verdict))
 
@@ -180,12 +198,12 @@ def show_results(group: Path, data: Dataset, protocol: str, as_json: bool) -> No
 
 def train_group(asked: Asked, data: Dataset, settings: dict[str, Any], console: Console) -> Path:
     """Resolve the configuration, train its seeds, and return the folder of the group."""
-    return train(asked, data, resolve(asked, data, settings), console)
+    return train(asked, data, resolve(asked, data, settings, console), console)
 
 
 def train_and_refit(asked: Asked, data: Dataset, settings: dict[str, Any], console: Console) -> Path:
     """`train_group`, then again on all training sessions, each seed for the epochs that it chose before."""
-    config = resolve(asked, data, settings)
+    config = resolve(asked, data, settings, console)
     group = folder_of(asked, config)
     variant = variant_name(asked.without)
     chosen = {seed: runs.run_path(group, seed, variant) for seed in asked.seeds}
@@ -199,8 +217,11 @@ def train_and_refit(asked: Asked, data: Dataset, settings: dict[str, Any], conso
     return train(asked, data, replace(config, refit=True, validation=0.0, select="last", patience=0), console, steps)
 
 
-def resolve(asked: Asked, data: Dataset, settings: dict[str, Any]) -> Config:
-    """The configuration that is asked for. Raises UsageError for what the model does not take or cannot do without."""
+def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Console) -> Config:
+    """The configuration that is asked for. Raises UsageError for what the model does not take or cannot do without.
+
+    Says on the console which weight matrices of the model have no role.
+    """
     subject = find_model(asked.model)
     for role in asked.without:
         if role not in subject.cls.removable:
@@ -209,13 +230,17 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any]) -> Config:
                 f"It can without: {', '.join(subject.cls.removable) or 'nothing'}.",
             )
     usual = BUILT_IN_DIM if data.name in planted.BUILT_IN else DEFAULT_DIM
-    dim = usual if asked.dim is None else asked.dim
-    given = {"dim": dim, "propagation": asked.propagation, "readout": asked.readout}
+    given = {"dim": asked.dim, "propagation": asked.propagation, "readout": asked.readout}
+    options = model_options(subject, given, asked.preset, asked.extra, usual, asked.without)
+    unnamed = without_role(try_out(subject, options)[0])
+    if unnamed:
+        says = f"{subject.name} gives no role to {', '.join(unnamed)}: see `matrices` in models/base.py. Role: other."
+        console.print(says, style="yellow", highlight=False, markup=False, soft_wrap=True)
     return Config(
         model=subject.name,
         dataset=data.name,
         split_hash=data.split_hash,
-        model_options=model_options(subject, given, asked.preset, asked.extra),
+        model_options=options,
         model_source=subject.source,
         batch_size=asked.batch_size,
         negatives=asked.negatives,
@@ -269,6 +294,17 @@ def load_dataset(name: str, data_dir: str | None, console: Console) -> Dataset:
             soft_wrap=True,
         )
     return data
+
+
+def steps_asked(asked: Asked, data: Dataset, validation: float) -> int | None:
+    """The steps that --max-steps or --epochs say; None where neither is given. Raises UsageError where both are."""
+    if asked.epochs is not None and asked.max_steps is not None:
+        raise UsageError("--epochs and --max-steps exclude each other.")
+    if asked.epochs is not None:
+        return steps_of(asked.epochs, data, asked.batch_size, validation)
+    if asked.max_steps is not None and asked.max_steps < 1:
+        raise UsageError(f"--max-steps must be at least 1, not {asked.max_steps}.")
+    return asked.max_steps
 
 
 def steps_of(epochs: float, data: Dataset, batch_size: int, validation: float) -> int:

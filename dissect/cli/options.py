@@ -32,16 +32,30 @@ def several(*decorators: Decorator) -> Decorator:
     return decorate
 
 
+def each_once(context: click.Context, parameter: click.Parameter, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values of a repeatable option without repetitions; says so on stderr."""
+    for value in dict.fromkeys(value for value in values if values.count(value) > 1):
+        click.echo(f"{parameter.opts[0]} {value} is given more than once, and counts once.", err=True)
+    return tuple(dict.fromkeys(values))
+
+
 # What a training has, with SparseVD or without.
 training = several(
+    click.option("--epochs", type=float, help="Length of the training; or --max-steps. [default of train: 10]"),
+    click.option("--max-steps", type=int, help="Steps of training. [default of run: 60000; fewer on built-in data]"),
     click.option(
-        "--without", multiple=True, metavar="ROLE", help="Leave a role out of the model: propagation, gnn, attention."
+        "--without",
+        multiple=True,
+        callback=each_once,
+        metavar="ROLE",
+        help="Leave a role out of the model: propagation, gnn, attention.",
     ),
     click.option(
         "--seed",
         "seeds",
         type=click.IntRange(0),
         multiple=True,
+        callback=each_once,
         default=(1,),
         show_default=True,
         help="Repeat for several seeds.",
@@ -58,7 +72,11 @@ training = several(
         help="Sampled softmax over so many drawn items, for catalogues beyond memory or patience (biased: the loss"
         " comes out too small); 0 is the whole catalogue.",
     ),
-    click.option("--dim", type=click.IntRange(1), help="Width D of the model. [default: 256; 32 on built-in data]"),
+    click.option(
+        "--dim",
+        type=click.IntRange(1),
+        help="Width D of the model. [default: the preset's, else 256; 32 on built-in data]",
+    ),
     click.option(
         "--propagation",
         type=click.Choice(["(AH)W", "A(HW)"], case_sensitive=False),

@@ -30,8 +30,6 @@ Examples:
     show_default=True,
     help="Which matrices: both, none, a module (gnn, encoder, readout) or a role.",
 )
-@click.option("--epochs", type=float, help="Length of the training; or --max-steps.")
-@click.option("--max-steps", type=int, help="Steps of training. [default: 60000; fewer on built-in data]")
 @click.option("--kl-weight", type=float, default=1.0, show_default=True, help="Final beta; the loss has beta / N x KL.")
 @click.option(
     "--kl-warmup",

@@ -20,7 +20,6 @@ Examples:
 )
 @click.argument("model")
 @click.option("--dataset", help="A name of `dissect data list`. [default: that of the newest group, else demo]")
-@click.option("--epochs", type=float, default=10.0, show_default=True, help="At most; patience may end it sooner.")
 @click.option(
     "--protocol",
     type=click.Choice(["clean", "paper"]),

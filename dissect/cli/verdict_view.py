@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -31,22 +32,19 @@ def render_verdict(verdict: dict[str, Any]) -> Group:
         parts.append(density_bars(verdict))
     if verdict["checks"]:
         parts.append(check_table(verdict))
-    parts.append(Text("Verdict", style="bold"))
+    parts.append(Text("\nVerdict", style="bold"))
+    common = [reason for reason in verdict["O1"]["reasons"] if reason in verdict["O2"]["reasons"]]
+    if verdict["O1"]["answer"] == "not applicable":
+        common = []
     for name, question in QUESTIONS.items():
-        parts.append(answer_text(question, verdict[name]))
+        own = [reason for reason in verdict[name]["reasons"] if reason not in common]
+        parts.append(answer_text(question, {**verdict[name], "reasons": own}))
+    if common:
+        parts.append(answer_text("O1 and O2 stay", {"answer": "undecided", "reasons": common}, "while"))
     for role, given in verdict["need"].items():
         parts.append(answer_text(f"need  of {role}", {**given, "reasons": [need_words(given), *given["reasons"]]}))
     if not verdict["need"] and verdict["where"] != "none":
-        role = "attention" if verdict["O1"]["answer"] == "not applicable" else "propagation"
-        parts.append(
-            answer_text(
-                "need",
-                {
-                    "answer": "not asked",
-                    "reasons": [f"train the model without a role: the same command with --without {role}"],
-                },
-            )
-        )
+        parts.append(answer_text("need", {"answer": "not asked", "reasons": [need_hint(verdict["removable"])]}))
     return Group(*parts)
 
 
@@ -54,15 +52,16 @@ def heading(verdict: dict[str, Any]) -> Text:
     seeds = ", ".join(map(str, verdict["seeds"])) or "none finished"
     text = Text(f"\n{verdict['model']} on {verdict['dataset']}", style="bold")
     text.append(
-        f"   where {verdict['where']}, prior {verdict['prior']}, noise {verdict['noise']}, "
-        f"KL weight {verdict['kl_weight']:g}, {verdict['steps']:,} steps, seeds {seeds}",
+        f", {verdict['steps']:,} steps, seed{'s' * (len(verdict['seeds']) != 1)} {seeds}\n"
+        f"where {verdict['where']}, prior {verdict['prior']}, noise {verdict['noise']}, "
+        f"KL weight {verdict['kl_weight']:g}",
         style="not bold",
     )
     test = verdict["accuracy"].get("test")
     if test:
         bias = verdict["accuracy"]["selection_bias"]
         text.append(
-            f"\ntest: HR@20 {test['hr@20']:.2f}, MRR@20 {test['mrr@20']:.2f} at the final step "
+            f"\ntest: HR@20 {test['hr@20']:.2f}, MRR@20 {test['mrr@20']:.2f} at the final step\n"
             f"(choosing the epoch on test would add {bias['hr@20']:.2f} and {bias['mrr@20']:.2f})",
             style="not bold",
         )
@@ -114,17 +113,29 @@ def check_table(verdict: dict[str, Any]) -> Table:
     return table
 
 
-def answer_text(question: str, given: dict[str, Any]) -> Text:
-    text = Text(f"  {question}: ")
+def answer_text(question: str, given: dict[str, Any], then: str = "") -> Group:
+    """A question with its answer, and the reasons below it, indented on every line that they take."""
+    text = Text(f"  {question}{'' if then else ':'} ")
     text.append(given["answer"], style=f"bold {STYLES.get(given['answer'], '')}")
-    for reason in given["reasons"]:
-        text.append(f"\n      {reason}", style="dim")
-    return text
+    text.append(f" {then}" if then else "")
+    return Group(text, *(Padding(Text(reason, style="dim"), (0, 0, 0, 6), expand=False) for reason in given["reasons"]))
 
 
 def need_words(given: dict[str, Any]) -> str:
+    words = f"without it MRR@20 goes from {given['mrr@20_full']:.2f} to {given['mrr@20_reduced']:.2f}"
+    if given["loss"] is None:
+        return words
+    words += f": a loss of {100 * given['loss']:.2f} %"
+    if given["low"] is None:
+        return words
     return (
-        f"without it MRR@20 goes from {given['mrr@20_full']:.2f} to {given['mrr@20_reduced']:.2f}: a loss of "
-        f"{100 * given['loss']:.2f} % [{100 * given['low']:.2f}, {100 * given['high']:.2f}] "
+        f"{words} [{100 * given['low']:.2f}, {100 * given['high']:.2f}] "
         f"(95 %, seeds and sessions), by the figures {given['figures_say']}"
     )
+
+
+def need_hint(removable: list[str]) -> str:
+    """How to ask for need: with the roles that this model can be built without."""
+    if not removable:
+        return "this model cannot be built without a role: its class names none in `removable`"
+    return f"train the model without a role ({', '.join(removable)}): the same command with --without {removable[0]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -58,13 +59,14 @@ class Config:
         check(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}.")
         check(self.negatives >= 0, f"negatives must not be negative, not {self.negatives}.")
         check(self.max_steps >= 1, f"max_steps must be at least 1, not {self.max_steps}.")
-        check(self.kl_weight >= 0, f"kl_weight must not be negative, not {self.kl_weight}.")
+        check(0 <= self.kl_weight < math.inf, f"kl_weight must be a number from 0 on, not {self.kl_weight}.")
+        check(-20 <= self.threshold <= 20, f"threshold (of log alpha) must lie from -20 to 20, not {self.threshold:g}.")
         check(0 <= self.kl_warmup <= 1, f"kl_warmup is a share of the steps, 0 to 1, not {self.kl_warmup}.")
         check(
             0 <= self.validation < 1,
             f"validation is a share of the sessions, 0 to below 1, not {self.validation}.",
         )
-        check(self.l2 >= 0, f"l2 must not be negative, not {self.l2}.")
+        check(0 <= self.l2 < math.inf, f"l2 must be a number from 0 on, not {self.l2}.")
         for name, valid in (("schedule", SCHEDULES), ("protocol", PROTOCOLS), ("order", ORDERS)):
             check(
                 getattr(self, name) in valid,

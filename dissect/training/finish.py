@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def finish(
         "seed": training.seed,
         "variant": training.variant,
         **{name: getattr(config, name) for name in settings},
-        **config.model_options,
+        **{name: value if _in_json(value) else str(value) for name, value in config.model_options.items()},
         "steps": state.step,
         "epochs": state.step / steps_per_epoch,
         "seconds": state.seconds,
@@ -70,7 +71,13 @@ def finish(
         "checks": quick_checks(training, splits["test"], report),
         "density": [{"step": state.step, **row} for row in density_rows(training)],
         "left_out": training.left_out,
+        "removable": list(model.removable),
     }
+
+
+def _in_json(value: Any) -> bool:
+    """Whether JSON has the number: infinity (the exponent of preset paper-LP) it has not."""
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def write_ranks_of(path: Path, rank: np.ndarray, sessions: Sessions) -> None:
