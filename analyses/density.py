@@ -31,7 +31,9 @@ def density_table(group: Path, variant: str = "full") -> pd.DataFrame:
                 rows.append({"seed": int(run.name[1:]), **flat(record)})
             except (KeyError, TypeError, AttributeError) as error:
                 what = f"lacks {error}" if isinstance(error, KeyError) else "is no density record"
-                raise DataError(f"{path}, line {number}, {what}.", "Mend the line, or train that seed again.") from error
+                raise DataError(
+                    f"{path}, line {number}, {what}.", "Mend the line, or train that seed again."
+                ) from error
     if not rows:
         raise DataError(f"{group} has no density record.", "A dense run (--where none, dissect train) has none.")
     return pd.DataFrame(rows)

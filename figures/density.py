@@ -6,10 +6,10 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, COLUMN, GREY, LINES, SETTINGS, label_ends
+from figures.style import COLOURS, COLUMN, GREY, LINES, SETTINGS, label_ends, short_names
 
 TITLES = {"gnn": "GNN module", "readout": "Readout module", "encoder": "Encoder", "other": "Other matrices"}
-CONTROLS = {"control.kl_only": "control, idle", "control.rolled": "control, useless"}
+LETTER = 0.054  # inches, a letter of a label on average
 
 
 def lines(table: pd.DataFrame, module: str, count: str, split_gates: bool = True) -> pd.DataFrame:
@@ -33,25 +33,26 @@ def draw(shown: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylabe
     """Mean density of each line with the range over seeds as a band; controls thin and grey; labels at the ends."""
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(COLUMN, 2.6))
-        axes = figure.add_axes((0.14, 0.145, 0.56, 0.69))
+        words = short_names(list(shown["line"].unique()))
+        room = 0.86 - (LETTER * max(map(len, words.values())) + 0.05) / COLUMN  # what labels leave to axes and leaders
+        axes = figure.add_axes((0.14, 0.145, room / 1.12, 0.69))
         axes.set_ylim(0, 1.02)
         labels = []
         own = list(shown[shown["role"] != "control"]["line"].unique())
         for number, line in enumerate(own):
             part = shown[shown["line"] == line]
             colour = COLOURS[number % len(COLOURS)]
+            style = LINES[(number + number // len(COLOURS)) % len(LINES)]  # another one when colours come again
             axes.fill_between(part[x], part["low"], part["high"], color=colour, alpha=0.18, linewidth=0)
-            axes.plot(part[x], part["mean"], color=colour, linestyle=LINES[number % len(LINES)])
-            labels.append((float(part["mean"].iloc[-1]), line, colour))
-        for line, words in CONTROLS.items():
-            part = shown[shown["line"] == line]
-            if len(part):
-                axes.plot(part[x], part["mean"], color=GREY, linewidth=0.6)
-                labels.append((float(part["mean"].iloc[-1]), words, GREY))
+            axes.plot(part[x], part["mean"], color=colour, linestyle=style)
+            labels.append((float(part["mean"].iloc[-1]), words[line], colour))
+        for line, part in shown[shown["role"] == "control"].groupby("line", sort=False):
+            axes.plot(part[x], part["mean"], color=GREY, linewidth=0.6)
+            labels.append((float(part["mean"].iloc[-1]), words[str(line)], GREY))
         axes.set_xlim(0, shown[x].max())
         axes.set_xlabel(x)
         axes.set_ylabel(ylabel)
-        label_ends(axes, labels, gap=0.062)
+        label_ends(axes, labels, gap=0.062, margin=-0.1)
         figure.text(0.015, 0.96, TITLES.get(module, module), fontsize=8, fontweight="bold", va="center")
         figure.text(0.015, 0.893, caption, fontsize=6, color="#444444", va="center")
     return figure

@@ -26,6 +26,8 @@ LINES: tuple[Any, ...] = (
     (0, (6, 1.5)),
 )
 GREY = "#777777"
+LONGEST = 24  # letters of a name; of a longer one the end is shown
+LABEL: Any = {"va": "center", "fontsize": 6.5}  # of text beside a line
 
 SETTINGS: Any = {  # typed by matplotlib as a dict of all its literal names
     "font.size": 7.5,
@@ -65,17 +67,42 @@ def save(figure: Figure, stem: Path, table: pd.DataFrame, description: str) -> l
     return [*paths, numbers, words]
 
 
+def short_names(names: list[str]) -> dict[str, str]:
+    """What each matrix is called in a figure: without a "readout." that all (controls apart) have; not too long."""
+    own = [name for name in names if not name.startswith("control.")]
+    first = {name.split(".")[0] for name in own}
+    common = f"{first.pop()}." if len(first) == 1 and all("." in name for name in own) else ""
+    short = {name: name.removeprefix(common) for name in names}
+    return {name: text if len(text) <= LONGEST else f"…{text[1 - LONGEST :]}" for name, text in short.items()}
+
+
 def label_ends(axes: Axes, labels: list[tuple[float, str, str]], gap: float, margin: float = 0.0) -> None:
     """Write labels (y, text, colour) beside the right end of the lines, at least `gap` (data units) apart.
 
-    Their middles stay `margin` away from the ends of the axis.
+    Their middles stay `margin` away from the ends of the axis. They stand in the order of the ends, so that the
+    straight lines that lead to them do not cross; labels of ends that look the same share one, with a bracket.
     """
     low, high = axes.get_ylim()
     low, high = low + margin, high - margin
+    labels = labels[::-1]  # of ends that are the same the first stands on top
     beside = axes.get_yaxis_transform()  # x in shares of the axes, y in data units
-    for y, (end, text, colour) in zip(spread([label[0] for label in labels], gap, low, high), labels):
-        axes.plot([1.0, 1.03, 1.05], [end, y, y], transform=beside, color=colour, linewidth=0.5, clip_on=False)
-        axes.text(1.06, y, text, transform=beside, color=colour, va="center", fontsize=6.5)
+    places = spread([label[0] for label in labels], gap, low, high)
+    bundles: list[list[int]] = []  # labels that share a leader, from below
+    for index in sorted(range(len(labels)), key=lambda i: places[i]):
+        if bundles and labels[index][0] - labels[bundles[-1][0]][0] < gap / 6:
+            bundles[-1].append(index)
+        else:
+            bundles.append([index])
+        axes.text(1.12, places[index], labels[index][1], transform=beside, color=labels[index][2], **LABEL)
+    for bundle in bundles:
+        colour = labels[bundle[0]][2] if len(bundle) == 1 else GREY
+        heights = [places[index] for index in bundle]
+        ends = [labels[index][0] for index in bundle]
+        middle = sum(heights) / len(heights)
+        way: Any = {"transform": beside, "color": colour, "linewidth": 0.5, "clip_on": False}
+        axes.plot([1.005, 1.1], [sum(ends) / len(ends), middle], **way)
+        if len(bundle) > 1:
+            axes.plot([1.1, 1.1], [heights[0] - gap / 3, heights[-1] + gap / 3], **way)
 
 
 def label_points(axes: Axes, labels: list[tuple[float, float, str, str]], gap: float) -> None:

@@ -57,6 +57,11 @@ def find_model(name: str) -> Subject:
 
     Raises UsageError with the nearest names, or with what is wrong about the file.
     """
+    if name in BASELINES:
+        raise UsageError(
+            f"{name} is a baseline: it has no weight matrices, and nothing to dissect.",
+            f"Rank with it: dissect train {name}",
+        )
     if ".py:" not in name:
         if name not in MODELS:
             raise unknown("model", name, MODELS)

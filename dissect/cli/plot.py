@@ -68,7 +68,6 @@ def density(
     from analyses.density import density_table
     from dissect.errors import UsageError
     from figures import density as figure
-    from figures.style import save
 
     for group, config in _groups(groups, runs_dir):
         table = density_table(group, variant)
@@ -91,8 +90,7 @@ def density(
             name = {"gnn": "figure3-density-gnn", "readout": "figure4-density-readout"}.get(module, f"density-{module}")
             stem = (Path(out) if out else group / "figures") / (name + ("" if variant == "full" else f"-{variant}"))
             drawn = figure.draw(shown, module, caption, x, f"density ({says})")
-            for path in save(drawn, stem, shown, figure.describe(shown, module, caption.replace("\n", "; "))):
-                click.echo(path)
+            _save(drawn, stem, shown, figure.describe(shown, module, caption.replace("\n", "; ")))
 
 
 @command.command(epilog="\b\nExample:\n  dissect plot histogram")
@@ -102,12 +100,14 @@ def histogram(groups: tuple[str, ...], runs_dir: str, out: str | None, threshold
     from pathlib import Path
 
     from analyses.density import density_table, log_alpha_shares
+    from dissect.errors import UsageError
     from figures import histogram as figure
-    from figures.style import save
 
     for group, config in _groups(groups, runs_dir):
         table = log_alpha_shares(density_table(group))
         t = config["threshold"] if threshold is None else threshold
+        if not -20 <= t <= 20:
+            raise UsageError(f"--threshold is of log alpha, whose histogram goes from -20 to 20, not {t:g}.")
         caption = (
             f"{config['model']} on {config['dataset']}, end of training, all seeds; threshold log α = {t:g} (dashed)"
         )
@@ -119,8 +119,7 @@ def histogram(groups: tuple[str, ...], runs_dir: str, out: str | None, threshold
             + "; ".join(f"{name} {value:.3f}" for name, value in kept.items())
             + "."
         )
-        for path in save(drawn, stem, table, words):
-            click.echo(path)
+        _save(drawn, stem, table, words)
 
 
 @command.command(
@@ -139,11 +138,9 @@ def data(names: tuple[str, ...], out: str, data_dir: str | None) -> None:
     from dissect.data import catalog
     from dissect.data.stats import curves
     from figures import data as figure
-    from figures.style import save
 
     table = curves([catalog.load(name, data_dir) for name in dict.fromkeys(names)])
-    for path in save(figure.draw(table), Path(out) / "data", table, figure.describe(table)):
-        click.echo(path)
+    _save(figure.draw(table), Path(out) / "data", table, figure.describe(table))
 
 
 @command.command(
@@ -168,7 +165,7 @@ def training(groups: tuple[str, ...], by: str, variants: tuple[str, ...], runs_d
     from dissect import runs
     from dissect.errors import UsageError
     from figures import training as figure
-    from figures.style import COLOURS, save
+    from figures.style import COLOURS
 
     chosen = dict(_groups(groups, runs_dir))
     entries = [
@@ -199,8 +196,21 @@ def training(groups: tuple[str, ...], by: str, variants: tuple[str, ...], runs_d
     at = Path(out) if out else (next(iter(chosen)) if len(chosen) == 1 else Path(runs_dir)) / "figures"
     stem = at / ("training" if by == "epoch" else "training-by-time")
     drawn = figure.draw(shown, split, caption, "epoch" if by == "epoch" else "minutes")
-    for path in save(drawn, stem, shown, figure.describe(shown, split, caption.replace("\n", "; "))):
-        click.echo(path)
+    _save(drawn, stem, shown, figure.describe(shown, split, caption.replace("\n", "; ")))
+
+
+def _save(drawn: Any, stem: Any, table: Any, words: str) -> None:
+    """Write a figure and say its files. Raises DissectError where the disk refuses."""
+    from dissect.errors import DissectError
+    from figures.style import save
+
+    try:
+        for path in save(drawn, stem, table, words):
+            click.echo(path)
+    except OSError as error:
+        raise DissectError(
+            f"Could not write to {stem.parent}: {error.strerror or error}.", "Choose a folder by --out."
+        ) from error
 
 
 def _groups(names: tuple[str, ...], runs_dir: str) -> list[tuple[Any, dict[str, Any]]]:
