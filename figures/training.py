@@ -38,7 +38,7 @@ def draw(shown: pd.DataFrame, split: str, caption: str, x: str = "epoch") -> Fig
     top, between, bottom = 0.12 + 0.1 * (caption.count("\n") + 1), 0.22, 0.42
     height = top + 3 * (panel + between) - between + bottom
     # One line needs no label, and the panels take its room.
-    right = 0.69 if len(lines) > 1 else 0.96
+    right = 0.66 if len(lines) > 1 else 0.96
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(COLUMN, height))
         for number, (curve, ylabel) in enumerate(panels(split).items()):

@@ -44,6 +44,28 @@ def test_the_reduced_model_joins_the_group_and_the_verdict(typed):
     assert len(runs.find_groups("runs")) == 1
 
 
+def test_a_seed_or_role_given_twice_counts_once_and_is_said(typed):
+    words = ["--seed", "1", "--seed", "1", "--without", "propagation", "--without", "propagation"]
+    code, _, err = typed("run", *TINY, *words)
+    assert code == 0 and "--seed 1 is given more than once" in err and "--without propagation is given" in err
+    assert runs.variants(runs.newest_group("runs")) == ["without-propagation"]
+
+
+def test_a_preset_says_the_width_unless_the_user_does(typed):
+    words = ["train", "srgnn", "--dataset", "demo", "--max-steps", "1", "--device", "cpu", "--quiet"]
+    for more, dim in (([], 32), (["--preset", "authors"], 100), (["--preset", "authors", "--dim", "4"], 4)):
+        assert typed(*words, *more)[0] == 0
+        group = runs.newest_group("runs")
+        assert runs.group_config(group)["model_options"]["dim"] == dim
+        assert runs.read_json(group / "s1" / "summary.json")["steps"] == 1
+
+
+def test_an_infinite_exponent_stands_in_the_summary_as_text(typed):
+    words = ["--preset", "paper-LP", "--dim", "8", "--max-steps", "1", "--device", "cpu", "--quiet"]
+    assert typed("train", "attenmixer", "--dataset", "demo", *words)[0] == 0
+    assert runs.read_json(runs.newest_group("runs") / "s1" / "summary.json")["p"] == "inf"
+
+
 def test_where_chooses_the_module(typed):
     verdict = json.loads(typed("run", *TINY, "--where", "gnn", "--json")[1])
     assert {m["module"] for m in verdict["density"]["matrices"]} == {"gnn", "control"}
@@ -77,6 +99,16 @@ def test_a_dense_run_can_be_the_start_of_a_dissection(typed):
         (["run", "--without", "transformation"], 2, "propagation, gnn, attention"),
         (["run", "--option", "stps=2"], 2, "steps="),
         (["run", "--preset", "papr"], 2, "paper"),
+        (["run", "--option", "steps=x"], 2, "steps of srgnn is a whole number, not 'x'"),
+        (["run", "--option", "steps=-1"], 2, "steps is 0 (no graph) or more"),
+        (["train", "srgnn", "--option", "readout=attenmixer", "--option", "levels=x"], 2, "srgnn cannot be built so"),
+        (["run", "--threshold", "99"], 2, "from -20 to 20, not 99"),
+        (["run", "--kl-weight", "inf"], 2, "kl_weight must"),
+        (["run", "--model", "sknn"], 2, "baseline"),
+        (["models", "sknn"], 2, "no weight matrices"),
+        (["models", "attenmixer", "--dim", "0"], 2, "range"),
+        (["train", "sknn", "--preset", "x", "--option", "k=3"], 2, "takes no --preset, --option"),
+        (["train", "srgnn", "--epochs", "1", "--max-steps", "5"], 2, "exclude"),
         (["run", "--lr", "-1"], 2, "lr must"),
         (["run", "--epochs", "0"], 2, "above 0"),
         (["run", "--epochs", "1", "--max-steps", "5"], 2, "exclude"),
@@ -135,6 +167,12 @@ def test_plots_and_models(typed):
         assert {path.rsplit(".", 1)[1] for path in paths} == {"pdf", "svg", "png", "csv", "txt"}
     assert typed("plot", "density", "--measure", "D2s", "--tau", "0")[0] == 0
     assert typed("plot", "density", "--threshold", "2.5")[0] == 2
+    assert "from -20 to 20" in typed("plot", "histogram", "--threshold", "99")[2]
+    code, _, err = typed("plot", "density", "--variant", "without-gnn")
+    assert code == 2 and "full" in err
+    for kind in ("density", "histogram", "training"):
+        code, _, err = typed("plot", kind, "--out", "/dev/null/figures")
+        assert code == 1 and "Could not write to /dev/null/figures" in err and "--out" in err
     model = json.loads(typed("models", "srgnn", "--dim", "4", "--items", "10", "--json")[1])
     assert model["parameters"] == 10 * 4 + (15 * 16 + 4) + (2 * 12 + 2 * 4 + 2 * 4 + 4) + 8
     assert {m["role"] for m in model["matrices"]} == {"propagation", "update", "attention", "transformation"}

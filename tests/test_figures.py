@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from figures import density, histogram
-from figures.style import COLOURS, LINES, save, spread
+from figures.style import COLOURS, LINES, label_ends, save, short_names, spread
 
 
 def table(module="gnn"):
@@ -50,7 +51,7 @@ def test_the_drawing_has_the_numbers_and_labels_of_the_table():
     drawn = [line.get_ydata().tolist() for line in axes.lines]
     for line in shown["line"].unique():
         assert shown[shown["line"] == line]["mean"].tolist() in drawn
-    assert {"edge_in", "gate_ih r", "control, useless"} <= {text.get_text() for text in axes.texts}
+    assert {"edge_in", "gate_ih r", "control.rolled"} <= {text.get_text() for text in axes.texts}
     assert axes.get_ylim() == (0, 1.02)
 
 
@@ -70,10 +71,54 @@ def test_the_description_says_where_the_lines_end():
     assert "edge_in 0.625 (range over 2 seeds 0.500 to 0.750)" in words
 
 
-def test_histograms_state_the_kept_share():
-    shares = pd.DataFrame({"matrix": "m", "log_alpha": [0.0, 2.75, 3.0], "share": [0.5, 0.25, 0.25]})
-    panel = histogram.draw(shares, 3.0, "caption").axes[0]
-    assert panel.get_title(loc="left") == "m: 0.750 kept"
+def test_histograms_state_the_kept_share_and_what_lies_beyond():
+    shares = pd.DataFrame(
+        {"matrix": "m", "log_alpha": [-20.25, 0.0, 2.75, 3.0, 20.0], "share": [0.0, 0.5, 0.25, 0.05, 0.2]}
+    )
+    figure = histogram.draw(shares, 3.0, "caption")
+    panel = figure.axes[0]
+    assert panel.get_title(loc="left") == "m\n0.750 kept, 20.0% above 20"
+    figure.canvas.draw()
+    assert {"0%", "20%", "40%"} <= {label.get_text() for label in panel.get_yticklabels()}
+    assert [bar.get_height() for bar in panel.patches] == [0.5, 0.25, 0.05]  # the bins at the ends are no bins
+    assert panel.get_xlim()[1] > 20 and "share" in figure.get_supylabel()
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=10))
+def test_leaders_do_not_cross_and_every_label_has_one(ends):
+    axes = Figure().subplots()
+    axes.set_ylim(0, 1)
+    label_ends(axes, [(end, str(i), "k") for i, end in enumerate(ends)], gap=0.06, margin=-0.1)
+    place = {text.get_text(): text.get_position()[1] for text in axes.texts}
+    assert len(place) == len(ends)
+    leaders = [line.get_ydata() for line in axes.lines if line.get_xdata()[0] != line.get_xdata()[1]]
+    brackets = [line.get_ydata() for line in axes.lines if line.get_xdata()[0] == line.get_xdata()[1]]
+    for (a, at), (b, bt) in itertools.combinations(leaders, 2):
+        assert (a - b) * (at - bt) > 0
+    for i, end in enumerate(ends):
+        led = [to for start, to in leaders if abs(start - end) < 0.01 and place[str(i)] == pytest.approx(to)]
+        held = [low for low, high in brackets if low < place[str(i)] < high]
+        assert len(led) == 1 or len(held) == 1
+    for i, j in itertools.combinations(range(len(ends)), 2):
+        assert ends[i] == ends[j] or (ends[i] < ends[j]) == (place[str(i)] < place[str(j)])
+
+
+def test_names_lose_what_they_have_in_common():
+    assert short_names(["readout.a.0", "readout.b", "control.rolled"]) == {
+        "readout.a.0": "a.0",
+        "readout.b": "b",
+        "control.rolled": "control.rolled",
+    }
+    assert short_names(["a.x", "b.x"]) == {"a.x": "a.x", "b.x": "b.x"}
+    assert short_names(["x" * 30])["x" * 30] == "…" + "x" * 23
+
+
+def test_a_long_name_stays_in_the_figure():
+    shown = density.lines(table().replace("edge_in", "encoder_of_the_last_clicks"), "gnn", "kept 3")
+    figure = density.draw(shown, "gnn", "caption")
+    figure.canvas.draw()
+    right = max(text.get_window_extent().x1 for text in figure.axes[0].texts)
+    assert right <= figure.bbox.x1
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=10))

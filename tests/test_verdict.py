@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from analyses.bootstrap import relative_loss_interval, session_sums
 from analyses.density import density, density_table
 from analyses.verdict import judge, need_answer
 from dissect.cli.verdict_view import render_verdict
-from dissect.runs import read_json, run_path, write_json, write_ranks, write_toml
+from dissect.errors import DataError
+from dissect.runs import Lines, read_json, run_path, write_json, write_ranks, write_toml
 from dissect.training.config import Config
 
 ROLES = {
@@ -222,6 +224,35 @@ def test_need_with_two_seeds_is_undecided(tmp_path):
     assert given["answer"] == "undecided" and given["figures_say"] == "needed"
 
 
+def test_need_of_a_model_that_ranks_nothing_is_null_with_a_reason(tmp_path):
+    group, rng = make_group(tmp_path, dense(0.5, 0.5)), np.random.default_rng(0)
+    for gain, says in ((0.0, "the full model ranks nothing: MRR@20 is 0"), (0.002, "no interval")):
+        for seed in (1, 2, 3):
+            rank_file(run_path(group, seed), gain, np.random.default_rng(0), sessions=100)
+            rank_file(run_path(group, seed, "without-propagation"), 0.1, rng, sessions=100)
+            (run_path(group, seed, "without-propagation") / "DONE").touch()
+        given = judge(group)["need"]["propagation"]
+        assert given["answer"] == given["by_seed"][1]["answer"] == "undecided"
+        assert says in given["reasons"][0] and given["low"] is given["high"] is None
+        assert (given["loss"] is None) == (gain == 0)
+        refuse = {"parse_constant": lambda word: pytest.fail(f"{word} is no JSON")}
+        assert json.loads((group / "verdict.json").read_text(), **refuse)["need"]["propagation"] == {
+            **given,
+            "by_seed": {str(seed): one for seed, one in given["by_seed"].items()},
+        }
+        assert says in screen(judge(group))
+
+
+def test_json_is_json_or_nothing(tmp_path):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    lines = Lines(tmp_path / "b.jsonl")
+    with pytest.raises(ValueError):
+        lines.append({"a": float("inf")})
+    lines.close()
+    assert not (tmp_path / "a.json").exists()
+
+
 def test_the_limits_of_need():
     assert [need_answer(*i) for i in ((-0.02, 0.009), (0.011, 0.2), (0.0, 0.02))] == [
         "redundant",
@@ -280,12 +311,46 @@ def test_density_counts_whole_matrices_once(tmp_path):
     assert shares["propagation"] == 0.5
 
 
-def test_the_verdict_can_be_read_on_screen(tmp_path):
-    from rich.console import Console
-
-    verdict = judge(make_group(tmp_path, dense(0.01, 0.5)))
-    console = Console(width=80, record=True, file=io.StringIO())
+def screen(verdict, width=80):
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(render_verdict(verdict))
-    text = console.export_text()
+    return console.export_text()
+
+
+def test_doubts_about_both_are_printed_once(tmp_path):
+    verdict = judge(make_group(tmp_path, {**dense(0.01, 0.5), "control.kl_only": 0.06}, seeds=(1, 2)))
+    common = [reason for reason in verdict["O1"]["reasons"] if reason in verdict["O2"]["reasons"]]
+    text = screen(verdict, 200)
+    assert len(common) >= 3
+    for reason in {*verdict["O1"]["reasons"], *verdict["O2"]["reasons"]}:
+        assert text.count(f"      {reason}") == 1
+    for line in screen(verdict).split("Verdict")[1].splitlines():
+        assert not line or line.startswith("  ")  # reasons are indented on every line
+
+
+def test_need_is_suggested_for_roles_of_the_model(tmp_path):
+    group = make_group(tmp_path, dense(0.01, 0.5))
+    assert "--without propagation" in " ".join(screen(judge(group)).split())  # an older run: by its class
+    for seed in (1, 2, 3):
+        path = run_path(group, seed) / "summary.json"
+        write_json(path, {**read_json(path), "removable": ["encoder"]})
+    assert "--without encoder" in " ".join(screen(judge(group)).split())
+    write_json(run_path(group, 1) / "summary.json", {**read_json(path), "removable": []})
+    text = " ".join(screen(judge(group)).split())
+    assert "cannot be built without a role" in text and "--without" not in text
+
+
+def test_a_record_without_its_keys_is_named_by_file_and_line(tmp_path):
+    group = make_group(tmp_path, dense(0.5, 0.2), seeds=(1,))
+    path = run_path(group, 1) / "density.jsonl"
+    whole = path.read_text()
+    for line, says in (('{"step": 1}', "lacks 'epoch'"), ("3", "is no density record")):
+        path.write_text(f"{whole}{line}\n")
+        with pytest.raises(DataError, match=f"density.jsonl, line {whole.count(chr(10)) + 1}, {says}"):
+            density_table(group)
+
+
+def test_the_verdict_can_be_read_on_screen(tmp_path):
+    text = screen(judge(make_group(tmp_path, dense(0.01, 0.5))))
     assert "O1  propagation withers (Figure 3): holds" in text and "edge_in" in text
     assert "…" not in text

@@ -117,7 +117,7 @@ def model_options(
         if preset not in presets:
             raise unknown(f"preset of {subject.name}", preset, presets)
         options |= presets[preset]
-    all_of_it = f"It takes: {', '.join(takes)}." if takes else "It takes nothing but n_items."
+    all_of_it = f"It takes: {', '.join(takes)}." if takes else f"Its constructor takes no options. {CONTRACT}."
     for name, value in given.items():
         if value is None:
             continue

@@ -1,0 +1,143 @@
+"""A user's own model: what breaks the contract is a message with shapes, before anything is written."""
+
+import textwrap
+
+import pytest
+
+from dissect import runs
+from models import MODELS, base
+
+TINY = ["--max-steps", "3", "--device", "cpu", "--quiet"]
+MODEL = """
+    import torch
+    from torch import nn
+    from models.base import Matrix, SessionModel, init_uniform, lookup
+
+
+    class Own(SessionModel):
+        matrices = {"mean": Matrix("encoder", "readout"), "last": Matrix("transformation", "readout")}
+        removable = ("encoder",)
+
+        def __init__(self, n_items, dim=8, without=()):
+            super().__init__()
+            self.items = nn.Parameter(torch.empty(n_items, dim))
+            self.last = nn.Linear(dim, dim)
+            if "encoder" not in without:
+                self.mean = nn.Linear(dim, dim, bias=False)
+            init_uniform(self, dim)
+
+        def item_states(self):
+            return self.items
+
+        def encode(self, S, items, lengths):
+            vectors = self.last(lookup(S, items[:, 0]))
+            if hasattr(self, "mean"):
+                vectors = vectors + self.mean((lookup(S, items.clamp(min=1)) * (items > 0)[..., None]).sum(1))
+            return vectors, {}
+"""
+
+
+@pytest.fixture
+def own(typed, tmp_path):
+    """Runs the model above with some of its text replaced."""
+
+    def run(*changes, words=(), verb="run"):
+        text = textwrap.dedent(MODEL)
+        for old, new in changes:
+            assert text.count(old) == 1
+            text = text.replace(old, new)
+        (tmp_path / "own.py").write_text(text)
+        model = ["train", "own.py:Own", "--dataset", "demo"] if verb == "train" else ["run", "--model", "own.py:Own"]
+        return typed(*model, *TINY, *words)
+
+    return run
+
+
+def test_the_model_as_it_is_runs(own):
+    code, out, err = own(words=["--dim", "4"])
+    assert code == 0 and err == ""
+    assert "--without encoder" in " ".join(out.split())  # what this model can do without, not what SR-GNN can
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("return self.items", "return self.items[1:]", "float [V, D] with V = 5, and returned float32 [4, 32]"),
+        ("return self.items", "pass", "the item table, float [V, D] with V = 5, and returned None"),
+        ("return vectors, {}", "return vectors", "a pair: vectors [B, D], and a dict of auxiliary losses by name"),
+        ("return vectors, {}", "return vectors, []", "and returned (float32 [2, 32], a list)"),
+        (
+            "return vectors, {}",
+            "return vectors[:, None], {}",
+            "float [B, D] with B = 2, and returned float32 [2, 1, 32]",
+        ),
+        ("return vectors, {}", "return vectors[:, :7], {}", "[V, D] with V = 5 and D = 7, the width of the vectors"),
+        ("return vectors, {}", "return vectors, {'a': vectors}", "should return a scalar as the loss 'a'"),
+        (
+            "return vectors, {}",
+            "return vectors / nothing, {}",
+            "NameError: name 'nothing' is not defined (own.py, line 26)",
+        ),
+        ("return vectors, {}", "return (vectors if not self.switched_off else 1), {}", "with switched_off = 'encoder'"),
+        (
+            "self.last(lookup(S, items[:, 0]))",
+            "self.last(items)",
+            "encode(S [5, 32], items [2, 3], lengths [2]) raised",
+        ),
+        ("        return self.items", "        return super().item_states()", "must define item_states()"),
+        ("(dim, dim)\n", "(dim, dim)\n        dim / 0\n", "cannot be built so: ZeroDivisionError"),
+        ("class Own(SessionModel)", "class Own", "Own lacks candidates"),
+        ('("encoder",)', '("encoder")', "removable should be a tuple of roles: ('encoder',)"),
+        ('"readout"), "last"', '"readout", ("a", "b", "c")), "last"', "mean [32, 32] does not divide"),
+        ('Matrix("encoder", "readout")', '("encoder", "readout")', "should be Matrix(role, module)"),
+    ],
+)
+def test_what_breaks_the_contract_is_said_with_shapes_and_leaves_nothing(own, tmp_path, old, new, says):
+    for verb in ("run", "train"):
+        code, out, err = own((old, new), verb=verb)
+        assert (code, out) == (2, "") and says in err, err
+        assert "models/base.py" in err and not (tmp_path / "runs").exists()
+
+
+def test_a_misspelt_matrix_is_an_error_with_the_right_name(own, tmp_path):
+    code, _, err = own(('{"mean"', '{"maen"'))
+    assert code == 2 and "declares matrices that it has not: maen" in err and "Did you mean mean" in err
+    code, _, err = own(('"last": Matrix(', '"last": Matrix("other", "other"), "gone": Matrix('))
+    assert code == 2 and "gone" in err and not (tmp_path / "runs").exists()
+
+
+def test_a_matrix_without_a_role_is_named(own):
+    code, _, err = own((', "last": Matrix("transformation", "readout")', ""))
+    assert code == 0 and "gives no role to last" in err
+
+
+def test_a_model_without_a_width_runs_and_one_without_options_says_so(own):
+    fixed = (("dim=8, without", "without"), ("super().__init__()\n", "super().__init__()\n        dim = 8\n"))
+    assert own(*fixed)[0] == 0
+    assert "dim" not in runs.group_config(runs.newest_group("runs")).get("model_options", {})
+    code, _, err = own(*fixed, words=["--dim", "4"])
+    assert code == 2 and "takes no dim" in err and "Its constructor takes no options. The contract" in err
+    code, _, err = own(*fixed, words=["--preset", "x"])
+    assert code == 2 and "has no presets" in err
+
+
+def test_leaving_out_what_is_not_there_is_refused(own, typed):
+    code, _, err = own(
+        ('if hasattr(self, "mean")', "if False"),
+        ('if "encoder" not in without', "if True"),
+        words=["--without", "encoder"],
+    )
+    assert code == 2 and "--without encoder changes nothing" in err
+    code, _, err = typed("run", *TINY, "--option", "steps=0", "--without", "propagation")
+    assert code == 2 and "srgnn has none with --option steps=0" in err
+    code, _, err = typed("run", *TINY, "--without", "gnn", "--without", "propagation")
+    assert code == 2 and "--without propagation changes nothing" in err
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_our_own_models_keep_the_contract(name):
+    for preset in MODELS[name].presets.values():
+        model = MODELS[name](n_items=5, **{**preset, "dim": 8})
+        assert base.check(model, 5).shape == (2, 8)
+        assert not base.not_there(model) and not base.without_role(model)
+        assert model.training and model.switched_off is None
