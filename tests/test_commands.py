@@ -254,6 +254,8 @@ def test_sigterm_stops_all_seeds_with_checkpoints(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Seed 1: Stopped" in err and "Seed 2: Stopped" in err
+    for run in tmp_path.glob("*/s[12]"):
+        assert f"\n  dissect resume {run}\n" in err
     assert len(list(tmp_path.glob("*/s*/checkpoints/last.pt"))) == 2  # the third never began
 
 
@@ -270,6 +272,7 @@ def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "goes on from there" in err
     run = next((tmp_path / "runs").glob("*/s1"))
+    assert f"\n  dissect resume {run}\n" in err and "Error" not in err
     assert (run / "checkpoints" / "last.pt").exists() and not runs.is_done(run)
     assert runs.read_jsonl(run / "density.jsonl")
 

@@ -111,6 +111,13 @@ def test_a_matrix_without_a_role_is_named(own):
     assert code == 0 and "gives no role to last" in err
 
 
+def test_the_role_of_a_gru_is_that_of_both_its_matrices(own):
+    assert own(("self.last = nn.Linear", "self.last = nn.GRUCell"))[0] == 0
+    rows = runs.read_json(runs.newest_group("runs") / "s1" / "summary.json")["density"]
+    roles = {row["matrix"]: row["role"] for row in rows}
+    assert roles["last.weight_ih"] == roles["last.weight_hh"] == "transformation"
+
+
 def test_a_model_without_a_width_runs_and_one_without_options_says_so(own):
     fixed = (("dim=8, without", "without"), ("super().__init__()\n", "super().__init__()\n        dim = 8\n"))
     assert own(*fixed)[0] == 0

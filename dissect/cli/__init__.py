@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except DissectError as error:
-            click.echo(f"Error: {error.message}", err=True)
+            click.echo(f"{'' if error.exit_code == INTERRUPTED else 'Error: '}{error.message}", err=True)
             if error.hint:
                 click.echo(error.hint, err=True)
             ctx.exit(error.exit_code)

@@ -39,7 +39,9 @@ def at_once(train: Callable[..., Any], seeds: Sequence[int], jobs: int, **argume
             done, running = wait(running, return_when=FIRST_COMPLETED)
             failures += [failure for future in done if (failure := future.result())]
     if failures:
-        error = DissectError("\n".join(message for _, message, _ in failures), failures[0][2])
+        error = DissectError(
+            "\n".join(message for _, message, _ in failures), "\n".join(dict.fromkeys(hint for _, _, hint in failures))
+        )
         error.exit_code = failures[0][0]
         raise error
 

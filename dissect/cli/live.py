@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -36,7 +35,7 @@ def duration(seconds: float) -> str:
 
 
 class _Clock:
-    """Steps done and time left, from the pace of this process."""
+    """Steps done, and the time that is left by the pace of this process, or that it took."""
 
     def __init__(self) -> None:
         self.began, self.first, self.now, self.steps, self.per_epoch = time.monotonic(), 0, 0, 1, 1
@@ -54,7 +53,9 @@ class _Clock:
         done = self.now - self.first
         if done < 1:
             return "…"
-        return duration((time.monotonic() - self.began) / done * (self.steps - self.now))
+        if self.now >= self.steps:
+            return f"took {duration(time.monotonic() - self.began)}"
+        return f"{duration((time.monotonic() - self.began) / done * (self.steps - self.now))} left"
 
 
 class PlainObserver(Observer):
@@ -80,7 +81,7 @@ class PlainObserver(Observer):
             self.say(
                 f"step {step}/{self.clock.steps}, epoch {step / self.clock.per_epoch:.2f}, loss {loss:.4f}, "
                 + (f"KL weight {kl_weight:.2f}, " if kl_weight else "")
-                + f"{self.clock.left()} left"
+                + self.clock.left()
             )
 
     def evaluated(self, split: str, step: int, values: dict[str, float]) -> None:
@@ -124,21 +125,18 @@ class LiveObserver(Observer):
 
     def end(self) -> None:
         self.live.stop()
+        self.console.print()
 
     def render(self) -> Group:
         clock = self.clock
         head = Table.grid(padding=(0, 2))
-        head.add_row(
-            f"[bold]{escape(self.title)}[/]",
-            ProgressBar(total=clock.steps, completed=clock.now, width=28),
-            f"step {clock.now:,}/{clock.steps:,}",
-            f"epoch {clock.now / clock.per_epoch:.2f}",
-            self.doing or f"{clock.left()} left",
-        )
+        where = (f"step {clock.now:,}/{clock.steps:,}", f"epoch {clock.now / clock.per_epoch:.2f}", clock.left())
+        bar_of_steps = ProgressBar(total=clock.steps, completed=clock.now, width=28)
+        head.add_row(bar_of_steps, *((self.doing,) if self.doing else where))
         facts = Table.grid(padding=(0, 2))
         kl = [f"KL weight {self.kl_weight:.2f}"] if self.rows else []  # a dense run has none
         facts.add_row(f"loss {self.loss:.3f}", *kl, f"learning rate {self.lr:.1e}")
-        parts: list[Any] = [head, facts]
+        parts: list[Any] = [Text(self.title, style="bold"), head, facts]
         for split, (step, values) in self.accuracy.items():
             parts.append(
                 Text(f"{split:5} HR@20 {values['hr@20']:5.2f}  MRR@20 {values['mrr@20']:5.2f}  (step {step:,})")

@@ -111,7 +111,7 @@ def density_rows(training: Training) -> list[dict[str, Any]]:
     rows = []
     blocks = {name: (matrix.rows, matrix.cols) for name, matrix in declared.items()}
     for row in measure(training.model, blocks, thresholds=(config.threshold,), prior=config.prior):
-        matrix = declared.get(row["matrix"])
+        matrix = declared.get(row["matrix"]) or declared.get(row["matrix"].rpartition(".")[0])  # a GRU has several
         role, module = (matrix.role, matrix.module) if matrix else ("other", "other")
         rows.append({**row, "role": role, "module": module})
     if training.controls is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,9 +23,10 @@ class Interrupted(DissectError):
     exit_code = 130
 
     def __init__(self, step: int, steps: int, where: Path) -> None:
+        run = shlex.quote(str(where.parent))
         super().__init__(
             f"Stopped; the checkpoint in {where} is of step {step} of {steps}.",
-            f"The same command again goes on from there, and so does: dissect resume {where.parent}",
+            f"The same command again goes on from there, and so does:\n  dissect resume {run}",
         )
 
 
