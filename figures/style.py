@@ -83,13 +83,14 @@ def label_ends(axes: Axes, labels: list[tuple[float, str, str]], gap: float, mar
     straight lines that lead to them do not cross; labels of ends that look the same share one, with a bracket.
     """
     low, high = axes.get_ylim()
+    same = 0.01 * (high - low)  # about the width of a line
     low, high = low + margin, high - margin
     labels = labels[::-1]  # of ends that are the same the first stands on top
     beside = axes.get_yaxis_transform()  # x in shares of the axes, y in data units
     places = spread([label[0] for label in labels], gap, low, high)
     bundles: list[list[int]] = []  # labels that share a leader, from below
     for index in sorted(range(len(labels)), key=lambda i: places[i]):
-        if bundles and labels[index][0] - labels[bundles[-1][0]][0] < gap / 6:
+        if bundles and labels[index][0] - labels[bundles[-1][0]][0] < same:
             bundles[-1].append(index)
         else:
             bundles.append([index])

@@ -93,6 +93,9 @@ def test_leaders_do_not_cross_and_every_label_has_one(ends):
     assert len(place) == len(ends)
     leaders = [line.get_ydata() for line in axes.lines if line.get_xdata()[0] != line.get_xdata()[1]]
     brackets = [line.get_ydata() for line in axes.lines if line.get_xdata()[0] == line.get_xdata()[1]]
+    for low, high in brackets:
+        bundle = [end for i, end in enumerate(ends) if low < place[str(i)] < high]
+        assert len(bundle) > 1 and max(bundle) - min(bundle) < 0.01
     for (a, at), (b, bt) in itertools.combinations(leaders, 2):
         assert (a - b) * (at - bt) > 0
     for i, end in enumerate(ends):
