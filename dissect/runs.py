@@ -73,9 +73,18 @@ def refused(path: Path, error: OSError) -> DissectError:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a record, with its schema number first."""
-    text = json.dumps({"schema": SCHEMA, **value}, indent=1, allow_nan=False) + "\n"
+    """Write a record, with its schema number first; what is no number (NaN, infinite) is null."""
+    text = json.dumps(_finite({"schema": SCHEMA, **value}), indent=1, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _finite(value: Any) -> Any:
+    """A record with null for each number that JSON has not."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_toml(path: Path, values: Mapping[str, Any]) -> None:
@@ -116,10 +125,10 @@ class Lines:
         self.file.seek(0, os.SEEK_END)
 
     def append(self, *rows: Mapping[str, Any]) -> None:
-        """Write rows and hand them to the system at once. Raises DissectError where the disk is full."""
+        """Write rows, as `write_json` does, and hand them to the system at once. Raises DissectError on a full disk."""
         try:
             for row in rows:
-                self.file.write(json.dumps({"schema": SCHEMA, **row}, allow_nan=False).encode() + b"\n")
+                self.file.write(json.dumps(_finite({"schema": SCHEMA, **row}), allow_nan=False).encode() + b"\n")
             self.file.flush()
         except OSError as error:
             raise refused(self.path, error) from error

@@ -13,7 +13,7 @@ from analyses.density import density, density_table
 from analyses.verdict import judge, need_answer
 from dissect.cli.verdict_view import render_verdict
 from dissect.errors import DataError
-from dissect.runs import Lines, read_json, run_path, write_json, write_ranks, write_toml
+from dissect.runs import Lines, read_json, read_jsonl, run_path, write_json, write_ranks, write_toml
 from dissect.training.config import Config
 
 ROLES = {
@@ -243,14 +243,13 @@ def test_need_of_a_model_that_ranks_nothing_is_null_with_a_reason(tmp_path):
         assert says in screen(judge(group))
 
 
-def test_json_is_json_or_nothing(tmp_path):
-    with pytest.raises(ValueError):
-        write_json(tmp_path / "a.json", {"a": float("nan")})
+def test_what_is_no_number_is_null_in_every_record(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [1.5, float("nan")], "b": {"c": -float("inf"), "d": 2}})
+    assert read_json(tmp_path / "a.json") == {"schema": 1, "a": [1.5, None], "b": {"c": None, "d": 2}}
     lines = Lines(tmp_path / "b.jsonl")
-    with pytest.raises(ValueError):
-        lines.append({"a": float("inf")})
+    lines.append({"a": float("inf"), "b": "NaN"})
     lines.close()
-    assert not (tmp_path / "a.json").exists()
+    assert read_jsonl(tmp_path / "b.jsonl") == [{"schema": 1, "a": None, "b": "NaN"}]
 
 
 def test_the_limits_of_need():

@@ -160,11 +160,13 @@ def train_dense(*, protocol: str, patience: int, refit: bool, dataset: str | Non
 
 
 def refuse_for_baselines(asked: Asked) -> None:
-    """Raises UsageError where a baseline is given what only a model with weights takes."""
+    """Raises UsageError where a baseline is given what only a model with weights takes.
+
+    What several models of a comparison are given alike (--dim, --seed, --batch-size) is let pass.
+    """
     given = {
         "--preset": asked.preset,
         "--option": asked.extra,
-        "--dim": asked.dim,
         "--propagation": asked.propagation,
         "--readout": asked.readout,
         "--without": asked.without,

@@ -205,12 +205,13 @@ def _save(drawn: Any, stem: Any, table: Any, words: str) -> None:
     from figures.style import save
 
     try:
-        for path in save(drawn, stem, table, words):
-            click.echo(path)
+        paths = save(drawn, stem, table, words)
     except OSError as error:
         raise DissectError(
             f"Could not write to {stem.parent}: {error.strerror or error}.", "Choose a folder by --out."
         ) from error
+    for path in paths:
+        click.echo(path)
 
 
 def _groups(names: tuple[str, ...], runs_dir: str) -> list[tuple[Any, dict[str, Any]]]:
