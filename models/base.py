@@ -9,7 +9,7 @@ the training loop, which can so run over the catalogue in pieces. A model does n
 its weight matrices are ordinary Linear layers, named and declared in `matrices`.
 
 The constructor takes n_items=V and further numbers; dim=D where the width can be chosen, and without=(role, ...)
-where `removable` names roles. `check` runs a model once and says what is not as it should be.
+where `removable` names roles. models/check.py runs a model once and says what is not as it should be.
 """
 
 from __future__ import annotations
@@ -89,110 +89,6 @@ class SessionModel(nn.Module):
         Row by row: with some rows of S it gives the candidates of those items (sampled softmax asks so).
         """
         return S, None
-
-
-def check(model: Any, n_items: int) -> Tensor:
-    """Run a model of `n_items` items once on two sessions of three slots, in training and in evaluation.
-
-    Returns the vectors [B, D] of the evaluation. Raises ValueError where the model breaks the contract: what was
-    expected, with B = 2, L = 3 and V = n_items, and what came.
-    """
-    _check_declaration(model)
-    items, lengths = torch.tensor([[1, 2, 1], [2, 0, 0]]), torch.tensor([3, 1])
-    mode, vectors = model.training, torch.empty(0)
-    # As in training, as in evaluation, and as when a part of the trained model is switched off.
-    for training, off in ((True, None), (False, None), *((False, part) for part in model.removable)):
-        model.train(training)
-        model.switched_off = off
-        try:
-            answer = _check_once(model, items, lengths, n_items)
-        except ValueError as error:
-            raise ValueError(f"with switched_off = {off!r}, {error}" if off else str(error)) from error.__cause__
-        finally:
-            model.switched_off = None
-        vectors = answer if off is None else vectors
-    model.train(mode)
-    return vectors
-
-
-@torch.no_grad()
-def _check_once(model: Any, items: Tensor, lengths: Tensor, n_items: int) -> Tensor:
-    S = _call("item_states()", model.item_states)
-    _expect(_is_float(S, n_items, None), "item_states()", f"the item table, float [V, D] with V = {n_items}", S)
-    call = f"encode(S {list(S.shape)}, items {list(items.shape)}, lengths {list(lengths.shape)})"
-    answer = _call(call, model.encode, S, items, lengths)
-    is_pair = isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)
-    _expect(is_pair, call, "a pair: vectors [B, D], and a dict of auxiliary losses by name", answer)
-    vectors, auxiliary = answer
-    _expect(_is_float(vectors, len(items), None), call, f"vectors, float [B, D] with B = {len(items)}", vectors)
-    for name, loss in auxiliary.items():
-        _expect(isinstance(loss, Tensor) and loss.dim() == 0, call, f"a scalar as the loss {name!r}", loss)
-    call = f"candidates(S {list(S.shape)})"
-    answer = _call(call, model.candidates, S)
-    is_pair = isinstance(answer, tuple) and len(answer) == 2
-    _expect(is_pair, call, "a pair: the catalogue [V, D], and a bias [V] or None", answer)
-    matrix, bias = answer
-    width = vectors.shape[1]
-    wanted = f"the catalogue, float [V, D] with V = {n_items} and D = {width}, the width of the vectors of encode"
-    _expect(_is_float(matrix, n_items, width), call, wanted, matrix)
-    is_bias = bias is None or (isinstance(bias, Tensor) and bias.shape == (n_items,))
-    _expect(is_bias, call, f"a bias [V] with V = {n_items}, or None", bias)
-    assert isinstance(vectors, Tensor)
-    return vectors
-
-
-def _call(call: str, method: Any, *arguments: Tensor) -> Any:
-    try:
-        return method(*arguments)
-    except Exception as error:
-        raise ValueError(f"{call} raised {type(error).__name__}: {error}") from error
-
-
-def _is_float(value: object, rows: int, columns: int | None) -> bool:
-    is_matrix = isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 2
-    return is_matrix and value.shape[0] == rows and columns in (None, value.shape[1])  # type: ignore[attr-defined]
-
-
-def _expect(right: bool, call: str, wanted: str, came: object) -> None:
-    if not right:
-        raise ValueError(f"{call} should return {wanted}, and returned {_in_words(came)}")
-
-
-def _in_words(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_in_words, value))})"
-    return "None" if value is None else f"a {type(value).__name__}"
-
-
-def _check_declaration(model: Any) -> None:
-    """Raises ValueError where the class, `matrices` or `removable` is not what it should be."""
-    if not isinstance(model, nn.Module):
-        raise ValueError("it should be an nn.Module: derive from SessionModel")
-    if isinstance(model.removable, str):
-        raise ValueError(f"removable should be a tuple of roles: ({model.removable!r},)")
-    parameters = dict(model.named_parameters())
-    declared: Mapping[str, Any] = model.matrices  # type: ignore[assignment]
-    for name, matrix in declared.items():
-        if not isinstance(matrix, Matrix):
-            raise ValueError(f"matrices[{name!r}] should be Matrix(role, module), not {matrix!r}")
-        shape = parameters[f"{name}.weight"].shape if f"{name}.weight" in parameters else torch.Size((0, 0))
-        if any(size % max(1, len(blocks)) for size, blocks in zip(shape, (matrix.rows, matrix.cols))):
-            raise ValueError(f"{name} {list(shape)} does not divide into the blocks {matrix.rows} and {matrix.cols}")
-
-
-def not_there(model: Any) -> list[str]:
-    """Names in `matrices` that are neither a layer nor a parameter of this model."""
-    there = {*dict(model.named_modules()), *dict(model.named_parameters())}
-    return [name for name in model.matrices if name not in there]
-
-
-def without_role(model: Any) -> list[str]:
-    """Layers with weight matrices that `matrices` does not name."""
-    kinds = (nn.Linear, nn.Conv1d, nn.GRU, nn.GRUCell)  # what can be dissected
-    named = {part for name in model.matrices for part in (name, name.rpartition(".")[0])}
-    return [name for name, module in model.named_modules() if isinstance(module, kinds) and name not in named]
 
 
 def lookup(S: Tensor, ids: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import textwrap
 import pytest
 
 from dissect import runs
-from models import MODELS, base
+from models import MODELS, check
 
 TINY = ["--max-steps", "3", "--device", "cpu", "--quiet"]
 MODEL = """
@@ -145,6 +145,6 @@ def test_leaving_out_what_is_not_there_is_refused(own, typed):
 def test_our_own_models_keep_the_contract(name):
     for preset in MODELS[name].presets.values():
         model = MODELS[name](n_items=5, **{**preset, "dim": 8})
-        assert base.check(model, 5).shape == (2, 8)
-        assert not base.not_there(model) and not base.without_role(model)
+        assert check.check(model, 5).shape == (2, 8)
+        assert not check.not_there(model) and not check.without_role(model)
         assert model.training and model.switched_off is None

@@ -17,15 +17,13 @@ from dissect import runs
 from dissect.cli.bring import load_or_fetch
 from dissect.cli.compare_view import render_results
 from dissect.cli.launch import (
-    find_model,
     group_folder,
-    model_options,
     rank_baseline,
     starting_weights,
     train_seeds,
-    try_out,
     variant_name,
 )
+from dissect.cli.subject import find_model, model_options, try_out
 from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog, planted
 from dissect.data.sessions import Dataset, split_validation
@@ -33,7 +31,8 @@ from dissect.errors import UsageError, unknown
 from dissect.training import workers
 from dissect.training.config import Config
 from models import BASELINES
-from models.base import MODULES, ROLES, without_role
+from models.base import MODULES, ROLES
+from models.check import without_role
 
 DEFAULT_DIM = 256
 DEFAULT_STEPS = 60_000  # of dissect run

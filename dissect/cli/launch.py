@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import importlib.util
-import inspect
-import sys
 import time
-import traceback
-import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from dissect import runs
 from dissect.cli.jobs import at_once
 from dissect.cli.live import make_observer
-from dissect.data.sessions import Dataset, PrefixTensors, Sessions
-from dissect.errors import DataError, UsageError, unknown
+from dissect.cli.subject import Subject, find_model
+from dissect.data.sessions import Dataset, PrefixTensors
+from dissect.errors import DataError, UsageError
 from dissect.training import workers
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.config import Config
@@ -34,201 +27,7 @@ from dissect.training.finish import write_ranks_of
 from dissect.training.loop import fit
 from dissect.training.record import Observer
 from dissect.training.setup import load_dense, selects
-from models import BASELINES, MODELS, base
-
-_BY_NAME = inspect.Parameter.VAR_KEYWORD
-CONTRACT = f"The contract is in models/base.py ({base.__file__})"
-PROBE_ITEMS = 5
-PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model class under the name by which it is recorded, with what identifies its source."""
-
-    name: str
-    cls: Any
-    source: str | None = None  # SHA-256 of the file of a user's own model
-    given: str = ""  # what the user called it, where that is not the name
-
-
-def find_model(name: str) -> Subject:
-    """A registered model, or a user's own as `path/to/file.py:ClassName`.
-
-    Raises UsageError with the nearest names, or with what is wrong about the file.
-    """
-    if name in BASELINES:
-        raise UsageError(
-            f"{name} is a baseline: it has no weight matrices, and nothing to dissect.",
-            f"Rank with it: dissect train {name}",
-        )
-    if ".py:" not in name:
-        if name not in MODELS:
-            raise unknown("model", name, MODELS)
-        return Subject(name, MODELS[name])
-    path, class_name = name.rsplit(":", 1)
-    file = Path(path)
-    if not file.is_file():
-        raise UsageError(f"There is no file {path}.", "--model takes path/to/file.py:ClassName.")
-    source = hashlib.sha256(file.read_bytes()).hexdigest()
-    # A name of its own, so that no other module is shadowed and sys.path stays as it is.
-    spec = importlib.util.spec_from_file_location(f"dissect_user_model_{source[:12]}", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for the module of a class
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    cls = getattr(module, class_name, None)
-    if not inspect.isclass(cls):
-        classes = [n for n, v in vars(module).items() if inspect.isclass(v)]
-        raise unknown(f"class in {path}", class_name, classes)
-    needed = ("item_states", "encode", "candidates", "matrices", "removable")
-    lacking = [name for name in needed if not hasattr(cls, name)]
-    if lacking:
-        raise UsageError(f"{class_name} lacks {', '.join(lacking)}.", f"{CONTRACT}: derive from SessionModel.")
-    return Subject(f"{file.name}:{class_name}", cls, source, name)
-
-
-def model_options(
-    subject: Subject,
-    given: Mapping[str, Any],
-    preset: str | None = None,
-    extra: Sequence[str] = (),
-    dim: int | None = None,
-    without: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Arguments for the constructor: those of a preset, then `given`, then `key=value` texts.
-
-    `dim` is the width where nothing else says one and the model takes one. Raises UsageError for an argument that the
-    model does not take, a preset that it does not have, and for a model that breaks the contract when it is tried out.
-    """
-    parameters = inspect.signature(subject.cls).parameters
-    named = [name for name, parameter in parameters.items() if parameter.kind is not _BY_NAME]
-    more = getattr(subject.cls, "more_options", ())
-    takes = [name for name in dict.fromkeys([*named, *more]) if name not in ("n_items", "without")]
-    anything = len(named) < len(parameters) and not more
-    options: dict[str, Any] = {}
-    if preset is not None:
-        presets = getattr(subject.cls, "presets", {})
-        if not presets:
-            raise UsageError(f"{subject.name} has no presets.", "Give its arguments by --option KEY=VALUE.")
-        if preset not in presets:
-            raise unknown(f"preset of {subject.name}", preset, presets)
-        options |= presets[preset]
-    all_of_it = f"It takes: {', '.join(takes)}." if takes else f"Its constructor takes no options. {CONTRACT}."
-    for name, value in given.items():
-        if value is None:
-            continue
-        if name not in takes:
-            raise UsageError(f"{subject.name} takes no {name}.", all_of_it)
-        options[name] = value
-    for text in extra:
-        name, equals, value = text.partition("=")
-        if not equals or not (name in takes or anything):
-            near = difflib.get_close_matches(name, takes, n=1)
-            raise UsageError(
-                f"{subject.name} takes no option {text!r}.",
-                f"Did you mean {near[0]}=...?" if near else all_of_it,
-            )
-        options[name] = _value(value)
-    if dim is not None and "dim" in takes:
-        options.setdefault("dim", dim)
-    # TOML has no word for none: where it is the default it need not be said, elsewhere it would be lost.
-    lost = [n for n, v in options.items() if v is None and n in named and parameters[n].default is not None]
-    if lost:
-        raise UsageError(f"{subject.name} takes no {lost[0]}=none.", "Leave it out for the default.")
-    options = {name: value for name, value in options.items() if value is not None}
-    _check_kinds(subject, options)
-    _check_names(subject, try_out(subject, options)[0], options)
-    for role in without:
-        others = [other for other in without if other != role]
-        (some, before), (less, after) = (try_out(subject, options, roles) for roles in (others, without))
-        if some.state_dict().keys() == less.state_dict().keys() and torch.equal(before, after):
-            said = " ".join([*(f"--option {text}" for text in extra), *(f"--without {other}" for other in others)])
-            raise UsageError(
-                f"--without {role} changes nothing: {subject.name} has none{said and ' with '}{said}.",
-                f"Leave --without {role} out.",
-            )
-    return options
-
-
-def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str] = ()) -> tuple[Any, Tensor]:
-    """(model, vectors): built with a catalogue of five items and run once, before anything is written.
-
-    Raises UsageError where it cannot be built so, or breaks the contract: what was expected and what came.
-    """
-    extra = {"without": tuple(without)} if without else {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        try:
-            model = subject.cls(n_items=PROBE_ITEMS, **options, **extra)
-        except Exception as error:
-            kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
-            hint = f"See it: dissect models {subject.name}" if subject.source is None else f"{CONTRACT}."
-            raise UsageError(f"{subject.name} cannot be built so: {kind}{error}.", hint) from error
-        try:
-            if hasattr(model, "prepare"):
-                model.prepare(Sessions.from_lists([[1, 2, 3], [2, 4, 5, 1]]))
-            return model, base.check(model, PROBE_ITEMS)
-        except Exception as error:
-            message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            line = _line_of(error.__cause__ or error, subject)
-            raise UsageError(
-                f"{subject.name} breaks the contract of models: {message}{line}.",
-                f"{CONTRACT}." if subject.source else f"See what it takes: dissect models {subject.name}",
-            ) from error
-
-
-def _line_of(error: BaseException, subject: Subject) -> str:
-    """Where in the user's file an error arose: " (own.py, line 12)"; empty where it did not."""
-    file = inspect.getsourcefile(subject.cls) if subject.source else None
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f" ({Path(str(file)).name}, line {lines[-1]})" if lines else ""
-
-
-def _check_kinds(subject: Subject, options: Mapping[str, Any]) -> None:
-    """Raises UsageError for a value that is not of the kind that the constructor declares, if that is a plain one."""
-    try:
-        hints = typing.get_type_hints(subject.cls.__init__)
-    except (NameError, TypeError):  # a user's own, which may name what it likes
-        return
-    for name, value in options.items():
-        hint = hints.get(name)
-        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-        kinds = set(typing.get_args(hint)) if is_union else {hint}
-        if kinds <= PLAIN.keys() and type(value) not in kinds | ({int} if float in kinds else set()):
-            wanted = " or ".join(PLAIN[kind] for kind in PLAIN if kind in kinds)
-            raise UsageError(f"{name} of {subject.name} is {wanted}, not {value!r}.")
-
-
-def _check_names(subject: Subject, model: Any, options: Mapping[str, Any]) -> None:
-    """Raises UsageError where `matrices` names what the model has not, unless an option or a role explains it."""
-    absent, unnamed = base.not_there(model), base.without_role(model)
-    removable = [n for n in absent if {model.matrices[n].role, model.matrices[n].module} & set(model.removable)]
-    wrong = absent if unnamed else [name for name in absent if name not in removable]
-    if wrong:
-        near = difflib.get_close_matches(wrong[0], unnamed, n=1)
-        raise UsageError(
-            f"{subject.name} declares matrices that it has not: {', '.join(wrong)}."
-            + (f" These have no role: {', '.join(unnamed)}." if unnamed else ""),
-            (f"Did you mean {near[0]} instead of {wrong[0]}? " if near else "")
-            + "`matrices` names layers as named_modules() does.",
-        )
-
-
-def _value(text: str) -> Any:
-    """A number, true, false, none, or the text itself."""
-    plain = {"true": True, "false": False, "none": None}
-    if text.lower() in plain:
-        return plain[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
+from models import BASELINES
 
 
 def starting_weights(run: str | None, runs_dir: Path) -> tuple[dict[str, Any] | None, str | None]:

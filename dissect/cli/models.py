@@ -22,7 +22,7 @@ def command(name: str | None, dim: int | None, items: int, as_json: bool) -> Non
     from rich.console import Console
     from rich.table import Table
 
-    from dissect.cli.launch import find_model, model_options
+    from dissect.cli.subject import find_model, model_options
     from models import BASELINES, MODELS
 
     console = Console()

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dissect import runs
 from dissect.cli.dissecting import load_dataset, show_results, show_verdict
-from dissect.cli.launch import Subject, find_model, rank_baseline, starting_weights, train_seeds
+from dissect.cli.launch import rank_baseline, starting_weights, train_seeds
+from dissect.cli.subject import Subject, find_model
 from dissect.data.sessions import Dataset
 from dissect.errors import DataError, UsageError
 from dissect.training import workers
