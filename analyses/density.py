@@ -65,6 +65,31 @@ def at_step(table: pd.DataFrame, share: float = 1.0) -> pd.DataFrame:
     return early[early["step"] == early.groupby("seed")["step"].transform("max")]
 
 
+def beyond_control(final: pd.DataFrame, control: str = "control.rolled", limit: float = 0.05) -> pd.DataFrame:
+    """What a matrix keeps where a useless one keeps at most `limit`: one row per seed, matrix and block of `final`.
+
+    Columns: seed, matrix, block, limit_at (the highest edge of the histogram of log alpha below which `control` has at
+    most that share of its weights, in this very seed), density (the share of weights below that edge). Seeds without
+    that control are left out, and so are those where already the lowest bin holds more.
+    """
+    rows = []
+    for seed, part in final.groupby("seed"):
+        useless = part[(part["matrix"] == control) & (part["block"] == "")]
+        if useless.empty:
+            continue
+        below = np.cumsum(useless["log_alpha_hist"].iloc[0]) / useless["numel"].iloc[0]
+        bins = int(np.searchsorted(below, limit, side="right"))  # the first so many hold at most `limit`
+        if not bins:
+            continue
+        at = LOWEST + (bins - 1) / BINS_PER_UNIT
+        for matrix, block, counts, numel in part[["matrix", "block", "log_alpha_hist", "numel"]].itertuples(
+            index=False
+        ):
+            share = sum(counts[:bins]) / numel
+            rows.append({"seed": seed, "matrix": matrix, "block": block, "limit_at": at, "density": share})
+    return pd.DataFrame(rows, columns=["seed", "matrix", "block", "limit_at", "density"])
+
+
 def log_alpha_shares(table: pd.DataFrame) -> pd.DataFrame:
     """Histogram of log alpha of each whole matrix at the end, over all seeds: matrix, log_alpha (left edge), share.
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from analyses.bootstrap import relative_loss_interval, session_sums
-from analyses.density import at_step, density, density_table
+from analyses.density import at_step, beyond_control, density, density_table
 from dissect import runs
 from dissect.training.config import Config
 from models import MODELS
@@ -190,8 +190,14 @@ def doubt_of_noise(group: Path, config: dict[str, Any]) -> list[str]:
 
 
 def densities(final: pd.DataFrame, threshold: str) -> dict[str, Any]:
-    """Mean over seeds of the density per matrix and block, role and module, at the threshold and at others."""
+    """Mean over seeds of the density per matrix and block, role and module, at the threshold and at others.
+
+    `beyond_control` is the density where the useless control keeps at most CONTROL_LIMIT (None without that control),
+    `beyond_control_at` the log alpha at which that is so, by seed. It describes; no rule of O1 and O2 uses it.
+    """
     counts = [name for name in final if name.startswith(("kept ", "abs ", "signed "))]
+    beyond = beyond_control(final, limit=CONTROL_LIMIT)
+    mean_beyond = beyond.groupby(["matrix", "block"])["density"].mean().to_dict()
     matrices = []
     for (matrix, block), part in final.groupby(["matrix", "block"], sort=False):
         shares = part[counts].div(part["numel"], axis=0)
@@ -205,12 +211,14 @@ def densities(final: pd.DataFrame, threshold: str) -> dict[str, Any]:
                 "numel": int(part["numel"].iloc[0]),
                 "density": float(per_seed.mean()),
                 "sd": float(per_seed.std(ddof=1)) if len(per_seed) > 1 else None,
+                "beyond_control": mean_beyond.get((matrix, block)),
                 **{name: float(shares[name].mean()) for name in counts},
                 "log_alpha_hist": np.sum(part["log_alpha_hist"].tolist(), axis=0).tolist(),
             }
         )
     return {
         "matrices": matrices,
+        "beyond_control_at": {str(seed): at for seed, at in beyond.groupby("seed")["limit_at"].first().items()},
         "roles": by_role(final, threshold),
         "modules": _shares(final, "module", threshold),
         "roles_macro": _macro(final, "role", threshold),

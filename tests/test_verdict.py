@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
 from analyses.bootstrap import relative_loss_interval, session_sums
-from analyses.density import density, density_table
+from analyses.density import beyond_control, density, density_table
 from analyses.verdict import judge, need_answer
 from dissect.cli.verdict_view import render_verdict
 from dissect.errors import DataError
@@ -353,3 +354,44 @@ def test_the_verdict_can_be_read_on_screen(tmp_path):
     text = screen(judge(make_group(tmp_path, dense(0.01, 0.5))))
     assert "O1  propagation withers (Figure 3): holds" in text and "edge_in" in text
     assert "…" not in text
+
+
+# --- against the useless control ---
+
+
+def histogram_of(low, high, n=1000):
+    """n weights with log alpha evenly between two edges of bins."""
+    bins = [0] * 162
+    first, last = round((low + 20) * 4) + 1, round((high + 20) * 4) + 1
+    for i in range(n):
+        bins[first + i * (last - first) // n] += 1
+    return bins
+
+
+def final_of(**by_matrix):
+    rows = [
+        {"seed": seed, "step": 100, "matrix": matrix, "block": "", "numel": 1000, "log_alpha_hist": counts}
+        for matrix, per_seed in by_matrix.items()
+        for seed, counts in enumerate(per_seed, 1)
+    ]
+    return pd.DataFrame(rows).replace({"matrix": {"rolled": "control.rolled"}})
+
+
+def test_density_beyond_the_control_is_taken_where_that_keeps_a_twentieth():
+    # The control lies evenly over 0 .. 5 in the first seed, and over -5 .. 0 in the second: a twentieth of it lies
+    # below 0.25, or -4.75. A matrix over -4 .. 1 has 17 twentieths of its weights there in the first, none in the second.
+    found = beyond_control(
+        final_of(rolled=[histogram_of(0, 5), histogram_of(-5, 0)], edge_in=[histogram_of(-4, 1), histogram_of(-4, 1)])
+    ).set_index(["matrix", "seed"])
+    assert found["limit_at"].unstack("matrix").drop_duplicates().to_numpy().tolist() == [[0.25, 0.25], [-4.75, -4.75]]
+    assert found.loc[("control.rolled", 1), "density"] == found.loc[("control.rolled", 2), "density"] == 0.05
+    assert found.loc[("edge_in", 1), "density"] == 0.85 and found.loc[("edge_in", 2), "density"] == 0.0
+
+
+def test_without_that_control_there_is_nothing_beyond_it(tmp_path):
+    assert beyond_control(final_of(edge_in=[histogram_of(0, 5)])).empty
+    lowest = [1000, *[0] * 161]  # all below the range: no edge has a twentieth below it
+    assert beyond_control(final_of(rolled=[lowest], edge_in=[lowest])).empty
+    verdict = judge(make_group(tmp_path, {"edge_in": 0.5, "attend_all": 0.5}))
+    assert verdict["density"]["beyond_control_at"] == {}
+    assert verdict["density"]["matrices"][0]["beyond_control"] is None

@@ -33,7 +33,11 @@ def render_verdict(verdict: dict[str, Any]) -> Group:
     if verdict["checks"]:
         parts.append(check_table(verdict))
     parts.append(Text("\nVerdict", style="bold"))
-    common = [reason for reason in verdict["O1"]["reasons"] if reason in verdict["O2"]["reasons"]]
+    common = [
+        reason
+        for reason in verdict["O1"]["reasons"]
+        if reason in verdict["O2"]["reasons"] and not reason.startswith("by the figures")
+    ]
     if verdict["O1"]["answer"] == "not applicable":
         common = []
     for name, question in QUESTIONS.items():
@@ -69,19 +73,24 @@ def heading(verdict: dict[str, Any]) -> Text:
 
 
 def density_bars(verdict: dict[str, Any]) -> Table:
-    """Matrices and blocks with the share of weights kept."""
+    """Matrices and blocks with the share of weights kept, at three thresholds and at that of the useless control."""
+    at = sorted({f"{value:g}" for value in verdict["density"]["beyond_control_at"].values()}, key=float)
     table = Table(
         box=None,
         padding=(0, 1),
         title=f"\nDensity: share of weights with log α < {verdict['threshold']:g}",
         title_justify="left",
         title_style="bold",
+        caption=f"beyond: where control.rolled keeps 5 %, at log α < {', '.join(at)}" if at else None,
+        caption_justify="left",
     )
     for name in ("matrix", "role"):
         table.add_column(name, no_wrap=True)
     for name in ("t = 2", f"t = {verdict['threshold']:g}", "t = 4"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
+    if at:
+        table.add_column("beyond", justify="right", no_wrap=True)
     for row in verdict["density"]["matrices"]:
         block = row["block"]
         if "/" in block:  # in verdict.json, and too fine for the screen
@@ -91,6 +100,7 @@ def density_bars(verdict: dict[str, Any]) -> Table:
             f"{row['density']:.3f}",
             f"{row['kept 4']:.3f}",
             bar(row["density"], 16),
+            *([f"{row['beyond_control']:.3f}"] if at else []),
         )
         style = "dim" if block or row["role"] == "control" else ""
         table.add_row(f"  {block}" if block else row["matrix"], "" if block else row["role"], *values, style=style)
