@@ -295,8 +295,9 @@ def means(entries: list[Entry]) -> pd.DataFrame:
 
     Columns: label, group, model, variant, where, protocol, ties, selection (Entry.selection), seeds (number),
     seed_list, unfinished, damaged (numbers of seeds left out), parameters, seconds_per_epoch (NaN without epochs),
-    the metrics, `<metric> sd` (ddof 1; NaN for one seed), and
-    `bias <metric>` for HR@20 and MRR@20: how much higher the best epoch on test lies, NaN where the protocol
+    the metrics, `<metric> sd` (ddof 1; NaN for one seed), and for HR@20 and MRR@20 `worst <metric>`, where ties count
+    against the target (NaN where the run has not measured it: baselines do), and
+    `bias <metric>`: how much higher the best epoch on test lies, NaN where the protocol
     has chosen on test already, so that the bias is in the number. `entry` is the row's place in `entries`.
     """
     rows = []
@@ -305,6 +306,7 @@ def means(entries: list[Entry]) -> pd.DataFrame:
         test = pd.DataFrame([summary["test"] for summary in row.summaries])
         epochs = [s["seconds"] / s["epochs"] for s in row.summaries if s["epochs"]]
         bias = {m: [s.get("selection_bias", {}).get(m, np.nan) for s in row.summaries] for m in JUDGED}
+        worst = {m: [s.get("test_worst_ties", {}).get(m, np.nan) for s in row.summaries] for m in JUDGED}
         chosen_on_test = row.config["protocol"] == "paper" and row.is_trained
         rows.append(
             {
@@ -324,6 +326,7 @@ def means(entries: list[Entry]) -> pd.DataFrame:
                 "seconds_per_epoch": float(np.mean(epochs)) if epochs else float("nan"),
                 **{metric: float(test[metric].mean()) for metric in METRICS},
                 **{f"{metric} sd": float(test[metric].std(ddof=1)) for metric in METRICS},
+                **{f"worst {m}": float(np.mean(worst[m])) for m in JUDGED},
                 **{f"bias {m}": float("nan") if chosen_on_test else float(np.mean(bias[m])) for m in JUDGED},
                 "entry": place,
             }

@@ -242,6 +242,17 @@ def test_the_rule_for_ties_is_named_wherever_ranks_are(typed, folder):
     assert any("Ties count" in note for note in render_results(trained, "x", "clean", "").notes)
 
 
+def test_what_ties_are_worth_is_told_where_a_run_knows_it(typed, folder):
+    make_group(folder)
+    baseline = make_group(folder, model="sknn")
+    for path in baseline.glob("s*/summary.json"):
+        runs.write_json(path, {**runs.read_json(path), "test_worst_ties": {"hr@20": 12.5, "mrr@20": 3.25}})
+    words = " ".join(typed("compare")[1].split())
+    assert "With ties against it HR@20 / MRR@20 are: sknn 12.50 / 3.25." in words and "ties worst" not in words
+    rows = {row["model"]: row for row in json.loads(typed("compare", "--json")[1])["tables"][0]["rows"]}
+    assert rows["sknn"]["worst mrr@20"] == 3.25 and rows["srgnn"]["worst mrr@20"] is None
+
+
 def test_how_the_epoch_was_chosen_is_told_where_rows_differ_in_it(typed, folder):
     make_group(folder, select="mrr@20")
     make_group(folder, model="attenmixer", select="mrr@20")

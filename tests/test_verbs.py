@@ -141,6 +141,13 @@ def test_ranks_are_those_of_counting_by_hand(made, tmp_path, kind, ties):
         assert ranks["rank"][place] == twin_ranks(scores, int(clicks[lengths[place]]), ties)
 
 
+def test_baselines_record_what_their_ties_are_worth(made):
+    summary = runs.read_json(made["pop"] / "summary.json")
+    for ties, key in (("best", "test"), ("worst", "test_worst_ties")):
+        found = json.loads(typed(made, "evaluate", made["pop"], "--ties", ties, "--json")[1])
+        assert {m: found[m] for m in summary[key]} == summary[key]
+
+
 def test_ties_make_a_difference_and_lie_in_order(made):
     best, mean, worst = (
         json.loads(typed(made, "evaluate", made["pop"], "--ties", ties, "--json")[1])["mrr@20"]

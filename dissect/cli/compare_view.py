@@ -23,8 +23,7 @@ EPOCHS = {
 }
 TIES_NOTE = (
     f"Ties count in the target's favour ({TIES}): a rank is one more than the number of items with a strictly higher "
-    "score. That flatters models with many equal scores, such as neighbours and popularity; by how much, "
-    "dissect evaluate RUN --ties worst says."
+    "score. That flatters models with many equal scores, such as neighbours and popularity"
 )
 PAPER = (
     "Protocol paper: every metric is taken at its best epoch on the test set. Such numbers flatter: the selection bias "
@@ -98,11 +97,20 @@ def means_view(title: str, rows: pd.DataFrame, metrics: tuple[str, ...], newest:
     told = [i for i in range(len(columns)) if not i or any(cells[i].text for cells in lines)]
     if any(map(bias, rows.to_dict("records"))) and newest is None:
         explained += " Bias: how much higher HR@20 and MRR@20 of the best epoch on test lie."
-    notes = [explained, TIES_NOTE]
+    notes = [explained, TIES_NOTE + against(rows)]
     if len(chosen) > 1:
         notes.insert(1, "Epoch reported: " + "; ".join(f"{EPOCHS[how][0]}, {EPOCHS[how][1]}" for how in chosen) + ".")
     shown = tuple(tuple(cells[i] for i in told) for cells in lines)
     return TextTable(title, tuple(columns[i] for i in told), shown, tuple(notes))
+
+
+def against(rows: pd.DataFrame) -> str:
+    """The end of TIES_NOTE: HR@20 and MRR@20 with ties against the target, of the rows that know it."""
+    known = rows[rows["worst hr@20"].notna()].to_dict("records")
+    if not known:
+        return "; by how much, dissect evaluate RUN --ties worst says."
+    of_each = [f"{row['label']} {row['worst hr@20']:.2f} / {row['worst mrr@20']:.2f}" for row in known]
+    return f". With ties against it HR@20 / MRR@20 are: {', '.join(of_each)}."
 
 
 def _with_sd(row: dict[Any, Any], metric: str) -> str:

@@ -127,7 +127,7 @@ def train_seeds(
     if force:
         for folder in folders.values():
             if folder.exists() and workers.is_first():
-                console.print(f"The old run is kept as {runs.set_aside(folder)}", highlight=False, markup=False)
+                _tell(console, f"The old run is kept as {runs.set_aside(folder)}")
     elif len(done) == len(folders):
         raise UsageError(
             f"Finished already: {', '.join(str(folders[seed]) for seed in done)}.",
@@ -152,7 +152,7 @@ def train_seeds(
     for number, (seed, folder) in enumerate(folders.items(), 1):
         if runs.is_done(folder):
             if seed in done:
-                console.print(f"Seed {seed} is finished already: {folder}", highlight=False, markup=False)
+                _tell(console, f"Seed {seed} is finished already: {folder}")
             summaries.append(runs.read_json(folder / "summary.json"))
             continue
         of = f" ({number} of {len(folders)})" if len(folders) > 1 else ""
@@ -190,9 +190,9 @@ def rank_baseline(
     """
     run = runs.run_path(group, 1)
     if run.exists() and force:
-        console.print(f"The old run is kept as {runs.set_aside(run)}", highlight=False, markup=False)
+        _tell(console, f"The old run is kept as {runs.set_aside(run)}")
     if runs.is_done(run):
-        console.print(f"Finished already: {run}", highlight=False, markup=False)
+        _tell(console, f"Finished already: {run}")
         return runs.read_json(run / "summary.json")
     prepare_device()
     prepare_group(group, config, data)
@@ -201,8 +201,10 @@ def rank_baseline(
         model = BASELINES[name](data.n_items).fit(data.train)
         fitted = time.perf_counter() - began
         observer = make_observer(console, f"{name} on {data.name}", config.threshold, quiet)
+        test = PrefixTensors(data.test)
         try:
-            rank = evaluate_scores(model, PrefixTensors(data.test), report=_report_to(observer))
+            rank = evaluate_scores(model, test, report=_report_to(observer, "test"))
+            worst = evaluate_scores(model, test, report=_report_to(observer, "test, ties against it"), ties="worst")
         finally:
             observer.end()
         write_ranks_of(run / "ranks-test-last.npz", rank, data.test)
@@ -221,6 +223,7 @@ def rank_baseline(
             "n_parameters": 0,
             "selected": {"rule": "no epochs", "step": 0, "epoch": 0},
             "test": metrics(rank),
+            "test_worst_ties": metrics(worst),  # many scores of these models are equal
             "valid": None,
             "selection_bias": {"hr@20": 0.0, "mrr@20": 0.0},
             "checks": {},
@@ -230,5 +233,10 @@ def rank_baseline(
     return summary
 
 
-def _report_to(observer: Observer) -> Callable[[int, int], None]:
-    return lambda done, total: observer.evaluating("test", done, total)
+def _report_to(observer: Observer, what: str) -> Callable[[int, int], None]:
+    return lambda done, total: observer.evaluating(what, done, total)
+
+
+def _tell(console: Console, text: str) -> None:
+    """One line that names a path, as it is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
