@@ -62,7 +62,7 @@ def make(name, options, where):
 
 
 @pytest.mark.parametrize("where", ["none", "both"])
-@pytest.mark.parametrize("width", [V, 5])  # of the score buffer: at once, and in pieces
+@pytest.mark.parametrize("width", [V, 5])  # of the score buffer: scores kept, and made twice
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
 def test_the_step_equals_the_plain_step(name, options, where, width):
     prefixes, training = make(name, options, where)
@@ -70,7 +70,7 @@ def test_the_step_equals_the_plain_step(name, options, where, width):
     for number in range(4):
         batch = prefixes.batch(torch.arange(len(prefixes))[number * 3 : number * 3 + B])
         torch.manual_seed(number)
-        train_step(training, batch, 0.01, torch.empty(B, width))
+        train_step(training, batch, 0.01, torch.empty(width, B))
         torch.manual_seed(number)
         plain_step(twin, batch, 0.01)
     for part in ("model", "controls"):

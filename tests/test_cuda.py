@@ -1,0 +1,83 @@
+"""On a CUDA device: the numbers of the CPU, without waiting for the device. Run with: pytest -m gpu"""
+
+import pytest
+import torch
+
+from dissect.data.sessions import PrefixTensors, Sessions
+from dissect.runs import is_done, read_jsonl
+from dissect.sparsevd import total_kl
+from dissect.sparsevd.sparsify import sparsify
+from dissect.training.config import Config
+from dissect.training.evaluation import evaluate
+from dissect.training.loop import fit, train_step
+from dissect.training.record import Observer
+from dissect.training.resume import Interrupted
+from dissect.training.scoring import score_buffer
+from dissect.training.setup import assemble
+from models import MODELS
+from tests.test_step import SESSIONS, B, V
+from tests.test_training import CONFIG, DATA
+from tests.test_training import V as N_ITEMS
+
+DEVICE = "cuda"
+QUIET = {"srgnn": {}, "attenmixer": {"dropout": 0.0}}  # no noise but that of SparseVD: generators differ by device
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="There is no CUDA device here."),
+]
+
+
+def make(name, device):
+    prefixes = PrefixTensors(Sessions.from_lists(SESSIONS), device)
+    config = Config(name, "x", "", {"dim": 8}, where="none", batch_size=B, max_steps=50)
+    return prefixes, assemble(lambda: MODELS[name](n_items=V, dim=8, **QUIET[name]), config, prefixes, 1, "full")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_steps_and_ranks_are_those_of_the_cpu(name):
+    here, there = make(name, "cpu"), make(name, DEVICE)
+    for number in range(4):
+        losses = []
+        for prefixes, training in (here, there):
+            device = prefixes.start.device
+            index = torch.arange(len(prefixes), device=device)[number * 3 : number * 3 + B]
+            losses.append(train_step(training, prefixes.batch(index), 0.0, score_buffer(B, V, device))[0])
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for (key, a), b in zip(here[1].model.named_parameters(), there[1].model.parameters()):
+        torch.testing.assert_close(a, b.cpu(), atol=2e-4, rtol=1e-3, msg=lambda text, key=key: f"{key}: {text}")
+    assert (evaluate(here[1].model, here[0]) == evaluate(there[1].model, there[0])).mean() > 0.95  # but for rounding
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_encoding_does_not_wait_for_the_device(name):
+    prefixes, training = make(name, DEVICE)
+    model = training.model
+    sparsify(model, log_sigma2=-10.0)
+    batch = prefixes.batch(torch.arange(B, device=prefixes.start.device), 8)
+    S = model.item_states().detach().requires_grad_()
+    model.encode(S, *batch[:2])  # what is set up once may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        vectors, _ = model.encode(S, *batch[:2])
+        total_kl(model, "log-uniform")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(vectors).all()
+
+
+def test_a_run_stops_and_goes_on(tmp_path):
+    class Stop(Observer):
+        def step(self, step, loss, kl_weight, lr):
+            if step == 20:
+                raise KeyboardInterrupt
+
+    def train(folder, **more):
+        return fit(lambda: MODELS["srgnn"](N_ITEMS, dim=8), DATA, CONFIG, folder, seed=1, device=DEVICE, **more)
+
+    whole = train(tmp_path / "a")
+    with pytest.raises((KeyboardInterrupt, Interrupted)):
+        train(tmp_path / "b", observer=Stop())
+    again = train(tmp_path / "b")
+    assert is_done(tmp_path / "b") and again["steps"] == whole["steps"]
+    assert len(read_jsonl(tmp_path / "a" / "density.jsonl")) == len(read_jsonl(tmp_path / "b" / "density.jsonl"))
+    assert again["test"]["mrr@20"] == pytest.approx(whole["test"]["mrr@20"], rel=0.2)
