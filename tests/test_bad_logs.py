@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import fcntl
 import gzip
+import lzma
 import os
 import random
 import resource
@@ -90,11 +92,25 @@ def tarred(path, files):
         ("a.csv", lambda path: path.write_text(at_51("", ""))),
         ("a.csv", lambda path: path.write_text(LOG.replace("\n1;", ";\n1;", 1))),  # an empty field too much
         ("a.csv.gz", lambda path: path.write_bytes(gzip.compress(LOG.encode()))),
+        ("a.csv.bz2", lambda path: path.write_bytes(bz2.compress(LOG.encode()))),
+        ("a.csv.xz", lambda path: path.write_bytes(lzma.compress(LOG.encode()))),
         ("a.zip", lambda path: zipped(path, {"../../evil.csv": LOG})),
         ("a.zip", lambda path: zipped(path, {"x/train-item-views.csv": LOG, "other.csv": "1"})),
         ("a.tar.gz", lambda path: tarred(path, {"../evil.csv": LOG})),
     ],
-    ids=["underscores", "crlf", "bom", "blank", "trailing", "gz", "zip outside", "zip of several", "tar outside"],
+    ids=[
+        "underscores",
+        "crlf",
+        "bom",
+        "blank",
+        "trailing",
+        "gz",
+        "bz2",
+        "xz",
+        "zip outside",
+        "zip of several",
+        "tar outside",
+    ],
 )
 def test_one_log_in_many_wrappings(typed, tmp_path, split_hash, name, write):
     write(Path(name))

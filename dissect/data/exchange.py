@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dissect.data.log import LogFormat, Source, read_log, sha256
+from dissect.data.archive import sha256
+from dissect.data.log import LogFormat, Source, read_log
 from dissect.data.prefixes import rebuild
 from dissect.data.preprocess import order_sessions, sort_clicks, to_sessions
 from dissect.data.sessions import Sessions

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from dissect.data.archive import sha256
 from dissect.data.exchange import TABLES, Read, exported, read_tables
-from dissect.data.log import sha256
 from dissect.data.prefixes import INT32, flatten, rebuild
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, UsageError
