@@ -102,6 +102,7 @@ def test_a_dense_run_can_be_the_start_of_a_dissection(typed):
         (["run", "--option", "steps=x"], 2, "steps of srgnn is a whole number, not 'x'"),
         (["run", "--option", "steps=-1"], 2, "steps is 0 (no graph) or more"),
         (["train", "srgnn", "--option", "readout=attenmixer", "--option", "levels=x"], 2, "srgnn cannot be built so"),
+        (["train", "attenmixer", "--option", "levels=50"], 2, "At most --option levels="),
         (["run", "--threshold", "99"], 2, "from -20 to 20, not 99"),
         (["run", "--kl-weight", "inf"], 2, "kl_weight must"),
         (["run", "--model", "sknn"], 2, "baseline"),

@@ -233,6 +233,13 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Cons
     usual = BUILT_IN_DIM if data.name in planted.BUILT_IN else DEFAULT_DIM
     given = {"dim": asked.dim, "propagation": asked.propagation, "readout": asked.readout}
     options = model_options(subject, given, asked.preset, asked.extra, usual, asked.without)
+    longest = int(max(data.train.lengths.max(), data.test.lengths.max())) - 1
+    if subject.source is None and options.get("levels", 0) > longest:
+        raise UsageError(
+            f"{subject.name} cannot ask with the last 1 to {options['levels']} clicks: the longest prefix of "
+            f"{data.name} has {longest}.",
+            f"At most --option levels={longest}.",
+        )
     unnamed = without_role(try_out(subject, options)[0])
     if unnamed:
         says = f"{subject.name} gives no role to {', '.join(unnamed)}: see `matrices` in models/base.py. Role: other."
