@@ -63,7 +63,7 @@ some_sessions = st.lists(st.lists(st.integers(1, 9), min_size=2, max_size=6), mi
 @given(train=some_sessions, test=some_sessions, more=st.integers(0, 200), timed=st.booleans())
 @pytest.mark.parametrize("name", TEXT_FORMATS)
 def test_there_and_back_is_the_same_split(tmp_path_factory, name, train, test, more, timed):
-    data = dataset(train, [*test, [1, 1]], times=timed)
+    data = dataset([*train, [1, 1]], [*test, [1, 1]], times=timed)  # an item that both have
     if listed(data.train) == listed(data.test):
         return
     data = Dataset("x", data.n_items + more, data.train, data.test)
