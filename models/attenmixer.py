@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.base import Matrix, SessionModel, init_uniform, lookup
 from models.graph import pack
-from models.normalise import normalise_rows, unit
+from models.normalise import unit
 from models.readout import READOUT_OPTIONS, AttenMixerReadout, arange_like
 
 # What `official` and `fixed` share.
@@ -87,6 +87,7 @@ class AttenMixer(SessionModel):
     ) -> None:
         super().__init__()
         self.dropout, self.candidate_dropout = dropout, candidate_dropout
+        self.unit_candidates = not candidate_dropout  # dropout comes after the length
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         attend = "attention" not in without
         self.readout = AttenMixerReadout(dim, levels, heads, p, scale, attend=attend, **switches)
@@ -100,11 +101,11 @@ class AttenMixer(SessionModel):
 
     def encode(self, S: Tensor, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         clicks = pack(items, lengths, self.all_slots)
-        h = self.drop(unit(lookup(S, clicks.items)), items, None if clicks.width else items > 0)  # [C, D]
+        h = self.drop(lookup(S, clicks.items), items, None if clicks.width else items > 0)  # [C, D]
         return self.readout(h, lengths, width=clicks.width, uniform=self.switched_off == "attention"), {}
 
     def drop(self, h: Tensor, items: Tensor, real: Tensor | None) -> Tensor:
-        """Dropout on click states, one mask for all clicks of a session on one item.
+        """Dropout on click states, one mask for all clicks of a session on one item; the readout gives them length one.
 
         h holds the slots of items [B, L] row by row, all of them or those that are `real` [B, L].
         """
@@ -119,4 +120,4 @@ class AttenMixer(SessionModel):
         return h * keep[place[first[real]]]
 
     def candidates(self, S: Tensor) -> tuple[Tensor, Tensor | None]:
-        return F.dropout(normalise_rows(S), self.candidate_dropout, self.training), None
+        return S if self.unit_candidates else F.dropout(unit(S), self.candidate_dropout, self.training), None

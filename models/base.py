@@ -52,12 +52,15 @@ class SessionModel(nn.Module):
     presets    arguments of the constructor by a name
     all_slots  an instance's layout of a batch: every slot of the padded sessions, session by session, or only the real
                clicks; None: every slot on any device but the CPU (models/graph.py)
+    unit_candidates  the rows of `candidates` enter the dot product with length one; whoever multiplies by them sees to
+               it, because the loss over the catalogue does so without writing down another table
     """
 
     matrices: ClassVar[Mapping[str, Matrix]] = {}
     removable: ClassVar[tuple[str, ...]] = ()
     more_options: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    unit_candidates: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,6 +88,8 @@ class SessionModel(nn.Module):
 
     def candidates(self, S: Tensor) -> tuple[Tensor, Tensor | None]:
         """The catalogue [V, D] and a bias [V] or None; the score of item i is vector . row i - 1 + bias.
+
+        With `unit_candidates` the rows are as they come, and whoever multiplies gives them length one.
 
         Row by row: with some rows of S it gives the candidates of those items (sampled softmax asks so).
         """

@@ -177,7 +177,7 @@ class AttenMixerReadout(nn.Module):
             first, lengths = first + cut, lengths - cut
         slot = torch.arange(width or int(lengths.max()), device=lengths.device)
         real = slot < lengths[:, None]  # [B, L]
-        h = clicks[torch.where(real, first[:, None] + slot, 0)] * real[..., None]  # [B, L, D]
+        h = rows(clicks, torch.where(real, first[:, None] + slot, 0)) * real[..., None]  # [B, L, D]
 
         if uniform or not hasattr(self, "attend_key"):
             share = real / lengths[:, None].to(h.dtype)  # [B, L]
@@ -186,7 +186,7 @@ class AttenMixerReadout(nn.Module):
             logits = self.logits_by_length(h, real, lengths) if by_length else self.logits(h, lengths)
             weights = self.weights(logits, real, self.used_queries(lengths, h.shape[1]))
         s = self.pool_clicks(weights, self.values(h, real if by_length else None))
-        vectors = self.combine(s, h[arange_like(lengths), lengths - 1])
+        vectors = self.combine(s, clicks.index_select(0, first + lengths - 1))
         return vectors if order is None else vectors.index_select(0, order.argsort())
 
     def logits(self, h: Tensor, lengths: Tensor) -> Tensor:
@@ -215,7 +215,8 @@ class AttenMixerReadout(nn.Module):
         """Q [B, K, D] of Equation 6 from the clicks h [B, L, D]."""
         age = torch.arange(self.levels, device=h.device)
         place = lengths[:, None] - 1 - age  # [B, K]
-        recent = h[arange_like(lengths)[:, None], place.clamp(min=0)] * (place >= 0)[..., None]  # latest first
+        row = arange_like(lengths)[:, None] * h.shape[1] + place.clamp(min=0)
+        recent = rows(h.flatten(0, 1), row) * (place >= 0)[..., None]  # [B, K, D], latest first
         if self.query_kind == "sum":
             groups = list(recent.cumsum(1).unbind(1))  # u_1 .. u_K [B, D]
         else:
@@ -333,6 +334,11 @@ def _runs(lengths: Tensor) -> list[tuple[int, slice, slice]]:
         runs.append((n, slice(session, session + b), slice(click, click + n * b)))
         session, click = session + b, click + n * b
     return runs
+
+
+def rows(table: Tensor, index: Tensor) -> Tensor:
+    """table[index] [..., D] for index [...] of any shape; its gradient adds rows up, where indexing would sort them."""
+    return table.index_select(0, index.flatten()).view(*index.shape, table.shape[1])
 
 
 def arange_like(like: Tensor) -> Tensor:

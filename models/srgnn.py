@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.base import Matrix, SessionModel, init_uniform, lookup
 from models.graph import Clicks, SessionGraph, build, mean_of_neighbours, pack, sum_by_session
-from models.normalise import normalise_rows, unit
+from models.normalise import unit
 from models.readout import READOUT_OPTIONS, AttenMixerReadout
 
 GATES = ("r", "z", "n")
@@ -84,6 +84,7 @@ class SRGNN(SessionModel):
         if switches and readout != "attenmixer":
             raise ValueError(f"{', '.join(switches)}: only with readout='attenmixer'")
         self.normalised, self.scale = normalised or readout == "attenmixer", scale
+        self.unit_candidates = self.normalised
         self.dropout = dropout if dropout is not None else 0.1 if self.normalised else 0.0
         self.map_first = propagation == "A(HW)"
         self.steps = 0 if "gnn" in without else steps
@@ -115,14 +116,14 @@ class SRGNN(SessionModel):
         init_uniform(self, dim)
 
     def item_states(self) -> Tensor:
-        return normalise_rows(self.items) if self.normalised else self.items
+        return self.items
 
     def encode(self, S: Tensor, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         clicks = pack(items, lengths, self.all_slots)
         graph = build(clicks)
-        states = lookup(S, graph.nodes)  # [N, D]
-        if self.dropout and self.training:
-            states = unit(F.dropout(states, self.dropout))
+        states = F.dropout(lookup(S, graph.nodes), self.dropout, self.training)  # [N, D]
+        if self.normalised:
+            states = unit(states)
         if self.switched_off != "gnn":
             for _ in range(self.steps):
                 states = self.update(self.messages(states, graph), states)

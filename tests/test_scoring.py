@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dissect.training import device, scoring
 from dissect.training.evaluation import metrics
 from dissect.training.scoring import (
     PIECE,
@@ -22,8 +23,12 @@ from dissect.training.scoring import (
 @pytest.mark.parametrize("width", [None, 11, 10, 3, 1])  # of the buffer: below 11 the scores are made twice
 @pytest.mark.parametrize("piece", [11, 4, 1])  # rows at a time
 @pytest.mark.parametrize("scale", [0.1, 30.0])  # with 30 the target's probability is far below the smallest float
-def test_loss_and_gradients_equal_cross_entropy(with_bias, width, piece, scale, monkeypatch):
+@pytest.mark.parametrize("unit_rows", [False, True])
+@pytest.mark.parametrize("by_item", [False, True])
+def test_loss_and_gradients_equal_cross_entropy(with_bias, width, piece, scale, unit_rows, by_item, monkeypatch):
     monkeypatch.setitem(PIECE, "cpu", 4 * 5 * piece)
+    monkeypatch.setattr(scoring, "multiplies_faster_by_item", lambda: by_item)
+    monkeypatch.setattr(scoring, "ROWS_IN_CACHE", 3)
     torch.manual_seed(0)
     vectors = (torch.randn(5, 7, dtype=torch.double) * scale).requires_grad_()
     matrix = torch.randn(11, 7, dtype=torch.double, requires_grad=True)
@@ -32,8 +37,9 @@ def test_loss_and_gradients_equal_cross_entropy(with_bias, width, piece, scale, 
     inputs = [x for x in (vectors, matrix, bias) if x is not None]
     buffer = torch.full((width, 5), float("nan"), dtype=torch.double) if width else None
 
-    mine = catalogue_loss(vectors, matrix, bias, targets, buffer)
-    theirs = F.cross_entropy(F.linear(vectors, matrix, bias), targets)
+    mine = catalogue_loss(vectors, matrix, bias, targets, buffer, unit_rows)
+    rows = matrix / matrix.norm(dim=1, keepdim=True) if unit_rows else matrix
+    theirs = F.cross_entropy(F.linear(vectors, rows, bias), targets)
     torch.testing.assert_close(mine, theirs)
     for a, b in zip(torch.autograd.grad(3 * mine, inputs), torch.autograd.grad(3 * theirs, inputs)):
         torch.testing.assert_close(a, b)
@@ -44,6 +50,21 @@ def test_loss_of_an_impossible_target_is_finite_in_single_precision():
     matrix = torch.tensor([[1.0], [-1.0]], requires_grad=True)
     loss = catalogue_loss(vectors, matrix, None, torch.tensor([1]))
     assert loss.item() == pytest.approx(1000.0)
+
+
+def test_a_row_of_zeros_has_a_score_and_a_gradient_without_nan():
+    matrix = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
+    loss = catalogue_loss(torch.tensor([[1.0, 1.0]]), matrix, None, torch.tensor([1]), unit_rows=True)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-1.4)))
+    (gradient,) = torch.autograd.grad(loss, matrix)
+    assert torch.isfinite(gradient).all() and float(gradient[1] @ matrix[1].detach()) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_machine_decides_how_scores_lie(tmp_path):
+    assert device.largest_cache() >= 0
+    for vendor, answer in (("GenuineIntel", False), ("AuthenticAMD", True)):
+        (tmp_path / "cpuinfo").write_text(f"vendor_id : {vendor}\n")
+        assert device.multiplies_faster_by_item.__wrapped__(tmp_path / "cpuinfo") is answer
 
 
 def test_the_loss_is_differentiated_once():

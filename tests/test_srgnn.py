@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dissect.training.scoring import catalogue
 from models.graph import build, pack
 from models.readout import AttenMixerReadout
 from models.srgnn import SRGNN
@@ -125,15 +126,15 @@ def test_atten_mixer_reads_out_the_propagated_states(steps):
 def test_normalised_candidates_have_length_one_and_dropout_is_per_node():
     model = make(normalised=True, dropout=0.5, steps=0, without=("attention",))
     S = model.item_states()
-    torch.testing.assert_close(S.norm(dim=1), torch.ones(9).double())
-    assert model.candidates(S)[0] is S
+    assert model.unit_candidates and not make().unit_candidates and model.candidates(S)[0] is S
+    torch.testing.assert_close(catalogue(model, S)[0], S / S.norm(dim=1, keepdim=True))
     seen = []
     model.read_out = lambda states, clicks: seen.append(states) or states[:1]  # type: ignore[method-assign]
     model.encode(S, *pad([[4, 2, 4]]))
     dropped = seen[0]
     torch.testing.assert_close(dropped[0], dropped[2])  # both clicks on item 4 lost the same numbers
     torch.testing.assert_close(dropped.norm(dim=1), torch.ones(3).double())
-    assert (dropped == 0).any() and not torch.allclose(dropped[0], S[3])
+    assert (dropped == 0).any() and not torch.allclose(dropped[0], S[3] / S[3].norm())
 
 
 def test_scores_use_the_raw_item_table():

@@ -70,7 +70,7 @@ def find_model(name: str) -> Subject:
     if not inspect.isclass(cls):
         classes = [n for n, v in vars(module).items() if inspect.isclass(v)]
         raise unknown(f"class in {path}", class_name, classes)
-    needed = ("item_states", "encode", "candidates", "matrices", "removable")
+    needed = ("item_states", "encode", "candidates", "unit_candidates", "matrices", "removable")
     lacking = [name for name in needed if not hasattr(cls, name)]
     if lacking:
         raise UsageError(f"{class_name} lacks {', '.join(lacking)}.", f"{CONTRACT}: derive from SessionModel.")

@@ -20,6 +20,7 @@ from dissect.errors import DataError, UsageError
 from dissect.training import workers
 from dissect.training.device import prepare_device
 from dissect.training.rebuild import Recorded, read_run, rebuild, require_finished, roles_without
+from dissect.training.scoring import catalogue
 from models import BASELINES
 
 
@@ -109,7 +110,7 @@ def scores_after(model: Any, session: list[int], device: torch.device) -> Tensor
         scores: Tensor = model.scores(items, lengths)[0]
         return scores
     S = model.item_states()
-    matrix, bias = model.candidates(S)
+    matrix, bias = catalogue(model, S)
     scores = model.encode(S, items, lengths)[0][0] @ matrix.t()
     return scores if bias is None else scores + bias
 

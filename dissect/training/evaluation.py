@@ -12,7 +12,7 @@ from torch import Tensor
 from dissect.data.sessions import PrefixTensors
 from dissect.sparsevd import one_sample
 from dissect.training import workers
-from dissect.training.scoring import AT_ONCE, ranks, ranks_of_scores
+from dissect.training.scoring import AT_ONCE, catalogue, ranks, ranks_of_scores
 
 CUTOFFS = (5, 10, 20)
 Report = Callable[[int, int], None]
@@ -37,7 +37,7 @@ def evaluate(
     out = torch.zeros(len(prefixes), dtype=torch.int32, device=prefixes.start.device)
     try:
         S = model.item_states()
-        matrix, bias = model.candidates(S)
+        matrix, bias = catalogue(model, S)
         batch_size = batch_size or max(1, min(512, AT_ONCE // (4 * len(matrix))))
         # Prefixes of like length go together, so that a batch is hardly wider than its sessions.
         by_length = torch.argsort(prefixes.length, stable=True)[workers.number() :: workers.count()]

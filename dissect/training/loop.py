@@ -28,7 +28,7 @@ from dissect.training.device import describe_environment
 from dissect.training.finish import finish
 from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
-from dissect.training.scoring import catalogue_loss, sampled_loss, score_buffer
+from dissect.training.scoring import catalogue, catalogue_loss, sampled_loss, score_buffer
 from dissect.training.setup import Training, assemble, set_lr
 
 CHECKPOINT_SECONDS = 300.0
@@ -203,10 +203,10 @@ def next_item_loss(model: Any, vectors: Tensor, S: Tensor, targets: Tensor, nega
     """Mean cross-entropy of `targets` [B] (rows of S [V, D]), over the catalogue or over `negatives` drawn items."""
     if not negatives:
         matrix, bias = model.candidates(S)  # [V, D], [V]
-        return catalogue_loss(vectors, matrix, bias, targets, buffer)
+        return catalogue_loss(vectors, matrix, bias, targets, buffer, model.unit_candidates)
     drawn = torch.randint(len(S), (negatives,), device=S.device)
     rows = F.embedding(torch.cat([targets, drawn]), S, sparse=True)
-    matrix, bias = model.candidates(rows)  # [B + n, D]
+    matrix, bias = catalogue(model, rows)  # [B + n, D]
     if bias is not None:
         raise UsageError("--negatives is for models without a bias per item.", "Leave it out.")
     is_target = targets[:, None] == drawn

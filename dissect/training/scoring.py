@@ -9,13 +9,18 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dissect.training.device import largest_cache, multiplies_faster_by_item
+
 # Scores up to this many bytes stand in memory at once; beyond it they are made a second time for the gradients.
 AT_ONCE = 1 << 28
-# Scores that are worked on at a time: what a processor's cache holds, where that is what counts.
-PIECE = {"cpu": 1 << 20, "cuda": 1 << 26}
+# Bytes of scores that are worked on at a time: on a CPU a small part of its last cache, which rows of the table share.
+PIECE = {"cpu": max(1 << 20, largest_cache() // 24), "cuda": 1 << 26}
+ROWS_IN_CACHE = 1024  # rows of the table that a pass over them, on a CPU, finds in its caches: 1 MB at D = 256
+NORM_EPS = 1e-12  # keeps a row of zeros a row of zeros
 
 
 def score_buffer(batch_size: int, n_items: int, device: torch.device | str) -> Tensor:
@@ -31,59 +36,80 @@ def _piece_rows(batch_size: int, device: torch.device) -> int:
 class _CatalogueCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of B sessions over V items with one V x B buffer instead of autograd's three.
 
-    The scores stand item by item [V, B], which makes the products a tenth faster on a CPU, and piece by piece, so
-    that a piece is still in the cache when its maximum, exponentials and sum are taken. With s the scores and
-    t the highest so far, the first pass keeps E = exp(s - t) of each piece and brings sums to the new t
-    when it rises; in the second, softmax = E exp(t - log sum exp), whose factor goes into the vectors. With P =
-    softmax and Y the one-hot targets, d/d scores = (P - Y) / B.
+    The scores are made piece by piece, so that a piece is still in the cache when its maximum, exponentials and sum
+    are taken. With s the scores and t the highest so far, the first pass keeps E = exp(s - t) of each piece and brings
+    sums to the new t when it rises; in the second, softmax = E exp(t - log sum exp), whose factor goes into the
+    vectors. With P = softmax and Y the one-hot targets, d/d scores = (P - Y) / B.
+
+    With `unit_rows`, s = r (vector . row) where r = 1 / |row|: r goes into the scores and into E, and whatever points
+    along a row is taken out of its gradient. The table of unit rows is never written down.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, vectors: Tensor, matrix: Tensor, bias: Tensor | None, targets: Tensor, buffer: Tensor | None
+        ctx: Any,
+        vectors: Tensor,
+        matrix: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        buffer: Tensor | None,
+        unit_rows: bool,
     ) -> Tensor:
         (B, _), V = vectors.shape, len(matrix)
         space = vectors.new_empty(V * B) if buffer is None else buffer.view(-1)
         keeps = len(space) >= V * B
         n = min(_piece_rows(B, vectors.device), len(space) // B)
         pieces = [(low, min(low + n, V)) for low in range(0, V, n)]
-
-        def room(low: int, high: int) -> Tensor:
-            start = low * B if keeps else 0
-            return space[start : start + (high - low) * B].view(high - low, B)
+        by_item = vectors.device.type == "cpu" and multiplies_faster_by_item()
+        norm = torch.linalg.vector_norm(matrix, dim=1).clamp_(min=NORM_EPS) if unit_rows else None  # [V]
 
         def scores_of(low: int, high: int) -> Tensor:
-            scores = torch.mm(matrix[low:high], vectors.t(), out=room(low, high))
+            start = low * B if keeps else 0
+            room = space[start : start + (high - low) * B]
+            room = room.view(high - low, B) if by_item else room.view(B, high - low).t()  # [n, B] in either case
+            scores = torch.mm(matrix[low:high], vectors.t(), out=room)
+            if norm is not None:
+                scores.div_(norm[low:high, None])
             return scores if bias is None else scores.add_(bias[low:high, None])
+
+        def slopes_of(exps: Tensor, low: int, high: int) -> Tensor:
+            """E in the derivative by vector . row."""
+            return exps if norm is None else exps.div_(norm[low:high, None])
 
         with_grads = any(ctx.needs_input_grad)
         top, total, by_vectors = vectors.new_full((B,), -math.inf), vectors.new_zeros(B), torch.zeros_like(vectors)
-        tops = []
+        done = []
         for low, high in pieces:
             scores = scores_of(low, high)
             before, top = top, torch.maximum(top, scores.amax(0))
             exps, shrink = scores.sub_(top).exp_(), (before - top).exp_()
             total.mul_(shrink).add_(exps.sum(0))
             if with_grads:
-                by_vectors.mul_(shrink[:, None]).addmm_(exps.t(), matrix[low:high])
-            tops.append(top)
+                slopes = slopes_of(exps, low, high)
+                by_vectors.mul_(shrink[:, None]).addmm_(slopes.t(), matrix[low:high])
+                done.append((slopes, top))
         log_total = top + total.log()
-        target_score = (vectors * matrix[targets]).sum(1)
+        target_rows = matrix[targets] if norm is None else matrix[targets] / norm[targets, None]  # [B, D]
+        target_score = (vectors * target_rows).sum(1)
         if bias is not None:
             target_score += bias[targets]
         if with_grads:
             by_matrix = torch.empty_like(matrix)
             by_bias = None if bias is None else torch.empty_like(bias)
-            for (low, high), top in zip(pieces, tops, strict=True):
-                exps = room(low, high) if keeps else scores_of(low, high).sub_(top).exp_()
+            for (low, high), (slopes, top) in zip(pieces, done, strict=True):
+                if not keeps:
+                    slopes = slopes_of(scores_of(low, high).sub_(top).exp_(), low, high)
                 share = (top - log_total).exp_().div_(B)
-                torch.mm(exps, vectors * share[:, None], out=by_matrix[low:high])
+                torch.mm(slopes, vectors * share[:, None], out=by_matrix[low:high])
                 if by_bias is not None:
-                    torch.mv(exps, share, out=by_bias[low:high])
-            by_matrix.index_add_(0, targets, vectors, alpha=-1 / B)
+                    torch.mv(slopes, share, out=by_bias[low:high])
+            by_matrix.index_add_(0, targets, vectors if norm is None else vectors / norm[targets, None], alpha=-1 / B)
             if by_bias is not None:
+                by_bias = by_bias if norm is None else by_bias.mul_(norm)
                 by_bias.index_add_(0, targets, torch.full_like(total, -1 / B))
-            ctx.grads = by_vectors.div_(total[:, None]).sub_(matrix[targets]).div_(B), by_matrix, by_bias
+            if norm is not None:
+                _take_out_along(by_matrix, matrix, norm)
+            ctx.grads = by_vectors.div_(total[:, None]).sub_(target_rows).div_(B), by_matrix, by_bias
         return (log_total - target_score).mean()
 
     @staticmethod
@@ -95,19 +121,44 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             raise RuntimeError("the catalogue loss can be differentiated once")
         if grad != 1:
             grads = tuple(None if g is None else g * grad for g in grads)
-        return (*grads, None, None)
+        return (*grads, None, None, None)
+
+
+def _take_out_along(gradient: Tensor, rows: Tensor, norm: Tensor) -> None:
+    """In place, what of each row of `gradient` [V, D] points along `rows` [V, D] of length `norm` [V].
+
+    A length that does not enter the scores has no gradient: g - h (h . g) with h = row / |row|.
+    """
+    step = ROWS_IN_CACHE if rows.device.type == "cpu" else max(len(rows), 1)
+    for g, e, length in zip(gradient.split(step), rows.split(step), norm.split(step), strict=True):
+        along = torch.linalg.vecdot(g, e).div_(length.square())
+        g.addcmul_(e, along[:, None], value=-1)
 
 
 def catalogue_loss(
-    vectors: Tensor, matrix: Tensor, bias: Tensor | None, targets: Tensor, buffer: Tensor | None = None
+    vectors: Tensor,
+    matrix: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    buffer: Tensor | None = None,
+    unit_rows: bool = False,
 ) -> Tensor:
     """Mean cross-entropy (nats) of `targets` [B] (rows of `matrix`, from 0) under softmax over the catalogue.
 
     vectors [B, D], matrix [V, D], bias [V] or None; `buffer` (of `score_buffer`, for at least B sessions) is
     overwritten, so that a step allocates nothing of that size; one that holds less than V x B scores makes the loss
-    compute them twice. Differentiable once.
+    compute them twice. `unit_rows`: each row enters with length one. Differentiable once.
     """
-    return _CatalogueCrossEntropy.apply(vectors, matrix, bias, targets, buffer)  # type: ignore[no-untyped-call]
+    loss: Tensor = _CatalogueCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        vectors, matrix, bias, targets, buffer, unit_rows
+    )
+    return loss
+
+
+def catalogue(model: Any, S: Tensor) -> tuple[Tensor, Tensor | None]:
+    """(candidates [V, D], bias [V] or None) of a model and its table S as they enter the dot product."""
+    matrix, bias = model.candidates(S)
+    return F.normalize(matrix, eps=NORM_EPS) if model.unit_candidates else matrix, bias
 
 
 def sampled_loss(vectors: Tensor, target_rows: Tensor, sampled_rows: Tensor, is_target: Tensor, n_items: int) -> Tensor:
