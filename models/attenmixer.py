@@ -13,12 +13,11 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Matrix, SessionModel, init_uniform, lookup
+from models.dropout import dropout
 from models.graph import pack
-from models.normalise import unit
 from models.readout import READOUT_OPTIONS, AttenMixerReadout, arange_like
 
 # What `official` and `fixed` share.
@@ -49,13 +48,14 @@ class AttenMixer(SessionModel):
     scale              sigma
     dropout            probability at the click states, before they get their length 1 back; an item that
                        comes twice in a session loses the same numbers
-    candidate_dropout  probability at the catalogue, one mask a step (the released code)
+    candidate_dropout  probability at the catalogue of unit rows, one mask a step (the released code)
     without            roles left out of the model: "attention" (the mean of the clicks)
     switches           the other arguments of AttenMixerReadout
     """
 
     removable: ClassVar[tuple[str, ...]] = ("attention",)
     more_options = READOUT_OPTIONS
+    unit_candidates = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"dim": 256, "levels": 7, "heads": 8, "p": 4.0, "scale": 12.0},
         "official": {
@@ -87,7 +87,6 @@ class AttenMixer(SessionModel):
     ) -> None:
         super().__init__()
         self.dropout, self.candidate_dropout = dropout, candidate_dropout
-        self.unit_candidates = not candidate_dropout  # dropout comes after the length
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         attend = "attention" not in without
         self.readout = AttenMixerReadout(dim, levels, heads, p, scale, attend=attend, **switches)
@@ -111,7 +110,7 @@ class AttenMixer(SessionModel):
         """
         if not (self.training and self.dropout):
             return h
-        keep = F.dropout(torch.ones_like(h), self.dropout)
+        keep = dropout(torch.ones_like(h), self.dropout, self.training)
         first = (items[:, :, None] == items[:, None, :]).byte().argmax(2)  # [B, L] slot that has it first
         first = first + arange_like(items)[:, None] * items.shape[1]
         if real is None:
@@ -120,4 +119,4 @@ class AttenMixer(SessionModel):
         return h * keep[place[first[real]]]
 
     def candidates(self, S: Tensor) -> tuple[Tensor, Tensor | None]:
-        return S if self.unit_candidates else F.dropout(unit(S), self.candidate_dropout, self.training), None
+        return dropout(S, self.candidate_dropout, self.training), None

@@ -52,8 +52,8 @@ class SessionModel(nn.Module):
     presets    arguments of the constructor by a name
     all_slots  an instance's layout of a batch: every slot of the padded sessions, session by session, or only the real
                clicks; None: every slot on any device but the CPU (models/graph.py)
-    unit_candidates  the rows of `candidates` enter the dot product with length one; whoever multiplies by them sees to
-               it, because the loss over the catalogue does so without writing down another table
+    unit_candidates  who multiplies by a row of `candidates` divides by the length of that row of S; the loss over the
+               catalogue does so without writing down a table of unit rows
     """
 
     matrices: ClassVar[Mapping[str, Matrix]] = {}
@@ -89,7 +89,7 @@ class SessionModel(nn.Module):
     def candidates(self, S: Tensor) -> tuple[Tensor, Tensor | None]:
         """The catalogue [V, D] and a bias [V] or None; the score of item i is vector . row i - 1 + bias.
 
-        With `unit_candidates` the rows are as they come, and whoever multiplies gives them length one.
+        With `unit_candidates` it is vector . row i - 1 / |row i - 1 of S| + bias.
 
         Row by row: with some rows of S it gives the candidates of those items (sampled softmax asks so).
         """

@@ -13,10 +13,10 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Matrix, SessionModel, init_uniform, lookup
+from models.dropout import dropout
 from models.graph import Clicks, SessionGraph, build, mean_of_neighbours, pack, sum_by_session
 from models.normalise import unit
 from models.readout import READOUT_OPTIONS, AttenMixerReadout
@@ -121,7 +121,7 @@ class SRGNN(SessionModel):
     def encode(self, S: Tensor, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         clicks = pack(items, lengths, self.all_slots)
         graph = build(clicks)
-        states = F.dropout(lookup(S, graph.nodes), self.dropout, self.training)  # [N, D]
+        states = dropout(lookup(S, graph.nodes), self.dropout, self.training)  # [N, D]
         if self.normalised:
             states = unit(states)
         if self.switched_off != "gnn":

@@ -230,7 +230,7 @@ def test_all_slots_give_what_packed_clicks_give(options, uniform):
 
 @pytest.mark.parametrize("preset", [*AttenMixer.presets])
 def test_first_backward_reaches_every_parameter_without_nan(preset):
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # of those with which each level of -LP is once the largest
     model = AttenMixer(N_ITEMS, **{**AttenMixer.presets[preset], "dim": DIM, "heads": 2})
     S = model.item_states()
     vectors, losses = model.encode(S, *pad(SESSIONS))

@@ -12,6 +12,7 @@ from dissect.training.evaluation import metrics
 from dissect.training.scoring import (
     PIECE,
     catalogue_loss,
+    directions,
     ranks,
     ranks_of_scores,
     sampled_loss,
@@ -37,7 +38,8 @@ def test_loss_and_gradients_equal_cross_entropy(with_bias, width, piece, scale, 
     inputs = [x for x in (vectors, matrix, bias) if x is not None]
     buffer = torch.full((width, 5), float("nan"), dtype=torch.double) if width else None
 
-    mine = catalogue_loss(vectors, matrix, bias, targets, buffer, unit_rows)
+    table, norm = directions(matrix) if unit_rows else (matrix, None)
+    mine = catalogue_loss(vectors, table, bias, targets, buffer, norm)
     rows = matrix / matrix.norm(dim=1, keepdim=True) if unit_rows else matrix
     theirs = F.cross_entropy(F.linear(vectors, rows, bias), targets)
     torch.testing.assert_close(mine, theirs)
@@ -54,7 +56,8 @@ def test_loss_of_an_impossible_target_is_finite_in_single_precision():
 
 def test_a_row_of_zeros_has_a_score_and_a_gradient_without_nan():
     matrix = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
-    loss = catalogue_loss(torch.tensor([[1.0, 1.0]]), matrix, None, torch.tensor([1]), unit_rows=True)
+    table, norm = directions(matrix)
+    loss = catalogue_loss(torch.tensor([[1.0, 1.0]]), table, None, torch.tensor([1]), norm=norm)
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-1.4)))
     (gradient,) = torch.autograd.grad(loss, matrix)
     assert torch.isfinite(gradient).all() and float(gradient[1] @ matrix[1].detach()) == pytest.approx(0, abs=1e-6)

@@ -43,7 +43,7 @@ def plain_step(training, batch, beta):
         vectors = controls(vectors)
     matrix, _ = model.candidates(S)
     if model.unit_candidates:
-        matrix = matrix / matrix.norm(dim=1, keepdim=True)
+        matrix = matrix / S.norm(dim=1, keepdim=True)
     loss = F.cross_entropy(vectors @ matrix.t(), targets - 1)
     if controls is not None:
         for part in (model, controls):

@@ -28,7 +28,7 @@ from dissect.training.device import describe_environment
 from dissect.training.finish import finish
 from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
-from dissect.training.scoring import catalogue, catalogue_loss, sampled_loss, score_buffer
+from dissect.training.scoring import catalogue, catalogue_loss, directions, sampled_loss, score_buffer
 from dissect.training.setup import Training, assemble, set_lr
 
 CHECKPOINT_SECONDS = 300.0
@@ -202,8 +202,9 @@ def train_step(
 def next_item_loss(model: Any, vectors: Tensor, S: Tensor, targets: Tensor, negatives: int, buffer: Tensor) -> Tensor:
     """Mean cross-entropy of `targets` [B] (rows of S [V, D]), over the catalogue or over `negatives` drawn items."""
     if not negatives:
+        S, norm = directions(S) if model.unit_candidates else (S, None)
         matrix, bias = model.candidates(S)  # [V, D], [V]
-        return catalogue_loss(vectors, matrix, bias, targets, buffer, model.unit_candidates)
+        return catalogue_loss(vectors, matrix, bias, targets, buffer, norm)
     drawn = torch.randint(len(S), (negatives,), device=S.device)
     rows = F.embedding(torch.cat([targets, drawn]), S, sparse=True)
     matrix, bias = catalogue(model, rows)  # [B + n, D]

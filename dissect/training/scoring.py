@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -41,8 +40,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
     sums to the new t when it rises; in the second, softmax = E exp(t - log sum exp), whose factor goes into the
     vectors. With P = softmax and Y the one-hot targets, d/d scores = (P - Y) / B.
 
-    With `unit_rows`, s = r (vector . row) where r = 1 / |row|: r goes into the scores and into E, and whatever points
-    along a row is taken out of its gradient. The table of unit rows is never written down.
+    With `norm`, s = vector . row / norm: it goes into the scores and into E, so that no other table is written down.
     """
 
     @staticmethod
@@ -53,7 +51,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         buffer: Tensor | None,
-        unit_rows: bool,
+        norm: Tensor | None,
     ) -> Tensor:
         (B, _), V = vectors.shape, len(matrix)
         space = vectors.new_empty(V * B) if buffer is None else buffer.view(-1)
@@ -61,7 +59,6 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         n = min(_piece_rows(B, vectors.device), len(space) // B)
         pieces = [(low, min(low + n, V)) for low in range(0, V, n)]
         by_item = vectors.device.type == "cpu" and multiplies_faster_by_item()
-        norm = torch.linalg.vector_norm(matrix, dim=1).clamp_(min=NORM_EPS) if unit_rows else None  # [V]
 
         def scores_of(low: int, high: int) -> Tensor:
             start = low * B if keeps else 0
@@ -107,8 +104,6 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             if by_bias is not None:
                 by_bias = by_bias if norm is None else by_bias.mul_(norm)
                 by_bias.index_add_(0, targets, torch.full_like(total, -1 / B))
-            if norm is not None:
-                _take_out_along(by_matrix, matrix, norm)
             ctx.grads = by_vectors.div_(total[:, None]).sub_(target_rows).div_(B), by_matrix, by_bias
         return (log_total - target_score).mean()
 
@@ -124,15 +119,36 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         return (*grads, None, None, None)
 
 
-def _take_out_along(gradient: Tensor, rows: Tensor, norm: Tensor) -> None:
-    """In place, what of each row of `gradient` [V, D] points along `rows` [V, D] of length `norm` [V].
+class _Directions(torch.autograd.Function):
+    """The table [V, D] as it is, for a function in which the length `norm` [V] of a row does not count.
 
-    A length that does not enter the scores has no gradient: g - h (h . g) with h = row / |row|.
+    That function may take the lengths for constants: what of the gradient points along a row, which they would cancel,
+    is taken out here. g - h (h . g) with h = row / |row|.
     """
-    step = ROWS_IN_CACHE if rows.device.type == "cpu" else max(len(rows), 1)
-    for g, e, length in zip(gradient.split(step), rows.split(step), norm.split(step), strict=True):
-        along = torch.linalg.vecdot(g, e).div_(length.square())
-        g.addcmul_(e, along[:, None], value=-1)
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, norm: Tensor) -> Tensor:
+        ctx.save_for_backward(table, norm)
+        return table.view_as(table)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        table, norm = ctx.saved_tensors
+        step = ROWS_IN_CACHE if table.device.type == "cpu" else max(len(table), 1)
+        for g, e, length in zip(*(x.split(step) for x in (grad, table, norm)), strict=True):
+            along = torch.linalg.vecdot(g, e).div_(length.square())
+            g.addcmul_(e, along[:, None], value=-1)  # in place: nobody else reads the gradient of a table this large
+        return grad, None
+
+
+def directions(table: Tensor) -> tuple[Tensor, Tensor]:
+    """(the table [V, D], the lengths [V] of its rows as constants), for scores that are divided by those lengths.
+
+    The gradient of the table is that of scores with the table's unit rows.
+    """
+    norm = torch.linalg.vector_norm(table.detach(), dim=1).clamp_(min=NORM_EPS)
+    return _Directions.apply(table, norm), norm  # type: ignore[no-untyped-call]
 
 
 def catalogue_loss(
@@ -141,16 +157,16 @@ def catalogue_loss(
     bias: Tensor | None,
     targets: Tensor,
     buffer: Tensor | None = None,
-    unit_rows: bool = False,
+    norm: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy (nats) of `targets` [B] (rows of `matrix`, from 0) under softmax over the catalogue.
 
     vectors [B, D], matrix [V, D], bias [V] or None; `buffer` (of `score_buffer`, for at least B sessions) is
     overwritten, so that a step allocates nothing of that size; one that holds less than V x B scores makes the loss
-    compute them twice. `unit_rows`: each row enters with length one. Differentiable once.
+    compute them twice. vector . row is divided by `norm` [V], a constant. Differentiable once.
     """
     loss: Tensor = _CatalogueCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        vectors, matrix, bias, targets, buffer, unit_rows
+        vectors, matrix, bias, targets, buffer, norm
     )
     return loss
 
@@ -158,7 +174,9 @@ def catalogue_loss(
 def catalogue(model: Any, S: Tensor) -> tuple[Tensor, Tensor | None]:
     """(candidates [V, D], bias [V] or None) of a model and its table S as they enter the dot product."""
     matrix, bias = model.candidates(S)
-    return F.normalize(matrix, eps=NORM_EPS) if model.unit_candidates else matrix, bias
+    if model.unit_candidates:
+        matrix = matrix / torch.linalg.vector_norm(S, dim=1, keepdim=True).clamp(min=NORM_EPS)
+    return matrix, bias
 
 
 def sampled_loss(vectors: Tensor, target_rows: Tensor, sampled_rows: Tensor, is_target: Tensor, n_items: int) -> Tensor:
