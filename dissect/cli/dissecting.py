@@ -55,6 +55,7 @@ class Asked:
     jobs: int
     batch_size: int
     negatives: int
+    products: str
     dim: int | None
     propagation: str | None
     readout: str | None
@@ -252,6 +253,7 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Cons
         model_source=subject.source,
         batch_size=asked.batch_size,
         negatives=asked.negatives,
+        products=asked.products,
         lr=asked.lr,
         l2=asked.l2,
         validation=asked.validation,

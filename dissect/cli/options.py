@@ -73,6 +73,14 @@ training = several(
         " comes out too small); 0 is the whole catalogue.",
     ),
     click.option(
+        "--products",
+        type=click.Choice(["float32", "tf32", "bf16"]),
+        default="float32",
+        show_default=True,
+        help="How the products with the catalogue multiply in training: tf32 on CUDA devices, bf16 on CPUs that have it"
+        " (sums, all else and every rank stay in float32).",
+    ),
+    click.option(
         "--dim",
         type=click.IntRange(1),
         help="Width D of the model. [default: the preset's, else 256; 32 on built-in data]",

@@ -13,6 +13,8 @@ from dissect.errors import UsageError
 SCHEDULES = ("linear-end", "steps")
 PROTOCOLS = ("clean", "paper")
 ORDERS = ("shuffled", "chronological")
+# How float32 numbers are multiplied, and what torch calls it. Sums are float32 in each.
+PRODUCTS = {"float32": "highest", "tf32": "high", "bf16": "medium"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Config:
     max_steps: int = 60_000
     batch_size: int = 100
     negatives: int = 0  # items drawn at each step for a sampled softmax; 0: the whole catalogue
+    products: str = "float32"  # how the products with the catalogue multiply in training, see scoring.PRODUCTS
     lr: float = 1e-3
     schedule: str = "linear-end"  # constant to 80 % of the steps, then linear to 0; or x 0.1 every 3 epochs
     l2: float = 1e-5  # coupled decay of what SparseVD does not regularise
@@ -67,7 +70,12 @@ class Config:
             f"validation is a share of the sessions, 0 to below 1, not {self.validation}.",
         )
         check(0 <= self.l2 < math.inf, f"l2 must be a number from 0 on, not {self.l2}.")
-        for name, valid in (("schedule", SCHEDULES), ("protocol", PROTOCOLS), ("order", ORDERS)):
+        for name, valid in (
+            ("schedule", SCHEDULES),
+            ("protocol", PROTOCOLS),
+            ("order", ORDERS),
+            ("products", PRODUCTS),
+        ):
             check(
                 getattr(self, name) in valid,
                 f"{name} must be one of {', '.join(valid)}, not {getattr(self, name)}.",

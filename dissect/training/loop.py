@@ -28,7 +28,15 @@ from dissect.training.device import describe_environment
 from dissect.training.finish import finish
 from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
-from dissect.training.scoring import catalogue, catalogue_loss, directions, sampled_loss, score_buffer
+from dissect.training.scoring import (
+    catalogue,
+    catalogue_loss,
+    directions,
+    products_in,
+    require_products,
+    sampled_loss,
+    score_buffer,
+)
 from dissect.training.setup import Training, assemble, set_lr
 
 CHECKPOINT_SECONDS = 300.0
@@ -78,6 +86,7 @@ def _fit(
     train, valid = split_validation(data.train, config.validation if config.protocol == "clean" else 0.0)
     if not train.n_prefixes:
         raise DataError(f"{data.name} has no training prefix left after the validation split.")
+    require_products(config.products, device)
     prefixes = PrefixTensors(train, device)
     splits = {"test": PrefixTensors(data.test, device)}
     if valid.n_prefixes:
@@ -182,7 +191,9 @@ def train_step(
         vectors, auxiliary = model.encode(looked_up, items, lengths)  # [B, D]
     if controls is not None:
         vectors = controls(vectors)
-    loss = catalogue = next_item_loss(model, vectors, scored, targets - 1, training.config.negatives, buffer)
+    # Its gradients are made with it, so that no other product is made in less than float32.
+    with products_in(training.config.products):
+        loss = catalogue = next_item_loss(model, vectors, scored, targets - 1, training.config.negatives, buffer)
     for value in auxiliary.values():
         loss = loss + value
     kl = loss.new_zeros(())

@@ -6,12 +6,16 @@ Letters: B sessions, D width, V items. A score is vector . candidate + bias.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dissect.errors import UsageError
+from dissect.training.config import PRODUCTS
 from dissect.training.device import largest_cache, multiplies_faster_by_item
 
 # Scores up to this many bytes stand in memory at once; beyond it they are made a second time for the gradients.
@@ -20,6 +24,31 @@ AT_ONCE = 1 << 28
 PIECE = {"cpu": max(1 << 20, largest_cache() // 24), "cuda": 1 << 26}
 ROWS_IN_CACHE = 1024  # rows of the table that a pass over them, on a CPU, finds in its caches: 1 MB at D = 256
 NORM_EPS = 1e-12  # keeps a row of zeros a row of zeros
+
+
+@contextmanager
+def products_in(products: str) -> Iterator[None]:
+    """Within it float32 matrices are multiplied as PRODUCTS says; outside of it, backward passes too, as before."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(PRODUCTS[products])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def has_bf16_products() -> bool:
+    """Whether this CPU multiplies in bfloat16."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def require_products(products: str, device: torch.device | str) -> None:
+    """Raises UsageError where the device has no such products, and torch would quietly take float32."""
+    on_cpu = torch.device(device).type == "cpu"
+    if products == "tf32" and on_cpu:
+        raise UsageError("There are no TF32 products on a CPU.", "Use --products float32, or bf16 where it has them.")
+    if products == "bf16" and on_cpu and not has_bf16_products():
+        raise UsageError("This CPU does not multiply in bfloat16.", "Use --products float32.")
 
 
 def score_buffer(batch_size: int, n_items: int, device: torch.device | str) -> Tensor:
