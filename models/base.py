@@ -96,6 +96,7 @@ class SessionModel(nn.Module):
         return S, None
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # it knows no sparse gradients, and compiles what stands around
 def lookup(S: Tensor, ids: Tensor) -> Tensor:
     """Rows [..., D] of the table for item numbers `ids` [...] from 1 on.
 

@@ -27,21 +27,23 @@ pytestmark = [
 ]
 
 
-def make(name, device):
+def make(name, device, compiled=False):
     prefixes = PrefixTensors(Sessions.from_lists(SESSIONS), device)
     config = Config(name, "x", "", {"dim": 8}, where="none", batch_size=B, max_steps=50)
-    return prefixes, assemble(lambda: MODELS[name](n_items=V, dim=8, **QUIET[name]), config, prefixes, 1, "full")
+    build = lambda: MODELS[name](n_items=V, dim=8, **QUIET[name])  # noqa: E731
+    return prefixes, assemble(build, config, prefixes, 1, "full", compiled=compiled)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_steps_and_ranks_are_those_of_the_cpu(name):
-    here, there = make(name, "cpu"), make(name, DEVICE)
+def test_steps_and_ranks_are_those_of_the_cpu(name, compiled):
+    here, there = make(name, "cpu"), make(name, DEVICE, compiled)
     for number in range(4):
         losses = []
         for prefixes, training in (here, there):
             device = prefixes.start.device
             index = torch.arange(len(prefixes), device=device)[number * 3 : number * 3 + B]
-            losses.append(train_step(training, prefixes.batch(index), 0.0, score_buffer(B, V, device))[0])
+            losses.append(train_step(training, prefixes.batch(index, 8), 0.0, score_buffer(B, V, device))[0])
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     for (key, a), b in zip(here[1].model.named_parameters(), there[1].model.parameters()):
         torch.testing.assert_close(a, b.cpu(), atol=2e-4, rtol=1e-3, msg=lambda text, key=key: f"{key}: {text}")

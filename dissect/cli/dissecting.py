@@ -56,6 +56,7 @@ class Asked:
     batch_size: int
     negatives: int
     products: str
+    compiled: bool
     dim: int | None
     propagation: str | None
     readout: str | None
@@ -282,6 +283,7 @@ def train(
         weights=starting_weights(asked.init_from, Path(asked.runs_dir))[0],
         steps=steps,
         jobs=asked.jobs,
+        compiled=asked.compiled,
     )
     return group
 

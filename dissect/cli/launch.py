@@ -113,6 +113,7 @@ def train_seeds(
     weights: dict[str, Any] | None = None,
     steps: Mapping[int, int] | None = None,
     jobs: int = 1,
+    compiled: bool = False,
 ) -> list[dict[str, Any]]:
     """Train each seed into the group, or the reduced model of `without` beside it; returns their summaries.
 
@@ -148,7 +149,7 @@ def train_seeds(
     todo = [seed for seed, folder in folders.items() if not runs.is_done(folder)]
     if jobs > 1 and len(todo) > 1:
         shared = {"data": data, "config": config, "group": group, "without": without, "device": device}
-        also = {"quiet": quiet, "weights": weights, "steps": steps}
+        also = {"quiet": quiet, "compiled": compiled, "weights": weights, "steps": steps}
         at_once(_train_named, todo, min(jobs, len(todo)), model=subject.given or subject.name, **shared, **also)
     summaries = []
     for number, (seed, folder) in enumerate(folders.items(), 1):
@@ -173,6 +174,7 @@ def train_seeds(
                 device=where,
                 observer=observer,
                 weights=weights,
+                compiled=compiled,
             )
         )
     return summaries

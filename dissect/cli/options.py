@@ -81,6 +81,12 @@ training = several(
         " (sums, all else and every rank stay in float32).",
     ),
     click.option(
+        "--compile",
+        "compiled",
+        is_flag=True,
+        help="Compile the model's part of a step, on CUDA into captured graphs (the noise is then drawn otherwise).",
+    ),
+    click.option(
         "--dim",
         type=click.IntRange(1),
         help="Width D of the model. [default: the preset's, else 256; 32 on built-in data]",

@@ -56,17 +56,19 @@ def fit(
     device: torch.device | str = "cpu",
     observer: Observer | None = None,
     weights: dict[str, Tensor] | None = None,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Train one seed of a configuration into the folder `run`, or go on where it stopped; returns the summary.
 
     `build` makes the model (the contract is in models/base.py) after the seed was set; `weights` are a dense
-    model's, to start from. Raises Interrupted with a checkpoint written on SIGINT and SIGTERM, DivergedError
-    where the loss stops being a number, UsageError where another process holds the folder.
+    model's, to start from; `compiled` has the model compiled, whose noise is then drawn otherwise. Raises Interrupted
+    with a checkpoint written on SIGINT and SIGTERM, DivergedError where the loss stops being a number, UsageError where
+    another process holds the folder, or the device lacks the products asked for.
     """
     observer = observer or Observer()
     with workers.run_folder(run) as folder, stop_on_signal() as stopped:
         try:
-            return _fit(build, data, config, folder, seed, variant, device, observer, weights, stopped)
+            return _fit(build, data, config, folder, seed, variant, device, observer, weights, compiled, stopped)
         finally:
             observer.end()
 
@@ -81,6 +83,7 @@ def _fit(
     device: torch.device | str,
     observer: Observer,
     weights: dict[str, Tensor] | None,
+    compiled: bool,
     stopped: Callable[[], bool],
 ) -> dict[str, Any]:
     train, valid = split_validation(data.train, config.validation if config.protocol == "clean" else 0.0)
@@ -93,7 +96,7 @@ def _fit(
         splits["valid"] = PrefixTensors(valid, device)
     steps_per_epoch = math.ceil(len(prefixes) / config.batch_size)
 
-    training = assemble(build, config, prefixes, seed, variant, weights)
+    training = assemble(build, config, prefixes, seed, variant, weights, compiled)
     if hasattr(training.model, "prepare"):
         training.model.prepare(train)
     last = run / "checkpoints" / "last.pt"
@@ -109,7 +112,7 @@ def _fit(
         restore(training, saved, last)
     state = training.state
     recorder = Recorder(run, training, len(prefixes), steps_per_epoch, observer)
-    order = ExampleOrder(prefixes.length, config, seed)
+    order = ExampleOrder(prefixes.length, config, seed, static=compiled or prefixes.start.device.type != "cpu")
     buffer = score_buffer(config.batch_size, data.n_items, device)  # for the scores of every step
     loss_every = max(1, config.max_steps // LOSS_LINES)
     density_every = max(1, config.max_steps // DENSITY_MEASUREMENTS)
@@ -188,7 +191,7 @@ def train_step(
     # The table enters twice. Apart, its two gradients can be added in place: one is dense, the other a few rows.
     looked_up, scored = S.detach().requires_grad_(), S.detach().requires_grad_()
     with one_sample(model), rows_by_session(items, training.config):
-        vectors, auxiliary = model.encode(looked_up, items, lengths)  # [B, D]
+        vectors, auxiliary = training.encode(looked_up, items, lengths)  # [B, D]
     if controls is not None:
         vectors = controls(vectors)
     # Its gradients are made with it, so that no other product is made in less than float32.
@@ -256,13 +259,12 @@ def backward_to_table(S: Tensor, *gradients: Tensor | None) -> None:
 class ExampleOrder:
     """Which examples make up which batch: a permutation for each epoch from (seed, epoch), or time order.
 
-    `lengths` [P] are those of all examples, on the device. `static` (by default on any device but the CPU): the widths
-    to which batches are padded are fetched once an epoch, so that no step waits for its own, and are few.
+    `lengths` [P] are those of all examples, on the device. `static`: the widths to which batches are padded are fetched
+    once an epoch, so that no step waits for its own, and are few.
     """
 
-    def __init__(self, lengths: Tensor, config: Config, seed: int, static: bool | None = None) -> None:
-        self.lengths, self.config, self.seed = lengths, config, seed
-        self.static = lengths.device.type != "cpu" if static is None else static
+    def __init__(self, lengths: Tensor, config: Config, seed: int, static: bool) -> None:
+        self.lengths, self.config, self.seed, self.static = lengths, config, seed, static
         self.epoch, self.permutation = -1, torch.empty(0)
         self.widths: list[int] = []
 

@@ -42,6 +42,7 @@ class Training:
     controls: Controls | None
     optimiser: torch.optim.Optimizer
     left_out: dict[str, str]  # layers that SparseVD did not replace, with the reason
+    encode: Callable[..., Any]  # the model's, or that compiled: what a training step calls
     state: State = field(default_factory=State)
 
 
@@ -52,23 +53,33 @@ def assemble(
     seed: int,
     variant: str,
     weights: dict[str, Tensor] | None = None,
+    compiled: bool = False,
 ) -> Training:
-    """Build the model from its seed, put SparseVD in it, and make controls and optimiser on the prefixes' device."""
+    """Build the model from its seed, put SparseVD in it, and make controls and optimiser on the prefixes' device.
+
+    `compiled`: its `encode` goes through torch.compile, by a graph for each width of a batch.
+    """
     device = prefixes.start.device
     torch.manual_seed(seed)
     model: Any = build()
     if weights is not None:
         load_dense(model, weights)
     model.to(device)
-    if config.noise == "lrt_shared":
-        model.all_slots = True  # as `rows_by_session` says
+    if config.noise == "lrt_shared" or compiled:
+        model.all_slots = True  # as `rows_by_session` says, and so that no shape depends on the data
     left_out, controls = {}, None
     if config.is_sparse:
         left_out = instrument(model, config, prefixes)
         dim = model.candidates(model.item_states())[0].shape[1]
         controls = seeded_controls(seed, dim, config.noise, config.threshold, config.log_sigma2).to(device)
     optimiser = make_optimiser(model, controls, config)
-    return Training(config, seed, variant, model, controls, optimiser, left_out)
+    encode = model.encode
+    if compiled:
+        # A graph for each width of a batch, and those of the last one of an epoch.
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        # On CUDA its pieces are captured as graphs: a launch for each, in place of one for each of their operations.
+        encode = torch.compile(encode, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
+    return Training(config, seed, variant, model, controls, optimiser, left_out, encode)
 
 
 def selects(where: str, matrices: Any) -> Callable[[str, nn.Module], bool] | None:
