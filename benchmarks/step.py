@@ -2,6 +2,7 @@
 
     python benchmarks/step.py --dataset diginetica --dim 256 --batch-size 100
     python benchmarks/step.py --dataset diginetica --dim 256 --shares      what loading, forward, scoring, ... take
+    python benchmarks/step.py --dataset diginetica --products bf16         of the step; the floor's stay in float32
 
 The floor is what no step over the whole catalogue can do without: the three catalogue products (scores and the
 two gradients), one logsumexp and one softmax pass over B x V, and one fused Adam update of the item table.
@@ -26,11 +27,11 @@ from rich.table import Table
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, PrefixTensors
 from dissect.training import loop
-from dissect.training.config import Config
+from dissect.training.config import PRODUCTS, Config
 from dissect.training.device import prepare_device
 from dissect.training.loop import train_step
 from dissect.training.record import density_rows
-from dissect.training.scoring import score_buffer
+from dissect.training.scoring import require_products, score_buffer
 from dissect.training.setup import Training, assemble
 from models import MODELS
 
@@ -64,14 +65,22 @@ def timed(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def measure(
-    model: str, data: Dataset, dim: int, batch_size: int, where: str, device: torch.device, rounds: int
+    model: str,
+    data: Dataset,
+    options: dict[str, Any],
+    batch_size: int,
+    where: str,
+    products: str,
+    device: torch.device,
+    rounds: int,
 ) -> dict[str, float]:
     """Medians in milliseconds over `rounds`: step, floor, one density measurement; and step / floor."""
     prefixes = PrefixTensors(data.train, device)
-    config = Config(
-        model, data.name, data.split_hash, {"dim": dim}, where=where, batch_size=batch_size, max_steps=10_000
-    )
-    training = assemble(lambda: MODELS[model](n_items=data.n_items, dim=dim), config, prefixes, 1, "full")
+    require_products(products, device)
+    settings: dict[str, Any] = {"where": where, "batch_size": batch_size, "products": products, "max_steps": 10_000}
+    config = Config(model, data.name, data.split_hash, options, **settings)
+    training = assemble(lambda: MODELS[model](n_items=data.n_items, **options), config, prefixes, 1, "full")
+    dim = options["dim"]
     buffer, plain = score_buffer(batch_size, data.n_items, device), torch.empty(batch_size, data.n_items, device=device)
     assert buffer.numel() == plain.numel(), "the loss would make the scores twice"
     generator = torch.Generator().manual_seed(0)
@@ -133,6 +142,8 @@ def shares(training: Training, load: Callable[[], Any], buffer: torch.Tensor, ro
 @click.option("--model", "models", multiple=True, default=tuple(MODELS), show_default=True)
 @click.option("--dim", "dims", type=int, multiple=True, default=(100, 256), show_default=True)
 @click.option("--batch-size", "batch_sizes", type=int, multiple=True, default=(100,), show_default=True)
+@click.option("--preset", help="Arguments of the model by name, e.g. normalised for srgnn.")
+@click.option("--products", type=click.Choice(list(PRODUCTS)), default="float32", show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--rounds", default=20, show_default=True)
 @click.option("--shares", "with_shares", is_flag=True, help="Also the parts of a step, in milliseconds (CPU only).")
@@ -142,6 +153,8 @@ def main(
     models: tuple[str, ...],
     dims: tuple[int, ...],
     batch_sizes: tuple[int, ...],
+    preset: str | None,
+    products: str,
     device: str,
     rounds: int,
     with_shares: bool,
@@ -149,7 +162,8 @@ def main(
     """Print step time, floor and their ratio for each model, dense and with SparseVD."""
     where_it_runs = prepare_device(device)
     data = catalog.load(dataset, data_dir)
-    table = Table(title=f"{data.name}: V = {data.n_items:,}, {torch.get_num_threads()} threads, {where_it_runs}")
+    machine = f"{torch.get_num_threads()} threads, {where_it_runs}, products in {products}"
+    table = Table(title=f"{data.name}: V = {data.n_items:,}, {machine}")
     parts = ("loading", "forward", "KL", "scoring", "backward", "update") if with_shares else ()
     for column in ("model", "weights", "D", "B", "step ms", "floor ms", "step / floor", "density ms", *parts):
         table.add_column(column, justify="left" if column in ("model", "weights") else "right")
@@ -157,9 +171,10 @@ def main(
         for dim in dims:
             for batch_size in batch_sizes:
                 for where in ("none", "both"):
-                    row = measure(model, data, dim, batch_size, where, where_it_runs, rounds)
+                    options = {**(MODELS[model].presets[preset] if preset else {}), "dim": dim}
+                    row = measure(model, data, options, batch_size, where, products, where_it_runs, rounds)
                     table.add_row(
-                        model,
+                        f"{model} {preset}" if preset else model,
                         "dense" if where == "none" else "SparseVD",
                         str(dim),
                         str(batch_size),
