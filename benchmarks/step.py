@@ -123,7 +123,7 @@ def shares(training: Training, load: Callable[[], Any], buffer: torch.Tensor, ro
 
     with ExitStack() as undo:
         for owner, attribute, name in (
-            (training.model, "encode", "forward"),
+            (training, "encode", "forward"),
             (loop, "next_item_loss", "scoring"),
             (loop, "total_kl", "KL"),
             (torch.Tensor, "backward", "backward"),
