@@ -161,6 +161,9 @@ def main(
 ) -> None:
     """Print step time, floor and their ratio for each model, dense and with SparseVD."""
     where_it_runs = prepare_device(device)
+    lacking = [model for model in models if preset and preset not in MODELS[model].presets]
+    if lacking:
+        raise click.UsageError(f"{', '.join(lacking)} has no preset {preset!r}: choose by --model.")
     data = catalog.load(dataset, data_dir)
     machine = f"{torch.get_num_threads()} threads, {where_it_runs}, products in {products}"
     table = Table(title=f"{data.name}: V = {data.n_items:,}, {machine}")

@@ -52,8 +52,8 @@ class SessionModel(nn.Module):
     presets    arguments of the constructor by a name
     all_slots  an instance's layout of a batch: every slot of the padded sessions, session by session, or only the real
                clicks; None: every slot on any device but the CPU (models/graph.py)
-    unit_candidates  who multiplies by a row of `candidates` divides by the length of that row of S; the loss over the
-               catalogue does so without writing down a table of unit rows
+    unit_candidates  vector . candidate is divided by the length of the item's row of S, by whoever multiplies: the loss
+               over the catalogue does so without writing down a table of unit rows
     """
 
     matrices: ClassVar[Mapping[str, Matrix]] = {}
@@ -96,14 +96,13 @@ class SessionModel(nn.Module):
         return S, None
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # it knows no sparse gradients, and compiles what stands around
 def lookup(S: Tensor, ids: Tensor) -> Tensor:
     """Rows [..., D] of the table for item numbers `ids` [...] from 1 on.
 
     The gradient is sparse: it is added to the dense gradient of the scores in place, instead of costing
-    another table of V x D zeros at every step.
+    another table of V x D zeros at every step. (torch.compile knows no sparse gradients.)
     """
-    return F.embedding(ids - 1, S, sparse=True)
+    return F.embedding(ids - 1, S, sparse=not torch.compiler.is_compiling())
 
 
 def init_uniform(module: nn.Module, dim: int) -> None:

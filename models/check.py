@@ -38,13 +38,13 @@ def check(model: Any, n_items: int) -> Tensor:
 @torch.no_grad()
 def _check_once(model: Any, items: Tensor, lengths: Tensor, n_items: int) -> Tensor:
     S = _call("item_states()", model.item_states)
-    _expect(_is_float(S, n_items, None), "item_states()", f"the item table, float [V, D] with V = {n_items}", S)
+    _expect(_is_float(S, n_items, None), "item_states()", f"the item table, float32 [V, D] with V = {n_items}", S)
     call = f"encode(S {list(S.shape)}, items {list(items.shape)}, lengths {list(lengths.shape)})"
     answer = _call(call, model.encode, S, items, lengths)
     is_pair = isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)
     _expect(is_pair, call, "a pair: vectors [B, D], and a dict of auxiliary losses by name", answer)
     vectors, auxiliary = answer
-    _expect(_is_float(vectors, len(items), None), call, f"vectors, float [B, D] with B = {len(items)}", vectors)
+    _expect(_is_float(vectors, len(items), None), call, f"vectors, float32 [B, D] with B = {len(items)}", vectors)
     for name, loss in auxiliary.items():
         _expect(isinstance(loss, Tensor) and loss.dim() == 0, call, f"a scalar as the loss {name!r}", loss)
     call = f"candidates(S {list(S.shape)})"
@@ -53,7 +53,7 @@ def _check_once(model: Any, items: Tensor, lengths: Tensor, n_items: int) -> Ten
     _expect(is_pair, call, "a pair: the catalogue [V, D], and a bias [V] or None", answer)
     matrix, bias = answer
     width = vectors.shape[1]
-    wanted = f"the catalogue, float [V, D] with V = {n_items} and D = {width}, the width of the vectors of encode"
+    wanted = f"the catalogue, float32 [V, D] with V = {n_items} and D = {width}, the width of the vectors of encode"
     _expect(_is_float(matrix, n_items, width), call, wanted, matrix)
     is_bias = bias is None or (isinstance(bias, Tensor) and bias.shape == (n_items,))
     _expect(is_bias, call, f"a bias [V] with V = {n_items}, or None", bias)
@@ -69,7 +69,7 @@ def _call(call: str, method: Any, *arguments: Tensor) -> Any:
 
 
 def _is_float(value: object, rows: int, columns: int | None) -> bool:
-    is_matrix = isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 2
+    is_matrix = isinstance(value, Tensor) and value.dtype == torch.float32 and value.dim() == 2
     return is_matrix and value.shape[0] == rows and columns in (None, value.shape[1])  # type: ignore[attr-defined]
 
 

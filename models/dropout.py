@@ -22,6 +22,6 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     if x.device.type != "cpu":
         return F.dropout(x, p, training)
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    lost = round(p * STATES)
+    lost = min(round(p * STATES), STATES - 1)
     keep = torch.ge(bits[: x.numel()], lost - STATES // 2, out=torch.empty(x.numel(), dtype=x.dtype))
     return x * keep.mul_(STATES / (STATES - lost)).view_as(x)

@@ -29,9 +29,9 @@ pytestmark = [
 
 def make(name, device, compiled=False):
     prefixes = PrefixTensors(Sessions.from_lists(SESSIONS), device)
-    config = Config(name, "x", "", {"dim": 8}, where="none", batch_size=B, max_steps=50)
+    config = Config(name, "x", "", {"dim": 8}, where="none", batch_size=B, max_steps=50, compiled=compiled)
     build = lambda: MODELS[name](n_items=V, dim=8, **QUIET[name])  # noqa: E731
-    return prefixes, assemble(build, config, prefixes, 1, "full", compiled=compiled)
+    return prefixes, assemble(build, config, prefixes, 1, "full")
 
 
 @pytest.mark.parametrize("compiled", [False, True])

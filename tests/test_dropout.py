@@ -16,6 +16,11 @@ def test_numbers_are_lost_at_the_rate_and_the_others_make_up_for_them(p):
     torch.testing.assert_close(out[out != 0], torch.full_like(out[out != 0], 1 / (1 - p)), rtol=2e-4, atol=0)
 
 
+def test_a_rate_next_to_one_loses_all_but_one_in_65536():
+    out = dropout(torch.ones(1000), 0.999_999, training=True)
+    assert torch.isfinite(out).all() and (out == 0).sum() >= 990
+
+
 def test_neighbours_are_independent():
     torch.manual_seed(0)
     lost = (dropout(torch.ones(1_000_000), 0.3, training=True) == 0).double() - 0.3

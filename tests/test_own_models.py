@@ -62,14 +62,15 @@ def test_the_model_as_it_is_runs(own):
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("return self.items", "return self.items[1:]", "float [V, D] with V = 5, and returned float32 [4, 32]"),
-        ("return self.items", "pass", "the item table, float [V, D] with V = 5, and returned None"),
+        ("return self.items", "return self.items[1:]", "float32 [V, D] with V = 5, and returned float32 [4, 32]"),
+        ("return self.items", "return self.items.double()", "and returned float64 [5, 32]"),
+        ("return self.items", "pass", "the item table, float32 [V, D] with V = 5, and returned None"),
         ("return vectors, {}", "return vectors", "a pair: vectors [B, D], and a dict of auxiliary losses by name"),
         ("return vectors, {}", "return vectors, []", "and returned (float32 [2, 32], a list)"),
         (
             "return vectors, {}",
             "return vectors[:, None], {}",
-            "float [B, D] with B = 2, and returned float32 [2, 1, 32]",
+            "float32 [B, D] with B = 2, and returned float32 [2, 1, 32]",
         ),
         ("return vectors, {}", "return vectors[:, :7], {}", "[V, D] with V = 5 and D = 7, the width of the vectors"),
         ("return vectors, {}", "return vectors, {'a': vectors}", "should return a scalar as the loss 'a'"),

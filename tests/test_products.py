@@ -5,7 +5,7 @@ import torch
 
 from dissect.data.sessions import PrefixTensors, Sessions
 from dissect.errors import UsageError
-from dissect.training import scoring
+from dissect.training import loop, scoring
 from dissect.training.config import PRODUCTS, Config
 from dissect.training.loop import train_step
 from dissect.training.scoring import catalogue_loss, products_in, require_products
@@ -16,7 +16,7 @@ HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @pytest.mark.parametrize("products", PRODUCTS)
-def test_only_the_loss_is_made_of_such_products(products):
+def test_only_the_loss_is_made_of_such_products(products, monkeypatch):
     prefixes = PrefixTensors(Sessions.from_lists([[1, 2, 3, 2, 4], [5, 5, 6]]))
     config = Config("srgnn", "x", "", {"dim": 8}, where="both", batch_size=6, max_steps=50, products=products)
     training = assemble(lambda: MODELS["srgnn"](n_items=9, dim=8), config, prefixes, 1, "full")
@@ -30,12 +30,19 @@ def test_only_the_loss_is_made_of_such_products(products):
         return vectors, auxiliary
 
     def watched_candidates(S):
-        seen["loss"] = torch.get_float32_matmul_precision()
+        seen["candidates"] = torch.get_float32_matmul_precision()
         return candidates(S)
 
-    model.encode, model.candidates = watched, watched_candidates
+    training.encode, model.candidates = watched, watched_candidates
+
+    def watched_loss(*arguments):
+        seen["loss"] = torch.get_float32_matmul_precision()
+        return catalogue_loss(*arguments)
+
+    monkeypatch.setattr(loop, "catalogue_loss", watched_loss)
     train_step(training, prefixes.batch(torch.arange(6)), 0.01, torch.empty(9, 6))
-    assert seen == {"forward": "highest", "loss": PRODUCTS[products], "backward": "highest"}
+    assert seen.pop("loss") == PRODUCTS[products]
+    assert seen == dict.fromkeys(("forward", "candidates", "backward"), "highest")
     assert torch.get_float32_matmul_precision() == "highest"
 
 
@@ -65,8 +72,9 @@ def test_products_that_the_device_lacks_are_refused(monkeypatch):
     with pytest.raises(UsageError, match="no TF32"):
         require_products("tf32", "cpu")
     monkeypatch.setattr(scoring, "has_bf16_products", lambda: False)
-    with pytest.raises(UsageError, match="bfloat16"):
-        require_products("bf16", "cpu")
+    for device in ("cpu", "cuda"):  # there torch would take TF32
+        with pytest.raises(UsageError, match="bfloat16"):
+            require_products("bf16", device)
 
 
 def test_the_command_refuses_them_before_anything_is_written(typed, tmp_path):
@@ -76,5 +84,7 @@ def test_the_command_refuses_them_before_anything_is_written(typed, tmp_path):
 
 def test_products_belong_to_the_configuration():
     assert Config("srgnn", "x", "").hash != Config("srgnn", "x", "", products="bf16").hash
+    with pytest.raises(UsageError, match="negatives=5"):
+        Config("srgnn", "x", "", products="bf16", negatives=5)
     with pytest.raises(UsageError, match="products must be one of float32, tf32, bf16, not fp8"):
         Config("srgnn", "x", "", products="fp8")

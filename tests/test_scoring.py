@@ -12,7 +12,6 @@ from dissect.training.evaluation import metrics
 from dissect.training.scoring import (
     PIECE,
     catalogue_loss,
-    directions,
     ranks,
     ranks_of_scores,
     sampled_loss,
@@ -24,9 +23,9 @@ from dissect.training.scoring import (
 @pytest.mark.parametrize("width", [None, 11, 10, 3, 1])  # of the buffer: below 11 the scores are made twice
 @pytest.mark.parametrize("piece", [11, 4, 1])  # rows at a time
 @pytest.mark.parametrize("scale", [0.1, 30.0])  # with 30 the target's probability is far below the smallest float
-@pytest.mark.parametrize("unit_rows", [False, True])
+@pytest.mark.parametrize("unit", ["no", "own", "other"])  # whose rows' lengths the scores are divided by
 @pytest.mark.parametrize("by_item", [False, True])
-def test_loss_and_gradients_equal_cross_entropy(with_bias, width, piece, scale, unit_rows, by_item, monkeypatch):
+def test_loss_and_gradients_equal_cross_entropy(with_bias, width, piece, scale, unit, by_item, monkeypatch):
     monkeypatch.setitem(PIECE, "cpu", 4 * 5 * piece)
     monkeypatch.setattr(scoring, "multiplies_faster_by_item", lambda: by_item)
     monkeypatch.setattr(scoring, "ROWS_IN_CACHE", 3)
@@ -38,9 +37,11 @@ def test_loss_and_gradients_equal_cross_entropy(with_bias, width, piece, scale, 
     inputs = [x for x in (vectors, matrix, bias) if x is not None]
     buffer = torch.full((width, 5), float("nan"), dtype=torch.double) if width else None
 
-    table, norm = directions(matrix) if unit_rows else (matrix, None)
-    mine = catalogue_loss(vectors, table, bias, targets, buffer, norm)
-    rows = matrix / matrix.norm(dim=1, keepdim=True) if unit_rows else matrix
+    def table() -> torch.Tensor:
+        return matrix.sin() + 1 if unit == "other" else matrix
+
+    mine = catalogue_loss(vectors, table(), bias, targets, buffer, None if unit == "no" else matrix)
+    rows = table() if unit == "no" else table() / matrix.norm(dim=1, keepdim=True)
     theirs = F.cross_entropy(F.linear(vectors, rows, bias), targets)
     torch.testing.assert_close(mine, theirs)
     for a, b in zip(torch.autograd.grad(3 * mine, inputs), torch.autograd.grad(3 * theirs, inputs)):
@@ -56,15 +57,18 @@ def test_loss_of_an_impossible_target_is_finite_in_single_precision():
 
 def test_a_row_of_zeros_has_a_score_and_a_gradient_without_nan():
     matrix = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
-    table, norm = directions(matrix)
-    loss = catalogue_loss(torch.tensor([[1.0, 1.0]]), table, None, torch.tensor([1]), norm=norm)
+    loss = catalogue_loss(torch.tensor([[1.0, 1.0]]), matrix, None, torch.tensor([1]), unit_of=matrix)
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-1.4)))
     (gradient,) = torch.autograd.grad(loss, matrix)
     assert torch.isfinite(gradient).all() and float(gradient[1] @ matrix[1].detach()) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_machine_decides_how_scores_lie(tmp_path):
-    assert device.largest_cache() >= 0
+    for index, size in enumerate(("48K", "2048K", "480M", "")):
+        assert device.largest_cache.__wrapped__(tmp_path) == (0, 48 << 10, 2 << 20, 480 << 20)[index]
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "size").write_text(f"{size}\n")
+    assert device.largest_cache.__wrapped__(tmp_path) == 480 << 20
     for vendor, answer in (("GenuineIntel", False), ("AuthenticAMD", True)):
         (tmp_path / "cpuinfo").write_text(f"vendor_id : {vendor}\n")
         assert device.multiplies_faster_by_item.__wrapped__(tmp_path / "cpuinfo") is answer

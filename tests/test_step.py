@@ -15,6 +15,7 @@ from dissect.training.loop import next_item_loss, train_step
 from dissect.training.scoring import score_buffer
 from dissect.training.setup import assemble
 from models import MODELS
+from models.base import Matrix
 
 V, B = 23, 6
 SESSIONS = [
@@ -26,7 +27,22 @@ SESSIONS = [
     [18, 19, 20],
     [21, 22, 23],
 ]
-VARIANTS = [(name, {}) for name in MODELS] + [
+
+
+class Mapped(MODELS["srgnn"]):
+    """Candidates by a layer, with a constant: their length is not that of S's rows. And a bias that reads S."""
+
+    def __init__(self, n_items, dim):
+        super().__init__(n_items, dim, normalised=True, dropout=0.0)
+        self.map = torch.nn.Linear(dim, dim)
+        self.matrices = {**type(self).matrices, "map": Matrix("transformation", "readout")}
+
+    def candidates(self, S):
+        return self.map(S), S.sum(1)
+
+
+BUILD = {**MODELS, "mapped": Mapped}
+VARIANTS = [(name, {}) for name in BUILD] + [
     ("srgnn", {"normalised": True}),
     ("srgnn", {"readout": "attenmixer", "heads": 2}),
     ("attenmixer", {"heads": 2, "candidate_dropout": 0.2}),
@@ -41,10 +57,10 @@ def plain_step(training, batch, beta):
     vectors, _ = model.encode(S, items, lengths)
     if controls is not None:
         vectors = controls(vectors)
-    matrix, _ = model.candidates(S)
+    matrix, bias = model.candidates(S)
     if model.unit_candidates:
         matrix = matrix / S.norm(dim=1, keepdim=True)
-    loss = F.cross_entropy(vectors @ matrix.t(), targets - 1)
+    loss = F.cross_entropy(F.linear(vectors, matrix, bias), targets - 1)
     if controls is not None:
         for part in (model, controls):
             for _, theta, log_sigma2 in named_variational(part):
@@ -60,7 +76,7 @@ def plain_step(training, batch, beta):
 def make(name, options, where):
     prefixes = PrefixTensors(Sessions.from_lists(SESSIONS))
     config = Config(name, "x", "", {"dim": 8}, where=where, batch_size=B, max_steps=50)
-    return prefixes, assemble(lambda: MODELS[name](n_items=V, dim=8, **options), config, prefixes, 1, "full")
+    return prefixes, assemble(lambda: BUILD[name](n_items=V, dim=8, **options), config, prefixes, 1, "full")
 
 
 @pytest.mark.parametrize("where", ["none", "both"])
@@ -91,7 +107,8 @@ def test_shares_of_a_batch_add_up_to_the_whole():
         model.zero_grad()
         items, lengths, targets = prefixes.batch(index)
         S = model.item_states()
-        loss = next_item_loss(model, model.encode(S, items, lengths)[0], S, targets - 1, 0, score_buffer(7, V, "cpu"))
+        vectors = model.encode(S, items, lengths)[0]
+        loss = next_item_loss(model, vectors, S, targets - 1, training.config, score_buffer(7, V, "cpu"))
         (loss * weight).backward()
         return [copy.copy(p.grad.to_dense() if p.grad.is_sparse else p.grad) for p in model.parameters()]
 

@@ -270,6 +270,41 @@ def test_patience_stops_a_run_that_gets_no_better(tmp_path):
     assert summary["epochs"] - summary["selected"]["epoch"] == pytest.approx(2)
 
 
+def test_a_resumed_run_adds_up_with_the_threads_it_began_with(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(Interrupted):
+            train(tmp_path / "s1", observer=StopAt(20))
+        torch.set_num_threads(1)
+        train(tmp_path / "s1")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_auxiliary_loss_that_is_no_number_ends_the_run(tmp_path):
+    class Sick(SRGNN):
+        def encode(self, S, items, lengths):
+            return super().encode(S, items, lengths)[0], {"sick": torch.tensor(float("nan"))}
+
+    with pytest.raises(DivergedError, match="no longer a number at step 1"):
+        fit(lambda: Sick(V, 8), DATA, CONFIG, tmp_path / "s1", seed=1)
+
+
+def test_a_layer_that_makes_the_candidates_is_dissected_too(tmp_path):
+    class Mapped(SRGNN):
+        def __init__(self):
+            super().__init__(V, 8)
+            self.map = torch.nn.Linear(8, 8, bias=False)
+
+        def candidates(self, S):
+            return self.map(S), None
+
+    summary = fit(Mapped, DATA, replace(CONFIG, max_steps=2), tmp_path / "s1", seed=1)
+    assert "map" not in summary["left_out"] and "map" in {row["matrix"] for row in summary["density"]}
+
+
 def test_a_model_of_ones_own_may_have_layers_that_cannot_be_replaced(tmp_path):
     class Attending(SRGNN):
         def __init__(self):

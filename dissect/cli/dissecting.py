@@ -242,7 +242,10 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Cons
             f"{data.name} has {longest}.",
             f"At most --option levels={longest}.",
         )
-    unnamed = without_role(try_out(subject, options)[0])
+    model, _ = try_out(subject, options)
+    if asked.negatives and model.candidates(model.item_states())[1] is not None:
+        raise UsageError(f"--negatives is for models without a bias per item; {subject.name} has one.", "Leave it out.")
+    unnamed = without_role(model)
     if unnamed:
         says = f"{subject.name} gives no role to {', '.join(unnamed)}: see `matrices` in models/base.py. Role: other."
         console.print(says, style="yellow", highlight=False, markup=False, soft_wrap=True)
@@ -255,6 +258,7 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Cons
         batch_size=asked.batch_size,
         negatives=asked.negatives,
         products=asked.products,
+        compiled=asked.compiled,
         lr=asked.lr,
         l2=asked.l2,
         validation=asked.validation,
@@ -283,7 +287,6 @@ def train(
         weights=starting_weights(asked.init_from, Path(asked.runs_dir))[0],
         steps=steps,
         jobs=asked.jobs,
-        compiled=asked.compiled,
     )
     return group
 

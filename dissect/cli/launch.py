@@ -27,7 +27,7 @@ from dissect.training.finish import write_ranks_of
 from dissect.training.loop import fit
 from dissect.training.record import Observer
 from dissect.training.scoring import require_products
-from dissect.training.setup import load_dense, selects
+from dissect.training.setup import load_dense, require_compiler, selects
 from models import BASELINES
 
 
@@ -113,7 +113,6 @@ def train_seeds(
     weights: dict[str, Any] | None = None,
     steps: Mapping[int, int] | None = None,
     jobs: int = 1,
-    compiled: bool = False,
 ) -> list[dict[str, Any]]:
     """Train each seed into the group, or the reduced model of `without` beside it; returns their summaries.
 
@@ -126,6 +125,7 @@ def train_seeds(
     done = [seed for seed, folder in folders.items() if runs.is_done(folder)]
     where = prepare_device(device, config.batch_size * data.n_items * config.model_options.get("dim", 256))
     require_products(config.products, where)
+    require_compiler(config)
     workers.wait()
     if force:
         for folder in folders.values():
@@ -149,7 +149,7 @@ def train_seeds(
     todo = [seed for seed, folder in folders.items() if not runs.is_done(folder)]
     if jobs > 1 and len(todo) > 1:
         shared = {"data": data, "config": config, "group": group, "without": without, "device": device}
-        also = {"quiet": quiet, "compiled": compiled, "weights": weights, "steps": steps}
+        also = {"quiet": quiet, "weights": weights, "steps": steps}
         at_once(_train_named, todo, min(jobs, len(todo)), model=subject.given or subject.name, **shared, **also)
     summaries = []
     for number, (seed, folder) in enumerate(folders.items(), 1):
@@ -174,7 +174,6 @@ def train_seeds(
                 device=where,
                 observer=observer,
                 weights=weights,
-                compiled=compiled,
             )
         )
     return summaries

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from dissect.training.config import ORDERS, PRODUCTS
+
 Decorator = Callable[[Any], Any]
 
 runs_dir = click.option("--runs-dir", default="runs", show_default=True, metavar="DIR", help="Where run folders lie.")
@@ -74,11 +76,11 @@ training = several(
     ),
     click.option(
         "--products",
-        type=click.Choice(["float32", "tf32", "bf16"]),
+        type=click.Choice(list(PRODUCTS)),
         default="float32",
         show_default=True,
-        help="How the products with the catalogue multiply in training: tf32 on CUDA devices, bf16 on CPUs that have it"
-        " (sums, all else and every rank stay in float32).",
+        help="How the products with the catalogue multiply in training: tf32 on CUDA devices, bf16 on CPUs that have"
+        " it; sums, all else and every rank stay in float32.",
     ),
     click.option(
         "--compile",
@@ -118,7 +120,7 @@ training = several(
     ),
     click.option(
         "--order",
-        type=click.Choice(["shuffled", "chronological"]),
+        type=click.Choice(ORDERS),
         default="shuffled",
         show_default=True,
         help="Order of the training examples.",

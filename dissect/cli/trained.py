@@ -167,7 +167,6 @@ def go_on(
             console=console,
             weights=_weights_for(record, runs_dir),
             steps={record.seed: record.steps},
-            compiled="--compile" in record.command,
         )
     if not workers.is_first():
         return

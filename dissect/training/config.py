@@ -40,7 +40,8 @@ class Config:
     max_steps: int = 60_000
     batch_size: int = 100
     negatives: int = 0  # items drawn at each step for a sampled softmax; 0: the whole catalogue
-    products: str = "float32"  # how the products with the catalogue multiply in training, see scoring.PRODUCTS
+    products: str = "float32"  # how the products with the catalogue multiply in training, of PRODUCTS
+    compiled: bool = False  # the model's part of a step by torch.compile, which draws other noise
     lr: float = 1e-3
     schedule: str = "linear-end"  # constant to 80 % of the steps, then linear to 0; or x 0.1 every 3 epochs
     l2: float = 1e-5  # coupled decay of what SparseVD does not regularise
@@ -61,6 +62,10 @@ class Config:
         check(0 < self.lr < 10, f"lr must lie between 0 and 10, not {self.lr}.")
         check(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}.")
         check(self.negatives >= 0, f"negatives must not be negative, not {self.negatives}.")
+        check(
+            not self.negatives or self.products == "float32",
+            f"products are those with the whole catalogue; with negatives={self.negatives} they are float32.",
+        )
         check(self.max_steps >= 1, f"max_steps must be at least 1, not {self.max_steps}.")
         check(0 <= self.kl_weight < math.inf, f"kl_weight must be a number from 0 on, not {self.kl_weight}.")
         check(-20 <= self.threshold <= 20, f"threshold (of log alpha) must lie from -20 to 20, not {self.threshold:g}.")

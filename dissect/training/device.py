@@ -59,10 +59,10 @@ def multiplies_faster_by_item(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 @cache
-def largest_cache() -> int:
+def largest_cache(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
     """Bytes of the largest cache of the first core; 0 where the system does not tell."""
     unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-    sizes = [f.read_text().strip() for f in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    sizes = [file.read_text().strip() for file in folder.glob("index*/size")]
     return max((int(s[:-1]) * unit[s[-1]] for s in sizes if s[:-1].isdigit() and s[-1] in unit), default=0)
 
 

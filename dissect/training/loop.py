@@ -31,13 +31,12 @@ from dissect.training.resume import Interrupted, identity, restore, snapshot, st
 from dissect.training.scoring import (
     catalogue,
     catalogue_loss,
-    directions,
     products_in,
     require_products,
     sampled_loss,
     score_buffer,
 )
-from dissect.training.setup import Training, assemble, set_lr
+from dissect.training.setup import Training, assemble, require_compiler, set_lr
 
 CHECKPOINT_SECONDS = 300.0
 DENSITY_MEASUREMENTS = 200  # over a run
@@ -56,19 +55,18 @@ def fit(
     device: torch.device | str = "cpu",
     observer: Observer | None = None,
     weights: dict[str, Tensor] | None = None,
-    compiled: bool = False,
 ) -> dict[str, Any]:
     """Train one seed of a configuration into the folder `run`, or go on where it stopped; returns the summary.
 
     `build` makes the model (the contract is in models/base.py) after the seed was set; `weights` are a dense
-    model's, to start from; `compiled` has the model compiled, whose noise is then drawn otherwise. Raises Interrupted
-    with a checkpoint written on SIGINT and SIGTERM, DivergedError where the loss stops being a number, UsageError where
-    another process holds the folder, or the device lacks the products asked for.
+    model's, to start from. Raises Interrupted with a checkpoint written on SIGINT and SIGTERM, DivergedError where the
+    loss stops being a number, UsageError where another process holds the folder, or the machine lacks what the
+    configuration asks for.
     """
     observer = observer or Observer()
     with workers.run_folder(run) as folder, stop_on_signal() as stopped:
         try:
-            return _fit(build, data, config, folder, seed, variant, device, observer, weights, compiled, stopped)
+            return _fit(build, data, config, folder, seed, variant, device, observer, weights, stopped)
         finally:
             observer.end()
 
@@ -83,20 +81,20 @@ def _fit(
     device: torch.device | str,
     observer: Observer,
     weights: dict[str, Tensor] | None,
-    compiled: bool,
     stopped: Callable[[], bool],
 ) -> dict[str, Any]:
     train, valid = split_validation(data.train, config.validation if config.protocol == "clean" else 0.0)
     if not train.n_prefixes:
         raise DataError(f"{data.name} has no training prefix left after the validation split.")
     require_products(config.products, device)
+    require_compiler(config)
     prefixes = PrefixTensors(train, device)
     splits = {"test": PrefixTensors(data.test, device)}
     if valid.n_prefixes:
         splits["valid"] = PrefixTensors(valid, device)
     steps_per_epoch = math.ceil(len(prefixes) / config.batch_size)
 
-    training = assemble(build, config, prefixes, seed, variant, weights, compiled)
+    training = assemble(build, config, prefixes, seed, variant, weights)
     if hasattr(training.model, "prepare"):
         training.model.prepare(train)
     last = run / "checkpoints" / "last.pt"
@@ -112,7 +110,7 @@ def _fit(
         restore(training, saved, last)
     state = training.state
     recorder = Recorder(run, training, len(prefixes), steps_per_epoch, observer)
-    order = ExampleOrder(prefixes.length, config, seed, static=compiled or prefixes.start.device.type != "cpu")
+    order = ExampleOrder(prefixes.length, config, seed, static=config.compiled or prefixes.start.device.type != "cpu")
     buffer = score_buffer(config.batch_size, data.n_items, device)  # for the scores of every step
     loss_every = max(1, config.max_steps // LOSS_LINES)
     density_every = max(1, config.max_steps // DENSITY_MEASUREMENTS)
@@ -160,10 +158,10 @@ def _fit(
             beta = kl_weight_at(config, state.step) / len(prefixes)
             index, pad_to = order.batch(state.step, steps_per_epoch)
             index, weight = workers.share(index)
-            ce, kl = train_step(training, prefixes.batch(index, pad_to), beta, buffer, weight)
+            ce, kl, loss = train_step(training, prefixes.batch(index, pad_to), beta, buffer, weight)
             state.step += 1
             state.seconds += time.perf_counter() - began
-            if not math.isfinite(ce + kl):
+            if not math.isfinite(loss):
                 raise diverged(training, ce, kl, run)
             state.sum_ce, state.sum_kl, state.n_sum = state.sum_ce + ce, state.sum_kl + kl, state.n_sum + 1
     finally:
@@ -176,8 +174,9 @@ def _fit(
 
 def train_step(
     training: Training, batch: tuple[Tensor, Tensor, Tensor], beta: float, buffer: Tensor, weight: float = 1.0
-) -> tuple[float, float]:
-    """One update on items [B, L], lengths [B], targets [B]; returns the mean cross-entropy and the summed KL (nats).
+) -> tuple[float, float, float]:
+    """One update on items [B, L], lengths [B], targets [B]; returns the mean cross-entropy, the summed KL, and the loss
+    that both are part of (nats).
 
     loss = mean CE + beta * sum of KL over all SparseVD weights, where beta is already divided by N. `buffer`
     (of `score_buffer`) takes the scores. Where several processes share a batch, `weight` is this one's part of it, the
@@ -190,36 +189,35 @@ def train_step(
     S = model.item_states()  # [V, D]
     # The table enters twice. Apart, its two gradients can be added in place: one is dense, the other a few rows.
     looked_up, scored = S.detach().requires_grad_(), S.detach().requires_grad_()
-    with one_sample(model), rows_by_session(items, training.config):
-        vectors, auxiliary = training.encode(looked_up, items, lengths)  # [B, D]
-    if controls is not None:
-        vectors = controls(vectors)
-    # Its gradients are made with it, so that no other product is made in less than float32.
-    with products_in(training.config.products):
-        loss = catalogue = next_item_loss(model, vectors, scored, targets - 1, training.config.negatives, buffer)
+    with one_sample(model):
+        with rows_by_session(items, training.config):
+            vectors, auxiliary = training.encode(looked_up, items, lengths)  # [B, D]
+        if controls is not None:
+            vectors = controls(vectors)
+        loss = cross_entropy = next_item_loss(model, vectors, scored, targets - 1, training.config, buffer)
     for value in auxiliary.values():
         loss = loss + value
     kl = loss.new_zeros(())
     if controls is not None:
         kl = total_kl(model, training.config.prior) + total_kl(controls, training.config.prior)
         loss = loss + beta * kl
-    told = workers.add_up(torch.stack([loss.detach(), catalogue.detach(), kl.detach()]).double() * weight)
+    told = workers.add_up(torch.stack([loss.detach(), cross_entropy.detach(), kl.detach()]).double() * weight)
     total, ce, kl_sum = told.tolist()
     if math.isfinite(total):
         (loss if weight == 1 else loss * weight).backward()
         backward_to_table(S, scored.grad, looked_up.grad)
         workers.add_up_gradients(p for group in training.optimiser.param_groups for p in group["params"])
         training.optimiser.step()
-    return ce, kl_sum
+    return ce, kl_sum, total
 
 
-def next_item_loss(model: Any, vectors: Tensor, S: Tensor, targets: Tensor, negatives: int, buffer: Tensor) -> Tensor:
+def next_item_loss(model: Any, vectors: Tensor, S: Tensor, targets: Tensor, config: Config, buffer: Tensor) -> Tensor:
     """Mean cross-entropy of `targets` [B] (rows of S [V, D]), over the catalogue or over `negatives` drawn items."""
-    if not negatives:
-        S, norm = directions(S) if model.unit_candidates else (S, None)
+    if not config.negatives:
         matrix, bias = model.candidates(S)  # [V, D], [V]
-        return catalogue_loss(vectors, matrix, bias, targets, buffer, norm)
-    drawn = torch.randint(len(S), (negatives,), device=S.device)
+        with products_in(config.products):  # the loss makes its gradients at once, so that they hold for these too
+            return catalogue_loss(vectors, matrix, bias, targets, buffer, S if model.unit_candidates else None)
+    drawn = torch.randint(len(S), (config.negatives,), device=S.device)
     rows = F.embedding(torch.cat([targets, drawn]), S, sparse=True)
     matrix, bias = catalogue(model, rows)  # [B + n, D]
     if bias is not None:

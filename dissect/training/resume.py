@@ -64,6 +64,7 @@ def snapshot(training: Training) -> dict[str, Any]:
         "controls": training.controls.state_dict() if training.controls is not None else {},
         "optimiser": training.optimiser.state_dict(),
         "state": asdict(training.state),
+        "threads": torch.get_num_threads(),  # sums by another number of threads round otherwise
         "rng": torch.get_rng_state(),
         "rng_cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         "rng_others": _rng_of_others(),
@@ -99,6 +100,7 @@ def restore(training: Training, saved: dict[str, Any], path: Path) -> None:
             f"The checkpoint {path} was written by {len(others) + 1} processes, not by {workers.count()}.",
             "Go on with as many, or start over with --force.",
         )
+    torch.set_num_threads(saved.get("threads", torch.get_num_threads()))
     generators = saved if workers.is_first() else others[workers.number() - 1]
     torch.set_rng_state(generators["rng"])
     if generators["rng_cuda"] is not None and torch.cuda.is_available():

@@ -38,17 +38,18 @@ def products_in(products: str) -> Iterator[None]:
 
 
 def has_bf16_products() -> bool:
-    """Whether this CPU multiplies in bfloat16."""
+    """Whether torch multiplies float32 matrices in bfloat16 on this CPU, if asked to."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def require_products(products: str, device: torch.device | str) -> None:
-    """Raises UsageError where the device has no such products, and torch would quietly take float32."""
+    """Raises UsageError where torch would quietly take others: it has TF32 on CUDA only, and bfloat16 on CPUs only."""
     on_cpu = torch.device(device).type == "cpu"
-    if products == "tf32" and on_cpu:
-        raise UsageError("There are no TF32 products on a CPU.", "Use --products float32, or bf16 where it has them.")
-    if products == "bf16" and on_cpu and not has_bf16_products():
-        raise UsageError("This CPU does not multiply in bfloat16.", "Use --products float32.")
+    instead = "Use --products float32."
+    if products == "tf32" and (on_cpu or torch.cuda.get_device_capability(device) < (8, 0)):
+        raise UsageError("This device has no TF32 products; CUDA devices from Ampere on do.", instead)
+    if products == "bf16" and not (on_cpu and has_bf16_products()):
+        raise UsageError("This device has no bfloat16 products; some CPUs do.", instead)
 
 
 def score_buffer(batch_size: int, n_items: int, device: torch.device | str) -> Tensor:
@@ -70,6 +71,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
     vectors. With P = softmax and Y the one-hot targets, d/d scores = (P - Y) / B.
 
     With `norm`, s = vector . row / norm: it goes into the scores and into E, so that no other table is written down.
+    Where it is the length of the rows themselves (`norm_is_own`), its gradient goes into that of the rows.
     """
 
     @staticmethod
@@ -81,6 +83,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         buffer: Tensor | None,
         norm: Tensor | None,
+        norm_is_own: bool,
     ) -> Tensor:
         (B, _), V = vectors.shape, len(matrix)
         space = vectors.new_empty(V * B) if buffer is None else buffer.view(-1)
@@ -133,7 +136,13 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             if by_bias is not None:
                 by_bias = by_bias if norm is None else by_bias.mul_(norm)
                 by_bias.index_add_(0, targets, torch.full_like(total, -1 / B))
-            ctx.grads = by_vectors.div_(total[:, None]).sub_(target_rows).div_(B), by_matrix, by_bias
+            by_norm = None
+            if norm is not None and norm_is_own:
+                _take_out_along(by_matrix, matrix, norm)
+            elif norm is not None:
+                by_norm = torch.linalg.vecdot(by_matrix, matrix).div_(norm).neg_()
+            by_vectors.div_(total[:, None]).sub_(target_rows).div_(B)
+            ctx.grads = by_vectors, by_matrix, by_bias, None, None, by_norm, None
         return (log_total - target_score).mean()
 
     @staticmethod
@@ -145,39 +154,18 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             raise RuntimeError("the catalogue loss can be differentiated once")
         if grad != 1:
             grads = tuple(None if g is None else g * grad for g in grads)
-        return (*grads, None, None, None)
+        return grads
 
 
-class _Directions(torch.autograd.Function):
-    """The table [V, D] as it is, for a function in which the length `norm` [V] of a row does not count.
+def _take_out_along(gradient: Tensor, rows: Tensor, norm: Tensor) -> None:
+    """In place, what of each row of `gradient` [V, D] points along `rows` [V, D] of length `norm` [V].
 
-    That function may take the lengths for constants: what of the gradient points along a row, which they would cancel,
-    is taken out here. g - h (h . g) with h = row / |row|.
+    A length that does not count has no gradient: g - h (h . g) with h = row / |row|.
     """
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, norm: Tensor) -> Tensor:
-        ctx.save_for_backward(table, norm)
-        return table.view_as(table)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        table, norm = ctx.saved_tensors
-        step = ROWS_IN_CACHE if table.device.type == "cpu" else max(len(table), 1)
-        for g, e, length in zip(*(x.split(step) for x in (grad, table, norm)), strict=True):
-            along = torch.linalg.vecdot(g, e).div_(length.square())
-            g.addcmul_(e, along[:, None], value=-1)  # in place: nobody else reads the gradient of a table this large
-        return grad, None
-
-
-def directions(table: Tensor) -> tuple[Tensor, Tensor]:
-    """(the table [V, D], the lengths [V] of its rows as constants), for scores that are divided by those lengths.
-
-    The gradient of the table is that of scores with the table's unit rows.
-    """
-    norm = torch.linalg.vector_norm(table.detach(), dim=1).clamp_(min=NORM_EPS)
-    return _Directions.apply(table, norm), norm  # type: ignore[no-untyped-call]
+    step = ROWS_IN_CACHE if rows.device.type == "cpu" else max(len(rows), 1)
+    for g, e, length in zip(gradient.split(step), rows.split(step), norm.split(step), strict=True):
+        along = torch.linalg.vecdot(g, e).div_(length.square())
+        g.addcmul_(e, along[:, None], value=-1)
 
 
 def catalogue_loss(
@@ -186,26 +174,32 @@ def catalogue_loss(
     bias: Tensor | None,
     targets: Tensor,
     buffer: Tensor | None = None,
-    norm: Tensor | None = None,
+    unit_of: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy (nats) of `targets` [B] (rows of `matrix`, from 0) under softmax over the catalogue.
 
     vectors [B, D], matrix [V, D], bias [V] or None; `buffer` (of `score_buffer`, for at least B sessions) is
     overwritten, so that a step allocates nothing of that size; one that holds less than V x B scores makes the loss
-    compute them twice. vector . row is divided by `norm` [V], a constant. Differentiable once.
+    compute them twice. Vector . row is divided by the length of the row of `unit_of` [V, D]. Differentiable once.
     """
+    own, norm = unit_of is matrix, None
+    if unit_of is not None:
+        norm = lengths_of(unit_of.detach() if own else unit_of)
     loss: Tensor = _CatalogueCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        vectors, matrix, bias, targets, buffer, norm
+        vectors, matrix, bias, targets, buffer, norm, own
     )
     return loss
+
+
+def lengths_of(rows: Tensor) -> Tensor:
+    """|row| [n] of rows [n, D], and not quite zero for a row of zeros."""
+    return torch.linalg.vector_norm(rows, dim=1).clamp(min=NORM_EPS)
 
 
 def catalogue(model: Any, S: Tensor) -> tuple[Tensor, Tensor | None]:
     """(candidates [V, D], bias [V] or None) of a model and its table S as they enter the dot product."""
     matrix, bias = model.candidates(S)
-    if model.unit_candidates:
-        matrix = matrix / torch.linalg.vector_norm(S, dim=1, keepdim=True).clamp(min=NORM_EPS)
-    return matrix, bias
+    return matrix / lengths_of(S)[:, None] if model.unit_candidates else matrix, bias
 
 
 def sampled_loss(vectors: Tensor, target_rows: Tensor, sampled_rows: Tensor, is_target: Tensor, n_items: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dissect.data.sessions import PrefixTensors
-from dissect.errors import DataError
+from dissect.errors import DataError, UsageError
 from dissect.sparsevd import named_variational, sparsify
 from dissect.training.config import Config
 from dissect.training.controls import Controls, seeded_controls
@@ -53,19 +55,15 @@ def assemble(
     seed: int,
     variant: str,
     weights: dict[str, Tensor] | None = None,
-    compiled: bool = False,
 ) -> Training:
-    """Build the model from its seed, put SparseVD in it, and make controls and optimiser on the prefixes' device.
-
-    `compiled`: its `encode` goes through torch.compile, by a graph for each width of a batch.
-    """
+    """Build the model from its seed, put SparseVD in it, and make controls and optimiser on the prefixes' device."""
     device = prefixes.start.device
     torch.manual_seed(seed)
     model: Any = build()
     if weights is not None:
         load_dense(model, weights)
     model.to(device)
-    if config.noise == "lrt_shared" or compiled:
+    if config.noise == "lrt_shared" or config.compiled:
         model.all_slots = True  # as `rows_by_session` says, and so that no shape depends on the data
     left_out, controls = {}, None
     if config.is_sparse:
@@ -74,12 +72,22 @@ def assemble(
         controls = seeded_controls(seed, dim, config.noise, config.threshold, config.log_sigma2).to(device)
     optimiser = make_optimiser(model, controls, config)
     encode = model.encode
-    if compiled:
+    if config.compiled:
         # A graph for each width of a batch, and those of the last one of an epoch.
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         # On CUDA its pieces are captured as graphs: a launch for each, in place of one for each of their operations.
         encode = torch.compile(encode, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
     return Training(config, seed, variant, model, controls, optimiser, left_out, encode)
+
+
+def require_compiler(config: Config) -> None:
+    """Raises UsageError where the model is to be compiled and there is no compiler."""
+    compiler = os.environ.get("CXX", "g++")
+    if config.compiled and shutil.which(compiler) is None:
+        raise UsageError(
+            f"--compile needs a C++ compiler, and there is no {compiler}.",
+            "Install one, name it in CXX, or leave it out.",
+        )
 
 
 def selects(where: str, matrices: Any) -> Callable[[str, nn.Module], bool] | None:
@@ -106,7 +114,9 @@ def instrument(model: Any, config: Config, prefixes: PrefixTensors) -> dict[str,
     items, lengths, _ = prefixes.batch(some)
 
     def probe() -> None:
-        model.encode(model.item_states(), items, lengths)
+        S = model.item_states()
+        model.encode(S, items, lengths)
+        model.candidates(S)
 
     report = sparsify(
         model,

@@ -76,6 +76,8 @@ def add_up_gradients(parameters: Iterable[Tensor]) -> None:
             dist.all_reduce(parameter.grad)
         else:
             small.append(parameter.grad)
+    if not small:
+        return
     together = torch.cat([gradient.flatten() for gradient in small])
     dist.all_reduce(together)
     for gradient, total in zip(small, together.split([gradient.numel() for gradient in small]), strict=True):
