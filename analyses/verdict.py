@@ -282,16 +282,18 @@ def need(group: Path, finished: list[Path], judged: np.ndarray | None) -> dict[s
 def compare_need(full: list[Path], reduced: list[Path], judged: np.ndarray | None) -> dict[str, Any]:
     """The answer on need from the ranks of full and of reduced runs."""
 
-    def load(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-        sums, count = [], np.zeros(0)
+    def load(paths: list[Path]) -> tuple[np.ndarray, np.ndarray, float]:
+        sums, count, hits = [], np.zeros(0), []
         for path in paths:
             ranks = runs.read_ranks(path / "ranks-test-last.npz")
             total, count = session_sums(ranks["rank"], ranks["session"], judged)
             sums.append(total)
-        return np.stack(sums), count
+            hit = ranks["rank"] <= 20
+            hits.append(100 * float((hit if judged is None else hit[judged]).mean()))
+        return np.stack(sums), count, float(np.mean(hits))
 
-    a, count = load(full)
-    b, _ = load(reduced)
+    a, count, hr_full = load(full)
+    b, _, hr_reduced = load(reduced)
     estimate, low, high = relative_loss_interval(a, b, count)
     answer, reasons = need_answer(low, high), []
     if estimate is None:
@@ -315,6 +317,8 @@ def compare_need(full: list[Path], reduced: list[Path], judged: np.ndarray | Non
         "loss": estimate,
         "low": low,
         "high": high,
+        "hr@20_full": hr_full,
+        "hr@20_reduced": hr_reduced,
         "mrr@20_full": 100 * float(a.sum(1).mean() / max(1, count.sum())),
         "mrr@20_reduced": 100 * float(b.sum(1).mean() / max(1, count.sum())),
         "judged_prefixes": int(count.sum()),

@@ -31,6 +31,7 @@ import numpy as np
 
 from dissect.errors import DataError, DissectError, UsageError, unknown
 from dissect.locks import hold
+from dissect.training.config import wrong_type
 
 SCHEMA = 1
 FULL = "full"
@@ -223,9 +224,12 @@ def read_ranks(path: Path) -> dict[str, np.ndarray]:
 def group_config(group: Path) -> dict[str, Any]:
     """The resolved configuration of a group. Raises DataError where it is missing or garbled."""
     try:
-        return tomllib.loads((group / "config.toml").read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        config = tomllib.loads((group / "config.toml").read_text())
+    except (OSError, ValueError) as error:
         raise DataError(f"{group} is no group of runs: {error}.") from error
+    if wrong := wrong_type(config):
+        raise DataError(f"{group / 'config.toml'}: {wrong}.", "Has it been changed by hand? Put back what was there.")
+    return config
 
 
 def mark_done(run: Path) -> None:
@@ -274,12 +278,23 @@ def find_groups(runs_dir: Path | str) -> list[Path]:
     return sorted(found, key=lambda group: ((group / "config.toml").stat().st_mtime_ns, group.name))
 
 
+def newest_sound_group(runs_dir: Path | str) -> Path | None:
+    """The group begun last whose configuration can be read; None where there is none."""
+    for group in reversed(find_groups(runs_dir)):
+        try:
+            group_config(group)
+        except DataError:
+            continue
+        return group
+    return None
+
+
 def newest_group(runs_dir: Path | str) -> Path:
-    """The group begun last. Raises UsageError where there is none."""
-    groups = find_groups(runs_dir)
-    if not groups:
+    """The same. Raises UsageError where there is none."""
+    group = newest_sound_group(runs_dir)
+    if group is None:
         raise UsageError(f"There are no runs in {runs_dir}.", "Make one: dissect run")
-    return groups[-1]
+    return group
 
 
 def resolve_group(name: Path | str, runs_dir: Path | str) -> Path:

@@ -49,7 +49,7 @@ def draw(shown: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylabe
         for line, part in shown[shown["role"] == "control"].groupby("line", sort=False):
             axes.plot(part[x], part["mean"], color=GREY, linewidth=0.6)
             labels.append((float(part["mean"].iloc[-1]), words[str(line)], GREY))
-        axes.set_xlim(0, shown[x].max())
+        axes.set_xlim(0, shown[x].max() or 1)
         axes.set_xlabel(x)
         axes.set_ylabel(ylabel)
         label_ends(axes, labels, gap=0.062, margin=-0.1)
@@ -62,8 +62,8 @@ def describe(shown: pd.DataFrame, module: str, caption: str) -> str:
     """The figure in words, from its data."""
     last = shown[shown["step"] == shown["step"].max()]
     ends = "; ".join(
-        f"{row.line} {row.mean_:.3f} "
-        f"(range over {row.seeds} seed{'s' * (row.seeds != 1)} {row.low:.3f} to {row.high:.3f})"
+        f"{row.line} {row.mean_:.3f}"
+        + (f" (range over {row.seeds} seeds {row.low:.3f} to {row.high:.3f})" if row.seeds > 1 else "")
         for row in last.rename(columns={"mean": "mean_"}).itertuples()
     )
     first = shown[shown["step"] == shown["step"].min()]["mean"]

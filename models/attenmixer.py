@@ -86,6 +86,9 @@ class AttenMixer(SessionModel):
         **switches: Any,
     ) -> None:
         super().__init__()
+        for name, rate in (("dropout", dropout), ("candidate_dropout", candidate_dropout)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name} is a probability from 0 to below 1, not {rate}")
         self.dropout, self.candidate_dropout = dropout, candidate_dropout
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         attend = "attention" not in without

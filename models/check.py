@@ -58,6 +58,10 @@ def _check_once(model: Any, items: Tensor, lengths: Tensor, n_items: int) -> Ten
     is_bias = bias is None or (isinstance(bias, Tensor) and bias.shape == (n_items,))
     _expect(is_bias, call, f"a bias [V] with V = {n_items}, or None", bias)
     assert isinstance(vectors, Tensor)
+    if not model.training:
+        alone = _call("encode of one session alone", model.encode, S, items[1:, :1], lengths[1:])[0]
+        same = torch.allclose(vectors[1:], alone, rtol=1e-3, atol=1e-5, equal_nan=True)
+        _expect(same, f"{call} of a session padded beside a longer one", "the vector that it has alone", "another one")
     return vectors
 
 
@@ -81,6 +85,8 @@ def _expect(right: bool, call: str, wanted: str, came: object) -> None:
 def _in_words(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if isinstance(value, str):
+        return value
     if isinstance(value, tuple):
         return f"({', '.join(map(_in_words, value))})"
     return "None" if value is None else f"a {type(value).__name__}"

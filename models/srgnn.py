@@ -81,6 +81,8 @@ class SRGNN(SessionModel):
             raise ValueError(f"propagation is '(AH)W' or 'A(HW)', not {propagation!r}")
         if readout not in ("attention", "attenmixer"):
             raise ValueError(f"readout is 'attention' or 'attenmixer', not {readout!r}")
+        if dropout is not None and not 0 <= dropout < 1:
+            raise ValueError(f"dropout is a probability from 0 to below 1, not {dropout}")
         if switches and readout != "attenmixer":
             raise ValueError(f"{', '.join(switches)}: only with readout='attenmixer'")
         self.normalised, self.scale = normalised or readout == "attenmixer", scale

@@ -64,6 +64,11 @@ def test_the_model_as_it_is_runs(own):
     [
         ("return self.items", "return self.items[1:]", "float32 [V, D] with V = 5, and returned float32 [4, 32]"),
         ("return self.items", "return self.items.double()", "and returned float64 [5, 32]"),
+        (
+            "items.clamp(min=1)) * (items > 0)[..., None]).sum(1)",
+            "items.clamp(min=1))).sum(1)",
+            "padded beside a longer one",
+        ),
         ("return self.items", "pass", "the item table, float32 [V, D] with V = 5, and returned None"),
         ("return vectors, {}", "return vectors", "a pair: vectors [B, D], and a dict of auxiliary losses by name"),
         ("return vectors, {}", "return vectors, []", "and returned (float32 [2, 32], a list)"),

@@ -74,6 +74,12 @@ def tell(dataset: Dataset, folder: Path) -> None:
     dropped = {part: n for part, n in dataset.provenance.get("dropped_single_clicks", {}).items() if n}
     if dropped:
         click.echo(f"Single-click sessions dropped: {', '.join(f'{n:,} ({part})' for part, n in dropped.items())}.")
+    if unseen := dataset.provenance.get("dropped_unseen"):
+        clicks, sessions = (unseen.get(what, 0) for what in ("clicks", "sessions"))
+        click.echo(
+            f"Of the test part {clicks:,} clicks on items that the sessions kept have not were dropped, "
+            f"and {sessions:,} sessions with them."
+        )
     click.echo(f"In {folder}. Next: dissect run --dataset {dataset.name}")
 
 

@@ -92,7 +92,7 @@ def dissect_model(
     """Train every seed asked for with SparseVD and print the verdict of the group."""
     workers.join()
     asked, console = Asked(**common), Console(stderr=True, quiet=not workers.is_first())
-    choices = ("both", "none", *MODULES, *ROLES)
+    choices = tuple(dict.fromkeys(("both", "none", *MODULES, *ROLES)))
     if where not in choices:
         raise unknown("module or role", where, choices)
     find_model(asked.model)  # an unknown one is told before anything is fetched
@@ -121,9 +121,9 @@ def train_dense(*, protocol: str, patience: int, refit: bool, dataset: str | Non
     console = Console(stderr=True, quiet=not workers.is_first())
     runs_dir = Path(common["runs_dir"])
     if dataset is None:
-        groups = runs.find_groups(runs_dir)
-        dataset = runs.group_config(groups[-1])["dataset"] if groups else "demo"
-        console.print(f"Data set: {dataset} ({'as in the newest group' if groups else 'built in'}).", highlight=False)
+        newest = runs.newest_sound_group(runs_dir)
+        dataset = runs.group_config(newest)["dataset"] if newest else "demo"
+        console.print(f"Data set: {dataset} ({'as in the newest group' if newest else 'built in'}).", highlight=False)
     asked = Asked(dataset=str(dataset), **common)
     if asked.model in BASELINES:
         refuse_for_baselines(asked)
@@ -243,6 +243,11 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Cons
             f"At most --option levels={longest}.",
         )
     model, _ = try_out(subject, options)
+    if asked.negatives >= data.n_items:
+        raise UsageError(
+            f"--negatives {asked.negatives} are no fewer than the {data.n_items} items of {data.name}.",
+            "Leave the option out: the whole catalogue is exact, and quicker.",
+        )
     if asked.negatives and model.candidates(model.item_states())[1] is not None:
         raise UsageError(f"--negatives is for models without a bias per item; {subject.name} has one.", "Leave it out.")
     unnamed = without_role(model)
@@ -324,7 +329,9 @@ def steps_asked(asked: Asked, data: Dataset, validation: float) -> int | None:
 
 def steps_of(epochs: float, data: Dataset, batch_size: int, validation: float) -> int:
     """Steps of so many epochs. Raises UsageError unless they are more than 0."""
-    if epochs <= 0 or batch_size < 1:
-        raise UsageError(f"--epochs must be above 0 and --batch-size at least 1, not {epochs} and {batch_size}.")
+    if not 0 < epochs < 1e6:
+        raise UsageError(f"--epochs must be above 0, and below a million, not {epochs:g}.")
+    if batch_size < 1:
+        raise UsageError(f"--batch-size must be at least 1, not {batch_size}.")
     prefixes = split_validation(data.train, validation)[0].n_prefixes
     return max(1, math.ceil(epochs * math.ceil(prefixes / batch_size)))

@@ -60,7 +60,12 @@ def group_folder(config: Config, name: str | None, runs_dir: Path) -> Path:
 
 
 def prepare_group(group: Path, config: Config, data: Dataset) -> None:
-    """Write what a group is about, once."""
+    """Write what a group is about, once. Raises DataError where it says something else already."""
+    if (group / "config.toml").exists() and Config(**runs.group_config(group)).hash != config.hash:
+        raise DataError(
+            f"{group / 'config.toml'} has been changed since it was written: its settings are not those of its name.",
+            "Put back what was there, or choose another --name.",
+        )
     if not (group / "config.toml").exists():
         counts = {
             "n_items": data.n_items,
@@ -134,7 +139,8 @@ def train_seeds(
     elif len(done) == len(folders):
         raise UsageError(
             f"Finished already: {', '.join(str(folders[seed]) for seed in done)}.",
-            "Choose another --seed, or --force (the old run is kept aside). See it: dissect plot density",
+            "Choose another --seed, or --force (the old run is kept aside). See it: "
+            + ("dissect plot density" if config.is_sparse else f"dissect compare --dataset {data.name}"),
         )
     options = dict(config.model_options)
 

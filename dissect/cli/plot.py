@@ -78,9 +78,10 @@ def density(
             raise UsageError(f"{group.name} has no counts for {column}.", f"Recorded: {', '.join(known)}.")
         says = {"D1": f"log α < {t:g}", "D2": f"|θ| > {tau}", "D2s": f"θ > {tau}"}[measure]
         seeds = table["seed"].nunique()
+        reduced = "" if variant == "full" else f" {variant.replace('-', ' ', 1).replace('-', ', ')}"
         caption = (
-            f"{config['model']}, {config['dataset']}: share with {says}; {seeds} seed{'s' * (seeds != 1)}; "
-            f"where {config['where']}\n"
+            f"{config['model']}{reduced}, {config['dataset']}: share with {says}; "
+            f"{'1 seed' if seeds == 1 else f'mean and range over {seeds} seeds'}; SparseVD: {config['where']}\n"
             f"KL weight {config['kl_weight']:g}, {config['prior']} prior, noise {config['noise']}"
         )
         for module in ("gnn", "encoder", "readout", "other"):

@@ -61,6 +61,8 @@ def heading(verdict: dict[str, Any]) -> Text:
         f"KL weight {verdict['kl_weight']:g}",
         style="not bold",
     )
+    if verdict["need"]:
+        text.append("\nthe full model; what it loses without a role stands under need", style="not bold")
     test = verdict["accuracy"].get("test")
     if test:
         bias = verdict["accuracy"]["selection_bias"]
@@ -81,7 +83,7 @@ def density_bars(verdict: dict[str, Any]) -> Table:
         title=f"\nDensity: share of weights with log α < {verdict['threshold']:g}",
         title_justify="left",
         title_style="bold",
-        caption=f"beyond: where control.rolled keeps 5 %, at log α < {', '.join(at)}" if at else None,
+        caption=f"beyond: where control.rolled keeps at most 5 %, at log α < {', '.join(at)}" if at else None,
         caption_justify="left",
     )
     for name in ("matrix", "role"):
@@ -132,7 +134,10 @@ def answer_text(question: str, given: dict[str, Any], then: str = "") -> Group:
 
 
 def need_words(given: dict[str, Any]) -> str:
-    words = f"without it MRR@20 goes from {given['mrr@20_full']:.2f} to {given['mrr@20_reduced']:.2f}"
+    words = "without it "
+    if "hr@20_full" in given:  # older verdicts have MRR only
+        words += f"HR@20 goes from {given['hr@20_full']:.2f} to {given['hr@20_reduced']:.2f}, "
+    words += f"MRR@20 from {given['mrr@20_full']:.2f} to {given['mrr@20_reduced']:.2f}"
     if given["loss"] is None:
         return words
     words += f": a loss of {100 * given['loss']:.2f} %"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from dissect.errors import UsageError
 
@@ -66,6 +68,7 @@ class Config:
             not self.negatives or self.products == "float32",
             f"products are those with the whole catalogue; with negatives={self.negatives} they are float32.",
         )
+        check(self.patience >= 0, f"patience must not be negative, not {self.patience}.")
         check(self.max_steps >= 1, f"max_steps must be at least 1, not {self.max_steps}.")
         check(0 <= self.kl_weight < math.inf, f"kl_weight must be a number from 0 on, not {self.kl_weight}.")
         check(-20 <= self.threshold <= 20, f"threshold (of log alpha) must lie from -20 to 20, not {self.threshold:g}.")
@@ -100,6 +103,17 @@ class Config:
     @property
     def is_sparse(self) -> bool:
         return self.where != "none"
+
+
+def wrong_type(settings: Mapping[str, Any]) -> str | None:
+    """Of the first setting that has another type than its field, what is wrong; None where all are right."""
+    for name, hint in get_type_hints(Config).items():
+        kinds = tuple(get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,)))
+        if name not in settings or type(settings[name]) in kinds or (type(settings[name]) is int and float in kinds):
+            continue
+        words = " or ".join(kind.__name__ for kind in kinds if kind is not NoneType)
+        return f"{name} should be of type {words}, and is {settings[name]!r}"
+    return None
 
 
 def kl_weight_at(config: Config, step: int) -> float:
