@@ -28,6 +28,67 @@ def test_run_leaves_a_group_and_a_verdict_and_is_refused_the_second_time(typed, 
     assert (group / "s1.old-1" / "DONE").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--epochs", "nan"], "--epochs must be above 0, and below a million, not nan"),
+        (["--epochs", "inf"], "not inf"),
+        (["--epochs", "1", "--batch-size", "0"], "--batch-size must be at least 1, not 0"),
+        (["--negatives", "999999"], "no fewer than the 300 items"),
+        (["--patience", "-1"], "patience must not be negative"),
+        (["--option", "dropout=1.5"], "cannot be built so"),
+    ],
+)
+def test_settings_that_make_no_sense_are_usage_errors(typed, tmp_path, words, says):
+    code, _, err = typed("train", "srgnn", "--dataset", "demo", "--quiet", *words)
+    assert code == 2 and says in " ".join(err.split()) and not list(tmp_path.rglob("config.toml"))
+
+
+def test_a_configuration_that_was_changed_by_hand_is_told(typed, tmp_path):
+    typed("run", *TINY)
+    path = runs.newest_group("runs") / "config.toml"
+    text = path.read_text()
+    for old, new, says in (
+        ("threshold = 3.0", 'threshold = "three"', "threshold should be of type float, and is 'three'"),
+        ("max_steps = 6", "max_steps = 6.5", "max_steps should be of type int, and is 6.5"),
+        ('noise = "lrt"', "noise = true", "noise should be of type str, and is True"),
+    ):
+        assert old in text
+        path.write_text(text.replace(old, new))
+        for words in (["plot", "density", str(path.parent)], ["evaluate", str(path.parent)]):
+            code, _, err = typed(*words)
+            assert code == 3 and says in " ".join(err.split())
+    path.write_text(text.replace("lr = 0.001", "lr = 0.002"))
+    code, _, err = typed("run", *TINY, "--seed", "2")
+    assert code == 3 and "changed since" in err and len(runs.group_runs(path.parent)) == 1
+
+
+def test_the_newest_group_is_the_newest_that_can_be_read(typed, tmp_path):
+    typed("run", *TINY)
+    sound = runs.newest_group("runs")
+    (tmp_path / "runs" / "zz").mkdir()
+    (tmp_path / "runs" / "zz" / "config.toml").write_bytes(b"\xff\xfe garbage")
+    assert runs.newest_group("runs") == sound
+    code, out, _ = typed("plot", "density")
+    assert code == 0 and sound.name in out
+
+
+def test_what_a_figure_leaves_out_of_the_model_is_in_its_words(typed):
+    typed("run", *TINY)
+    typed("run", *TINY, "--without", "propagation")
+    code, out, _ = typed("plot", "density", "--variant", "without-propagation")
+    words = [line for line in out.split() if line.endswith(".txt")]
+    with open(words[0]) as file:
+        assert code == 0 and "srgnn without propagation, demo" in file.read()
+
+
+def test_runs_of_a_model_that_differ_say_in_what(typed):
+    words = ["train", "srgnn", "--dataset", "demo", "--max-steps", "3", "--dim", "4", "--device", "cpu", "--quiet"]
+    typed(*words)
+    _, out, _ = typed(*words, "--order", "chronological")
+    assert "(order chronological)" in out and "(order shuffled)" in out
+
+
 def test_several_seeds_go_on_with_those_that_are_missing(typed):
     typed("run", *TINY, "--seed", "1")
     code, out, err = typed("run", *TINY, "--seed", "1", "--seed", "2", "--json")
@@ -40,6 +101,10 @@ def test_the_reduced_model_joins_the_group_and_the_verdict(typed):
     code, out, _ = typed("run", *TINY, "--without", "propagation", "--json")
     verdict = json.loads(out)
     assert code == 0 and set(verdict["need"]) == {"propagation"}
+    for kind, run in (("full", "s1"), ("reduced", "without-propagation/s1")):
+        test = runs.read_json(runs.newest_group("runs") / run / "summary.json")["test"]
+        assert verdict["need"]["propagation"][f"mrr@20_{kind}"] == pytest.approx(test["mrr@20"])
+        assert verdict["need"]["propagation"][f"hr@20_{kind}"] == pytest.approx(test["hr@20"])
     assert runs.variants(runs.newest_group("runs")) == ["full", "without-propagation"]
     assert len(runs.find_groups("runs")) == 1
 

@@ -61,7 +61,9 @@ class Comparison:
 def render_results(results: pd.DataFrame, dataset: str, protocol: str, newest: str) -> TextTable:
     """The table of analyses.compare.results_table; the group just trained stands out."""
     dissected = results["where"].map(lambda where: "" if where == "none" else f" (SparseVD {where})")
-    named = results.assign(label=run_names(results) + dissected)
+    # What sets a run apart where the model's name does not: in the brackets of its label.
+    apart = results["label"].str.extract(r"(\s\(.*\))$")[0].fillna("")
+    named = results.assign(label=run_names(results) + apart + dissected)
     table = means_view(f"{dataset}, protocol {protocol}, test", named, AT_20, newest)
     return replace(table, notes=(*table.notes, PAPER)) if protocol == "paper" else table
 
