@@ -35,7 +35,7 @@ def draw(shown: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylabe
         figure = Figure(figsize=(COLUMN, 2.6))
         words = short_names(list(shown["line"].unique()))
         room = 0.86 - (LETTER * max(map(len, words.values())) + 0.05) / COLUMN  # what labels leave to axes and leaders
-        axes = figure.add_axes((0.14, 0.145, room / 1.12, 0.69))
+        axes = figure.add_axes((0.14, 0.145, room / 1.12, 0.665))
         axes.set_ylim(0, 1.02)
         labels = []
         own = list(shown[shown["role"] != "control"]["line"].unique())
@@ -54,7 +54,7 @@ def draw(shown: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylabe
         axes.set_ylabel(ylabel)
         label_ends(axes, labels, gap=0.062, margin=-0.1)
         figure.text(0.015, 0.96, TITLES.get(module, module), fontsize=8, fontweight="bold", va="center")
-        figure.text(0.015, 0.893, caption, fontsize=6, color="#444444", va="center")
+        figure.text(0.015, 0.882, caption, fontsize=6, color="#444444", va="center")
     return figure
 
 

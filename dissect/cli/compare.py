@@ -14,7 +14,7 @@ from dissect.cli import options
 Examples:
   dissect compare --dataset diginetica
   dissect compare srgnn-diginetica attenmixer-diginetica --pairs
-  dissect compare srgnn-demo-58ce72c0 srgnn-demo-58ce72c0/without-propagation
+  dissect compare srgnn-demo-58ce72c0 attenmixer-demo-1d4bd1f6/s2
   dissect compare --dataset diginetica --format latex --out table.tex"""
 )
 @click.argument("names", nargs=-1, metavar="[RUN ...]")

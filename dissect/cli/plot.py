@@ -79,10 +79,11 @@ def density(
         says = {"D1": f"log α < {t:g}", "D2": f"|θ| > {tau}", "D2s": f"θ > {tau}"}[measure]
         seeds = table["seed"].nunique()
         reduced = "" if variant == "full" else f" {variant.replace('-', ' ', 1).replace('-', ', ')}"
+        shown_as = "1 seed" if seeds == 1 else f"mean and range of {seeds} seeds"
         caption = (
-            f"{config['model']}{reduced}, {config['dataset']}: share with {says}; "
-            f"{'1 seed' if seeds == 1 else f'mean and range over {seeds} seeds'}; SparseVD: {config['where']}\n"
-            f"KL weight {config['kl_weight']:g}, {config['prior']} prior, noise {config['noise']}"
+            f"{config['model']}{reduced}, {config['dataset']}\n"
+            f"share with {says}; {shown_as}\n"
+            f"SparseVD: {config['where']}, KL weight {config['kl_weight']:g}, {config['prior']} prior, noise {config['noise']}"
         )
         for module in ("gnn", "encoder", "readout", "other"):
             if not (table["module"] == module).any():
