@@ -3,6 +3,7 @@
 #
 #   bash benchmarks/table.sh                                       Diginetica, D = 256, 3 seeds
 #   DATASET=tmall bash benchmarks/table.sh
+#   DIM=104 bash benchmarks/table.sh                               any multiple of 8: the released code's heads divide it
 #
 # Runs that are finished are passed over, runs that were stopped go on: the same command again is always right.
 set -uo pipefail
