@@ -83,7 +83,8 @@ def density(
         caption = (
             f"{config['model']}{reduced}, {config['dataset']}\n"
             f"share with {says}; {shown_as}\n"
-            f"SparseVD: {config['where']}, KL weight {config['kl_weight']:g}, {config['prior']} prior, noise {config['noise']}"
+            f"SparseVD: {config['where']}, KL weight {config['kl_weight']:g}, "
+            f"{config['prior']} prior, noise {config['noise']}"
         )
         for module in ("gnn", "encoder", "readout", "other"):
             if not (table["module"] == module).any():
