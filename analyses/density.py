@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dissect.errors import DataError, unknown
-from dissect.runs import group_runs, read_jsonl, variants
+from dissect.runs import group_runs, is_done, read_json, read_jsonl, variants
 from dissect.sparsevd.density import BINS_PER_UNIT, LOWEST
 
 
@@ -17,15 +17,15 @@ def density_table(group: Path, variant: str = "full") -> pd.DataFrame:
     """The density records of every seed: one row per seed, step, matrix and block.
 
     Columns: seed, step, epoch, matrix, block, role, module, numel, kl_weight, the counts `kept <t>`,
-    `abs <tau>`, `signed <tau>`, and log_alpha_hist. Raises DataError where nothing was recorded, or a record is not
-    what it should be, and UsageError with the variants that there are for another one.
+    `abs <tau>`, `signed <tau>`, and log_alpha_hist. Raises DataError where nothing was recorded, a record is not what
+    it should be, or that of a finished run lacks its end; UsageError for another variant, with those that there are.
     """
     known = variants(group)
     if variant not in known and known:
         raise unknown(f"variant in {group.name}", variant, known)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for run in group_runs(group, variant):
-        path = run / "density.jsonl"
+        path, before = run / "density.jsonl", len(rows)
         for number, record in enumerate(read_jsonl(path), 1):
             try:
                 rows.append({"seed": int(run.name[1:]), **flat(record)})
@@ -34,6 +34,12 @@ def density_table(group: Path, variant: str = "full") -> pd.DataFrame:
                 raise DataError(
                     f"{path}, line {number}, {what}.", "Mend the line, or train that seed again."
                 ) from error
+        if len(rows) > before and is_done(run):
+            last, steps = rows[-1]["step"], read_json(run / "summary.json").get("steps")
+            if last != steps:
+                raise DataError(
+                    f"{path} ends at step {last}, and the run has {steps}: the rest is lost.", "Train that seed again."
+                )
     if not rows:
         raise DataError(f"{group} has no density record.", "A dense run (--where none, dissect train) has none.")
     return pd.DataFrame(rows)

@@ -1,7 +1,7 @@
 """The run folder: the one contract between training and everything after it.
 
     runs/<name>-<hash>/        a group: one configuration
-      config.toml data.json verdict.json figures/
+      config.toml data.json items.json verdict.json figures/
       s<seed>/                 a run: one seed of it, full model
       without-<role>/s<seed>/  the model without a role, same configuration and seeds
         environment.json metrics.jsonl density.jsonl checkpoints/ ranks-*.npz summary.json DONE
@@ -22,7 +22,7 @@ import tempfile
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -107,6 +107,12 @@ def write_ranks(path: Path, **arrays: Any) -> None:
     write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
 
+def write_identifiers(folder: Path, identifiers: Sequence[int | str] | None) -> None:
+    """Write what the source of a data set calls its items, where that is not their numbers, into items.json."""
+    if identifiers is not None:
+        write_json(folder / "items.json", {"identifiers": list(identifiers)})
+
+
 class Lines:
     """A file of JSON lines that can be cut back to where it was, so that a resumed run has no line twice."""
 
@@ -189,6 +195,20 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path} should hold one JSON object.")
     return value
+
+
+def read_identifiers(folder: Path, n_items: int) -> list[int | str] | None:
+    """What `write_identifiers` wrote, item i at i - 1; None where it wrote nothing.
+
+    Raises DataError unless there is one, a text or a whole number, for each of `n_items` items.
+    """
+    path = folder / "items.json"
+    if not path.exists():
+        return None
+    found = read_json(path).get("identifiers")
+    if not isinstance(found, list) or len(found) != n_items or not all(type(each) in (int, str) for each in found):
+        raise DataError(f"{path} should name each of {n_items:,} items, by a text or a whole number.")
+    return found
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -278,22 +298,24 @@ def find_groups(runs_dir: Path | str) -> list[Path]:
     return sorted(found, key=lambda group: ((group / "config.toml").stat().st_mtime_ns, group.name))
 
 
-def newest_sound_group(runs_dir: Path | str) -> Path | None:
-    """The group begun last whose configuration can be read; None where there is none."""
+def newest_sound_group(runs_dir: Path | str, dissected: bool = False) -> Path | None:
+    """The group begun last, or the `dissected` one, whose configuration can be read; None where there is none."""
     for group in reversed(find_groups(runs_dir)):
         try:
-            group_config(group)
+            is_dense = group_config(group).get("where") == "none"
         except DataError:
             continue
-        return group
+        if not (dissected and is_dense):
+            return group
     return None
 
 
-def newest_group(runs_dir: Path | str) -> Path:
+def newest_group(runs_dir: Path | str, dissected: bool = False) -> Path:
     """The same. Raises UsageError where there is none."""
-    group = newest_sound_group(runs_dir)
+    group = newest_sound_group(runs_dir, dissected)
     if group is None:
-        raise UsageError(f"There are no runs in {runs_dir}.", "Make one: dissect run")
+        kind = "dissected models" if dissected and find_groups(runs_dir) else "runs"
+        raise UsageError(f"There are no {kind} in {runs_dir}.", "Make one: dissect run")
     return group
 
 

@@ -63,6 +63,36 @@ def test_a_configuration_that_was_changed_by_hand_is_told(typed, tmp_path):
     assert code == 3 and "changed since" in err and len(runs.group_runs(path.parent)) == 1
 
 
+def test_verdict_and_figures_are_of_the_newest_dissected_group(typed, tmp_path):
+    assert typed("verdict")[0] == 2
+    code, ended, _ = typed("run", *TINY)
+    dissected = runs.newest_group("runs")
+    assert typed("train", "srgnn", "--dataset", "demo", *TINY)[0] == 0
+    dense = runs.newest_group("runs")
+    assert dense != dissected and runs.newest_group("runs", dissected=True) == dissected
+    for words in (["verdict"], ["verdict", dissected.name]):
+        assert typed(*words) == (0, ended, "")
+    assert json.loads(typed("verdict", "--json")[1]) == {
+        name: value for name, value in runs.read_json(dissected / "verdict.json").items() if name != "schema"
+    }
+    for figure in ("density", "histogram"):
+        code, out, _ = typed("plot", figure)
+        assert code == 0 and dissected.name in out and dense.name not in out
+    code, _, err = typed("plot", "density", dense.name)
+    assert code == 3 and "A dense run" in err
+
+
+def test_a_density_record_that_lost_its_end_is_not_drawn(typed):
+    typed("run", *TINY)
+    record = runs.newest_group("runs") / "s1" / "density.jsonl"
+    lines = record.read_bytes().splitlines(keepends=True)
+    last = json.loads(lines[-1])["step"]
+    record.write_bytes(b"".join(line for line in lines if json.loads(line)["step"] < last))
+    for words in (["plot", "density"], ["plot", "histogram"], ["verdict"]):
+        code, _, err = typed(*words)
+        assert code == 3 and f"and the run has {last}" in err
+
+
 def test_the_newest_group_is_the_newest_that_can_be_read(typed, tmp_path):
     typed("run", *TINY)
     sound = runs.newest_group("runs")

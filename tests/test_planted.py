@@ -60,7 +60,7 @@ def test_walks_walk_a_cycle_of_their_own(walk):
 
 
 def test_in_a_walk_the_graph_tells_the_next_click_and_nothing_else_does(walk):
-    judged = planted.judged(walk)
+    judged = planted.judged(walk.name)
     with_graph, without, targets = [], [], []
     for prefix, target in prefixes(walk, judged):
         scores = np.zeros(walk.n_items)
@@ -131,8 +131,8 @@ def test_clicks_of_a_bag_are_exchangeable(bag):
 
 
 def test_judged_prefixes_are_those_of_the_second_lap(walk, bag):
-    judged = planted.judged(walk)
+    judged = planted.judged(walk.name)
     session, length = prefix_index(walk.test)
     cycle = len(set(walk.test[0].tolist()))
     assert judged[session == 0].tolist() == [n > cycle for n in length[session == 0]]
-    assert planted.judged(bag) is None
+    assert planted.judged(bag.name) is None

@@ -69,6 +69,7 @@ def make_group(
             run / "summary.json",
             {
                 "seed": seed,
+                "steps": 100,
                 "test": test,
                 "selection_bias": {"hr@20": 0.1, "mrr@20": 0.1},
                 "checks": checks or {"masked": test, "mean": test},

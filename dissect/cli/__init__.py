@@ -14,6 +14,7 @@ from dissect.errors import DissectError, unknown
 # a test compares the two.
 COMMANDS = {
     "run": ("dissect.cli.run", "Dissect a model: train it with SparseVD and say the verdict."),
+    "verdict": ("dissect.cli.verdict", "Say the verdict on what was dissected, again."),
     "train": ("dissect.cli.train", "Train a model as it is, and compare."),
     "compare": ("dissect.cli.compare", "Set trained models side by side, with tests of significance."),
     "resume": ("dissect.cli.resume", "Go on with what was interrupted, from its folder alone."),

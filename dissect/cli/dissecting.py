@@ -112,7 +112,7 @@ def dissect_model(
     group = train_group(asked, data, settings, console)
     if not workers.is_first():
         return
-    show_verdict(group, data, asked.as_json)
+    show_verdict(group, data.name, asked.as_json)
 
 
 def train_dense(*, protocol: str, patience: int, refit: bool, dataset: str | None, **common: Any) -> None:
@@ -181,9 +181,9 @@ def refuse_for_baselines(asked: Asked) -> None:
         )
 
 
-def show_verdict(group: Path, data: Dataset, as_json: bool) -> None:
-    """Judge a group and print its verdict."""
-    verdict = judge(group, judged=planted.judged(data))
+def show_verdict(group: Path, dataset: str, as_json: bool) -> None:
+    """Judge a group, trained on the data set of that name, and print its verdict."""
+    verdict = judge(group, judged=planted.judged(dataset))
     if as_json:
         print(json.dumps(verdict, indent=1, allow_nan=False))
     else:

@@ -84,6 +84,7 @@ def prepare_group(group: Path, config: Config, data: Dataset) -> None:
             group / "data.json",
             {"name": data.name, "split_hash": data.split_hash, **counts, "provenance": data.provenance},
         )
+        runs.write_identifiers(group, data.identifiers)
         runs.write_toml(group / "config.toml", config.to_dict())
 
 

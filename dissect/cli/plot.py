@@ -11,7 +11,8 @@ from dissect.cli.options import data_dir
 
 @click.group()
 def command() -> None:
-    """Draw figures from the newest group of runs, or from the groups named; `data` draws data sets."""
+    """Draw figures from the newest group of runs that has what they show, or from the groups named; `data` draws
+    data sets."""
 
 
 def _shared(function: Any) -> Any:
@@ -69,7 +70,7 @@ def density(
     from dissect.errors import UsageError
     from figures import density as figure
 
-    for group, config in _groups(groups, runs_dir):
+    for group, config in _groups(groups, runs_dir, dissected=True):
         table = density_table(group, variant)
         t = config["threshold"] if threshold is None else threshold
         column = {"D1": f"kept {t:g}", "D2": f"abs {tau}", "D2s": f"signed {tau}"}[measure]
@@ -106,7 +107,7 @@ def histogram(groups: tuple[str, ...], runs_dir: str, out: str | None, threshold
     from dissect.errors import UsageError
     from figures import histogram as figure
 
-    for group, config in _groups(groups, runs_dir):
+    for group, config in _groups(groups, runs_dir, dissected=True):
         table = log_alpha_shares(density_table(group))
         t = config["threshold"] if threshold is None else threshold
         if not -20 <= t <= 20:
@@ -217,9 +218,9 @@ def _save(drawn: Any, stem: Any, table: Any, words: str) -> None:
         click.echo(path)
 
 
-def _groups(names: tuple[str, ...], runs_dir: str) -> list[tuple[Any, dict[str, Any]]]:
-    """The groups asked for with their configurations; the newest where none is."""
+def _groups(names: tuple[str, ...], runs_dir: str, dissected: bool = False) -> list[tuple[Any, dict[str, Any]]]:
+    """The groups asked for with their configurations; the newest, or the newest `dissected` one, where none is."""
     from dissect import runs
 
-    groups = [runs.resolve_group(name, runs_dir) for name in names] or [runs.newest_group(runs_dir)]
+    groups = [runs.resolve_group(name, runs_dir) for name in names] or [runs.newest_group(runs_dir, dissected)]
     return [(group, runs.group_config(group)) for group in groups]

@@ -11,10 +11,14 @@ from dissect.cli import options
     epilog="""\b
 Examples:
   dissect recommend runs/srgnn-demo-58ce72c0/s1 --session 12,7,99
-  dissect recommend srgnn-demo --session 12,7,99 --k 5 --unseen --json"""
+  dissect recommend srgnn-demo --session 12,7,99 --k 5 --unseen --json
+  dissect recommend srgnn-shop --session sku-881,sku-17 --identifiers"""
 )
 @click.argument("run")
 @click.option("--session", required=True, metavar="ITEMS", help="Item numbers in the order of the clicks: 12,7,99")
+@click.option(
+    "--identifiers", "by_identifier", is_flag=True, help="The session names items as the log or the files do."
+)
 @click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Length of the list.")
 @click.option("--unseen", is_flag=True, help="Leave out the items of the session.")
 @options.own_model
@@ -25,6 +29,7 @@ Examples:
 def command(
     run: str,
     session: str,
+    by_identifier: bool,
     k: int,
     unseen: bool,
     model: str | None,
@@ -35,20 +40,24 @@ def command(
 ) -> None:
     """The K items with the highest scores after a session, by the trained model of RUN.
 
-    RUN is a seed's folder, or a group with one seed. Items are numbered as in its data set. The probability is that
-    of the softmax over the whole catalogue; a baseline has none.
+    RUN is a seed's folder, or a group with one seed. Items are numbered as in its data set; where its log or files
+    call them otherwise, that stands beside the numbers. The probability is that of the softmax over the whole
+    catalogue; a baseline has none.
     """
     import json
 
     import torch
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    from dissect.cli.trained import finished_run, read_session, scores_after, trained_model
+    from dissect import runs
+    from dissect.cli.trained import finished_run, read_identified, read_session, scores_after, trained_model
     from models import BASELINES
 
     record = finished_run(run, runs_dir)
-    clicks = read_session(session, record.n_items)
+    identifiers = runs.read_identifiers(record.group, record.n_items)
+    clicks = read_identified(session, identifiers) if by_identifier else read_session(session, record.n_items)
     found, _, where = trained_model(record, model, device, data_dir, Console(stderr=True))
     scores = scores_after(found, clicks, where).cpu()
     probability = scores.double().softmax(0)
@@ -59,6 +68,7 @@ def command(
         {
             "rank": rank,
             "item": row + 1,
+            **({"identifier": identifiers[row]} if identifiers else {}),
             "score": float(scores[row]),
             "probability": None if record.config.model in BASELINES else float(probability[row]),
         }
@@ -67,12 +77,14 @@ def command(
     if as_json:
         print(json.dumps({"run": str(record.run), "session": clicks, "items": rows}, indent=1))
         return
-    title = f"{record.run} after {', '.join(map(str, clicks))}"
+    called = [identifiers[item - 1] for item in clicks] if identifiers and by_identifier else clicks
+    title = f"{record.run} after {', '.join(map(str, called))}"
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("rank", "item", "score", "probability"):
-        table.add_column(name, justify="right")
+    for name in rows[0] if rows else ():
+        table.add_column(name, justify="left" if name == "identifier" else "right")
     for row in rows:
-        p = row["probability"]
-        table.add_row(str(row["rank"]), str(row["item"]), f"{row['score']:.4f}", "-" if p is None else f"{p:.4f}")
+        p = row.pop("probability")
+        score = row.pop("score")
+        table.add_row(*(escape(str(value)) for value in row.values()), f"{score:.4f}", "-" if p is None else f"{p:.4f}")
     Console().print(title, highlight=False, markup=False, soft_wrap=True)
     Console().print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +131,23 @@ def read_session(text: str, n_items: int) -> list[int]:
     return session
 
 
+def read_identified(text: str, identifiers: list[int | str] | None) -> list[int]:
+    """Item numbers from "sku-881,sku-17", what the log or the files call the items; quotes around one with a comma.
+
+    Raises UsageError for an empty session, a gap, what no item is called, or a data set without such identifiers.
+    """
+    if identifiers is None:
+        raise UsageError("The run's data set calls its items by their numbers only.", "Leave --identifiers out.")
+    words = [word.strip() for word in next(csv.reader([text], skipinitialspace=True), [])]
+    if not all(words) or not words:
+        raise UsageError(f"--session {text!r} is empty, or has a gap.", "For example: --session sku-881,sku-17")
+    number = {str(known): item for item, known in enumerate(identifiers, 1)}
+    for word in words:
+        if word not in number:
+            raise UsageError(f"No item is called {word!r}.", f"One that is: {identifiers[0]}")
+    return [number[word] for word in words]
+
+
 def go_on(
     name: str, *, runs_dir: str, model: str | None, data_dir: str | None, device: str | None, quiet: bool, as_json: bool
 ) -> None:
@@ -173,7 +191,7 @@ def go_on(
     if not config.refit and "--refit" in (command := records[0].command):
         console.print(f"The training on everything comes next: {shlex.join(command)}", highlight=False, soft_wrap=True)
     if config.is_sparse:
-        show_verdict(group, data, as_json)
+        show_verdict(group, data.name, as_json)
     else:
         show_results(group, data, config.protocol, as_json)
 

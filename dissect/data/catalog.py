@@ -4,6 +4,7 @@
   data.json                              counts, split hash, provenance
   train-items.npy train-offsets.npy ...  the arrays of Sessions; times and users where the source has them
   test-items.npy test-offsets.npy ...
+  items.json                             what the source calls each item, where that is not its number
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dissect.data import planted
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, UsageError, unknown
 from dissect.locks import hold
-from dissect.runs import write_json
+from dissect.runs import read_identifiers, write_identifiers, write_json
 
 ARRAYS = ("items", "offsets", "times", "users", "click_times")
 
@@ -98,8 +99,10 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     folder = data_root(data_dir) / name
     try:
         record = json.loads((folder / "data.json").read_text())
-        dataset = Dataset(name, record["n_items"], _read(folder, "train"), _read(folder, "test"), record["provenance"])
-        recorded = record["split_hash"]
+        n_items, recorded = record["n_items"], record["split_hash"]
+        identifiers = read_identifiers(folder, n_items)
+        parts = _read(folder, "train"), _read(folder, "test")
+        dataset = Dataset(name, n_items, *parts, record["provenance"], identifiers)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"The data set in {folder} cannot be read: {error}",
@@ -129,6 +132,7 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
                 values = getattr(getattr(dataset, part), array)
                 if values is not None:
                     np.save(staging / f"{part}-{array}.npy", values)
+        write_identifiers(staging, dataset.identifiers)
         write_json(staging / "data.json", describe(dataset))
         old = staging.with_name(staging.name + ".old")
         if folder.exists():  # stays until the new one is whole

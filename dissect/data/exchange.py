@@ -67,11 +67,15 @@ TABLES = {"recbole": RECBOLE, "gru4rec": GRU4REC, "parquet": PARQUET}
 
 @dataclass
 class Read:
-    """What was read: the sessions of each file, the number of items where it is known, and what goes on record."""
+    """What was read: the sessions of each file, the number of items where it is known, and what goes on record.
+
+    identifiers  what the files call items 1, 2, ...; None where that is their numbers
+    """
 
     parts: list[Sessions]
     n_items: int | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    identifiers: Sequence[int | str] | None = None
 
 
 def exported(paths: Sequence[Path]) -> dict[str, Any] | None:
@@ -111,7 +115,7 @@ def read_tables(paths: Sequence[Path], format: LogFormat) -> Read:
         lists = [[place[word] for word in words] for words in history]
         parts.append(rebuild(path, [lists[code] for code in source.table["history"].tolist()], items.tolist()))
     notes = {"items": "as in the files" if kept else "numbered by first appearance"}
-    return Read(parts, record["n_items"] if record else None, notes)
+    return Read(parts, record["n_items"] if record else None, notes, None if kept else known.tolist())
 
 
 def _histories(source: Source) -> list[list[str]] | None:

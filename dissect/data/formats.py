@@ -194,10 +194,17 @@ def import_files(
             "Are both files of the same split, with the same numbers for items?",
         )
     provenance: dict[str, Any] = {"format": format, **sources, "dropped_single_clicks": dropped, **read.notes}
+    identifiers = read.identifiers
+    if identifiers is not None:  # of clicked items only, and of some that were dropped since
+        identifiers = [*identifiers[:known], *range(len(identifiers) + 1, known + 1)]
+    elif lowest != 1:
+        identifiers = range(lowest, known + lowest)
     if recent < 1:
-        known, parts["train"], parts["test"], lost = keep_recent(parts["train"], parts["test"], recent)
+        kept, parts["train"], parts["test"], lost = keep_recent(parts["train"], parts["test"], recent)
         provenance |= {"recent": recent, "dropped_unseen": lost}
-    return Dataset(name, known, parts["train"], parts["test"], provenance)
+        identifiers = [identifiers[item - 1] if identifiers else item for item in kept.tolist()]
+        known = len(kept)
+    return Dataset(name, known, parts["train"], parts["test"], provenance, identifiers)
 
 
 def _targets(sessions: Sessions) -> np.ndarray:
@@ -252,21 +259,23 @@ def keep_clicks(sessions: Sessions, keep: np.ndarray) -> tuple[Sessions, int]:
     return kept, len(sessions) - len(kept)
 
 
-def keep_recent(train: Sessions, test: Sessions, share: float) -> tuple[int, Sessions, Sessions, dict[str, int]]:
-    """(items, train, test, what test lost) of the last `share` of the training sessions.
+def keep_recent(train: Sessions, test: Sessions, share: float) -> tuple[np.ndarray, Sessions, Sessions, dict[str, int]]:
+    """(items kept, train, test, what test lost) of the last `share` of the training sessions.
 
-    Items are renumbered by first appearance; those that training lost are dropped from test.
+    Items are renumbered from 1 by first appearance, the order in which they are returned; those that training lost are
+    dropped from test.
     """
     train = train.part(len(train) - max(1, round(len(train) * share)), len(train))
     items, first = np.unique(train.items, return_index=True)
     number = np.zeros(int(max(train.items.max(), test.items.max())) + 1, np.int32)
-    number[items[np.argsort(first)]] = np.arange(1, len(items) + 1)
+    items = items[np.argsort(first)]
+    number[items] = np.arange(1, len(items) + 1)
     known = number[test.items] > 0
     left, sessions_lost = keep_clicks(test, known)
     if not len(left):
         raise DataError(f"With the last {share:g} of the training sessions no test session is left.")
     return (
-        len(items),
+        items,
         replace(train, items=number[train.items]),
         replace(left, items=number[left.items]),
         {"clicks": int((~known).sum()), "sessions": sessions_lost},

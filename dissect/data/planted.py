@@ -108,13 +108,14 @@ def _bag(rng: np.random.Generator, popularity: np.ndarray, intents: np.ndarray, 
     return np.asarray(np.where(rng.random(len(session)) < INTENT_SHARE, own, any_item) + 1)
 
 
-def judged(dataset: Dataset) -> np.ndarray | None:
-    """Which test prefixes decide (bool [P], in the order of prefix_index): those whose answer can be known.
+def judged(name: str) -> np.ndarray | None:
+    """Which test prefixes of a data set decide (bool [P], in the order of prefix_index): whose answer can be known.
 
     In demo-walk the second lap and later; None where all of them do.
     """
-    if dataset.name not in BUILT_IN or BUILT_IN[dataset.name].kind != "walk":
+    if name not in BUILT_IN or BUILT_IN[name].kind != "walk":
         return None
+    dataset = generate(name)
     session, length = prefix_index(dataset.test)
     cycle = np.array([len(set(dataset.test[s].tolist())) for s in range(len(dataset.test))])
     return np.asarray(length > cycle[session])

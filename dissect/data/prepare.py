@@ -23,14 +23,13 @@ def prepare(name: str, path: Path, recipe: Recipe) -> Dataset:
     source = read_log(path, recipe.log)
     log, source.table = source.table, source.table[:0]  # so that rules can let go of what they replace
     try:
-        train, test, steps = apply(log, recipe.rules, recipe.split, recipe.after)
+        train, test, steps, numbered = apply(log, recipe.rules, recipe.split, recipe.after)
     except DataError as error:
         raise DataError(f"{path}: {error.message}", error.hint) from error
     del log
-    n_items = next(step["items"] for step in steps if step["rule"] == "number_items")
     dataset = Dataset(
         name,
-        n_items,
+        len(numbered),
         to_sessions(train),
         to_sessions(test),
         {
@@ -39,6 +38,7 @@ def prepare(name: str, path: Path, recipe: Recipe) -> Dataset:
             "rules": steps,
             "expected": dict(recipe.expected),
         },
+        source.labels["item"][numbered].tolist(),
     )
     dataset.provenance["differences"] = differences(dataset, recipe.expected)
     return dataset

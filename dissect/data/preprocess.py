@@ -220,8 +220,8 @@ AFTER: dict[str, Callable[..., tuple[pd.DataFrame, pd.DataFrame]]] = {
 
 def apply(
     log: pd.DataFrame, rules: Sequence[Step], split: Step, after: Sequence[Step]
-) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, Any]]]:
-    """(train, test, what each step left) of a log.
+) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, Any]], np.ndarray]:
+    """(train, test, what each step left, which item of the log became item 1, 2, ...) of a log.
 
     Raises DataError, with the step, where nothing is left for training or for test.
     """
@@ -235,13 +235,16 @@ def apply(
     train, test = SPLITS[name](log, **settings)
     record.append({"rule": name, **_plain(settings), "clicks": [len(train), len(test)]})
     _both(train, test, name, record)
+    numbered = np.zeros(0, np.int32)
     for rule, settings in after:
+        if rule == "number_items":
+            numbered = pd.unique(train["item"].to_numpy())
         train, test = AFTER[rule](train, test, **settings)
         record.append({"rule": rule, **_plain(settings), "clicks": [len(train), len(test)]})
         _both(train, test, rule, record)
         if rule == "number_items":
-            record[-1]["items"] = int(train["item"].max())
-    return train, test, record
+            record[-1]["items"] = len(numbered)
+    return train, test, record, numbered
 
 
 def _both(train: pd.DataFrame, test: pd.DataFrame, rule: str, record: Sequence[Mapping[str, Any]]) -> None:

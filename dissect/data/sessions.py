@@ -81,13 +81,17 @@ class Sessions:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A train / test split over items 1..n_items, with the record of where it came from."""
+    """A train / test split over items 1..n_items, with the record of where it came from.
+
+    identifiers  what its source calls each item [n_items], item i at i - 1; None where it calls them by these numbers
+    """
 
     name: str
     n_items: int
     train: Sessions
     test: Sessions
     provenance: dict[str, Any] = field(default_factory=dict)
+    identifiers: Sequence[int | str] | None = None
 
     @cached_property
     def split_hash(self) -> str:

@@ -1,0 +1,120 @@
+"""What a log or a file calls its items goes with the data set and its runs, and comes back in recommendations."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from dissect import runs
+from dissect.cli import main
+from dissect.data import catalog
+from dissect.data.formats import import_files
+from dissect.data.prepare import prepare
+from dissect.data.recipes import own_log
+from dissect.errors import DataError
+
+
+def shop(path, names):
+    """A log of 300 visits, each on a cycle of the names; a rare item first, which the rules drop."""
+    rng = np.random.default_rng(0)
+    visits = []
+    for _ in range(300):
+        start = int(rng.integers(len(names)))
+        visits.append([names[(start + k) % len(names)] for k in range(int(rng.integers(2, 6)))])
+    rows = [f"v{v},{name},{1000 * v + k}" for v, visit in enumerate(visits) for k, name in enumerate(visit)]
+    path.write_text("\n".join(["visit,what,at", f"first,{names[0]},0", "first,rare,1", *rows]) + "\n")
+    return visits
+
+
+def called(dataset):
+    """The sessions of both parts, as their source writes them."""
+    parts = (dataset.train, dataset.test)
+    return [[dataset.identifiers[i - 1] for i in part[s].tolist()] for part in parts for s in range(len(part))]
+
+
+def invoke(*words):
+    words = [str(word) for word in words]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["dissect", *words])
+        result = CliRunner().invoke(main, words, prog_name="dissect")
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("names", [[f"sku-{n:02d}" for n in range(12)], list(range(900, 912))])
+def test_a_prepared_log_reads_as_it_was_written(tmp_path, names):
+    visits = shop(tmp_path / "log.csv", names)
+    recipe = own_log(session="visit", item="what", time="at")
+    dataset = prepare("shop", tmp_path / "log.csv", recipe)
+    expected = [[str(name) for name in visit] for visit in visits]
+    assert [[str(name) for name in session] for session in called(dataset)] == expected
+    catalog.save(dataset, tmp_path / "data")
+    assert catalog.load("shop", tmp_path / "data").identifiers == dataset.identifiers
+
+
+def test_imported_items_are_called_as_in_their_files(tmp_path):
+    head = "SessionId\tItemId\tTime\n"
+    (tmp_path / "a").write_text(head + "1\tpear\t1\n1\tfig\t2\n2\tfig\t3\n2\tpear\t4\n3\tkiwi\t5\n")
+    (tmp_path / "b").write_text(head + "9\tfig\t11\n9\tpear\t12\n")
+    assert called(import_files("x", "gru4rec", tmp_path / "a", tmp_path / "b")) == [
+        ["pear", "fig"],
+        ["fig", "pear"],
+        ["fig", "pear"],
+    ]
+    (tmp_path / "train.txt").write_text("0,2\n2,1,0\n3,2\n")
+    (tmp_path / "test.txt").write_text("1,2\n")
+    dataset = import_files("x", "lessr", tmp_path / "train.txt", tmp_path / "test.txt")
+    assert called(dataset) == [[0, 2], [2, 1, 0], [3, 2], [1, 2]]
+    (tmp_path / "test.txt").write_text("1,2\n3,2\n")
+    recent = import_files("x", "lessr", tmp_path / "train.txt", tmp_path / "test.txt", recent=0.3)
+    assert called(recent) == [[3, 2], [3, 2]] and recent.identifiers == [3, 2]
+
+
+def test_numbers_of_a_catalogue_without_clicks_are_filled_up(tmp_path):
+    head = "SessionId\tItemId\tTime\n"
+    (tmp_path / "a").write_text(head + "1\tpear\t1\n1\tfig\t2\n")
+    (tmp_path / "b").write_text(head + "9\tfig\t11\n9\tpear\t12\n")
+    dataset = import_files("x", "gru4rec", tmp_path / "a", tmp_path / "b", n_items=4)
+    assert dataset.identifiers == ["pear", "fig", 3, 4]
+
+
+@pytest.mark.parametrize("content", ['{"identifiers": ["a"]}', '{"identifiers": [1.5, true]}', "{}", "[]", "rubbish"])
+def test_damaged_identifiers_are_data_errors(tmp_path, content):
+    (tmp_path / "items.json").write_text(content)
+    with pytest.raises(DataError, match=r"items\.json"):
+        runs.read_identifiers(tmp_path, 2)
+
+
+def test_a_session_is_named_and_answered_by_identifiers(tmp_path):
+    names = [*(f"sku-{n:02d}" for n in range(10)), '"big, red"', "[bold]"]
+    shop(tmp_path / "log.csv", names)
+    places = ["--runs-dir", tmp_path / "runs", "--data-dir", tmp_path / "data"]
+    how = ["--session-col", "visit", "--item-col", "what", "--time-col", "at", "--data-dir", tmp_path / "data"]
+    assert invoke("data", "prepare", "shop", "--from", tmp_path / "log.csv", *how)[0] == 0
+    training = ["train", "srgnn", "--dataset", "shop", "--dim", 16, "--epochs", 30, "--lr", 0.01, "--device", "cpu"]
+    assert invoke(*training, "--quiet", *places)[0] == 0
+    run = ["recommend", runs.newest_group(tmp_path / "runs"), *places]
+
+    by_identifier = [*run, "--identifiers", "--json", "--session"]
+    for text, after in (("sku-03", "sku-04"), ("sku-08, sku-09", "big, red"), ('"big, red"', "[bold]")):
+        code, out, err = invoke(*by_identifier, text)
+        assert code == 0, err
+        found = json.loads(out)
+        assert found["items"][0]["identifier"] == after
+        assert json.loads(invoke(*run, "--session", ",".join(map(str, found["session"])), "--json")[1]) == found
+    code, out, _ = invoke(*run, "--identifiers", "--session", '"big, red"')
+    assert "after big, red" in out and "[bold]" in out
+    for text in ("sku-3", "", "sku-03,,sku-04"):
+        code, out, err = invoke(*by_identifier, text)
+        assert (code, out) == (2, "") and "sku-" in err
+
+
+def test_without_identifiers_they_cannot_be_used(tmp_path):
+    assert invoke("train", "pop", "--dataset", "demo", "--quiet", "--runs-dir", tmp_path)[0] == 0
+    run = ["recommend", runs.newest_group(tmp_path), "--runs-dir", tmp_path, "--session", "1"]
+    code, out, err = invoke(*run, "--identifiers")
+    assert (code, out) == (2, "") and "numbers only" in err
+    assert "item  identifier" not in invoke(*run)[1]
