@@ -286,6 +286,13 @@ def test_train_takes_the_newest_data_set_and_ends_with_a_table(typed):
     assert code == 0 and "flatter" in err and "attenmixer-demo" not in out
 
 
+def test_what_a_baseline_has_no_use_for_is_said(typed):
+    words = ["train", "pop", "--dataset", "demo"]
+    code, _, err = typed(*words, "--dim", "8", "--products", "bf16", "--seed", "1", "--seed", "2")
+    assert code == 0 and "--seed, --dim, --products: without effect on pop" in err
+    assert "without effect" not in typed(*words, "--force")[2]
+
+
 def test_the_paper_protocol_reports_each_metric_at_its_best(typed):
     typed("train", "srgnn", "--dataset", "demo", "--epochs", "2", "--dim", "4", "--protocol", "paper", "--quiet")
     run = runs.newest_group("runs") / "s1"

@@ -126,7 +126,7 @@ def train_dense(*, protocol: str, patience: int, refit: bool, dataset: str | Non
         console.print(f"Data set: {dataset} ({'as in the newest group' if newest else 'built in'}).", highlight=False)
     asked = Asked(dataset=str(dataset), **common)
     if asked.model in BASELINES:
-        refuse_for_baselines(asked)
+        refuse_for_baselines(asked, console)
     else:
         find_model(asked.model)  # an unknown one is told before anything is fetched
     data = load_dataset(asked.dataset, asked.data_dir, console)
@@ -160,10 +160,10 @@ def train_dense(*, protocol: str, patience: int, refit: bool, dataset: str | Non
     show_results(group, data, protocol, asked.as_json)
 
 
-def refuse_for_baselines(asked: Asked) -> None:
+def refuse_for_baselines(asked: Asked, console: Console) -> None:
     """Raises UsageError where a baseline is given what only a model with weights takes.
 
-    What several models of a comparison are given alike (--dim, --seed, --batch-size) is let pass.
+    What several models of a comparison are given alike is let pass, with a word about it.
     """
     given = {
         "--preset": asked.preset,
@@ -179,6 +179,18 @@ def refuse_for_baselines(asked: Asked) -> None:
             f"{asked.model} is a baseline without weights or settings: it takes no {', '.join(flags)}.",
             f"Leave it out: dissect train {asked.model} --dataset {asked.dataset}",
         )
+    idle = {
+        "--seed": asked.seeds != (1,),
+        "--epochs": asked.epochs is not None,
+        "--max-steps": asked.max_steps is not None,
+        "--dim": asked.dim is not None,
+        "--negatives": asked.negatives,
+        "--products": asked.products != "float32",
+        "--compile": asked.compiled,
+    }
+    flags = [flag for flag, is_given in idle.items() if is_given]
+    if flags:
+        console.print(f"{', '.join(flags)}: without effect on {asked.model}, which is not trained.", highlight=False)
 
 
 def show_verdict(group: Path, dataset: str, as_json: bool) -> None:
