@@ -25,7 +25,6 @@ METRICS = ("hr@5", "hr@10", "hr@20", "mrr@5", "mrr@10", "mrr@20")
 JUDGED = ("hr@20", "mrr@20")  # what the pairs are judged by, and for what the selection bias is on record
 # What is read of every summary; one that lacks any of it was written by something else.
 NEEDED = ("seed", "test", "epochs", "seconds", "n_parameters", "protocol")
-IDENTITY = ("model", "dataset", "split_hash", "protocol", "where")  # what is read of every configuration
 MOST_SETTINGS = 3  # that a label names
 TIES = "best"  # how every training ranks: one more than the number of strictly better scores
 
@@ -80,13 +79,13 @@ def entry(group: Path, variant: str = runs.FULL, seed: int | None = None, warn: 
 
     A damaged seed is left out, and `warn` is told. Raises DataError where the configuration is damaged.
     """
-    config = read_config(group)
+    config = runs.group_config(group)
     found = [run for run in runs.group_runs(group, variant) if seed is None or run.name == f"s{seed}"]
     done = [run for run in found if runs.is_done(run)]
     sound: dict[Path, dict[str, Any]] = {}
     for run in done:
         try:
-            sound[run] = _summary(run)
+            sound[run] = read_summary(run)
         except DataError as error:
             warn(error)
     if not sound:
@@ -95,16 +94,8 @@ def entry(group: Path, variant: str = runs.FULL, seed: int | None = None, warn: 
     return Entry(group, variant, config, tuple(sound), tuple(sound.values()), *left)
 
 
-def read_config(group: Path) -> dict[str, Any]:
-    """The configuration of a group. Raises DataError where it is none."""
-    config = runs.group_config(group)
-    lacking = [name for name in IDENTITY if not isinstance(config.get(name), str)]
-    if lacking:
-        raise DataError(f"{group / 'config.toml'} is none of a group of runs: it lacks {', '.join(lacking)}.")
-    return config
-
-
-def _summary(run: Path) -> dict[str, Any]:
+def read_summary(run: Path) -> dict[str, Any]:
+    """The summary of a finished run. Raises DataError where it lacks what is read of every one."""
     path, again = run / "summary.json", "Train this seed again with the same command and --force."
     summary = runs.read_json(path)
     lacking = [name for name in NEEDED if name not in summary]
@@ -132,7 +123,7 @@ def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> lis
     if at is not None and not (Path(head) / "config.toml").exists():
         raise DataError(f"{at} is no run: a run lies in a folder with a config.toml.")
     group = runs.resolve_group(head, runs_dir).resolve()  # the same thing by two names is one row
-    read_config(group)
+    runs.group_config(group)
     seeds = [int(part[1:]) for part in rest if part[1:].isdigit()]
     variants = [part for part in rest if not part[1:].isdigit()]
     inside = group.joinpath(*rest)
@@ -156,7 +147,7 @@ def sound_configs(runs_dir: Path | str, warn: Warn = left_out) -> dict[Path, dic
     configs = {}
     for group in runs.find_groups(runs_dir):
         try:
-            configs[group] = read_config(group)
+            configs[group] = runs.group_config(group)
         except DataError as error:
             warn(error)
     return configs

@@ -36,6 +36,8 @@ def density_table(group: Path, variant: str = "full") -> pd.DataFrame:
                 ) from error
         if len(rows) > before and is_done(run):
             last, steps = rows[-1]["step"], read_json(run / "summary.json").get("steps")
+            if steps is None:
+                raise DataError(f"{run / 'summary.json'} lacks steps.", "Train that seed again.")
             if last != steps:
                 raise DataError(
                     f"{path} ends at step {last}, and the run has {steps}: the rest is lost.", "Train that seed again."

@@ -95,9 +95,7 @@ def read_gains(entries: list[Entry], warn: Warn = left_out) -> tuple[list[Entry]
 def _read_run(run: Path, summary: dict[str, Any]) -> dict[str, np.ndarray]:
     """The ranks of a run on test, checked against its summary."""
     again = "Train this seed again with the same command and --force; the old run is kept aside."
-    path = next((p for p in (run / f"ranks-test-{which}.npz" for which in ("best", "last")) if p.exists()), None)
-    if path is None:
-        raise DataError(f"{run} has no ranks of the test set (ranks-test-best.npz or ranks-test-last.npz).", again)
+    path = runs.test_ranks(run)
     arrays = runs.read_ranks(path)
     rank = arrays["rank"]
     if not len(rank) or len({len(array) for array in arrays.values()}) > 1 or rank.min() < 1:

@@ -19,8 +19,11 @@ import numpy as np
 import pandas as pd
 
 from analyses.bootstrap import relative_loss_interval, session_sums
+from analyses.compare import read_summary
 from analyses.density import at_step, beyond_control, density, density_table
 from dissect import runs
+from dissect.errors import DataError
+from dissect.sparsevd.density import key
 from dissect.training.config import Config
 from models import MODELS
 
@@ -58,7 +61,7 @@ def judge(group: Path, judged: np.ndarray | None = None) -> dict[str, Any]:
     """
     config = runs.group_config(group)
     finished = [run for run in runs.group_runs(group) if runs.is_done(run)]
-    summaries = [runs.read_json(run / "summary.json") for run in finished]
+    summaries = [read_summary(run) for run in finished]
     verdict: dict[str, Any] = {
         "group": group.name,
         "model": config["model"],
@@ -89,10 +92,9 @@ def judge(group: Path, judged: np.ndarray | None = None) -> dict[str, Any]:
 
 def judge_density(group: Path, config: dict[str, Any], summaries: list[dict[str, Any]]) -> dict[str, Any]:
     """The parts of a verdict that come from densities: the table, O1 and O2."""
-    table = density_table(group)
-    table = table[table["seed"].isin([summary["seed"] for summary in summaries])]
+    table = finished_density(group)
     final = at_step(table)
-    threshold = f"{config['threshold']:g}"
+    threshold = key(config["threshold"])
     doubts = [*doubts_of_runs(final, summaries, threshold), *doubt_of_noise(group, config)]
     result = {"density": densities(final, threshold) | {"before_decay": by_role(at_step(table, 0.8), threshold)}}
     elsewhere = {t: answers(final, t) for t in OTHER_THRESHOLDS}
@@ -103,6 +105,12 @@ def judge_density(group: Path, config: dict[str, Any], summaries: list[dict[str,
         reasons = doubts + [f"another answer at another threshold: {', '.join(other)}"] * bool(other)
         result[name] = _doubted(given, reasons).to_dict()
     return result
+
+
+def finished_density(group: Path) -> pd.DataFrame:
+    """The density records of the finished seeds of a group."""
+    table = density_table(group)
+    return table[table["seed"].isin([int(run.name[1:]) for run in runs.group_runs(group) if runs.is_done(run)])]
 
 
 def _doubted(given: Answer, doubts: list[str]) -> Answer:
@@ -153,16 +161,23 @@ def doubts_of_runs(final: pd.DataFrame, summaries: list[dict[str, Any]], thresho
     if len(summaries) < FEWEST_SEEDS:
         doubts.append(f"{len(summaries)} seed{'s' * (len(summaries) != 1)}; it takes {FEWEST_SEEDS}")
     controls = final[final["role"] == "control"]
-    for matrix, value in density(controls, ["matrix"], f"kept {threshold}").items():
-        if value > CONTROL_LIMIT:
+    for matrix, by_seed in density(controls, ["matrix", "seed"], f"kept {threshold}").groupby("matrix", sort=False):
+        high = by_seed[by_seed > CONTROL_LIMIT]
+        if len(high):
             doubts.append(
-                f"{matrix}, which is useless by construction, still has density {value:.3f} (> {CONTROL_LIMIT})"
+                f"{matrix}, which is useless by construction, still has density {_list(high)} (> {CONTROL_LIMIT})"
             )
     for summary in summaries:
         checks = summary["checks"]
         masked, mean = checks["masked"]["mrr@20"], checks["mean"]["mrr@20"]
         if masked < MASKED_MRR * mean:
             doubts.append(f"seed {summary['seed']}: masked weights have MRR@20 {masked:.2f}, unmasked {mean:.2f}")
+        best, worst = summary["test"]["mrr@20"], summary.get("test_worst_ties", summary["test"])["mrr@20"]
+        if worst < MASKED_MRR * best:
+            doubts.append(
+                f"seed {summary['seed']}: MRR@20 {best:.2f} is {worst:.2f} where ties count against the target: "
+                "the scores hardly tell items apart"
+            )
     return doubts
 
 
@@ -179,9 +194,8 @@ def doubt_of_noise(group: Path, config: dict[str, Any]) -> list[str]:
         return [
             "not checked with one weight sample per step: the same command with --noise weight (one seed is enough)"
         ]
-    threshold = f"{config['threshold']:g}"
-    here = answers(at_step(density_table(group)), threshold)
-    there = answers(at_step(density_table(sibling)), threshold)
+    threshold = key(config["threshold"])
+    here, there = (answers(at_step(finished_density(place)), threshold) for place in (group, sibling))
     return [
         f"{name} answers '{b.answer}' with --noise weight ({'; '.join(b.reasons)})"
         for name, a, b in zip(("O1", "O2"), here, there)
@@ -243,10 +257,12 @@ def _macro(table: pd.DataFrame, by: str, threshold: str) -> dict[str, float]:
 
 
 def accuracy(summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over seeds of the test metrics, and the selection bias."""
+    """Mean and standard deviation over seeds of the test metrics, also with ties against the target, and of the
+    selection bias.
+    """
     result: dict[str, Any] = {}
-    for part in ("test", "selection_bias"):
-        table = pd.DataFrame([summary[part] for summary in summaries])
+    for part in ("test", "test_worst_ties", "selection_bias"):
+        table = pd.DataFrame([summary[part] for summary in summaries if part in summary])
         result[part] = {str(k): float(v) for k, v in table.mean().items()}
         result[f"{part}_sd"] = {str(k): float(v) for k, v in table.std(ddof=1).items()} if len(table) > 1 else {}
     return result
@@ -282,10 +298,15 @@ def need(group: Path, finished: list[Path], judged: np.ndarray | None) -> dict[s
 def compare_need(full: list[Path], reduced: list[Path], judged: np.ndarray | None) -> dict[str, Any]:
     """The answer on need from the ranks of full and of reduced runs."""
 
+    reference: dict[str, np.ndarray] = {}
+
     def load(paths: list[Path]) -> tuple[np.ndarray, np.ndarray, float]:
         sums, count, hits = [], np.zeros(0), []
         for path in paths:
-            ranks = runs.read_ranks(path / "ranks-test-last.npz")
+            ranks = runs.read_ranks(runs.test_ranks(path))
+            reference.update({} if reference else ranks)
+            if any(not np.array_equal(ranks[name], reference[name]) for name in ("session", "length", "target")):
+                raise DataError(f"{path} ranks other test prefixes than {full[0]}.", "Train it again with --force.")
             total, count = session_sums(ranks["rank"], ranks["session"], judged)
             sums.append(total)
             hit = ranks["rank"] <= 20

@@ -31,11 +31,13 @@ import numpy as np
 
 from dissect.errors import DataError, DissectError, UsageError, unknown
 from dissect.locks import hold
-from dissect.training.config import wrong_type
+from dissect.training.config import Config, wrong_type
 
 SCHEMA = 1
+IDENTITY = ("model", "dataset", "split_hash", "protocol", "where")  # what every configuration has
 FULL = "full"
 HALF_WRITTEN = re.compile(r"\..+\.[a-z0-9_]{8}")  # as tempfile.mkstemp names what `write_atomically` fills
+HASHED = re.compile(r"-([0-9a-f]{8})$")  # how the name of a group ends (Config.hash)
 RUN = re.compile(r"s(\d+)(\.old-\d+)?")  # the folder of a seed, or one set aside
 
 
@@ -93,7 +95,7 @@ def write_toml(path: Path, values: Mapping[str, Any]) -> None:
 
     def line(name: str, value: Any) -> str:
         is_odd = isinstance(value, float) and not math.isfinite(value)  # inf and nan, which JSON writes otherwise
-        return f"{name} = {value if is_odd else json.dumps(value)}"
+        return f"{name} = {value if is_odd else json.dumps(value, ensure_ascii=False)}"
 
     tables = {k: v for k, v in values.items() if isinstance(v, Mapping)}
     lines = [line(k, v) for k, v in values.items() if v is not None and k not in tables]
@@ -173,11 +175,15 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def set_aside(run: Path) -> Path:
-    """Rename a run folder to the first free `<run>.old-<n>` and return that path; nothing is ever deleted."""
+    """Rename a run folder to the first free `<run>.old-<n>` and return that path; nothing is ever deleted.
+
+    Raises UsageError where a process is training in it.
+    """
     n = 1
-    while (aside := run.with_name(f"{run.name}.old-{n}")).exists():
-        n += 1
-    shutil.move(run, aside)
+    with locked(run):
+        while (aside := run.with_name(f"{run.name}.old-{n}")).exists():
+            n += 1
+        shutil.move(run, aside)
     return aside
 
 
@@ -241,14 +247,39 @@ def read_ranks(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path} does not hold ranks: {error}.") from error
 
 
+def test_ranks(run: Path) -> Path:
+    """Where the ranks of a finished run on test are: of the epoch it chose, else of the last.
+
+    Raises DataError where they are missing.
+    """
+    for which in ("best", "last"):
+        if (path := run / f"ranks-test-{which}.npz").exists():
+            return path
+    raise DataError(
+        f"{run} has no ranks of the test set (ranks-test-best.npz or ranks-test-last.npz).",
+        "Train this seed again with the same command and --force; the old run is kept aside.",
+    )
+
+
 def group_config(group: Path) -> dict[str, Any]:
     """The resolved configuration of a group. Raises DataError where it is missing or garbled."""
     try:
         config = tomllib.loads((group / "config.toml").read_text())
     except (OSError, ValueError) as error:
         raise DataError(f"{group} is no group of runs: {error}.") from error
+    by_hand = "Has it been changed by hand? Put back what was there."
+    if lacking := [name for name in IDENTITY if name not in config]:
+        raise DataError(f"{group / 'config.toml'} is none of a group of runs: it lacks {', '.join(lacking)}.", by_hand)
     if wrong := wrong_type(config):
-        raise DataError(f"{group / 'config.toml'}: {wrong}.", "Has it been changed by hand? Put back what was there.")
+        raise DataError(f"{group / 'config.toml'}: {wrong}.", by_hand)
+    try:
+        name = Config(**config).hash
+    except (TypeError, UsageError) as error:
+        raise DataError(f"{group} was written by another version, or changed since: {error}.", by_hand) from error
+    if (ends := HASHED.search(group.name)) and ends[1] != name:
+        raise DataError(
+            f"{group / 'config.toml'} has settings other than those that {group.name} is named for.", by_hand
+        )
     return config
 
 

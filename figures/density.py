@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from figures.style import COLOURS, COLUMN, GREY, LINES, SETTINGS, label_ends, short_names
 
 TITLES = {"gnn": "GNN module", "readout": "Readout module", "encoder": "Encoder", "other": "Other matrices"}
+CONTROLS = {"control.kl_only": ":"}
 LETTER = 0.054  # inches, a letter of a label on average
 
 
@@ -47,7 +48,8 @@ def draw(shown: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylabe
             axes.plot(part[x], part["mean"], color=colour, linestyle=style)
             labels.append((float(part["mean"].iloc[-1]), words[line], colour))
         for line, part in shown[shown["role"] == "control"].groupby("line", sort=False):
-            axes.plot(part[x], part["mean"], color=GREY, linewidth=0.6)
+            axes.fill_between(part[x], part["low"], part["high"], color=GREY, alpha=0.18, linewidth=0)
+            axes.plot(part[x], part["mean"], color=GREY, linewidth=0.6, linestyle=CONTROLS.get(str(line), "-"))
             labels.append((float(part["mean"].iloc[-1]), words[str(line)], GREY))
         axes.set_xlim(0, shown[x].max() or 1)
         axes.set_xlabel(x)

@@ -38,12 +38,12 @@ def draw(shown: pd.DataFrame, split: str, caption: str, x: str = "epoch") -> Fig
     top, between, bottom = 0.12 + 0.1 * (caption.count("\n") + 1), 0.22, 0.42
     height = top + 3 * (panel + between) - between + bottom
     # One line needs no label, and the panels take its room.
-    right = 0.66 if len(lines) > 1 else 0.96
+    left, right = 0.18, 0.66 if len(lines) > 1 else 0.96
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(COLUMN, height))
         for number, (curve, ylabel) in enumerate(panels(split).items()):
             below = bottom + (2 - number) * (panel + between)
-            axes = figure.add_axes((0.15, below / height, right - 0.15, panel / height))
+            axes = figure.add_axes((left, below / height, right - left, panel / height))
             axes.set_xlim(0, shown[x].max() * 1.02)
             labels = []
             for place, line in enumerate(lines):
@@ -54,6 +54,7 @@ def draw(shown: pd.DataFrame, split: str, caption: str, x: str = "epoch") -> Fig
                     _line(axes, part, x, colour, LINES[place % len(LINES)], dots=curve != "loss")
                     labels.append((float(part["mean"].iloc[-1]), words[line], colour))
             axes.set_ylabel(ylabel)
+            axes.yaxis.set_label_coords(0.04, below / height + panel / height / 2, transform=figure.transFigure)
             if number == 2:
                 axes.set_xlabel(AXES[x])
             else:

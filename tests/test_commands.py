@@ -33,7 +33,12 @@ def test_run_leaves_a_group_and_a_verdict_and_is_refused_the_second_time(typed, 
     [
         (["--epochs", "nan"], "--epochs must be above 0, and below a million, not nan"),
         (["--epochs", "inf"], "not inf"),
-        (["--epochs", "1", "--batch-size", "0"], "--batch-size must be at least 1, not 0"),
+        (["--epochs", "1", "--batch-size", "0"], "'--batch-size': 0 is not in the range"),
+        (["--batch-size", "99999999999999999999"], "is not in the range"),
+        (["--max-steps", "99999999999999999999"], "is not in the range"),
+        (["--seed", "99999999999999999999"], "is not in the range"),
+        (["--validation", "0"], "--validation 0 leaves nothing to choose the epoch on"),
+        (["--validation", "0.00001"], "leaves nothing to choose the epoch on"),
         (["--negatives", "999999"], "no fewer than the 300 items"),
         (["--patience", "-1"], "patience must not be negative"),
         (["--option", "dropout=1.5"], "cannot be built so"),
@@ -59,8 +64,18 @@ def test_a_configuration_that_was_changed_by_hand_is_told(typed, tmp_path):
             code, _, err = typed(*words)
             assert code == 3 and says in " ".join(err.split())
     path.write_text(text.replace("lr = 0.001", "lr = 0.002"))
-    code, _, err = typed("run", *TINY, "--seed", "2")
-    assert code == 3 and "changed since" in err and len(runs.group_runs(path.parent)) == 1
+    for words in (["run", *TINY, "--seed", "2"], ["verdict"], ["plot", "density"], ["compare", path.parent.name]):
+        code, _, err = typed(*words)
+        assert (
+            code in (2, 3) and ("named for" in err or "There are no" in err) and len(runs.group_runs(path.parent)) == 1
+        )
+    path.write_text("")
+    code, _, err = typed("verdict", path.parent.name)
+    assert code == 3 and "lacks model, dataset" in err
+    path.write_text(text)
+    (path.parent / "s1" / "summary.json").write_text('{"schema": 1}')
+    code, _, err = typed("verdict", path.parent.name)
+    assert code == 3 and "summary.json lacks seed" in err
 
 
 def test_verdict_and_figures_are_of_the_newest_dissected_group(typed, tmp_path):
@@ -80,6 +95,42 @@ def test_verdict_and_figures_are_of_the_newest_dissected_group(typed, tmp_path):
         assert code == 0 and dissected.name in out and dense.name not in out
     code, _, err = typed("plot", "density", dense.name)
     assert code == 3 and "A dense run" in err
+    code, _, err = typed("verdict", dense.name)
+    assert code == 2 and "made by dissect train" in err
+    assert typed("verdict", f"{dissected.name}/s1") == (0, ended, "")
+
+
+def test_a_preset_that_is_the_default_is_the_same_group(typed):
+    words = ["train", "attenmixer", "--dataset", "demo", *TINY, "--option", "heads=2"]
+    assert typed(*words)[0] == 0
+    code, _, err = typed("train", "attenmixer", "--dataset", "demo", *TINY, "--preset", "paper", "--option", "heads=2")
+    assert code == 2 and "Finished already" in err
+    assert typed("train", "attenmixer", "--dataset", "demo", *TINY, "--option", "heads=8")[0] == 0
+    code, _, err = typed("train", "attenmixer", "--dataset", "demo", *TINY, "--preset", "paper")
+    assert code == 2 and "Finished already" in err and len(runs.find_groups("runs")) == 2
+
+
+def test_the_closing_table_tells_settings_that_the_names_do_not(typed):
+    words = ["train", "srgnn", "--dataset", "demo", *TINY]
+    assert typed(*words)[0] == 0
+    _, out, _ = typed(*words, "--option", "steps=0")
+    assert f"{runs.newest_group('runs').name} (steps 0)" in " ".join(out.split())
+
+
+def test_any_threshold_has_its_verdict_and_figure(typed):
+    assert typed("run", *TINY, "--threshold", "2.71828182")[0] == 0
+    for words in (["verdict"], ["plot", "density"]):
+        code, out, _ = typed(*words)
+        assert code == 0 and out
+
+
+def test_a_run_that_is_not_finished_is_no_start(typed):
+    words = ["--dataset", "demo", *TINY]
+    typed("train", "srgnn", *words)
+    run = runs.newest_group("runs") / "s1"
+    (run / "DONE").unlink()
+    code, _, err = typed("run", *words, "--init-from", str(run))
+    assert code == 2 and "is not finished" in err
 
 
 def test_a_density_record_that_lost_its_end_is_not_drawn(typed):
@@ -209,7 +260,7 @@ def test_a_dense_run_can_be_the_start_of_a_dissection(typed):
         (["run", "--epochs", "0"], 2, "above 0"),
         (["run", "--epochs", "1", "--max-steps", "5"], 2, "exclude"),
         (["run", "--validation", "1.5"], 2, "validation"),
-        (["run", "--max-steps", "0"], 2, "--max-steps must"),
+        (["run", "--max-steps", "0"], 2, "'--max-steps': 0 is not in"),
         (["run", "--model", "nofile.py:X"], 2, "no file"),
         (["run", "--init-from", "nowhere"], 2, "no run"),
         (["plot", "density"], 2, "dissect run"),

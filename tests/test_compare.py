@@ -248,7 +248,7 @@ def test_what_ties_are_worth_is_told_where_a_run_knows_it(typed, folder):
     for path in baseline.glob("s*/summary.json"):
         runs.write_json(path, {**runs.read_json(path), "test_worst_ties": {"hr@20": 12.5, "mrr@20": 3.25}})
     words = " ".join(typed("compare")[1].split())
-    assert "With ties against it HR@20 / MRR@20 are: sknn 12.50 / 3.25." in words and "ties worst" not in words
+    assert "With ties against it HR@20 / MRR@20 are: sknn 12.50 / 3.25; of the others, dissect evaluate RUN" in words
     rows = {row["model"]: row for row in json.loads(typed("compare", "--json")[1])["tables"][0]["rows"]}
     assert rows["sknn"]["worst mrr@20"] == 3.25 and rows["srgnn"]["worst mrr@20"] is None
 

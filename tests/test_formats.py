@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dissect.data import catalog
-from dissect.data.formats import import_files, read_lessr, read_pickle, read_srgnn
+from dissect.data.formats import _sessions, import_files, read_lessr, read_pickle
 from dissect.data.sessions import Sessions
 from dissect.errors import DataError, DissectError, UsageError
 
@@ -22,6 +22,10 @@ TEST = [[3, 1], [5, 4, 2]]
 def dump(path: Path, value) -> Path:
     path.write_bytes(pickle.dumps(value, protocol=2))
     return path
+
+
+def read_srgnn(path):
+    return _sessions(path, read_pickle(path))
 
 
 def prefixed(sessions, longest_first=True):

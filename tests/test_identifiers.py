@@ -9,11 +9,12 @@ from click.testing import CliRunner
 
 from dissect import runs
 from dissect.cli import main
+from dissect.cli.trained import read_identified, shown
 from dissect.data import catalog
 from dissect.data.formats import import_files
 from dissect.data.prepare import prepare
 from dissect.data.recipes import own_log
-from dissect.errors import DataError
+from dissect.errors import DataError, UsageError
 
 
 def shop(path, names):
@@ -78,7 +79,7 @@ def test_numbers_of_a_catalogue_without_clicks_are_filled_up(tmp_path):
     (tmp_path / "a").write_text(head + "1\tpear\t1\n1\tfig\t2\n")
     (tmp_path / "b").write_text(head + "9\tfig\t11\n9\tpear\t12\n")
     dataset = import_files("x", "gru4rec", tmp_path / "a", tmp_path / "b", n_items=4)
-    assert dataset.identifiers == ["pear", "fig", 3, 4]
+    assert dataset.identifiers == ["pear", "fig", "", ""]
 
 
 @pytest.mark.parametrize("content", ['{"identifiers": ["a"]}', '{"identifiers": [1.5, true]}', "{}", "[]", "rubbish"])
@@ -106,10 +107,25 @@ def test_a_session_is_named_and_answered_by_identifiers(tmp_path):
         assert found["items"][0]["identifier"] == after
         assert json.loads(invoke(*run, "--session", ",".join(map(str, found["session"])), "--json")[1]) == found
     code, out, _ = invoke(*run, "--identifiers", "--session", '"big, red"')
-    assert "after big, red" in out and "[bold]" in out
-    for text in ("sku-3", "", "sku-03,,sku-04"):
+    assert "(big, red)" in out and "[bold]" in out
+    for text in ("sku-3", "", "sku-03,,sku-04", '"sku-03', "sku-03\nsku-04"):
         code, out, err = invoke(*by_identifier, text)
-        assert (code, out) == (2, "") and "sku-" in err
+        assert ((code, out) == (2, "") and "sku-0" in err) or "sku-881" in err
+    code, _, err = invoke(*run, "--session", "sku-03")
+    assert code == 2 and "--identifiers" in err
+    everything = ",".join(map(str, range(1, len(names) + 1)))
+    assert "has every item" in invoke(*run, "--unseen", "--session", everything)[2]
+
+
+def test_names_on_several_lines_are_shown_on_one():
+    assert shown("a\nb\tc\x1b[31m é") == "a\\nb\\tc\\x1b[31m é"
+
+
+def test_items_that_are_never_clicked_have_no_name():
+    assert read_identified("3", [7, 3, "", ""]) == [2]
+    with pytest.raises(UsageError, match="empty, or has a gap"):
+        read_identified('""', [7, 3, "", ""])
+    assert read_identified('" lead", x', [" lead", "x"]) == [1, 2]
 
 
 def test_without_identifiers_they_cannot_be_used(tmp_path):

@@ -3,19 +3,20 @@
 import json
 import os
 import signal
+import tomllib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from dissect.data.sessions import Dataset, Sessions
+from dissect.data.sessions import Dataset, PrefixTensors, Sessions
 from dissect.errors import DataError, DissectError, DivergedError, UsageError
-from dissect.runs import is_done, locked, read_json, read_jsonl, read_ranks
+from dissect.runs import is_done, locked, read_json, read_jsonl, read_ranks, set_aside, write_toml
 from dissect.training import loop
 from dissect.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from dissect.training.config import Config, decay_step, kl_weight_at, lr_at
-from dissect.training.evaluation import metrics
+from dissect.training.evaluation import evaluate, metrics
 from dissect.training.loop import fit
 from dissect.training.record import Observer
 from dissect.training.resume import Interrupted
@@ -225,6 +226,29 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_record(tmp_path, wh
     assert what in error.value.message and "step 1 " in error.value.message
     assert read_jsonl(tmp_path / "s1" / "density.jsonl")
     assert not is_done(tmp_path / "s1")
+
+
+def test_scores_that_are_no_numbers_are_not_ranked():
+    """They would put every target first."""
+    model, prefixes = SRGNN(V, 8), PrefixTensors(DATA.test)
+    for name in ("items", "transform.bias"):
+        broken = SRGNN(V, 8)
+        with torch.no_grad():
+            broken.get_parameter(name)[0] = float("nan")
+        with pytest.raises(DivergedError, match="no longer numbers"):
+            evaluate(broken, prefixes)
+    assert evaluate(model, prefixes).max() > 1
+
+
+def test_a_folder_in_use_is_not_set_aside(tmp_path):
+    with locked(tmp_path / "s1"), pytest.raises(UsageError, match="Another process"):
+        set_aside(tmp_path / "s1")
+    assert set_aside(tmp_path / "s1").name == "s1.old-1" and not (tmp_path / "s1").exists()
+
+
+def test_configurations_are_read_back_whatever_is_in_them(tmp_path):
+    write_toml(tmp_path / "config.toml", {"name": 'shop \U0001f600 \u00e9 "q" \\ \n'})
+    assert tomllib.loads((tmp_path / "config.toml").read_text())["name"] == 'shop \U0001f600 \u00e9 "q" \\ \n'
 
 
 def test_schedules():

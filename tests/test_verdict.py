@@ -64,12 +64,16 @@ def make_group(
             for matrix, share in {"control.kl_only": 0.0, **densities}.items()
         ]
         (run / "density.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        test = {"hr@20": 50.0, "mrr@20": 17.0}
+        test = {f"hr@{k}": 50.0 for k in (5, 10, 20)} | {f"mrr@{k}": 17.0 for k in (5, 10, 20)}
         write_json(
             run / "summary.json",
             {
                 "seed": seed,
                 "steps": 100,
+                "epochs": 10.0,
+                "seconds": 1.0,
+                "n_parameters": 1000,
+                "protocol": "clean",
                 "test": test,
                 "selection_bias": {"hr@20": 0.1, "mrr@20": 0.1},
                 "checks": checks or {"masked": test, "mean": test},
@@ -157,6 +161,40 @@ def test_weight_noise_that_answers_otherwise_decides_nothing(tmp_path):
     assert verdict["O1"]["answer"] == "undecided" and "answers 'fails' with --noise weight" in doubts(verdict)
 
 
+def test_unfinished_seeds_do_not_enter_the_comparison_of_noise(tmp_path):
+    group = make_group(tmp_path, dense(0.01, 0.5), with_weight_noise=False)
+    sibling = make_group(tmp_path, dense(0.01, 0.5), seeds=(1,), noise="weight")
+    before = judge(group)["O1"]
+    for place in (group, sibling):
+        begun = run_path(place, 9)
+        begun.mkdir()
+        (begun / "density.jsonl").write_text(json.dumps(record(0, "edge_in", 1.0)) + "\n")
+    assert judge(group)["O1"] == before and before["answer"] == "holds"
+
+
+def test_a_control_is_judged_in_every_seed(tmp_path):
+    group = make_group(tmp_path, dense(0.01, 0.5))
+    path = run_path(group, 2) / "density.jsonl"
+    lines = [line for line in read_jsonl(path) if not (line["matrix"] == "control.kl_only" and line["step"] == 100)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, record(100, "control.kl_only", 0.12)]))
+    verdict = judge(group)
+    assert verdict["O1"]["answer"] == "undecided" and "still has density 0.120 (> 0.05)" in doubts(verdict)
+
+
+def test_scores_that_are_all_equal_decide_nothing(tmp_path):
+    group = make_group(tmp_path, dense(0.01, 0.5))
+    for seed in (1, 2, 3):
+        path = run_path(group, seed) / "summary.json"
+        worst = {"hr@20": 0.0, "mrr@20": 0.0 if seed == 2 else 17.0}
+        write_json(path, {**read_json(path), "test_worst_ties": worst})
+    verdict = judge(group)
+    assert verdict["O1"]["answer"] == "undecided" and "seed 2: MRR@20 17.00 is 0.00 where ties count" in doubts(verdict)
+    assert "seed 1" not in doubts(verdict)
+    console = Console(width=200, file=io.StringIO())
+    console.print(render_verdict(verdict))
+    assert "where ties count against the target" in console.file.getvalue()
+
+
 def test_a_role_that_is_not_there_is_not_applicable(tmp_path):
     verdict = judge(make_group(tmp_path, {"attend_all": 0.5}, where="readout"))
     assert verdict["O1"]["answer"] == verdict["O2"]["answer"] == "not applicable"
@@ -177,7 +215,7 @@ def rank_file(run, gain, rng, sessions=400):
     """Ranks whose MRR is about `gain`: rank 1 with that chance, else a miss."""
     session = np.repeat(np.arange(sessions, dtype=np.int32), 3)
     rank = np.where(rng.random(len(session)) < gain, 1, 100).astype(np.int32)
-    write_ranks(run / "ranks-test-last.npz", rank=rank, session=session, length=rank, target=rank)
+    write_ranks(run / "ranks-test-last.npz", rank=rank, session=session, length=session, target=session)
 
 
 @pytest.mark.parametrize(("gain", "answer"), [(0.5, "undecided"), (0.3, "needed"), (0.7, "redundant")])
@@ -205,8 +243,8 @@ def test_need_can_be_judged_on_some_prefixes_only(tmp_path):
                 run / "ranks-test-last.npz",
                 rank=rank,
                 session=np.repeat(np.arange(100, dtype=np.int32), 3),
-                length=rank,
-                target=rank,
+                length=np.zeros(300, np.int32),
+                target=np.zeros(300, np.int32),
             )
             (run / "DONE").touch()
     chosen = np.tile([True, True, False], 100)
@@ -214,6 +252,20 @@ def test_need_can_be_judged_on_some_prefixes_only(tmp_path):
     assert given["loss"] == 0 and given["judged_prefixes"] == 200
     assert judge(group)["need"]["propagation"]["loss"] < 0
     del rng
+
+
+def test_need_of_runs_with_other_prefixes_is_refused(tmp_path):
+    group, rng = make_group(tmp_path, dense(0.5, 0.5)), np.random.default_rng(0)
+    reduced = run_path(group, 1, "without-propagation")
+    for seed in (1, 2, 3):
+        rank_file(run_path(group, seed), 0.5, rng)
+    rank_file(reduced, 0.5, rng, sessions=399)
+    (reduced / "DONE").touch()
+    with pytest.raises(DataError, match="other test prefixes"):
+        judge(group)
+    rank_file(reduced, 0.5, rng)
+    (reduced / "ranks-test-last.npz").rename(reduced / "ranks-test-best.npz")
+    assert judge(group)["need"]["propagation"]["by_seed"].keys() == {1}
 
 
 def test_need_with_two_seeds_is_undecided(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,12 +61,17 @@ class Comparison:
 
 def render_results(results: pd.DataFrame, dataset: str, protocol: str, newest: str) -> TextTable:
     """The table of analyses.compare.results_table; the group just trained stands out."""
-    dissected = results["where"].map(lambda where: "" if where == "none" else f" (SparseVD {where})")
-    # What sets a run apart where the model's name does not: in the brackets of its label.
-    apart = results["label"].str.extract(r"(\s\(.*\))$")[0].fillna("")
-    named = results.assign(label=run_names(results) + apart + dissected)
+    names = run_names(results)
+    named = results.assign(label=[*map(_name_and_settings, names, results["label"], results["model"])])
     table = means_view(f"{dataset}, protocol {protocol}, test", named, AT_20, newest)
     return replace(table, notes=(*table.notes, PAPER)) if protocol == "paper" else table
+
+
+def _name_and_settings(name: str, label: str, model: str) -> str:
+    """The name of a run with, in brackets, what its label says beyond it."""
+    known = set(re.split("[-/]", name))
+    beyond = [word for word in label.removeprefix(model).split() if word.strip("()[],") not in known]
+    return f"{name} ({' '.join(beyond).strip('()')})" if beyond else name
 
 
 def means_view(title: str, rows: pd.DataFrame, metrics: tuple[str, ...], newest: str | None = None) -> TextTable:
@@ -107,12 +113,19 @@ def means_view(title: str, rows: pd.DataFrame, metrics: tuple[str, ...], newest:
 
 
 def against(rows: pd.DataFrame) -> str:
-    """The end of TIES_NOTE: HR@20 and MRR@20 with ties against the target, of the rows that know it."""
-    known = rows[rows["worst hr@20"].notna()].to_dict("records")
-    if not known:
+    """The end of TIES_NOTE: HR@20 and MRR@20 with ties against the target, of the rows where they are others."""
+    measured = rows["worst hr@20"].notna()
+    if not measured.any():
         return "; by how much, dissect evaluate RUN --ties worst says."
-    of_each = [f"{row['label']} {row['worst hr@20']:.2f} / {row['worst mrr@20']:.2f}" for row in known]
-    return f". With ties against it HR@20 / MRR@20 are: {', '.join(of_each)}."
+    differ = [
+        f"{row['label']} {row['worst hr@20']:.2f} / {row['worst mrr@20']:.2f}"
+        for row in rows[measured].to_dict("records")
+        if any(f"{row[metric]:.2f}" != f"{row[f'worst {metric}']:.2f}" for metric in ("hr@20", "mrr@20"))
+    ]
+    others = "" if measured.all() else "; of the others, dissect evaluate RUN --ties worst tells"
+    if not differ:
+        return f". Of what was measured here nothing changes with ties against it{others}."
+    return f". With ties against it HR@20 / MRR@20 are: {', '.join(differ)}{others}."
 
 
 def _with_sd(row: dict[Any, Any], metric: str) -> str:

@@ -23,11 +23,11 @@ from dissect.cli.launch import (
     train_seeds,
     variant_name,
 )
-from dissect.cli.subject import find_model, model_options, try_out
+from dissect.cli.subject import changes, find_model, model_options, try_out
 from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog, planted
 from dissect.data.sessions import Dataset, split_validation
-from dissect.errors import UsageError, unknown
+from dissect.errors import DataError, UsageError, unknown
 from dissect.training import workers
 from dissect.training.config import Config
 from models import BASELINES
@@ -184,6 +184,7 @@ def refuse_for_baselines(asked: Asked, console: Console) -> None:
         "--epochs": asked.epochs is not None,
         "--max-steps": asked.max_steps is not None,
         "--dim": asked.dim is not None,
+        "--lr": asked.lr != 0.001,
         "--negatives": asked.negatives,
         "--products": asked.products != "float32",
         "--compile": asked.compiled,
@@ -255,6 +256,12 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Cons
             f"At most --option levels={longest}.",
         )
     model, _ = try_out(subject, options)
+    chooses = settings.get("select", "last") != "last" and settings["protocol"] == "clean"
+    if chooses and not split_validation(data.train, asked.validation)[1].n_prefixes:
+        raise UsageError(
+            f"--validation {asked.validation:g} leaves nothing to choose the epoch on.",
+            "Hold a part out, such as --validation 0.1; --protocol paper chooses on test.",
+        )
     if asked.negatives >= data.n_items:
         raise UsageError(
             f"--negatives {asked.negatives} are no fewer than the {data.n_items} items of {data.name}.",
@@ -262,6 +269,15 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Cons
         )
     if asked.negatives and model.candidates(model.item_states())[1] is not None:
         raise UsageError(f"--negatives is for models without a bias per item; {subject.name} has one.", "Leave it out.")
+    slots = options.get("padded_length")
+    if subject.source is None and slots and slots <= longest:
+        console.print(
+            f"padded_length={slots}: of longer sessions the last {slots - 1} clicks count. The released code takes the "
+            f"longest prefix and an empty slot: on {data.name} that is --option padded_length={longest + 1}.",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
     unnamed = without_role(model)
     if unnamed:
         says = f"{subject.name} gives no role to {', '.join(unnamed)}: see `matrices` in models/base.py. Role: other."
@@ -290,6 +306,9 @@ def train(
 ) -> Path:
     """Train the seeds of a configuration, each for its own `steps` where given; returns the folder of the group."""
     group = folder_of(asked, config)
+    weights, fingerprint = starting_weights(asked.init_from, Path(asked.runs_dir))
+    if fingerprint != config.init_from:
+        raise DataError(f"{asked.init_from} has changed since this command began.", "Give it again.")
     train_seeds(
         find_model(asked.model),
         data,
@@ -301,7 +320,7 @@ def train(
         force=asked.force,
         quiet=asked.quiet,
         console=console,
-        weights=starting_weights(asked.init_from, Path(asked.runs_dir))[0],
+        weights=weights,
         steps=steps,
         jobs=asked.jobs,
     )
@@ -312,7 +331,8 @@ def folder_of(asked: Asked, config: Config) -> Path:
     """The group's folder; its name tells model, preset, readout and data set where the user gives none."""
     if asked.name and (Path(asked.name).name != asked.name or asked.name.startswith(".")):
         raise UsageError(f"--name is the name of a folder in {asked.runs_dir}, not {asked.name!r}.")
-    parts = (Path(config.model).stem, asked.preset, asked.readout, "refit" if config.refit else None, config.dataset)
+    preset = asked.preset if asked.preset and changes(find_model(asked.model), asked.preset) else None
+    parts = (Path(config.model).stem, preset, asked.readout, "refit" if config.refit else None, config.dataset)
     return group_folder(config, asked.name or "-".join(filter(None, parts)), Path(asked.runs_dir))
 
 
@@ -334,8 +354,6 @@ def steps_asked(asked: Asked, data: Dataset, validation: float) -> int | None:
         raise UsageError("--epochs and --max-steps exclude each other.")
     if asked.epochs is not None:
         return steps_of(asked.epochs, data, asked.batch_size, validation)
-    if asked.max_steps is not None and asked.max_steps < 1:
-        raise UsageError(f"--max-steps must be at least 1, not {asked.max_steps}.")
     return asked.max_steps
 
 
@@ -343,7 +361,5 @@ def steps_of(epochs: float, data: Dataset, batch_size: int, validation: float) -
     """Steps of so many epochs. Raises UsageError unless they are more than 0."""
     if not 0 < epochs < 1e6:
         raise UsageError(f"--epochs must be above 0, and below a million, not {epochs:g}.")
-    if batch_size < 1:
-        raise UsageError(f"--batch-size must be at least 1, not {batch_size}.")
     prefixes = split_validation(data.train, validation)[0].n_prefixes
     return max(1, math.ceil(epochs * math.ceil(prefixes / batch_size)))

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,29 +16,37 @@ import torch
 from rich.console import Console
 
 from dissect.errors import DissectError
+from dissect.training.resume import Interrupted
 
 Failure = tuple[int, str, str]  # exit code, message, hint: an exception does not travel between processes whole
+AGAIN = "The same command again goes on from the checkpoints."
 
 
 def at_once(train: Callable[..., Any], seeds: Sequence[int], jobs: int, **arguments: Any) -> None:
     """Call `train(seeds=[seed], console=..., **arguments)` for each seed, `jobs` at a time.
 
     The cores, or the CUDA devices, are shared out. Progress comes as lines. SIGINT and SIGTERM reach all of them.
-    Raises DissectError, with the exit code of the first seed that failed, once all have ended.
+    Raises DissectError, with the exit code of the first seed that failed, once all have ended; 130 after a signal.
     """
     context = multiprocessing.get_context("spawn")
     turns = context.Value("i", 0)
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    left, running, failures = list(seeds), set[Future[Failure | None]](), []
+    left, running, failures = list(seeds), set[Future[Failure | None]](), list[Failure]()
     with (
         ProcessPoolExecutor(jobs, context, _settle, (turns, threads, torch.cuda.device_count())) as pool,
         _handing_on_signals(pool) as stopped,
     ):
-        while running or (left and not stopped()):
-            while left and len(running) < jobs and not stopped():
-                running.add(pool.submit(_train_one, train, left.pop(0), arguments))
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            failures += [failure for future in done if (failure := future.result())]
+        try:
+            while running or (left and not stopped()):
+                while left and len(running) < jobs and not stopped():
+                    running.add(pool.submit(_train_one, train, left.pop(0), arguments))
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                failures += [failure for future in done if (failure := future.result())]
+        except BrokenProcessPool:  # a signal before it could be handled, or the system took the process away
+            if not stopped():
+                failures.append((1, "A training process was ended from outside, perhaps for want of memory.", AGAIN))
+        if stopped() and not failures:
+            failures.append((Interrupted.exit_code, "Stopped.", AGAIN))
     if failures:
         error = DissectError(
             "\n".join(message for _, message, _ in failures), "\n".join(dict.fromkeys(hint for _, _, hint in failures))
@@ -52,8 +61,14 @@ def _settle(turns: Any, threads: int, devices: int) -> None:
     torch.set_num_threads(threads)
     if devices > 1:
         with turns.get_lock():
-            os.environ["CUDA_VISIBLE_DEVICES"] = str(turns.value % devices)
+            os.environ["CUDA_VISIBLE_DEVICES"] = device_of(turns.value, devices, os.environ.get("CUDA_VISIBLE_DEVICES"))
             turns.value += 1
+
+
+def device_of(turn: int, devices: int, visible: str | None) -> str:
+    """The name of the CUDA device for a process's turn, among those `visible` to the parent."""
+    names = visible.split(",") if visible else [str(n) for n in range(devices)]
+    return names[turn % devices].strip()
 
 
 def _train_one(train: Callable[..., Any], seed: int, arguments: dict[str, Any]) -> Failure | None:

@@ -44,9 +44,11 @@ def starting_weights(run: str | None, runs_dir: Path) -> tuple[dict[str, Any] | 
             f"{run!r} is no run with checkpoints.",
             f"A run is a seed folder of a group, e.g. {runs_dir}/<group>/s1.",
         )
+    if not runs.is_done(folder):
+        raise UsageError(f"{run} is not finished.", f"Finish it first: dissect resume {run}")
     best, last = folder / "checkpoints" / "best.pt", folder / "checkpoints" / "last.pt"
     weights = load_checkpoint(best if best.exists() else last)["model"]
-    if any(name.endswith("log_sigma2") for name in weights):
+    if any(name.rpartition(".")[2].startswith("log_sigma2") for name in weights):
         raise DataError(f"{run} is itself dissected.", "--init-from takes a dense run: dissect train, or --where none.")
     digest = hashlib.sha256()
     for name in sorted(weights):
@@ -60,12 +62,9 @@ def group_folder(config: Config, name: str | None, runs_dir: Path) -> Path:
 
 
 def prepare_group(group: Path, config: Config, data: Dataset) -> None:
-    """Write what a group is about, once. Raises DataError where it says something else already."""
-    if (group / "config.toml").exists() and Config(**runs.group_config(group)).hash != config.hash:
-        raise DataError(
-            f"{group / 'config.toml'} has been changed since it was written: its settings are not those of its name.",
-            "Put back what was there, or choose another --name.",
-        )
+    """Write what a group is about, once. Raises DataError where what is there has been changed by hand."""
+    if (group / "config.toml").exists():
+        runs.group_config(group)
     if not (group / "config.toml").exists():
         counts = {
             "n_items": data.n_items,

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dissect.sparsevd.density import key
 from dissect.training.record import Observer
 
 BAR_WIDTH = 24
@@ -154,7 +155,7 @@ def density_table(rows: list[dict[str, Any]], threshold: float) -> Table:
     table.add_column("kept", justify="right")
     table.add_column("")
     for row in rows:
-        share = row["kept"][f"{threshold:g}"] / row["numel"]
+        share = row["kept"][key(threshold)] / row["numel"]
         shape = "×".join(map(str, row["shape"]))
         style = "dim" if row["role"] == "control" else ""
         table.add_row(row["matrix"], row["role"], shape, f"{share:.3f}", f"[cyan]{bar(share)}[/]", style=style)

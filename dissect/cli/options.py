@@ -44,7 +44,11 @@ def each_once(context: click.Context, parameter: click.Parameter, values: tuple[
 # What a training has, with SparseVD or without.
 training = several(
     click.option("--epochs", type=float, help="Length of the training; or --max-steps. [default of train: 10]"),
-    click.option("--max-steps", type=int, help="Steps of training. [default of run: 60000; fewer on built-in data]"),
+    click.option(
+        "--max-steps",
+        type=click.IntRange(1, 10**9),
+        help="Steps of training. [default of run: 60000; fewer on built-in data]",
+    ),
     click.option(
         "--without",
         multiple=True,
@@ -55,7 +59,7 @@ training = several(
     click.option(
         "--seed",
         "seeds",
-        type=click.IntRange(0),
+        type=click.IntRange(0, 10**9),
         multiple=True,
         callback=each_once,
         default=(1,),
@@ -65,7 +69,7 @@ training = several(
     click.option(
         "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Train so many seeds at the same time."
     ),
-    click.option("--batch-size", type=int, default=100, show_default=True),
+    click.option("--batch-size", type=click.IntRange(1, 10**6), default=100, show_default=True),
     click.option(
         "--negatives",
         type=int,

@@ -68,12 +68,13 @@ def density(
 
     from analyses.density import density_table
     from dissect.errors import UsageError
+    from dissect.sparsevd.density import key
     from figures import density as figure
 
     for group, config in _groups(groups, runs_dir, dissected=True):
         table = density_table(group, variant)
         t = config["threshold"] if threshold is None else threshold
-        column = {"D1": f"kept {t:g}", "D2": f"abs {tau}", "D2s": f"signed {tau}"}[measure]
+        column = {"D1": f"kept {key(t)}", "D2": f"abs {tau}", "D2s": f"signed {tau}"}[measure]
         if column not in table:
             known = [name.split()[1] for name in table if name.startswith(column.split()[0] + " ")]
             raise UsageError(f"{group.name} has no counts for {column}.", f"Recorded: {', '.join(known)}.")

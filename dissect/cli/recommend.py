@@ -17,7 +17,10 @@ Examples:
 @click.argument("run")
 @click.option("--session", required=True, metavar="ITEMS", help="Item numbers in the order of the clicks: 12,7,99")
 @click.option(
-    "--identifiers", "by_identifier", is_flag=True, help="The session names items as the log or the files do."
+    "--identifiers",
+    "by_identifier",
+    is_flag=True,
+    help="The session names items as the log or the files do; quotes go around a name with a comma.",
 )
 @click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Length of the list.")
 @click.option("--unseen", is_flag=True, help="Leave out the items of the session.")
@@ -52,16 +55,23 @@ def command(
     from rich.table import Table
 
     from dissect import runs
-    from dissect.cli.trained import finished_run, read_identified, read_session, scores_after, trained_model
+    from dissect.cli.trained import finished_run, read_identified, read_session, scores_after, shown, trained_model
+    from dissect.errors import UsageError
     from models import BASELINES
 
     record = finished_run(run, runs_dir)
     identifiers = runs.read_identifiers(record.group, record.n_items)
-    clicks = read_identified(session, identifiers) if by_identifier else read_session(session, record.n_items)
+    clicks = (
+        read_identified(session, identifiers)
+        if by_identifier
+        else read_session(session, record.n_items, bool(identifiers))
+    )
     found, _, where = trained_model(record, model, device, data_dir, Console(stderr=True))
     scores = scores_after(found, clicks, where).cpu()
     probability = scores.double().softmax(0)
     order = torch.argsort(scores, descending=True, stable=True)
+    if unseen and len(set(clicks)) == record.n_items:
+        raise UsageError("The session has every item: with --unseen nothing is left.", "Leave --unseen out.")
     if unseen:
         order = order[~torch.isin(order, torch.tensor(clicks) - 1)]
     rows = [
@@ -75,16 +85,19 @@ def command(
         for rank, row in enumerate(order[:k].tolist(), 1)
     ]
     if as_json:
-        print(json.dumps({"run": str(record.run), "session": clicks, "items": rows}, indent=1))
+        named = {"identifiers": [identifiers[item - 1] for item in clicks]} if identifiers else {}
+        print(json.dumps({"run": str(record.run), "session": clicks, **named, "items": rows}, indent=1))
         return
-    called = [identifiers[item - 1] for item in clicks] if identifiers and by_identifier else clicks
-    title = f"{record.run} after {', '.join(map(str, called))}"
+    called = [f"{item} ({shown(identifiers[item - 1])})" if identifiers else str(item) for item in clicks]
+    title = f"{record.run} after {', '.join(called)}"
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in rows[0] if rows else ():
         table.add_column(name, justify="left" if name == "identifier" else "right")
     for row in rows:
         p = row.pop("probability")
         score = row.pop("score")
-        table.add_row(*(escape(str(value)) for value in row.values()), f"{score:.4f}", "-" if p is None else f"{p:.4f}")
+        table.add_row(
+            *(escape(shown(value)) for value in row.values()), f"{score:.4f}", "-" if p is None else f"{p:.4f}"
+        )
     Console().print(title, highlight=False, markup=False, soft_wrap=True)
     Console().print(table)

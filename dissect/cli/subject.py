@@ -77,6 +77,13 @@ def find_model(name: str) -> Subject:
     return Subject(f"{file.name}:{class_name}", cls, source, name)
 
 
+def changes(subject: Subject, preset: str) -> bool:
+    """Whether a preset says more than the defaults and a width: it makes another model, and is part of its name."""
+    parameters = inspect.signature(subject.cls).parameters
+    usual = {name: parameter.default for name, parameter in parameters.items()}
+    return any(name != "dim" and usual.get(name) != value for name, value in subject.cls.presets[preset].items())
+
+
 def model_options(
     subject: Subject,
     given: Mapping[str, Any],
@@ -125,7 +132,9 @@ def model_options(
     lost = [n for n, v in options.items() if v is None and n in named and parameters[n].default is not None]
     if lost:
         raise UsageError(f"{subject.name} takes no {lost[0]}=none.", "Leave it out for the default.")
-    options = {name: value for name, value in options.items() if value is not None}
+    # What says no more than the defaults is not written down, so that it does not make another group; but the width.
+    usual = {name: parameter.default for name, parameter in parameters.items()}
+    options = {n: v for n, v in options.items() if v is not None and (n == "dim" or usual.get(n) != v)}
     _check_kinds(subject, options)
     _check_names(subject, try_out(subject, options)[0], options)
     for role in without:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,9 @@ from dissect.training.device import prepare_device
 from dissect.training.rebuild import Recorded, read_run, rebuild, require_finished, roles_without
 from dissect.training.scoring import catalogue
 from models import BASELINES
+
+QUOTED = "As in --session sku-881,sku-17, with quotes around what has a comma or begins with a space: '\"a, b\",c'."
+NEAR_AMONG = 100_000  # identifiers, the first so many: more would take seconds
 
 
 def finished_run(name: str, runs_dir: str) -> Recorded:
@@ -116,8 +120,11 @@ def scores_after(model: Any, session: list[int], device: torch.device) -> Tensor
     return scores if bias is None else scores + bias
 
 
-def read_session(text: str, n_items: int) -> list[int]:
-    """Item numbers from "12,7,99". Raises UsageError for an empty session, a gap, or an item that there is not."""
+def read_session(text: str, n_items: int, named: bool = False) -> list[int]:
+    """Item numbers from "12,7,99". Raises UsageError for an empty session, a gap, or an item that there is not.
+
+    `named` items could be asked for by their identifiers too, and the error says so.
+    """
     words = text.replace(",", " ").split()
     if not words:
         raise UsageError("The session is empty.", "Give its items in the order of the clicks: --session 12,7,99")
@@ -126,9 +133,15 @@ def read_session(text: str, n_items: int) -> list[int]:
     session = []
     for word in words:
         if not (word.isascii() and word.isdigit() and 1 <= int(word) <= n_items):
-            raise UsageError(f"There is no item {word!r}.", f"The items of this run are numbered from 1 to {n_items}.")
+            hint = f"The items of this run are numbered from 1 to {n_items}."
+            raise UsageError(f"There is no item {word!r}.", hint + " By what they are called: --identifiers" * named)
         session.append(int(word))
     return session
+
+
+def shown(value: object) -> str:
+    """A value of a record on one line, whatever is in it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
 
 
 def read_identified(text: str, identifiers: list[int | str] | None) -> list[int]:
@@ -137,14 +150,21 @@ def read_identified(text: str, identifiers: list[int | str] | None) -> list[int]
     Raises UsageError for an empty session, a gap, what no item is called, or a data set without such identifiers.
     """
     if identifiers is None:
-        raise UsageError("The run's data set calls its items by their numbers only.", "Leave --identifiers out.")
-    words = [word.strip() for word in next(csv.reader([text], skipinitialspace=True), [])]
+        raise UsageError(
+            "The run knows its items by their numbers only: there is no items.json in its group.",
+            "Leave --identifiers out.",
+        )
+    try:
+        words = next(csv.reader([text], skipinitialspace=True, strict=True), [])
+    except csv.Error as error:
+        raise UsageError(f"--session {text!r} cannot be read: {error}.", QUOTED) from error
     if not all(words) or not words:
-        raise UsageError(f"--session {text!r} is empty, or has a gap.", "For example: --session sku-881,sku-17")
-    number = {str(known): item for item, known in enumerate(identifiers, 1)}
+        raise UsageError(f"--session {text!r} is empty, or has a gap.", QUOTED)
+    number = {str(known): item for item, known in enumerate(identifiers, 1) if known != ""}
     for word in words:
         if word not in number:
-            raise UsageError(f"No item is called {word!r}.", f"One that is: {identifiers[0]}")
+            near = difflib.get_close_matches(word, list(number)[:NEAR_AMONG], n=3)
+            raise UsageError(f"No item is called {word!r}.", f"Did you mean {' or '.join(near)}?" if near else QUOTED)
     return [number[word] for word in words]
 
 

@@ -23,6 +23,18 @@ def command(group: str | None, runs_dir: str, as_json: bool) -> None:
     """
     from dissect import runs
     from dissect.cli.dissecting import show_verdict
+    from dissect.errors import UsageError
+    from models import BASELINES
 
-    found = runs.resolve_group(group, runs_dir) if group else runs.newest_group(runs_dir, dissected=True)
-    show_verdict(found, runs.group_config(found)["dataset"], as_json)
+    if group is None:
+        found = runs.newest_group(runs_dir, dissected=True)
+    else:
+        named = runs.resolve_runs(group, runs_dir)
+        found = runs.group_of(named[0]) if named else runs.resolve_group(group, runs_dir)
+    config = runs.group_config(found)
+    if config.get("select", "last") != "last" or config.get("refit") or config["model"] in BASELINES:
+        raise UsageError(
+            f"{found.name} was made by dissect train: a verdict is on what dissect run has trained to its end.",
+            f"See it: dissect compare {found.name}",
+        )
+    show_verdict(found, config["dataset"], as_json)

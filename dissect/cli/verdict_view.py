@@ -66,8 +66,12 @@ def heading(verdict: dict[str, Any]) -> Text:
     test = verdict["accuracy"].get("test")
     if test:
         bias = verdict["accuracy"]["selection_bias"]
+        worst = verdict["accuracy"].get("test_worst_ties") or test
+        ties = f"; {worst['hr@20']:.2f} and {worst['mrr@20']:.2f} where ties count against the target"
         text.append(
-            f"\ntest: HR@20 {test['hr@20']:.2f}, MRR@20 {test['mrr@20']:.2f} at the final step\n"
+            f"\ntest: HR@20 {test['hr@20']:.2f}, MRR@20 {test['mrr@20']:.2f} at the final step"
+            + (ties if worst["mrr@20"] < 0.995 * test["mrr@20"] else "")
+            + "\n"
             f"(choosing the epoch on test would add {bias['hr@20']:.2f} and {bias['mrr@20']:.2f})",
             style="not bold",
         )

@@ -5,9 +5,9 @@ recbole  NAME.train.inter, NAME.valid.inter, NAME.test.inter: typed headers; eit
 gru4rec  SessionId, ItemId, Time: a click a line
 parquet  session, item, and time and user where they are known: a click a row, in order
 
-Where these come with times, clicks and sessions are put in their order (a session is where it ends), else the order
-of the file is taken. Files that `dissect data export` wrote are recognised by the record beside them (EXPORTED), and
-come back exactly as they were.
+Where tables of clicks come with times, clicks and sessions are put in their order (a session is where it ends), else
+the order of the file is taken. Files that `dissect data export` wrote are recognised by the record beside them
+(EXPORTED), and come back exactly as they were.
 """
 
 from __future__ import annotations

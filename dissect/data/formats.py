@@ -67,15 +67,8 @@ def _bytes(path: Path) -> bytes:
     return content
 
 
-def read_srgnn(path: Path) -> Sessions:
-    """Sessions of an SR-GNN pickle: a list of whole sessions, or (prefixes, targets), from which they are rebuilt.
-
-    Raises DataError for anything else.
-    """
-    return _sessions(path, read_pickle(path))
-
-
 def _sessions(path: Path, content: Any) -> Sessions:
+    """A list of whole sessions, or (prefixes, targets), from which they are rebuilt. Raises DataError for others."""
     return rebuild(path, *content) if _is_prefixes(content) else flatten(path, content, 1)
 
 
@@ -196,7 +189,7 @@ def import_files(
     provenance: dict[str, Any] = {"format": format, **sources, "dropped_single_clicks": dropped, **read.notes}
     identifiers = read.identifiers
     if identifiers is not None:  # of clicked items only, and of some that were dropped since
-        identifiers = [*identifiers[:known], *range(len(identifiers) + 1, known + 1)]
+        identifiers = [*identifiers[:known], *[""] * (known - len(identifiers))]
     elif lowest != 1:
         identifiers = range(lowest, known + lowest)
     if recent < 1:

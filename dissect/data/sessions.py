@@ -83,7 +83,8 @@ class Sessions:
 class Dataset:
     """A train / test split over items 1..n_items, with the record of where it came from.
 
-    identifiers  what its source calls each item [n_items], item i at i - 1; None where it calls them by these numbers
+    identifiers  what its source calls each item [n_items], item i at i - 1, "" where it is never clicked; None where
+                 the source calls them by these numbers
     """
 
     name: str

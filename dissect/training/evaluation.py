@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dissect.data.sessions import PrefixTensors
+from dissect.errors import DivergedError
 from dissect.sparsevd import one_sample
 from dissect.training import workers
 from dissect.training.scoring import AT_ONCE, catalogue, ranks, ranks_of_scores
@@ -30,7 +31,8 @@ def evaluate(
 
     `batch_size` sessions are ranked at once: by default 512, fewer where the catalogue is so large that their scores
     would not fit (AT_ONCE). Draws no random number and leaves the model in the mode in which it was.
-    `report(done, total)` is called after each batch; `ties` as in scoring.ranks.
+    `report(done, total)` is called after each batch; `ties` as in scoring.ranks. Raises DivergedError where scores are
+    no numbers: they would all seem to lie below the target's.
     """
     was_training = model.training
     model.eval()
@@ -38,6 +40,7 @@ def evaluate(
     try:
         S = model.item_states()
         matrix, bias = catalogue(model, S)
+        sound = torch.isfinite(matrix).all() & (bias is None or torch.isfinite(bias).all())
         batch_size = batch_size or max(1, min(512, AT_ONCE // (4 * len(matrix))))
         # Prefixes of like length go together, so that a batch is hardly wider than its sessions.
         by_length = torch.argsort(prefixes.length, stable=True)[workers.number() :: workers.count()]
@@ -46,11 +49,15 @@ def evaluate(
                 index = by_length[start : start + batch_size]
                 items, lengths, targets = prefixes.batch(index)
                 vectors: Tensor = model.encode(S, items, lengths)[0]
+                sound = sound & torch.isfinite(vectors).all()
                 out[index] = ranks(vectors, matrix, bias, targets - 1, ties).int()
                 if report:
                     report(min(start + batch_size, len(by_length)), len(by_length))
     finally:
         model.train(was_training)
+    (broken,) = workers.any_says(not sound, device=out.device)
+    if broken:
+        raise DivergedError("The model's scores are no longer numbers: there is nothing to rank by.")
     return workers.add_up(out).cpu().numpy()
 
 

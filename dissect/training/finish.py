@@ -50,6 +50,10 @@ def finish(
         # As the released code reports: every metric at its own best epoch on test.
         rule = "each metric's maximum on test"
         values["test"] = {metric: max(row[metric] for row in history) for metric in values["test"]}
+    worst = {}
+    if rule == config.select:  # else each metric is of an epoch of its own
+        ranks_worst = evaluate(model, splits["test"], report=report("test, ties against it"), ties="worst")
+        worst = {"test_worst_ties": metrics(ranks_worst)}
     settings = ("where", "noise", "prior", "threshold", "kl_weight", "batch_size", "protocol", "order")
     return {
         "model": config.model,
@@ -65,6 +69,7 @@ def finish(
         "n_parameters": sum(p.numel() for name, p in model.named_parameters() if "log_sigma2" not in name),
         "selected": {"rule": rule, "step": step, "epoch": step / steps_per_epoch},
         "test": values["test"],
+        **worst,
         "valid": values.get("valid"),
         # How much higher the best epoch on test lies: what choosing on test would have won.
         "selection_bias": {m: max(row[m] for row in history) - values["test"][m] for m in ("hr@20", "mrr@20")},

@@ -291,7 +291,7 @@ def choose_epoch(training: Training, values: dict[str, dict[str, float]], run: P
     config, state = training.config, training.state
     if config.select == "last":
         return False
-    value = values["valid" if "valid" in values else "test"]["mrr@20"]
+    value = values["test" if config.protocol == "paper" else "valid"]["mrr@20"]
     if value > state.best_value:
         state.best_value, state.best_step = value, state.step
         best = {**identity(training), "model": training.model.state_dict(), "step": state.step}

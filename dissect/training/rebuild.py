@@ -47,8 +47,8 @@ def read_run(run: Path) -> Recorded:
     """Read what is on record about a run, finished or not. Raises DataError where it is missing or garbled."""
     variant, seed = runs.place_of(run)
     group = runs.group_of(run)
+    config = Config(**runs.group_config(group))
     try:
-        config = Config(**runs.group_config(group))
         n_items = int(runs.read_json(group / "data.json")["n_items"])
     except (TypeError, KeyError, ValueError) as error:
         raise DataError(f"{group} was written by another version, or changed since: {error}.") from error
