@@ -91,6 +91,7 @@ def test_the_model_as_it_is_runs(own):
             "encode(S [5, 32], items [2, 3], lengths [2]) raised",
         ),
         ("        return self.items", "        return super().item_states()", "must define item_states()"),
+        ("return vectors, {}", "return vectors * torch.nan, {}", "vectors of finite numbers, and returned NaN"),
         ("(dim, dim)\n", "(dim, dim)\n        dim / 0\n", "cannot be built so: ZeroDivisionError"),
         ("class Own(SessionModel)", "class Own", "Own lacks candidates"),
         ('("encoder",)', '("encoder")', "removable should be a tuple of roles: ('encoder',)"),

@@ -12,7 +12,7 @@ from models.graph import build, pack
 from models.readout import AttenMixerReadout
 from models.srgnn import SRGNN
 
-SESSIONS = [[1, 2, 3, 2, 4], [5], [6, 6], [7, 8, 7, 8, 7], [9, 1, 2, 3, 4, 5, 6, 1, 2], [3, 2, 1]]
+SESSIONS = [[1, 2, 3, 2, 4], [5], [6, 6], [7, 8, 7, 8, 7], [9, 1, 2, 3, 4, 5, 6, 1, 2], [3, 2, 1], [1, 2, 1, 2, 3, 2]]
 
 
 def pad(sessions: list[list[int]], width: int | None = None) -> tuple[Tensor, Tensor]:
