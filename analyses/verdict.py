@@ -296,15 +296,13 @@ def need(group: Path, finished: list[Path], judged: np.ndarray | None) -> dict[s
 
 
 def compare_need(full: list[Path], reduced: list[Path], judged: np.ndarray | None) -> dict[str, Any]:
-    """The answer on need from the ranks of full and of reduced runs."""
-
-    reference: dict[str, np.ndarray] = {}
+    """The answer on need from the ranks of full and of reduced runs. Raises DataError where those rank others."""
+    reference = runs.read_ranks(runs.test_ranks(full[0]))
 
     def load(paths: list[Path]) -> tuple[np.ndarray, np.ndarray, float]:
         sums, count, hits = [], np.zeros(0), []
         for path in paths:
             ranks = runs.read_ranks(runs.test_ranks(path))
-            reference.update({} if reference else ranks)
             if any(not np.array_equal(ranks[name], reference[name]) for name in ("session", "length", "target")):
                 raise DataError(f"{path} ranks other test prefixes than {full[0]}.", "Train it again with --force.")
             total, count = session_sums(ranks["rank"], ranks["session"], judged)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from figures.style import COLOURS, COLUMN, GREY, LINES, SETTINGS, label_ends, short_names
 
 TITLES = {"gnn": "GNN module", "readout": "Readout module", "encoder": "Encoder", "other": "Other matrices"}
-CONTROLS = {"control.kl_only": ":"}
+CONTROLS = {"control.kl_only": ":"}  # both are grey; the other one is solid
 LETTER = 0.054  # inches, a letter of a label on average
 
 

@@ -5,16 +5,18 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from dissect import runs
 from dissect.cli import main
-from dissect.cli.trained import read_identified, shown
+from dissect.cli.trained import read_identified, scores_after, shown
 from dissect.data import catalog
 from dissect.data.formats import import_files
 from dissect.data.prepare import prepare
 from dissect.data.recipes import own_log
-from dissect.errors import DataError, UsageError
+from dissect.errors import DataError, DivergedError, UsageError
+from models import SRGNN
 
 
 def shop(path, names):
@@ -134,3 +136,12 @@ def test_without_identifiers_they_cannot_be_used(tmp_path):
     code, out, err = invoke(*run, "--identifiers")
     assert (code, out) == (2, "") and "numbers only" in err
     assert "item  identifier" not in invoke(*run)[1]
+
+
+def test_a_model_whose_scores_are_no_numbers_recommends_nothing():
+    model = SRGNN(5, dim=4)
+    assert scores_after(model, [1, 2], torch.device("cpu")).shape == (5,)
+    with torch.no_grad():
+        model.items[3] = float("nan")
+    with pytest.raises(DivergedError, match="nothing to recommend"):
+        scores_after(model, [1, 2], torch.device("cpu"))

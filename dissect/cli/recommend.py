@@ -70,10 +70,10 @@ def command(
     scores = scores_after(found, clicks, where).cpu()
     probability = scores.double().softmax(0)
     order = torch.argsort(scores, descending=True, stable=True)
-    if unseen and len(set(clicks)) == record.n_items:
-        raise UsageError("The session has every item: with --unseen nothing is left.", "Leave --unseen out.")
     if unseen:
         order = order[~torch.isin(order, torch.tensor(clicks) - 1)]
+    if not len(order):
+        raise UsageError("The session has every item: with --unseen nothing is left.", "Leave --unseen out.")
     rows = [
         {
             "rank": rank,
@@ -91,13 +91,10 @@ def command(
     called = [f"{item} ({shown(identifiers[item - 1])})" if identifiers else str(item) for item in clicks]
     title = f"{record.run} after {', '.join(called)}"
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in rows[0] if rows else ():
+    for name in rows[0]:
         table.add_column(name, justify="left" if name == "identifier" else "right")
     for row in rows:
-        p = row.pop("probability")
-        score = row.pop("score")
-        table.add_row(
-            *(escape(shown(value)) for value in row.values()), f"{score:.4f}", "-" if p is None else f"{p:.4f}"
-        )
+        *names, score, p = row.values()
+        table.add_row(*(escape(shown(name)) for name in names), f"{score:.4f}", "-" if p is None else f"{p:.4f}")
     Console().print(title, highlight=False, markup=False, soft_wrap=True)
     Console().print(table)

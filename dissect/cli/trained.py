@@ -18,7 +18,7 @@ from dissect.cli.dissecting import load_dataset, show_results, show_verdict
 from dissect.cli.launch import rank_baseline, starting_weights, train_seeds
 from dissect.cli.subject import Subject, find_model
 from dissect.data.sessions import Dataset
-from dissect.errors import DataError, UsageError
+from dissect.errors import DataError, DivergedError, UsageError
 from dissect.training import workers
 from dissect.training.device import prepare_device
 from dissect.training.rebuild import Recorded, read_run, rebuild, require_finished, roles_without
@@ -109,7 +109,10 @@ def trained_model(
 
 @torch.inference_mode()
 def scores_after(model: Any, session: list[int], device: torch.device) -> Tensor:
-    """The score of each item [V] after a session, as an evaluation sees them."""
+    """The score of each item [V] after a session, as an evaluation sees them.
+
+    Raises DivergedError where a trained model's are no numbers.
+    """
     items, lengths = torch.tensor([session], device=device), torch.tensor([len(session)], device=device)
     if not hasattr(model, "encode"):
         scores: Tensor = model.scores(items, lengths)[0]
@@ -117,7 +120,10 @@ def scores_after(model: Any, session: list[int], device: torch.device) -> Tensor
     S = model.item_states()
     matrix, bias = catalogue(model, S)
     scores = model.encode(S, items, lengths)[0][0] @ matrix.t()
-    return scores if bias is None else scores + bias
+    scores = scores if bias is None else scores + bias
+    if not torch.isfinite(scores).all():
+        raise DivergedError("The model's scores are no longer numbers: there is nothing to recommend by.")
+    return scores
 
 
 def read_session(text: str, n_items: int, named: bool = False) -> list[int]:
