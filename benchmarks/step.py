@@ -31,8 +31,8 @@ from dissect.training.config import PRODUCTS, Config
 from dissect.training.device import prepare_device
 from dissect.training.loop import train_step
 from dissect.training.record import density_rows
-from dissect.training.scoring import require_products, score_buffer
-from dissect.training.setup import Training, assemble
+from dissect.training.scoring import score_buffer
+from dissect.training.setup import Training, assemble, choose_kernel
 from models import MODELS
 
 
@@ -73,13 +73,13 @@ def measure(
     products: str,
     device: torch.device,
     rounds: int,
-) -> dict[str, float]:
-    """Medians in milliseconds over `rounds`: step, floor, one density measurement; and step / floor."""
+) -> dict[str, Any]:
+    """Medians in milliseconds over `rounds`: step, floor, one density measurement; step / floor; and the kernel."""
     prefixes = PrefixTensors(data.train, device)
-    require_products(products, device)
     settings: dict[str, Any] = {"where": where, "batch_size": batch_size, "products": products, "max_steps": 10_000}
     config = Config(model, data.name, data.split_hash, options, **settings)
     training = assemble(lambda: MODELS[model](n_items=data.n_items, **options), config, prefixes, 1, "full")
+    choose_kernel(training, data.n_items, device)
     dim = options["dim"]
     buffer, plain = score_buffer(batch_size, data.n_items, device), torch.empty(batch_size, data.n_items, device=device)
     assert buffer.numel() == plain.numel(), "the loss would make the scores twice"
@@ -100,6 +100,7 @@ def measure(
     result = {name: statistics.median(values) for name, values in times.items()}
     return {
         **result,
+        "kernel": training.kernel,
         "ratio": result["step"] / result["floor"],
         **shares(training, lambda: prefixes.batch(torch.randint(0, len(prefixes), (batch_size,))), buffer, rounds),
     }
@@ -143,7 +144,7 @@ def shares(training: Training, load: Callable[[], Any], buffer: torch.Tensor, ro
 @click.option("--dim", "dims", type=int, multiple=True, default=(100, 256), show_default=True)
 @click.option("--batch-size", "batch_sizes", type=int, multiple=True, default=(100,), show_default=True)
 @click.option("--preset", help="Arguments of the model by name, e.g. normalised for srgnn.")
-@click.option("--products", type=click.Choice(list(PRODUCTS)), default="float32", show_default=True)
+@click.option("--products", type=click.Choice(PRODUCTS), default="float32", show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--rounds", default=20, show_default=True)
 @click.option("--shares", "with_shares", is_flag=True, help="Also the parts of a step, in milliseconds (CPU only).")
@@ -168,7 +169,18 @@ def main(
     machine = f"{torch.get_num_threads()} threads, {where_it_runs}, products in {products}"
     table = Table(title=f"{data.name}: V = {data.n_items:,}, {machine}")
     parts = ("loading", "forward", "KL", "scoring", "backward", "update") if with_shares else ()
-    for column in ("model", "weights", "D", "B", "step ms", "floor ms", "step / floor", "density ms", *parts):
+    for column in (
+        "model",
+        "weights",
+        "D",
+        "B",
+        "step ms",
+        "floor ms",
+        "step / floor",
+        "density ms",
+        "products",
+        *parts,
+    ):
         table.add_column(column, justify="left" if column in ("model", "weights") else "right")
     for model in models:
         for dim in dims:
@@ -185,6 +197,7 @@ def main(
                         f"{row['floor']:.1f}",
                         f"{row['ratio']:.2f}",
                         f"{row['density']:.1f}",
+                        row["kernel"],
                         *(f"{row[part]:.1f}" for part in parts),
                     )
     Console(width=None if sys.stdout.isatty() else 160).print(table)

@@ -1,25 +1,39 @@
-"""Products with the catalogue in less than float32: where they are, and where they are not."""
+"""Products with the catalogue in less than float32: where they are, where they are not, and which kernel is taken."""
+
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dissect.data.sessions import PrefixTensors, Sessions
 from dissect.errors import UsageError
-from dissect.training import loop, scoring
+from dissect.runs import read_json
+from dissect.training import loop, products
 from dissect.training.config import PRODUCTS, Config
-from dissect.training.loop import train_step
-from dissect.training.scoring import catalogue_loss, products_in, require_products
+from dissect.training.loop import fit, train_step
+from dissect.training.products import ALLOWED, KERNELS, choose, is_usable, multiply, multiplying_as
+from dissect.training.resume import Interrupted
+from dissect.training.scoring import catalogue_loss, score_buffer
 from dissect.training.setup import assemble
 from models import MODELS
+from tests.test_training import CONFIG, DATA
 
-HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+CPU = torch.device("cpu")
+HERE = [kernel for kernel in KERNELS if is_usable(kernel, CPU)]
 
 
-@pytest.mark.parametrize("products", PRODUCTS)
-def test_only_the_loss_is_made_of_such_products(products, monkeypatch):
+def test_every_choice_has_kernels():
+    assert tuple(ALLOWED) == PRODUCTS
+    assert set().union(*ALLOWED.values()) == set(KERNELS)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_only_the_loss_is_made_of_such_products(kernel, monkeypatch):
     prefixes = PrefixTensors(Sessions.from_lists([[1, 2, 3, 2, 4], [5, 5, 6]]))
-    config = Config("srgnn", "x", "", {"dim": 8}, where="both", batch_size=6, max_steps=50, products=products)
+    config = Config("srgnn", "x", "", {"dim": 8}, where="both", batch_size=6, max_steps=50)
     training = assemble(lambda: MODELS["srgnn"](n_items=9, dim=8), config, prefixes, 1, "full")
+    training.kernel = kernel
     seen, model = {}, training.model
     encode, candidates = model.encode, model.candidates
 
@@ -34,47 +48,131 @@ def test_only_the_loss_is_made_of_such_products(products, monkeypatch):
         return candidates(S)
 
     training.encode, model.candidates = watched, watched_candidates
+    asked = []
 
     def watched_loss(*arguments):
-        seen["loss"] = torch.get_float32_matmul_precision()
+        asked.append(arguments[-1])
         return catalogue_loss(*arguments)
 
     monkeypatch.setattr(loop, "catalogue_loss", watched_loss)
     train_step(training, prefixes.batch(torch.arange(6)), 0.01, torch.empty(9, 6))
-    assert seen.pop("loss") == PRODUCTS[products]
+    assert asked == [kernel]
     assert seen == dict.fromkeys(("forward", "candidates", "backward"), "highest")
     assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_the_old_products_come_back_after_an_error():
-    with pytest.raises(ZeroDivisionError), products_in("bf16"):
+    with pytest.raises(ZeroDivisionError), multiplying_as("bf16-mode"):
         raise ZeroDivisionError
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-@pytest.mark.skipif(not HAS_BF16, reason="this CPU does not multiply in bfloat16")
-def test_bfloat16_products_come_near():
-    """Eight bits of a product's factors: a few thousandths, and not nothing."""
+def test_a_product_of_bfloat16_factors_is_that_of_the_rounded_numbers():
+    torch.manual_seed(0)
+    a, b = torch.randn(5, 300), torch.randn(300, 7)
+    rounded = a.bfloat16().double() @ b.bfloat16().double()
+    found = multiply(a.bfloat16(), b.bfloat16())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), rounded, rtol=2**-8, atol=1e-3)  # the result has 8 bits on a CPU
+    assert not torch.equal(found, multiply(a, b))
+    out = torch.empty(5, 7)
+    assert multiply(a.bfloat16(), b.bfloat16(), out=out) is out and torch.equal(out, found)
+
+
+def rounding(parameters):
+    """(vectors [64, 128], rows [2000, 128], bias, rows whose lengths divide, targets, buffer) of a case."""
     torch.manual_seed(0)
     vectors, matrix = torch.randn(64, 128, requires_grad=True), torch.randn(2000, 128).mul_(0.1).requires_grad_()
-    targets = torch.randint(0, 2000, (64,))
+    bias = torch.randn(2000).mul_(0.1).requires_grad_() if "bias" in parameters else None
+    unit_of = {"own": matrix, "other": torch.randn(2000, 128, requires_grad=True)}.get(parameters)
+    rows = 100 if parameters == "pieces" else 2000  # fewer rows than items: the scores are made twice
+    return vectors, matrix, bias, unit_of, torch.randint(0, 2000, (64,)), torch.empty(rows, 64)
+
+
+@pytest.mark.parametrize("case", ["plain", "bias", "own", "other", "pieces"])
+@pytest.mark.parametrize("kernel", [kernel for kernel in HERE if kernel != "float32"])
+def test_rough_products_come_near(kernel, case):
+    """Eight bits of a product's factors: a few thousandths off in loss and gradients, and not nothing."""
     found = []
-    for products in ("float32", "bf16"):
-        with products_in(products):
-            loss = catalogue_loss(vectors, matrix, None, targets)
-        found.append((loss.detach(), *torch.autograd.grad(loss, (vectors, matrix))))
+    for each in ("float32", kernel):
+        vectors, matrix, bias, unit_of, targets, buffer = rounding(case)
+        loss = catalogue_loss(vectors, matrix, bias, targets, buffer, unit_of, each)
+        leaves = dict.fromkeys(x for x in (vectors, matrix, bias, unit_of) if x is not None)
+        found.append((loss.detach(), *torch.autograd.grad(loss, list(leaves))))
     for exact, rough in zip(*found):
-        assert 1e-6 < float((exact - rough).norm() / exact.norm()) < 1e-2
+        assert rough.dtype == torch.float32
+        assert float((exact - rough).norm() / exact.norm()) < 1e-2
+        assert exact.dim() == 0 or float((exact - rough).norm() / exact.norm()) > 1e-4
 
 
-def test_products_that_the_device_lacks_are_refused(monkeypatch):
-    require_products("float32", "cpu")
+def test_the_targets_own_scores_are_float32():
+    """With one item the loss is log exp(score) - score: off by the rounding of the first score only."""
+    vectors, matrix = torch.full((1, 1), 1.0), torch.full((1, 1), 1 + 2**-9)  # 1 in bfloat16
+    loss = catalogue_loss(vectors, matrix, None, torch.tensor([0]), torch.empty(1, 1), None, "bf16-operands")
+    assert float(loss) == pytest.approx(-(2**-9), rel=1e-3)
+
+
+def test_a_mode_that_rounds_nothing_is_not_usable(monkeypatch):
+    """A processor may claim bfloat16 and multiply in float32 all the same."""
+    monkeypatch.setitem(KERNELS, "bf16-mode", KERNELS["float32"])
+    assert not is_usable("bf16-mode", CPU)
+    assert is_usable("bf16-operands", CPU) and is_usable("float32", CPU)
+    assert products.at_hand("bf16", CPU) == ["bf16-operands"]
+    assert products.at_hand("auto", CPU) == ["float32", "bf16-operands"]
+
+
+@pytest.mark.parametrize("quick", ["float32", "bf16-operands"])
+def test_auto_takes_what_was_quickest(quick, monkeypatch):
+    monkeypatch.setattr(products, "is_usable", lambda kernel, device: kernel in ("float32", "bf16-operands"))
+    monkeypatch.setattr(products, "_trial", lambda kernel, *tensors: kernel)
+    monkeypatch.setattr(products, "_milliseconds", lambda run, device: 1.0 if run() == quick else 2.0)
+    kernel, tried = choose("auto", CPU, 4, 50, 8)
+    assert kernel == quick and tried[quick] == 1 and len(tried) == 2
+    assert choose("float32", CPU, 4, 50, 8) == ("float32", {})
+
+
+def test_a_choice_draws_no_random_number():
+    state = torch.get_rng_state()
+    kernel, tried = choose("auto", CPU, 4, 50, 8)
+    assert kernel in HERE and set(tried) == set(HERE) and min(tried.values()) > 0
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_resumed_run_keeps_the_kernel_that_it_began_with(tmp_path, monkeypatch):
+    """A second measurement could turn out otherwise: the same run would then go on with other numbers."""
+    config = replace(CONFIG, products="auto")
+    build = lambda: MODELS["srgnn"](n_items=DATA.n_items, dim=8)  # noqa: E731
+
+    def stopping(seen=[]):  # noqa: B006  # counts over the calls of one run
+        seen.append(1)
+        return len(seen) > 5
+
+    monkeypatch.setattr(products, "choose", lambda *given: ("bf16-operands", {"float32": 2.0, "bf16-operands": 1.0}))
+
+    @contextmanager
+    def stop():
+        yield stopping
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "stop_on_signal", stop)
+        with pytest.raises(Interrupted):
+            fit(build, DATA, config, tmp_path / "a", seed=1)
+    assert read_json(tmp_path / "a" / "environment.json")["products"]["kernel"] == "bf16-operands"
+    monkeypatch.setattr(products, "choose", lambda *given: ("float32", {}))
+    kernels, step = [], loop.train_step
+
+    def watched(training, *given):
+        kernels.append(training.kernel)
+        return step(training, *given)
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    fit(build, DATA, config, tmp_path / "a", seed=1)
+    assert set(kernels) == {"bf16-operands"}
+
+
+def test_products_that_the_device_lacks_are_refused():
     with pytest.raises(UsageError, match="no TF32"):
-        require_products("tf32", "cpu")
-    monkeypatch.setattr(scoring, "has_bf16_products", lambda: False)
-    for device in ("cpu", "cuda"):  # there torch would take TF32
-        with pytest.raises(UsageError, match="bfloat16"):
-            require_products("bf16", device)
+        products.at_hand("tf32", CPU)
 
 
 def test_the_command_refuses_them_before_anything_is_written(typed, tmp_path):
@@ -86,5 +184,9 @@ def test_products_belong_to_the_configuration():
     assert Config("srgnn", "x", "").hash != Config("srgnn", "x", "", products="bf16").hash
     with pytest.raises(UsageError, match="negatives=5"):
         Config("srgnn", "x", "", products="bf16", negatives=5)
-    with pytest.raises(UsageError, match="products must be one of float32, tf32, bf16, not fp8"):
+    with pytest.raises(UsageError, match="products must be one of float32, tf32, bf16, auto, not fp8"):
         Config("srgnn", "x", "", products="fp8")
+
+
+def test_the_loss_over_pieces_keeps_its_buffer_small():
+    assert score_buffer(100, 10**7, CPU).numel() < 10**8

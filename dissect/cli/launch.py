@@ -25,8 +25,8 @@ from dissect.training.device import describe_environment, prepare_device
 from dissect.training.evaluation import evaluate_scores, metrics
 from dissect.training.finish import write_ranks_of
 from dissect.training.loop import fit
+from dissect.training.products import at_hand
 from dissect.training.record import Observer
-from dissect.training.scoring import require_products
 from dissect.training.setup import load_dense, require_compiler, selects
 from models import BASELINES
 
@@ -129,7 +129,7 @@ def train_seeds(
     folders = {seed: runs.run_path(group, seed, variant) for seed in dict.fromkeys(seeds)}
     done = [seed for seed, folder in folders.items() if runs.is_done(folder)]
     where = prepare_device(device, config.batch_size * data.n_items * config.model_options.get("dim", 256))
-    require_products(config.products, where)
+    at_hand(config.products, where)  # refused before anything is written
     require_compiler(config)
     workers.wait()
     if force:

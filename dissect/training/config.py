@@ -15,8 +15,7 @@ from dissect.errors import UsageError
 SCHEDULES = ("linear-end", "steps")
 PROTOCOLS = ("clean", "paper")
 ORDERS = ("shuffled", "chronological")
-# How float32 numbers are multiplied, and what torch calls it. Sums are float32 in each.
-PRODUCTS = {"float32": "highest", "tf32": "high", "bf16": "medium"}
+PRODUCTS = ("float32", "tf32", "bf16", "auto")  # the kernels behind each are in training/products.py
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Config:
     max_steps: int = 60_000
     batch_size: int = 100
     negatives: int = 0  # items drawn at each step for a sampled softmax; 0: the whole catalogue
-    products: str = "float32"  # how the products with the catalogue multiply in training, of PRODUCTS
+    products: str = "float32"  # how products with the catalogue multiply in training, of PRODUCTS
     compiled: bool = False  # the model's part of a step by torch.compile, which draws other noise
     lr: float = 1e-3
     schedule: str = "linear-end"  # constant to 80 % of the steps, then linear to 0; or x 0.1 every 3 epochs
@@ -66,7 +65,7 @@ class Config:
         check(self.negatives >= 0, f"negatives must not be negative, not {self.negatives}.")
         check(
             not self.negatives or self.products == "float32",
-            f"products are those with the whole catalogue; with negatives={self.negatives} they are float32.",
+            f"products are those with the whole catalogue: negatives={self.negatives} takes products=float32 only.",
         )
         check(self.patience >= 0, f"patience must not be negative, not {self.patience}.")
         check(self.max_steps >= 1, f"max_steps must be at least 1, not {self.max_steps}.")

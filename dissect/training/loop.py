@@ -31,12 +31,10 @@ from dissect.training.resume import Interrupted, identity, restore, snapshot, st
 from dissect.training.scoring import (
     catalogue,
     catalogue_loss,
-    products_in,
-    require_products,
     sampled_loss,
     score_buffer,
 )
-from dissect.training.setup import Training, assemble, require_compiler, set_lr
+from dissect.training.setup import Training, assemble, choose_kernel, require_compiler, set_lr
 
 CHECKPOINT_SECONDS = 300.0
 DENSITY_MEASUREMENTS = 200  # over a run
@@ -86,7 +84,6 @@ def _fit(
     train, valid = split_validation(data.train, config.validation if config.protocol == "clean" else 0.0)
     if not train.n_prefixes:
         raise DataError(f"{data.name} has no training prefix left after the validation split.")
-    require_products(config.products, device)
     require_compiler(config)
     prefixes = PrefixTensors(train, device)
     splits = {"test": PrefixTensors(data.test, device)}
@@ -104,8 +101,10 @@ def _fit(
     if not workers.is_first():  # noise of its own; the weights are the same
         torch.manual_seed(seed + 1_000_033 * workers.number())
     if saved is None:
+        tried = choose_kernel(training, data.n_items, device)
         environment = describe_environment(torch.device(device))
-        write_json(run / "environment.json", {**environment, "max_steps": config.max_steps})
+        products = {"kernel": training.kernel, "milliseconds": tried}
+        write_json(run / "environment.json", {**environment, "max_steps": config.max_steps, "products": products})
     else:
         restore(training, saved, last)
     state = training.state
@@ -194,7 +193,9 @@ def train_step(
             vectors, auxiliary = training.encode(looked_up, items, lengths)  # [B, D]
         if controls is not None:
             vectors = controls(vectors)
-        loss = cross_entropy = next_item_loss(model, vectors, scored, targets - 1, training.config, buffer)
+        loss = cross_entropy = next_item_loss(
+            model, vectors, scored, targets - 1, training.config, buffer, training.kernel
+        )
     for value in auxiliary.values():
         loss = loss + value
     kl = loss.new_zeros(())
@@ -211,12 +212,14 @@ def train_step(
     return ce, kl_sum, total
 
 
-def next_item_loss(model: Any, vectors: Tensor, S: Tensor, targets: Tensor, config: Config, buffer: Tensor) -> Tensor:
+def next_item_loss(
+    model: Any, vectors: Tensor, S: Tensor, targets: Tensor, config: Config, buffer: Tensor, kernel: str = "float32"
+) -> Tensor:
     """Mean cross-entropy of `targets` [B] (rows of S [V, D]), over the catalogue or over `negatives` drawn items."""
     if not config.negatives:
         matrix, bias = model.candidates(S)  # [V, D], [V]
-        with products_in(config.products):  # the loss makes its gradients at once, so that they hold for these too
-            return catalogue_loss(vectors, matrix, bias, targets, buffer, S if model.unit_candidates else None)
+        unit_of = S if model.unit_candidates else None
+        return catalogue_loss(vectors, matrix, bias, targets, buffer, unit_of, kernel)
     drawn = torch.randint(len(S), (config.negatives,), device=S.device)
     rows = F.embedding(torch.cat([targets, drawn]), S, sparse=True)
     matrix, bias = catalogue(model, rows)  # [B + n, D]

@@ -64,6 +64,7 @@ def snapshot(training: Training) -> dict[str, Any]:
         "controls": training.controls.state_dict() if training.controls is not None else {},
         "optimiser": training.optimiser.state_dict(),
         "state": asdict(training.state),
+        "kernel": training.kernel,  # chosen by a measurement, which could turn out otherwise a second time
         "threads": torch.get_num_threads(),  # sums by another number of threads round otherwise
         "rng": torch.get_rng_state(),
         "rng_cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
@@ -100,6 +101,9 @@ def restore(training: Training, saved: dict[str, Any], path: Path) -> None:
             f"The checkpoint {path} was written by {len(others) + 1} processes, not by {workers.count()}.",
             "Go on with as many, or start over with --force.",
         )
+    training.kernel = saved.get("kernel") or {"bf16": "bf16-mode"}.get(
+        training.config.products, training.config.products
+    )
     torch.set_num_threads(saved.get("threads", torch.get_num_threads()))
     generators = saved if workers.is_first() else others[workers.number() - 1]
     torch.set_rng_state(generators["rng"])

@@ -6,17 +6,14 @@ Letters: B sessions, D width, V items. A score is vector . candidate + bias.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dissect.errors import UsageError
-from dissect.training.config import PRODUCTS
 from dissect.training.device import largest_cache, multiplies_faster_by_item
+from dissect.training.products import KERNELS, factor, multiply, multiplying_as
 
 # Scores up to this many bytes stand in memory at once; beyond it they are made a second time for the gradients.
 AT_ONCE = 1 << 28
@@ -24,32 +21,6 @@ AT_ONCE = 1 << 28
 PIECE = {"cpu": max(1 << 20, largest_cache() // 24), "cuda": 1 << 26}
 ROWS_IN_CACHE = 1024  # rows of the table that a pass over them, on a CPU, finds in its caches: 1 MB at D = 256
 NORM_EPS = 1e-12  # keeps a row of zeros a row of zeros
-
-
-@contextmanager
-def products_in(products: str) -> Iterator[None]:
-    """Within it float32 matrices are multiplied as PRODUCTS says; outside of it, backward passes too, as before."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(PRODUCTS[products])
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def has_bf16_products() -> bool:
-    """Whether torch multiplies float32 matrices in bfloat16 on this CPU, if asked to."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def require_products(products: str, device: torch.device | str) -> None:
-    """Raises UsageError where torch would quietly take others: it has TF32 on CUDA only, and bfloat16 on CPUs only."""
-    on_cpu = torch.device(device).type == "cpu"
-    instead = "Use --products float32."
-    if products == "tf32" and (on_cpu or torch.cuda.get_device_capability(device) < (8, 0)):
-        raise UsageError("This device has no TF32 products; CUDA devices from Ampere on do.", instead)
-    if products == "bf16" and not (on_cpu and has_bf16_products()):
-        raise UsageError("This device has no bfloat16 products; some CPUs do.", instead)
 
 
 def score_buffer(batch_size: int, n_items: int, device: torch.device | str) -> Tensor:
@@ -72,6 +43,9 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
 
     With `norm`, s = vector . row / norm: it goes into the scores and into E, so that no other table is written down.
     Where it is the length of the rows themselves (`norm_is_own`), its gradient goes into that of the rows.
+
+    `operands` is the type of the factors of the three products. All else is float32: scores, logsumexp, sums, the
+    targets' own scores and the gradients.
     """
 
     @staticmethod
@@ -84,8 +58,10 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         buffer: Tensor | None,
         norm: Tensor | None,
         norm_is_own: bool,
+        operands: torch.dtype | None,
     ) -> Tensor:
         (B, _), V = vectors.shape, len(matrix)
+        rows, columns = factor(matrix, operands), factor(vectors, operands).t()  # factors [V, D] and [D, B]
         space = vectors.new_empty(V * B) if buffer is None else buffer.view(-1)
         keeps = len(space) >= V * B
         n = min(_piece_rows(B, vectors.device), len(space) // B)
@@ -93,17 +69,17 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         by_item = vectors.device.type == "cpu" and multiplies_faster_by_item()
 
         def scores_of(low: int, high: int) -> Tensor:
-            start = low * B if keeps else 0
+            start = low * B if keeps and operands is None else 0  # factors of another type lie elsewhere
             room = space[start : start + (high - low) * B]
             room = room.view(high - low, B) if by_item else room.view(B, high - low).t()  # [n, B] in either case
-            scores = torch.mm(matrix[low:high], vectors.t(), out=room)
+            scores = multiply(rows[low:high], columns, out=room)
             if norm is not None:
                 scores.div_(norm[low:high, None])
             return scores if bias is None else scores.add_(bias[low:high, None])
 
         def slopes_of(exps: Tensor, low: int, high: int) -> Tensor:
-            """E in the derivative by vector . row."""
-            return exps if norm is None else exps.div_(norm[low:high, None])
+            """E in the derivative by vector . row, as a factor."""
+            return factor(exps if norm is None else exps.div_(norm[low:high, None]), operands)
 
         with_grads = any(ctx.needs_input_grad)
         top, total, by_vectors = vectors.new_full((B,), -math.inf), vectors.new_zeros(B), torch.zeros_like(vectors)
@@ -115,7 +91,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             total.mul_(shrink).add_(exps.sum(0))
             if with_grads:
                 slopes = slopes_of(exps, low, high)
-                by_vectors.mul_(shrink[:, None]).addmm_(slopes.t(), matrix[low:high])
+                by_vectors.mul_(shrink[:, None]).add_(multiply(slopes.t(), rows[low:high]))
                 done.append((slopes, top))
         log_total = top + total.log()
         target_rows = matrix[targets] if norm is None else matrix[targets] / norm[targets, None]  # [B, D]
@@ -129,9 +105,9 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
                 if not keeps:
                     slopes = slopes_of(scores_of(low, high).sub_(top).exp_(), low, high)
                 share = (top - log_total).exp_().div_(B)
-                torch.mm(slopes, vectors * share[:, None], out=by_matrix[low:high])
+                multiply(slopes, factor(vectors * share[:, None], operands), out=by_matrix[low:high])
                 if by_bias is not None:
-                    torch.mv(slopes, share, out=by_bias[low:high])
+                    torch.mv(slopes.to(share.dtype), share, out=by_bias[low:high])
             by_matrix.index_add_(0, targets, vectors if norm is None else vectors / norm[targets, None], alpha=-1 / B)
             if by_bias is not None:
                 by_bias = by_bias if norm is None else by_bias.mul_(norm)
@@ -142,7 +118,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             elif norm is not None:
                 by_norm = torch.linalg.vecdot(by_matrix, matrix).div_(norm).neg_()
             by_vectors.div_(total[:, None]).sub_(target_rows).div_(B)
-            ctx.grads = by_vectors, by_matrix, by_bias, None, None, by_norm, None
+            ctx.grads = by_vectors, by_matrix, by_bias, None, None, by_norm, None, None
         return (log_total - target_score).mean()
 
     @staticmethod
@@ -175,6 +151,7 @@ def catalogue_loss(
     targets: Tensor,
     buffer: Tensor | None = None,
     unit_of: Tensor | None = None,
+    kernel: str = "float32",
 ) -> Tensor:
     """Mean cross-entropy (nats) of `targets` [B] (rows of `matrix`, from 0) under softmax over the catalogue.
 
@@ -182,15 +159,16 @@ def catalogue_loss(
     overwritten, so that a step allocates nothing of that size; one that holds less than V x B scores makes the loss
     compute them twice. Vector . row is divided by the length of the row of `unit_of` [V, D]. Differentiable once.
 
-    Where products are made in fewer bits (`products_in`) the targets' own scores are not: the value is then off by the
-    error of a score, 1e-4 where scores lie within 12.
+    `kernel` (of products.KERNELS) says how the three products multiply. The targets' own scores are float32 with each,
+    so with factors of fewer bits the value is off by the error of a score.
     """
     own, norm = unit_of is matrix, None
     if unit_of is not None:
         norm = lengths_of(unit_of.detach() if own else unit_of)
-    loss: Tensor = _CatalogueCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        vectors, matrix, bias, targets, buffer, norm, own
-    )
+    with multiplying_as(kernel):  # the gradients are made at once, so that it holds for their products too
+        loss: Tensor = _CatalogueCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            vectors, matrix, bias, targets, buffer, norm, own, KERNELS[kernel].operands
+        )
     return loss
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dissect.data.sessions import PrefixTensors
 from dissect.errors import DataError, UsageError
 from dissect.sparsevd import named_variational, sparsify
+from dissect.training import products, workers
 from dissect.training.config import Config
 from dissect.training.controls import Controls, seeded_controls
 
@@ -45,7 +46,21 @@ class Training:
     optimiser: torch.optim.Optimizer
     left_out: dict[str, str]  # layers that SparseVD did not replace, with the reason
     encode: Callable[..., Any]  # the model's, or that compiled: what a training step calls
+    kernel: str = "float32"  # how products with the catalogue multiply: the one of products.KERNELS that was chosen
     state: State = field(default_factory=State)
+
+
+def choose_kernel(training: Training, n_items: int, device: torch.device | str) -> dict[str, float]:
+    """Set the kernel that config.products asks for; returns the milliseconds of those that were tried.
+
+    All processes of a training take the one that the first of them chose.
+    """
+    config, model = training.config, training.model
+    dim = model.candidates(model.item_states())[0].shape[1]
+    kernel, tried = products.choose(config.products, device, config.batch_size, n_items, dim)
+    names = list(products.KERNELS)
+    training.kernel = names[int(workers.gather(torch.tensor(names.index(kernel)))[0])]
+    return tried
 
 
 def assemble(

@@ -1,0 +1,148 @@
+"""How the products with the catalogue multiply: the kernels there are, and which one is quickest on this machine.
+
+Letters: B sessions, D width, V items.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dissect.errors import UsageError
+
+
+class Kernel(NamedTuple):
+    """precision: torch's name for how it multiplies float32 matrices; operands: the type that factors are turned into,
+    None where they stay as they are.
+
+    Products are added up in float32 with every kernel.
+    """
+
+    precision: str
+    operands: torch.dtype | None = None
+
+
+KERNELS = {
+    "float32": Kernel("highest"),
+    "tf32": Kernel("high"),
+    "bf16-mode": Kernel("medium"),  # torch rounds the factors itself
+    "bf16-operands": Kernel("highest", torch.bfloat16),
+}
+# The kernels that each value of --products may take; the quickest of those at hand is taken.
+ALLOWED = {
+    "float32": ("float32",),
+    "tf32": ("tf32",),
+    "bf16": ("bf16-operands", "bf16-mode"),
+    "auto": tuple(KERNELS),
+}
+ROWS_MEASURED = 1 << 14  # items in a trial product: enough to outgrow the caches, few enough to take milliseconds
+ROUNDS = 3
+
+
+@contextmanager
+def multiplying_as(kernel: str) -> Iterator[None]:
+    """Within it torch multiplies float32 matrices as `kernel` says; afterwards, and in backward passes, as before."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(KERNELS[kernel].precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def factor(x: Tensor, operands: torch.dtype | None) -> Tensor:
+    """x as it enters a product with these `operands` (of Kernel)."""
+    return x if operands is None else x.to(operands)
+
+
+def multiply(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """a [n, k] times b [k, m], [n, m]: in float32 where the factors are bfloat16, else in their own type.
+
+    A product of bfloat16 factors is added up in float32. On a CPU torch rounds the result to bfloat16 as well.
+    """
+    if a.dtype != torch.bfloat16:
+        return torch.mm(a, b, out=out)
+    product = torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.mm(a, b)
+    return product.float() if out is None else out.copy_(product)
+
+
+def is_usable(kernel: str, device: torch.device) -> bool:
+    """Whether torch multiplies as `kernel` says on this device. Where it cannot, it would quietly do something else."""
+    if kernel == "tf32":
+        return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    if kernel == "bf16-mode":
+        return device.type == "cpu" and _mode_rounds()
+    return True
+
+
+def _mode_rounds() -> bool:
+    """Whether torch's "medium" precision rounds factors to bfloat16 on this CPU: measured, since some only claim it."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(64, 256, generator=generator), torch.randn(256, 64, generator=generator)
+    with multiplying_as("float32"):
+        exact = a @ b
+    with multiplying_as("bf16-mode"):
+        return bool((a @ b - exact).norm() > 1e-4 * exact.norm())  # eight bits give 3e-3
+
+
+def at_hand(products: str, device: torch.device | str) -> list[str]:
+    """The kernels that `products` (of ALLOWED) may take on this device. Raises UsageError where there is none."""
+    kernels = [kernel for kernel in ALLOWED[products] if is_usable(kernel, torch.device(device))]
+    if not kernels:
+        raise UsageError("This device has no TF32 products; CUDA devices from Ampere on do.", "Use --products auto.")
+    return kernels
+
+
+def choose(
+    products: str, device: torch.device | str, batch_size: int, n_items: int, dim: int
+) -> tuple[str, dict[str, float]]:
+    """(kernel, milliseconds of each that was tried): the quickest of the kernels `at_hand`.
+
+    Tries products of B = batch_size, V = n_items (at most ROWS_MEASURED) and D = dim where there is a choice; leaves
+    torch's own generators alone.
+    """
+    kernels, device = at_hand(products, device), torch.device(device)
+    if len(kernels) == 1:
+        return kernels[0], {}
+    generator = torch.Generator(device).manual_seed(0)
+    table, vectors, scores = (
+        torch.randn(shape, generator=generator, device=device)
+        for shape in (
+            (min(n_items, ROWS_MEASURED), dim),
+            (batch_size, dim),
+            (min(n_items, ROWS_MEASURED), batch_size),
+        )
+    )
+    times: dict[str, list[float]] = {kernel: [] for kernel in kernels}
+    for _ in range(ROUNDS + 1):  # in turn, so that other work on the machine slows all alike; the first round warms up
+        for kernel in kernels:
+            times[kernel].append(_milliseconds(partial(_trial, kernel, table, vectors, scores), device))
+    medians = {kernel: statistics.median(values[1:]) for kernel, values in times.items()}
+    return min(medians, key=medians.__getitem__), medians
+
+
+def _trial(kernel: str, table: Tensor, vectors: Tensor, scores: Tensor) -> None:
+    """The three products of a step with the catalogue: scores, gradient of the vectors, gradient of the table."""
+    with multiplying_as(kernel):
+        E, v, s = (factor(x, KERNELS[kernel].operands) for x in (table, vectors, scores))
+        multiply(E, v.t(), out=scores)
+        multiply(s.t(), E)
+        multiply(s, v, out=torch.empty_like(table))
+
+
+def _milliseconds(run: Callable[[], object], device: torch.device) -> float:
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return 1e3 * time.perf_counter()
+
+    began = now()
+    run()
+    return now() - began
