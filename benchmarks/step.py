@@ -5,7 +5,8 @@
     python benchmarks/step.py --dataset diginetica --products bf16         of the step; the floor's stay in float32
 
 The floor is what no step over the whole catalogue can do without: the three catalogue products (scores and the
-two gradients), one logsumexp and one softmax pass over B x V, and one fused Adam update of the item table.
+two gradients), one logsumexp and one softmax pass over B x V, one fused Adam update of the item table, and the matrix
+products of the model itself, forward and backward, without SparseVD. All of them are in float32.
 Steps and floors alternate, so that a busy machine slows both; the ratio of the medians is what counts.
 """
 
@@ -16,6 +17,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -23,6 +26,7 @@ import click
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, PrefixTensors
@@ -53,6 +57,38 @@ def floor_step(vectors: torch.Tensor, table: torch.nn.Parameter, buffer: torch.T
     return run
 
 
+class Products(TorchDispatchMode):
+    """Collects the matrix products that run within it, as functions that do the same on numbers of their own."""
+
+    KINDS = ("mm", "addmm", "bmm", "baddbmm")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Callable[[], Any]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.overloadpacket.__name__ in self.KINDS:
+            a, b = (torch.randn_like(x) for x in args[-2:])
+            self.found.append(partial(torch.bmm if a.dim() == 3 else torch.mm, a, b))
+        return function(*args, **(kwargs or {}))
+
+
+def own_products(training: Training, batch: tuple[torch.Tensor, ...]) -> Callable[[], None]:
+    """The products of a model's encoder for a batch, forward and backward, as a function without arguments."""
+    items, lengths, _ = batch
+    S = training.model.item_states().detach().requires_grad_()
+    with Products() as products:
+        vectors, _ = training.model.encode(S, items, lengths)
+        vectors.sum().backward()
+    training.optimiser.zero_grad(set_to_none=True)
+
+    def run() -> None:
+        for product in products.found:
+            product()
+
+    return run
+
+
 def timed(run: Callable[[], Any], device: torch.device) -> float:
     """Milliseconds of one call."""
     if device.type == "cuda":
@@ -74,11 +110,15 @@ def measure(
     device: torch.device,
     rounds: int,
 ) -> dict[str, Any]:
-    """Medians in milliseconds over `rounds`: step, floor, one density measurement; step / floor; and the kernel."""
+    """Medians in milliseconds over `rounds`: step, floor (its part that is the model's own), one density measurement;
+    step / floor; and the kernel."""
     prefixes = PrefixTensors(data.train, device)
     settings: dict[str, Any] = {"where": where, "batch_size": batch_size, "products": products, "max_steps": 10_000}
     config = Config(model, data.name, data.split_hash, options, **settings)
-    training = assemble(lambda: MODELS[model](n_items=data.n_items, **options), config, prefixes, 1, "full")
+    build = lambda: MODELS[model](n_items=data.n_items, **options)  # noqa: E731
+    training = assemble(build, config, prefixes, 1, "full")
+    dense = assemble(build, replace(config, where="none"), prefixes, 1, "full")
+    own = own_products(dense, prefixes.batch(torch.arange(0, len(prefixes), len(prefixes) // batch_size)[:batch_size]))
     choose_kernel(training, data.n_items, device)
     dim = options["dim"]
     buffer, plain = score_buffer(batch_size, data.n_items, device), torch.empty(batch_size, data.n_items, device=device)
@@ -91,17 +131,20 @@ def measure(
         index = torch.randint(0, len(prefixes), (batch_size,), generator=generator).to(device)
         train_step(training, prefixes.batch(index), 1 / len(prefixes), buffer)
 
-    times: dict[str, list[float]] = {"step": [], "floor": [], "density": []}
+    times: dict[str, list[float]] = {"step": [], "catalogue": [], "own": [], "density": []}
+    pieces = (("step", step), ("catalogue", floor), ("own", own), ("density", lambda: density_rows(training)))
     for number in range(rounds + 3):
-        for name, run in (("step", step), ("floor", floor), ("density", lambda: density_rows(training))):
+        for name, run in pieces:
             milliseconds = timed(run, device)
             if number >= 3:  # the first rounds warm up
                 times[name].append(milliseconds)
     result = {name: statistics.median(values) for name, values in times.items()}
+    floor_ms = result["catalogue"] + result["own"]
     return {
         **result,
+        "floor": floor_ms,
         "kernel": training.kernel,
-        "ratio": result["step"] / result["floor"],
+        "ratio": result["step"] / floor_ms,
         **shares(training, lambda: prefixes.batch(torch.randint(0, len(prefixes), (batch_size,))), buffer, rounds),
     }
 
@@ -176,6 +219,7 @@ def main(
         "B",
         "step ms",
         "floor ms",
+        "own ms",
         "step / floor",
         "density ms",
         "products",
@@ -195,6 +239,7 @@ def main(
                         str(batch_size),
                         f"{row['step']:.1f}",
                         f"{row['floor']:.1f}",
+                        f"{row['own']:.1f}",
                         f"{row['ratio']:.2f}",
                         f"{row['density']:.1f}",
                         row["kernel"],

@@ -61,18 +61,20 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         operands: torch.dtype | None,
     ) -> Tensor:
         (B, _), V = vectors.shape, len(matrix)
-        rows, columns = factor(matrix, operands), factor(vectors, operands).t()  # factors [V, D] and [D, B]
+        rows, queries = factor(matrix, operands), factor(vectors, operands)  # [V, D], [B, D]
         space = vectors.new_empty(V * B) if buffer is None else buffer.view(-1)
         keeps = len(space) >= V * B
         n = min(_piece_rows(B, vectors.device), len(space) // B)
         pieces = [(low, min(low + n, V)) for low in range(0, V, n)]
-        by_item = vectors.device.type == "cpu" and multiplies_faster_by_item()
+        by_item = vectors.device.type == "cpu" and operands is None and multiplies_faster_by_item()
 
         def scores_of(low: int, high: int) -> Tensor:
             start = low * B if keeps and operands is None else 0  # factors of another type lie elsewhere
             room = space[start : start + (high - low) * B]
-            room = room.view(high - low, B) if by_item else room.view(B, high - low).t()  # [n, B] in either case
-            scores = multiply(rows[low:high], columns, out=room)
+            if by_item:
+                scores = multiply(rows[low:high], queries.t(), out=room.view(high - low, B))
+            else:
+                scores = multiply(queries, rows[low:high].t(), out=room.view(B, high - low)).t()  # [n, B] as well
             if norm is not None:
                 scores.div_(norm[low:high, None])
             return scores if bias is None else scores.add_(bias[low:high, None])
