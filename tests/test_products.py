@@ -1,5 +1,6 @@
 """Products with the catalogue in less than float32: where they are, where they are not, and which kernel is taken."""
 
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -12,10 +13,10 @@ from dissect.runs import read_json
 from dissect.training import loop, products
 from dissect.training.config import PRODUCTS, Config
 from dissect.training.loop import fit, train_step
-from dissect.training.products import ALLOWED, KERNELS, choose, is_usable, multiply, multiplying_as
+from dissect.training.products import ALLOWED, KERNELS, is_usable, multiply, multiplying_as
 from dissect.training.resume import Interrupted
 from dissect.training.scoring import catalogue_loss, score_buffer
-from dissect.training.setup import assemble
+from dissect.training.setup import assemble, choose_kernel
 from models import MODELS
 from tests.test_training import CONFIG, DATA
 
@@ -121,21 +122,33 @@ def test_a_mode_that_rounds_nothing_is_not_usable(monkeypatch):
     assert products.at_hand("auto", CPU) == ["float32", "bf16-operands"]
 
 
-@pytest.mark.parametrize("quick", ["float32", "bf16-operands"])
+@pytest.mark.parametrize("slow", [0, 1])
+def test_the_quickest_kernel_comes_first(slow):
+    kernels = ("float32", "bf16-operands")
+    found = products.quickest(kernels, lambda kernel: time.sleep(0.01 * (kernel == kernels[slow])), CPU)
+    assert list(found) == [kernels[1 - slow], kernels[slow]] and found[kernels[slow]] >= 10
+
+
+def trained(kind):
+    prefixes = PrefixTensors(Sessions.from_lists([[1, 2, 3, 2, 4], [5, 5, 6]]))
+    config = Config("srgnn", "x", "", {"dim": 8}, where="none", batch_size=6, products=kind)
+    return assemble(lambda: MODELS["srgnn"](n_items=9, dim=8), config, prefixes, 1, "full")
+
+
+@pytest.mark.parametrize("quick", HERE)
 def test_auto_takes_what_was_quickest(quick, monkeypatch):
-    monkeypatch.setattr(products, "is_usable", lambda kernel, device: kernel in ("float32", "bf16-operands"))
-    monkeypatch.setattr(products, "_trial", lambda kernel, *tensors: kernel)
-    monkeypatch.setattr(products, "_milliseconds", lambda run, device: 1.0 if run() == quick else 2.0)
-    kernel, tried = choose("auto", CPU, 4, 50, 8)
-    assert kernel == quick and tried[quick] == 1 and len(tried) == 2
-    assert choose("float32", CPU, 4, 50, 8) == ("float32", {})
+    monkeypatch.setattr(products, "quickest", lambda kernels, run, device: {quick: 1.0})
+    training = trained("auto")
+    assert choose_kernel(training, 9, "cpu") == {quick: 1.0} and training.kernel == quick
 
 
-def test_a_choice_draws_no_random_number():
-    state = torch.get_rng_state()
-    kernel, tried = choose("auto", CPU, 4, 50, 8)
-    assert kernel in HERE and set(tried) == set(HERE) and min(tried.values()) > 0
+def test_a_choice_times_the_loss_and_draws_no_random_number():
+    training, state = trained("auto"), torch.get_rng_state()
+    tried = choose_kernel(training, 9, "cpu")
+    assert set(tried) == set(HERE) and min(tried.values()) > 0 and training.kernel == next(iter(tried))
     assert torch.equal(state, torch.get_rng_state())
+    training = trained("float32")
+    assert choose_kernel(training, 9, "cpu") == {} and training.kernel == "float32"
 
 
 def test_a_resumed_run_keeps_the_kernel_that_it_began_with(tmp_path, monkeypatch):
@@ -147,7 +160,7 @@ def test_a_resumed_run_keeps_the_kernel_that_it_began_with(tmp_path, monkeypatch
         seen.append(1)
         return len(seen) > 5
 
-    monkeypatch.setattr(products, "choose", lambda *given: ("bf16-operands", {"float32": 2.0, "bf16-operands": 1.0}))
+    monkeypatch.setattr(products, "quickest", lambda *given: {"bf16-operands": 1.0, "float32": 2.0})
 
     @contextmanager
     def stop():
@@ -158,7 +171,7 @@ def test_a_resumed_run_keeps_the_kernel_that_it_began_with(tmp_path, monkeypatch
         with pytest.raises(Interrupted):
             fit(build, DATA, config, tmp_path / "a", seed=1)
     assert read_json(tmp_path / "a" / "environment.json")["products"]["kernel"] == "bf16-operands"
-    monkeypatch.setattr(products, "choose", lambda *given: ("float32", {}))
+    monkeypatch.setattr(products, "quickest", lambda *given: {"float32": 1.0})
     kernels, step = [], loop.train_step
 
     def watched(training, *given):

@@ -1,15 +1,11 @@
-"""How the products with the catalogue multiply: the kernels there are, and which one is quickest on this machine.
-
-Letters: B sessions, D width, V items.
-"""
+"""How the products with the catalogue multiply: the kernels there are, and which one is quickest on this machine."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -42,7 +38,6 @@ ALLOWED = {
     "bf16": ("bf16-operands", "bf16-mode"),
     "auto": tuple(KERNELS),
 }
-ROWS_MEASURED = 1 << 14  # items in a trial product: enough to outgrow the caches, few enough to take milliseconds
 ROUNDS = 3
 
 
@@ -100,49 +95,22 @@ def at_hand(products: str, device: torch.device | str) -> list[str]:
     return kernels
 
 
-def choose(
-    products: str, device: torch.device | str, batch_size: int, n_items: int, dim: int
-) -> tuple[str, dict[str, float]]:
-    """(kernel, milliseconds of each that was tried): the quickest of the kernels `at_hand`.
+def quickest(kernels: Sequence[str], run: Callable[[str], object], device: torch.device) -> dict[str, float]:
+    """Median milliseconds of `run` with each kernel, the quickest first.
 
-    Tries products of B = batch_size, V = n_items (at most ROWS_MEASURED) and D = dim where there is a choice; leaves
-    torch's own generators alone.
+    They take turns, so that other work on the machine slows all alike; the first round warms up.
     """
-    kernels, device = at_hand(products, device), torch.device(device)
-    if len(kernels) == 1:
-        return kernels[0], {}
-    generator = torch.Generator(device).manual_seed(0)
-    table, vectors, scores = (
-        torch.randn(shape, generator=generator, device=device)
-        for shape in (
-            (min(n_items, ROWS_MEASURED), dim),
-            (batch_size, dim),
-            (min(n_items, ROWS_MEASURED), batch_size),
-        )
-    )
-    times: dict[str, list[float]] = {kernel: [] for kernel in kernels}
-    for _ in range(ROUNDS + 1):  # in turn, so that other work on the machine slows all alike; the first round warms up
-        for kernel in kernels:
-            times[kernel].append(_milliseconds(partial(_trial, kernel, table, vectors, scores), device))
-    medians = {kernel: statistics.median(values[1:]) for kernel, values in times.items()}
-    return min(medians, key=medians.__getitem__), medians
 
-
-def _trial(kernel: str, table: Tensor, vectors: Tensor, scores: Tensor) -> None:
-    """The three products of a step with the catalogue: scores, gradient of the vectors, gradient of the table."""
-    with multiplying_as(kernel):
-        E, v, s = (factor(x, KERNELS[kernel].operands) for x in (table, vectors, scores))
-        multiply(E, v.t(), out=scores)
-        multiply(s.t(), E)
-        multiply(s, v, out=torch.empty_like(table))
-
-
-def _milliseconds(run: Callable[[], object], device: torch.device) -> float:
     def now() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return 1e3 * time.perf_counter()
 
-    began = now()
-    run()
-    return now() - began
+    times: dict[str, list[float]] = {kernel: [] for kernel in kernels}
+    for _ in range(ROUNDS + 1):
+        for kernel in kernels:
+            began = now()
+            run(kernel)
+            times[kernel].append(now() - began)
+    medians = {kernel: statistics.median(values[1:]) for kernel, values in times.items()}
+    return dict(sorted(medians.items(), key=lambda found: found[1]))

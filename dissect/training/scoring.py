@@ -44,8 +44,8 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
     With `norm`, s = vector . row / norm: it goes into the scores and into E, so that no other table is written down.
     Where it is the length of the rows themselves (`norm_is_own`), its gradient goes into that of the rows.
 
-    `operands` is the type of the factors of the three products. All else is float32: scores, logsumexp, sums, the
-    targets' own scores and the gradients.
+    `kernel` says how the three products multiply. All else is float32: scores, logsumexp, sums, the targets' own scores
+    and the gradients.
     """
 
     @staticmethod
@@ -58,15 +58,15 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         buffer: Tensor | None,
         norm: Tensor | None,
         norm_is_own: bool,
-        operands: torch.dtype | None,
+        kernel: str,
     ) -> Tensor:
-        (B, _), V = vectors.shape, len(matrix)
+        (B, _), V, operands = vectors.shape, len(matrix), KERNELS[kernel].operands
         rows, queries = factor(matrix, operands), factor(vectors, operands)  # [V, D], [B, D]
         space = vectors.new_empty(V * B) if buffer is None else buffer.view(-1)
         keeps = len(space) >= V * B
         n = min(_piece_rows(B, vectors.device), len(space) // B)
         pieces = [(low, min(low + n, V)) for low in range(0, V, n)]
-        by_item = vectors.device.type == "cpu" and operands is None and multiplies_faster_by_item()
+        by_item = vectors.device.type == "cpu" and (kernel != "float32" or multiplies_faster_by_item())
 
         def scores_of(low: int, high: int) -> Tensor:
             start = low * B if keeps and operands is None else 0  # factors of another type lie elsewhere
@@ -169,7 +169,7 @@ def catalogue_loss(
         norm = lengths_of(unit_of.detach() if own else unit_of)
     with multiplying_as(kernel):  # the gradients are made at once, so that it holds for their products too
         loss: Tensor = _CatalogueCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            vectors, matrix, bias, targets, buffer, norm, own, KERNELS[kernel].operands
+            vectors, matrix, bias, targets, buffer, norm, own, kernel
         )
     return loss
 

@@ -17,6 +17,11 @@ from dissect.sparsevd import named_variational, sparsify
 from dissect.training import products, workers
 from dissect.training.config import Config
 from dissect.training.controls import Controls, seeded_controls
+from dissect.training.scoring import catalogue_loss, score_buffer
+
+ITEMS_TIMED = (
+    1 << 14
+)  # in the loss by which kernels are chosen: enough to outgrow caches, few enough to take milliseconds
 
 
 @dataclass
@@ -51,15 +56,30 @@ class Training:
 
 
 def choose_kernel(training: Training, n_items: int, device: torch.device | str) -> dict[str, float]:
-    """Set the kernel that config.products asks for; returns the milliseconds of those that were tried.
+    """Set the quickest kernel that config.products allows here; returns the milliseconds of those that were tried.
 
-    All processes of a training take the one that the first of them chose.
+    Where there is a choice, the loss over the catalogue is timed on random numbers, with torch's own generators left
+    alone. All processes of a training take the kernel that the first of them chose. Raises UsageError where the device
+    has none.
     """
-    config, model = training.config, training.model
-    dim = model.candidates(model.item_states())[0].shape[1]
-    kernel, tried = products.choose(config.products, device, config.batch_size, n_items, dim)
+    config, device = training.config, torch.device(device)
+    kernels, tried = products.at_hand(config.products, device), {}
+    if len(kernels) > 1:
+        dim = training.model.candidates(training.model.item_states())[0].shape[1]
+        V, B, generator = min(n_items, ITEMS_TIMED), config.batch_size, torch.Generator(device).manual_seed(0)
+        table, vectors = (
+            torch.randn(n, dim, generator=generator, device=device).requires_grad_() for n in (V, B)
+        )  # [V, D], [B, D]
+        targets = torch.arange(B, device=device) % V
+        buffer = score_buffer(B, V, device)
+
+        def run(kernel: str) -> None:
+            catalogue_loss(vectors, table, None, targets, buffer, kernel=kernel)
+
+        tried = products.quickest(kernels, run, device)
+        kernels = list(tried)
     names = list(products.KERNELS)
-    training.kernel = names[int(workers.gather(torch.tensor(names.index(kernel)))[0])]
+    training.kernel = names[int(workers.gather(torch.tensor(names.index(kernels[0])))[0])]
     return tried
 
 
