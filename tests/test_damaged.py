@@ -3,6 +3,7 @@
 import json
 import shutil
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -154,7 +155,8 @@ def test_force_replaces_an_export_and_nothing_else(tmp_path):
     with pytest.raises(UsageError, match=r"not part of an export: notes.md\."):
         export(shop(), "lessr", out, force=True)
     (out / "notes.md").unlink()
-    for record in ("{}", "[1]", "\x00", '{"files": {"train.txt": 1}}', "[" * 100_000):
+    of_others = {"files": dict.fromkeys(("train.txt", "test.txt", "num_items.txt"))}
+    for record in ("{}", "[1]", "\x00", json.dumps(of_others), "[" * 100_000):
         (out / "dissect.json").write_text(record)
         with pytest.raises(UsageError, match="not part of an export: num_items"):
             export(shop(), "lessr", out, force=True)
@@ -226,6 +228,20 @@ def test_a_damaged_data_set_is_a_data_error_and_nothing_else(folder, damaged):
             require_sound(part, 4)
     finally:
         path.write_bytes(whole)
+
+
+def test_a_header_as_python_2_wrote_it_is_refused_without_a_warning(folder, tmp_path):
+    copy = tmp_path / "shop"
+    shutil.copytree(folder, copy)
+    (copy / "train-items.npy").write_bytes(
+        header("{'descr': '<i4', 'fortran_order': False, 'shape': (7L,), }")
+        + (folder / "train-items.npy").read_bytes()[-28:]
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(DataError, match=r"train-items.npy is no array"):
+            catalog.load("shop", tmp_path)
+    assert not said
 
 
 def test_a_header_that_claims_much_takes_no_memory(folder, tmp_path):
