@@ -45,9 +45,9 @@ def put(place, value):
 @pytest.mark.parametrize(
     ("array", "change", "says"),
     [
-        ("train-items", lambda items: items + 0.9, "train: items should be int32 in one dimension, not float64"),
+        ("train-items", lambda items: items + 0.9, "train: items should be int32 of 1 dimension, not float64"),
         ("test-items", lambda items: items.astype(np.int64) + 2**32, "test: items should be int32"),
-        ("train-items", lambda items: items[:, None], "in one dimension, not int32 in 2"),
+        ("train-items", lambda items: items[:, None], "of 1 dimension, not int32 of 2"),
         ("train-items", lambda items: items.astype(">i4"), "items should be int32"),
         ("train-items", put(4, 0), "items should be 1 to 4, and click 4 is 0"),
         ("train-items", put(2, 5), "items should be 1 to 4, and click 2 is 5"),

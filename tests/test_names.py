@@ -140,7 +140,7 @@ def test_one_damaged_data_set_does_not_stop_the_list_or_another(typed, tmp_path)
     (data / "nested" / "data.json").write_text("[" * 100_000)
     code, out, err = typed("data", "list")
     assert (code, err) == (0, "") and out.splitlines()[0].endswith(": good")
-    assert out.count("Damaged:") == 3 and "data.json should have a n_items" in out
+    assert out.count("Damaged:") == 3 and "data.json lacks n_items, a whole number" in out
     found = json.loads(typed("data", "list", "--json")[1])
     assert found["present"] == ["good"] and set(found["damaged"]) == {"lacking", "garbled", "nested"}
     assert typed("data", "stats", "good")[0] == 0

@@ -132,9 +132,13 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / "data.json").read_text())
         if not isinstance(record, dict):
             raise ValueError("data.json should hold one JSON object")
-        for key, kind in (("n_items", int), ("split_hash", str), ("provenance", dict)):
+        for key, kind, words in (
+            ("n_items", int, "a whole number"),
+            ("split_hash", str, "a text"),
+            ("provenance", dict, "an object"),
+        ):
             if type(record.get(key)) is not kind:
-                raise ValueError(f"data.json should have a {key} of type {kind.__name__}")
+                raise ValueError(f"data.json lacks {key}, {words}")
         if not 1 <= record["n_items"] <= INT32:
             raise ValueError(f"n_items in data.json should be 1 to {INT32:,}, not {record['n_items']}")
     except (OSError, ValueError, RecursionError) as error:

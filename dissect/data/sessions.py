@@ -85,7 +85,7 @@ def require_sound(sessions: Sessions, n_items: int) -> None:
     for name, values in arrays.items():
         kind = np.dtype(np.int32 if name == "items" else np.int64)
         if values is not None and (values.dtype != kind or values.ndim != 1):
-            raise ValueError(f"{name} should be {kind} in one dimension, not {values.dtype} in {values.ndim}")
+            raise ValueError(f"{name} should be {kind} of 1 dimension, not {values.dtype} of {values.ndim}")
     items, offsets = sessions.items, sessions.offsets
     if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(items):
         raise ValueError(f"offsets should lead from 0 to the {len(items):,} items, over one session or more")
