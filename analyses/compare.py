@@ -19,6 +19,7 @@ import pandas as pd
 from dissect import runs
 from dissect.data.catalog import STAND_INS
 from dissect.errors import DataError, UsageError, unknown
+from dissect.text import shown_lines
 from models import MODELS
 
 METRICS = ("hr@5", "hr@10", "hr@20", "mrr@5", "mrr@10", "mrr@20")
@@ -33,7 +34,7 @@ Warn = Callable[[DataError], object]
 
 def left_out(error: DataError) -> None:
     """Say on stderr what is damaged and therefore missing from a table."""
-    print(f"Left out: {error.message} {error.hint}".rstrip(), file=sys.stderr)
+    print(shown_lines(f"Left out: {error.message} {error.hint}".rstrip()), file=sys.stderr)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
-import tempfile
 import tomllib
 import zipfile
 import zlib
@@ -36,7 +36,7 @@ from dissect.training.config import Config, wrong_type
 SCHEMA = 1
 IDENTITY = ("model", "dataset", "split_hash", "protocol", "where")  # what every configuration has
 FULL = "full"
-HALF_WRITTEN = re.compile(r"\..+\.[a-z0-9_]{8}")  # as tempfile.mkstemp names what `write_atomically` fills
+HALF_WRITTEN = re.compile(r"\..+\.[a-z0-9_]{8}")  # what `write_atomically` fills
 HASHED = re.compile(r"-([0-9a-f]{8})$")  # how the name of a group ends (Config.hash)
 RUN = re.compile(r"s(\d+)(\.old-\d+)?")  # the folder of a seed, or one set aside
 
@@ -52,16 +52,15 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.fchmod(handle, 0o644)  # mkstemp keeps files from everybody else
-        with os.fdopen(handle, "wb") as file:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with open(temporary, "xb") as file:  # as the umask says: mkstemp keeps files from everybody else
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise refused(path, error) from error
         raise

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import http.server
 import json
+import os
 import threading
 
 import numpy as np
@@ -18,6 +19,7 @@ from dissect.data.sources import Source
 from dissect.errors import DataError, UsageError
 
 CONTENT = bytes(range(256)) * 1200  # 307,200 bytes
+truncate = os.truncate
 SHA = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -26,7 +28,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def __init__(self, ranges=True):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.ranges, self.cuts, self.asked, self.content = ranges, [], [], CONTENT
+        self.ranges, self.cuts, self.asked, self.content, self.tells = ranges, [], [], CONTENT, True
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def url(self, name):
@@ -47,7 +49,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_error(416)
                 return
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(server.content) - start))
+        if server.tells:
+            self.send_header("Content-Length", str(len(server.content) - start))
         self.end_headers()
         cut = server.cuts.pop(0) if server.cuts else None
         self.wfile.write(server.content[start:] if cut is None else server.content[start : start + cut])
@@ -72,8 +75,8 @@ def running(server):
     server.server_close()
 
 
-def source(*urls, check=SHA, terms=""):
-    return Source("log.csv", urls, check, terms=terms)
+def source(*urls, check=SHA, **more):
+    return Source("log.csv", urls, check, **more)
 
 
 def test_a_good_file_comes_once(server, tmp_path):
@@ -132,6 +135,53 @@ def test_a_part_of_another_file_is_no_good(server, tmp_path):
     with pytest.raises(DataError, match="checksum"):
         fetch(source(server.url("log.csv")), tmp_path)
     assert fetch(source(server.url("log.csv")), tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("tells", [True, False], ids=["length told", "length not told"])
+@pytest.mark.parametrize("limit", [{"size": 99_999}, {"at_most": 99_999}], ids=["size", "at most"])
+def test_a_download_stops_at_the_size_that_is_right(server, tmp_path, monkeypatch, tells, limit):
+    server.tells, taken = tells, []
+    monkeypatch.setattr(
+        module.os, "truncate", lambda path, size: taken.append(path.stat().st_size) or truncate(path, size)
+    )
+    what = source(server.url("missing.csv"), server.url("log.csv"), **limit)
+    with pytest.raises(DataError, match=r"longer than the 99,999 bytes that log\.csv may have; it was thrown away"):
+        fetch(what, tmp_path)
+    assert taken and max(taken) <= 99_999 and list(tmp_path.iterdir()) == []
+
+
+def test_a_download_of_the_very_size_is_taken(server, tmp_path):
+    server.tells = False
+    assert fetch(source(server.url("log.csv"), size=len(CONTENT)), tmp_path).read_bytes() == CONTENT
+
+
+def md5(content):
+    return "md5:" + hashlib.md5(content).hexdigest()
+
+
+def test_where_no_sha256_is_known_that_of_the_first_download_counts(server, tmp_path, monkeypatch):
+    what = source(server.url("log.csv"), check=md5(CONTENT))
+    path, record = fetch(what, tmp_path), tmp_path / "log.csv.sha256"
+    assert record.read_text() == f"{SHA.removeprefix('sha256:')}  log.csv\n"  # as sha256sum writes it
+    assert fetch(what, tmp_path) == path and len(server.asked) == 1
+    monkeypatch.setattr(module, "matches", lambda *_: True)  # as if two files had one MD5
+    path.write_bytes(b"forged")
+    assert fetch(what, tmp_path).read_bytes() == CONTENT and len(server.asked) == 2
+    path.unlink()
+    server.content = b"forged"
+    with pytest.raises(DataError, match=r"not that of the first download, in log\.csv\.sha256; it was thrown away"):
+        fetch(what, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["log.csv.sha256"]
+
+
+def test_a_cache_that_can_only_be_read_serves_as_well(server, tmp_path, monkeypatch):
+    (tmp_path / "log.csv").write_bytes(CONTENT)
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module.Path, "write_text", refused)
+    assert fetch(source(check=md5(CONTENT)), tmp_path).read_bytes() == CONTENT and not server.asked
 
 
 def test_a_missing_file_is_asked_for_elsewhere(server, tmp_path):

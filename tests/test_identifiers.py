@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from dissect import runs
 from dissect.cli import main
-from dissect.cli.trained import read_identified, scores_after, shown
+from dissect.cli.trained import read_identified, scores_after
 from dissect.data import catalog
 from dissect.data.formats import import_files
 from dissect.data.prepare import prepare
@@ -117,10 +117,6 @@ def test_a_session_is_named_and_answered_by_identifiers(tmp_path):
     assert code == 2 and "--identifiers" in err
     everything = ",".join(map(str, range(1, len(names) + 1)))
     assert "has every item" in invoke(*run, "--unseen", "--session", everything)[2]
-
-
-def test_names_on_several_lines_are_shown_on_one():
-    assert shown("a\nb\tc\x1b[31m é") == "a\\nb\\tc\\x1b[31m é"
 
 
 def test_items_that_are_never_clicked_have_no_name():

@@ -9,6 +9,7 @@ import click
 
 import dissect
 from dissect.errors import DissectError, unknown
+from dissect.text import shown_lines
 
 # Verb -> (the module whose `command` it is, what it does in a line). A verb stands here when its module does:
 # a test compares the two.
@@ -56,9 +57,10 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except DissectError as error:
-            click.echo(f"{'' if error.exit_code == INTERRUPTED else 'Error: '}{error.message}", err=True)
+            # Both can quote names and files, which may hold what steers a terminal.
+            click.echo(f"{'' if error.exit_code == INTERRUPTED else 'Error: '}{shown_lines(error.message)}", err=True)
             if error.hint:
-                click.echo(error.hint, err=True)
+                click.echo(shown_lines(error.hint), err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)

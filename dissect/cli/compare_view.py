@@ -12,6 +12,7 @@ import pandas as pd
 
 from analyses.compare import TIES
 from dissect.cli.text_table import Cell, Column, TextTable
+from dissect.text import without_formulas
 
 METRICS = ("hr@5", "hr@10", "hr@20", "mrr@5", "mrr@10", "mrr@20")
 AT_20 = ("hr@20", "mrr@20")
@@ -226,12 +227,14 @@ def run_names(rows: pd.DataFrame) -> pd.Series:
 
 def means_csv(tables: Iterable[Comparison]) -> str:
     """Every column of the means, tables below each other, each with its data set, split and protocol."""
-    return pd.concat([_identified(t, t.rows) for t in tables]).to_csv(index=False, float_format="%.6g")
+    means = pd.concat([_identified(t, t.rows) for t in tables])
+    return without_formulas(means).to_csv(index=False, float_format="%.6g")
 
 
 def pairs_csv(tables: Iterable[Comparison]) -> str:
     """Every pair with every column, whatever the screen shows."""
-    return pd.concat([_identified(t, named_pairs(t)) for t in tables]).to_csv(index=False, float_format="%.6g")
+    pairs = pd.concat([_identified(t, named_pairs(t)) for t in tables])
+    return without_formulas(pairs).to_csv(index=False, float_format="%.6g")
 
 
 def _identified(table: Comparison, part: pd.DataFrame) -> pd.DataFrame:

@@ -185,13 +185,18 @@ def list_(data_dir: str | None, as_json: bool) -> None:
     import json
 
     from dissect.data import catalog, planted
+    from dissect.text import shown
 
-    present = catalog.names(data_dir)
-    missing = [name for name in catalog.KNOWN if name not in present]
+    names, damaged = catalog.names(data_dir), catalog.damaged(data_dir)
+    present = [name for name in names if name not in damaged]
+    missing = [name for name in catalog.KNOWN if name not in names]
     if as_json:
-        click.echo(json.dumps({"present": present, "built_in": list(planted.BUILT_IN), "known": missing}))
+        found = {"present": present, "damaged": damaged, "built_in": list(planted.BUILT_IN), "known": missing}
+        click.echo(json.dumps(found))
         return
     click.echo(f"In {catalog.data_root(data_dir)}: {', '.join(present) or 'none'}")
+    for reason in damaged.values():
+        click.echo(f"Damaged: {shown(reason)} Bring it again with --force.")
     click.echo(f"Built in: {', '.join(planted.BUILT_IN)}")
     for name in missing:
         click.echo(f"Not here: {name}. {catalog.ways(name)}")

@@ -28,6 +28,7 @@ from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog, planted
 from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import DataError, UsageError, unknown
+from dissect.text import as_name
 from dissect.training import workers
 from dissect.training.config import Config
 from models import BASELINES
@@ -329,11 +330,10 @@ def train(
 
 def folder_of(asked: Asked, config: Config) -> Path:
     """The group's folder; its name tells model, preset, readout and data set where the user gives none."""
-    if asked.name and (Path(asked.name).name != asked.name or asked.name.startswith(".")):
-        raise UsageError(f"--name is the name of a folder in {asked.runs_dir}, not {asked.name!r}.")
     preset = asked.preset if asked.preset and changes(find_model(asked.model), asked.preset) else None
     parts = (Path(config.model).stem, preset, asked.readout, "refit" if config.refit else None, config.dataset)
-    return group_folder(config, asked.name or "-".join(filter(None, parts)), Path(asked.runs_dir))
+    name = as_name("-".join(filter(None, parts))) if asked.name is None else asked.name
+    return group_folder(config, name, Path(asked.runs_dir))
 
 
 def load_dataset(name: str, data_dir: str | None, console: Console) -> Dataset:

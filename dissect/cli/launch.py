@@ -18,6 +18,7 @@ from dissect.cli.live import make_observer
 from dissect.cli.subject import Subject, find_model
 from dissect.data.sessions import Dataset, PrefixTensors
 from dissect.errors import DataError, UsageError
+from dissect.text import as_name, check_name
 from dissect.training import workers
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.config import Config
@@ -57,8 +58,13 @@ def starting_weights(run: str | None, runs_dir: Path) -> tuple[dict[str, Any] | 
 
 
 def group_folder(config: Config, name: str | None, runs_dir: Path) -> Path:
-    """runs/<name>-<hash>, where the name is the model's and the data set's unless given."""
-    return runs_dir / f"{name or f'{Path(config.model).stem}-{config.dataset}'}-{config.hash}"
+    """runs/<name>-<hash>, where the name is the model's and the data set's unless given.
+
+    Raises UsageError where a group cannot have that name.
+    """
+    name = as_name(f"{Path(config.model).stem}-{config.dataset}") if name is None else name
+    check_name(name, "A group (--name)")
+    return runs_dir / f"{name}-{config.hash}"
 
 
 def prepare_group(group: Path, config: Config, data: Dataset) -> None:

@@ -207,10 +207,11 @@ def training(groups: tuple[str, ...], by: str, variants: tuple[str, ...], runs_d
 def _save(drawn: Any, stem: Any, table: Any, words: str) -> None:
     """Write a figure and say its files. Raises DissectError where the disk refuses."""
     from dissect.errors import DissectError
+    from dissect.text import without_formulas
     from figures.style import save
 
     try:
-        paths = save(drawn, stem, table, words)
+        paths = save(drawn, stem, without_formulas(table), words)
     except OSError as error:
         raise DissectError(
             f"Could not write to {stem.parent}: {error.strerror or error}.", "Choose a folder by --out."

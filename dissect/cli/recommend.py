@@ -55,8 +55,9 @@ def command(
     from rich.table import Table
 
     from dissect import runs
-    from dissect.cli.trained import finished_run, read_identified, read_session, scores_after, shown, trained_model
+    from dissect.cli.trained import finished_run, read_identified, read_session, scores_after, trained_model
     from dissect.errors import UsageError
+    from dissect.text import shown
     from models import BASELINES
 
     record = finished_run(run, runs_dir)

@@ -145,11 +145,6 @@ def read_session(text: str, n_items: int, named: bool = False) -> list[int]:
     return session
 
 
-def shown(value: object) -> str:
-    """A value of a record on one line, whatever is in it."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
-
-
 def read_identified(text: str, identifiers: list[int | str] | None) -> list[int]:
     """Item numbers from "sku-881,sku-17", what the log or the files call the items; quotes around one with a comma.
 

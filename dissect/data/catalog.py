@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,13 +20,17 @@ from typing import Any
 import numpy as np
 import platformdirs
 
-from dissect.data import planted
-from dissect.data.sessions import Dataset, Sessions
+from dissect import text
+from dissect.data import folders, planted
+from dissect.data.sessions import Dataset, Sessions, require_sound
 from dissect.errors import DataError, DissectError, UsageError, unknown
 from dissect.locks import hold
 from dissect.runs import read_identifiers, write_identifiers, write_json
 
 ARRAYS = ("items", "offsets", "times", "users", "click_times")
+ARRAY_FILES = tuple(f"{part}-{array}.npy" for part in ("train", "test") for array in ARRAYS)
+FILES = ("data.json", "items.json", *ARRAY_FILES)
+INT32 = int(np.iinfo(np.int32).max)
 
 # Data sets that people will ask for by name, and the commands that bring each.
 PREPARE = "dissect data prepare {name} --from {file}"
@@ -58,9 +61,20 @@ def data_root(data_dir: str | Path | None = None) -> Path:
 
 
 def names(data_dir: str | Path | None = None) -> list[str]:
-    """The data sets that are on disk."""
-    root = data_root(data_dir)
-    return sorted(path.parent.name for path in root.glob("*/data.json") if path.parent.name[0] != ".")
+    """The data sets that are on disk, damaged ones too."""
+    found = (path.parent.name for path in data_root(data_dir).glob("*/data.json"))
+    return sorted(name for name in found if text.NAME.fullmatch(name))
+
+
+def damaged(data_dir: str | Path | None = None) -> dict[str, str]:
+    """The data sets whose record cannot be read, each with the reason."""
+    reasons = {}
+    for name in names(data_dir):
+        try:
+            read_record(data_root(data_dir) / name)
+        except DataError as error:
+            reasons[name] = error.message
+    return reasons
 
 
 def canonical(name: str) -> str:
@@ -97,70 +111,92 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     if name in planted.BUILT_IN:
         return planted.generate(name)
     folder = data_root(data_dir) / name
+    record = read_record(folder)
     try:
-        record = json.loads((folder / "data.json").read_text())
-        n_items, recorded = record["n_items"], record["split_hash"]
-        identifiers = read_identifiers(folder, n_items)
-        parts = _read(folder, "train"), _read(folder, "test")
-        dataset = Dataset(name, n_items, *parts, record["provenance"], identifiers)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"The data set in {folder} cannot be read: {error}",
-            f"Bring it again with --force. {ways(name)}".strip(),
-        ) from error
-    if dataset.split_hash != recorded:
+        identifiers = read_identifiers(folder, record["n_items"])
+        train, test = (_read(folder, part, record["n_items"]) for part in ("train", "test"))
+    except (OSError, ValueError, RecursionError, DataError) as error:
+        raise _damaged(folder, error) from error
+    dataset = Dataset(name, record["n_items"], train, test, record["provenance"], identifiers)
+    if dataset.split_hash != record["split_hash"]:
         raise DataError(f"The data set in {folder} has changed since it was imported.", "Import it again with --force.")
     return dataset
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The data.json of a data set, with n_items, split_hash and provenance as they should be.
+
+    Raises DataError where it is not.
+    """
+    try:
+        record = json.loads((folder / "data.json").read_text())
+        if not isinstance(record, dict):
+            raise ValueError("data.json should hold one JSON object")
+        for key, kind, words in (
+            ("n_items", int, "a whole number"),
+            ("split_hash", str, "a text"),
+            ("provenance", dict, "an object"),
+        ):
+            if type(record.get(key)) is not kind:
+                raise ValueError(f"data.json lacks {key}, {words}")
+        if not 1 <= record["n_items"] <= INT32:
+            raise ValueError(f"n_items in data.json should be 1 to {INT32:,}, not {record['n_items']}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(folder, error) from error
+    return record
+
+
+def _damaged(folder: Path, error: Exception) -> DataError:
+    says = error.message if isinstance(error, DataError) else str(error)
+    again = f"Bring it again with --force. {ways(folder.name)}".strip()
+    return DataError(f"The data set in {folder} cannot be read: {says.rstrip('.')}.", again)
 
 
 def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = False) -> Path:
     """Write a data set to the data folder, whole or not at all; returns its folder.
 
-    Raises UsageError where the name is taken (unless `force`) or is no folder name, DissectError where the disk
-    refuses.
+    Raises UsageError where the name is taken (see `check_name`), DataError where the sessions are not what `Sessions`
+    says of them, or the disk refuses.
     """
-    root, name = data_root(data_dir), dataset.name
-    check_name(name, data_dir, force)
-    folder = root / name
-    staging: Path | None = None
+    check_name(dataset.name, data_dir, force)
+    folder = data_root(data_dir) / dataset.name
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=root, prefix=f".{name}~"))
-        staging.chmod(0o755)
-        for part in ("train", "test"):
-            for array in ARRAYS:
-                values = getattr(getattr(dataset, part), array)
-                if values is not None:
-                    np.save(staging / f"{part}-{array}.npy", values)
-        write_identifiers(staging, dataset.identifiers)
-        write_json(staging / "data.json", describe(dataset))
-        old = staging.with_name(staging.name + ".old")
-        if folder.exists():  # stays until the new one is whole
-            os.replace(folder, old)
-        os.replace(staging, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        for sessions in (dataset.train, dataset.test):
+            require_sound(sessions, dataset.n_items)
+    except ValueError as error:
+        raise DataError(f"The data set '{dataset.name}' cannot be kept: {error}.") from error
+    try:
+        with folders.whole(folder) as staging:
+            for part in ("train", "test"):
+                for array in ARRAYS:
+                    values = getattr(getattr(dataset, part), array)
+                    if values is not None:
+                        np.save(staging / f"{part}-{array}.npy", values)
+            write_identifiers(staging, dataset.identifiers)
+            write_json(staging / "data.json", describe(dataset))
     except (OSError, DissectError) as error:
         says = error.message if isinstance(error, DissectError) else f"Could not write {folder}: {error.strerror}."
         raise DataError(says, "Make room, or name another folder with --data-dir.") from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
     return folder
 
 
 def check_name(name: str, data_dir: str | Path | None = None, force: bool = False) -> None:
-    """Raises UsageError where a data set cannot have this name, or one has it already and `force` is not given."""
+    """Raises UsageError where a data set cannot have this name, or one has it already and `force` is not given.
+
+    With `force`, too, where the folder of that name is none of a data set, or holds anything else.
+    """
+    text.check_name(name, "A data set")
+    if name in planted.BUILT_IN:
+        raise UsageError(f"A data set cannot be named {name!r}: that one is built in.", "Choose another name.")
     root = data_root(data_dir)
-    if name in planted.BUILT_IN or name in ("", ".", "..") or Path(name).name != name or name.startswith("."):
-        raise UsageError(
-            f"A data set cannot be named {name!r}.",
-            f"Choose a plain folder name other than {', '.join(planted.BUILT_IN)}.",
-        )
-    if (root / name).exists() and not force:
-        raise UsageError(
-            f"There is a data set '{name}' in {root} already.",
-            "Choose another name, or --force to replace it.",
-        )
+    folder = root / name
+    if folder.exists() or folder.is_symlink():
+        folders.require_own(folder, "a data set", FILES, ARRAY_FILES)
+        if not force:
+            raise UsageError(
+                f"There is a data set '{name}' in {root} already.",
+                "Choose another name, or --force to replace it.",
+            )
 
 
 @contextmanager
@@ -181,11 +217,7 @@ def claimed(name: str, data_dir: str | Path | None = None) -> Iterator[None]:
     with file:
         busy = f"Another process is making the data set '{name}' in {root}."
         hold(file, DataError(busy, "Wait for it; then it is there."))
-        for left in root.glob(f".{name}~*"):
-            if left.suffix == ".old" and not (root / name).exists():
-                os.replace(left, root / name)  # it was to be replaced by what never became whole
-            else:
-                shutil.rmtree(left, ignore_errors=True)
+        folders.clear(root / name)
         try:
             yield
         finally:
@@ -210,12 +242,27 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _read(folder: Path, part: str) -> Sessions:
+def _read(folder: Path, part: str, n_items: int) -> Sessions:
+    """One part of a data set, its arrays mapped into memory. Raises ValueError where they are not what they should."""
     arrays: dict[str, Any] = {}
     for array in ARRAYS:
         path = folder / f"{part}-{array}.npy"
         if array in ("items", "offsets") or path.exists():
-            arrays[array] = np.load(path, mmap_mode="r", allow_pickle=False)
-    if len(arrays["items"]) != arrays["offsets"][-1]:
-        raise ValueError(f"{part}: {len(arrays['items'])} items, but the offsets say {arrays['offsets'][-1]}")
-    return Sessions(**arrays)
+            arrays[array] = _mapped(path)
+    sessions = Sessions(**arrays)
+    try:
+        require_sound(sessions, n_items)
+    except ValueError as error:
+        raise ValueError(f"{part}: {error}") from error
+    return sessions
+
+
+def _mapped(path: Path) -> np.ndarray:
+    try:
+        with warnings.catch_warnings(action="error"):  # of headers as Python 2 wrote them
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # the parser of a damaged header raises whatever Python's own raises
+        raise ValueError(f"{path.name} is no array: {error or type(error).__name__}") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path.name} is an archive, not an array")
+    return array

@@ -6,10 +6,8 @@ Every export is a folder; beside the files lies a record (dissect.json) of what 
 
 from __future__ import annotations
 
-import os
+import json
 import pickle
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dissect.data import folders
 from dissect.data.archive import sha256
 from dissect.data.catalog import describe
 from dissect.data.exchange import EXPORTED
@@ -35,39 +34,44 @@ def export(
     """(folder, the files to import from it, in order) of a data set written in one of WRITERS' formats.
 
     `validation` is the last share of the training sessions that goes to a file of its own where the format wants
-    one. The folder appears whole or not at all. Raises UsageError where it exists (unless `force`), DataError where
-    the disk refuses.
+    one. The folder appears whole or not at all. Raises UsageError where it exists (with `force`: where it holds
+    anything but an export), DataError where the disk refuses.
     """
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists already.", "Name another folder with --out, or --force to replace it.")
-    staging: Path | None = None
+    if out.name in ("", ".."):  # the folder one stands in
+        out = out.resolve()
+    if out.exists() or out.is_symlink():
+        if not force:
+            raise UsageError(f"{out} exists already.", "Name another folder with --out, or --force to replace it.")
+        folders.require_own(out, "an export", {EXPORTED, *_recorded_files(out)}, {EXPORTED})
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}~"))
-        staging.chmod(0o755)
-        files = WRITERS[format](dataset, staging, validation)
-        write_json(
-            staging / EXPORTED,
-            {
-                **describe(dataset),
-                "format": format,
-                "times": timing(dataset),
-                "files": {path.name: sha256(path) for path in sorted(staging.iterdir())},
-            },
-        )
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(staging, out)
+        with folders.whole(out) as staging:
+            files = WRITERS[format](dataset, staging, validation)
+            write_json(
+                staging / EXPORTED,
+                {
+                    **describe(dataset),
+                    "format": format,
+                    "times": timing(dataset),
+                    "files": {path.name: sha256(path) for path in sorted(staging.iterdir())},
+                },
+            )
     except OSError as error:
         raise DataError(f"Could not write {out}: {error.strerror or error}.", "Make room, or choose --out.") from error
     except DissectError as error:
         if type(error) is DissectError:  # from write_json, whose disk is full
             raise DataError(error.message, "Make room, or choose --out.") from error
         raise
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
     return out, files
+
+
+def _recorded_files(folder: Path) -> list[str]:
+    """The files that the record of an export names; none where there is no such record."""
+    try:
+        record = json.loads((folder / EXPORTED).read_text())
+    except (OSError, ValueError, RecursionError):
+        return []
+    files = record.get("files") if isinstance(record, dict) and "split_hash" in record else None
+    return list(files) if isinstance(files, dict) else []
 
 
 def timing(dataset: Dataset) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pooch  # type: ignore[import-untyped]  # has no types of its own
 import requests
 
+from dissect.data.archive import sha256
 from dissect.data.sources import Source
 from dissect.errors import DataError, UsageError
 from dissect.locks import hold
@@ -35,14 +36,15 @@ def fetch(
 ) -> Path:
     """The file of a source in `folder`, downloaded unless it lies there with the right checksum already.
 
-    What a broken connection left is kept (FILE.part) and continued by the next attempt or the next call. `show` is
-    told of progress, `say` where the file comes from.
+    Where the checksum of the source is no SHA-256, that of the first download is kept beside the file (FILE.sha256),
+    and later ones must have it too. What a broken connection left is kept (FILE.part) and continued by the next attempt
+    or the next call. `show` is told of progress, `say` where the file comes from.
     Raises UsageError where terms are not accepted, DataError where no address gives the file.
     """
     if source.terms and not accept_terms:
         raise UsageError(f"{source.file}: {source.terms}", "If you accept that, say --accept-terms.")
     path = folder / source.file
-    if path.exists() and matches(path, source.checksum):
+    if path.exists() and matches(path, source.checksum) and _is_as_first(path, source, folder):
         return path
     path.unlink(missing_ok=True)  # another file under that name; pooch would take it for the right one
     pooch.get_logger().setLevel("WARNING")  # it says on stderr what `say` says better
@@ -97,10 +99,15 @@ class _Resuming:
                 raise _Missing(f"{problem}; {arrived:,} bytes are kept" if arrived else problem)
         if not matches(self.part, self.source.checksum):
             found = checksum(self.part, self.source.checksum.split(":")[0])
-            os.truncate(self.part, 0)  # and not unlink: it carries the lock
-            raise _Missing(f"its checksum is {found}, and should be {self.source.checksum}; it was thrown away")
+            raise self._thrown_away(f"its checksum is {found}, and should be {self.source.checksum}")
+        if not _is_as_first(self.part, self.source, self.part.parent):
+            raise self._thrown_away(f"its SHA-256 is not that of the first download, in {self.source.file}.sha256")
         Path(output_file).unlink(missing_ok=True)
         self.part.replace(output_file)
+
+    def _thrown_away(self, reason: str) -> _Missing:
+        os.truncate(self.part, 0)  # and not unlink: it carries the lock
+        return _Missing(f"{reason}; it was thrown away")
 
     def _arrived(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
@@ -115,14 +122,20 @@ class _Resuming:
                 if answer.status_code not in (200, 206):
                     raise _Missing(f"the server says {answer.status_code} {answer.reason}")
                 resumed = answer.status_code == 206
-                length = answer.headers.get("Content-Length")
+                length = answer.headers.get("Content-Length", "")
                 done = start if resumed else 0
-                total = done + int(length) if length else None
+                total = done + int(length) if length.isdecimal() else None
                 with open(self.part, "ab" if resumed else "wb") as file:
                     for block in answer.iter_content(BLOCK):
-                        file.write(block)
                         done += len(block)
+                        if max(done, total or 0) > self.source.limit:
+                            break
+                        file.write(block)
                         self.show(done, total)
+            if max(done, total or 0) > self.source.limit:
+                raise self._thrown_away(
+                    f"it is longer than the {self.source.limit:,} bytes that {self.source.file} may have"
+                )
             if total is not None and done < total:
                 return f"the connection ended after {done:,} of {total:,} bytes"
             return None
@@ -136,6 +149,21 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]  # one of them is not None
     return str(error) or type(error).__name__
+
+
+def _is_as_first(path: Path, source: Source, folder: Path) -> bool:
+    """Whether a file has the SHA-256 that the first download had; the first is put on record, as sha256sum writes it.
+
+    Of a source whose SHA-256 is known nothing is recorded.
+    """
+    if source.checksum.startswith("sha256:"):
+        return True
+    found, record = sha256(path), folder / f"{source.file}.sha256"
+    if not record.exists():
+        with suppress(OSError):  # a cache that can only be read serves as well
+            record.write_text(f"{found}  {source.file}\n")
+        return True
+    return record.read_bytes().split()[:1] == [found.encode()]
 
 
 def matches(path: Path, expected: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -79,6 +79,26 @@ class Sessions:
         )
 
 
+def require_sound(sessions: Sessions, n_items: int) -> None:
+    """Raises ValueError, with the array and the place, where arrays are not what `Sessions` says of them."""
+    arrays = {field.name: getattr(sessions, field.name) for field in fields(Sessions)}
+    for name, values in arrays.items():
+        kind = np.dtype(np.int32 if name == "items" else np.int64)
+        if values is not None and (values.dtype != kind or values.ndim != 1):
+            raise ValueError(f"{name} should be {kind} of 1 dimension, not {values.dtype} of {values.ndim}")
+    items, offsets = sessions.items, sessions.offsets
+    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(items):
+        raise ValueError(f"offsets should lead from 0 to the {len(items):,} items, over one session or more")
+    if not (rises := offsets[1:] > offsets[:-1]).all():  # a difference could overflow
+        raise ValueError(f"offsets should rise, and do not after session {int(rises.argmin()):,}")
+    if items.min() < 1 or items.max() > n_items:
+        place = int(np.flatnonzero((items < 1) | (items > n_items))[0])
+        raise ValueError(f"items should be 1 to {n_items:,}, and click {place:,} is {items[place]}")
+    for name, length in {"times": len(sessions), "users": len(sessions), "click_times": len(items)}.items():
+        if arrays[name] is not None and len(arrays[name]) != length:
+            raise ValueError(f"{name} should be {length:,} numbers, not {len(arrays[name]):,}")
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A train / test split over items 1..n_items, with the record of where it came from.
@@ -96,11 +116,15 @@ class Dataset:
 
     @cached_property
     def split_hash(self) -> str:
-        """16 hex digits of SHA-256 over the items and offsets of both parts: comparisons key on it, not on names."""
+        """16 hex digits of SHA-256 over the items and offsets of both parts: comparisons key on it, not on names.
+
+        Raises TypeError where they are of another type than `Sessions` says: cast to it, they could be other numbers.
+        """
         digest = hashlib.sha256(str(self.n_items).encode())
         for part in (self.train, self.test):
-            digest.update(np.ascontiguousarray(part.offsets, "<i8").data)  # read where they lie, not copied
-            digest.update(np.ascontiguousarray(part.items, "<i4").data)
+            for values, kind in ((part.offsets, "<i8"), (part.items, "<i4")):
+                same = values.astype(kind, casting="equiv", copy=False)
+                digest.update(np.ascontiguousarray(same).data)  # read where they lie, not copied
         return digest.hexdigest()[:16]
 
 

@@ -13,7 +13,9 @@ class Source:
     """A file on the web.
 
     urls      tried one after the other
-    checksum  md5:..., sha256:..., or git:... for the SHA-1 under which git keeps the file
+    checksum  sha256:...; where no SHA-256 is published md5:..., or git:... for the SHA-1 under which git keeps the file
+    size      bytes, where they are known
+    at_most   bytes, where they are not: a download stops there
     terms     what its owner asks for; to be accepted before it is fetched
     """
 
@@ -21,7 +23,13 @@ class Source:
     urls: tuple[str, ...]
     checksum: str
     size: int | None = None
+    at_most: int = 1 << 30
     terms: str = ""
+
+    @property
+    def limit(self) -> int:
+        """Bytes beyond which a download is of another file."""
+        return self.at_most if self.size is None else self.size
 
 
 DIGINETICA = Source(
@@ -31,6 +39,7 @@ DIGINETICA = Source(
         "https://github.com/JXY66/PASBR-datasets/raw/main/datasets/train-item-views.csv",
     ),
     checksum="git:64d39ce3ce8a8d6da81d4cd5d5655eb1c9a3d196",
+    at_most=100_000_000,
 )
 
 SOURCES: dict[str, Source] = {
@@ -39,7 +48,7 @@ SOURCES: dict[str, Source] = {
     "gowalla": Source(
         file="loc-gowalla_totalCheckins.txt.gz",
         urls=("https://snap.stanford.edu/data/loc-gowalla_totalCheckins.txt.gz",),
-        checksum="md5:8ebd5ed2dd376d8982987c49429cb9f9",
+        checksum="sha256:c1c3e19effba649b6c89aeab3c1f9459fad88cfdc2b460fc70fd54e295d83ea0",
         size=105_470_044,
     ),
     "lastfm": Source(

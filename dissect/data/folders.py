@@ -1,0 +1,68 @@
+"""Folders that appear whole or not at all, and that replace only what this program wrote."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dissect.errors import UsageError
+from dissect.text import shown
+
+OLD = ".old"
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A new folder to fill. It takes the place of `folder` when the block ends, and vanishes when the block fails.
+
+    What was there stays until then. Raises OSError where the disk refuses.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = folder.with_name(f".{folder.name}~{secrets.token_hex(4)}")
+    staging.mkdir()
+    try:
+        yield staging
+        old = staging.with_name(staging.name + OLD)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(staging, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def clear(folder: Path) -> None:
+    """Remove what a killed process left of `whole`; what it had moved away and not yet replaced comes back."""
+    begun = f".{folder.name}~"  # no name has a ~ (dissect.text.NAME), so this is of no other folder
+    for left in [path for path in folder.parent.iterdir() if path.name.startswith(begun)]:
+        if left.name.endswith(OLD) and not folder.exists():
+            os.replace(left, folder)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def require_own(folder: Path, what: str, known: Collection[str], signs: Collection[str]) -> None:
+    """Raises UsageError, with the reason, unless --force may replace what is there: an empty folder, or `what`.
+
+    That is a folder with one of the files `signs`, and none but the files `known`.
+    """
+    elsewhere = "Choose another name, or move it away yourself."
+    if folder.is_symlink() or not folder.is_dir():
+        raise UsageError(f"{folder} is no folder of its own: --force does not replace it.", elsewhere)
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read: {error.strerror or error}.", elsewhere) from error
+    foreign = [shown(path.name) for path in entries if path.name not in known or path.is_dir()]
+    if not foreign and entries and not any(path.name in signs for path in entries):
+        foreign = [shown(path.name) for path in entries]
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise UsageError(
+            f"{folder} holds what is not part of {what}: {', '.join(foreign[:3])}{more}. --force does not replace it.",
+            elsewhere,
+        )

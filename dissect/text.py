@@ -1,0 +1,61 @@
+"""Text from files and users, made safe for a terminal, for a file system and for a spreadsheet."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from dissect.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LONGEST_NAME = 100  # characters
+NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
+
+
+def shown(value: object) -> str:
+    """A value of a file on one line: what could steer a terminal, a newline too, is written as an escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
+
+
+def shown_lines(text: str) -> str:
+    """The same for a message of several lines, which stay."""
+    return "\n".join(map(shown, text.split("\n")))
+
+
+def check_name(name: str, kind: str) -> None:
+    """Raises UsageError where `kind` ("A data set", "A group") cannot have this name: it is that of its folder too."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"{kind} cannot be named {name[:LONGEST_NAME]!r}.",
+            f"A name has letters (A to Z), digits and . _ -, at most {LONGEST_NAME} in all, and begins with neither "
+            ". nor -.",
+        )
+
+
+def as_name(text: str) -> str:
+    """A text, such as that of a file's name, made a name that `check_name` takes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")[:LONGEST_NAME] or "_"
+
+
+def without_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """A table for a CSV file, in which a spreadsheet finds no formula: a text that would be one gets a ' before it.
+
+    Numbers stay as they are, also those that are written as text.
+    """
+
+    def cell(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) and not _is_number(value) else value
+
+    texts = table.select_dtypes(exclude=["number", "bool"])
+    return table.assign(**{str(name): column.map(cell) for name, column in texts.items()}).rename(columns=cell)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.isprintable()  # float takes a tab before the digits, too
