@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import click
 
 import dissect
-from dissect.errors import DissectError, unknown
+from dissect.errors import DissectError, UsageError, unknown
 from dissect.text import shown_lines
 
 # Verb -> (the module whose `command` it is, what it does in a line). A verb stands here when its module does:
@@ -29,6 +31,30 @@ COMMANDS = {
 INTERRUPTED = 130
 
 
+@cache
+def load(module: str) -> click.Command:
+    """The command of a module; it refuses an option that is given twice, where click would take the last."""
+    command: click.Command = importlib.import_module(module).command
+    for each in command.commands.values() if isinstance(command, click.Group) else (command,):
+        each.parse_args = partial(parse_once, each, each.parse_args)  # type: ignore[method-assign]
+    return command
+
+
+def parse_once(
+    command: click.Command, parse: Callable[[click.Context, list[str]], list[str]], ctx: click.Context, args: list[str]
+) -> list[str]:
+    """`parse` the arguments of a command. Raises UsageError where an option that takes one value has two."""
+    _, _, order = command.make_parser(ctx).parse_args(list(args))
+    single = [p for p in order if isinstance(p, click.Option) and not (p.multiple or p.count or p.is_flag)]
+    for option in single:
+        if single.count(option) > 1:
+            name = max(option.opts, key=len)
+            raise UsageError(
+                f"{name} is given {single.count(option)} times, and takes one value.", f"Give {name} once."
+            )
+    return parse(ctx, args)
+
+
 class LazyGroup(click.Group):
     """Loads a verb when it is called, and turns a DissectError into its message and exit code."""
 
@@ -38,9 +64,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, _ = COMMANDS[cmd_name]
-        command: click.Command = importlib.import_module(module).command
-        return command
+        return load(COMMANDS[cmd_name][0])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
