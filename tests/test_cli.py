@@ -82,18 +82,3 @@ def test_a_reader_that_leaves_is_no_traceback():
         check=True,
     )
     assert (done.stdout, done.stderr) == ("{", "")
-
-
-def test_an_option_given_twice_is_refused(typed):
-    for words in (
-        ("run", "--lr", "1", "--lr", "0.01"),
-        ("data", "stats", "demo", "--data-dir", "a", "--data-dir", "b"),
-    ):
-        code, _, err = typed(*words)
-        assert code == 2 and f"{words[-2]} is given 2 times" in err
-    assert typed("data", "stats", "demo", "--json", "--json")[0] == 0  # a flag says the same twice
-
-
-def test_an_option_for_several_values_is_taken_more_than_once(typed, tmp_path):
-    words = ("train", "pop", "--dataset", "demo", "--seed", "1", "--seed", "2", "--runs-dir", str(tmp_path))
-    assert typed(*words)[0] == 0

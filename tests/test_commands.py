@@ -440,3 +440,18 @@ def test_a_name_that_leads_out_of_the_runs_folder_is_refused(typed, tmp_path, na
 @pytest.mark.parametrize("words", [["--dim", "0"], ["--dim", "-3"], ["--seed", "-1"]])
 def test_numbers_out_of_range_are_refused(typed, words):
     assert typed("run", "--max-steps", "2", "--device", "cpu", *words)[0] == 2
+
+
+def test_an_option_given_twice_is_refused(typed):
+    for words in (
+        ("run", "--lr", "1", "--lr", "0.01"),
+        ("data", "stats", "demo", "--data-dir", "a", "--data-dir", "b"),
+    ):
+        code, _, err = typed(*words)
+        assert code == 2 and f"{words[-2]} is given 2 times" in err
+    assert typed("data", "stats", "demo", "--json", "--json")[0] == 0  # a flag says the same twice
+
+
+def test_an_option_for_several_values_is_taken_more_than_once(typed, tmp_path):
+    words = ("train", "pop", "--dataset", "demo", "--seed", "1", "--seed", "2", "--runs-dir", str(tmp_path))
+    assert typed(*words)[0] == 0

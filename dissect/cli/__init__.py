@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import click
@@ -31,12 +31,12 @@ COMMANDS = {
 INTERRUPTED = 130
 
 
-@cache
 def load(module: str) -> click.Command:
     """The command of a module; it refuses an option that is given twice, where click would take the last."""
     command: click.Command = importlib.import_module(module).command
     for each in command.commands.values() if isinstance(command, click.Group) else (command,):
-        each.parse_args = partial(parse_once, each, each.parse_args)  # type: ignore[method-assign]
+        if not isinstance(each.parse_args, partial):  # as it is from the second call on
+            each.parse_args = partial(parse_once, each, each.parse_args)  # type: ignore[method-assign]
     return command
 
 
