@@ -262,7 +262,7 @@ def test_a_dense_run_can_be_the_start_of_a_dissection(typed):
         (["run", "--validation", "1.5"], 2, "validation"),
         (["run", "--max-steps", "0"], 2, "'--max-steps': 0 is not in"),
         (["run", "--model", "nofile.py:X"], 2, "no file"),
-        (["run", "--init-from", "nowhere"], 2, "no run"),
+        (["run", "--init-from", "nowhere"], 2, "no group"),
         (["plot", "density"], 2, "dissect run"),
         (["plot", "density", "nothing"], 2, "no group"),
         (["train", "attenmixer", "--option", "heads=3", "--preset", "official", "--dim", "8"], 2, "heads"),

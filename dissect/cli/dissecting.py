@@ -296,7 +296,7 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Cons
         l2=asked.l2,
         validation=asked.validation,
         order=asked.order,
-        init_from=starting_weights(asked.init_from, Path(asked.runs_dir))[1],
+        init_from=starting_weights(asked.init_from, Path(asked.runs_dir), subject, options, data).fingerprint,
         **settings,
     )
 
@@ -306,11 +306,14 @@ def train(
 ) -> Path:
     """Train the seeds of a configuration, each for its own `steps` where given; returns the folder of the group."""
     group = folder_of(asked, config)
-    weights, fingerprint = starting_weights(asked.init_from, Path(asked.runs_dir))
-    if fingerprint != config.init_from:
+    subject = find_model(asked.model)
+    start = starting_weights(asked.init_from, Path(asked.runs_dir), subject, config.model_options, data)
+    if start.fingerprint != config.init_from:
         raise DataError(f"{asked.init_from} has changed since this command began.", "Give it again.")
+    if start.says:
+        console.print(start.says, highlight=False, markup=False, soft_wrap=True)
     train_seeds(
-        find_model(asked.model),
+        subject,
         data,
         config,
         group,
@@ -320,7 +323,7 @@ def train(
         force=asked.force,
         quiet=asked.quiet,
         console=console,
-        weights=weights,
+        weights=start.weights,
         steps=steps,
         jobs=asked.jobs,
     )

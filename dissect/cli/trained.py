@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -18,6 +19,14 @@ from dissect.cli.dissecting import load_dataset, show_results, show_verdict
 from dissect.cli.launch import rank_baseline, starting_weights, train_seeds
 from dissect.cli.subject import Subject, find_model
 from dissect.data.sessions import Dataset
+from dissect.data.translate import (
+    in_words,
+    is_identity,
+    number_by_name,
+    numbering_of,
+    numbering_of_group,
+    translation,
+)
 from dissect.errors import DataError, DivergedError, UsageError
 from dissect.training import workers
 from dissect.training.device import prepare_device
@@ -72,24 +81,20 @@ def data_of(record: Recorded, data_dir: str | None, console: Console) -> Dataset
     return data
 
 
-def other_data(record: Recorded, name: str, data_dir: str | None, console: Console) -> Dataset:
-    """Another data set for a run. Raises DataError where its catalogue has another size."""
+def other_data(
+    record: Recorded, name: str, data_dir: str | None, console: Console
+) -> tuple[Dataset, np.ndarray | None]:
+    """(another data set for a run, the run's number of each of its items); None where both number them alike.
+
+    Says how many items were matched. Raises DataError where nothing tells which item is which.
+    """
     data = load_dataset(name, data_dir, console)
-    if data.n_items != record.n_items:
-        raise DataError(
-            f"'{data.name}' has {data.n_items:,} items, the run's '{record.config.dataset}' {record.n_items:,}: "
-            "the model has no scores for its catalogue.",
-            f"Train on it: dissect train {record.config.model} --dataset {data.name}",
-        )
-    if data.split_hash != record.config.split_hash:
-        console.print(
-            f"'{data.name}' is another split than the run's ({data.split_hash}, not {record.config.split_hash}). The "
-            "numbers mean something only where both number their items alike, which an equal count does not show.",
-            style="yellow",
-            highlight=False,
-            soft_wrap=True,
-        )
-    return data
+    mine, runs_own = numbering_of(data), numbering_of_group(record.group)
+    numbers = translation(mine, runs_own)
+    if is_identity(numbers, record.n_items):
+        return data, None
+    console.print(in_words(mine, runs_own, numbers), highlight=False, markup=False, soft_wrap=True)
+    return data, numbers
 
 
 def trained_model(
@@ -166,7 +171,7 @@ def read_identified(text: str, identifiers: list[int | str] | None) -> list[int]
         raise UsageError(f"--session {text!r} cannot be read: {error}.", QUOTED) from error
     if not all(words) or not words:
         raise UsageError(f"--session {text!r} is empty, or has a gap.", QUOTED)
-    number = {str(known): item for item, known in enumerate(identifiers, 1) if known != ""}
+    number = number_by_name(identifiers, "The run's data set")
     for word in words:
         if word not in number:
             near = difflib.get_close_matches(word, list(number)[:NEAR_AMONG], n=3)
@@ -209,7 +214,7 @@ def go_on(
             device=device or record.option("--device") or "auto",
             quiet=quiet,
             console=console,
-            weights=_weights_for(record, runs_dir),
+            weights=_weights_for(record, runs_dir, subject, data),
             steps={record.seed: record.steps},
         )
     if not workers.is_first():
@@ -233,7 +238,7 @@ def _not_begun(found: list[Recorded]) -> list[Recorded]:
     return list(to_come.values())
 
 
-def _weights_for(record: Recorded, runs_dir: str) -> dict[str, Any] | None:
+def _weights_for(record: Recorded, runs_dir: str, subject: Subject, data: Dataset) -> dict[str, Any] | None:
     """The weights that a run starts from, where it has no checkpoint yet; from the run that its command names."""
     config, begun = record.config, any((record.run / "checkpoints").glob("last*.pt"))
     if begun:
@@ -245,11 +250,12 @@ def _weights_for(record: Recorded, runs_dir: str) -> dict[str, Any] | None:
     if config.init_from is None:
         return None
     source = record.option("--init-from")
-    weights, fingerprint = starting_weights(source, Path(record.option("--runs-dir") or runs_dir))
-    if fingerprint != config.init_from:
+    folder = Path(record.option("--runs-dir") or runs_dir)
+    start = starting_weights(source, folder, subject, config.model_options, data)
+    if start.fingerprint != config.init_from:
         raise DataError(
             f"{record.run} starts from weights {config.init_from}, and {source or 'the run they came from'} "
-            f"has {fingerprint or 'none'}.",
+            f"has {start.fingerprint or 'none'}.",
             "Give the same command again.",
         )
-    return weights
+    return start.weights
