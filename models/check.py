@@ -69,7 +69,7 @@ def _check_once(model: Any, items: Tensor, lengths: Tensor, n_items: int) -> Ten
 def _call(call: str, method: Any, *arguments: Tensor) -> Any:
     try:
         return method(*arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{call} raised {type(error).__name__}: {error}") from error
 
 

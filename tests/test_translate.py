@@ -37,7 +37,7 @@ def walks(seed, names, n=240):
 
 MAY, JUNE = walks(1, SKUS), walks(2, SKUS)
 SHUFFLED = np.random.default_rng(3).permutation(SKUS).tolist()
-GROWN = [visit[:2] + ["new"] + visit[2:] for visit in JUNE]
+GROWN = [[*visit[:2], "new", *visit[2:]] for visit in JUNE]
 
 
 @pytest.fixture
@@ -151,7 +151,9 @@ def test_a_training_starts_from_the_rows_of_the_same_items(shop):
     start = weights_of(run, month("june-grown", ["new", *SHUFFLED], GROWN), lambda n: SRGNN(n, dim=16))
     for item, sku in enumerate(SHUFFLED, 2):
         assert torch.equal(start.weights["items"][item - 1], source["items"][SKUS.index(sku)])
-    assert start.weights["items"][0].isnan().all() and torch.equal(start.weights["transform.weight"], source["transform.weight"])
+    assert start.weights["items"][0].isnan().all() and torch.equal(
+        start.weights["transform.weight"], source["transform.weight"]
+    )
     # One step of a rate of nearly nothing: as good on June as the model of May, by the beginning of its name.
     words = ["--init-from", run.parent.name[:-3], "--dim", "16", "--max-steps", "1", "--lr", "1e-9", "--device", "cpu"]
     right, _ = evaluated(shop, run, "june")

@@ -17,6 +17,7 @@ from dissect import runs
 from dissect.cli.bring import load_or_fetch
 from dissect.cli.compare_view import render_results
 from dissect.cli.launch import (
+    class_of,
     group_folder,
     rank_baseline,
     starting_weights,
@@ -335,8 +336,11 @@ def folder_of(asked: Asked, config: Config) -> Path:
     if asked.name and (Path(asked.name).name != asked.name or asked.name.startswith(".")):
         raise UsageError(f"--name is the name of a folder in {asked.runs_dir}, not {asked.name!r}.")
     preset = asked.preset if asked.preset and changes(find_model(asked.model), asked.preset) else None
-    parts = (Path(config.model).stem, preset, asked.readout, "refit" if config.refit else None, config.dataset)
-    return group_folder(config, asked.name or "-".join(filter(None, parts)), Path(asked.runs_dir))
+    parts = (preset, asked.readout, "refit" if config.refit else None, config.dataset)
+    named = (class_of(config.model), Path(config.model).stem)
+    name, older = ("-".join(filter(None, (first, *parts))) for first in named)
+    before = group_folder(config, asked.name or older, Path(asked.runs_dir))  # as groups of users' models were named
+    return before if before.exists() else group_folder(config, asked.name or name, Path(asked.runs_dir))
 
 
 def load_dataset(name: str, data_dir: str | None, console: Console) -> Dataset:

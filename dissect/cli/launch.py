@@ -41,7 +41,12 @@ def starting_weights(
 
 def group_folder(config: Config, name: str | None, runs_dir: Path) -> Path:
     """runs/<name>-<hash>, where the name is the model's and the data set's unless given."""
-    return runs_dir / f"{name or f'{Path(config.model).stem}-{config.dataset}'}-{config.hash}"
+    return runs_dir / f"{name or f'{class_of(config.model)}-{config.dataset}'}-{config.hash}"
+
+
+def class_of(model: str) -> str:
+    """A model's name in that of a folder: for a user's own, `file.py:Class`, the class."""
+    return model.rpartition(":")[2]
 
 
 def prepare_group(group: Path, config: Config, data: Dataset) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import importlib.util
 import inspect
-import sys
 import traceback
 import types
 import typing
@@ -18,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dissect import own_models
 from dissect.data.sessions import Sessions
 from dissect.errors import UsageError, unknown
 from models import BASELINES, MODELS, base, check
@@ -39,7 +37,7 @@ class Subject:
 
 
 def find_model(name: str) -> Subject:
-    """A registered model, or a user's own as `path/to/file.py:ClassName`.
+    """A registered model, or a user's own as `path/to/file.py:ClassName`, which is executed.
 
     Raises UsageError with the nearest names, or with what is wrong about the file.
     """
@@ -48,33 +46,21 @@ def find_model(name: str) -> Subject:
             f"{name} is a baseline: it has no weight matrices, and nothing to dissect.",
             f"Rank with it: dissect train {name}",
         )
-    if ".py:" not in name:
-        if name not in MODELS:
-            raise unknown("model", name, MODELS)
-        return Subject(name, MODELS[name])
-    path, class_name = name.rsplit(":", 1)
-    file = Path(path)
-    if not file.is_file():
-        raise UsageError(f"There is no file {path}.", "--model takes path/to/file.py:ClassName.")
-    source = hashlib.sha256(file.read_bytes()).hexdigest()
-    # A name of its own, so that no other module is shadowed and sys.path stays as it is.
-    spec = importlib.util.spec_from_file_location(f"dissect_user_model_{source[:12]}", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for the module of a class
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    cls = getattr(module, class_name, None)
-    if not inspect.isclass(cls):
-        classes = [n for n, v in vars(module).items() if inspect.isclass(v)]
-        raise unknown(f"class in {path}", class_name, classes)
+    if own_models.is_file_name(name):
+        return subject_of(own_models.read(name), name)
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    return Subject(name, MODELS[name])
+
+
+def subject_of(file: own_models.ModelFile, given: str) -> Subject:
+    """A user's own model: the class in its file, which is executed. Raises UsageError with what is wrong about it."""
+    cls, class_name = own_models.load(file), file.class_name
     needed = ("item_states", "encode", "candidates", "unit_candidates", "matrices", "removable")
     lacking = [name for name in needed if not hasattr(cls, name)]
     if lacking:
         raise UsageError(f"{class_name} lacks {', '.join(lacking)}.", f"{CONTRACT}: derive from SessionModel.")
-    return Subject(f"{file.name}:{class_name}", cls, source, name)
+    return Subject(f"{file.path.name}:{class_name}", cls, file.sha256, given)
 
 
 def changes(subject: Subject, preset: str) -> bool:
@@ -159,7 +145,7 @@ def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str]
         torch.manual_seed(0)
         try:
             model = subject.cls(n_items=PROBE_ITEMS, **options, **extra)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
             hint = f"See it: dissect models {subject.name}" if subject.source is None else f"{CONTRACT}."
             raise UsageError(f"{subject.name} cannot be built so: {kind}{error}.", hint) from error
@@ -167,7 +153,7 @@ def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str]
             if hasattr(model, "prepare"):
                 model.prepare(Sessions.from_lists([[1, 2, 3], [2, 4, 5, 1]]))
             return model, check.check(model, PROBE_ITEMS)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             line = _line_of(error.__cause__ or error, subject)
             raise UsageError(

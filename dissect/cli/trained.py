@@ -14,10 +14,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from dissect import runs
+from dissect import own_models, runs
 from dissect.cli.dissecting import load_dataset, show_results, show_verdict
 from dissect.cli.launch import rank_baseline, starting_weights, train_seeds
-from dissect.cli.subject import Subject, find_model
+from dissect.cli.subject import Subject, find_model, subject_of
 from dissect.data.sessions import Dataset
 from dissect.data.translate import (
     in_words,
@@ -48,7 +48,8 @@ def finished_run(name: str, runs_dir: str) -> Recorded:
 def model_of(record: Recorded, given: str | None = None) -> Subject:
     """The class that a run was made with: a registered one, or that of a user's file.
 
-    The file is `given`, else the one that the run's command names. Raises DataError where it is gone or has changed.
+    The file is `given`, else the one that the run's command names. Raises DataError where it is gone or has changed,
+    or where only the record names it and this user never did (own_models.py).
     """
     config = record.config
     if config.model_source is None:
@@ -58,14 +59,20 @@ def model_of(record: Recorded, given: str | None = None) -> Subject:
     hint = "Name it: --model path/to/file.py:ClassName"
     if not Path(path.rsplit(":", 1)[0]).is_file():
         raise DataError(f"The run's model was {path}, and that file is not here.", hint)
-    subject = find_model(path)
-    if subject.source != config.model_source:
+    file = own_models.read(path)
+    if file.sha256 != config.model_source:
         raise DataError(
-            f"{path} is not the file that the run was made with: its SHA-256 begins with {str(subject.source)[:12]}, "
+            f"{path} is not the file that the run was made with: its SHA-256 begins with {file.sha256[:12]}, "
             f"that of the run's with {config.model_source[:12]}.",
             hint,
         )
-    return subject
+    if given is None and not own_models.was_named(file):
+        raise DataError(
+            f"{record.run} was made with the model in {path}, and to open it means to execute that file. "
+            "You have not named this file in a command so far.",
+            f"Read it first. If you trust it, name it: --model {shlex.quote(path)}",
+        )
+    return subject_of(file, path)
 
 
 def data_of(record: Recorded, data_dir: str | None, console: Console) -> Dataset:
