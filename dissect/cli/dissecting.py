@@ -24,7 +24,7 @@ from dissect.cli.launch import (
     train_seeds,
     variant_name,
 )
-from dissect.cli.subject import changes, find_model, model_options, try_out
+from dissect.cli.subject import changes, find_model, model_options, try_on, try_out
 from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog, planted
 from dissect.data.sessions import Dataset, split_validation
@@ -224,6 +224,8 @@ def train_and_refit(asked: Asked, data: Dataset, settings: dict[str, Any], conso
     group = folder_of(asked, config)
     variant = variant_name(asked.without)
     chosen = {seed: runs.run_path(group, seed, variant) for seed in asked.seeds}
+    everything = replace(config, refit=True, validation=0.0, select="last", patience=0)
+    try_on(find_model(asked.model), data, everything, asked.without)  # now, not after the first training
     if asked.force or not all(runs.is_done(run) for run in chosen.values()):
         train(asked, data, config, console)
     steps = {}
@@ -231,7 +233,7 @@ def train_and_refit(asked: Asked, data: Dataset, settings: dict[str, Any], conso
         epochs = runs.read_json(run / "summary.json")["selected"]["epoch"]
         steps[seed] = steps_of(epochs, data, asked.batch_size, validation=0.0)
         console.print(f"Seed {seed}: {epochs:g} epochs, now on everything.", highlight=False)
-    return train(asked, data, replace(config, refit=True, validation=0.0, select="last", patience=0), console, steps)
+    return train(asked, data, everything, console, steps)
 
 
 def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Console) -> Config:
@@ -311,6 +313,7 @@ def train(
     start = starting_weights(asked.init_from, Path(asked.runs_dir), subject, config.model_options, data)
     if start.fingerprint != config.init_from:
         raise DataError(f"{asked.init_from} has changed since this command began.", "Give it again.")
+    try_on(subject, data, config, asked.without)
     if start.says:
         console.print(start.says, highlight=False, markup=False, soft_wrap=True)
     train_seeds(

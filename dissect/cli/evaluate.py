@@ -86,7 +86,7 @@ def command(
     sessions = {"test": data.test, "valid": valid, "train": train}[split]
     if not sessions.n_prefixes:
         raise UsageError(f"The run's '{split}' part has no prefix to rank.", "It can be evaluated on: --split test")
-    found, step, where = trained_model(record, model, device, data_dir, console)
+    found, step, where = trained_model(record, model, device, data_dir, console, int(sessions.lengths.max()) - 1)
     with console.status(f"ranking {sessions.n_prefixes:,} prefixes over {record.n_items:,} items"):
         ranked = rank_sessions(found, sessions, where, ties, numbers)
     if out is not None:

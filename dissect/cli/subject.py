@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from dissect import own_models
-from dissect.data.sessions import Sessions
-from dissect.errors import UsageError, unknown
+from dissect.data.sessions import Dataset, Sessions, split_validation
+from dissect.errors import DataError, UsageError, unknown
+from dissect.training import workers
+from dissect.training.config import Config
 from models import BASELINES, MODELS, base, check
 
 _BY_NAME = inspect.Parameter.VAR_KEYWORD
@@ -160,6 +162,38 @@ def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str]
                 f"{subject.name} breaks the contract of models: {message}{line}.",
                 f"{CONTRACT}." if subject.source else f"See what it takes: dissect models {subject.name}",
             ) from error
+
+
+def try_on(subject: Subject, data: Dataset, config: Config, without: Sequence[str] = ()) -> None:
+    """Try a model on the longest session and on the smallest batch that a training has, before anything is written.
+
+    Raises DataError where the session is too long for it, UsageError where it cannot be trained on one example.
+    """
+    model, _ = try_out(subject, config.model_options, without)
+    longest = int(max(data.train.lengths.max(), data.test.lengths.max())) - 1
+    require_length(model, subject.name, longest, f"of {data.name}")
+    examples = split_validation(data.train, config.validation if config.protocol == "clean" else 0.0)[0].n_prefixes
+    B = config.batch_size
+    last = examples % B if examples // B < config.max_steps else 0  # of an epoch, if it comes to that
+    is_one = 1 in [max(1, size // workers.count()) for size in (B, last) if size]
+    if is_one and (says := check.refusal(model, 1, training=True)):
+        better = next((size for size in range(B + 1, 2 * B + 3) if examples % size > 1), None)
+        raise UsageError(
+            f"{subject.name} cannot be trained on one example alone, and of {examples:,} examples in batches of {B} "
+            f"one is left over: {says}.",
+            f"Choose another size: --batch-size {better}" if better else "",
+        )
+
+
+def require_length(model: Any, name: str, longest: int, whose: str) -> None:
+    """Raises DataError where a model, on the CPU, cannot encode a session of so many clicks."""
+    if says := check.refusal(model, longest):
+        most = check.longest_taken(model, longest)
+        raise DataError(
+            f"{name} takes sessions of {most:,} clicks at most, and the longest {whose} has {longest:,}: {says}.",
+            f"Keep fewer clicks: dissect data prepare ... --longest {most + 1}. Or give the model more places by an option "
+            "of its own: --option KEY=VALUE",
+        )
 
 
 def _line_of(error: BaseException, subject: Subject) -> str:

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from dissect import own_models, runs
 from dissect.cli.dissecting import load_dataset, show_results, show_verdict
 from dissect.cli.launch import rank_baseline, starting_weights, train_seeds
-from dissect.cli.subject import Subject, find_model, subject_of
+from dissect.cli.subject import Subject, find_model, require_length, subject_of
 from dissect.data.sessions import Dataset
 from dissect.data.translate import (
     in_words,
@@ -27,14 +26,13 @@ from dissect.data.translate import (
     numbering_of_group,
     translation,
 )
-from dissect.errors import DataError, DivergedError, UsageError
+from dissect.errors import DataError, UsageError
 from dissect.training import workers
 from dissect.training.device import prepare_device
 from dissect.training.rebuild import Recorded, read_run, rebuild, require_finished, roles_without
-from dissect.training.scoring import catalogue
 from models import BASELINES
 
-QUOTED = "As in --session sku-881,sku-17, with quotes around what has a comma or begins with a space: '\"a, b\",c'."
+QUOTED = "As in sku-881,sku-17, with quotes around what has a comma or begins with a space: '\"a, b\",c'."
 NEAR_AMONG = 100_000  # identifiers, the first so many: more would take seconds
 
 
@@ -105,9 +103,12 @@ def other_data(
 
 
 def trained_model(
-    record: Recorded, given: str | None, device: str, data_dir: str | None, console: Console
+    record: Recorded, given: str | None, device: str, data_dir: str | None, console: Console, longest: int
 ) -> tuple[Any, int, torch.device]:
-    """(model, step, device): the trained model of a run; a baseline is fitted again, its step is 0."""
+    """(model, step, device): the trained model of a run; a baseline is fitted again, its step is 0.
+
+    Raises DataError where it cannot take a session of `longest` clicks.
+    """
     config = record.config
     if config.model in BASELINES:
         prepare_device("cpu")
@@ -116,26 +117,8 @@ def trained_model(
     subject = model_of(record, given)
     where = prepare_device(device, config.batch_size * record.n_items * config.model_options.get("dim", 256))
     model, step = rebuild(record, subject.cls, lambda: data_of(record, data_dir, console).train)
+    require_length(model, subject.name, longest, "asked for")
     return model.to(where), step, where
-
-
-@torch.inference_mode()
-def scores_after(model: Any, session: list[int], device: torch.device) -> Tensor:
-    """The score of each item [V] after a session, as an evaluation sees them.
-
-    Raises DivergedError where a trained model's are no numbers.
-    """
-    items, lengths = torch.tensor([session], device=device), torch.tensor([len(session)], device=device)
-    if not hasattr(model, "encode"):
-        scores: Tensor = model.scores(items, lengths)[0]
-        return scores
-    S = model.item_states()
-    matrix, bias = catalogue(model, S)
-    scores = model.encode(S, items, lengths)[0][0] @ matrix.t()
-    scores = scores if bias is None else scores + bias
-    if not torch.isfinite(scores).all():
-        raise DivergedError("The model's scores are no longer numbers: there is nothing to recommend by.")
-    return scores
 
 
 def read_session(text: str, n_items: int, named: bool = False) -> list[int]:
@@ -147,7 +130,9 @@ def read_session(text: str, n_items: int, named: bool = False) -> list[int]:
     if not words:
         raise UsageError("The session is empty.", "Give its items in the order of the clicks: --session 12,7,99")
     if not all(part.strip() for part in text.split(",")):
-        raise UsageError(f"--session {text} has a gap: no item stands beside a comma.", f"--session {','.join(words)}?")
+        raise UsageError(
+            f"The session {text} has a gap: no item stands beside a comma.", f"--session {','.join(words)}?"
+        )
     session = []
     for word in words:
         if not (word.isascii() and word.isdigit() and 1 <= int(word) <= n_items):
@@ -167,23 +152,70 @@ def read_identified(text: str, identifiers: list[int | str] | None) -> list[int]
 
     Raises UsageError for an empty session, a gap, what no item is called, or a data set without such identifiers.
     """
-    if identifiers is None:
-        raise UsageError(
-            "The run knows its items by their numbers only: there is no items.json in its group.",
-            "Leave --identifiers out.",
-        )
-    try:
-        words = next(csv.reader([text], skipinitialspace=True, strict=True), [])
-    except csv.Error as error:
-        raise UsageError(f"--session {text!r} cannot be read: {error}.", QUOTED) from error
-    if not all(words) or not words:
-        raise UsageError(f"--session {text!r} is empty, or has a gap.", QUOTED)
-    number = number_by_name(identifiers, "The run's data set")
+    number = _number_of(identifiers)
+    words = _split(text)
     for word in words:
         if word not in number:
             near = difflib.get_close_matches(word, list(number)[:NEAR_AMONG], n=3)
             raise UsageError(f"No item is called {word!r}.", f"Did you mean {' or '.join(near)}?" if near else QUOTED)
     return [number[word] for word in words]
+
+
+def read_sessions(
+    path: Path, n_items: int, identifiers: list[int | str] | None, by_identifier: bool
+) -> tuple[dict[int, list[int]], str]:
+    """(the session of each line of a file, what to say about clicks that were left out).
+
+    By identifier, a session keeps its clicks on items that the model knows; one that has none is left out. Raises
+    DataError, with the line, for what is no session.
+    """
+    try:
+        lines = path.read_text("utf-8-sig").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}.", "It should be UTF-8 text, a session a line.") from error
+    number = _number_of(identifiers) if by_identifier else {}
+    sessions: dict[int, list[int]] = {}
+    unknown: list[tuple[int, str]] = []
+    for place, line in enumerate(lines, 1):
+        try:
+            if not by_identifier:
+                sessions[place] = read_session(line, n_items, bool(identifiers))
+                continue
+            words = _split(line)
+        except UsageError as error:
+            raise DataError(f"{path}, line {place}: {error.message}", error.hint) from error
+        unknown += [(place, word) for word in words if word not in number]
+        if known := [number[word] for word in words if word in number]:
+            sessions[place] = known
+    if not sessions:
+        raise DataError(f"{path} has no session with an item that the model knows.", "Are they of the same shop?")
+    if not unknown:
+        return sessions, ""
+    place, word = unknown[0]
+    return sessions, (
+        f"Left out: {len(unknown):,} clicks on items that the model does not know, the first {word!r} in line {place}, "
+        f"and {len(lines) - len(sessions):,} sessions of such clicks only."
+    )
+
+
+def _number_of(identifiers: list[int | str] | None) -> dict[str, int]:
+    if identifiers is None:
+        raise UsageError(
+            "The run knows its items by their numbers only: there is no items.json in its group.",
+            "Leave --identifiers out.",
+        )
+    return number_by_name(identifiers, "The run's data set")
+
+
+def _split(text: str) -> list[str]:
+    """The identifiers of a session. Raises UsageError for an empty one, a gap, or quotes that are not closed."""
+    try:
+        words = next(csv.reader([text], skipinitialspace=True, strict=True), [])
+    except csv.Error as error:
+        raise UsageError(f"The session {text!r} cannot be read: {error}.", QUOTED) from error
+    if not all(words) or not words:
+        raise UsageError(f"The session {text!r} is empty, or has a gap.", QUOTED)
+    return words
 
 
 def go_on(
