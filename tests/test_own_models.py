@@ -157,15 +157,17 @@ NORM = (
 
 
 def test_a_batch_of_one_is_refused_for_a_model_that_needs_two(own, tmp_path):
-    examples = split_validation(planted.generate("demo").train, 0.1)[0].n_prefixes
-    one_over = next(size for size in range(2, examples) if examples % size == 1)
-    words = ["--batch-size", str(one_over), "--max-steps", "100000"]
-    code, out, err = own(*NORM, words=words)
-    assert (code, out) == (2, "") and f"{examples:,} examples in batches of {one_over}" in err, err
-    better = int(err.rsplit("--batch-size ", 1)[1])
-    assert examples % better > 1 and not (tmp_path / "runs").exists()
-    assert own(*NORM, words=["--batch-size", str(one_over)])[0] == 0  # three steps: it never comes to that batch
+    train, examples, share = planted.generate("demo").train, 0, 0.1
+    while examples % 4 != 1:
+        share += 0.01
+        examples = split_validation(train, share)[0].n_prefixes
+    words = ["--validation", str(share), "--batch-size"]
+    half, quarter = (examples - 1) // 2, (examples - 1) // 4
+    code, out, err = own(*NORM, words=[*words, str(half)])  # the third of three steps has one example
+    assert (code, out) == (2, "") and f"{examples:,} examples in batches of {half:,}" in err, err
+    assert examples % int(err.rsplit("--batch-size ", 1)[1]) > 1 and not (tmp_path / "runs").exists()
     assert own(*NORM, words=["--batch-size", "1"])[0] == 2
+    assert own(*NORM, words=[*words, str(quarter)])[0] == 0  # it never comes to that batch
     assert own(words=["--batch-size", "1"])[0] == 0  # a model that needs no two
 
 

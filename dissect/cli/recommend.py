@@ -21,7 +21,7 @@ Examples:
   dissect recommend runs/srgnn-demo-58ce72c0/s1 --session 12,7,99
   dissect recommend srgnn-demo --session 12,7,99 --k 5 --unseen --json
   dissect recommend srgnn-shop --session sku-881,sku-17 --identifiers
-  dissect recommend srgnn-shop --sessions today.txt --identifiers > lists.csv"""
+  dissect recommend srgnn-shop --sessions today.txt --identifiers --json"""
 )
 @click.argument("run")
 @click.option("--session", metavar="ITEMS", help="Item numbers in the order of the clicks: 12,7,99")

@@ -179,8 +179,8 @@ def try_on(subject: Subject, data: Dataset, config: Config, without: Sequence[st
     if is_one and (says := check.refusal(model, 1, training=True)):
         better = next((size for size in range(B + 1, 2 * B + 3) if examples % size > 1), None)
         raise UsageError(
-            f"{subject.name} cannot be trained on one example alone, and of {examples:,} examples in batches of {B} "
-            f"one is left over: {says}.",
+            f"{subject.name} cannot be trained on one example alone, and the last batch has one ({examples:,} examples in "
+            f"batches of {B:,}): {says}.",
             f"Choose another size: --batch-size {better}" if better else "",
         )
 
@@ -191,8 +191,8 @@ def require_length(model: Any, name: str, longest: int, whose: str) -> None:
         most = check.longest_taken(model, longest)
         raise DataError(
             f"{name} takes sessions of {most:,} clicks at most, and the longest {whose} has {longest:,}: {says}.",
-            f"Keep fewer clicks: dissect data prepare ... --longest {most + 1}. Or give the model more places by an option "
-            "of its own: --option KEY=VALUE",
+            f"Keep fewer clicks: dissect data prepare ... --longest {most + 1}. Or give the model more places, by its "
+            "own --option KEY=VALUE.",
         )
 
 
