@@ -179,8 +179,8 @@ def try_on(subject: Subject, data: Dataset, config: Config, without: Sequence[st
     if is_one and (says := check.refusal(model, 1, training=True)):
         better = next((size for size in range(B + 1, 2 * B + 3) if examples % size > 1), None)
         raise UsageError(
-            f"{subject.name} cannot be trained on one example alone, and the last batch has one ({examples:,} examples in "
-            f"batches of {B:,}): {says}.",
+            f"{subject.name} cannot be trained on one example alone, and the last batch has one "
+            f"({examples:,} examples in batches of {B:,}): {says}.",
             f"Choose another size: --batch-size {better}" if better else "",
         )
 
