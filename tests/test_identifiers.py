@@ -146,7 +146,7 @@ def test_a_file_of_sessions_keeps_the_clicks_that_the_model_knows(tmp_path):
     file.write_bytes('\ufeff123,new,0123\r\nnew\r\n"a, b"\r\n'.encode())
     sessions, says = read_sessions(file, 4, names, by_identifier=True)
     assert sessions == {1: [2, 1], 3: [3]}
-    assert "2 clicks on items that the model does not know, the first 'new' in line 1, and 1 sessions" in says
+    assert "the item: 2 (the first: 'new' in line 1)" in says and "no item of them: 1." in says
     file.write_text("new\n")
     with pytest.raises(DataError, match="no session with an item that the model knows"):
         read_sessions(file, 4, names, by_identifier=True)

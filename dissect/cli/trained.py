@@ -192,9 +192,10 @@ def read_sessions(
     if not unknown:
         return sessions, ""
     place, word = unknown[0]
+    without = len(lines) - len(sessions)
     return sessions, (
-        f"Left out: {len(unknown):,} clicks on items that the model does not know, the first {word!r} in line {place}, "
-        f"and {len(lines) - len(sessions):,} sessions of such clicks only."
+        f"Clicks left out because the model does not know the item: {len(unknown):,} "
+        f"(the first: {word!r} in line {place}). Sessions left out because it knows no item of them: {without:,}."
     )
 
 
