@@ -66,10 +66,33 @@ def _check_once(model: Any, items: Tensor, lengths: Tensor, n_items: int) -> Ten
     return vectors
 
 
+def refusal(model: Any, length: int, training: bool = False) -> str:
+    """Why a model cannot encode one session of `length` clicks, as the error says it; "" where it can."""
+    mode = model.training
+    model.train(training)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.encode(model.item_states(), torch.ones(1, length, dtype=torch.long), torch.tensor([length]))
+    except (Exception, SystemExit) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        model.train(mode)
+    return ""
+
+
+def longest_taken(model: Any, length: int) -> int:
+    """The largest number of clicks below `length`, which is too many, that a model can encode."""
+    low, high = 1, length
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if refusal(model, middle) else (middle, high)
+    return low
+
+
 def _call(call: str, method: Any, *arguments: Tensor) -> Any:
     try:
         return method(*arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{call} raised {type(error).__name__}: {error}") from error
 
 

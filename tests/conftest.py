@@ -17,6 +17,14 @@ settings.register_profile("dissect", deadline=None)
 settings.load_profile("dissect")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def state_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Which model files were named is kept in a folder of the tests, not in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISSECT_STATE", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def processor_as_it_was() -> Iterator[None]:
     """A command that runs in this process flushes denormals and may take one thread; the next test should not."""

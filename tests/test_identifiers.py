@@ -10,12 +10,13 @@ from click.testing import CliRunner
 
 from dissect import runs
 from dissect.cli import main
-from dissect.cli.trained import read_identified, scores_after
+from dissect.cli.trained import read_identified, read_sessions
 from dissect.data import catalog
 from dissect.data.formats import import_files
 from dissect.data.prepare import prepare
 from dissect.data.recipes import own_log
 from dissect.errors import DataError, DivergedError, UsageError
+from dissect.training.recommend import scores_after
 from models import SRGNN
 
 
@@ -126,6 +127,30 @@ def test_items_that_are_never_clicked_have_no_name():
     assert read_identified('" lead", x', [" lead", "x"]) == [1, 2]
 
 
+def test_items_are_found_by_the_text_of_what_they_are_called(tmp_path):
+    names = ["0123", 123, "1E5", "100000", "0100000"]
+    assert read_identified("0123,100000,123,1E5", names) == [1, 4, 2, 3]
+    with pytest.raises(UsageError, match="'00123'"):
+        read_identified("00123", names)
+    with pytest.raises(DataError, match="items 1 and 2 are both called '5'"):  # an older version split them
+        read_identified("5", [5, "5"])
+
+
+def test_a_file_of_sessions_keeps_the_clicks_that_the_model_knows(tmp_path):
+    names = ["0123", 123, "a, b", "x"]
+    file = tmp_path / "sessions.csv"
+    file.write_bytes('\ufeff123,new,0123\r\nnew\r\n"a, b"\r\n'.encode())
+    sessions, says = read_sessions(file, 4, names, by_identifier=True)
+    assert sessions == {1: [2, 1], 3: [3]}
+    assert "the item: 2 (the first: 'new' in line 1)" in says and "no item of them: 1." in says
+    file.write_text("new\n")
+    with pytest.raises(DataError, match="no session with an item that the model knows"):
+        read_sessions(file, 4, names, by_identifier=True)
+    file.write_text('x\n"a\n')
+    with pytest.raises(DataError, match="line 2: The session"):
+        read_sessions(file, 4, names, by_identifier=True)
+
+
 def test_without_identifiers_they_cannot_be_used(tmp_path):
     assert invoke("train", "pop", "--dataset", "demo", "--quiet", "--runs-dir", tmp_path)[0] == 0
     run = ["recommend", runs.newest_group(tmp_path), "--runs-dir", tmp_path, "--session", "1"]
@@ -136,8 +161,8 @@ def test_without_identifiers_they_cannot_be_used(tmp_path):
 
 def test_a_model_whose_scores_are_no_numbers_recommends_nothing():
     model = SRGNN(5, dim=4)
-    assert scores_after(model, [1, 2], torch.device("cpu")).shape == (5,)
+    assert scores_after(model, [[1, 2]], torch.device("cpu")).shape == (1, 5)
     with torch.no_grad():
         model.items[3] = float("nan")
     with pytest.raises(DivergedError, match="nothing to recommend"):
-        scores_after(model, [1, 2], torch.device("cpu"))
+        scores_after(model, [[1, 2]], torch.device("cpu"))

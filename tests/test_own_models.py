@@ -5,6 +5,8 @@ import textwrap
 import pytest
 
 from dissect import runs
+from dissect.data import planted
+from dissect.data.sessions import split_validation
 from models import MODELS, check
 
 TINY = ["--max-steps", "3", "--device", "cpu", "--quiet"]
@@ -146,6 +148,52 @@ def test_leaving_out_what_is_not_there_is_refused(own, typed):
     assert code == 2 and "srgnn has none with --option steps=0" in err
     code, _, err = typed("run", *TINY, "--without", "gnn", "--without", "propagation")
     assert code == 2 and "--without propagation changes nothing" in err
+
+
+NORM = (
+    ("init_uniform(self, dim)", "init_uniform(self, dim)\n        self.norm = nn.BatchNorm1d(dim)"),
+    ("return vectors, {}", "return self.norm(vectors), {}"),
+)
+
+
+def test_a_batch_of_one_is_refused_for_a_model_that_needs_two(own, tmp_path):
+    train, examples, share = planted.generate("demo").train, 0, 0.1
+    while examples % 4 != 1:
+        share += 0.01
+        examples = split_validation(train, share)[0].n_prefixes
+    words = ["--validation", str(share), "--batch-size"]
+    half, quarter = (examples - 1) // 2, (examples - 1) // 4
+    code, out, err = own(*NORM, words=[*words, str(half)])  # the third of three steps has one example
+    assert (code, out) == (2, "") and f"{examples:,} examples in batches of {half:,}" in err, err
+    assert examples % int(err.rsplit("--batch-size ", 1)[1]) > 1 and not (tmp_path / "runs").exists()
+    assert own(*NORM, words=["--batch-size", "1"])[0] == 2
+    assert own(*NORM, words=[*words, str(quarter)])[0] == 0  # it never comes to that batch
+    assert own(words=["--batch-size", "1"])[0] == 0  # a model that needs no two
+
+
+def test_a_table_of_positions_that_is_too_short_is_told_with_the_longest_session(own, typed, tmp_path):
+    places = (
+        ("init_uniform(self, dim)", "self.places = nn.Embedding(places, dim)\n        init_uniform(self, dim)"),
+        ("dim=8, without=()", "dim=8, places=4, without=()"),
+        ("return vectors, {}", "return vectors + self.places(lengths - 1), {}"),
+    )
+    data = planted.generate("demo")
+    longest = int(max(data.train.lengths.max(), data.test.lengths.max())) - 1
+    for verb in ("run", "train"):
+        code, out, err = own(*places, verb=verb)
+        assert (code, out) == (3, "") and not (tmp_path / "runs").exists()
+        assert f"sessions of 4 clicks at most, and the longest of demo has {longest}" in err and "--longest 5" in err
+    assert own(*places, words=["--option", f"places={longest}"])[0] == 0
+    run = str(runs.newest_group("runs"))
+    assert typed("recommend", run, "--session", ",".join(["1"] * longest))[0] == 0
+    code, _, err = typed("recommend", run, "--session", ",".join(["1"] * (longest + 1)))
+    assert code == 3 and f"the longest asked for has {longest + 1}" in err
+
+
+def test_a_model_that_ends_the_program_is_a_message(own, tmp_path):
+    for old in ("super().__init__()", "vectors = self.last(lookup(S, items[:, 0]))"):
+        code, out, err = own((old, f"{old}; raise SystemExit(0)"))
+        assert (code, out) == (2, "") and "SystemExit" in err and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("name", MODELS)

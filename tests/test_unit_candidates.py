@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dissect.cli.trained import scores_after
 from dissect.data.sessions import PrefixTensors, Sessions
 from dissect.training.config import Config
 from dissect.training.evaluation import evaluate
 from dissect.training.loop import next_item_loss
+from dissect.training.recommend import scores_after
 from dissect.training.scoring import sampled_loss
 from models import MODELS
 
@@ -43,7 +43,9 @@ def test_ranks_and_recommendations_are_by_unit_rows(model):
     assert evaluate(model, prefixes).tolist() == (1 + (scores > own[:, None]).sum(1)).tolist()
     session = SESSIONS[2]
     by_hand = scores_by_hand(model, torch.tensor([session]), torch.tensor([len(session)]))[0]
-    np.testing.assert_allclose(scores_after(model, session, torch.device("cpu")).numpy(), by_hand, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        scores_after(model, [session], torch.device("cpu"))[0].numpy(), by_hand, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_the_sampled_loss_is_by_unit_rows(model):

@@ -1,5 +1,6 @@
 """Verbs that work from a run folder alone: evaluate, recommend, resume; and what they say where it is not enough."""
 
+import csv
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from dissect.cli import launch, main
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions, prefix_index
 from dissect.errors import DataError, UsageError
-from dissect.training import loop
+from dissect.training import loop, recommend
 from dissect.training.checkpoint import load_checkpoint, save_checkpoint
 from dissect.training.evaluation import metrics
 from dissect.training.rebuild import read_run, rebuild, roles_without
@@ -247,7 +248,7 @@ def test_recommend_and_evaluate_agree(made, tmp_path):
         ("²", "no item"),
         ("", "empty"),
         (" , ", "empty"),
-        ("12,,7", "--session 12,7?"),
+        ("12,,7", "12,7?"),
         ("12,7,", "has a gap"),
         (", 12 7", "has a gap"),
     ],
@@ -262,6 +263,62 @@ def test_what_a_reader_sees(made):
     assert "step 30" in out and "HR@20" in out and "ties best" in out
     _, out, _ = typed(made, "recommend", made["pop"], "--session", "1, 2 3", "--k", "2")
     assert "after 1, 2, 3" in out and len(out.splitlines()) == 4
+
+
+@pytest.mark.parametrize("kind", ["dense", "vsknn"])
+def test_a_file_of_sessions_is_answered_as_each_of_them_alone(made, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(recommend, "AT_ONCE", 4 * V * 3)  # three sessions at once
+    data = small().test
+    lines = [",".join(map(str, data[place])) for place in range(8)] + ["5"]
+    (tmp_path / "sessions.txt").write_text("\n".join(lines) + "\n")
+    for more in ([], ["--unseen"]):
+        words = ["recommend", made[kind], "--k", "7", *more]
+        code, out, err = typed(made, *words, "--sessions", tmp_path / "sessions.txt", "--json")
+        assert (code, err) == (0, "")
+        rows = [json.loads(line) for line in out.splitlines()]
+        assert [row["session"] for row in rows] == [number for number in range(1, 10) for _ in range(7)]
+        for number, line in enumerate(lines, 1):
+            alone = json.loads(typed(made, *words, "--session", line, "--json")[1])["items"]
+            mine = rows[7 * number - 7 : 7 * number]
+            assert [(row["rank"], row["item"]) for row in mine] == [(row["rank"], row["item"]) for row in alone]
+            assert np.allclose([row["score"] for row in mine], [row["score"] for row in alone], atol=1e-5)
+        _, table, _ = typed(made, *words, "--sessions", tmp_path / "sessions.txt")
+        head, *cells = csv.reader(table.splitlines())
+        assert head == ["session", "rank", "item", "score", "probability"]
+        assert [row[:3] for row in cells] == [[str(row[name]) for name in head[:3]] for row in rows]
+        assert [float(row[3]) for row in cells] == [row["score"] for row in rows]
+
+
+def test_a_file_that_holds_no_sessions_is_refused_with_the_line(made, tmp_path):
+    file = tmp_path / "sessions.txt"
+    for content, says in (
+        (b"1,2\n\n3\n", "line 2: The session is empty"),
+        (b"1,2\n3,41\n", "line 2: There is no item '41'"),
+        (b"", "line 1: The session is empty"),
+        (b"1,\xe9\n", "UTF-8"),
+    ):
+        file.write_bytes(content)
+        code, out, err = typed(made, "recommend", made["pop"], "--sessions", file)
+        assert (code, out) == (3, "") and f"{file}" in err and says in err
+    assert typed(made, "recommend", made["pop"], "--sessions", tmp_path / "none")[0] == 3
+    for words in ([], ["--session", "1", "--sessions", file]):
+        code, _, err = typed(made, "recommend", made["pop"], *words)
+        assert code == 2 and "one session, or a file" in err
+
+
+def test_of_equal_scores_the_lower_number_comes_first():
+    scores = torch.tensor([[1.0, 3, 2, 3, 2, 2]])
+
+    class Fixed:
+        def scores(self, items, lengths):
+            return scores
+
+    def items(k, unseen=False):
+        (found,) = recommend.recommend(Fixed(), [[2, 5]], 6, torch.device("cpu"), k, unseen)
+        return [each.item for each in found]
+
+    assert items(3) == [2, 4, 3] and items(9) == [2, 4, 3, 5, 6, 1]
+    assert items(2, True) == [4, 3] and items(9, True) == [4, 3, 6, 1]
 
 
 # --- names, and folders that do not suffice ------------------------------------------------------------------
@@ -321,15 +378,11 @@ def test_another_split_under_the_name_is_refused_with_both_hashes(copied):
         assert code == 3 and small().split_hash in err and small(seed=1).split_hash in err
 
 
-def test_another_data_set_needs_a_catalogue_of_the_same_size(copied):
+def test_another_data_set_without_names_for_its_items_is_refused(copied):
     catalog.save(small(seed=1, name="like"), copied["data"])
-    catalog.save(small(seed=1, n_items=V + 1, name="larger"), copied["data"])
     for kind in ("dense", "pop"):
-        code, out, err = typed(copied, "evaluate", copied[kind], "--dataset", "like", "--json")
-        assert code == 0 and "number their items alike" in " ".join(err.split())
-        assert json.loads(out)["split_hash"] == small(seed=1).split_hash
-        code, _, err = typed(copied, "evaluate", copied[kind], "--dataset", "larger")
-        assert code == 3 and "41 items" in err
+        code, out, err = typed(copied, "evaluate", copied[kind], "--dataset", "like")
+        assert (code, out) == (3, "") and "'like' and the run's 'small' have numbers only" in err
     assert typed(copied, "evaluate", copied["dense"], "--dataset", "lik")[0] == 2
     assert typed(copied, "evaluate", copied["dense"], "--dataset", "small")[2] == ""
 

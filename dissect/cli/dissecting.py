@@ -17,13 +17,14 @@ from dissect import runs
 from dissect.cli.bring import load_or_fetch
 from dissect.cli.compare_view import render_results
 from dissect.cli.launch import (
+    class_of,
     group_folder,
     rank_baseline,
     starting_weights,
     train_seeds,
     variant_name,
 )
-from dissect.cli.subject import changes, find_model, model_options, try_out
+from dissect.cli.subject import changes, find_model, model_options, try_on, try_out
 from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog, planted
 from dissect.data.sessions import Dataset, split_validation
@@ -224,6 +225,8 @@ def train_and_refit(asked: Asked, data: Dataset, settings: dict[str, Any], conso
     group = folder_of(asked, config)
     variant = variant_name(asked.without)
     chosen = {seed: runs.run_path(group, seed, variant) for seed in asked.seeds}
+    everything = replace(config, refit=True, validation=0.0, select="last", patience=0)
+    try_on(find_model(asked.model), data, everything, asked.without)  # now, not after the first training
     if asked.force or not all(runs.is_done(run) for run in chosen.values()):
         train(asked, data, config, console)
     steps = {}
@@ -231,7 +234,7 @@ def train_and_refit(asked: Asked, data: Dataset, settings: dict[str, Any], conso
         epochs = runs.read_json(run / "summary.json")["selected"]["epoch"]
         steps[seed] = steps_of(epochs, data, asked.batch_size, validation=0.0)
         console.print(f"Seed {seed}: {epochs:g} epochs, now on everything.", highlight=False)
-    return train(asked, data, replace(config, refit=True, validation=0.0, select="last", patience=0), console, steps)
+    return train(asked, data, everything, console, steps)
 
 
 def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Console) -> Config:
@@ -297,7 +300,7 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Cons
         l2=asked.l2,
         validation=asked.validation,
         order=asked.order,
-        init_from=starting_weights(asked.init_from, Path(asked.runs_dir))[1],
+        init_from=starting_weights(asked.init_from, Path(asked.runs_dir), subject, options, data).fingerprint,
         **settings,
     )
 
@@ -307,11 +310,15 @@ def train(
 ) -> Path:
     """Train the seeds of a configuration, each for its own `steps` where given; returns the folder of the group."""
     group = folder_of(asked, config)
-    weights, fingerprint = starting_weights(asked.init_from, Path(asked.runs_dir))
-    if fingerprint != config.init_from:
+    subject = find_model(asked.model)
+    start = starting_weights(asked.init_from, Path(asked.runs_dir), subject, config.model_options, data)
+    if start.fingerprint != config.init_from:
         raise DataError(f"{asked.init_from} has changed since this command began.", "Give it again.")
+    try_on(subject, data, config, asked.without)
+    if start.says:
+        console.print(start.says, highlight=False, markup=False, soft_wrap=True)
     train_seeds(
-        find_model(asked.model),
+        subject,
         data,
         config,
         group,
@@ -321,7 +328,7 @@ def train(
         force=asked.force,
         quiet=asked.quiet,
         console=console,
-        weights=weights,
+        weights=start.weights,
         steps=steps,
         jobs=asked.jobs,
     )
@@ -331,9 +338,13 @@ def train(
 def folder_of(asked: Asked, config: Config) -> Path:
     """The group's folder; its name tells model, preset, readout and data set where the user gives none."""
     preset = asked.preset if asked.preset and changes(find_model(asked.model), asked.preset) else None
-    parts = (Path(config.model).stem, preset, asked.readout, "refit" if config.refit else None, config.dataset)
-    name = as_name("-".join(filter(None, parts))) if asked.name is None else asked.name
-    return group_folder(config, name, Path(asked.runs_dir))
+    runs_dir, parts = Path(asked.runs_dir), (preset, asked.readout, "refit" if config.refit else None, config.dataset)
+    if asked.name is not None:
+        return group_folder(config, asked.name, runs_dir)
+    older = as_name("-".join(filter(None, (Path(config.model).stem, *parts))))  # as groups of users' models were named
+    if (before := group_folder(config, older, runs_dir)).exists():
+        return before
+    return group_folder(config, as_name("-".join(filter(None, (class_of(config.model), *parts)))), runs_dir)
 
 
 def load_dataset(name: str, data_dir: str | None, console: Console) -> Dataset:

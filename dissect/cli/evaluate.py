@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from dissect.cli import options
+
+if TYPE_CHECKING:
+    from dissect.training.evaluation import Ranked
 
 
 @click.command(
@@ -15,7 +20,9 @@ Examples:
   dissect evaluate srgnn-demo/s2 --ranks ranks.npz --json"""
 )
 @click.argument("run")
-@click.option("--dataset", help="Another data set over the same items. [default: the run's own]")
+@click.option(
+    "--dataset", help="Another data set of the same shop; its items are matched by identifier. [default: the run's own]"
+)
 @click.option("--split", type=click.Choice(["test", "valid", "train"]), default="test", show_default=True)
 @click.option(
     "--ties",
@@ -24,7 +31,12 @@ Examples:
     show_default=True,
     help="Rank of a target among items of equal score: before them, behind them, or half-way.",
 )
-@click.option("--ranks", "out", metavar="OUT.npz", help="Write the rank of each prefix there.")
+@click.option(
+    "--ranks",
+    "out",
+    metavar="OUT.npz",
+    help="Write the rank of each prefix there (2147483647: the model does not know the target).",
+)
 @options.own_model
 @options.device
 @options.runs_dir
@@ -48,17 +60,18 @@ def command(
 
     RUN is a seed's folder, or a group with one seed. The weights are those that the run reports: of the epoch it
     chose, else the last. `train` and `valid` are parted as the run did; a baseline is fitted again, on both.
+
+    Of another data set, a prefix keeps the clicks on items that the model knows. One whose target the model does not
+    know, or none of whose clicks, counts as a miss; what comes out over the known targets alone is said beside it.
     """
-    import json
     from pathlib import Path
 
     from rich.console import Console
-    from rich.table import Table
 
     from dissect.cli.trained import data_of, finished_run, other_data, trained_model
-    from dissect.data.sessions import PrefixTensors, split_validation
+    from dissect.data.sessions import split_validation
     from dissect.errors import UsageError
-    from dissect.training.evaluation import evaluate, evaluate_scores, metrics
+    from dissect.training.evaluation import rank_sessions
     from dissect.training.finish import write_ranks_of
 
     console = Console(stderr=True, quiet=quiet)
@@ -66,27 +79,54 @@ def command(
         raise UsageError(f"--ranks writes a NumPy archive, not {out!r}.", "Give a name that ends in .npz.")
     record = finished_run(run, runs_dir)
     config = record.config
-    data = other_data(record, dataset, data_dir, console) if dataset else data_of(record, data_dir, console)
+    data, numbers = (
+        other_data(record, dataset, data_dir, console) if dataset else (data_of(record, data_dir, console), None)
+    )
     train, valid = split_validation(data.train, config.validation if config.protocol == "clean" else 0.0)
     sessions = {"test": data.test, "valid": valid, "train": train}[split]
     if not sessions.n_prefixes:
         raise UsageError(f"The run's '{split}' part has no prefix to rank.", "It can be evaluated on: --split test")
-    found, step, where = trained_model(record, model, device, data_dir, console)
-    prefixes = PrefixTensors(sessions, where)
-    with console.status(f"ranking {len(prefixes):,} prefixes over {data.n_items:,} items"):
-        rank = (evaluate if hasattr(found, "encode") else evaluate_scores)(found, prefixes, ties=ties)
+    found, step, where = trained_model(record, model, device, data_dir, console, int(sessions.lengths.max()) - 1)
+    with console.status(f"ranking {sessions.n_prefixes:,} prefixes over {record.n_items:,} items"):
+        ranked = rank_sessions(found, sessions, where, ties, numbers)
     if out is not None:
-        write_ranks_of(Path(out), rank, sessions)
-    values = metrics(rank)
+        write_ranks_of(Path(out), ranked.rank, sessions)
+    where_from = {"run": str(record.run), "model": config.model, "variant": record.variant, "seed": record.seed}
+    what = {"dataset": data.name, "split_hash": data.split_hash, "split": split, "ties": ties, "n": len(ranked.rank)}
+    _show({**where_from, "step": step, **what}, ranked, as_json)
+
+
+def _show(about: dict[str, Any], ranked: Ranked, as_json: bool) -> None:
+    """Print the accuracy; and, where the model does not know every target, how many misses that makes."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from dissect.training.evaluation import metrics
+
+    rows = {"all prefixes": metrics(ranked.rank)}
+    misses: dict[str, Any] = {}
+    if ranked.known is not None:
+        misses = {"unknown_targets": int((~ranked.known).sum()), "without_known_click": ranked.without_click}
+        rows["known targets"] = metrics(ranked.rank[ranked.known])
     if as_json:
-        where_from = {"run": str(record.run), "model": config.model, "variant": record.variant, "seed": record.seed}
-        what = {"dataset": data.name, "split_hash": data.split_hash, "split": split, "ties": ties, "n": len(rank)}
-        print(json.dumps({**where_from, "step": step, **what, **values}, indent=1))
+        of_known = {"known_targets": rows["known targets"]} if misses else {}
+        print(json.dumps({**about, **rows["all prefixes"], **misses, **of_known}, indent=1))
         return
-    title = f"{record.run}, step {step:,}; {data.name}, {split}: {len(rank):,} prefixes, ties {ties}"
+    title = "{run}, step {step:,}; {dataset}, {split}: {n:,} prefixes, ties {ties}".format(**about)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in values:
+    if misses:
+        table.add_column("")
+    for name in rows["all prefixes"]:
         table.add_column(name.upper(), justify="right")
-    table.add_row(*(f"{value:.2f}" for value in values.values()))
+    for name, row in rows.items():
+        table.add_row(*([name] if misses else []), *(f"{value:.2f}" for value in row.values()))
     Console().print(title, highlight=False, markup=False, soft_wrap=True)
+    if misses:
+        says = (
+            "Counted as misses: {unknown_targets:,} prefixes whose target the model does not know, and "
+            "{without_known_click:,} without a click that it knows."
+        )
+        Console().print(says.format(**misses), highlight=False, soft_wrap=True)
     Console().print(table)

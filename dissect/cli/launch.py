@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,6 @@ from dissect.data.sessions import Dataset, PrefixTensors
 from dissect.errors import DataError, UsageError
 from dissect.text import as_name, check_name
 from dissect.training import workers
-from dissect.training.checkpoint import load_checkpoint
 from dissect.training.config import Config
 from dissect.training.device import describe_environment, prepare_device
 from dissect.training.evaluation import evaluate_scores, metrics
@@ -29,32 +27,17 @@ from dissect.training.loop import fit
 from dissect.training.products import at_hand
 from dissect.training.record import Observer
 from dissect.training.setup import load_dense, require_compiler, selects
+from dissect.training.start import Start, weights_of
 from models import BASELINES
 
 
-def starting_weights(run: str | None, runs_dir: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """(weights, fingerprint) of a finished run's model, for --init-from; (None, None) where it is not asked for.
-
-    Raises UsageError or DataError where there is no such run, or no checkpoint in it.
-    """
+def starting_weights(
+    run: str | None, runs_dir: Path, subject: Subject, options: Mapping[str, Any], data: Dataset
+) -> Start:
+    """The weights of a finished run, for --init-from; an empty Start where it is not asked for."""
     if run is None:
-        return None, None
-    folder = next((p for p in (Path(run), runs_dir / run) if (p / "checkpoints").is_dir()), None)
-    if folder is None:
-        raise UsageError(
-            f"{run!r} is no run with checkpoints.",
-            f"A run is a seed folder of a group, e.g. {runs_dir}/<group>/s1.",
-        )
-    if not runs.is_done(folder):
-        raise UsageError(f"{run} is not finished.", f"Finish it first: dissect resume {run}")
-    best, last = folder / "checkpoints" / "best.pt", folder / "checkpoints" / "last.pt"
-    weights = load_checkpoint(best if best.exists() else last)["model"]
-    if any(name.rpartition(".")[2].startswith("log_sigma2") for name in weights):
-        raise DataError(f"{run} is itself dissected.", "--init-from takes a dense run: dissect train, or --where none.")
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(weights[name].contiguous().numpy().tobytes())
-    return weights, digest.hexdigest()[:16]
+        return Start()
+    return weights_of(runs.resolve_run(run, runs_dir), data, lambda n: subject.cls(n_items=n, **options))
 
 
 def group_folder(config: Config, name: str | None, runs_dir: Path) -> Path:
@@ -62,9 +45,14 @@ def group_folder(config: Config, name: str | None, runs_dir: Path) -> Path:
 
     Raises UsageError where a group cannot have that name.
     """
-    name = as_name(f"{Path(config.model).stem}-{config.dataset}") if name is None else name
+    name = as_name(f"{class_of(config.model)}-{config.dataset}") if name is None else name
     check_name(name, "A group (--name)")
     return runs_dir / f"{name}-{config.hash}"
+
+
+def class_of(model: str) -> str:
+    """A model's name in that of a folder: for a user's own, `file.py:Class`, the class."""
+    return model.rpartition(":")[2]
 
 
 def prepare_group(group: Path, config: Config, data: Dataset) -> None:

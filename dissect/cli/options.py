@@ -18,7 +18,10 @@ data_dir = click.option(
 as_json = click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 quiet = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 own_model = click.option(
-    "--model", metavar="FILE:CLASS", help="Where the run's own model lies now. [default: as when it was trained]"
+    "--model",
+    metavar="FILE:CLASS",
+    help="Where the run's own model lies now; the file is executed. [default: as when it was trained, and only a file"
+    " that you have named before]",
 )
 device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 

@@ -21,7 +21,8 @@ Examples:
     "--model",
     default="srgnn",
     show_default=True,
-    help="A name of `dissect models`, or path/to/file.py:ClassName.",
+    help="A name of `dissect models`, or path/to/file.py:ClassName; the file is executed, its folder is not on Python's"
+    " path.",
 )
 @click.option("--dataset", default="demo", show_default=True, help="A name of `dissect data list`.")
 @click.option(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import importlib.util
 import inspect
-import sys
 import traceback
 import types
 import typing
@@ -18,8 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dissect.data.sessions import Sessions
-from dissect.errors import UsageError, unknown
+from dissect import own_models
+from dissect.data.sessions import Dataset, Sessions, split_validation
+from dissect.errors import DataError, UsageError, unknown
+from dissect.training import workers
+from dissect.training.config import Config
 from models import BASELINES, MODELS, base, check
 
 _BY_NAME = inspect.Parameter.VAR_KEYWORD
@@ -39,7 +39,7 @@ class Subject:
 
 
 def find_model(name: str) -> Subject:
-    """A registered model, or a user's own as `path/to/file.py:ClassName`.
+    """A registered model, or a user's own as `path/to/file.py:ClassName`, which is executed.
 
     Raises UsageError with the nearest names, or with what is wrong about the file.
     """
@@ -48,33 +48,21 @@ def find_model(name: str) -> Subject:
             f"{name} is a baseline: it has no weight matrices, and nothing to dissect.",
             f"Rank with it: dissect train {name}",
         )
-    if ".py:" not in name:
-        if name not in MODELS:
-            raise unknown("model", name, MODELS)
-        return Subject(name, MODELS[name])
-    path, class_name = name.rsplit(":", 1)
-    file = Path(path)
-    if not file.is_file():
-        raise UsageError(f"There is no file {path}.", "--model takes path/to/file.py:ClassName.")
-    source = hashlib.sha256(file.read_bytes()).hexdigest()
-    # A name of its own, so that no other module is shadowed and sys.path stays as it is.
-    spec = importlib.util.spec_from_file_location(f"dissect_user_model_{source[:12]}", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for the module of a class
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    cls = getattr(module, class_name, None)
-    if not inspect.isclass(cls):
-        classes = [n for n, v in vars(module).items() if inspect.isclass(v)]
-        raise unknown(f"class in {path}", class_name, classes)
+    if own_models.is_file_name(name):
+        return subject_of(own_models.read(name), name)
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    return Subject(name, MODELS[name])
+
+
+def subject_of(file: own_models.ModelFile, given: str) -> Subject:
+    """A user's own model: the class in its file, which is executed. Raises UsageError with what is wrong about it."""
+    cls, class_name = own_models.load(file), file.class_name
     needed = ("item_states", "encode", "candidates", "unit_candidates", "matrices", "removable")
     lacking = [name for name in needed if not hasattr(cls, name)]
     if lacking:
         raise UsageError(f"{class_name} lacks {', '.join(lacking)}.", f"{CONTRACT}: derive from SessionModel.")
-    return Subject(f"{file.name}:{class_name}", cls, source, name)
+    return Subject(f"{file.path.name}:{class_name}", cls, file.sha256, given)
 
 
 def changes(subject: Subject, preset: str) -> bool:
@@ -159,7 +147,7 @@ def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str]
         torch.manual_seed(0)
         try:
             model = subject.cls(n_items=PROBE_ITEMS, **options, **extra)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
             hint = f"See it: dissect models {subject.name}" if subject.source is None else f"{CONTRACT}."
             raise UsageError(f"{subject.name} cannot be built so: {kind}{error}.", hint) from error
@@ -167,13 +155,45 @@ def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str]
             if hasattr(model, "prepare"):
                 model.prepare(Sessions.from_lists([[1, 2, 3], [2, 4, 5, 1]]))
             return model, check.check(model, PROBE_ITEMS)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             line = _line_of(error.__cause__ or error, subject)
             raise UsageError(
                 f"{subject.name} breaks the contract of models: {message}{line}.",
                 f"{CONTRACT}." if subject.source else f"See what it takes: dissect models {subject.name}",
             ) from error
+
+
+def try_on(subject: Subject, data: Dataset, config: Config, without: Sequence[str] = ()) -> None:
+    """Try a model on the longest session and on the smallest batch that a training has, before anything is written.
+
+    Raises DataError where the session is too long for it, UsageError where it cannot be trained on one example.
+    """
+    model, _ = try_out(subject, config.model_options, without)
+    longest = int(max(data.train.lengths.max(), data.test.lengths.max())) - 1
+    require_length(model, subject.name, longest, f"of {data.name}")
+    examples = split_validation(data.train, config.validation if config.protocol == "clean" else 0.0)[0].n_prefixes
+    B = config.batch_size
+    last = examples % B if examples // B < config.max_steps else 0  # of an epoch, if it comes to that
+    is_one = 1 in [max(1, size // workers.count()) for size in (B, last) if size]
+    if is_one and (says := check.refusal(model, 1, training=True)):
+        better = next((size for size in range(B + 1, 2 * B + 3) if examples % size > 1), None)
+        raise UsageError(
+            f"{subject.name} cannot be trained on one example alone, and the last batch has one "
+            f"({examples:,} examples in batches of {B:,}): {says}.",
+            f"Choose another size: --batch-size {better}" if better else "",
+        )
+
+
+def require_length(model: Any, name: str, longest: int, whose: str) -> None:
+    """Raises DataError where a model, on the CPU, cannot encode a session of so many clicks."""
+    if says := check.refusal(model, longest):
+        most = check.longest_taken(model, longest)
+        raise DataError(
+            f"{name} takes sessions of {most:,} clicks at most, and the longest {whose} has {longest:,}: {says}.",
+            f"Keep fewer clicks: dissect data prepare ... --longest {most + 1}. Or give the model more places, by its "
+            "own --option KEY=VALUE.",
+        )
 
 
 def _line_of(error: BaseException, subject: Subject) -> str:

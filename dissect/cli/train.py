@@ -37,8 +37,8 @@ Examples:
 def command(**given: Any) -> None:
     """Train MODEL without SparseVD and report HR and MRR, beside the finished runs on the same split.
 
-    MODEL is a name of `dissect models`, a baseline (pop, spop, sknn, vsknn), or path/to/file.py:ClassName. The
-    same command again goes on with a run that was stopped.
+    MODEL is a name of `dissect models`, a baseline (pop, spop, sknn, vsknn), or path/to/file.py:ClassName: that file is
+    executed, and its folder is not on Python's path. The same command again goes on with a run that was stopped.
     """
     from dissect.cli.dissecting import train_dense
 

@@ -9,23 +9,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
 
-from dissect import runs
+from dissect import own_models, runs
 from dissect.cli.dissecting import load_dataset, show_results, show_verdict
 from dissect.cli.launch import rank_baseline, starting_weights, train_seeds
-from dissect.cli.subject import Subject, find_model
+from dissect.cli.subject import Subject, find_model, require_length, subject_of
 from dissect.data.sessions import Dataset
-from dissect.errors import DataError, DivergedError, UsageError
+from dissect.data.translate import (
+    in_words,
+    is_identity,
+    number_by_name,
+    numbering_of,
+    numbering_of_group,
+    translation,
+)
+from dissect.errors import DataError, UsageError
 from dissect.training import workers
 from dissect.training.device import prepare_device
 from dissect.training.rebuild import Recorded, read_run, rebuild, require_finished, roles_without
-from dissect.training.scoring import catalogue
 from models import BASELINES
 
-QUOTED = "As in --session sku-881,sku-17, with quotes around what has a comma or begins with a space: '\"a, b\",c'."
+QUOTED = "As in sku-881,sku-17, with quotes around what has a comma or begins with a space: '\"a, b\",c'."
 NEAR_AMONG = 100_000  # identifiers, the first so many: more would take seconds
 
 
@@ -39,7 +46,8 @@ def finished_run(name: str, runs_dir: str) -> Recorded:
 def model_of(record: Recorded, given: str | None = None) -> Subject:
     """The class that a run was made with: a registered one, or that of a user's file.
 
-    The file is `given`, else the one that the run's command names. Raises DataError where it is gone or has changed.
+    The file is `given`, else the one that the run's command names. Raises DataError where it is gone or has changed,
+    or where only the record names it and this user never did (own_models.py).
     """
     config = record.config
     if config.model_source is None:
@@ -49,14 +57,20 @@ def model_of(record: Recorded, given: str | None = None) -> Subject:
     hint = "Name it: --model path/to/file.py:ClassName"
     if not Path(path.rsplit(":", 1)[0]).is_file():
         raise DataError(f"The run's model was {path}, and that file is not here.", hint)
-    subject = find_model(path)
-    if subject.source != config.model_source:
+    file = own_models.read(path)
+    if file.sha256 != config.model_source:
         raise DataError(
-            f"{path} is not the file that the run was made with: its SHA-256 begins with {str(subject.source)[:12]}, "
+            f"{path} is not the file that the run was made with: its SHA-256 begins with {file.sha256[:12]}, "
             f"that of the run's with {config.model_source[:12]}.",
             hint,
         )
-    return subject
+    if given is None and not own_models.was_named(file):
+        raise DataError(
+            f"{record.run} was made with the model in {path}, and to open it means to execute that file. "
+            "You have not named this file in a command so far.",
+            f"Read it first. If you trust it, name it: --model {shlex.quote(path)}",
+        )
+    return subject_of(file, path)
 
 
 def data_of(record: Recorded, data_dir: str | None, console: Console) -> Dataset:
@@ -72,30 +86,29 @@ def data_of(record: Recorded, data_dir: str | None, console: Console) -> Dataset
     return data
 
 
-def other_data(record: Recorded, name: str, data_dir: str | None, console: Console) -> Dataset:
-    """Another data set for a run. Raises DataError where its catalogue has another size."""
+def other_data(
+    record: Recorded, name: str, data_dir: str | None, console: Console
+) -> tuple[Dataset, np.ndarray | None]:
+    """(another data set for a run, the run's number of each of its items); None where both number them alike.
+
+    Says how many items were matched. Raises DataError where nothing tells which item is which.
+    """
     data = load_dataset(name, data_dir, console)
-    if data.n_items != record.n_items:
-        raise DataError(
-            f"'{data.name}' has {data.n_items:,} items, the run's '{record.config.dataset}' {record.n_items:,}: "
-            "the model has no scores for its catalogue.",
-            f"Train on it: dissect train {record.config.model} --dataset {data.name}",
-        )
-    if data.split_hash != record.config.split_hash:
-        console.print(
-            f"'{data.name}' is another split than the run's ({data.split_hash}, not {record.config.split_hash}). The "
-            "numbers mean something only where both number their items alike, which an equal count does not show.",
-            style="yellow",
-            highlight=False,
-            soft_wrap=True,
-        )
-    return data
+    mine, runs_own = numbering_of(data), numbering_of_group(record.group)
+    numbers = translation(mine, runs_own)
+    if is_identity(numbers, record.n_items):
+        return data, None
+    console.print(in_words(mine, runs_own, numbers), highlight=False, markup=False, soft_wrap=True)
+    return data, numbers
 
 
 def trained_model(
-    record: Recorded, given: str | None, device: str, data_dir: str | None, console: Console
+    record: Recorded, given: str | None, device: str, data_dir: str | None, console: Console, longest: int
 ) -> tuple[Any, int, torch.device]:
-    """(model, step, device): the trained model of a run; a baseline is fitted again, its step is 0."""
+    """(model, step, device): the trained model of a run; a baseline is fitted again, its step is 0.
+
+    Raises DataError where it cannot take a session of `longest` clicks.
+    """
     config = record.config
     if config.model in BASELINES:
         prepare_device("cpu")
@@ -104,26 +117,8 @@ def trained_model(
     subject = model_of(record, given)
     where = prepare_device(device, config.batch_size * record.n_items * config.model_options.get("dim", 256))
     model, step = rebuild(record, subject.cls, lambda: data_of(record, data_dir, console).train)
+    require_length(model, subject.name, longest, "asked for")
     return model.to(where), step, where
-
-
-@torch.inference_mode()
-def scores_after(model: Any, session: list[int], device: torch.device) -> Tensor:
-    """The score of each item [V] after a session, as an evaluation sees them.
-
-    Raises DivergedError where a trained model's are no numbers.
-    """
-    items, lengths = torch.tensor([session], device=device), torch.tensor([len(session)], device=device)
-    if not hasattr(model, "encode"):
-        scores: Tensor = model.scores(items, lengths)[0]
-        return scores
-    S = model.item_states()
-    matrix, bias = catalogue(model, S)
-    scores = model.encode(S, items, lengths)[0][0] @ matrix.t()
-    scores = scores if bias is None else scores + bias
-    if not torch.isfinite(scores).all():
-        raise DivergedError("The model's scores are no longer numbers: there is nothing to recommend by.")
-    return scores
 
 
 def read_session(text: str, n_items: int, named: bool = False) -> list[int]:
@@ -135,7 +130,9 @@ def read_session(text: str, n_items: int, named: bool = False) -> list[int]:
     if not words:
         raise UsageError("The session is empty.", "Give its items in the order of the clicks: --session 12,7,99")
     if not all(part.strip() for part in text.split(",")):
-        raise UsageError(f"--session {text} has a gap: no item stands beside a comma.", f"--session {','.join(words)}?")
+        raise UsageError(
+            f"The session {text} has a gap: no item stands beside a comma.", f"--session {','.join(words)}?"
+        )
     session = []
     for word in words:
         if not (word.isascii() and word.isdigit() and 1 <= int(word) <= n_items):
@@ -150,23 +147,71 @@ def read_identified(text: str, identifiers: list[int | str] | None) -> list[int]
 
     Raises UsageError for an empty session, a gap, what no item is called, or a data set without such identifiers.
     """
-    if identifiers is None:
-        raise UsageError(
-            "The run knows its items by their numbers only: there is no items.json in its group.",
-            "Leave --identifiers out.",
-        )
-    try:
-        words = next(csv.reader([text], skipinitialspace=True, strict=True), [])
-    except csv.Error as error:
-        raise UsageError(f"--session {text!r} cannot be read: {error}.", QUOTED) from error
-    if not all(words) or not words:
-        raise UsageError(f"--session {text!r} is empty, or has a gap.", QUOTED)
-    number = {str(known): item for item, known in enumerate(identifiers, 1) if known != ""}
+    number = _number_of(identifiers)
+    words = _split(text)
     for word in words:
         if word not in number:
             near = difflib.get_close_matches(word, list(number)[:NEAR_AMONG], n=3)
             raise UsageError(f"No item is called {word!r}.", f"Did you mean {' or '.join(near)}?" if near else QUOTED)
     return [number[word] for word in words]
+
+
+def read_sessions(
+    path: Path, n_items: int, identifiers: list[int | str] | None, by_identifier: bool
+) -> tuple[dict[int, list[int]], str]:
+    """(the session of each line of a file, what to say about clicks that were left out).
+
+    By identifier, a session keeps its clicks on items that the model knows; one that has none is left out. Raises
+    DataError, with the line, for what is no session.
+    """
+    try:
+        lines = path.read_text("utf-8-sig").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}.", "It should be UTF-8 text, a session a line.") from error
+    number = _number_of(identifiers) if by_identifier else {}
+    sessions: dict[int, list[int]] = {}
+    unknown: list[tuple[int, str]] = []
+    for place, line in enumerate(lines, 1):
+        try:
+            if not by_identifier:
+                sessions[place] = read_session(line, n_items, bool(identifiers))
+                continue
+            words = _split(line)
+        except UsageError as error:
+            raise DataError(f"{path}, line {place}: {error.message}", error.hint) from error
+        unknown += [(place, word) for word in words if word not in number]
+        if known := [number[word] for word in words if word in number]:
+            sessions[place] = known
+    if not sessions:
+        raise DataError(f"{path} has no session with an item that the model knows.", "Are they of the same shop?")
+    if not unknown:
+        return sessions, ""
+    place, word = unknown[0]
+    without = len(lines) - len(sessions)
+    return sessions, (
+        f"Clicks left out because the model does not know the item: {len(unknown):,} "
+        f"(the first: {word!r} in line {place}). Sessions left out because it knows no item of them: {without:,}."
+    )
+
+
+def _number_of(identifiers: list[int | str] | None) -> dict[str, int]:
+    if identifiers is None:
+        raise UsageError(
+            "The run knows its items by their numbers only: there is no items.json in its group.",
+            "Leave --identifiers out.",
+        )
+    return number_by_name(identifiers, "The run's data set")
+
+
+def _split(text: str) -> list[str]:
+    """The identifiers of a session. Raises UsageError for an empty one, a gap, or quotes that are not closed."""
+    try:
+        words = next(csv.reader([text], skipinitialspace=True, strict=True), [])
+    except csv.Error as error:
+        raise UsageError(f"The session {text!r} cannot be read: {error}.", QUOTED) from error
+    if not all(words) or not words:
+        raise UsageError(f"The session {text!r} is empty, or has a gap.", QUOTED)
+    return words
 
 
 def go_on(
@@ -204,7 +249,7 @@ def go_on(
             device=device or record.option("--device") or "auto",
             quiet=quiet,
             console=console,
-            weights=_weights_for(record, runs_dir),
+            weights=_weights_for(record, runs_dir, subject, data),
             steps={record.seed: record.steps},
         )
     if not workers.is_first():
@@ -228,7 +273,7 @@ def _not_begun(found: list[Recorded]) -> list[Recorded]:
     return list(to_come.values())
 
 
-def _weights_for(record: Recorded, runs_dir: str) -> dict[str, Any] | None:
+def _weights_for(record: Recorded, runs_dir: str, subject: Subject, data: Dataset) -> dict[str, Any] | None:
     """The weights that a run starts from, where it has no checkpoint yet; from the run that its command names."""
     config, begun = record.config, any((record.run / "checkpoints").glob("last*.pt"))
     if begun:
@@ -240,11 +285,12 @@ def _weights_for(record: Recorded, runs_dir: str) -> dict[str, Any] | None:
     if config.init_from is None:
         return None
     source = record.option("--init-from")
-    weights, fingerprint = starting_weights(source, Path(record.option("--runs-dir") or runs_dir))
-    if fingerprint != config.init_from:
+    folder = Path(record.option("--runs-dir") or runs_dir)
+    start = starting_weights(source, folder, subject, config.model_options, data)
+    if start.fingerprint != config.init_from:
         raise DataError(
             f"{record.run} starts from weights {config.init_from}, and {source or 'the run they came from'} "
-            f"has {fingerprint or 'none'}.",
+            f"has {start.fingerprint or 'none'}.",
             "Give the same command again.",
         )
-    return weights
+    return start.weights

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dissect.data.sessions import PrefixTensors
+from dissect.data.sessions import PrefixTensors, Sessions
+from dissect.data.translate import translated
 from dissect.errors import DivergedError
 from dissect.sparsevd import one_sample
 from dissect.training import workers
 from dissect.training.scoring import AT_ONCE, catalogue, ranks, ranks_of_scores
 
 CUTOFFS = (5, 10, 20)
+MISS = int(np.iinfo(np.int32).max)  # the rank of a target that the model does not know: beyond every cutoff
 Report = Callable[[int, int], None]
 
 
@@ -74,6 +76,32 @@ def evaluate_scores(
         if report:
             report(int(index[-1]) + 1, len(prefixes))
     return out.numpy()
+
+
+class Ranked(NamedTuple):
+    """The ranks of P prefixes; where their items were translated, which targets the model knows."""
+
+    rank: np.ndarray  # int32 [P]
+    known: np.ndarray | None = None  # bool [P]
+    without_click: int = 0  # prefixes of which the model knows the target and no click
+
+
+def rank_sessions(
+    model: Any, sessions: Sessions, device: torch.device, ties: str = "best", numbers: np.ndarray | None = None
+) -> Ranked:
+    """The ranks of all prefixes of some sessions, by a model with gradients or without.
+
+    `numbers` are those that the model has for the items (translate.py). A prefix keeps the clicks that the model knows;
+    its rank is MISS where the model does not know its target, or none of its clicks.
+    """
+    rank_by = evaluate if hasattr(model, "encode") else evaluate_scores
+    if numbers is None:
+        return Ranked(rank_by(model, PrefixTensors(sessions, device), ties=ties))
+    kept, ranked, known = translated(sessions, numbers)
+    rank = np.full(len(ranked), MISS, np.int32)
+    if ranked.any():
+        rank[ranked] = rank_by(model, PrefixTensors(kept, device), ties=ties)
+    return Ranked(rank, known, int((known & ~ranked).sum()))
 
 
 def metrics(rank: np.ndarray) -> dict[str, float]:

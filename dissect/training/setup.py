@@ -195,13 +195,16 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
 
 
 def load_dense(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load the weights of a dense model of the same shape. Raises DataError where they do not fit."""
+    """Load the weights of a dense model of the same shape; what is NaN keeps the model's own value.
+
+    Raises DataError where they do not fit.
+    """
     mine = model.state_dict()
     missing = [name for name in mine if name not in weights]
     wrong = [name for name in mine if name in weights and weights[name].shape != mine[name].shape]
     if missing or wrong:
         raise DataError(
             f"The weights to start from do not fit: missing {missing or 'none'}, of another shape {wrong or 'none'}.",
-            "--init-from takes a run of the same model, width and data set.",
+            "--init-from takes a run of the same model and width.",
         )
-    model.load_state_dict({name: weights[name] for name in mine})
+    model.load_state_dict({name: torch.where(weights[name].isnan(), mine[name], weights[name]) for name in mine})

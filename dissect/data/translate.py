@@ -1,0 +1,144 @@
+"""From the item numbers of one data set to those of another, by what their sources call the items.
+
+Two data sets of one shop number the same items differently, in the order of their first appearance. What a model
+learned of one of them means nothing in the numbers of the other: they meet by identifier, or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dissect import runs
+from dissect.data.sessions import Dataset, Sessions
+from dissect.errors import DataError
+
+# Formats whose numbers some script gave out, each time anew: they are no names of the items.
+NUMBERED_BY_SCRIPT = ("srgnn", "lessr")
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """The items of a data set: how many there are, what its source calls them, and where they come from."""
+
+    name: str
+    n_items: int
+    split_hash: str
+    provenance: Mapping[str, Any]
+    identifiers: Sequence[int | str] | None
+
+    @property
+    def source(self) -> object:
+        """What gave the numbers out: equal where two data sets have the same. None where it is not on record."""
+        recipe, train = self.provenance.get("recipe"), self.provenance.get("train")
+        if self.provenance.get("source") == "generated" and isinstance(recipe, Mapping):
+            return "generated", recipe.get("n_items"), recipe.get("items_per_intent")
+        if isinstance(train, Mapping) and train.get("sha256"):
+            return self.provenance.get("format"), train["sha256"]
+        return None
+
+    @property
+    def names(self) -> list[str] | None:
+        """The identifier of item i at i - 1, "" where it has none; None where the numbers are a script's."""
+        if self.provenance.get("format") in NUMBERED_BY_SCRIPT:
+            return None
+        if self.identifiers is None and self.provenance.get("items") != "as in the files":
+            return None
+        return self.texts
+
+    @property
+    def texts(self) -> list[str]:
+        """The identifiers, or the numbers where the source has no others."""
+        return [str(each) for each in self.identifiers or range(1, self.n_items + 1)]
+
+
+def numbering_of(data: Dataset) -> Numbering:
+    return Numbering(data.name, data.n_items, data.split_hash, data.provenance, data.identifiers)
+
+
+def numbering_of_group(group: Path) -> Numbering:
+    """That of the data set which the runs of a group were trained on. Raises DataError where the record is garbled."""
+    record = runs.read_json(group / "data.json")
+    try:
+        name, n_items, split_hash = record["name"], int(record["n_items"]), record["split_hash"]
+        provenance = dict(record["provenance"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{group / 'data.json'} is no record of a data set: {error!r}.") from error
+    return Numbering(name, n_items, split_hash, provenance, runs.read_identifiers(group, n_items))
+
+
+def number_by_name(identifiers: Iterable[int | str], whose: str) -> dict[str, int]:
+    """The number of each item that has an identifier, by its text. Raises DataError where two items have the same."""
+    number: dict[str, int] = {}
+    for item, identifier in enumerate(identifiers, 1):
+        if identifier != "" and number.setdefault(str(identifier), item) != item:
+            raise DataError(
+                f"{whose}: items {number[str(identifier)]} and {item} are both called {str(identifier)!r}.",
+                "Bring the data set again with --force, and train on it again.",
+            )
+    return number
+
+
+def translation(data: Numbering, known: Numbering) -> np.ndarray:
+    """The number int32 [V + 1] that each item of `data` has in `known`; 0 where it has none there, and for padding.
+
+    Raises DataError where nothing tells which item is which, or no item is in both.
+    """
+    if data.split_hash == known.split_hash:
+        return np.arange(data.n_items + 1, dtype=np.int32)
+    names, others = data.names, known.names
+    if data.source is not None and data.source == known.source:
+        names, others = data.texts, known.texts
+    pair = f"'{data.name}' and the run's '{known.name}'"
+    nameless = [f"'{data.name}'"] * (names is None) + [f"the run's '{known.name}'"] * (others is None)
+    if names is None or others is None:
+        raise DataError(
+            f"{pair} are different splits, and nothing tells which item of the one is which of the other: "
+            f"{' and '.join(nameless)} {'has' if len(nameless) == 1 else 'have'} numbers only, which mean nothing "
+            "outside their own files.",
+            "Bring both from files that name their items (dissect data prepare, or import from gru4rec, recbole or "
+            "parquet), and train again.",
+        )
+    number = number_by_name(others, f"the run's '{known.name}'")
+    to_known = np.array([0, *(number.get(name, 0) if name else 0 for name in names)], np.int32)
+    if not to_known.any():
+        raise DataError(f"{pair} have no item in common.", "Are they of the same shop?")
+    return to_known
+
+
+def is_identity(numbers: np.ndarray, n_known: int) -> bool:
+    """Whether a translation to a catalogue of `n_known` items changes nothing."""
+    return np.array_equal(numbers, np.arange(n_known + 1))
+
+
+def in_words(data: Numbering, known: Numbering, numbers: np.ndarray) -> str:
+    """How many items the two data sets have in common, and how many only one of them has."""
+    shared = len(np.unique(numbers[numbers > 0]))
+    only, others = (sum(text != "" for text in side.texts) - shared for side in (data, known))
+    return (
+        f"Items of '{data.name}' and of the run's '{known.name}' are matched by identifier: {shared:,} are in both, "
+        f"{only:,} in '{data.name}' only, {others:,} in the run's only."
+    )
+
+
+def translated(sessions: Sessions, numbers: np.ndarray) -> tuple[Sessions, np.ndarray, np.ndarray]:
+    """(sessions in the numbers of the model, ranked bool [P], known bool [P]) over the P prefixes of `sessions`.
+
+    A prefix keeps its clicks on items that the model knows. `known` says of which prefixes it knows the target,
+    `ranked` of which it knows a click too: these are the prefixes of the sessions returned, in the same order.
+    """
+    items = numbers[sessions.items]
+    is_known = items > 0
+    seen = np.concatenate([[0], np.cumsum(is_known)])
+    lengths = np.diff(seen[sessions.offsets])
+    # The prefixes by their targets: every click but the first of a session.
+    is_target = np.ones(len(items), bool)
+    is_target[sessions.offsets[:-1]] = False
+    clicks_before = seen[:-1] - np.repeat(seen[sessions.offsets[:-1]], sessions.lengths)
+    known = is_known[is_target]
+    kept = Sessions(items[is_known], np.concatenate([[0], np.cumsum(lengths[lengths > 0])]).astype(np.int64))
+    return kept, known & (clicks_before[is_target] > 0), known

@@ -1,0 +1,135 @@
+"""A user's own model: a class in a Python file, and which files may be executed.
+
+To find the class its file is executed, with all that stands in it. Whoever names the file in a command asks for that.
+A run folder does not: it may come from somebody else, and say what it likes. So the SHA-256 of every file that this
+user has named is kept in a folder of the user, outside all run folders. A file that only a record names is executed
+only where its SHA-256 is among them.
+
+The file stands for itself: its folder is not on Python's path, and no cached bytecode is read, so that the SHA-256
+says what is executed.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import inspect
+import os
+import shlex
+import sys
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import platformdirs
+
+from dissect.errors import UsageError, unknown
+
+HOW = "--model takes path/to/file.py:ClassName."
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file and the name of a class in it, not executed so far."""
+
+    path: Path
+    class_name: str
+    content: bytes
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+_executed: dict[tuple[Path, str], ModuleType] = {}
+
+
+def is_file_name(name: str) -> bool:
+    """Whether the name of a model means a file."""
+    return ".py:" in name or name.endswith(".py")
+
+
+def read(name: str) -> ModelFile:
+    """The file of `path/to/file.py:ClassName`. Raises UsageError where there is none, or no class is named."""
+    path, _, class_name = name.rpartition(":") if ".py:" in name else (name, "", "")
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        says = f"There is no file {path}." if missing else f"{path} cannot be read: {error.strerror}."
+        raise UsageError(says, HOW) from None
+    if not class_name:
+        with suppress(SyntaxError, ValueError):
+            classes = [node.name for node in ast.parse(content).body if isinstance(node, ast.ClassDef)]
+            given = " or ".join(f"--model {shlex.quote(f'{path}:{name}')}" for name in classes)
+            raise UsageError(f"{path} does not say which class is meant.", f"{given}?" if given else HOW)
+        raise UsageError(f"{path} does not say which class is meant.", HOW)
+    return ModelFile(Path(path), class_name, content)
+
+
+def _named() -> Path:
+    """The folder with an empty file for each model file that was named, called by its SHA-256."""
+    return Path(os.environ.get("DISSECT_STATE") or platformdirs.user_state_dir("dissect")) / "model-files"
+
+
+def was_named(file: ModelFile) -> bool:
+    """Whether a command of this user has named a file with this content."""
+    return (_named() / file.sha256).is_file()
+
+
+def load(file: ModelFile) -> Any:
+    """The class. Executes the file, once a process, and keeps that this user has named it.
+
+    Raises UsageError where it cannot be executed, or has no such class.
+    """
+    with suppress(OSError):  # a folder that cannot be written to: the file has to be named again each time
+        _named().mkdir(mode=0o700, parents=True, exist_ok=True)
+        (_named() / file.sha256).touch(mode=0o600)
+    key = file.path.resolve(), file.sha256
+    if key not in _executed:
+        _executed[key] = _execute(file)
+    found = vars(_executed[key])
+    if not inspect.isclass(found.get(file.class_name)):
+        own = [n for n, v in found.items() if inspect.isclass(v) and v.__module__ == _executed[key].__name__]
+        raise unknown(f"class in {file.path}", file.class_name, own)
+    return found[file.class_name]
+
+
+def _execute(file: ModelFile) -> ModuleType:
+    # A name of its own, so that no other module is shadowed and sys.path stays as it is.
+    place = os.path.abspath(file.path)
+    spec = importlib.util.spec_from_file_location(f"dissect_user_model_{file.sha256[:12]}", place)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the module of a class
+    try:
+        exec(compile(file.content, place, "exec"), vars(module))
+    except (Exception, SystemExit) as error:
+        del sys.modules[spec.name]
+        raise _in_words(file, error) from error
+    return module
+
+
+def _in_words(file: ModelFile, error: BaseException) -> UsageError:
+    """What kept a file from being executed, and where."""
+    place = os.path.abspath(file.path)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == place]
+    where = f"{file.path}, line {lines[-1]}," if lines else str(file.path)
+    if isinstance(error, SystemExit):
+        return UsageError(
+            f"{where} ends the program: sys.exit.", "Put what is not for an import under: if __name__ == '__main__':"
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        top, folder = error.name.partition(".")[0], file.path.parent
+        if (folder / f"{top}.py").exists() or (folder / top).is_dir():
+            return UsageError(
+                f"{where} imports {top}, which lies beside it: the folder of a model file is not on Python's path.",
+                f"Write both into one file, or name the folder: PYTHONPATH={shlex.quote(str(folder.resolve()))}",
+            )
+        return UsageError(f"{where} imports {top}, and there is no such module.", "Install it where dissect is.")
+    return UsageError(f"{where} cannot be imported: {type(error).__name__}: {error}")

@@ -1,0 +1,74 @@
+"""What a trained model puts first after sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dissect.errors import DivergedError
+from dissect.training.scoring import AT_ONCE, catalogue
+
+
+class Recommended(NamedTuple):
+    """An item [1..V] with its score, and its probability under the softmax; a model without gradients has none."""
+
+    item: int
+    score: float
+    probability: float | None
+
+
+def recommend(
+    model: Any, sessions: Sequence[Sequence[int]], n_items: int, device: torch.device, k: int, unseen: bool = False
+) -> Iterator[list[Recommended]]:
+    """The k items with the highest scores after each session, best first; of equal scores the lower number first.
+
+    `unseen` leaves out the items of the session, so that there may be fewer. Raises DivergedError where scores are no
+    numbers.
+    """
+    at_once = max(1, min(256, AT_ONCE // (4 * n_items)))
+    for start in range(0, len(sessions), at_once):
+        part = sessions[start : start + at_once]
+        scores = scores_after(model, part, device).cpu()
+        chances = scores.double().softmax(1) if hasattr(model, "encode") else None
+        for row, session in enumerate(part):
+            rows = _best(scores[row], torch.tensor(session).unique() - 1 if unseen else None, k)
+            probable = [None] * len(rows) if chances is None else chances[row][rows].tolist()
+            yield list(map(Recommended, (rows + 1).tolist(), scores[row][rows].tolist(), probable))
+
+
+def _best(scores: Tensor, without: Tensor | None, k: int) -> Tensor:
+    """The rows [k] of the highest scores [V], of equal ones the first, but none of the rows `without`."""
+    if without is not None:
+        scores = scores.index_fill(0, without, -torch.inf)
+        k = min(k, len(scores) - len(without))
+    k = min(k, len(scores))
+    if k == 0:
+        return torch.zeros(0, dtype=torch.long)
+    among = (scores >= scores.topk(k).values[-1]).nonzero()[:, 0]  # all that tie with the last one, too
+    return among[scores[among].argsort(descending=True, stable=True)][:k]
+
+
+@torch.inference_mode()
+def scores_after(model: Any, sessions: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """The score [B, V] of each item after each session, as an evaluation sees them.
+
+    Raises DivergedError where a trained model's are no numbers.
+    """
+    lengths = torch.tensor([len(session) for session in sessions])
+    items = torch.zeros(len(sessions), int(lengths.max()), dtype=torch.long)
+    for row, session in enumerate(sessions):
+        items[row, : len(session)] = torch.tensor(session)
+    items, lengths = items.to(device), lengths.to(device)
+    if not hasattr(model, "encode"):
+        scores: Tensor = model.scores(items, lengths)
+        return scores
+    S = model.item_states()
+    matrix, bias = catalogue(model, S)
+    scores = model.encode(S, items, lengths)[0] @ matrix.t()
+    scores = scores if bias is None else scores + bias
+    if not torch.isfinite(scores).all():
+        raise DivergedError("The model's scores are no longer numbers: there is nothing to recommend by.")
+    return scores
