@@ -15,14 +15,22 @@ import sys
 import tarfile
 import time
 import zipfile
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from dissect.cli import main
-from dissect.data import catalog
+from dissect.data import catalog, log
+from dissect.data.prepare import prepare
+from dissect.data.recipes import own_log
+from dissect.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = "sessionId;userId;itemId;timeframe;eventdate"
@@ -268,3 +276,89 @@ def test_what_a_killed_process_left_is_cleared_away_or_put_back(typed, tmp_path)
         pass
     assert catalog.load("diginetica", data).split_hash == before
     assert {path.name for path in data.iterdir()} == {"diginetica", ".diginetica.lock"}
+
+
+# --- identifiers ---------------------------------------------------------------------------------------------------
+
+SHOP = own_log(session="visit", item="item", time="at")
+
+
+def shop_log(items):
+    """Ten visits of 5 clicks on each item, so that no rule drops any."""
+    rows = [(f"v{i}", item, 1_600_000_000 + 1000 * i + k) for i in range(10) for k in range(5) for item in items]
+    return "visit,item,at\n" + "".join(f"{visit},{item},{at}\n" for visit, item, at in rows)
+
+
+def test_an_identifier_is_the_text_that_stands_there(tmp_path):
+    items = ["0123", "123", "1E5", "100000", "0100000", "+5", "5.0", "5", " 5", "TRUE", "café", "cafè"]
+    (tmp_path / "log.csv").write_text(shop_log(items))
+    assert sorted(prepare("x", tmp_path / "log.csv", SHOP).identifiers) == sorted(items)
+
+
+def test_the_kind_of_identifiers_is_not_decided_block_by_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "CHUNK", 7)  # 00005 and 5 in one block, A1 in another
+    (tmp_path / "log.csv").write_text(shop_log(["00005", "5"]) + "v9,A1,1600010000\n")
+    source = log.read_log(tmp_path / "log.csv", SHOP.log)
+    assert source.labels["item"].tolist() == ["00005", "5", "A1"]
+    assert np.bincount(source.table["item"]).tolist() == [50, 50, 1]
+
+
+@pytest.mark.parametrize(
+    ("identifiers", "ordered"),
+    [
+        (["10", "9", "-3", "0"], ["-3", "0", "9", "10"]),
+        (["10", "9", "007"], ["007", "10", "9"]),
+        (["10", "9", "99999999999999999999"], ["10", "9", "99999999999999999999"]),
+    ],
+)
+def test_whole_numbers_are_in_the_order_of_numbers_and_others_in_that_of_text(tmp_path, identifiers, ordered):
+    (tmp_path / "log.csv").write_text(shop_log(identifiers))
+    assert log.read_log(tmp_path / "log.csv", SHOP.log).labels["item"].tolist() == ordered
+
+
+def parquet(path, **columns):
+    """Clicks in parquet: visit, item and at, or what `columns` has instead."""
+    n = len(next(iter(columns.values())))
+    good = {"visit": [f"v{i // 5}" for i in range(n)], "at": range(1_600_000_000, 1_600_000_000 + n)}
+    pq.write_table(pa.table(good | columns), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("items", "labels"),
+    [
+        (pa.array([2**62 + 1, None, 2**62 + 2]), [str(2**62 + 1), str(2**62 + 2)]),  # as floats they would be one
+        (pa.array(["007", "7", None]), ["007", "7"]),
+        (pa.array(["b", "a", "b"]).dictionary_encode(), ["a", "b"]),
+        (pa.array([10.0, 9.0, float("nan")]), ["9", "10"]),
+        (pa.array(np.array([10, 9, 9], np.float16)), ["9", "10"]),
+        (pa.array([Decimal("10.00"), Decimal(9), None]), ["9", "10"]),
+        (pa.nulls(3), []),
+    ],
+    ids=["int64", "text", "dictionary", "float", "half", "decimal", "null"],
+)
+def test_identifiers_in_parquet_are_text_whatever_their_type(tmp_path, items, labels):
+    format = replace(SHOP.log, may_lack=("item",))
+    source = log.read_log(parquet(tmp_path / "log.parquet", item=items), format)
+    assert source.labels["item"].tolist() == labels
+    numbers = source.table["item"].tolist()
+    found = [labels[number] if number >= 0 else None for number in numbers]
+    values = [None if v is None or v != v else v if isinstance(v, str) else str(int(v)) for v in items.to_pylist()]
+    assert found == values
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"item": [1.0, 2.5, 3.5]}, "2 rows are broken. The first is row 1: it has the item 2.5, which is neither"),
+        ({"item": [1.0, 2.0, 1e300]}, "row 2: it has the item 1e+300"),
+        ({"item": [[1], [2], [3]]}, "the column item holds list<element: int64>; expected text or whole numbers"),
+        ({"item": [b"a", b"b", b"c"]}, "the column item holds binary"),
+        ({"item": [1, None, 3]}, "row 1: it has no item"),
+        ({"item": [1, 2, 3], "at": [[1], [2], [3]]}, "the column at holds list<element: int64>; expected times"),
+    ],
+)
+def test_cells_of_parquet_that_are_no_identifiers_or_times(tmp_path, columns, says):
+    with pytest.raises(DataError) as error:
+        log.read_log(parquet(tmp_path / "log.parquet", **columns), SHOP.log)
+    assert says in error.value.message

@@ -2,10 +2,13 @@
 
 The table has a row per click in file order, and of these columns those that the log has:
 
-    session, user, item   int32, numbers in the order of the identifiers in the log; MISSING where the field is empty
+    session, user, item   int32, numbers of the identifiers in their order; MISSING where the field is empty
     time                  int64, milliseconds since 1970; NO_TIME where the field is empty
     day, offset           int64, milliseconds: the day of a click and its time since the session began
     event                 category
+
+An identifier is the text that stands in the file: `0123`, `123` and `123.0` are three. Their order is that of numbers
+where all of a column are whole numbers as one writes them, else that of text.
 
 Nothing is dropped here: what the recipe does not want, its rules drop by name (dissect/data/preprocess.py).
 A line whose time is no time is broken: one of them, and the log is refused with their number and the first.
@@ -16,9 +19,11 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +31,7 @@ import numpy as np
 import pandas as pd
 
 from dissect.data.archive import READ_ERRORS, opened, sha256
+from dissect.data.parquet import identifiers, read_columns, times
 from dissect.errors import DataError
 
 CHUNK = 1_000_000  # rows that are text at a time
@@ -35,6 +41,7 @@ NO_TIME = np.iinfo(np.int64).min
 LAST_TIME = 4_102_444_800_000  # the year 2100, in milliseconds
 MILLISECONDS_FROM = 100_000_000_000  # as seconds this would be the year 5138, so it is milliseconds
 
+WHOLE = re.compile("0|-?[1-9][0-9]{0,17}")  # fits int64, and no other text is the same number
 IDS = ("session", "user", "item")
 CLOCKS = ("time", "day", "offset")
 
@@ -71,7 +78,12 @@ class LogFormat:
 
 @dataclass
 class Source:
-    """A log that has been read: the table, the identifiers behind its numbers, and what goes on record of the file."""
+    """A log that has been read.
+
+    table   its clicks
+    labels  the identifiers behind the numbers of a column, text
+    record  what goes on record of the file
+    """
 
     table: pd.DataFrame
     labels: dict[str, np.ndarray] = field(default_factory=dict)
@@ -91,8 +103,6 @@ def read_log(path: Path, format: LogFormat) -> Source:
     broken = _Broken(path, format, header)
     with ThreadPoolExecutor(1) as other, opened(path, format.member) as file:
         checksum = other.submit(sha256, path)
-        text: dict[int, Any] = {position: "category" for role, position in columns.items() if role not in CLOCKS}
-        text |= {position: object for role, position in columns.items() if role in CLOCKS} | {width: object}
         try:
             if header:
                 file.readline()
@@ -104,7 +114,7 @@ def read_log(path: Path, format: LogFormat) -> Source:
                 header=0,
                 names=range(width + 1),
                 usecols=sorted({*columns.values(), *(() if format.free else (width,))}),
-                dtype=text,
+                dtype=object,  # text as it stands; a category would be read as numbers where it can be
                 quoting=csv.QUOTE_MINIMAL if format.quoted else csv.QUOTE_NONE,
                 keep_default_na=False,
                 na_values=list(format.missing),
@@ -120,7 +130,8 @@ def read_log(path: Path, format: LogFormat) -> Source:
                         clocks[role] = clocks[role] if clocks[role] != "auto" else _guess_clock(values)
                         kept[role].append(_times(values, clocks[role], role, broken, rows))
                     else:
-                        kept[role].append((values.cat.codes.to_numpy(np.int32), _labels(values.cat.categories)))
+                        codes, known = pd.factorize(values.to_numpy())
+                        kept[role].append((codes.astype(np.int32), known))
                     if role not in format.may_lack:
                         broken.add_values(rows, np.flatnonzero(values.isna()), role, values)
                 if width in chunk:
@@ -172,29 +183,31 @@ def _table(kept: Mapping[str, list[Any]]) -> tuple[pd.DataFrame, dict[str, np.nd
     return pd.DataFrame(table), labels
 
 
-def _labels(categories: pd.Index) -> np.ndarray:
-    """The distinct identifiers of a chunk: int64 where all of them are whole numbers, else text."""
-    values = categories.to_numpy()
-    if values.dtype.kind == "f" and (np.abs(values) < 2**53).all() and (values == np.floor(values)).all():
-        values = values.astype(np.int64)
-    return values if values.dtype == np.int64 else values.astype(str).astype(object)
-
-
 def _join(chunks: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """(numbers int32 [N], identifiers in order): numbers of one chunk and the next agree, in the order of the ids."""
+    """(numbers int32 [N], identifiers in order) of (numbers, identifiers) of each chunk."""
     labels = [found for _, found in chunks]
-    if any(found.dtype == object for found in labels):
-        labels = [found.astype(str).astype(object) for found in labels]
-    number, known = pd.factorize(np.concatenate(labels), sort=True)
+    number, known = pd.factorize(np.concatenate(labels))
+    order = _order(known)
+    place = np.empty(len(known), np.int32)
+    place[order] = np.arange(len(known), dtype=np.int32)
     ends = np.cumsum([len(found) for found in labels])
     joined = []
     for (codes, found), end in zip(chunks, ends):
-        to = np.append(number[end - len(found) : end], MISSING).astype(np.int32)  # code -1 is the last
+        to = np.append(place[number[end - len(found) : end]], np.int32(MISSING))  # code -1 is the last
         joined.append(to[codes])
-    return np.concatenate(joined), np.asarray(known)
+    return np.concatenate(joined), known[order]
+
+
+def _order(identifiers: np.ndarray) -> np.ndarray:
+    """The order of distinct texts: that of numbers where all are whole numbers as one writes them, else of text."""
+    if all(map(WHOLE.fullmatch, identifiers)):
+        return np.argsort(identifiers.astype(np.int64))
+    return np.argsort(identifiers)
 
 
 def _guess_clock(values: pd.Series) -> str:
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
+        return "iso"
     numbers = pd.to_numeric(values, errors="coerce").dropna()
     if len(numbers) * 2 < values.notna().sum():
         return "iso"
@@ -203,7 +216,10 @@ def _guess_clock(values: pd.Series) -> str:
 
 def _times(values: pd.Series, clock: str, role: str, broken: _Broken, rows: int) -> np.ndarray:
     """Milliseconds int64 [N] of a chunk of text that begins at row `rows`; what is no time goes to `broken`."""
-    if clock == "iso" and role != "offset":
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
+        bad = values.isna() & False
+        found = values.to_numpy("datetime64[ms]").astype(np.int64)
+    elif clock == "iso" and role != "offset":
         stamps = pd.to_datetime(values, format="ISO8601", utc=True, errors="coerce")
         bad = stamps.isna() & values.notna()
         found = stamps.dt.as_unit("ms").to_numpy(np.int64, na_value=NO_TIME)
@@ -293,15 +309,20 @@ def _find_columns(path: Path, format: LogFormat) -> tuple[dict[str, int], str, b
             raise _other_columns(path, fields, format, separator)
         given = {name.lower() for names in format.columns.values() for name in names}
         return found, separator, fields[found["item"]].lower() in given, len(format.names)
-    lower = [name.lower() for name in fields]
-    found = {}
-    for role, names in format.columns.items():
-        places = [lower.index(name.lower()) for name in names if name.lower() in lower]
-        if places:
-            found[role] = places[0]
+    found = _places(fields, format)
     if set(format.columns) - set(found) - set(format.optional):
         raise _other_columns(path, fields, format, separator)
     return found, separator, True, len(fields)
+
+
+def _places(fields: list[str], format: LogFormat) -> dict[str, int]:
+    """Where the columns of a format are among the fields of a header: column -> position of those that are there."""
+    lower = [name.lower() for name in fields]
+    found = {
+        role: [lower.index(name.lower()) for name in names if name.lower() in lower]
+        for role, names in format.columns.items()
+    }
+    return {role: places[0] for role, places in found.items() if places}
 
 
 def _other_columns(path: Path, fields: list[str], format: LogFormat, separator: str) -> DataError:
@@ -324,42 +345,46 @@ def _other_columns(path: Path, fields: list[str], format: LogFormat, separator: 
 
 
 def _read_parquet(path: Path, format: LogFormat) -> Source:
-    """`read_log` for parquet, by way of pandas."""
-    frame = read_parquet(path)
-    if frame.empty:
+    """`read_log` for parquet."""
+
+    def choose(names: list[str]) -> dict[str, str]:
+        found = _places(names, format)
+        if set(format.columns) - set(found) - set(format.optional):
+            raise _other_columns(path, names, format, format.separator or ",")
+        return {role: names[place] for role, place in found.items()}
+
+    columns = read_columns(path, choose)
+    rows = len(next(iter(columns.values())))
+    if not rows:
         raise DataError(f"{path} has no clicks in it.")
-    lower = {str(name).lower(): name for name in frame.columns}
     kept: dict[str, list[Any]] = {}
     broken = _Broken(path, format, False)
-    for role, names in format.columns.items():
-        found = [lower[name.lower()] for name in names if name.lower() in lower]
-        if not found and role not in format.optional:
-            raise _other_columns(path, [str(name) for name in frame.columns], format, format.separator or ",")
-        if found and role in CLOCKS:
-            values = frame[found[0]]
-            text = values.map(lambda v: None if pd.isna(v) else str(v)).astype(object)
-            clock = _guess_clock(text) if format.clock == "auto" else format.clock
-            kept[role] = [_times(text, clock, role, broken, 0)]
-        elif found:
-            values = frame[found[0]].astype("category")
-            kept[role] = [(values.cat.codes.to_numpy(np.int32), _labels(values.cat.categories))]
-        if found and role not in format.may_lack:
-            broken.add_values(0, np.flatnonzero(frame[found[0]].isna()), role, frame[found[0]])
+    for role, column in columns.items():
+        values = times(column) if role in CLOCKS else identifiers(column)
+        if values is None:
+            wanted = "times" if role in CLOCKS else "text or whole numbers"
+            raise DataError(f"{path}: the column {format.columns[role][0]} holds {column.type}; expected {wanted}.")
+        if isinstance(values, pd.Series):
+            clock = _guess_clock(values) if format.clock == "auto" else format.clock
+            kept[role] = [_times(values, clock, role, broken, 0)]
+            lacking = values.isna().to_numpy()
+        else:
+            codes, texts = values
+            none = np.array([*(text is None for text in texts), False])[codes]
+            broken.add(0, np.flatnonzero(none), partial(_no_identifier, role, column))
+            good = np.array([*(text is not None and text not in format.missing for text in texts), False])
+            to = np.where(good, np.cumsum(good) - 1, MISSING).astype(np.int32)  # code -1 is the last
+            kept[role] = [(to[codes], np.array(texts, object)[good[:-1]])]
+            lacking = kept[role][0][0] == MISSING
+        if role not in format.may_lack:
+            broken.add(0, np.flatnonzero(lacking), partial(_no_value, format.columns[role][0]))
     broken.refuse(lines=False)
-    return Source(*_table(kept), {"file": path.name, "sha256": sha256(path), "rows": len(frame)})
+    return Source(*_table(kept), {"file": path.name, "sha256": sha256(path), "rows": rows})
 
 
-def read_parquet(path: Path) -> pd.DataFrame:
-    """A parquet file. Raises DataError where it is none, or the package that reads it is missing."""
-    try:
-        return pd.read_parquet(path)
-    except ImportError as error:
-        raise no_parquet() from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as parquet: {error}.") from error
+def _no_value(name: str, row: int) -> str:
+    return f"has no {name}"
 
 
-def no_parquet() -> DataError:
-    return DataError(
-        "Parquet files need the package pyarrow.", "Install it: pip install 'dissect[parquet]', or pip install pyarrow"
-    )
+def _no_identifier(role: str, column: Any, row: int) -> str:
+    return f"has the {role} {column[row].as_py()!r}, which is neither text nor a whole number"
