@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dissect.data.log import IDS, MISSING, NO_TIME
+from dissect.data.clock import NO_TIME
+from dissect.data.log import IDS, MISSING
 from dissect.data.sessions import Sessions
 from dissect.errors import DataError
 
@@ -44,6 +45,21 @@ def keep_events(log: pd.DataFrame, kind: str) -> pd.DataFrame:
 def number_by_appearance(log: pd.DataFrame, column: str) -> pd.DataFrame:
     """Number sessions or users in the order in which they first appear, instead of the order of their identifiers."""
     return log.assign(**{column: pd.factorize(log[column].to_numpy())[0].astype(np.int32)})
+
+
+def part_users(log: pd.DataFrame) -> pd.DataFrame:
+    """Take a session that clicks of several users share as one session of each: numbers may begin anew for each user.
+
+    Clicks without a user belong to the user of their session where it has one, else they are a session of their own.
+    """
+    session, user = log["session"].to_numpy(), log["user"].to_numpy()
+    known = user != MISSING
+    first = np.full(int(session.max(initial=-1)) + 1, MISSING, np.int64)
+    first[session[known]] = user[known]  # the last one that is written, whichever
+    shared = np.zeros(len(first), bool)
+    shared[session[known & (user != first[session])]] = True
+    key = session * (user.max(initial=0) + np.int64(2)) + np.where(shared[session], user + 1, 0)
+    return log.assign(session=pd.factorize(key)[0].astype(np.int32))
 
 
 def sort_clicks(log: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -119,6 +135,7 @@ RULES: dict[str, Callable[..., pd.DataFrame]] = {
         drop_missing,
         keep_events,
         number_by_appearance,
+        part_users,
         sort_clicks,
         split_at_gaps,
         date_sessions,
