@@ -99,6 +99,9 @@ def tarred(path, files):
         ("a.csv", lambda path: path.write_text(LOG, encoding="utf-8-sig")),
         ("a.csv", lambda path: path.write_text(at_51("", ""))),
         ("a.csv", lambda path: path.write_text(LOG.replace("\n1;", ";\n1;", 1))),  # an empty field too much
+        ("a.csv", lambda path: path.write_text(LOG.replace(";", ","))),
+        ("a.csv", lambda path: path.write_text(LOG.replace(";", "\t"))),
+        ("a.csv", lambda path: path.write_text(LOG + "\n  \n")),
         ("a.csv.gz", lambda path: path.write_bytes(gzip.compress(LOG.encode()))),
         ("a.csv.bz2", lambda path: path.write_bytes(bz2.compress(LOG.encode()))),
         ("a.csv.xz", lambda path: path.write_bytes(lzma.compress(LOG.encode()))),
@@ -112,6 +115,9 @@ def tarred(path, files):
         "bom",
         "blank",
         "trailing",
+        "commas",
+        "tabs",
+        "blank at the end",
         "gz",
         "bz2",
         "xz",
@@ -132,14 +138,12 @@ BAD = {
     "other columns": (LOG.replace(HEAD, "a;b;c;d;e"), "expected sessionId or session_id"),
     "near columns": (LOG.replace("timeframe", "timeframes"), "Did you mean timeframes?"),
     "no header": ("\n".join(LINES[1:]), "first line has the columns 0, NA"),
-    "commas": (LOG.replace(";", ","), "seem to be separated by ','"),
-    "tabs": (LOG.replace(";", "\t"), "seem to be separated by tabs"),
     "short lines": (at_51("17;NA", "18;NA;4"), "2 lines are broken. The first is line 52, '17;NA': it has no itemId"),
     "long line": (at_51("17;NA;5;100;2016-05-01;x;y"), "1 line is broken. The first is line 52"),
     "bad times": (at_51("17;NA;5;abc;2016-05-01", "17;NA;5;1;2016-15-01"), "2 lines are broken. The first is line 52"),
     "bad day": (
         at_51("", "17;NA;5;1;2016-15-01"),
-        "line 53, '17;NA;5;1;2016-15-01': it has the eventdate '2016-15-01'",
+        "line 53, '17;NA;5;1;2016-15-01': it has '2016-15-01' in the column eventdate",
     ),
     "no item": (at_51("17;NA;;100;2016-05-01"), "it has no itemId"),
     "empty": ("", "is empty"),
@@ -199,7 +203,9 @@ OWN = ["shop", "--from", "log.csv", "--item-col", "item", "--time-col", "at"]
     ],
 )
 def test_a_log_of_ones_own_that_is_named_wrongly(typed, tmp_path, words, code, says):
-    Path("log.csv").write_text("visit,item,at\n" + "".join(f"{i // 3},{i % 5},{1000 + i}\n" for i in range(90)))
+    Path("log.csv").write_text(
+        "visit,item,at\n" + "".join(f"{i // 3},{i % 5},{1_600_000_000 + i}\n" for i in range(90))
+    )
     given, out, err = typed(*words)
     assert (given, out) == (code, "") and says in err
     assert not (tmp_path / "data").exists()
@@ -207,7 +213,8 @@ def test_a_log_of_ones_own_that_is_named_wrongly(typed, tmp_path, words, code, s
 
 
 def test_rows_of_parquet_that_are_broken(typed, tmp_path):
-    good = pd.DataFrame({"visit": [i // 3 for i in range(90)], "item": [i % 5 for i in range(90)], "at": range(90)})
+    good = pd.DataFrame({"visit": [i // 3 for i in range(90)], "item": [i % 5 for i in range(90)]})
+    good["at"] = 1_600_000_000 + good.index
     good.assign(item=good["item"].astype(object).where(good.index != 7)).to_parquet("log.parquet")
     words = [word.replace(".csv", ".parquet") for word in OWN]
     code, _, err = typed(*words, "--session-col", "visit")
@@ -350,8 +357,11 @@ def test_identifiers_in_parquet_are_text_whatever_their_type(tmp_path, items, la
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        ({"item": [1.0, 2.5, 3.5]}, "2 rows are broken. The first is row 1: it has the item 2.5, which is neither"),
-        ({"item": [1.0, 2.0, 1e300]}, "row 2: it has the item 1e+300"),
+        (
+            {"item": [1.0, 2.5, 3.5]},
+            "2 rows are broken. The first is row 1: it has 2.5 in the column item, which is neither",
+        ),
+        ({"item": [1.0, 2.0, 1e300]}, "row 2: it has 1e+300 in the column item"),
         ({"item": [[1], [2], [3]]}, "the column item holds list<element: int64>; expected text or whole numbers"),
         ({"item": [b"a", b"b", b"c"]}, "the column item holds binary"),
         ({"item": [1, None, 3]}, "row 1: it has no item"),

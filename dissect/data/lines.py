@@ -38,7 +38,7 @@ def blocks(path: Path, file: IO[bytes], encoding: str = "") -> Iterator[bytes]:
             block, rest = rest + data[:whole], data[whole:]
             if (at := block.find(b"\0")) >= 0:
                 line += block.count(b"\n", 0, at)
-                raise DataError(f"{path}, line {line:,}, holds a NUL byte: no text does.", ENCODING_HINT)
+                raise DataError(f"{path} is no text in UTF-8: line {line:,} holds a NUL byte.", ENCODING_HINT)
             yield block
             line += block.count(b"\n")
         if len(rest) > LONGEST:

@@ -190,8 +190,8 @@ def _source(
     """What was read, with the clock of its times and how often a column was empty on record."""
     table, labels = _table(kept)
     empty = {role: int((table[role].to_numpy() == MISSING).sum()) for role in labels if role in IDS}
-    if "time" in clocks:
-        record["times"] = described(clocks["time"])
+    if seen := clocks.get("time", clocks.get("day", "")):
+        record["times"] = described(seen)
     return Source(table, labels, record | {"empty": {role: count for role, count in empty.items() if count}})
 
 
@@ -260,7 +260,7 @@ def _times(values: pd.Series, clock: str, role: str, broken: _Broken, rows: int)
 
     def what(row: int) -> str:
         name = broken.format.columns[role][0]
-        return f"has the {name} {str(values.iloc[row])!r}; expected {described(clock, since)}"
+        return f"has {str(values.iloc[row])!r} in the column {name}; expected {described(clock, since)}"
 
     broken.add(rows, np.flatnonzero(bad), what, HINT)
     return found
@@ -281,7 +281,7 @@ def _not_utf8(name: str, row: int) -> str:
 
 
 def _no_identifier(name: str, column: Any, row: int) -> str:
-    return f"has the {name} {column[row].as_py()!r}, which is neither text nor a whole number"
+    return f"has {column[row].as_py()!r} in the column {name}, which is neither text nor a whole number"
 
 
 class _Broken:
