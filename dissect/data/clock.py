@@ -71,11 +71,11 @@ def _stamps(values: pd.Series, clock: str) -> pd.Series:
             "1972 " + text if yearless else text, format="%Y " * yearless + clock, utc=True, errors="coerce"
         )
     stamps = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
-    stamps[text.isin(["now", "today"])] = pd.NaT  # which pandas takes for times
     left = stamps.isna() & text.notna()
     if left.any():
-        bare = text[left].str.replace(r" (UTC|GMT)$", "", regex=True)
+        bare = text[left].str.replace(r"^(\d.*) (UTC|GMT)$", r"\1", regex=True)
         stamps[left] = pd.to_datetime(bare, format="ISO8601", utc=True, errors="coerce")
+    stamps[text.isin(["now", "today"])] = pd.NaT  # which pandas takes for times
     return stamps
 
 
