@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import tarfile
@@ -17,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dissect.cli import main
-from dissect.data import catalog
+from dissect.data import catalog, lines
+from dissect.errors import DataError
 
 ROWS = [(f"v{i // 3}", f"u{i // 9}", f"sku-{i % 5}", 1_600_000_000 + 60 * i) for i in range(60)]
 TEXT = "visit,user,item,at\n" + "".join("{},{},{},{}\n".format(*row) for row in ROWS)
@@ -100,3 +102,39 @@ def test_what_the_files_hold_when_they_are_whole(tmp_path):
         assert CliRunner().invoke(main, [*words, "--data-dir", str(tmp_path / "data")]).exit_code == 0
         hashes.add(catalog.load(name, tmp_path / "data").split_hash)
     assert len(hashes) == 1
+
+
+def by_the_csv_module(text):
+    """The physical lines of each click; None where the quotation marks are against the rules of csv."""
+    lines, before, found = io.StringIO(text, newline="").readlines(), 0, []
+    reader = csv.reader(lines, strict=True)
+    try:
+        for _ in reader:
+            found.append(lines[before : reader.line_num])
+            before = reader.line_num
+    except csv.Error:
+        return None
+    return found
+
+
+@settings(max_examples=400, deadline=None)
+@given(text=st.text(alphabet='ab",\n', min_size=1, max_size=40), block=st.sampled_from([1, 2, 3, 7, 1 << 20]))
+def test_quotation_marks_against_the_csv_module(text, block):
+    text += "\n"
+    records = by_the_csv_module(text)
+    joined = records is not None and any(
+        len(record) > 1 and record[0].count(",") == record[-1].count(",") == 2 for record in records
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "BLOCK", block)
+        quotes = lines.Quotes(Path("log.csv"), ",", 3)
+        try:
+            read = list(quotes.checked(lines.blocks(Path("log.csv"), io.BytesIO(text.encode())), 1))
+        except DataError:
+            assert records is None or joined
+            return
+    assert records is not None and not joined
+    assert b"".join(read).decode() == text
+    numbers = [number for number, _ in lines.clicks(read, quotes, ",")]
+    begins = np.cumsum([1, *map(len, records)])
+    assert numbers == [begin for begin, record in zip(begins, records) if "".join(record).strip()]
