@@ -433,6 +433,11 @@ def test_quotation_marks_as_csv_has_them(tmp_path, monkeypatch, title, label, bl
     assert np.flatnonzero(source.table["item"] == source.labels["item"].tolist().index(label)).tolist() == [20, 238]
 
 
+def test_two_fields_with_line_breaks_in_one_click():
+    text = b'a,b,c\n"p\nq","r\ns,",t\n'  # before it and at its end are lines of three fields, its own first has one
+    assert list(lines.Quotes(Path("log.csv"), ",", 3).checked([text], 1)) == [text]
+
+
 def test_lines_are_counted_over_fields_with_line_breaks(tmp_path):
     with pytest.raises(DataError) as error:
         read_titles(tmp_path / "log.tsv", with_titles(_22='"Two\nlines"', _32=""))
@@ -562,6 +567,7 @@ def test_names_in_archives_that_are_empty_or_cannot_be_decoded(typed, tmp_path):
     for name in ("empty.zip", "strange.zip"):
         code, out, err = typed("diginetica", "--from", name)
         assert (code, out) == (3, "") and name in err
+        assert name == "strange.zip" or "holds no file" in err
     assert not (tmp_path / "data").exists()
 
 
