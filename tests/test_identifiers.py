@@ -27,8 +27,10 @@ def shop(path, names):
     for _ in range(300):
         start = int(rng.integers(len(names)))
         visits.append([names[(start + k) % len(names)] for k in range(int(rng.integers(2, 6)))])
-    rows = [f"v{v},{name},{1000 * v + k}" for v, visit in enumerate(visits) for k, name in enumerate(visit)]
-    path.write_text("\n".join(["visit,what,at", f"first,{names[0]},0", "first,rare,1", *rows]) + "\n")
+    rows = [
+        f"v{v},{name},{1_600_000_000 + 1000 * v + k}" for v, visit in enumerate(visits) for k, name in enumerate(visit)
+    ]
+    path.write_text("\n".join(["visit,what,at", f"first,{names[0]},1600000000", "first,rare,1600000001", *rows]) + "\n")
     return visits
 
 

@@ -305,6 +305,44 @@ def test_a_gap_is_longer_than_its_limit_and_not_as_long():
     assert preprocess.split_at_gaps(log, "1m")["session"].tolist() == [0, 0, 1, 2]
 
 
+def test_a_session_number_that_users_share_is_a_session_of_each():
+    log = pd.DataFrame({"session": [3, 3, 1, 3, 1, 0, 0, 0], "user": [5, 7, 5, 5, -1, 2, -1, 4], "item": 0})
+    # Session 3 is of two users; in session 1 one click lacks the user; session 0 has two and a click of neither.
+    assert preprocess.part_users(log)["session"].tolist() == [0, 1, 2, 0, 2, 3, 4, 5]
+
+
+def test_session_numbers_that_begin_anew_for_each_user(tmp_path):
+    rng = np.random.default_rng(0)
+    visits = [(user, number) for user in range(60) for number in range(1, 13)]
+    rows = [
+        f"{user},{number},{rng.integers(20)},{1_600_000_000 + 100_000 * user + 4000 * number + k}"
+        for user, number in visits
+        for k in range(3)
+    ]
+    (tmp_path / "log.csv").write_text("\n".join(["who,visit,what,when", *rows]))
+    data = prepare("x", tmp_path / "log.csv", own_log(session="visit", user="who", item="what", time="when"))
+    assert len(data.train) + len(data.test) == 720 and set(data.train.lengths) == {3}
+    assert data.provenance["rules"][0]["sessions"] == [12, 720]
+    assert sorted({*data.train.users, *data.test.users}) == list(range(60))
+
+
+def test_users_change_nothing_where_no_session_is_shared(tmp_path):
+    rows = [f"{'' if i % 2 else i // 30},{i // 5},{i % 7},{1_600_000_000 + i}" for i in range(300)]
+    (tmp_path / "log.csv").write_text("\n".join(["who,visit,what,when", *rows]))
+    how = {"session": "visit", "item": "what", "time": "when"}
+    plain, with_users = (prepare("x", tmp_path / "log.csv", own_log(**how, user=user)) for user in (None, "who"))
+    assert plain.split_hash == with_users.split_hash
+
+
+def test_what_each_rule_dropped_adds_up(tmp_path):
+    data = prepare("x", write_diginetica(tmp_path / "log.csv", diginetica_like(0)), RECIPES["diginetica"])
+    dropped = data.provenance["dropped"]
+    left = data.train.n_clicks + data.test.n_clicks
+    assert sum(row["clicks"] for row in dropped) == len(diginetica_like(0)) - left
+    sessions = len({row["session"] for row in diginetica_like(0)})
+    assert sum(row["sessions"] for row in dropped) == sessions - len(data.train) - len(data.test)
+
+
 def test_clicks_at_the_same_time_stay_in_the_order_of_the_file():
     log = table([1, 0, 1, 0, 1], [5, 6, 7, 8, 9], [3, 1, 3, 1, 2])
     assert preprocess.sort_clicks(log, ["session", "time"])["item"].tolist() == [6, 8, 9, 5, 7]

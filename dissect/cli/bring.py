@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from dissect.data import catalog, sources
+from dissect.data.lines import check_encoding
 from dissect.data.prepare import prepare
 from dissect.data.recipes import RECIPES, Recipe, own_log
 from dissect.data.sessions import Dataset
@@ -31,22 +34,29 @@ OWN = {
     "drop_repeats": "drop_repeats",
     "test_share": "test_share",
     "test_last": "test_last",
+    "time_format": "clock",
+    "missing": "missing",
 }
 COLUMNS = ("item_col", "time_col", "session_col", "user_col", "gap")
 
 
-def choose_recipe(name: str, own: dict[str, Any]) -> Recipe:
-    """The recipe of that name; where columns are named, one for a log of one's own."""
-    if any(own[option] for option in COLUMNS):
-        if not (own["item_col"] and own["time_col"]):
+def choose_recipe(name: str, own: dict[str, Any], encoding: str | None = None) -> Recipe:
+    """The recipe of that name, for a log in that encoding; where columns are named, one for a log of one's own."""
+    given = {option: value for option, value in own.items() if value not in (None, False, ())}
+    if any(option in given for option in COLUMNS):
+        if not {"item_col", "time_col"} <= set(given):
             raise UsageError("A log of your own needs --item-col and --time-col.")
-        arguments = {OWN[option]: value for option, value in own.items()}
-        arguments["separator"] = (arguments["separator"] or "").replace("\\t", "\t")
-        return own_log(**arguments)
+        arguments = {OWN[option]: value for option, value in given.items()}
+        arguments["separator"] = arguments.get("separator", "").replace("\\t", "\t")
+        return own_log(**arguments, encoding=encoding or "utf-8")
     if catalog.canonical(name) not in RECIPES:
         error = unknown("recipe", name, RECIPES)
         raise UsageError(error.message, f"{error.hint} For a log of your own, say --item-col and --time-col.")
-    return RECIPES[catalog.canonical(name)]
+    if given:
+        option = "--" + next(iter(given)).replace("_", "-")
+        raise UsageError(f"{option} is for a log of your own; the rules of {name} are fixed.", f"Leave {option} out.")
+    recipe = RECIPES[catalog.canonical(name)]
+    return replace(recipe, log=replace(recipe.log, encoding=check_encoding(encoding or "utf-8")))
 
 
 def prepare_and_save(name: str, path: Path, recipe: Recipe, data_dir: str | None, force: bool) -> Dataset:
@@ -80,7 +90,32 @@ def tell(dataset: Dataset, folder: Path) -> None:
             f"Of the test part {clicks:,} clicks on items that the sessions kept have not were dropped, "
             f"and {sessions:,} sessions with them."
         )
+    if dataset.provenance.get("format") == "log":
+        tell_log(dataset)
     click.echo(f"In {folder}. Next: dissect run --dataset {dataset.name}")
+
+
+def tell_log(dataset: Dataset) -> None:
+    """Say how the log was read, and what each rule dropped."""
+    record, source = dataset.provenance, dataset.provenance["source"]
+    ends = [part.times for part in (dataset.train, dataset.test) if part.times is not None]
+    first, last = (datetime.fromtimestamp(int(end), UTC) for end in (ends[0].min(), ends[-1].max()))
+    click.echo(f"Times read as {source['times']}: sessions end from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}.")
+    for column, count in source["empty"].items():
+        click.echo(f"Clicks without {column}: {count:,}.")
+    for step in record["rules"]:
+        before, after = step.get("sessions", (0, 0))
+        if before != after:
+            click.echo(f"Users share {before:,} session numbers: taken as {after:,} sessions, each of one user.")
+    click.echo(f"Of {source['rows']:,} clicks in {source['file']} these were dropped:")
+    for row in record["dropped"]:
+        settings = ", ".join(
+            f"{key} {value}" for key, value in row.items() if key not in ("rule", "clicks", "sessions")
+        )
+        sessions = f", {row['sessions']:,} sessions" if "sessions" in row else ""
+        click.echo(f"  {row['rule']}{f' ({settings})' if settings else ''}: {row['clicks']:,} clicks{sessions}")
+    if not record["dropped"]:
+        click.echo("  none")
 
 
 def download(name: str, data_dir: str | None, accept_terms: bool) -> Path:

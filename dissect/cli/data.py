@@ -60,20 +60,30 @@ Examples:
 @click.option("--from", "source", required=True, metavar="FILE", help="The log, or the archive with it.")
 @click.option("--recipe", help="Whose rules to follow. [default: those of NAME]")
 @click.option("--item-col", metavar="COLUMN", help="A log of your own: what was clicked.")
-@click.option("--time-col", metavar="COLUMN", help="When: ISO dates, seconds or milliseconds.")
+@click.option("--time-col", metavar="COLUMN", help="When: ISO 8601, 20140407, or a number since 1970 in any unit.")
+@click.option("--time-format", metavar="FORMAT", help="iso, seconds, milliseconds, ... or such as '%d/%m/%Y %H:%M'.")
 @click.option("--session-col", metavar="COLUMN", help="The session; or give --user-col and --gap.")
-@click.option("--user-col", metavar="COLUMN", help="The user.")
+@click.option("--user-col", metavar="COLUMN", help="The user; with --session-col, a session is of one user.")
 @click.option("--gap", metavar="SPAN", help="A session ends where a user pauses for longer, such as 30m.")
 @click.option("--separator", help="Between fields. [default: seen from the header]")
-@click.option("--min-clicks", type=click.IntRange(1), default=5, show_default=True, help="Drop items with fewer.")
+@click.option("--encoding", metavar="NAME", help="Of the text, such as latin-1 or cp1252. [default: UTF-8]")
+@click.option(
+    "--missing",
+    multiple=True,
+    metavar="TEXT",
+    help="What stands for no value; may be repeated. [default: '', NULL, NaN, NA, N/A, None and the like]",
+)
+@click.option("--min-clicks", type=click.IntRange(1), help="Drop items with fewer. [default: 5]")
 @click.option("--longest", type=click.IntRange(2), help="Keep the first clicks of a session only.")
 @click.option("--top-items", type=click.IntRange(1), help="Keep the most clicked items only.")
 @click.option("--drop-repeats", is_flag=True, help="Drop clicks on the item clicked just before.")
-@click.option("--test-share", type=float, default=0.2, show_default=True, help="Last share of the sessions that tests.")
+@click.option("--test-share", type=float, help="Last share of the sessions that tests. [default: 0.2]")
 @click.option("--test-last", metavar="SPAN", help="Or: what ends in the last span, such as 7d, tests.")
 @force
 @data_dir
-def prepare(name: str, source: str, recipe: str | None, force: bool, data_dir: str | None, **own: Any) -> None:
+def prepare(
+    name: str, source: str, recipe: str | None, encoding: str | None, force: bool, data_dir: str | None, **own: Any
+) -> None:
     """Make the data set NAME from a raw log, by the rules of a recipe or of your own."""
     from pathlib import Path
 
@@ -82,7 +92,7 @@ def prepare(name: str, source: str, recipe: str | None, force: bool, data_dir: s
 
     name = catalog.canonical(name)
     catalog.check_name(name, data_dir, force)
-    prepare_and_save(name, Path(source), choose_recipe(recipe or name, own), data_dir, force)
+    prepare_and_save(name, Path(source), choose_recipe(recipe or name, own, encoding), data_dir, force)
 
 
 @command.command(

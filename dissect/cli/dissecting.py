@@ -237,6 +237,12 @@ def train_and_refit(asked: Asked, data: Dataset, settings: dict[str, Any], conso
     return train(asked, data, everything, console, steps)
 
 
+def _hold_out(sessions: int) -> str:
+    if sessions == 1:
+        return "There is one training session, so nothing can be held out"
+    return f"Hold a part of the {sessions:,} training sessions out, such as --validation {max(0.1, 1 / sessions):.2g}"
+
+
 def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Console) -> Config:
     """The configuration that is asked for. Raises UsageError for what the model does not take or cannot do without.
 
@@ -264,7 +270,7 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Cons
     if chooses and not split_validation(data.train, asked.validation)[1].n_prefixes:
         raise UsageError(
             f"--validation {asked.validation:g} leaves nothing to choose the epoch on.",
-            "Hold a part out, such as --validation 0.1; --protocol paper chooses on test.",
+            f"{_hold_out(len(data.train))}; --protocol paper chooses on test.",
         )
     if asked.negatives >= data.n_items:
         raise UsageError(

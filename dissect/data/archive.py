@@ -6,17 +6,23 @@ import bz2
 import gzip
 import hashlib
 import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from dissect.errors import DataError
 
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
+
+
+# What a damaged archive makes the readers raise when it is opened.
+OPEN_ERRORS = (*READ_ERRORS, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error)
+LONGEST_HEADER = 1 << 24  # bytes of names and notes of one file in a tar archive
 
 
 @contextmanager
@@ -26,26 +32,51 @@ def opened(path: Path, member: str = "") -> Iterator[IO[bytes]]:
 
     Raises DataError where the file or the member is missing, or the archive is damaged.
     """
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                names = [info.filename for info in archive.infolist() if not info.is_dir()]
-                with archive.open(_member(path, names, member)) as file:
-                    yield file
-        elif path.name.endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")):
-            with tarfile.open(path) as archive:
-                files = {info.name: info for info in archive if info.isreg()}
-                inside = archive.extractfile(files[_member(path, list(files), member)])
-                assert inside is not None  # a regular file
-                with inside:
-                    yield inside
-        else:
-            suffix = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(path.suffix, open)
-            with suffix(path, "rb") as file:  # type: ignore[operator]  # functions of one shape
-                yield file
-    except READ_ERRORS as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError(f"{path} cannot be read: {reason or type(error).__name__}.") from error
+    with ExitStack() as stack:
+        try:
+            file = _open(path, member, stack)
+        except OPEN_ERRORS as error:
+            raise _unreadable(path, error) from error
+        try:
+            yield file
+        except (*READ_ERRORS, NotImplementedError) as error:
+            raise _unreadable(path, error) from error
+
+
+def _open(path: Path, member: str, stack: ExitStack) -> IO[bytes]:
+    if zipfile.is_zipfile(path):
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        names = [info.filename for info in archive.infolist() if info.filename and not info.is_dir()]
+        return stack.enter_context(archive.open(_member(path, names, member)))
+    unpack = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(path.suffix, open)
+    file = stack.enter_context(unpack(path, "rb"))  # type: ignore[operator]  # functions of one shape
+    if not path.name.endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")):
+        return file
+    bounded: Any = _Bounded(file)
+    tar = stack.enter_context(tarfile.TarFile(fileobj=bounded))
+    files = {info.name: info for info in tar if info.isreg()}
+    inside = tar.extractfile(files[_member(path, list(files), member)])
+    assert inside is not None  # a regular file
+    return stack.enter_context(inside)
+
+
+class _Bounded:
+    """A file that gives so many bytes at a time and no more: a tar header can ask for any number."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= LONGEST_HEADER:
+            raise tarfile.ReadError("it has a header that is too long")
+        return self.file.read(size)
+
+
+def _unreadable(path: Path, error: BaseException) -> DataError:
+    if isinstance(error, EOFError):
+        return DataError(f"{path} is cut off: {error}.")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return DataError(f"{path} cannot be read: {reason or type(error).__name__}.")
 
 
 def _member(path: Path, names: list[str], wanted: str) -> str:

@@ -20,7 +20,7 @@ from dissect.data import folders
 from dissect.data.archive import sha256
 from dissect.data.catalog import describe
 from dissect.data.exchange import EXPORTED
-from dissect.data.log import no_parquet
+from dissect.data.parquet import no_parquet
 from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.errors import DataError, DissectError, UsageError
 from dissect.runs import write_json

@@ -2,10 +2,13 @@
 
 The table has a row per click in file order, and of these columns those that the log has:
 
-    session, user, item   int32, numbers in the order of the identifiers in the log; MISSING where the field is empty
+    session, user, item   int32, numbers of the identifiers in their order; MISSING where the field is empty
     time                  int64, milliseconds since 1970; NO_TIME where the field is empty
     day, offset           int64, milliseconds: the day of a click and its time since the session began
     event                 category
+
+An identifier is the text that stands in the file: `0123`, `123` and `123.0` are three. Their order is that of numbers
+where all of a column are whole numbers as one writes them, else that of text.
 
 Nothing is dropped here: what the recipe does not want, its rules drop by name (dissect/data/preprocess.py).
 A line whose time is no time is broken: one of them, and the log is refused with their number and the first.
@@ -16,9 +19,12 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-from collections.abc import Callable, Mapping
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,15 +32,27 @@ import numpy as np
 import pandas as pd
 
 from dissect.data.archive import READ_ERRORS, opened, sha256
+from dissect.data.clock import EARLIEST, HINT, described, guess, to_milliseconds
+from dissect.data.lines import BLOCK, ENCODING_HINT, Quotes, Stream, blocks, clicks, not_utf8
+from dissect.data.parquet import identifiers, read_columns, times
 from dissect.errors import DataError
 
 CHUNK = 1_000_000  # rows that are text at a time
-BLOCK = 1 << 20  # bytes read at a time
 MISSING = -1
-NO_TIME = np.iinfo(np.int64).min
-LAST_TIME = 4_102_444_800_000  # the year 2100, in milliseconds
-MILLISECONDS_FROM = 100_000_000_000  # as seconds this would be the year 5138, so it is milliseconds
-
+NO_VALUE = (
+    "NULL",
+    "Null",
+    "null",
+    "NaN",
+    "nan",
+    "NA",
+    "N/A",
+    "<NA>",
+    "None",
+    "none",
+)  # what programs write for no value
+SEPARATORS = "\t;,|"
+WHOLE = re.compile("0|-?[1-9][0-9]{0,17}")  # fits int64, and no other text is the same number
 IDS = ("session", "user", "item")
 CLOCKS = ("time", "day", "offset")
 
@@ -45,13 +63,16 @@ class LogFormat:
 
     separator  between the fields of a line; "" where it is to be seen from the header
     columns    what a column is (session, user, item, time, day, offset, event, history) -> the headers it may have
-    names      all columns in order, where the log has no header; a header with these names is skipped
-    clock      what times are written as: iso, seconds, milliseconds, or auto (seen from the first rows)
+    names      all columns in order, where the log has no header; a header with these names is taken as one
+    clock      what times are written as (dissect/data/clock.py), or auto: seen from the first rows
+    counts     whether times that are numbers may count from elsewhere than 1970, where the clock is seen
     typed      whether the header says types, as in item_id:token
-    free       whether fields may hold separators by mistake, so that a line with too many is none the worse
+    free       whether fields may hold separators by mistake, so that a line with too many is none the worse, and
+               bytes that are not UTF-8, where they are not read
     quoted     whether fields may stand in quotation marks (and then hold separators)
+    encoding   of the text; "" is UTF-8
     member     the file inside an archive that holds the log, where it is not the only one
-    missing    what an empty field looks like
+    missing    texts that stand for an empty field
     may_lack   columns that may be empty; elsewhere an empty field makes a broken line
     optional   columns that are read where the log has them
     """
@@ -60,18 +81,25 @@ class LogFormat:
     columns: Mapping[str, tuple[str, ...]]
     names: tuple[str, ...] = ()
     clock: str = "auto"
+    counts: bool = True
     typed: bool = False
     free: bool = False
     quoted: bool = False
+    encoding: str = ""
     member: str = ""
-    missing: tuple[str, ...] = ("",)
+    missing: tuple[str, ...] = ("", *NO_VALUE)
     may_lack: tuple[str, ...] = ("user",)
     optional: tuple[str, ...] = ("user",)
 
 
 @dataclass
 class Source:
-    """A log that has been read: the table, the identifiers behind its numbers, and what goes on record of the file."""
+    """A log that has been read.
+
+    table   its clicks
+    labels  the identifiers behind the numbers of a column, text
+    record  what goes on record of the file
+    """
 
     table: pd.DataFrame
     labels: dict[str, np.ndarray] = field(default_factory=dict)
@@ -85,74 +113,86 @@ def read_log(path: Path, format: LogFormat) -> Source:
     """Read a log. Raises DataError for a file that is missing, empty, damaged, has other columns or broken lines."""
     if path.suffix == ".parquet":
         return _read_parquet(path, format)
-    columns, separator, header, width = _find_columns(path, format)
-    kept: dict[str, list[Any]] = {role: [] for role in columns}
-    clocks = {role: format.clock for role in columns if role in CLOCKS}
-    broken = _Broken(path, format, header)
+    layout = _find_layout(path, format)
+    kept: dict[str, list[Any]] = {role: [] for role in layout.columns}
+    broken = _Broken(path, format, layout)
+    clocks: dict[str, str] = {}
+    rows = 0
     with ThreadPoolExecutor(1) as other, opened(path, format.member) as file:
         checksum = other.submit(sha256, path)
-        text: dict[int, Any] = {position: "category" for role, position in columns.items() if role not in CLOCKS}
-        text |= {position: object for role, position in columns.items() if role in CLOCKS} | {width: object}
-        try:
-            if header:
-                file.readline()
-            # A header of our own tells pandas of one column more, for what a line has too much.
-            ours = separator.join(map(str, range(width + 1))) + "\n"
-            chunks = pd.read_csv(
-                io.BufferedReader(_Headed(ours.encode(), file), BLOCK),
-                sep=separator,
-                header=0,
-                names=range(width + 1),
-                usecols=sorted({*columns.values(), *(() if format.free else (width,))}),
-                dtype=text,
-                quoting=csv.QUOTE_MINIMAL if format.quoted else csv.QUOTE_NONE,
-                keep_default_na=False,
-                na_values=list(format.missing),
-                encoding="utf-8",
-                encoding_errors="replace",
-                chunksize=CHUNK,
-            )
-            rows = 0
-            for chunk in chunks:
-                for role, position in columns.items():
-                    values = chunk[position]
-                    if role in CLOCKS:
-                        clocks[role] = clocks[role] if clocks[role] != "auto" else _guess_clock(values)
-                        kept[role].append(_times(values, clocks[role], role, broken, rows))
-                    else:
-                        kept[role].append((values.cat.codes.to_numpy(np.int32), _labels(values.cat.categories)))
-                    if role not in format.may_lack:
-                        broken.add_values(rows, np.flatnonzero(values.isna()), role, values)
-                if width in chunk:
-                    too_long = np.flatnonzero(chunk[width].notna())
-                    broken.add(rows, too_long, lambda _: f"has more than {width} fields")
-                rows += len(chunk)
-        except pd.errors.EmptyDataError:
-            rows = 0
-        except READ_ERRORS as error:
-            raise DataError(f"{path} is damaged or cut off: {error}.") from error
-        except ValueError as error:  # pandas' ParserError is one
-            raise DataError(f"{path} cannot be read as a table: {error}.") from error
+        for chunk in _chunks(path, file, format, layout):
+            for role, position in layout.columns.items():
+                values = chunk[position]
+                if role in CLOCKS:
+                    clocks[role] = clocks.get(role) or _clock(path, role, values, format)
+                    kept[role].append(_times(values, clocks[role], role, broken, rows))
+                else:
+                    codes, known = pd.factorize(values.to_numpy())
+                    kept[role].append((codes.astype(np.int32), known))
+                    if format.free:
+                        broken.add(rows, _undecoded(codes, known), partial(_not_utf8, format.columns[role][0]))
+                if role not in format.may_lack:
+                    broken.add(rows, np.flatnonzero(values.isna()), partial(_no_value, format.columns[role][0]))
+            if layout.width in chunk:
+                too_long = np.flatnonzero(chunk[layout.width].notna())
+                broken.add(rows, too_long, lambda _: f"has more than {layout.width} fields")
+            rows += len(chunk)
         if not rows:
             raise DataError(f"{path} has no clicks in it.")
         broken.refuse()
-        return Source(*_table(kept), {"file": path.name, "sha256": checksum.result(), "rows": rows})
+        return _source(kept, {"file": path.name, "sha256": checksum.result(), "rows": rows}, clocks, format)
 
 
-class _Headed(io.RawIOBase):
-    """A file with something before it."""
+def _chunks(path: Path, file: IO[bytes], format: LogFormat, layout: _Layout) -> Iterator[pd.DataFrame]:
+    """The fields of a log as text, by position, CHUNK clicks at a time. Raises DataError where it is no table."""
+    lines = _lines(path, file, format, layout)
+    # A header of our own tells pandas of one column more, for what a line has too much.
+    ours = layout.separator.join(map(str, range(layout.width + 1))) + "\n"
+    try:
+        yield from pd.read_csv(
+            io.BufferedReader(Stream(itertools.chain([ours.encode()], lines)), BLOCK),
+            sep=layout.separator,
+            header=0,
+            names=range(layout.width + 1),
+            usecols=sorted({*layout.columns.values(), *(() if format.free else (layout.width,))}),
+            dtype=object,  # text as it stands; a category would be read as numbers where it can be
+            quoting=csv.QUOTE_MINIMAL if format.quoted else csv.QUOTE_NONE,
+            keep_default_na=False,
+            na_values=list(format.missing),
+            encoding="utf-8",
+            encoding_errors="replace" if format.free else "strict",
+            chunksize=CHUNK,
+        )
+    except pd.errors.EmptyDataError:
+        return
+    except UnicodeDecodeError:
+        with opened(path, format.member) as again:
+            raise not_utf8(path, again) from None
+    except READ_ERRORS as error:
+        raise DataError(f"{path} is damaged or cut off: {error}.") from error
+    except ValueError as error:  # pandas' ParserError is one
+        raise DataError(f"{path} cannot be read as a table: {error}.") from error
 
-    def __init__(self, head: bytes, file: IO[bytes]) -> None:
-        self.head, self.file = head, file
 
-    def readable(self) -> bool:
-        return True
+def _lines(path: Path, file: IO[bytes], format: LogFormat, layout: _Layout) -> Iterator[bytes]:
+    """Blocks of whole clicks, without the header."""
+    lines = blocks(path, file, format.encoding)
+    if layout.header:
+        lines = itertools.chain([next(lines).partition(b"\n")[2]], lines)
+    if format.quoted:
+        return Quotes(path, layout.separator, layout.width).checked(lines, 1 + layout.header)
+    return lines
 
-    def readinto(self, buffer: Any) -> int:
-        data, self.head = self.head[: len(buffer)], self.head[len(buffer) :]
-        data = data or self.file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+
+def _source(
+    kept: Mapping[str, list[Any]], record: dict[str, Any], clocks: Mapping[str, str], format: LogFormat
+) -> Source:
+    """What was read, with the clock of its times and how often a column was empty on record."""
+    table, labels = _table(kept)
+    empty = {role: int((table[role].to_numpy() == MISSING).sum()) for role in labels if role in IDS}
+    if seen := clocks.get("time", clocks.get("day", "")):
+        record["times"] = described(seen)
+    return Source(table, labels, record | {"empty": {role: count for role, count in empty.items() if count}})
 
 
 def _table(kept: Mapping[str, list[Any]]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
@@ -172,142 +212,184 @@ def _table(kept: Mapping[str, list[Any]]) -> tuple[pd.DataFrame, dict[str, np.nd
     return pd.DataFrame(table), labels
 
 
-def _labels(categories: pd.Index) -> np.ndarray:
-    """The distinct identifiers of a chunk: int64 where all of them are whole numbers, else text."""
-    values = categories.to_numpy()
-    if values.dtype.kind == "f" and (np.abs(values) < 2**53).all() and (values == np.floor(values)).all():
-        values = values.astype(np.int64)
-    return values if values.dtype == np.int64 else values.astype(str).astype(object)
-
-
 def _join(chunks: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """(numbers int32 [N], identifiers in order): numbers of one chunk and the next agree, in the order of the ids."""
+    """(numbers int32 [N], identifiers in order) of (numbers, identifiers) of each chunk."""
     labels = [found for _, found in chunks]
-    if any(found.dtype == object for found in labels):
-        labels = [found.astype(str).astype(object) for found in labels]
-    number, known = pd.factorize(np.concatenate(labels), sort=True)
+    number, known = pd.factorize(np.concatenate(labels))
+    order = _order(known)
+    place = np.empty(len(known), np.int32)
+    place[order] = np.arange(len(known), dtype=np.int32)
     ends = np.cumsum([len(found) for found in labels])
     joined = []
     for (codes, found), end in zip(chunks, ends):
-        to = np.append(number[end - len(found) : end], MISSING).astype(np.int32)  # code -1 is the last
+        to = np.append(place[number[end - len(found) : end]], np.int32(MISSING))  # code -1 is the last
         joined.append(to[codes])
-    return np.concatenate(joined), np.asarray(known)
+    return np.concatenate(joined), known[order]
 
 
-def _guess_clock(values: pd.Series) -> str:
-    numbers = pd.to_numeric(values, errors="coerce").dropna()
-    if len(numbers) * 2 < values.notna().sum():
-        return "iso"
-    return "milliseconds" if numbers.max() >= MILLISECONDS_FROM else "seconds"
+def _order(identifiers: np.ndarray) -> np.ndarray:
+    """The order of distinct texts: that of numbers where all are whole numbers as one writes them, else of text."""
+    if all(map(WHOLE.fullmatch, identifiers)):
+        return np.argsort(identifiers.astype(np.int64))
+    return np.argsort(identifiers)
+
+
+def _clock(path: Path, role: str, values: pd.Series, format: LogFormat) -> str:
+    """The clock of a column. Raises DataError where it is to be seen from values that no clock fits."""
+    if role == "offset":
+        return "milliseconds"
+    clock = guess(values, _since(format)) if format.clock == "auto" else format.clock
+    if not clock:
+        raise DataError(
+            f"{path}: the times in the column {format.columns[role][0]}, such as {values.dropna().iloc[0]}, are before "
+            "1990 in every unit.",
+            HINT,
+        )
+    return clock
+
+
+def _since(format: LogFormat) -> int:
+    """Earlier times are broken: in milliseconds since 1970."""
+    return 0 if format.counts or format.clock != "auto" else EARLIEST
 
 
 def _times(values: pd.Series, clock: str, role: str, broken: _Broken, rows: int) -> np.ndarray:
-    """Milliseconds int64 [N] of a chunk of text that begins at row `rows`; what is no time goes to `broken`."""
-    if clock == "iso" and role != "offset":
-        stamps = pd.to_datetime(values, format="ISO8601", utc=True, errors="coerce")
-        bad = stamps.isna() & values.notna()
-        found = stamps.dt.as_unit("ms").to_numpy(np.int64, na_value=NO_TIME)
-    else:
-        numbers = pd.to_numeric(values, errors="coerce").astype(np.float64)
-        numbers *= 1000 if clock == "seconds" and role != "offset" else 1
-        bad = (numbers.isna() | ~numbers.between(0, LAST_TIME)) & values.notna()
-        found = numbers.where(~bad).round().fillna(0).to_numpy(np.int64)
-        found[(numbers.isna() | bad).to_numpy()] = NO_TIME
-    places = np.flatnonzero(bad)
-    broken.add_values(rows, places, role, values)
+    """Milliseconds int64 [N] of a chunk of times that begins at row `rows`; what is no time goes to `broken`."""
+    since = _since(broken.format) if role != "offset" else 0
+    found, bad = to_milliseconds(values, clock, since)
+
+    def what(row: int) -> str:
+        name = broken.format.columns[role][0]
+        return f"has {str(values.iloc[row])!r} in the column {name}; expected {described(clock, since)}"
+
+    broken.add(rows, np.flatnonzero(bad), what, HINT)
     return found
+
+
+def _undecoded(codes: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The rows whose text had bytes that are not UTF-8."""
+    bad = np.array([*("\ufffd" in text for text in known), False])
+    return np.flatnonzero(bad[codes])
+
+
+def _no_value(name: str, row: int) -> str:
+    return f"has no {name}"
+
+
+def _not_utf8(name: str, row: int) -> str:
+    return f"has bytes that are not UTF-8 in its {name}"
+
+
+def _no_identifier(name: str, column: Any, row: int) -> str:
+    return f"has {column[row].as_py()!r} in the column {name}, which is neither text nor a whole number"
 
 
 class _Broken:
     """Broken lines: how many there are, and where and what the first is."""
 
-    def __init__(self, path: Path, format: LogFormat, header: bool) -> None:
-        self.path, self.format, self.header = path, format, header
+    def __init__(self, path: Path, format: LogFormat, layout: _Layout | None) -> None:
+        self.path, self.format, self.layout = path, format, layout
         self.rows: list[np.ndarray] = []
-        self.first: tuple[int, str] | None = None
+        self.first: tuple[int, str, str] | None = None
 
-    def add(self, rows: int, places: np.ndarray, what: Callable[[int], str]) -> None:
+    def add(self, rows: int, places: np.ndarray, what: Callable[[int], str], hint: str = "") -> None:
         """Rows `places` of a chunk that begins at row `rows`; `what` says what is wrong with a row of the chunk."""
         if not len(places):
             return
         if self.first is None or rows + places[0] < self.first[0]:
-            self.first = (rows + int(places[0]), what(int(places[0])))
+            self.first = (rows + int(places[0]), what(int(places[0])), hint)
         self.rows.append(places + rows)
 
-    def add_values(self, rows: int, places: np.ndarray, role: str, values: pd.Series) -> None:
-        """Rows whose value in the column of `role` is none."""
-        name = self.format.columns[role][0]
-
-        def what(place: int) -> str:
-            value = values.iloc[place]
-            return f"has no {name}" if pd.isna(value) else f"has the {name} {value!r}, which is none"
-
-        self.add(rows, places, what)
-
-    def refuse(self, lines: bool = True) -> None:
-        """Raises DataError where there was one; rows are counted where the file has no `lines`."""
+    def refuse(self) -> None:
+        """Raises DataError where there was one; rows are counted where the file has no lines."""
         if self.first is None:
             return
-        row, what = self.first
-        number, text = self._line(row) if lines else (row, "")
-        kind, count = "line" if lines else "row", len(np.unique(np.concatenate(self.rows)))
+        row, what, hint = self.first
+        number, text = (row, "") if self.layout is None else self._line(row, self.layout)
+        kind, count = "row" if self.layout is None else "line", len(np.unique(np.concatenate(self.rows)))
+        shown = "" if self.layout is None else f", {text[:120]!r}"
+        if what.startswith("has no ") and len(self.format.missing) > 1:
+            hint = f"{', '.join(filter(None, self.format.missing))} stand for no value: --missing changes that."
         raise DataError(
             f"{self.path}: {count:,} {kind}{'s are' if count > 1 else ' is'} broken. "
-            f"The first is {kind} {number}{f', {text[:120]!r}' if lines else ''}: it {what}.",
-            f"Mend or delete the broken {kind}s; nothing was written.",
+            f"The first is {kind} {number}{shown}: it {what}.",
+            hint or f"Mend or delete the broken {kind}s; nothing was written.",
         )
 
-    def _line(self, row: int) -> tuple[int, str]:
-        """(number from 1, text) of the line that holds the row; blank lines are no rows."""
-        wanted = row + (1 if self.header else 0)
-        with opened(self.path, self.format.member) as file, io.TextIOWrapper(file, "utf-8", "replace") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip("\r\n"):
-                    if wanted == 0:
-                        return number, line.rstrip("\r\n")
-                    wanted -= 1
-        return row + 1, ""
+    def _line(self, row: int, layout: _Layout) -> tuple[int, str]:
+        """(number from 1, text) of the line on which the click of a row begins."""
+        quotes = Quotes(self.path, layout.separator, layout.width) if self.format.quoted else None
+        with opened(self.path, self.format.member) as file:
+            found = clicks(blocks(self.path, file, self.format.encoding), quotes, layout.separator)
+            return next(itertools.islice(found, row + layout.header, None), (row + 1, ""))
 
 
 # --- columns -------------------------------------------------------------------------------------------------
 
 
-def _find_columns(path: Path, format: LogFormat) -> tuple[dict[str, int], str, bool, int]:
-    """(column -> its position, separator, whether the first line is a header, fields a line).
+@dataclass(frozen=True)
+class _Layout:
+    """Where the columns are (column -> position), what separates them, fields a line, whether there is a header."""
 
-    Raises DataError where the first line does not have the columns of the format.
-    """
+    columns: dict[str, int]
+    separator: str
+    width: int
+    header: bool
+
+
+def _find_layout(path: Path, format: LogFormat) -> _Layout:
+    """The layout that the first line shows. Raises DataError where it has not the columns of the format."""
     with opened(path, format.member) as file:
-        first = file.readline(1_000_000).decode("utf-8", "replace").lstrip("\ufeff").rstrip("\r\n")
+        first = (
+            next(blocks(path, file, format.encoding), b"").partition(b"\n")[0].decode("utf-8", "replace").rstrip("\r")
+        )
     if not first.strip():
         raise DataError(f"{path} is empty, or begins with an empty line.")
     if sum(not c.isprintable() or c == "\ufffd" for c in first if c != "\t") * 20 > len(first):
-        raise DataError(f"{path} is no text in UTF-8: it begins with {first[:20]!r}.")
-    separator = format.separator or max("\t;,|", key=first.count)
-    fields = [part.strip().strip('"') for part in first.split(separator)]
-    if format.typed:
-        fields = [name.split(":")[0] for name in fields]
-    if format.names:
-        found = {role: format.names.index(names[0]) for role, names in format.columns.items()}
-        if len(fields) < len(format.names) or (len(fields) > len(format.names) and not format.free):
-            raise _other_columns(path, fields, format, separator)
-        given = {name.lower() for names in format.columns.values() for name in names}
-        return found, separator, fields[found["item"]].lower() in given, len(format.names)
+        raise DataError(f"{path} is no text in UTF-8: it begins with {first[:20]!r}.", ENCODING_HINT)
+    separators = [format.separator] if format.separator else sorted(SEPARATORS, key=first.count, reverse=True)
+    for separator in separators:
+        fields = _fields(first, separator, format)
+        columns = _places(path, fields, format)
+        if not set(format.columns) - set(columns) - set(format.optional):
+            return _Layout(columns, separator, len(fields), True)
+    fields = _fields(first, separators[0], format)
+    if len(fields) == len(format.names) or (format.free and len(fields) > len(format.names) > 0):
+        columns = {role: format.names.index(names[0]) for role, names in format.columns.items()}
+        return _Layout(columns, separators[0], len(format.names), False)
+    raise _other_columns(path, fields, format, separators[0])
+
+
+def _fields(line: str, separator: str, format: LogFormat) -> list[str]:
+    """The names in a header."""
+    try:
+        parts = next(csv.reader([line], delimiter=separator)) if format.quoted else line.split(separator)
+    except csv.Error:  # a field of more than 128 kB
+        parts = line.split(separator)
+    names = [part.strip().strip('"') for part in parts]
+    return [name.split(":")[0] for name in names] if format.typed else names
+
+
+def _places(path: Path, fields: list[str], format: LogFormat) -> dict[str, int]:
+    """Where the columns of a format are among the fields of a header: column -> position of those that are there.
+
+    Raises DataError where it names one of them twice.
+    """
     lower = [name.lower() for name in fields]
     found = {}
     for role, names in format.columns.items():
-        places = [lower.index(name.lower()) for name in names if name.lower() in lower]
-        if places:
-            found[role] = places[0]
-    if set(format.columns) - set(found) - set(format.optional):
-        raise _other_columns(path, fields, format, separator)
-    return found, separator, True, len(fields)
+        named = next((name.lower() for name in names if name.lower() in lower), None)
+        if named is not None:
+            found[role] = lower.index(named)
+            if lower.count(named) > 1:
+                raise DataError(f"{path}: the first line names the column {fields[found[role]]} twice.")
+    return found
 
 
 def _other_columns(path: Path, fields: list[str], format: LogFormat, separator: str) -> DataError:
     roles = [" or ".join(names) for role, names in format.columns.items() if role not in format.optional]
     shown = {"\t": "tabs"}
-    others = [s for s in "\t;,|" if s != separator and len(fields) == 1 and s in fields[0]]
+    others = [s for s in SEPARATORS if s != separator and len(fields) == 1 and s in fields[0]]
     lower = [name.lower() for name in fields]
     missing = [names[0] for role, names in format.columns.items() if not {n.lower() for n in names} & set(lower)]
     hint = ""
@@ -324,42 +406,38 @@ def _other_columns(path: Path, fields: list[str], format: LogFormat, separator: 
 
 
 def _read_parquet(path: Path, format: LogFormat) -> Source:
-    """`read_log` for parquet, by way of pandas."""
-    frame = read_parquet(path)
-    if frame.empty:
+    """`read_log` for parquet."""
+
+    def choose(names: list[str]) -> dict[str, str]:
+        found = _places(path, names, format)
+        if set(format.columns) - set(found) - set(format.optional):
+            raise _other_columns(path, names, format, format.separator or ",")
+        return {role: names[place] for role, place in found.items()}
+
+    columns = read_columns(path, choose)
+    rows = len(next(iter(columns.values())))
+    if not rows:
         raise DataError(f"{path} has no clicks in it.")
-    lower = {str(name).lower(): name for name in frame.columns}
     kept: dict[str, list[Any]] = {}
-    broken = _Broken(path, format, False)
-    for role, names in format.columns.items():
-        found = [lower[name.lower()] for name in names if name.lower() in lower]
-        if not found and role not in format.optional:
-            raise _other_columns(path, [str(name) for name in frame.columns], format, format.separator or ",")
-        if found and role in CLOCKS:
-            values = frame[found[0]]
-            text = values.map(lambda v: None if pd.isna(v) else str(v)).astype(object)
-            clock = _guess_clock(text) if format.clock == "auto" else format.clock
-            kept[role] = [_times(text, clock, role, broken, 0)]
-        elif found:
-            values = frame[found[0]].astype("category")
-            kept[role] = [(values.cat.codes.to_numpy(np.int32), _labels(values.cat.categories))]
-        if found and role not in format.may_lack:
-            broken.add_values(0, np.flatnonzero(frame[found[0]].isna()), role, frame[found[0]])
-    broken.refuse(lines=False)
-    return Source(*_table(kept), {"file": path.name, "sha256": sha256(path), "rows": len(frame)})
-
-
-def read_parquet(path: Path) -> pd.DataFrame:
-    """A parquet file. Raises DataError where it is none, or the package that reads it is missing."""
-    try:
-        return pd.read_parquet(path)
-    except ImportError as error:
-        raise no_parquet() from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as parquet: {error}.") from error
-
-
-def no_parquet() -> DataError:
-    return DataError(
-        "Parquet files need the package pyarrow.", "Install it: pip install 'dissect[parquet]', or pip install pyarrow"
-    )
+    broken, clocks = _Broken(path, format, None), {}
+    for role, column in columns.items():
+        values = times(column) if role in CLOCKS else identifiers(column)
+        if values is None:
+            wanted = "times" if role in CLOCKS else "text or whole numbers"
+            raise DataError(f"{path}: the column {format.columns[role][0]} holds {column.type}; expected {wanted}.")
+        if isinstance(values, pd.Series):
+            clocks[role] = _clock(path, role, values, format)
+            kept[role] = [_times(values, clocks[role], role, broken, 0)]
+            lacking = values.isna().to_numpy()
+        else:
+            codes, texts = values
+            none = np.array([*(text is None for text in texts), False])[codes]
+            broken.add(0, np.flatnonzero(none), partial(_no_identifier, format.columns[role][0], column))
+            good = np.array([*(text is not None and text not in format.missing for text in texts), False])
+            to = np.where(good, np.cumsum(good) - 1, MISSING).astype(np.int32)  # code -1 is the last
+            kept[role] = [(to[codes], np.array(texts, object)[good[:-1]])]
+            lacking = kept[role][0][0] == MISSING
+        if role not in format.may_lack:
+            broken.add(0, np.flatnonzero(lacking), partial(_no_value, format.columns[role][0]))
+    broken.refuse()
+    return _source(kept, {"file": path.name, "sha256": sha256(path), "rows": rows}, clocks, format)

@@ -16,17 +16,18 @@ from dissect.errors import DataError
 def prepare(name: str, path: Path, recipe: Recipe) -> Dataset:
     """The data set that the recipe makes of the log at `path`.
 
-    The provenance has the file with its SHA-256, every rule with its settings and the clicks that it left, and,
-    where the recipe knows what to expect, each count that is another, with both numbers (`differences`).
+    The provenance has the file with its SHA-256, every rule with its settings and the clicks that it left, what each
+    dropped, and, where the recipe knows what to expect, each count that is another, with both numbers (`differences`).
     Raises DataError where the log is not what it should be, or nothing is left of it.
     """
     source = read_log(path, recipe.log)
-    log, source.table = source.table, source.table[:0]  # so that rules can let go of what they replace
+    items, table = source.labels["item"], [source.table]
+    source.table, source.labels = source.table[:0], {}
     try:
-        train, test, steps, numbered = apply(log, recipe.rules, recipe.split, recipe.after)
+        # Popped, so that the rules can let go of what they replace.
+        train, test, rules, numbered = apply(table.pop(), recipe.rules, recipe.split, recipe.after)
     except DataError as error:
         raise DataError(f"{path}: {error.message}", error.hint) from error
-    del log
     dataset = Dataset(
         name,
         len(numbered),
@@ -35,10 +36,10 @@ def prepare(name: str, path: Path, recipe: Recipe) -> Dataset:
         {
             "format": "log",
             "source": source.record,
-            "rules": steps,
+            **rules,
             "expected": dict(recipe.expected),
         },
-        source.labels["item"][numbered].tolist(),
+        items[numbered].tolist(),
     )
     dataset.provenance["differences"] = differences(dataset, recipe.expected)
     return dataset

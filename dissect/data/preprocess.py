@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dissect.data.log import IDS, MISSING, NO_TIME
+from dissect.data.clock import NO_TIME
+from dissect.data.log import IDS, MISSING
 from dissect.data.sessions import Sessions
 from dissect.errors import DataError
 
@@ -44,6 +45,21 @@ def keep_events(log: pd.DataFrame, kind: str) -> pd.DataFrame:
 def number_by_appearance(log: pd.DataFrame, column: str) -> pd.DataFrame:
     """Number sessions or users in the order in which they first appear, instead of the order of their identifiers."""
     return log.assign(**{column: pd.factorize(log[column].to_numpy())[0].astype(np.int32)})
+
+
+def part_users(log: pd.DataFrame) -> pd.DataFrame:
+    """Take a session that clicks of several users share as one session of each: numbers may begin anew for each user.
+
+    Clicks without a user belong to the user of their session where it has one, else they are a session of their own.
+    """
+    session, user = log["session"].to_numpy(), log["user"].to_numpy()
+    known = user != MISSING
+    first = np.full(int(session.max(initial=-1)) + 1, MISSING, np.int64)
+    first[session[known]] = user[known]  # the last one that is written, whichever
+    shared = np.zeros(len(first), bool)
+    shared[session[known & (user != first[session])]] = True
+    key = session * (user.max(initial=0) + np.int64(2)) + np.where(shared[session], user + 1, 0)
+    return log.assign(session=pd.factorize(key)[0].astype(np.int32))
 
 
 def sort_clicks(log: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -103,12 +119,15 @@ def keep_top_items(log: pd.DataFrame, most: int) -> pd.DataFrame:
     return log[top[item]]
 
 
-def until_stable(log: pd.DataFrame, steps: Sequence[Step]) -> pd.DataFrame:
-    """Repeat some rules until they drop nothing more."""
+def until_stable(log: pd.DataFrame, steps: Sequence[Step], dropped: Dropped | None = None) -> pd.DataFrame:
+    """Repeat some rules until they drop nothing more; what each of them dropped is added to `dropped`."""
     while True:
         before = len(log)
         for rule, settings in steps:
-            log = RULES[rule](log, **settings)
+            kept = RULES[rule](log, **settings)
+            if dropped is not None:
+                dropped.add(rule, settings, [log], [kept])
+            log = kept
         if len(log) == before:
             return log
 
@@ -119,6 +138,7 @@ RULES: dict[str, Callable[..., pd.DataFrame]] = {
         drop_missing,
         keep_events,
         number_by_appearance,
+        part_users,
         sort_clicks,
         split_at_gaps,
         date_sessions,
@@ -218,33 +238,64 @@ AFTER: dict[str, Callable[..., tuple[pd.DataFrame, pd.DataFrame]]] = {
 # --- a recipe as a whole -------------------------------------------------------------------------------------
 
 
+class Dropped:
+    """Clicks and sessions that each rule dropped, in the order of the rules."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.formed = False  # whether the clicks of a session stand together, so that sessions can be counted
+
+    def add(self, rule: str, settings: Mapping[str, Any], before: Sequence[pd.DataFrame], after: Any) -> None:
+        """A rule made the tables `after` of the tables `before`."""
+        clicks = sum(map(len, before)) - sum(map(len, after))
+        if clicks:
+            row = self.rows.setdefault(f"{rule} {settings}", {"rule": rule, **_plain(settings), "clicks": 0})
+            row["clicks"] += clicks
+            if self.formed:
+                lost = sum(len(runs(table)[0]) for table in before) - sum(len(runs(table)[0]) for table in after)
+                row["sessions"] = row.get("sessions", 0) + lost
+        self.formed |= rule in ("sort_clicks", "split_at_gaps") and "session" in after[0]
+
+
 def apply(
     log: pd.DataFrame, rules: Sequence[Step], split: Step, after: Sequence[Step]
-) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, Any]], np.ndarray]:
-    """(train, test, what each step left, which item of the log became item 1, 2, ...) of a log.
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any], np.ndarray]:
+    """(train, test, record, which item of the log became item 1, 2, ...) of a log.
 
-    Raises DataError, with the step, where nothing is left for training or for test.
+    The record has `rules`, the clicks that each step left, and `dropped`, the clicks and sessions that each rule
+    dropped. Raises DataError, with the step, where nothing is left for training or for test.
     """
-    record = []
+    steps: list[dict[str, Any]] = []
+    dropped = Dropped()
     for rule, settings in rules:
-        log = RULES[rule](log, **settings)
-        record.append({"rule": rule, **_plain(settings), "clicks": len(log)})
+        before = log
+        log = RULES[rule](log, **settings, **({"dropped": dropped} if rule == "until_stable" else {}))
+        steps.append({"rule": rule, **_plain(settings), "clicks": len(log)})
+        if rule == "part_users":
+            steps[-1]["sessions"] = [before["session"].nunique(), log["session"].nunique()]
+        if rule != "until_stable":
+            dropped.add(rule, settings, [before], [log])
+        del before
         if not len(log):
-            raise _nothing_left("No click is", rule, record)
+            raise _nothing_left("No click is", rule, steps)
     name, settings = split
     train, test = SPLITS[name](log, **settings)
-    record.append({"rule": name, **_plain(settings), "clicks": [len(train), len(test)]})
-    _both(train, test, name, record)
+    steps.append({"rule": name, **_plain(settings), "clicks": [len(train), len(test)]})
+    dropped.add(name, settings, [log], [train, test])
+    _both(train, test, name, steps)
+    del log
     numbered = np.zeros(0, np.int32)
     for rule, settings in after:
         if rule == "number_items":
             numbered = pd.unique(train["item"].to_numpy())
+        parts = train, test
         train, test = AFTER[rule](train, test, **settings)
-        record.append({"rule": rule, **_plain(settings), "clicks": [len(train), len(test)]})
-        _both(train, test, rule, record)
+        steps.append({"rule": rule, **_plain(settings), "clicks": [len(train), len(test)]})
+        dropped.add(rule, settings, parts, [train, test])
+        _both(train, test, rule, steps)
         if rule == "number_items":
-            record[-1]["items"] = len(numbered)
-    return train, test, record, numbered
+            steps[-1]["items"] = len(numbered)
+    return train, test, {"rules": steps, "dropped": list(dropped.rows.values())}, numbered
 
 
 def _both(train: pd.DataFrame, test: pd.DataFrame, rule: str, record: Sequence[Mapping[str, Any]]) -> None:

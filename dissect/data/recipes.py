@@ -7,10 +7,12 @@ files that their authors released.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dissect.data.log import LogFormat
+from dissect.data.clock import check_format
+from dissect.data.lines import check_encoding
+from dissect.data.log import NO_VALUE, LogFormat
 from dissect.data.preprocess import Step, milliseconds
 from dissect.errors import UsageError
 
@@ -31,7 +33,7 @@ class Recipe:
 
 
 DIGINETICA_LOG = LogFormat(
-    separator=";",
+    separator="",  # the owner's are semicolons, copies have commas
     columns={
         "session": ("sessionId", "session_id"),
         "user": ("userId", "user_id"),
@@ -48,6 +50,7 @@ GOWALLA_LOG = LogFormat(
     names=("user", "time", "latitude", "longitude", "item"),
     columns={"user": ("user",), "time": ("time",), "item": ("item",)},
     clock="iso",
+    missing=("",),
     may_lack=("item",),
     member="loc-gowalla_totalCheckins.txt",
 )
@@ -56,6 +59,7 @@ LASTFM_LOG = LogFormat(
     names=("userid", "timestamp", "artid", "artname", "traid", "traname"),
     columns={"user": ("userid",), "time": ("timestamp",), "item": ("artid",)},
     clock="iso",
+    missing=("",),
     may_lack=("item",),
     free=True,  # names of artists and tracks, as they were typed
     member="userid-timestamp-artid-artname-traid-traname.tsv",
@@ -63,14 +67,21 @@ LASTFM_LOG = LogFormat(
 YOOCHOOSE_LOG = LogFormat(
     separator=",",
     names=("session_id", "timestamp", "item_id", "category"),
-    columns={"session": ("session_id",), "time": ("timestamp",), "item": ("item_id",)},
+    columns={"session": ("session_id", "sessionId"), "time": ("timestamp",), "item": ("item_id", "itemId")},
     clock="iso",
+    missing=("",),
     member="yoochoose-clicks.dat",
 )
 RETAILROCKET_LOG = LogFormat(
-    separator=",",
-    columns={"time": ("timestamp",), "user": ("visitorid",), "event": ("event",), "item": ("itemid",)},
+    separator="",
+    columns={
+        "time": ("timestamp",),
+        "user": ("visitorid", "visitor_id"),
+        "event": ("event",),
+        "item": ("itemid", "item_id"),
+    },
     clock="milliseconds",
+    missing=("",),
     may_lack=(),
     member="events.csv",
 )
@@ -206,6 +217,8 @@ def own_log(
     gap: str | None = None,
     separator: str = "",
     clock: str = "auto",
+    encoding: str = "utf-8",
+    missing: Sequence[str] = ("", *NO_VALUE),
     least_clicks: int = 5,
     longest: int | None = None,
     top: int | None = None,
@@ -215,8 +228,10 @@ def own_log(
 ) -> Recipe:
     """A recipe for any log, by the names of its columns; the rules are LESSR's unless they are chosen otherwise.
 
-    session or (user and gap)   what makes a session
-    clock                       iso, seconds, milliseconds or auto
+    session or (user and gap)   what makes a session; where session and user are given, a session is of one user
+    separator                   one character; "" where it is to be seen from the header
+    clock                       auto, iso, seconds, milliseconds, ... or a form such as %d/%m/%Y
+    missing                     texts that stand for no value
     least_clicks                of an item
     longest, top                first clicks of a session, and most clicked items, that are kept
     test_last or test_share     sessions that end in the last `7d`, or the last share of all
@@ -237,13 +252,15 @@ def own_log(
             milliseconds(span or "1d")
         except ValueError as error:
             raise UsageError(f"{name}: {error}") from None
+    if separator and (len(separator) > 1 or not separator.isascii() or separator in '"\r\n\0'):
+        raise UsageError(f"--separator is one character, such as ',' or ';', not {separator!r}.")
     columns = {"session": session, "user": user, "item": item, "time": time}
     given = [name for name in columns.values() if name]
     if len({name.lower() for name in given}) < len(given):
         raise UsageError(f"One column cannot be two things: {', '.join(given)} name the same column twice.")
     if session is not None:
         rules: list[Step] = [
-            ("number_by_appearance", {"column": "session"}),
+            ("part_users", {}) if user is not None else ("number_by_appearance", {"column": "session"}),
             ("sort_clicks", {"by": ("session", "time")}),
         ]
     else:
@@ -260,8 +277,11 @@ def own_log(
         log=LogFormat(
             separator=separator,
             columns={role: (name,) for role, name in columns.items() if name},
-            clock=clock,
+            clock="auto" if clock == "auto" else check_format(clock),
+            counts=False,
             quoted=True,
+            encoding=check_encoding(encoding),
+            missing=tuple(missing),
             may_lack=() if gap else ("user",),
             optional=(),
         ),

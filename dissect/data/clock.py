@@ -1,0 +1,106 @@
+"""Times of clicks as milliseconds since 1970: how a column writes them, and what they are.
+
+A clock is `iso`, a unit of UNITS since 1970, or a form such as `%d/%m/%Y %H:%M`, as Python's strptime takes it.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+
+from dissect.errors import UsageError
+
+NO_TIME = np.iinfo(np.int64).min
+EARLIEST = 631_152_000_000  # the year 1990, in milliseconds: nobody clicked before
+LAST = 4_102_444_800_000  # the year 2100
+UNITS = {"seconds": 1e3, "milliseconds": 1.0, "microseconds": 1e-3, "nanoseconds": 1e-6}
+UNIT_FROM = {"nanoseconds": 1e17, "microseconds": 1e14, "milliseconds": 1e11}  # in other units far from 1990 to 2100
+DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # of as many digits
+LOOKED_AT = 10_000  # values of a column
+HINT = (
+    "Times are ISO 8601 (2014-04-07, 2014-04-07T10:51:09.277Z, 2014-04-07 10:51:09 UTC), 20140407, 20140407105109, or "
+    "seconds, milliseconds, microseconds or nanoseconds since 1970. `dissect data prepare` takes any other form by "
+    "--time-format, such as '%d/%m/%Y %H:%M', and --time-format seconds where times count from elsewhere."
+)
+
+
+def guess(values: pd.Series, since: int = 0) -> str:
+    """The clock of a column, by most of its first values; "" where they are numbers from before `since` by any."""
+    some = values.dropna().iloc[:LOOKED_AT]
+    if isinstance(some.dtype, pd.DatetimeTZDtype):
+        return "iso"
+    numbers = pd.to_numeric(some, errors="coerce").replace([np.inf, -np.inf], np.nan).dropna()
+    if not len(some) or len(numbers) * 2 < len(some):
+        return "iso"
+    text = _text(some)
+    for digits, form in DIGITS.items():
+        if 2 * (text.str.len() == digits).sum() > len(some):
+            _, wrong = to_milliseconds(text, form, EARLIEST)
+            if 2 * wrong.sum() < len(some):
+                return form
+    middle = float(numbers.median())
+    unit = next((unit for unit, least in UNIT_FROM.items() if middle >= least), "seconds")
+    return unit if since <= middle * UNITS[unit] else ""
+
+
+def to_milliseconds(values: pd.Series, clock: str, since: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(milliseconds int64 [N], NO_TIME where there is none; which values are no time from `since` to the year 2100)."""
+    empty = values.isna().to_numpy()
+    if clock in UNITS and not isinstance(values.dtype, pd.DatetimeTZDtype):
+        numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan) * UNITS[clock]
+        good = (numbers >= since) & (numbers <= LAST)
+        found = np.where(good, numbers, 0).round().astype(np.int64)
+    else:
+        found = _stamps(values, clock).dt.as_unit("ms").to_numpy(np.int64, na_value=NO_TIME)
+        good = (found >= since) & (found <= LAST)
+    found[~good] = NO_TIME
+    return found, ~good & ~empty
+
+
+def _stamps(values: pd.Series, clock: str) -> pd.Series:
+    """Stamps in UTC of text, NaT where it is no time; a day without a year is one of 1972, a leap year."""
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
+        return values
+    text = _text(values)
+    if clock != "iso":
+        yearless = not any(sign in clock for sign in ("%Y", "%y", "%c", "%x", "%G"))
+        return pd.to_datetime(
+            "1972 " + text if yearless else text, format="%Y " * yearless + clock, utc=True, errors="coerce"
+        )
+    stamps = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
+    left = stamps.isna() & text.notna()
+    if left.any():
+        bare = text[left].str.replace(r"^(\d.*) (UTC|GMT)$", r"\1", regex=True)
+        stamps[left] = pd.to_datetime(bare, format="ISO8601", utc=True, errors="coerce")
+    stamps[text.isin(["now", "today"])] = pd.NaT  # which pandas takes for times
+    return stamps
+
+
+def _text(values: pd.Series) -> pd.Series:
+    """Times as text, missing ones missing; whole numbers as such."""
+    if values.dtype == object:
+        return values
+    return pd.Series([None if pd.isna(v) else f"{v:.0f}" if v == round(v) else str(v) for v in values], dtype=object)
+
+
+def check_format(name: str) -> str:
+    """`--time-format` as a clock. Raises UsageError for what is none."""
+    try:
+        day = datetime(2014, 4, 17, 10, 51, 9)
+        if name in ("iso", *UNITS) or ("%" in name and time.strptime(day.strftime(name), name)):
+            return name
+    except ValueError:
+        pass
+    raise UsageError(
+        f"--time-format {name!r} is no form of a time.",
+        f"It is iso, {', '.join(UNITS)}, or a form such as '%d/%m/%Y %H:%M'.",
+    )
+
+
+def described(clock: str, since: int = 0) -> str:
+    """A clock in words."""
+    words = "ISO 8601" if clock == "iso" else f"{clock} since 1970" if clock in UNITS else f"the form {clock}"
+    return words + (f", from {datetime.fromtimestamp(since / 1000, UTC).year} to 2100" if since else "")
