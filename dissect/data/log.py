@@ -120,7 +120,7 @@ def read_log(path: Path, format: LogFormat) -> Source:
                         clocks[role] = clocks[role] if clocks[role] != "auto" else _guess_clock(values)
                         kept[role].append(_times(values, clocks[role], role, broken, rows))
                     else:
-                        kept[role].append((values.cat.codes.to_numpy(np.int32), _labels(values.cat.categories)))
+                        kept[role].append(_labels(values))
                     if role not in format.may_lack:
                         broken.add_values(rows, np.flatnonzero(values.isna()), role, values)
                 if width in chunk:
@@ -172,19 +172,15 @@ def _table(kept: Mapping[str, list[Any]]) -> tuple[pd.DataFrame, dict[str, np.nd
     return pd.DataFrame(table), labels
 
 
-def _labels(categories: pd.Index) -> np.ndarray:
-    """The distinct identifiers of a chunk: int64 where all of them are whole numbers, else text."""
-    values = categories.to_numpy()
-    if values.dtype.kind == "f" and (np.abs(values) < 2**53).all() and (values == np.floor(values)).all():
-        values = values.astype(np.int64)
-    return values if values.dtype == np.int64 else values.astype(str).astype(object)
+def _labels(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """(numbers int32 [N], distinct identifiers) of a chunk: an identifier is the text that stands there."""
+    codes, known = pd.factorize(values)
+    return codes.astype(np.int32), np.array([str(text) for text in known], object)
 
 
 def _join(chunks: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """(numbers int32 [N], identifiers in order): numbers of one chunk and the next agree, in the order of the ids."""
     labels = [found for _, found in chunks]
-    if any(found.dtype == object for found in labels):
-        labels = [found.astype(str).astype(object) for found in labels]
     number, known = pd.factorize(np.concatenate(labels), sort=True)
     ends = np.cumsum([len(found) for found in labels])
     joined = []
@@ -341,8 +337,7 @@ def _read_parquet(path: Path, format: LogFormat) -> Source:
             clock = _guess_clock(text) if format.clock == "auto" else format.clock
             kept[role] = [_times(text, clock, role, broken, 0)]
         elif found:
-            values = frame[found[0]].astype("category")
-            kept[role] = [(values.cat.codes.to_numpy(np.int32), _labels(values.cat.categories))]
+            kept[role] = [_labels(frame[found[0]])]
         if found and role not in format.may_lack:
             broken.add_values(0, np.flatnonzero(frame[found[0]].isna()), role, frame[found[0]])
     broken.refuse(lines=False)
