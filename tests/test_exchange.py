@@ -167,7 +167,7 @@ def test_recbole_prefixes_with_words_for_items(tmp_path):
 @pytest.mark.parametrize(
     ("name", "train", "says"),
     [
-        ("gru4rec", "SessionId,ItemId,Time\n1,2,3\n", "separated by"),
+        ("gru4rec", "SessionId.ItemId.Time\n1.2.3\n", "expected SessionId or session_id"),
         ("gru4rec", "SessionId\tItemId\n1\t2\n", "expected"),
         ("gru4rec", "SessionId\tItemId\tTime\n1\t2\tsoon\n1\t3\t5\n", "line 2"),
         ("gru4rec", "SessionId\tItemId\tTime\n1\t2\t3\n", "no session of two clicks"),

@@ -126,7 +126,19 @@ def test_random_bytes_never_escape(tmp_path_factory, content):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("1,2\n3,x\n", "line 2"), ("1,,2\n", "line 1"), ("1,-1\n", "session 0, click 1")]
+    ("text", "says"),
+    [
+        ("1,2\n3,x\n", "line 2"),
+        ("1,,2\n", "line 1"),
+        ("1,-1\n", "line 1"),
+        ("1,2\n\n2,3\n", "line 2"),
+        ("1,2\n3,01\n", "line 2.*zeros in front"),
+        ("1,2\n3,1_0\n", "line 2"),
+        ("1,2\n3,2147483647\n", "line 2, has the item 2147483647: items run from 0 to 2147483646"),
+        ("\n\n", "no line with a session"),
+        ("1," * 600_000 + "1", "line 1, is longer than 1,000,000 bytes"),
+    ],
+    ids=range(9),
 )
 def test_bad_text_is_refused(tmp_path, text, says):
     (tmp_path / "bad").write_text(text)
