@@ -91,8 +91,6 @@ def read_log(path: Path, format: LogFormat) -> Source:
     broken = _Broken(path, format, header)
     with ThreadPoolExecutor(1) as other, opened(path, format.member) as file:
         checksum = other.submit(sha256, path)
-        text: dict[int, Any] = {position: "category" for role, position in columns.items() if role not in CLOCKS}
-        text |= {position: object for role, position in columns.items() if role in CLOCKS} | {width: object}
         try:
             if header:
                 file.readline()
@@ -104,7 +102,7 @@ def read_log(path: Path, format: LogFormat) -> Source:
                 header=0,
                 names=range(width + 1),
                 usecols=sorted({*columns.values(), *(() if format.free else (width,))}),
-                dtype=text,
+                dtype=object,
                 quoting=csv.QUOTE_MINIMAL if format.quoted else csv.QUOTE_NONE,
                 keep_default_na=False,
                 na_values=list(format.missing),
