@@ -75,9 +75,11 @@ def _check_instructions(content: bytes) -> None:
     name = known.get(content[at : at + 1], "")
     what = {"SETITEM": "a dict", "SETITEMS": "a dict", "EMPTY_DICT": "a dict", "DICT": "a dict", "EMPTY_SET": "a set"}
     held = what.get(name, f"the instruction {name}" if name else "no instruction")
-    if not name and at == len(content):
-        held = "its end too early"
-    raise pickle.UnpicklingError(f"at byte {at} it has {held}; session files hold lists of whole numbers")
+    if name == "STOP":
+        held = "its end, and more after it"
+    elif at == len(content):
+        held = "no more, but no end either"
+    raise pickle.UnpicklingError(f"at byte {at} it has {held}")
 
 
 class _IntegerType:
@@ -93,7 +95,7 @@ class _IntegerType:
 def _integer(kind: Any, data: Any) -> int:
     """A NumPy integer as pickles make it, from its type and bytes (as text before protocol 3)."""
     if not isinstance(kind, _IntegerType) or kind.code not in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"):
-        raise pickle.UnpicklingError("it has NumPy values that are no integers; items are whole numbers")
+        raise pickle.UnpicklingError("it has NumPy values that are no integers")
     content = data.encode("latin-1") if isinstance(data, str) else data
     if not isinstance(content, bytes) or len(content) != int(kind.code[1]):
         raise pickle.UnpicklingError(f"it has a NumPy integer whose bytes are not {kind.code[1]}")
@@ -115,12 +117,8 @@ class _DataOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in STAND_FOR:
             return STAND_FOR[module, name]
-        lists = ". Write them as lists: [[int(item) for item in session] for session in sessions]"
         reference = f"{module}.{name}"
-        raise pickle.UnpicklingError(
-            f"it refers to {reference!r:.80}; session files hold lists of numbers only"
-            f"{lists if module.split('.')[0] in ('numpy', 'pandas') else ''}"
-        )
+        raise pickle.UnpicklingError(f"it refers to {reference!r:.80}")
 
 
 def read_pickle(path: Path) -> Any:
@@ -131,7 +129,8 @@ def read_pickle(path: Path) -> Any:
         return _DataOnly(io.BytesIO(content), encoding="latin-1").load()
     except Exception as error:  # "including (but not necessarily limited to)", says the manual of what may be raised
         raise DataError(
-            f"{path} is not a pickle of sessions, or is cut off: {str(error) or type(error).__name__}."
+            f"{path} is no pickle of lists of whole numbers, or is cut off: {str(error) or type(error).__name__}.",
+            "Write sessions as plain lists: [[int(item) for item in session] for session in sessions]",
         ) from error
 
 

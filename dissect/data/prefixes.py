@@ -61,9 +61,7 @@ def rebuild(path: Path, prefixes: Sequence[Any], targets: Any, lowest: int = 1) 
     Raises DataError at the first prefix that does not continue, or begin, a session.
     """
     if not isinstance(targets, list | tuple):
-        raise DataError(
-            f"{path} should hold prefixes and a list of their targets, and in its place is {said(targets)}."
-        )
+        raise DataError(f"{path} should hold (prefixes, targets), two lists, and the second is {said(targets)}.")
     if len(prefixes) != len(targets):
         raise DataError(f"{path} has {len(prefixes)} prefixes and {len(targets)} targets.")
     heads = flatten(path, prefixes, lowest)
