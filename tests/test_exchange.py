@@ -264,7 +264,7 @@ def test_an_identifier_is_the_text_that_stands_there(tmp_path, name, head):
 
 def test_recbole_lists_and_targets_are_the_same_text(tmp_path):
     head = "session_id:token\titem_id_list:token_seq\titem_id:token\n"
-    (tmp_path / "a").write_text(head + "1\t001 002\t003\n1\t001\t002\n2\t003\t1\n")
+    (tmp_path / "a").write_text(head + "1\t 001  002\t003\n1\t001\t002\n2\t003\t1\n")
     (tmp_path / "b").write_text(head + "3\t1\t001\n")
     data = import_files("x", "recbole", tmp_path / "a", tmp_path / "b")
     assert called(data) == [["001", "002", "003"], ["003", "1"], ["1", "001"]] and data.n_items == 4
