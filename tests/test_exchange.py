@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dissect.data import exchange
 from dissect.data import export as module
 from dissect.data.exchange import EXPORTED
 from dissect.data.export import export, timing
@@ -238,7 +240,7 @@ def click_files(folder, format, head, rows="{session}\t{item}\t{time}\n"):
         for visit in sessions:
             session += 1
             for item in visit:
-                time += 1
+                time += 7
                 clicks.append({"session": f"0{session}", "item": item, "time": 1_500_000_000 + time})
         paths.append(folder / (name + (".parquet" if format == "parquet" else "")))
         if format == "parquet":
@@ -272,10 +274,10 @@ def test_recbole_lists_and_targets_are_the_same_text(tmp_path):
 
 def test_a_list_is_cut_at_spaces_only(tmp_path):
     head = "session_id:token\titem_id_list:token_seq\titem_id:token\n"
-    (tmp_path / "a").write_text(head + "1\ta\u00a0b c\0d\te\x1cf\n1\ta\u00a0b\tc\0d\n", encoding="utf-8")
+    (tmp_path / "a").write_text(head + "1\ta\u00a0b c\x0bd\te\x1cf\n1\ta\u00a0b\tc\x0bd\n", encoding="utf-8")
     (tmp_path / "b").write_text(head + "3\te\x1cf\ta\u00a0b\n", encoding="utf-8")
     data = import_files("x", "recbole", tmp_path / "a", tmp_path / "b")
-    assert called(data) == [["a\u00a0b", "c\0d", "e\x1cf"], ["e\x1cf", "a\u00a0b"]]
+    assert called(data) == [["a\u00a0b", "c\x0bd", "e\x1cf"], ["e\x1cf", "a\u00a0b"]]
 
 
 @pytest.mark.parametrize(
@@ -310,6 +312,21 @@ def test_recbole_files_of_many_makes(tmp_path, separator, unit, session):
     data = import_files("x", "recbole", tmp_path / "a", tmp_path / "b")
     assert called(data) == [["a", "b"], ["a", "b"], ["a", "b", "a"]]
     assert data.train.times.tolist() == [1_500_000_002, 1_500_000_004]
+
+
+def test_how_times_were_read_is_said(tmp_path, monkeypatch):
+    """Where the reader of logs tells it, and the order of the clicks depends on it."""
+    read_log = exchange.read_log
+
+    def read(path, format):
+        source = read_log(path, format)
+        return replace(source, record=source.record | {"times": f"{path.name}'s clock"})
+
+    monkeypatch.setattr(exchange, "read_log", read)
+    paths = click_files(tmp_path, "gru4rec", "SessionId\tItemId\tTime\n")
+    assert import_files("x", "gru4rec", *paths).provenance["times"] == "train's clock and test's clock"
+    data = dataset([[1, 2], [2, 3, 3]], [[3, 1], [2, 1]])
+    assert "times" not in back(data, "gru4rec", tmp_path / "out").provenance
 
 
 def test_sessions_counted_anew_for_each_user_stay_apart(tmp_path):

@@ -139,6 +139,9 @@ def read_tables(paths: Sequence[Path], format: LogFormat) -> Read:
             table["user"] = _translate(source, "user", users)
         parts.append(_from_clicks(table, record))
     notes = {"items": "as in the files" if kept else "numbered by first appearance"}
+    clocks = {source.record["times"]: None for source in sources if "times" in source.record}
+    if clocks and record is None and any(part.times is not None for part in parts):
+        notes["times"] = " and ".join(clocks)
     return Read(parts, record["n_items"] if record else None, notes, None if kept else list(found))
 
 
