@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dissect.data import exchange
 from dissect.data import export as module
 from dissect.data.exchange import EXPORTED
 from dissect.data.export import export, timing
@@ -167,7 +170,7 @@ def test_recbole_prefixes_with_words_for_items(tmp_path):
 @pytest.mark.parametrize(
     ("name", "train", "says"),
     [
-        ("gru4rec", "SessionId,ItemId,Time\n1,2,3\n", "separated by"),
+        ("gru4rec", "SessionId.ItemId.Time\n1.2.3\n", "expected SessionId or session_id"),
         ("gru4rec", "SessionId\tItemId\n1\t2\n", "expected"),
         ("gru4rec", "SessionId\tItemId\tTime\n1\t2\tsoon\n1\t3\t5\n", "line 2"),
         ("gru4rec", "SessionId\tItemId\tTime\n1\t2\t3\n", "no session of two clicks"),
@@ -214,3 +217,170 @@ def test_an_export_is_whole_or_not_there(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="leaves a part empty"):
         export(data, "recbole", tmp_path / "third", validation=0.0)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+# --- identifiers, times, sessions ---------------------------------------------------------------------------------
+
+
+def called(data):
+    """The sessions of both parts, as their files call the items."""
+    names = data.identifiers or range(1, data.n_items + 1)
+    return [[str(names[item - 1]) for item in session] for part in (data.train, data.test) for session in listed(part)]
+
+
+SKUS = [["0123", "123"], ["1E5", "100000"], ["0100000", "123", "0123"]]
+SKUS_TEST = [["123", "1E5", "0123"]]
+
+
+def click_files(folder, format, head, rows="{session}\t{item}\t{time}\n"):
+    """Train and test files of SKUS with a click a row."""
+    paths, time, session = [], 0, 0
+    for name, sessions in (("train", SKUS), ("test", SKUS_TEST)):
+        clicks = []
+        for visit in sessions:
+            session += 1
+            for item in visit:
+                time += 7
+                clicks.append({"session": f"0{session}", "item": item, "time": 1_500_000_000 + time})
+        paths.append(folder / (name + (".parquet" if format == "parquet" else "")))
+        if format == "parquet":
+            pd.DataFrame(clicks).to_parquet(paths[-1])
+        else:
+            paths[-1].write_text(head + "".join(rows.format(**click) for click in clicks))
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("gru4rec", "SessionId\tItemId\tTime\n"),
+        ("recbole", "session_id:token\titem_id:token\ttimestamp:float\n"),
+        ("parquet", ""),
+    ],
+)
+def test_an_identifier_is_the_text_that_stands_there(tmp_path, name, head):
+    data = import_files("x", name, *click_files(tmp_path, name, head))
+    assert data.n_items == 5 and called(data) == [*SKUS, *SKUS_TEST]
+    assert back(data, name, tmp_path / "out", validation=0.4).split_hash == data.split_hash
+
+
+def test_recbole_lists_and_targets_are_the_same_text(tmp_path):
+    head = "session_id:token\titem_id_list:token_seq\titem_id:token\n"
+    (tmp_path / "a").write_text(head + "1\t 001  002\t003\n1\t001\t002\n2\t003\t1\n")
+    (tmp_path / "b").write_text(head + "3\t1\t001\n")
+    data = import_files("x", "recbole", tmp_path / "a", tmp_path / "b")
+    assert called(data) == [["001", "002", "003"], ["003", "1"], ["1", "001"]] and data.n_items == 4
+
+
+def test_a_list_is_cut_at_spaces_only(tmp_path):
+    head = "session_id:token\titem_id_list:token_seq\titem_id:token\n"
+    (tmp_path / "a").write_text(head + "1\ta\u00a0b c\x0bd\te\x1cf\n1\ta\u00a0b\tc\x0bd\n", encoding="utf-8")
+    (tmp_path / "b").write_text(head + "3\te\x1cf\ta\u00a0b\n", encoding="utf-8")
+    data = import_files("x", "recbole", tmp_path / "a", tmp_path / "b")
+    assert called(data) == [["a\u00a0b", "c\x0bd", "e\x1cf"], ["e\x1cf", "a\u00a0b"]]
+
+
+@pytest.mark.parametrize(
+    ("items", "n_items", "identifiers"),
+    [
+        (["2", "3", "7"], 7, None),
+        (["2", "3", "07"], 3, ["2", "3", "07"]),
+        (["0", "1", "2"], 3, ["0", "1", "2"]),
+        (["1", "2", "31"], 3, ["1", "2", "31"]),  # too many gaps
+        (["1", "2", "3.0"], 3, ["1", "2", "3.0"]),
+        (["1", "2", "٣"], 3, ["1", "2", "٣"]),  # a digit to Python
+    ],
+)
+def test_identifiers_that_are_numbers_from_1_are_the_numbers(tmp_path, items, n_items, identifiers):
+    rows = "".join(f"1\t{item}\t{time}\n" for time, item in enumerate(items, 100))
+    (tmp_path / "a").write_text("SessionId\tItemId\tTime\n" + rows, encoding="utf-8")
+    (tmp_path / "b").write_text(f"SessionId\tItemId\tTime\n2\t{items[0]}\t200\n2\t{items[1]}\t201\n")
+    data = import_files("x", "gru4rec", tmp_path / "a", tmp_path / "b")
+    assert (data.n_items, data.identifiers) == (n_items, identifiers)
+
+
+@pytest.mark.parametrize("separator", ["\t", ","])
+@pytest.mark.parametrize("unit", [1, 1000])
+@pytest.mark.parametrize("session", ["session_id", "user_id", "visitor_id"])
+def test_recbole_files_of_many_makes(tmp_path, separator, unit, session):
+    head = separator.join([f"{session}:token", "item_id:token", "timestamp:float"]) + "\n"
+    row = separator.join(["{}", "{}", "{}"]) + "\n"
+    clicks = [("u1", "b", 2), ("u1", "a", 1), ("u2", "a", 3), ("u2", "b", 4)]
+    rows = [row.format(user, item, (1_500_000_000 + time) * unit) for user, item, time in clicks]
+    (tmp_path / "a").write_text(head + "".join(rows) + "\n")  # a blank last line
+    (tmp_path / "b").write_text(head + "".join(rows[2:]) + row.format("u2", "a", 1_500_000_005 * unit))
+    data = import_files("x", "recbole", tmp_path / "a", tmp_path / "b")
+    assert called(data) == [["a", "b"], ["a", "b"], ["a", "b", "a"]]
+    assert data.train.times.tolist() == [1_500_000_002, 1_500_000_004]
+
+
+def test_how_times_were_read_is_said(tmp_path, monkeypatch):
+    """Where the reader of logs tells it, and the order of the clicks depends on it."""
+    read_log = exchange.read_log
+
+    def read(path, format):
+        source = read_log(path, format)
+        return replace(source, record=source.record | {"times": f"{path.name}'s clock"})
+
+    monkeypatch.setattr(exchange, "read_log", read)
+    paths = click_files(tmp_path, "gru4rec", "SessionId\tItemId\tTime\n")
+    assert import_files("x", "gru4rec", *paths).provenance["times"] == "train's clock and test's clock"
+    data = dataset([[1, 2], [2, 3, 3]], [[3, 1], [2, 1]])
+    assert "times" not in back(data, "gru4rec", tmp_path / "out").provenance
+
+
+def test_sessions_counted_anew_for_each_user_stay_apart(tmp_path):
+    table = pd.DataFrame(
+        {
+            "session": [1, 1, 1, 1, 2, 2],
+            "user": ["ann", "ann", "bob", "bob", "ann", "ann"],
+            "item": [1, 2, 2, 1, 1, 1],
+            "time": [1_500_000_000 + k for k in range(6)],
+        }
+    )
+    table.to_parquet(tmp_path / "a.parquet")
+    table[:2].to_parquet(tmp_path / "b.parquet")
+    data = import_files("x", "parquet", tmp_path / "a.parquet", tmp_path / "b.parquet")
+    assert listed(data.train) == [[1, 2], [2, 1], [1, 1]] and data.train.users.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("users", "read"),
+    [
+        ([None, None, None, None], None),
+        (["7", "7", "12", "12"], [7, 12]),
+        (["07", "07", "7", "7"], [0, 1]),
+        (["7", "7", None, None], [7, -1]),
+    ],
+)
+def test_users_of_parquet(tmp_path, users, read):
+    table = pd.DataFrame({"session": [1, 1, 2, 2], "item": [1, 2, 2, 1], "user": pd.array(users, dtype="string")})
+    table.to_parquet(tmp_path / "a.parquet")
+    table[:2].to_parquet(tmp_path / "b.parquet")
+    data = import_files("x", "parquet", tmp_path / "a.parquet", tmp_path / "b.parquet")
+    assert (None if data.train.users is None else data.train.users.tolist()) == read
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda record: "{", "cannot be read as JSON"),
+        (lambda record: "[" * 100_000, "cannot be read as JSON"),
+        (lambda record: [], "has no `files`"),
+        (lambda record: {k: v for k, v in record.items() if k != "n_items"}, "has no `n_items`"),
+        (lambda record: record | {"n_items": 2**31}, "has no `n_items`"),
+        (lambda record: record | {"n_items": True}, "has no `n_items`"),
+        (lambda record: {k: v for k, v in record.items() if k != "times"}, "has no `times`"),
+    ],
+)
+@pytest.mark.parametrize("name", ["srgnn", "gru4rec"])
+def test_a_damaged_record_is_named(tmp_path, name, spoil, says):
+    out, files = export(dataset([[1, 2], [2, 1]], [[1, 1]]), name, tmp_path / "out")
+    paths = [out / file for file in files]
+    record = spoil(json.loads((out / EXPORTED).read_text()))
+    (out / EXPORTED).write_text(record if isinstance(record, str) else json.dumps(record))
+    with pytest.raises(DataError, match=says) as error:
+        import_files("x", name, *paths)
+    assert EXPORTED in error.value.message and "delete the record" in error.value.hint
+    (out / EXPORTED).unlink()
+    assert import_files("x", name, *paths).n_items == 2

@@ -3,9 +3,11 @@
 import contextlib
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,6 +95,10 @@ class Evil:
         (pickle.dumps([[1, "2"]]), "session 0, click 1, is '2'"),
         (pickle.dumps([[1, True]]), "session 0, click 1, is True"),
         (pickle.dumps([[1, 2**31]]), "session 0, click 1, is 2147483648"),
+        (b"]" * 300_000 + b"a" * 299_999 + b".", "session 0, click 0, is a list"),
+        (b"(" * 300_000 + b"t" * 300_000 + b".", "session 0, click 0, is a tuple"),
+        (pickle.dumps(([[1, 2], [1]], None)), "two lists, and the second is nothing"),
+        (pickle.dumps(([[1, 2], [1]], "ab")), "two lists, and the second is 'ab'"),
         (pickle.dumps(([[1, 2], [2]], [3, 2])), "prefix 1, is no prefix"),
         (pickle.dumps(([[1, 2], [1]], [3, 4])), "prefix 1, is no prefix"),
         (pickle.dumps(([[1, 2]], [3])), "prefix 0, is no prefix"),
@@ -126,12 +132,147 @@ def test_random_bytes_never_escape(tmp_path_factory, content):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("1,2\n3,x\n", "line 2"), ("1,,2\n", "line 1"), ("1,-1\n", "session 0, click 1")]
+    ("text", "says"),
+    [
+        ("1,2\n3,x\n", "line 2"),
+        ("1,,2\n", "line 1"),
+        ("1,-1\n", "line 1"),
+        ("1,2\n\n2,3\n", "line 2"),
+        ("1,2\n3,01\n", "line 2.*zeros in front"),
+        ("1,2\n3,1_0\n", "line 2"),
+        ("1,2\n3,2147483647\n", "line 2, has the item 2147483647: items run from 0 to 2147483646"),
+        ("\n\n", "no line with a session"),
+        ("1," * 600_000 + "1", "line 1, is longer than 1,000,000 bytes"),
+    ],
+    ids=range(9),
 )
 def test_bad_text_is_refused(tmp_path, text, says):
     (tmp_path / "bad").write_text(text)
     with pytest.raises(DataError, match=says):
         read_lessr(tmp_path / "bad")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("kind", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
+def test_numpys_integers_are_whole_numbers(tmp_path, kind, protocol):
+    largest = min(int(np.iinfo(kind).max), 2**31 - 1)
+    content = [[np.array(item, kind)[()] for item in session] for session in [*TRAIN, [1, largest]]]
+    (tmp_path / "a").write_bytes(pickle.dumps(content, protocol))
+    assert listed(read_srgnn(tmp_path / "a")) == [*TRAIN, [1, largest]]
+    if kind[0] == "i":
+        (tmp_path / "a").write_bytes(pickle.dumps([[1, np.array(-2, kind)[()]]], protocol))
+        with pytest.raises(DataError, match="session 0, click 1, is -2"):
+            read_srgnn(tmp_path / "a")
+
+
+def test_numpys_integers_of_another_byte_order(tmp_path):
+    content = pickle.dumps([[np.int32(258), 1]], 4)
+    (tmp_path / "a").write_bytes(content.replace(b"<", b">"))
+    assert content.count(b"<") == 1 and listed(read_srgnn(tmp_path / "a")) == [[0x02010000, 1]]
+
+
+@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_a_pickle_of_an_older_python_and_numpy_is_read(tmp_path, module):
+    kind = b"cnumpy\ndtype\n(U\x02i8I0\nI1\ntR(I3\nU\x01<NNNI-1\nI-1\nI0\ntb"
+    scalar = b"c%s\nscalar\n(%sU\x08\xff\x01\0\0\0\0\0\0tR" % (module.encode(), kind)
+    (tmp_path / "a").write_bytes(b"\x80\x02](](K\x07%sL12L\nee." % scalar)
+    assert listed(read_srgnn(tmp_path / "a")) == [[7, 511, 12]]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (np.float64(1), "no integers"),
+        (np.bool_(True), "no integers"),
+        (np.array([1, 2]), "numpy.*_reconstruct"),
+        (pd.Series([[1, 2]]), "instruction"),
+    ],
+)
+def test_other_values_of_numpy_and_pandas_are_refused_with_the_cure(tmp_path, value, says):
+    with pytest.raises(DataError, match=says) as error:
+        read_srgnn(dump(tmp_path / "a", [[1, value]]))
+    assert "[[int(item) for item in session] for session in sessions]" in error.value.hint
+
+
+TO_I8 = b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(X\x02\0\0\0i8I0\nI1\ntR"
+BOMBS = {
+    "a list again and again": (pickle.dumps([list(range(1, 60_000))] * 16_000), "repeats lists by reference"),
+    "prefixes again and again": (pickle.dumps(([[1] * 50_000] * 9_000, [1] * 9_000)), "repeats lists by reference"),
+    "lists in lists": (b"]q\0(" + b"h\0h\0h\0](" * 9_000 + b"e" * 9_001 + b".", "is a list"),
+    "the last place of the memo": (b"\x80\x02]r\xff\xff\xff\x7f.", "at byte 3 it has the instruction LONG_BINPUT"),
+    "the same in text": (b"(lp2000000000\n.", "at byte 2 it has the instruction PUT"),
+    "text to come": (b"\x80\x04\x8d\0\0\0\0\x10\0\0\0.", "at byte 2 it has the instruction BINUNICODE8"),
+    "bytes to come": (b"\x80\x05\x96\0\0\0\0\x10\0\0\0.", "at byte 2 it has the instruction BYTEARRAY8"),
+    "a frame to come": (b"\x80\x04\x95\0\0\0\0\x10\0\0\0].", "exhausted|truncated"),
+    "bytes of a size": (b"](](%sI2000000000\ntRee." % TO_I8, "NumPy integer whose bytes are not 8"),
+    "a long number": (b"](](\x8b\x00\x00\x10\x00" + b"\x01" * (1 << 20) + b"ee.", "the instruction LONG4"),
+    "a key that takes for ever": (b")" + b"q\0h\0\x86" * 40 + b"}h\0Ns.", "a dict"),
+    "two in one": (pickle.dumps(TRAIN) + pickle.dumps(TEST), "its end, and more after it"),
+}
+
+
+@pytest.mark.parametrize("what", BOMBS)
+def test_a_pickle_takes_no_more_than_its_size(tmp_path, what):
+    content, says = BOMBS[what]
+    (tmp_path / "bomb").write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=says) as error:
+            read_srgnn(tmp_path / "bomb")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2_000_000 + 100 * len(content) and len(error.value.message) < 1_000
+
+
+def test_lists_repeated_by_reference_are_read_as_far_as_is_sane(tmp_path):
+    assert len(read_srgnn(dump(tmp_path / "a", TRAIN * 1_000))) == 3_000
+
+
+def test_a_blank_last_line_and_a_mark_of_utf_8_are_none_the_worse(tmp_path):
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbf0,1, 2\r\n3,4 \r\n\r\n\n")
+    assert listed(read_lessr(tmp_path / "a")) == [[1, 2, 3], [4, 5]]
+
+
+@pytest.mark.parametrize("format", ["lessr", "srgnn"])
+@pytest.mark.parametrize("first", [0, 1, 7])
+def test_items_count_from_where_one_says(tmp_path, format, first):
+    write = {"lessr": text, "srgnn": dump}[format]
+    train = write(tmp_path / "a", [[item + first - 1 for item in session] for session in TRAIN])
+    test = write(tmp_path / "b", [[item + first - 1 for item in session] for session in TEST])
+    data = import_files("x", format, train, test, first_id=first)
+    assert listed(data.train) == TRAIN and listed(data.test) == TEST and data.n_items == 6
+    assert data.identifiers == (None if first == 1 else range(first, first + 6))
+    test = write(tmp_path / "b", prefixed(TEST)) if format == "srgnn" and first == 1 else test
+    assert listed(import_files("x", format, train, test, first_id=first).test) == TEST
+    with pytest.raises(DataError, match=rf"items run from {first + 1} to"):
+        import_files("x", format, train, test, first_id=first + 1)
+
+
+def test_items_that_count_from_0_are_told_apart(tmp_path):
+    train, test = dump(tmp_path / "a", [[0, 1], [1, 2]]), dump(tmp_path / "b", [[0, 2]])
+    with pytest.raises(DataError, match="session 0, click 0, is 0") as error:
+        import_files("x", "srgnn", train, test)
+    assert "--first-id 0" in error.value.hint
+    with pytest.raises(UsageError, match="srgnn and lessr, not gru4rec"):
+        import_files("x", "gru4rec", train, test, first_id=0)
+    (tmp_path / "num_items.txt").write_text("3")
+    with pytest.raises(DataError, match="have the item 3, but of 3 items the last is 2") as error:
+        import_files("x", "lessr", text(tmp_path / "a", [[1, 3], [3, 2]]), text(tmp_path / "b", [[1, 2]]))
+    assert "--first-id 1" in error.value.hint
+
+
+def test_a_first_number_that_never_occurs_is_noticed(typed):
+    text(Path("train.txt"), [[1, 2], [2, 3], [3, 1]]), text(Path("test.txt"), [[1, 3]])
+    words = ["data", "import", "x", "--format", "lessr", "train.txt", "test.txt"]
+    code, out, err = typed(*words)
+    assert code == 0 and "4 items" in out
+    assert "0 never occurs" in err and "--first-id 1 --force" in err
+    code, out, err = typed(*words, "--first-id", "1", "--force")
+    assert (code, err) == (0, "") and "3 items" in out
+    text(Path("test.txt"), [[0, 3]])
+    code, out, err = typed(*words, "--force")
+    assert (code, err) == (0, "") and "4 items" in out
 
 
 def test_a_test_file_that_repeats_train_is_refused(tmp_path):

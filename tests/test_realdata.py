@@ -16,7 +16,7 @@ import pytest
 
 from dissect.data import catalog, preprocess
 from dissect.data.export import export
-from dissect.data.formats import READERS, import_files
+from dissect.data.formats import FORMATS, import_files
 from dissect.data.log import read_log
 from dissect.data.preprocess import to_sessions
 from dissect.data.recipes import RECIPES
@@ -55,7 +55,7 @@ def test_loading_is_a_memory_map_and_takes_no_time(name):
     assert isinstance(data.train.items, np.memmap) and min(seconds) <= 0.2
 
 
-@pytest.mark.parametrize("format", READERS)
+@pytest.mark.parametrize("format", FORMATS)
 def test_there_and_back_is_the_same_split(name, format, tmp_path):
     data = catalog.load(name)
     folder, files = export(data, format, tmp_path / "out")

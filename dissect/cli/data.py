@@ -102,6 +102,7 @@ def prepare(
 Examples:
   dissect data import diginetica-srgnn --format srgnn all_train_seq.txt test.txt
   dissect data import gowalla --format lessr train.txt test.txt
+  dissect data import mine --format lessr --first-id 1 train.txt test.txt
   dissect data import shop --format recbole shop.train.inter shop.valid.inter shop.test.inter
   dissect data import quick --format srgnn all_train_seq.txt test.txt --recent 1/8""",
 )
@@ -121,7 +122,14 @@ Examples:
     metavar="SHARE",
     help="Keep the last share of the training sessions in time, such as 1/8.",
 )
-@click.option("--items", type=click.IntRange(1), help="Size of the catalogue. [default: the largest number in use]")
+@click.option(
+    "--items", type=click.IntRange(1, 2**31 - 1), help="Size of the catalogue. [default: the largest number in use]"
+)
+@click.option(
+    "--first-id",
+    type=click.IntRange(0, 2**31 - 1),
+    help="Number of the first item in srgnn and lessr files. [default: 1 in srgnn, 0 in lessr]",
+)
 @force
 @data_dir
 def import_(
@@ -130,6 +138,7 @@ def import_(
     files: tuple[str, ...],
     recent: str,
     items: int | None,
+    first_id: int | None,
     force: bool,
     data_dir: str | None,
 ) -> None:
@@ -150,9 +159,19 @@ def import_(
     paths = [Path(file) for file in files]
     with catalog.claimed(name, data_dir):
         valid = paths[1] if len(paths) == 3 else None
-        dataset = formats.import_files(name, format_, paths[0], paths[-1], as_share(recent), valid, items)
+        dataset = formats.import_files(name, format_, paths[0], paths[-1], as_share(recent), valid, items, first_id)
         folder = catalog.save(dataset, data_dir, force)
     tell(dataset, folder)
+    if times := dataset.provenance.get("times"):
+        click.echo(f"Clicks are in the order of their times, read as {times}.")
+    counts_from, smallest = (dataset.provenance.get(what, 0) for what in ("first_id", "smallest_id"))
+    if smallest > counts_from:
+        click.echo(
+            f"Warning: items were taken to count from {counts_from}, but {counts_from} never occurs in the files; the "
+            f"smallest number is {smallest}.\nIf they count from {smallest}: the same command with "
+            f"--first-id {smallest} --force",
+            err=True,
+        )
 
 
 @command.command(

@@ -5,6 +5,9 @@ recbole  NAME.train.inter, NAME.valid.inter, NAME.test.inter: typed headers; eit
 gru4rec  SessionId, ItemId, Time: a click a line
 parquet  session, item, and time and user where they are known: a click a row, in order
 
+An identifier is the text that stands in the file: 0123 and 123 are two items. Where all of them are plain whole
+numbers from 1 on, without too many gaps, they are the numbers of the items too.
+
 Where tables of clicks come with times, clicks and sessions are put in their order (a session is where it ends), else
 the order of the file is taken. Files that `dissect data export` wrote are recognised by the record beside them
 (EXPORTED), and come back exactly as they were.
@@ -13,7 +16,8 @@ the order of the file is taken. Files that `dissect data export` wrote are recog
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,18 +26,20 @@ import numpy as np
 import pandas as pd
 
 from dissect.data.archive import sha256
-from dissect.data.log import LogFormat, Source, read_log
-from dissect.data.prefixes import rebuild
+from dissect.data.log import MISSING, LogFormat, Source, read_log
+from dissect.data.prefixes import INT32, rebuild
 from dissect.data.preprocess import order_sessions, sort_clicks, to_sessions
 from dissect.data.sessions import Sessions
+from dissect.errors import DataError
 
 EXPORTED = "dissect.json"  # beside exported files: what they are, and their SHA-256
+TIMES = ("clicks", "ends", "none")  # what its `times` may say
 
-INT32 = np.iinfo(np.int32).max
 SPARSE = 10  # ids up to this many times the number of items are kept as they are
+WHOLE = re.compile("0|[1-9][0-9]{0,17}")  # a whole number, as programs write it
 
 GRU4REC = LogFormat(
-    separator="\t",
+    separator="",
     columns={
         "session": ("SessionId", "session_id", "session"),
         "item": ("ItemId", "item_id", "item"),
@@ -46,21 +52,21 @@ PARQUET = LogFormat(
         "session": ("session", "SessionId", "session_id"),
         "item": ("item", "ItemId", "item_id"),
         "time": ("time", "Time", "timestamp"),
-        "user": ("user", "UserId", "user_id"),
+        "user": ("user", "UserId", "user_id", "visitor_id", "visitorid"),
     },
     optional=("time", "user"),
 )
 RECBOLE = LogFormat(
-    separator="\t",
+    separator="",
     typed=True,
     columns={
-        "session": ("session_id", "user_id"),
-        "item": ("item_id",),
+        "session": ("session_id", "sessionid", "user_id", "userid", "visitor_id", "visitorid"),
+        "item": ("item_id", "itemid"),
         "history": ("item_id_list",),
         "time": ("timestamp",),
+        "user": ("user_id", "userid", "visitor_id", "visitorid"),
     },
-    clock="seconds",
-    optional=("history", "time"),
+    optional=("history", "time", "user"),
 )
 TABLES = {"recbole": RECBOLE, "gru4rec": GRU4REC, "parquet": PARQUET}
 
@@ -79,14 +85,36 @@ class Read:
 
 
 def exported(paths: Sequence[Path]) -> dict[str, Any] | None:
-    """The record of `dissect data export` beside the first file, if it is of these very files."""
+    """The record of `dissect data export` beside the first file, if it is of these very files.
+
+    Raises DataError where the record itself is damaged.
+    """
+    path = paths[0].parent / EXPORTED
     try:
-        record = json.loads((paths[0].parent / EXPORTED).read_text())
-        known = record["files"]
-        same = all(known.get(path.name) == sha256(path) for path in paths)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        content = path.read_bytes()
+        found = {file.name: sha256(file) for file in paths}
+    except OSError:
         return None
-    return record if same else None
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "cannot be read as JSON") from error
+    if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
+        raise _damaged(path, "has no `files`")
+    if not found.items() <= record["files"].items():
+        return None
+    if type(record.get("n_items")) is not int or not 1 <= record["n_items"] <= INT32:
+        raise _damaged(path, "has no `n_items` that is a whole number from 1 on")
+    if record.get("times") not in TIMES:
+        raise _damaged(path, f"has no `times` that is one of {', '.join(TIMES)}")
+    return record
+
+
+def _damaged(path: Path, what: str) -> DataError:
+    return DataError(
+        f"{path}, the record of `dissect data export`, {what}.",
+        "Export again; or delete the record to import the files as those of somebody else.",
+    )
 
 
 def read_tables(paths: Sequence[Path], format: LogFormat) -> Read:
@@ -94,75 +122,63 @@ def read_tables(paths: Sequence[Path], format: LogFormat) -> Read:
     record = exported(paths)
     sources = [read_log(path, format) for path in paths]
     histories = [_histories(source) for source in sources]
-    known, kept = _number_items(sources, histories, keep=record is not None)
+    found = dict.fromkeys(word for pair in zip(sources, histories) for word in _items_in_order(*pair))
+    kept = _are_numbers(found, sparse=record is not None)
+    place = {text: int(text) if kept else number for number, text in enumerate(found, 1)}
     users = _number_users(sources)
     parts = []
     for path, source, history in zip(paths, sources, histories):
-        labels = source.labels["item"]
-        texts = labels if known.dtype == np.int64 else labels.astype(str).astype(object)
-        numbers = known.get_indexer(pd.Index(texts, dtype=known.dtype)).astype(np.int64)
-        numbers = known.to_numpy()[numbers].astype(np.int64) if kept else numbers + 1
-        items = numbers[source.table["item"].to_numpy()]
-        if history is None:
-            table = source.table.assign(item=items.astype(np.int32))
-            if "user" in table:
-                table["user"] = users.get_indexer(pd.Index(source.labels["user"], dtype=users.dtype))[
-                    table["user"].to_numpy()
-                ]
-            parts.append(_from_clicks(table, record))
+        table = source.table.assign(item=_translate(source, "item", place))
+        if history is not None:
+            lists = [[place[word] for word in words] for words in history]
+            prefixes = [lists[code] for code in table["history"].tolist()]
+            parts.append(rebuild(path, prefixes, table["item"].tolist()))
             continue
-        place = {key: int(key) if kept else number for number, key in enumerate(known.tolist(), 1)}
-        lists = [[place[word] for word in words] for words in history]
-        parts.append(rebuild(path, [lists[code] for code in source.table["history"].tolist()], items.tolist()))
+        if "user" in table:  # sessions may be counted anew for each user
+            table["session"] = table.groupby(["session", "user"], sort=False).ngroup()
+            table["user"] = _translate(source, "user", users)
+        parts.append(_from_clicks(table, record))
     notes = {"items": "as in the files" if kept else "numbered by first appearance"}
-    return Read(parts, record["n_items"] if record else None, notes, None if kept else known.tolist())
+    clocks = {source.record["times"]: None for source in sources if "times" in source.record}
+    if clocks and record is None and any(part.times is not None for part in parts):
+        notes["times"] = " and ".join(clocks)
+    return Read(parts, record["n_items"] if record else None, notes, None if kept else list(found))
 
 
 def _histories(source: Source) -> list[list[str]] | None:
     """The words of each distinct item_id_list, None where the table has a click a row."""
     if "history" not in source.table:
         return None
-    return [str(text).split() for text in source.labels["history"].tolist()]
+    return [[word for word in text.split(" ") if word] for text in source.labels["history"].tolist()]
 
 
-def _number_items(
-    sources: Sequence[Source], histories: Sequence[list[list[str]] | None], keep: bool
-) -> tuple[pd.Index, bool]:
-    """(identifiers in the order of their numbers, whether the identifiers are the numbers).
-
-    They are where they are whole numbers from 1 on without too many gaps, or `keep` says so; else items are numbered
-    from 1 in the order in which they appear in the files. Identifiers are text where the table has histories.
-    """
-    ordered: list[Any] = []
-    for source, history in zip(sources, histories):
-        labels = source.labels["item"][pd.unique(source.table["item"].to_numpy())]
-        if history is None:
-            ordered.append(labels)
-        else:
-            rows = pd.unique(source.table["history"].to_numpy())
-            words = dict.fromkeys(word for row in rows.tolist() for word in history[row])
-            ordered.append(np.array([*words, *labels.astype(str)], object))
-    if any(labels.dtype == object for labels in ordered):
-        ordered = [labels.astype(str).astype(object) for labels in ordered]
-    joined = np.concatenate(ordered)
-    known = pd.Index(pd.unique(joined), dtype=joined.dtype)
-    try:
-        numbers = known.to_numpy().astype(np.int64)
-    except (ValueError, OverflowError):
-        return known, False
-    low, high = int(numbers.min()), int(numbers.max())
-    plain = known.dtype == np.int64 or list(map(str, numbers.tolist())) == known.tolist()
-    return known, plain and low >= 1 and high <= INT32 and (keep or high <= SPARSE * len(known))
+def _items_in_order(source: Source, history: list[list[str]] | None) -> Iterator[str]:
+    """The identifiers of a file in the order in which they first appear: those of lists, then those of items."""
+    if history is not None:
+        for row in pd.unique(source.table["history"].to_numpy()).tolist():
+            yield from history[row]
+    yield from source.labels["item"][pd.unique(source.table["item"].to_numpy())].tolist()
 
 
-def _number_users(sources: Sequence[Source]) -> pd.Index:
+def _are_numbers(found: dict[str, None], sparse: bool) -> bool:
+    """Whether identifiers are the numbers of the items: whole numbers from 1 on, without many gaps unless `sparse`."""
+    if not all(map(WHOLE.fullmatch, found)):
+        return False
+    numbers = list(map(int, found))
+    return min(numbers) >= 1 and max(numbers) <= (INT32 if sparse else min(INT32, SPARSE * len(numbers)))
+
+
+def _number_users(sources: Sequence[Source]) -> dict[str, int]:
     """The users of all files, by number: their identifiers where those are whole numbers, else by appearance."""
-    found = [source.labels["user"] for source in sources if "user" in source.labels]
-    joined = np.concatenate(found) if found else np.zeros(0, object)
-    known = pd.Index(pd.unique(joined), dtype=joined.dtype)
-    if known.dtype == np.int64 and len(known) and known.min() >= 0:
-        return pd.RangeIndex(known.max() + 1)
-    return known
+    found = dict.fromkeys(text for source in sources for text in source.labels.get("user", np.zeros(0)).tolist())
+    are_numbers = all(map(WHOLE.fullmatch, found))
+    return {text: int(text) if are_numbers else number for number, text in enumerate(found)}
+
+
+def _translate(source: Source, role: str, place: dict[str, int]) -> np.ndarray:
+    """The column of a table in numbers that all files share, int64 [N]; MISSING where there is none."""
+    numbers = np.array([*(place[text] for text in source.labels[role].tolist()), MISSING], np.int64)
+    return numbers[source.table[role].to_numpy()]  # MISSING is the last
 
 
 def _from_clicks(table: pd.DataFrame, record: dict[str, Any] | None) -> Sessions:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Sequence
+import pickletools
+import re
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +27,196 @@ from dissect.data.prefixes import INT32, flatten, rebuild
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, UsageError
 
-LOWEST_ID = {"lessr": 0}  # in the file; elsewhere 1
+FIRST_ID = {"srgnn": 1, "lessr": 0}  # the number of the first item in files that know items by number only
 MANY, FAR_APART = 1_000_000, 100  # a catalogue of more numbers, and so many times the items in use, is a mistake
+REPEATED = 4  # clicks in a pickle for each byte of it; more are lists that it repeats by reference
+LONGEST_LINE = 1_000_000  # bytes
+LESSR_LINE = re.compile(rb" *(?:0|[1-9]\d{0,9}) *(?:, *(?:0|[1-9]\d{0,9}) *)*")
+
+
+# --- pickles -------------------------------------------------------------------------------------------------
+
+
+def _instructions(size: int) -> re.Pattern[bytes]:
+    """What a pickle of sessions is made of, apart from its end: numbers, lists, tuples, and short text.
+
+    Pickles may ask for far more than they hold: a place in the memo makes room for all places before it, hashing a
+    dict's key may take for ever. So what sessions do not need is refused, and the memo has as many places at most as
+    an honest file of `size` bytes can fill.
+    """
+
+    def counted(head: bytes, tail: bytes = b"", most: int = 40) -> bytes:
+        """Instructions that say how many bytes follow."""
+        return head + b"(?:%s)" % b"|".join(b"\\x%02x%s.{%d}" % (n, tail, n) for n in range(most + 1))
+
+    width = min(4, (size.bit_length() + 7) // 8)
+    place = rb".{%d}[\x00-\x%02x]\x00{%d}" % (width - 1, min(255, size >> 8 * (width - 1)), 4 - width)
+    digits = rb"\d{1,%d}" % len(str(size))
+    kinds = (
+        rb"K.|M..|J.{4}|I-?\d{1,20}\n|L-?\d{1,20}L?\n|" + counted(rb"\x8a", most=16),  # whole numbers
+        rb"[]()late\x85-\x87]",  # lists and tuples
+        rb"[qh].|j.{4}|\x94|r" + place + rb"|p" + digits + rb"\n|g" + digits + rb"\n",  # the memo
+        rb"[N\x88\x89]|G.{8}|F[^\n]{1,40}\n",  # what is refused later, with its place
+        rb"V[^\n]{0,99}\n|" + counted(rb"[\x8cUC]") + b"|" + counted(b"X", rb"\x00{3}"),
+        rb"c[^\n]{1,99}\n[^\n]{1,99}\n|[\x93Rb]",  # NumPy's integers, which `_DataOnly` makes itself
+        rb"\x80.|\x95.{8}",  # protocol and frame
+    )
+    return re.compile(b"(?:%s){1,1000}+" % b"|".join(kinds), re.DOTALL)
+
+
+def _check_instructions(content: bytes) -> None:
+    """Raises UnpicklingError at the first byte that is no part of a pickle of sessions."""
+    instructions, at = _instructions(len(content)), 0
+    while match := instructions.match(content, at):
+        at = match.end()
+    if content[at:] == b".":  # the end
+        return
+    known = {op.code.encode("latin-1"): op.name for op in pickletools.opcodes}
+    name = known.get(content[at : at + 1], "")
+    what = {"SETITEM": "a dict", "SETITEMS": "a dict", "EMPTY_DICT": "a dict", "DICT": "a dict", "EMPTY_SET": "a set"}
+    held = what.get(name, f"the instruction {name}" if name else "no instruction")
+    if name == "STOP":
+        held = "its end, and more after it"
+    elif at == len(content):
+        held = "no more, but no end either"
+    raise pickle.UnpicklingError(f"at byte {at} it has {held}")
+
+
+class _IntegerType:
+    """A NumPy type as pickles make it: `dtype("i8", False, True)`, then its byte order."""
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        self.code, self.order = code, "little"
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = "big" if state[1] == ">" else "little"
+
+
+def _integer(kind: Any, data: Any) -> int:
+    """A NumPy integer as pickles make it, from its type and bytes (as text before protocol 3)."""
+    if not isinstance(kind, _IntegerType) or kind.code not in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"):
+        raise pickle.UnpicklingError("it has NumPy values that are no integers")
+    content = data.encode("latin-1") if isinstance(data, str) else data
+    if not isinstance(content, bytes) or len(content) != int(kind.code[1]):
+        raise pickle.UnpicklingError(f"it has a NumPy integer whose bytes are not {kind.code[1]}")
+    return int.from_bytes(content, "big" if kind.order == "big" else "little", signed=kind.code[0] == "i")
+
+
+# What a pickle may refer to, and what it gets: nothing is imported, and NumPy itself would unpickle what it is given.
+STAND_FOR: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "dtype"): _IntegerType,
+    ("numpy.core.multiarray", "scalar"): _integer,
+    ("numpy._core.multiarray", "scalar"): _integer,
+    ("_codecs", "encode"): lambda text, _: text,
+}
 
 
 class _DataOnly(pickle.Unpickler):
     """Reads lists, tuples, numbers and strings; any reference to code is refused before it is loaded."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it refers to {module}.{name}; session files hold lists of numbers only")
+        if (module, name) in STAND_FOR:
+            return STAND_FOR[module, name]
+        reference = f"{module}.{name}"
+        raise pickle.UnpicklingError(f"it refers to {reference!r:.80}")
 
 
 def read_pickle(path: Path) -> Any:
     """The plain data in a pickle. Raises DataError for a file that is missing, empty, cut off or refers to code."""
     content = _bytes(path)
     try:
-        return _DataOnly(io.BytesIO(content)).load()
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        IndexError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        MemoryError,
-    ) as error:
+        _check_instructions(content)
+        return _DataOnly(io.BytesIO(content), encoding="latin-1").load()
+    except Exception as error:  # "including (but not necessarily limited to)", says the manual of what may be raised
         raise DataError(
-            f"{path} is not a pickle of sessions, or is cut off: {error or type(error).__name__}."
+            f"{path} is no pickle of lists of whole numbers, or is cut off: {str(error) or type(error).__name__}.",
+            "Write sessions as plain lists: [[int(item) for item in session] for session in sessions]",
         ) from error
+
+
+def _sessions(path: Path, content: Any, lowest: int = 1) -> Sessions:
+    """A list of whole sessions, or (prefixes, targets), from which they are rebuilt. Raises DataError for others."""
+    lists = content[0] if _is_prefixes(content) else content
+    if isinstance(lists, list | tuple):
+        clicks = sum(len(session) for session in lists if isinstance(session, list | tuple))
+        if clicks > max(MANY, REPEATED * path.stat().st_size):
+            raise DataError(
+                f"{path} repeats lists by reference, up to {clicks:,} clicks, which is far more than it holds.",
+                "Write every session as a list of its own.",
+            )
+    if not _is_prefixes(content):
+        return flatten(path, content, lowest)
+    prefixes, targets = content
+    return rebuild(path, prefixes, targets, lowest)
+
+
+def _is_prefixes(content: Any) -> bool:
+    is_pair = isinstance(content, list | tuple) and len(content) == 2
+    return is_pair and _is_lists(content[0]) and not _is_lists(content[1])
+
+
+def _is_lists(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], list | tuple)
+
+
+def _srgnn(paths: Sequence[Path], lowest: int) -> Read:
+    """Raises DataError for prefixes to train on and whole sessions to test on: the field's files, swapped."""
+    contents = [read_pickle(path) for path in paths]
+    parts = [_sessions(path, content, lowest) for path, content in zip(paths, contents)]
+    if _is_prefixes(contents[0]) and not _is_prefixes(contents[-1]):
+        raise DataError(
+            f"{paths[0]} holds prefixes and {paths[-1]} whole sessions: as the field writes them, the first is a test "
+            "file and the second all_train_seq.txt.",
+            f"The training file comes first: {paths[-1]} {paths[0]}",
+        )
+    record = exported(paths)
+    return Read(parts, record["n_items"] if record else None)
+
+
+# --- text ----------------------------------------------------------------------------------------------------
+
+
+def read_lessr(path: Path, lowest: int = 0) -> Sessions:
+    """Sessions of a LESSR text file, whose items count from `lowest`, as items from 1.
+
+    Raises DataError with the line that is none; blank lines at the end are none the worse.
+    """
+    flat, lengths = array("q"), array("q")
+    for number, line in enumerate(_bytes(path).removeprefix(b"\xef\xbb\xbf").rstrip().splitlines(), 1):
+        if len(line) > LONGEST_LINE:
+            raise DataError(f"{path}, line {number}, is longer than {LONGEST_LINE:,} bytes: a session is a line.")
+        if not LESSR_LINE.fullmatch(line):
+            raise DataError(
+                f"{path}, line {number}, is {line[:60].decode('utf-8', 'replace')!r}: items are whole numbers "
+                f"(without zeros in front) with commas between."
+            )
+        items = list(map(int, line.split(b",")))
+        if min(items) < lowest or max(items) > INT32 - 1 + lowest:
+            wrong = next(item for item in items if not lowest <= item < INT32 + lowest)
+            raise DataError(
+                f"{path}, line {number}, has the item {wrong}: items run from {lowest} to {INT32 - 1 + lowest}.",
+                "If the files count items from 0: --first-id 0" if wrong == 0 else "",
+            )
+        flat.extend(items)
+        lengths.append(len(items))
+    if not lengths:
+        raise DataError(f"{path} has no line with a session.")
+    numbers = np.array(flat, np.int64) - (lowest - 1)
+    return Sessions(numbers.astype(np.int32), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+
+def _lessr(paths: Sequence[Path], lowest: int) -> Read:
+    parts = [read_lessr(path, lowest) for path in paths]
+    count = paths[0].parent / "num_items.txt"
+    if not count.exists():
+        return Read(parts)
+    try:
+        n_items = int(_bytes(count))
+    except ValueError:
+        n_items = 0
+    if n_items < 1:
+        raise DataError(f"{count} should hold one whole number, how many items there are.")
+    return Read(parts, n_items)
 
 
 def _bytes(path: Path) -> bytes:
@@ -67,71 +229,8 @@ def _bytes(path: Path) -> bytes:
     return content
 
 
-def _sessions(path: Path, content: Any) -> Sessions:
-    """A list of whole sessions, or (prefixes, targets), from which they are rebuilt. Raises DataError for others."""
-    return rebuild(path, *content) if _is_prefixes(content) else flatten(path, content, 1)
-
-
-def _is_prefixes(content: Any) -> bool:
-    is_pair = isinstance(content, list | tuple) and len(content) == 2
-    return is_pair and _is_lists(content[0]) and not _is_lists(content[1])
-
-
-def _is_lists(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], list | tuple)
-
-
-def read_lessr(path: Path) -> Sessions:
-    """Sessions of a LESSR text file, renumbered from 1. Raises DataError with the line that is none."""
-    lines = _bytes(path).decode("utf-8", "replace").splitlines()
-    sessions: list[list[int]] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            sessions.append([int(text) for text in line.split(",")])
-        except ValueError:
-            raise DataError(
-                f"{path}, line {number}, is {line[:60]!r}: items are whole numbers with commas between."
-            ) from None
-    flat = flatten(path, sessions, 0)
-    if flat.items.max() == INT32:
-        raise DataError(f"{path} has the item {INT32}, which leaves no number for it when counting from 1.")
-    return Sessions(flat.items + np.int32(1), flat.offsets)
-
-
-def _srgnn(paths: Sequence[Path]) -> Read:
-    """Raises DataError for prefixes to train on and whole sessions to test on: the field's files, swapped."""
-    contents = [read_pickle(path) for path in paths]
-    parts = list(map(_sessions, paths, contents))
-    if _is_prefixes(contents[0]) and not _is_prefixes(contents[-1]):
-        raise DataError(
-            f"{paths[0]} holds prefixes and {paths[-1]} whole sessions: as the field writes them, the first is a test "
-            "file and the second all_train_seq.txt.",
-            f"The training file comes first: {paths[-1]} {paths[0]}",
-        )
-    return Read(parts, *_exported_items(paths))
-
-
-def _lessr(paths: Sequence[Path]) -> Read:
-    count = paths[0].parent / "num_items.txt"
-    if not count.exists():
-        return Read([read_lessr(path) for path in paths])
-    try:
-        n_items = int(_bytes(count))
-    except ValueError:
-        raise DataError(f"{count} should hold one whole number.") from None
-    return Read([read_lessr(path) for path in paths], n_items)
-
-
-def _exported_items(paths: Sequence[Path]) -> tuple[int | None]:
-    record = exported(paths)
-    return (record["n_items"] if record else None,)
-
-
-READERS: dict[str, Callable[[Sequence[Path]], Read]] = {
-    "srgnn": _srgnn,
-    "lessr": _lessr,
-    **{name: partial(read_tables, format=format) for name, format in TABLES.items()},
-}
+NUMBERED: dict[str, Callable[[Sequence[Path], int], Read]] = {"srgnn": _srgnn, "lessr": _lessr}
+FORMATS = (*NUMBERED, *TABLES)
 
 
 def import_files(
@@ -142,19 +241,27 @@ def import_files(
     recent: float = 1.0,
     valid: Path | None = None,
     n_items: int | None = None,
+    first_id: int | None = None,
 ) -> Dataset:
     """A data set from a train and a test file; `recent` keeps the last share of the training sessions in time.
 
     Sessions of a `valid` file follow those of the train file: validation is cut off again when a model is trained.
-    `n_items` is the size of the catalogue where it is more than the largest number that is clicked.
+    `n_items` is the size of the catalogue where it is more than the largest number that is clicked, `first_id` the
+    number of the first item where that is not FIRST_ID's.
     Single-click sessions are dropped and counted. With `recent` below 1, items that the kept sessions do not
     have are dropped from the test sessions and the rest renumbered, as SR-GNN does with Yoochoose 1/64.
     Raises DataError where a file is not what it should be, or test repeats train.
     """
     if not 0 < recent <= 1:
         raise UsageError(f"--recent is a share of the training sessions, above 0 and at most 1, not {recent}.")
+    if first_id is not None and format not in FIRST_ID:
+        raise UsageError(
+            f"--first-id is for files that know items by number only: {' and '.join(FIRST_ID)}, not {format}."
+        )
+    lowest = FIRST_ID.get(format, 1) if first_id is None else first_id
     files = {"train": train, **({"valid": valid} if valid else {}), "test": test}
-    read = READERS[format](list(files.values()))
+    paths = list(files.values())
+    read = NUMBERED[format](paths, lowest) if format in NUMBERED else read_tables(paths, TABLES[format])
     parts, dropped = {}, {}
     for (part, path), sessions in zip(files.items(), read.parts):
         parts[part], dropped[part] = drop_single_clicks(sessions)
@@ -166,27 +273,16 @@ def import_files(
             raise DataError(f"{test} repeats {files[part]}: a test file holds other sessions.")
     if valid:
         parts["train"] = joined(parts["train"], parts.pop("valid"))
-    largest = int(max(parts["train"].items.max(), parts["test"].items.max()))
-    known = n_items or read.n_items or largest
-    lowest = LOWEST_ID.get(format, 1)
-    if known < largest:
-        raise DataError(
-            f"{train} and {test} have the item {largest - 1 + lowest}, but of {known} items the last is "
-            f"{known - 1 + lowest}."
-        )
-    in_train = np.unique(parts["train"].items)
-    if n_items is None and known > max(MANY, FAR_APART * len(in_train)):
-        raise DataError(
-            f"{train} and {test} number {len(in_train):,} items up to {known - 1 + lowest:,}: a model would have a row "
-            "for every number.",
-            f"Number them without gaps, or insist on it: --items {known}",
-        )
-    if not np.isin(_targets(parts["test"]), in_train).any():
+    if not np.isin(_targets(parts["test"]), parts["train"].items).any():
         raise DataError(
             f"No session of {test} goes on to an item that {train} has: there is nothing to predict.",
             "Are both files of the same split, with the same numbers for items?",
         )
+    known = _catalogue(files, parts, n_items or read.n_items, lowest, insisted=n_items is not None)
     provenance: dict[str, Any] = {"format": format, **sources, "dropped_single_clicks": dropped, **read.notes}
+    if format in FIRST_ID:
+        smallest = min(int(sessions.items.min()) for sessions in read.parts if len(sessions.items))
+        provenance |= {"first_id": lowest, "smallest_id": smallest - 1 + lowest}
     identifiers = read.identifiers
     if identifiers is not None:  # of clicked items only, and of some that were dropped since
         identifiers = [*identifiers[:known], *[""] * (known - len(identifiers))]
@@ -198,6 +294,34 @@ def import_files(
         identifiers = [identifiers[item - 1] if identifiers else item for item in kept.tolist()]
         known = len(kept)
     return Dataset(name, known, parts["train"], parts["test"], provenance, identifiers)
+
+
+def _catalogue(
+    files: Mapping[str, Path], parts: Mapping[str, Sessions], told: int | None, lowest: int, insisted: bool
+) -> int:
+    """The number of items: as `told`, else the largest that is used.
+
+    Raises DataError where it is less than the files need or, unless `insisted`, far more.
+    """
+    both = f"{files['train']} and {files['test']}"
+    used = np.unique(np.concatenate([sessions.items for sessions in parts.values()]))
+    largest = int(used[-1])
+    known = told or largest
+    if known < largest:
+        counts_on = lowest == 0 and known == largest - 1 and used[0] > 1
+        raise DataError(
+            f"{both} have the item {largest - 1 + lowest}, but of {known} items the last is {known - 1 + lowest}.",
+            "If the files count items from 1: --first-id 1" if counts_on else "",
+        )
+    if known > INT32:
+        raise DataError(f"{both} cannot have {known:,} items: at most {INT32:,}.")
+    if not insisted and known > max(MANY, FAR_APART * len(used)):
+        raise DataError(
+            f"{both} number {len(used):,} items up to {known - 1 + lowest:,}: "
+            "a model would have a row for every number.",
+            f"Number them without gaps, or insist on it: --items {known}",
+        )
+    return known
 
 
 def _targets(sessions: Sessions) -> np.ndarray:

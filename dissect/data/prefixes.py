@@ -16,30 +16,37 @@ INT32 = np.iinfo(np.int32).max
 
 
 def flatten(path: Path, sessions: Any, lowest: int) -> Sessions:
-    """Sessions from a list of lists of whole numbers of at least `lowest`, as they stand.
+    """Sessions from a list of lists of whole numbers of at least `lowest`, which becomes item 1.
 
     Raises DataError with the first session and click that is none.
     """
     if not isinstance(sessions, list | tuple) or not sessions:
-        raise DataError(f"{path} should hold a list of sessions, and holds {_kind(sessions)}.")
+        raise DataError(f"{path} should hold a list of sessions, and holds {said(sessions)}.")
     for number, session in enumerate(sessions):
         if not isinstance(session, list | tuple):
-            raise DataError(f"{path}, session {number}, should be a list of items, and is {_kind(session)}.")
+            raise DataError(f"{path}, session {number}, should be a list of items, and is {said(session)}.")
     lengths = np.fromiter(map(len, sessions), np.int64, len(sessions))
     flat = list(chain.from_iterable(sessions))
     # bool is an int to Python, so the types are compared and not asked.
     if any(t is not int for t in set(map(type, flat))):
         place = next(i for i, value in enumerate(flat) if type(value) is not int)
-        raise DataError(f"{path}, {_place(lengths, place)}, is {flat[place]!r}: items are whole numbers.")
-    low, high = (min(flat), max(flat)) if flat else (lowest, lowest)
-    if low < lowest or high > INT32:
-        place = next(i for i, value in enumerate(flat) if not lowest <= value <= INT32)
-        raise DataError(f"{path}, {_place(lengths, place)}, is {flat[place]}: items run from {lowest} to {INT32}.")
-    return Sessions(np.array(flat, np.int32), np.concatenate([[0], np.cumsum(lengths)]))
+        raise DataError(f"{path}, {_place(lengths, place)}, is {said(flat[place])}: items are whole numbers.")
+    low, high, highest = (min(flat), max(flat), INT32 - 1 + lowest) if flat else (lowest, lowest, lowest)
+    if low < lowest or high > highest:
+        place = next(i for i, value in enumerate(flat) if not lowest <= value <= highest)
+        raise DataError(
+            f"{path}, {_place(lengths, place)}, is {flat[place]}: items run from {lowest} to {highest}.",
+            "If the files count items from 0: --first-id 0" if flat[place] == 0 else "",
+        )
+    items = (np.array(flat, np.int64) - (lowest - 1)).astype(np.int32)
+    return Sessions(items, np.concatenate([[0], np.cumsum(lengths)]))
 
 
-def _kind(value: Any) -> str:
-    return "nothing" if value is None or value == [] else f"a {type(value).__name__}"
+def said(value: Any) -> str:
+    """A value from a file, for a message: only what is short is shown."""
+    if value is None or value == [] or value == ():
+        return "nothing"
+    return repr(value) if isinstance(value, int | float | str) else f"a {type(value).__name__}"
 
 
 def _place(lengths: np.ndarray, click: int) -> str:
@@ -48,35 +55,30 @@ def _place(lengths: np.ndarray, click: int) -> str:
     return f"session {session}, click {click - int(ends[session] - lengths[session])}"
 
 
-def rebuild(path: Path, prefixes: Sequence[Any], targets: Sequence[Any]) -> Sessions:
-    """Whole sessions from all their prefixes with targets, longest first or shortest first.
+def rebuild(path: Path, prefixes: Sequence[Any], targets: Any, lowest: int = 1) -> Sessions:
+    """Whole sessions from all their prefixes with targets, longest first or shortest first; items as in `flatten`.
 
     Raises DataError at the first prefix that does not continue, or begin, a session.
     """
+    if not isinstance(targets, list | tuple):
+        raise DataError(f"{path} should hold (prefixes, targets), two lists, and the second is {said(targets)}.")
     if len(prefixes) != len(targets):
         raise DataError(f"{path} has {len(prefixes)} prefixes and {len(targets)} targets.")
-    heads = flatten(path, prefixes, 1)
-    tails = flatten(path, [[target] for target in targets], 1)
+    heads = flatten(path, prefixes, lowest)
+    tails = flatten(path, [[target] for target in targets], lowest)
     lengths = heads.lengths
     if (lengths == 0).any():
         raise DataError(f"{path}, prefix {int((lengths == 0).argmax())}, is empty.")
     problems = []
     for longest_first in (True, False):
         try:
-            return _rebuild(path, prefixes, targets, heads, tails, longest_first)
+            return _rebuild(path, heads, tails, longest_first)
         except DataError as error:
             problems.append(error)
     raise problems[0] if lengths[0] > 1 else problems[1]
 
 
-def _rebuild(
-    path: Path,
-    prefixes: Sequence[Any],
-    targets: Sequence[Any],
-    heads: Sessions,
-    tails: Sessions,
-    longest_first: bool,
-) -> Sessions:
+def _rebuild(path: Path, heads: Sessions, tails: Sessions, longest_first: bool) -> Sessions:
     """`rebuild` for one of the two orders: a session of k clicks is prefixes of k - 1 to 1 clicks, or of 1 to k - 1."""
     lengths = heads.lengths
     step = lengths[::-1] if longest_first else lengths  # now every session counts 1, 2, 3, ...
@@ -88,7 +90,7 @@ def _rebuild(
     # The longest prefix of each session with its target is the session; every other one must be its beginning.
     last = np.append(starts[1:], len(step)) - 1  # in the order of `step`
     index = len(step) - 1 - last[::-1] if longest_first else last
-    sessions = Sessions.from_lists([[*prefixes[i], targets[i]] for i in index.tolist()])
+    sessions = Sessions.from_lists([[*heads[i].tolist(), int(tails.items[i])] for i in index.tolist()])
     owner = np.repeat(np.arange(len(index)), sessions.lengths - 1)  # session of each prefix, in file order
     inside = np.repeat(sessions.offsets[owner], lengths)  # where the clicks of each prefix should stand
     position = np.arange(heads.n_clicks) - np.repeat(heads.offsets[:-1], lengths)
