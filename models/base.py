@@ -41,6 +41,10 @@ class Matrix:
     def __post_init__(self) -> None:
         if self.role not in ROLES or self.module not in MODULES:
             raise ValueError(f"role {self.role!r} must be one of {ROLES} and module {self.module!r} one of {MODULES}")
+        for name, blocks in (("rows", self.rows), ("cols", self.cols)):
+            is_tuple = isinstance(blocks, (tuple, list)) and all(isinstance(block, str) for block in blocks)
+            if not is_tuple or len(set(blocks)) < len(blocks):
+                raise ValueError(f"{name} must be a tuple of different texts such as ('in', 'out'), not {blocks!r}")
 
 
 class SessionModel(nn.Module):

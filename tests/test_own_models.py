@@ -94,7 +94,7 @@ def test_the_model_as_it_is_runs(own):
         ("return vectors, {}", "return vectors * torch.nan, {}", "vectors of finite numbers, and returned NaN"),
         ("(dim, dim)\n", "(dim, dim)\n        dim / 0\n", "cannot be built so: ZeroDivisionError"),
         ("class Own(SessionModel)", "class Own", "Own lacks candidates"),
-        ('("encoder",)', '("encoder")', "removable should be a tuple of roles: ('encoder',)"),
+        ('("encoder",)', '("encoder")', "removable should be a tuple of roles such as ('attention',), not 'encoder'"),
         ('"readout"), "last"', '"readout", ("a", "b", "c")), "last"', "mean [32, 32] does not divide"),
         ('Matrix("encoder", "readout")', '("encoder", "readout")', "should be Matrix(role, module)"),
     ],
