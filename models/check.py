@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from models.base import Matrix
 
@@ -101,7 +102,8 @@ def _check_declaration(model: Any) -> None:
         raise ValueError(f"removable should be a tuple of roles such as ('attention',), not {model.removable!r}")
     if not isinstance(model.matrices, Mapping):
         raise ValueError(f"matrices should be a dict of Matrix(role, module) by name, not {model.matrices!r}")
-    weights = {n: p.shape for n, p in model.named_parameters(remove_duplicate=False) if p.dim() >= 2}
+    parameters = model.named_parameters(remove_duplicate=False)
+    weights = {name: p.shape for name, p in parameters if not is_lazy(p) and p.dim() >= 2}
     absent = not_there(model)
     for name, matrix in model.matrices.items():
         if not isinstance(name, str) or not isinstance(matrix, Matrix):

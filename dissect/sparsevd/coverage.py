@@ -64,8 +64,8 @@ def coverage(model: nn.Module, declared: Mapping[str, Any], left_out: Mapping[st
 
 
 def shares(rows: Iterable[Row], by: str) -> dict[str, dict[str, Any]]:
-    """For each role or module (`by`): its `weights`, how many are `dissected`, their `share`, and the names that are
-    `dense` wholly or in part, each with the reason.
+    """For each role or module (`by`): its `weights`, how many are `dissected`, their `share`, and by name what is
+    `dense`, wholly or in part: how many `weights`, and the `reason`.
     """
     result: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -74,7 +74,7 @@ def shares(rows: Iterable[Row], by: str) -> dict[str, dict[str, Any]]:
         of["dissected"] += row["covered"]
         of["share"] = of["dissected"] / of["weights"]
         if row["covered"] < row["numel"]:
-            of["dense"][row["matrix"]] = row["reason"]
+            of["dense"][row["matrix"]] = {"weights": row["numel"] - row["covered"], "reason": row["reason"]}
     return result
 
 
@@ -88,8 +88,8 @@ def in_words(share: Mapping[str, Any]) -> str:
     percent = min(100 * share["share"], 99.9) if share["dissected"] < share["weights"] else 100
     words = f"{share['dissected']:,} of {share['weights']:,} weights are dissected ({percent:.1f} %)"
     by_reason: dict[str, list[str]] = {}
-    for name, reason in share["dense"].items():
-        by_reason.setdefault(reason, []).append(name)
+    for name, part in share["dense"].items():
+        by_reason.setdefault(part["reason"], []).append(name)
     dense = [f"{_listed(names)} ({reason})" for reason, names in by_reason.items()]
     return words + (f"; dense: {', '.join(dense)}" if dense else "")
 
