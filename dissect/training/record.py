@@ -57,7 +57,7 @@ class Recorder:
             write_json(run / "coverage.json", {"coverage": training.coverage})
             for role, share in shares(training.coverage, "role").items():
                 if is_partial(share):
-                    observer.note(f"{role}: {in_words(share)}. What its density says holds for that part.")
+                    observer.note(f"{role}: {in_words(share)}. Its density speaks for that part only.")
 
     def mark(self) -> None:
         """Note in the state how long the files are now."""
