@@ -126,7 +126,8 @@ def histogram(groups: tuple[str, ...], runs_dir: str, out: str | None, threshold
         if not -20 <= t <= 20:
             raise UsageError(f"--threshold is of log alpha, whose histogram goes from -20 to 20, not {t:g}.")
         caption = (
-            f"{config['model']} on {config['dataset']}, end of training, all seeds; threshold log α = {t:g} (dashed)"
+            f"{config['model']} on {config['dataset']}, end of training, all seeds; "
+            f"kept (blue) below the threshold log α = {t:g} (dashed)"
         )
         drawn = figure.draw(table, t, caption)
         stem = (Path(out) if out else group / "figures") / "log-alpha"

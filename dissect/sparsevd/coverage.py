@@ -33,9 +33,10 @@ def coverage(model: nn.Module, declared: Mapping[str, Any], left_out: Mapping[st
     left_out  as in SparsifyReport
     n_items   an undeclared table of so many rows, or up to two more, is the item embedding: it is no row here
 
-    Returns a row for each: matrix, declared, role and module ("other" where nothing is declared), numel (its weights),
-    covered (those in SparseVD layers), reason (why the others are not; empty where all are). A weight that two names
-    share counts for the first; the second has it as not covered where its role is another one.
+    Returns a row for each: matrix, declared, role and module ("other" where nothing is declared), shapes of its weight
+    matrices, numel (their weights), covered (those in SparseVD layers), reason (why the others are not; empty where all
+    are). A weight that two names share counts for the first; the second has it as not covered where its role is
+    another one.
     """
     covered = {id(theta) for _, theta, _ in named_variational(model)}
     rows: dict[str, Row] = {}
@@ -50,8 +51,9 @@ def coverage(model: nn.Module, declared: Mapping[str, Any], left_out: Mapping[st
         if counted is not None and counted["role"] == role:
             continue
         new = {"matrix": layer, "declared": known_as is not None, "role": role, "module": module}
-        row = rows.setdefault(layer, {**new, "numel": 0, "covered": 0, "reason": ""})
+        row = rows.setdefault(layer, {**new, "shapes": [], "numel": 0, "covered": 0, "reason": ""})
         first.setdefault(id(weight), row)
+        row["shapes"].append(list(weight.shape))
         row["numel"] += weight.numel()
         if counted is None and id(weight) in covered:
             row["covered"] += weight.numel()

@@ -51,10 +51,12 @@ class SparsifyReport:
     """What became of each layer or weight matrix of a model.
 
     swapped   by the name of the matrix as in `named_variational`, its shape
+    layers    the names of the layers that were exchanged
     left_out  by the name of the layer, or of the parameter where no layer is to blame, the reason
     """
 
     swapped: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    layers: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -114,7 +116,7 @@ def sparsify(
         layers[name] = layer
     _exchange(model, {id(chosen[name]): layer for name, layer in layers.items()})
 
-    report = SparsifyReport(left_out=left_out)
+    report = SparsifyReport(layers=[*layers], left_out=left_out)
     covered = set()
     for layer_name, name, theta, own in _all_variational(model):
         covered |= {id(theta), id(own)}
