@@ -130,10 +130,10 @@ def _show(model: dict[str, Any]) -> None:
         title=f"{model['model']}, {width}V = {model['items']:,}: {model['parameters']:,} parameters",
         title_justify="left",
         box=None,
-        padding=(0, 2, 0, 0),
+        padding=(0, 1, 0, 0),
     )
-    for column in ("matrix", "shape", "parameters", "role", "module", "dissected", "blocks"):
-        table.add_column(column, justify="right" if column == "parameters" else "left", no_wrap=column != "blocks")
+    for column in ("matrix", "shape", "weights", "role", "module", "dissected", "blocks"):
+        table.add_column(column, justify="right" if column == "weights" else "left", no_wrap=column != "blocks")
     for row in model["matrices"]:
         shape = "×".join(map(str, row["shape"])) if row["shape"] else f"{len(row['shapes'])} matrices"
         dissected = "yes" if not row["reason"] else "in part" if row["dissected"] else "no"
