@@ -56,6 +56,10 @@ def test_the_drawing_has_the_numbers_and_labels_of_the_table():
     drawn = [line.get_ydata().tolist() for line in axes.lines]
     for line in shown["line"].unique():
         assert shown[shown["line"] == line]["mean"].tolist() in drawn
+    bands = [{tuple(point) for point in band.get_paths()[0].vertices} for band in axes.collections]
+    for _, part in shown.groupby("line"):
+        edges = {(row.epoch, edge) for row in part.itertuples() for edge in (row.low, row.high)}
+        assert edges in bands
     assert {"edge_in", "gate_ih r", "control.rolled"} <= {text.get_text() for text in axes.texts}
     assert axes.get_ylim() == (0, 1.02)
 
