@@ -259,6 +259,18 @@ def test_a_role_that_is_dense_altogether_is_not_applicable_with_the_reason(own, 
     assert f"propagation: 0 of {LSTM} weights are dissected (0.0 %); dense: lstm" in verdict["O1"]["reasons"][1]
 
 
+def test_a_choice_that_leads_to_a_part_is_dissected_and_said(own, tmp_path):
+    text = (tmp_path / "own.py").read_text().replace("nn.LSTM(dim, dim, ", "nn.MultiheadAttention(dim, 2, ")
+    (tmp_path / "own.py").write_text(text.replace("self.lstm(x)", "self.lstm(x, x, x, key_padding_mask=items == 0)"))
+    code, out, _ = own("run", "--model", "own.py:Own", *TINY, "--json", "--where", "propagation")
+    verdict = json.loads(out)
+    assert code == 0 and {row["matrix"] for row in verdict["density"]["matrices"]} >= {"map"}
+    says = "64 of 320 weights are dissected (20.0 %); dense: lstm (MultiheadAttention reads the weights itself"
+    assert verdict["O1"]["answer"] == "undecided" and says in " ".join(verdict["O1"]["reasons"])
+    assert verdict["coverage"]["roles"]["attention"]["dense"]["attend"]["reason"] == "not chosen"
+    assert "attend, attention" not in own("verdict")[1]  # --where has left it out
+
+
 def test_a_dense_run_has_no_coverage(own):
     verdict = json.loads(own("run", "--model", "own.py:Own", *TINY, "--json", "--where", "none")[1])
     assert verdict["coverage"] is None and verdict["O1"]["answer"] == "not applicable"
