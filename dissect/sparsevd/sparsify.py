@@ -116,7 +116,12 @@ def sparsify(
         layers[name] = layer
     _exchange(model, {id(chosen[name]): layer for name, layer in layers.items()})
 
-    report = SparsifyReport(layers=[*layers], left_out=left_out)
+    return _report(model, [*layers], left_out)
+
+
+def _report(model: nn.Module, layers: list[str], left_out: dict[str, str]) -> SparsifyReport:
+    """What became of a model whose `layers` were exchanged; adds to left_out the matrices that belong to no layer."""
+    report = SparsifyReport(layers=layers, left_out=left_out)
     covered = set()
     for layer_name, name, theta, own in _all_variational(model):
         covered |= {id(theta), id(own)}
