@@ -6,7 +6,7 @@ Three answers, kept apart, each holds / fails / undecided by fixed rules:
     O2    the paper's Figure 4: density of attention > 0.2 and >= 3 x that of propagation; fails below it
     need  density is not importance: the loss of MRR@20 of the model retrained without a role
 
-and the reasons for which an answer is undecided whatever the figures say.
+and the reasons for which an answer is undecided whatever the figures say; one is that a role is dissected in part only.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import pandas as pd
 
 from analyses.bootstrap import relative_loss_interval, session_sums
 from analyses.compare import read_summary
+from analyses.coverage import absences, coverage
+from analyses.coverage import doubts as doubts_of_coverage
 from analyses.density import at_step, beyond_control, density, density_table
 from dissect import runs
 from dissect.errors import DataError
@@ -36,6 +38,7 @@ MASKED_MRR = 0.98  # of the unmasked MRR@20, below which the mask hides what the
 CONTROL_LIMIT = 0.05
 FEWEST_SEEDS = 3
 OTHER_THRESHOLDS = ("2", "4")
+RESTS_ON = {"O1": ("propagation",), "O2": ("propagation", "attention")}  # the roles whose densities an answer compares
 
 
 @dataclass
@@ -77,20 +80,23 @@ def judge(group: Path, judged: np.ndarray | None = None) -> dict[str, Any]:
         "removable": removable(config["model"], summaries),
         "accuracy": accuracy(summaries),
         "checks": checks(summaries),
+        "coverage": coverage(finished),
         "density": {},
         "O1": Answer(UNDECIDED, ["no seed is finished"]).to_dict(),
         "O2": Answer(UNDECIDED, ["no seed is finished"]).to_dict(),
         "need": need(group, finished, judged),
     }
     if summaries and config["where"] != "none":
-        verdict |= judge_density(group, config, summaries)
+        verdict |= judge_density(group, config, summaries, verdict["coverage"])
     elif summaries:
         verdict["O1"] = verdict["O2"] = Answer(NOT_APPLICABLE, ["the model was trained dense (--where none)"]).to_dict()
     runs.write_json(group / "verdict.json", verdict)
     return verdict
 
 
-def judge_density(group: Path, config: dict[str, Any], summaries: list[dict[str, Any]]) -> dict[str, Any]:
+def judge_density(
+    group: Path, config: dict[str, Any], summaries: list[dict[str, Any]], covered: dict[str, Any] | None
+) -> dict[str, Any]:
     """The parts of a verdict that come from densities: the table, O1 and O2."""
     table = finished_density(group)
     final = at_step(table)
@@ -102,7 +108,10 @@ def judge_density(group: Path, config: dict[str, Any], summaries: list[dict[str,
         other = [
             f"'{said[index].answer}' at t = {t}" for t, said in elsewhere.items() if said[index].answer != given.answer
         ]
-        reasons = doubts + [f"another answer at another threshold: {', '.join(other)}"] * bool(other)
+        reasons = doubts_of_coverage(covered, RESTS_ON[name]) + doubts
+        reasons += [f"another answer at another threshold: {', '.join(other)}"] * bool(other)
+        if given.answer == NOT_APPLICABLE:
+            given.reasons.extend(absences(covered, RESTS_ON[name]))
         result[name] = _doubted(given, reasons).to_dict()
     return result
 
@@ -126,8 +135,8 @@ def answers(final: pd.DataFrame, threshold: str) -> tuple[Answer, Answer]:
     """(O1, O2) at a threshold, by the figures alone."""
     roles = density(final, ["seed", "role"], f"kept {threshold}").unstack("role")
     if "propagation" not in roles:
-        missing = Answer(NOT_APPLICABLE, ["no propagation matrix was sparsified in these runs"])
-        return missing, missing
+        missing = "no propagation matrix was sparsified in these runs"
+        return Answer(NOT_APPLICABLE, [missing]), Answer(NOT_APPLICABLE, [missing])
     propagation = roles["propagation"]
     figures = f"density of propagation by seed: {_list(propagation)}"
     if (propagation <= WITHERED).all():

@@ -4,7 +4,7 @@
       config.toml data.json items.json verdict.json figures/
       s<seed>/                 a run: one seed of it, full model
       without-<role>/s<seed>/  the model without a role, same configuration and seeds
-        environment.json metrics.jsonl density.jsonl checkpoints/ ranks-*.npz summary.json DONE
+        environment.json coverage.json metrics.jsonl density.jsonl checkpoints/ ranks-*.npz summary.json DONE
 
 Every record carries `schema`. JSON and arrays appear whole or not at all; JSON lines are appended one line at
 a time and can be read while the run goes on.

@@ -6,7 +6,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, LINES, SETTINGS, TEXT, label_points
+from figures.style import COLOURS, DASHES, SETTINGS, TEXT, label_points
 
 PANELS = {  # curve -> title, x axis, y axis
     "length": ("Session lengths", "clicks", "share of sessions as long or longer"),
@@ -20,25 +20,28 @@ def draw(table: pd.DataFrame) -> Figure:
 
     `table` has dataset, curve (`length` or `popularity`), x and y (dissect/data/stats.py: curves).
     """
+    import seaborn as sns
+
     names = list(table["dataset"].unique())
+    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+    dashes = {name: DASHES[number % len(DASHES)] for number, name in enumerate(names)}
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(TEXT, 2.5))
         for place, (curve, (title, xlabel, ylabel)) in enumerate(PANELS.items()):
             axes = figure.add_axes((0.072 + 0.505 * place, 0.165, 0.29, 0.72))
             axes.set_xscale("log")
             axes.set_yscale("log")
-            labels = []
-            for number, name in enumerate(names):
-                part = table[(table["dataset"] == name) & (table["curve"] == curve)]
-                colour = COLOURS[number % len(COLOURS)]
-                axes.plot(part["x"], part["y"], color=colour, linestyle=LINES[number % len(LINES)])
-                labels.append((float(part["x"].iloc[-1]), float(part["y"].iloc[-1]), name, colour))
+            shown = table[table["curve"] == curve]
+            styles = {"hue": "dataset", "palette": colours, "style": "dataset", "dashes": dashes}
+            sns.lineplot(shown, x="x", y="y", **styles, estimator=None, legend=False, ax=axes)
+            ends = shown.groupby("dataset", sort=False)[["x", "y"]].last()
+            labels = [(float(end.x), float(end.y), str(end.Index), colours[end.Index]) for end in ends.itertuples()]
             axes.set_xlabel(xlabel)
             axes.set_ylabel(ylabel)
             axes.set_title(title, loc="left", fontweight="bold")
             if curve == "length":
                 axes.set_xticks(LENGTHS, [str(length) for length in LENGTHS])
-                axes.set_xlim(1.9, 1.1 * max(20, table[table["curve"] == curve]["x"].max()))
+                axes.set_xlim(1.9, 1.1 * max(20, shown["x"].max()))
             axes.minorticks_off()
             label_points(axes, labels, gap=0.07)
     return figure

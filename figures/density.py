@@ -6,15 +6,17 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, COLUMN, GREY, LINES, SETTINGS, label_ends, short_names
+from figures.style import COLOURS, COLUMN, DASHES, GREY, SETTINGS, label_ends, short_names
 
 TITLES = {"gnn": "GNN module", "readout": "Readout module", "encoder": "Encoder", "other": "Other matrices"}
-CONTROLS = {"control.kl_only": ":"}  # both are grey; the other one is solid
+CONTROLS = {"control.kl_only": (1, 1.65)}  # both are grey; the other one is solid
 LETTER = 0.054  # inches, a letter of a label on average
+CAPTION = 74  # letters that fit in a line of the caption
+HEADING, LINE = 0.15, 0.1  # inches, the title and a line of the caption
 
 
-def lines(table: pd.DataFrame, module: str, count: str, split_gates: bool = True) -> pd.DataFrame:
-    """What the figure of a module shows: line, x columns, mean, low and high over seeds, n.
+def by_seed(table: pd.DataFrame, module: str, count: str, split_gates: bool = True) -> pd.DataFrame:
+    """The densities that the figure of a module shows: line, role, seed, step, epoch, density.
 
     A line is a matrix; one with named row blocks (the gates of a GRU) is drawn by its blocks where
     `split_gates`. `count` names the counted column, e.g. "kept 3". Controls are lines too.
@@ -26,38 +28,60 @@ def lines(table: pd.DataFrame, module: str, count: str, split_gates: bool = True
     chosen = chosen[whole | gates].copy()
     chosen["line"] = (chosen["matrix"] + " " + chosen["block"]).str.strip()
     chosen["density"] = chosen[count] / chosen["numel"]
-    grouped = chosen.groupby(["line", "role", "step", "epoch"], sort=False)["density"]
+    return chosen[["line", "role", "seed", "step", "epoch", "density"]]
+
+
+def lines(values: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of the figure, from `by_seed`: line, role, x columns, mean, low and high over seeds, their number."""
+    grouped = values.groupby(["line", "role", "step", "epoch"], sort=False)["density"]
     return grouped.agg(mean="mean", low="min", high="max", seeds="count").reset_index()
 
 
-def draw(shown: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylabel: str = "density") -> Figure:
-    """Mean density of each line with the range over seeds as a band; controls thin and grey; labels at the ends."""
+def draw(values: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylabel: str = "density") -> Figure:
+    """Mean of each line of `by_seed`, the range over seeds as a band; controls thin and grey; labels at the ends."""
+    import seaborn as sns
+
+    own, controls = (list(part["line"].unique()) for part in _apart(values))
+    colours = {line: COLOURS[number % len(COLOURS)] for number, line in enumerate(own)} | dict.fromkeys(controls, GREY)
+    # Other dashes when the colours come again.
+    dashes = {line: DASHES[(number + number // len(COLOURS)) % len(DASHES)] for number, line in enumerate(own)}
+    dashes |= {line: CONTROLS.get(line, "") for line in controls}
+    above = 0.12 + HEADING + LINE * (caption.count("\n") + 1)  # inches, of title and caption
+    height = above + 2.0
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=(COLUMN, 2.6))
-        words = short_names(list(shown["line"].unique()))
+        figure = Figure(figsize=(COLUMN, height))
+        words = short_names([*own, *controls])
         room = 0.86 - (LETTER * max(map(len, words.values())) + 0.05) / COLUMN  # what labels leave to axes and leaders
-        axes = figure.add_axes((0.14, 0.145, room / 1.12, 0.665))
-        axes.set_ylim(0, 1.02)
-        labels = []
-        own = list(shown[shown["role"] != "control"]["line"].unique())
-        for number, line in enumerate(own):
-            part = shown[shown["line"] == line]
-            colour = COLOURS[number % len(COLOURS)]
-            style = LINES[(number + number // len(COLOURS)) % len(LINES)]  # another one when colours come again
-            axes.fill_between(part[x], part["low"], part["high"], color=colour, alpha=0.18, linewidth=0)
-            axes.plot(part[x], part["mean"], color=colour, linestyle=style)
-            labels.append((float(part["mean"].iloc[-1]), words[line], colour))
-        for line, part in shown[shown["role"] == "control"].groupby("line", sort=False):
-            axes.fill_between(part[x], part["low"], part["high"], color=GREY, alpha=0.18, linewidth=0)
-            axes.plot(part[x], part["mean"], color=GREY, linewidth=0.6, linestyle=CONTROLS.get(str(line), "-"))
-            labels.append((float(part["mean"].iloc[-1]), words[str(line)], GREY))
-        axes.set_xlim(0, shown[x].max() or 1)
-        axes.set_xlabel(x)
-        axes.set_ylabel(ylabel)
+        axes = figure.add_axes((0.14, 0.36 / height, room / 1.12, (height - above - 0.36) / height))
+        sns.lineplot(
+            values,
+            x=x,
+            y="density",
+            hue="line",
+            palette=colours,
+            style="line",
+            dashes=dashes,
+            size="line",
+            sizes=dict.fromkeys(own, SETTINGS["lines.linewidth"]) | dict.fromkeys(controls, 0.6),
+            errorbar=("pi", 100),  # from the lowest to the highest seed
+            err_kws={"alpha": 0.18, "linewidth": 0},
+            legend=False,
+            ax=axes,
+        )
+        axes.set(xlim=(0, values[x].max() or 1), ylim=(0, 1.02), xlabel=x, ylabel=ylabel)
+        ends = lines(values).groupby("line", sort=False)["mean"].last()
+        labels = [(float(ends[line]), words[line], colours[line]) for line in [*own, *controls]]
         label_ends(axes, labels, gap=0.062, margin=-0.1)
-        figure.text(0.015, 0.96, TITLES.get(module, module), fontsize=8, fontweight="bold", va="center")
-        figure.text(0.015, 0.882, caption, fontsize=6, color="#444444", va="center")
+        title, top = TITLES.get(module, module), 1 - 0.05 / height
+        figure.text(0.015, top, title, fontsize=8, fontweight="bold", va="top")
+        figure.text(0.015, top - HEADING / height, caption, fontsize=6, color="#444444", va="top")
     return figure
+
+
+def _apart(values: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The lines of the model, and those of the controls."""
+    is_control = values["role"] == "control"
+    return values[~is_control], values[is_control]
 
 
 def describe(shown: pd.DataFrame, module: str, caption: str) -> str:

@@ -11,13 +11,17 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from figures.style import COLOURS, SETTINGS, TEXT, short_names
 
 BIN = 0.25  # of log alpha
+BEYOND = "#B5B5B5"  # of the weights at or above the threshold
 
 
 def draw(table: pd.DataFrame, threshold: float, caption: str) -> Figure:
     """One small panel per matrix; `table` has matrix, log_alpha (left edge of a bin) and share of the weights.
 
-    The bins at the ends of the range, -20.25 and 20, hold all that lies beyond: its share is written, not drawn.
+    Weights that are kept are blue, the others grey. The bins at the ends of the range, -20.25 and 20, hold all that
+    lies beyond: its share is written, not drawn.
     """
+    import seaborn as sns
+
     matrices = list(table["matrix"].unique())
     names = short_names(matrices)
     columns = 4
@@ -31,7 +35,20 @@ def draw(table: pd.DataFrame, threshold: float, caption: str) -> Figure:
         for panel, matrix in zip(panels.flat, matrices):
             part = table[table["matrix"] == matrix]
             inside = part[(part["log_alpha"] >= -20) & (part["log_alpha"] < 20)]
-            panel.bar(inside["log_alpha"], inside["share"], width=BIN, align="edge", color=COLOURS[0], linewidth=0)
+            sns.histplot(
+                inside.assign(middle=inside["log_alpha"] + BIN / 2, kept=inside["log_alpha"] < threshold),
+                x="middle",
+                weights="share",
+                binwidth=BIN,
+                binrange=(-20, 20),
+                hue="kept",
+                palette={True: COLOURS[0], False: BEYOND},
+                alpha=1,
+                linewidth=0,
+                legend=False,
+                ax=panel,
+            )
+            panel.set(xlabel="", ylabel="")
             panel.axvline(threshold, color=COLOURS[1], linewidth=0.8, linestyle="--")
             panel.set_title(f"{names[matrix]}\n{in_words(part, threshold)}", fontsize=6.5, loc="left")
             panel.set_xlim(low, high)

@@ -13,17 +13,17 @@ from matplotlib.figure import Figure
 COLUMN = 3.337  # inches, \columnwidth of acmart sigconf
 TEXT = 7.006  # inches, \textwidth
 
-# Okabe and Ito's colours, a brown in place of the yellow, which is too light for lines; each with its line style.
+# Okabe and Ito's colours, a brown in place of the yellow, which is too light for lines; each with its dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D31")
-LINES: tuple[Any, ...] = (
-    "-",
-    "--",
-    "-.",
-    (0, (1, 1)),
-    (0, (5, 1, 1, 1, 1, 1)),
-    (0, (3, 1)),
-    ":",
-    (0, (6, 1.5)),
+DASHES: tuple[Any, ...] = (
+    "",  # seaborn's word for a solid line
+    (3.7, 1.6),
+    (6.4, 1.6, 1, 1.6),
+    (1, 1),
+    (5, 1, 1, 1, 1, 1),
+    (3, 1),
+    (1, 1.65),
+    (6, 1.5),
 )
 GREY = "#777777"
 LONGEST = 24  # letters of a name; of a longer one the end is shown

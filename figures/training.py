@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, COLUMN, LINES, SETTINGS, label_ends
+from figures.style import COLOURS, COLUMN, DASHES, SETTINGS, label_ends
 
 AXES = {"epoch": "epoch", "minutes": "minutes of training, without evaluation"}
 LABEL = 17  # letters that fit beside a panel
@@ -51,7 +52,7 @@ def draw(shown: pd.DataFrame, split: str, caption: str, x: str = "epoch") -> Fig
                 part = part[part["split"] == ("train" if curve == "loss" else split)]
                 if len(part):
                     colour = COLOURS[place % len(COLOURS)]
-                    _line(axes, part, x, colour, LINES[place % len(LINES)], dots=curve != "loss")
+                    _line(axes, part, x, colour, DASHES[place % len(DASHES)], dots=curve != "loss")
                     labels.append((float(part["mean"].iloc[-1]), words[line], colour))
             axes.set_ylabel(ylabel)
             axes.yaxis.set_label_coords(0.04, below / height + panel / height / 2, transform=figure.transFigure)
@@ -71,12 +72,13 @@ def draw(shown: pd.DataFrame, split: str, caption: str, x: str = "epoch") -> Fig
     return figure
 
 
-def _line(axes: Axes, part: pd.DataFrame, x: str, colour: str, style: object, dots: bool) -> None:
+def _line(axes: Axes, part: pd.DataFrame, x: str, colour: str, dashes: Any, dots: bool) -> None:
     """One curve: solid and banded as far as all seeds go, thin beyond; evaluations are few and get dots."""
     whole = part[part["seeds"] == part["seeds"].max()]
     rest = part[part.index >= whole.index[-1]]
     axes.fill_between(whole[x], whole["low"], whole["high"], color=colour, alpha=0.18, linewidth=0)
     marker = {"marker": "o", "markersize": 2.2} if dots else {}
+    style = (0, dashes) if dashes else "-"
     axes.plot(whole[x], whole["mean"], color=colour, linestyle=style, linewidth=1.0, **marker)  # type: ignore[arg-type]
     if len(rest) > 1:
         axes.plot(rest[x], rest["mean"], color=colour, linewidth=0.5, **marker)  # type: ignore[arg-type]

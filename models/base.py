@@ -41,6 +41,10 @@ class Matrix:
     def __post_init__(self) -> None:
         if self.role not in ROLES or self.module not in MODULES:
             raise ValueError(f"role {self.role!r} must be one of {ROLES} and module {self.module!r} one of {MODULES}")
+        for name, blocks in (("rows", self.rows), ("cols", self.cols)):
+            is_tuple = isinstance(blocks, (tuple, list)) and all(isinstance(block, str) for block in blocks)
+            if not is_tuple or len(set(blocks)) < len(blocks):
+                raise ValueError(f"{name} must be a tuple of different texts such as ('in', 'out'), not {blocks!r}")
 
 
 class SessionModel(nn.Module):
@@ -48,7 +52,7 @@ class SessionModel(nn.Module):
 
     matrices   the weight matrices by the qualified name of their layer
     removable  what `without` in the constructor leaves out of the model, and `switched_off` out of a trained one
-    more_options  arguments of the constructor that it takes by ** and hands on
+    more_options  arguments of the constructor that it takes by ** and hands on, with their defaults
     presets    arguments of the constructor by a name
     all_slots  an instance's layout of a batch: every slot of the padded sessions, session by session, or only the real
                clicks; None: every slot on any device but the CPU (models/graph.py)
@@ -58,7 +62,7 @@ class SessionModel(nn.Module):
 
     matrices: ClassVar[Mapping[str, Matrix]] = {}
     removable: ClassVar[tuple[str, ...]] = ()
-    more_options: ClassVar[tuple[str, ...]] = ()
+    more_options: ClassVar[Mapping[str, Any]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     unit_candidates: bool = False
 

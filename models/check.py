@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from models.base import Matrix
 
@@ -120,16 +121,26 @@ def _check_declaration(model: Any) -> None:
     """Raises ValueError where the class, `matrices` or `removable` is not what it should be."""
     if not isinstance(model, nn.Module):
         raise ValueError("it should be an nn.Module: derive from SessionModel")
-    if isinstance(model.removable, str):
-        raise ValueError(f"removable should be a tuple of roles: ({model.removable!r},)")
-    parameters = dict(model.named_parameters())
-    declared: Mapping[str, Any] = model.matrices  # type: ignore[assignment]
-    for name, matrix in declared.items():
-        if not isinstance(matrix, Matrix):
-            raise ValueError(f"matrices[{name!r}] should be Matrix(role, module), not {matrix!r}")
-        shape = parameters[f"{name}.weight"].shape if f"{name}.weight" in parameters else torch.Size((0, 0))
-        if any(size % max(1, len(blocks)) for size, blocks in zip(shape, (matrix.rows, matrix.cols))):
-            raise ValueError(f"{name} {list(shape)} does not divide into the blocks {matrix.rows} and {matrix.cols}")
+    if not isinstance(model.removable, (tuple, list)):
+        raise ValueError(f"removable should be a tuple of roles such as ('attention',), not {model.removable!r}")
+    if not isinstance(model.matrices, Mapping):
+        raise ValueError(f"matrices should be a dict of Matrix(role, module) by name, not {model.matrices!r}")
+    parameters = model.named_parameters(remove_duplicate=False)
+    weights = {name: p.shape for name, p in parameters if not is_lazy(p) and p.dim() >= 2}
+    absent = not_there(model)
+    for name, matrix in model.matrices.items():
+        if not isinstance(name, str) or not isinstance(matrix, Matrix):
+            raise ValueError(f"matrices[{name!r}] should be Matrix(role, module) under a text, not {matrix!r}")
+        own = {weight: shape for weight, shape in weights.items() if f"{weight}.".startswith(f"{name}.")}
+        if not own and name not in absent:
+            raise ValueError(f"matrices[{name!r}] has no weight matrix, a parameter of two dimensions or more")
+        for weight, shape in own.items():
+            sides = zip(shape, (matrix.rows, matrix.cols))
+            if "bias" not in weight and any(size % max(1, len(blocks)) for size, blocks in sides):
+                what = weight.removesuffix(".weight")
+                raise ValueError(
+                    f"{what} {list(shape)} does not divide into the blocks {matrix.rows} and {matrix.cols}"
+                )
 
 
 def not_there(model: Any) -> list[str]:
@@ -139,7 +150,11 @@ def not_there(model: Any) -> list[str]:
 
 
 def without_role(model: Any) -> list[str]:
-    """Layers with weight matrices that `matrices` does not name."""
-    kinds = (nn.Linear, nn.Conv1d, nn.GRU, nn.GRUCell)  # what can be dissected
+    """Layers with weight matrices of which `matrices` names nothing: no weight, not the layer, not what holds it."""
+    kinds = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
     named = {part for name in model.matrices for part in (name, name.rpartition(".")[0])}
-    return [name for name, module in model.named_modules() if isinstance(module, kinds) and name not in named]
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, kinds) and name not in named and not any(name.startswith(f"{n}.") for n in model.matrices)
+    ]

@@ -347,6 +347,8 @@ def arange_like(like: Tensor) -> Tensor:
 
 
 # What a model that has this readout takes beside its own arguments, and hands on.
-READOUT_OPTIONS = tuple(
-    name for name in inspect.signature(AttenMixerReadout).parameters if name not in ("dim", "scale", "attend")
-)
+READOUT_OPTIONS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(AttenMixerReadout).parameters.items()
+    if name not in ("dim", "scale", "attend")
+}

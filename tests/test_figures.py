@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from figures import density, histogram
-from figures.style import COLOURS, LINES, label_ends, save, short_names, spread
+from figures.style import COLOURS, DASHES, label_ends, save, short_names, spread
 
 
 def table(module="gnn"):
@@ -38,28 +39,36 @@ def table(module="gnn"):
     return pd.DataFrame(rows)
 
 
+def values(matrices=None):
+    return density.by_seed(table() if matrices is None else matrices, "gnn", "kept 3")
+
+
 def test_lines_are_means_and_ranges_over_seeds():
-    shown = density.lines(table(), "gnn", "kept 3")
+    shown = density.lines(values())
     assert set(shown["line"]) == {"edge_in", "gate_ih r", "control.rolled"}
     last = shown[(shown["line"] == "edge_in") & (shown["step"] == 100)].iloc[0]
     assert (last["low"], last["mean"], last["high"], last["seeds"]) == (0.5, 0.625, 0.75, 2)
 
 
 def test_the_drawing_has_the_numbers_and_labels_of_the_table():
-    shown = density.lines(table(), "gnn", "kept 3")
-    axes = density.draw(shown, "gnn", "caption").axes[0]
+    shown = density.lines(values())
+    axes = density.draw(values(), "gnn", "caption").axes[0]
     drawn = [line.get_ydata().tolist() for line in axes.lines]
     for line in shown["line"].unique():
         assert shown[shown["line"] == line]["mean"].tolist() in drawn
+    bands = [{tuple(point) for point in band.get_paths()[0].vertices} for band in axes.collections]
+    for _, part in shown.groupby("line"):
+        edges = {(row.epoch, edge) for row in part.itertuples() for edge in (row.low, row.high)}
+        assert edges in bands
     assert {"edge_in", "gate_ih r", "control.rolled"} <= {text.get_text() for text in axes.texts}
     assert axes.get_ylim() == (0, 1.02)
 
 
 def test_files_are_the_same_to_the_byte(tmp_path):
-    shown = density.lines(table(), "gnn", "kept 3")
+    shown = density.lines(values())
     content = []
     for name in ("a", "b"):
-        paths = save(density.draw(shown, "gnn", "caption"), tmp_path / name / "figure", shown, "words")
+        paths = save(density.draw(values(), "gnn", "caption"), tmp_path / name / "figure", shown, "words")
         assert [p.suffix for p in paths] == [".pdf", ".svg", ".png", ".csv", ".txt"]
         content.append([p.read_bytes() for p in paths])
     assert content[0] == content[1]
@@ -67,7 +76,7 @@ def test_files_are_the_same_to_the_byte(tmp_path):
 
 
 def test_the_description_says_where_the_lines_end():
-    words = density.describe(density.lines(table(), "gnn", "kept 3"), "gnn", "caption")
+    words = density.describe(density.lines(values()), "gnn", "caption")
     assert "edge_in 0.625 (range over 2 seeds 0.500 to 0.750)" in words
 
 
@@ -80,7 +89,10 @@ def test_histograms_state_the_kept_share_and_what_lies_beyond():
     assert panel.get_title(loc="left") == "m\n0.750 kept, 20.0% above 20"
     figure.canvas.draw()
     assert {"0%", "20%", "40%"} <= {label.get_text() for label in panel.get_yticklabels()}
-    assert [bar.get_height() for bar in panel.patches] == [0.5, 0.25, 0.05]  # the bins at the ends are no bins
+    bars = {bar.get_x(): bar for bar in panel.patches if bar.get_height()}
+    assert {x: bar.get_height() for x, bar in bars.items()} == {0.0: 0.5, 2.75: 0.25, 3.0: 0.05}  # the ends are no bins
+    assert {to_hex(bars[x].get_facecolor()).upper() for x in (0.0, 2.75)} == {COLOURS[0]}
+    assert to_hex(bars[3.0].get_facecolor()).upper() == histogram.BEYOND and bars[3.0].get_width() == 0.25
     assert panel.get_xlim()[1] > 20 and "share" in figure.get_supylabel()
 
 
@@ -117,8 +129,8 @@ def test_names_lose_what_they_have_in_common():
 
 
 def test_a_long_name_stays_in_the_figure():
-    shown = density.lines(table().replace("edge_in", "encoder_of_the_last_clicks"), "gnn", "kept 3")
-    figure = density.draw(shown, "gnn", "caption")
+    long = values(table().replace("edge_in", "encoder_of_the_last_clicks"))
+    figure = density.draw(long, "gnn", "caption")
     figure.canvas.draw()
     right = max(text.get_window_extent().x1 for text in figure.axes[0].texts)
     assert right <= figure.bbox.x1
@@ -140,4 +152,4 @@ def test_labels_that_have_room_stay_where_they_are():
 
 
 def test_every_colour_has_a_line_style():
-    assert len(COLOURS) == len(LINES) == len(set(COLOURS))
+    assert len(COLOURS) == len(DASHES) == len(set(DASHES)) == len(set(COLOURS))

@@ -23,6 +23,7 @@ MODEL = """
         def __init__(self, n_items, dim=8, without=()):
             super().__init__()
             self.items = nn.Parameter(torch.empty(n_items, dim))
+            self.drop = nn.Dropout(0.0)
             self.last = nn.Linear(dim, dim)
             if "encoder" not in without:
                 self.mean = nn.Linear(dim, dim, bias=False)
@@ -84,7 +85,7 @@ def test_the_model_as_it_is_runs(own):
         (
             "return vectors, {}",
             "return vectors / nothing, {}",
-            "NameError: name 'nothing' is not defined (own.py, line 26)",
+            "NameError: name 'nothing' is not defined (own.py, line 27)",
         ),
         ("return vectors, {}", "return (vectors if not self.switched_off else 1), {}", "with switched_off = 'encoder'"),
         (
@@ -96,9 +97,19 @@ def test_the_model_as_it_is_runs(own):
         ("return vectors, {}", "return vectors * torch.nan, {}", "vectors of finite numbers, and returned NaN"),
         ("(dim, dim)\n", "(dim, dim)\n        dim / 0\n", "cannot be built so: ZeroDivisionError"),
         ("class Own(SessionModel)", "class Own", "Own lacks candidates"),
-        ('("encoder",)', '("encoder")', "removable should be a tuple of roles: ('encoder',)"),
+        ('("encoder",)', '("encoder")', "removable should be a tuple of roles such as ('attention',), not 'encoder'"),
         ('"readout"), "last"', '"readout", ("a", "b", "c")), "last"', "mean [32, 32] does not divide"),
         ('Matrix("encoder", "readout")', '("encoder", "readout")', "should be Matrix(role, module)"),
+        ('{"mean": Matrix("encoder", "readout"), ', '{3: Matrix("encoder", "readout"), ', "matrices[3] should be"),
+        ("matrices = {", "matrices = ['mean', 'last']; roles = {", "matrices should be a dict of Matrix(role, module)"),
+        ("matrices = {", "matrices = None; roles = {", "matrices should be a dict of Matrix(role, module)"),
+        ("removable = (", "removable = None; other = (", "removable should be a tuple of roles"),
+        ('{"mean": M', '{"drop": Matrix("update", "gnn"), "mean": M', "matrices['drop'] has no weight matrix"),
+        (
+            "self.last = nn.Linear(dim, dim)",
+            'self.last = nn.GRUCell(dim, dim); self.matrices = {"last": Matrix("update", "gnn", rows=tuple("abcde"))}',
+            "last.weight_ih [96, 32] does not divide",
+        ),
     ],
 )
 def test_what_breaks_the_contract_is_said_with_shapes_and_leaves_nothing(own, tmp_path, old, new, says):
@@ -106,6 +117,36 @@ def test_what_breaks_the_contract_is_said_with_shapes_and_leaves_nothing(own, tm
         code, out, err = own((old, new), verb=verb)
         assert (code, out) == (2, "") and says in err, err
         assert "models/base.py" in err and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ('"encode", "readout"', "role 'encode' must be one of"),
+        ('"encoder"', "missing 1 required positional argument: 'module'"),
+        (
+            '"encoder", "readout", cols=("in")',
+            "cols must be a tuple of different texts such as ('in', 'out'), not 'in'",
+        ),
+        ('"encoder", "readout", rows=("a", "a")', "rows must be a tuple of different texts"),
+        ('"encoder", "readout", rows=2', "rows must be a tuple of different texts such as ('in', 'out'), not 2"),
+    ],
+)
+def test_what_is_no_matrix_is_said_when_the_file_is_read(own, tmp_path, given, says):
+    code, _, err = own(('"encoder", "readout"', given))
+    assert code == 2 and "own.py cannot be imported" in err and says in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_matrix_declared_by_its_parameter_or_by_what_holds_it_has_its_role(own):
+    """So that no weight counts as another role's without a word."""
+    new = 'self.mean = nn.ModuleDict({"map": nn.Linear(dim, dim, bias=False)})'
+    changes = (("self.mean = nn.Linear(dim, dim, bias=False)", new), ("self.mean((", 'self.mean["map"](('))
+    code, _, err = own(*changes, ('"last": Matrix', '"last.weight": Matrix'))
+    assert code == 0 and err == ""
+    rows = runs.read_json(runs.newest_group("runs") / "s1" / "summary.json")["density"]
+    roles = {row["matrix"]: row["role"] for row in rows}
+    assert (roles["mean.map"], roles["last"]) == ("encoder", "transformation")
 
 
 def test_a_misspelt_matrix_is_an_error_with_the_right_name(own, tmp_path):

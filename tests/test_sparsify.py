@@ -1,6 +1,7 @@
 """Exchanging layers: names, ties, hooks, refusals, the way back, and a task with a planted answer."""
 
 import copy
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -114,6 +115,66 @@ def test_where_chooses_by_name_and_module() -> None:
     assert "dead" in report.swapped
 
 
+@pytest.mark.parametrize("where", [["inner", "conv"], ("inner.first", "inner.deep.0", "conv"), {"inner", "conv"}])
+def test_where_may_be_names_of_layers_or_of_what_holds_them(where: Any) -> None:
+    model = Nested()
+    report = sparsify(model, where, probe=run(model))
+    assert names(model) == ["inner.first", "inner.deep.0", "conv"] == report.layers
+    assert report.left_out["dead"] == report.left_out["rnn"] == "not chosen"
+    model = Nested()
+    sparsify(model, "rnn")
+    assert names(model) == ["rnn.weight_ih_l0", "rnn.weight_hh_l0"]
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        (["inner", "con"], "no layer named 'con'"),
+        ("both", "no layer named 'both'"),
+        ([], "neither names of layers nor a function"),
+        (3, "`where` is 3: neither"),
+        ([nn.Linear], "neither names of layers nor a function"),
+        (["table"], "table cannot take a SparseVD layer: it holds no layer"),
+        (["norm", "inner"], "norm cannot take a SparseVD layer"),
+        (["conv", "dead"], "dead cannot take a SparseVD layer: never ran in the probe"),
+        (["lstm"], "lstm cannot take a SparseVD layer: no SparseVD layer for LSTM"),
+    ],
+)
+def test_where_that_leads_nowhere_is_refused(where: Any, says: str) -> None:
+    model = Nested()
+    model.lstm = nn.LSTM(4, 4)
+    before = everything(model)
+    with pytest.raises(UsageError, match=re.escape(says)):
+        sparsify(model, where, probe=run(model))
+    assert everything(model) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("inner.deep.0.weight", float("nan"), r"inner\.deep\.0: weight holds NaN or infinity"),
+        ("rnn.weight_hh_l0", float("-inf"), r"rnn: weight_hh_l0 holds NaN or infinity"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused_by_name(name: str, value: float, says: str) -> None:
+    """Their log sigma^2 would start at NaN, and every density at 0."""
+    model = Nested()
+    with torch.no_grad():
+        model.get_parameter(name)[0, 0] = value
+    before = everything(model)
+    with pytest.raises(UsageError, match=says):
+        sparsify(model)
+    assert everything(model) == before
+    sparsify(model, ["conv"])  # what is left alone is not looked at
+    assert names(model) == ["conv"]
+
+
+def test_layers_without_a_shape_yet_are_left_alone() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.LazyLinear(2))
+    report = sparsify(model)
+    assert names(model) == ["0"] and "1" in report.left_out
+
+
 def test_settings_reach_every_layer() -> None:
     model = Nested()
     sparsify(model, noise="weight", threshold=2.0, log_sigma2=-7.0)
@@ -181,6 +242,9 @@ def test_multihead_attention_keeps_its_output_projection() -> None:
     assert "MultiheadAttention" in report.left_out["attention.in_proj_weight"]
     with pytest.raises(UsageError, match=r"attention\.out_proj cannot"):
         sparsify(nn.ModuleDict({"attention": nn.MultiheadAttention(4, 2)}), lambda name, _: "out_proj" in name)
+    model = nn.ModuleDict({"attention": nn.MultiheadAttention(4, 2), "after": nn.Linear(4, 4)})
+    sparsify(model, lambda *_: True, refuse=False)
+    assert names(model) == ["after"]
 
 
 def test_transformer_encoder_layers_keep_theirs() -> None:
@@ -261,6 +325,9 @@ def test_layers_with_a_mind_of_their_own_are_left_out() -> None:
     assert model.keys() <= report.left_out.keys() | {"plain"}
     assert "forward of its own" in report.left_out["subclass"] and "replaced" in report.left_out["replaced"]
     assert "computed" in report.left_out["masked"] and "computed" in report.left_out["normed"]
+    assert report.left_out["spectral"] == report.left_out["normed"] and "spectral.parametrizations" not in " ".join(
+        report.left_out
+    )
     assert "directions" in report.left_out["both_ways"]
     assert "LSTM" in report.left_out["lstm"] and "Conv2d" in report.left_out["conv2d"]
 

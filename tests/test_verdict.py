@@ -181,6 +181,39 @@ def test_a_control_is_judged_in_every_seed(tmp_path):
     assert verdict["O1"]["answer"] == "undecided" and "still has density 0.120 (> 0.05)" in doubts(verdict)
 
 
+def write_coverage(group, seeds=(1, 2, 3), **covered):
+    """A record by role: how many of 1,000 weights are dissected."""
+    rows = [
+        {"matrix": f"{role} matrix", "declared": True, "role": role, "module": "gnn", "shapes": [[10, 100]]}
+        | {"numel": 1000, "covered": count, "reason": "" if count == 1000 else "why"}
+        for role, count in covered.items()
+    ]
+    for seed in seeds:
+        write_json(run_path(group, seed) / "coverage.json", {"coverage": rows})
+
+
+@pytest.mark.parametrize(
+    ("covered", "first", "second"),
+    [
+        ({"propagation": 1000, "attention": 1000, "update": 1}, "holds", "holds"),
+        ({"propagation": 999, "attention": 1000}, "undecided", "undecided"),
+        ({"propagation": 1000, "attention": 999}, "holds", "undecided"),
+    ],
+)
+def test_an_answer_on_a_role_dissected_in_part_is_undecided(tmp_path, covered, first, second):
+    group = make_group(tmp_path, dense(0.01, 0.5))
+    assert judge(group)["O1"]["answer"] == "holds" and judge(group)["coverage"] is None  # a run of before
+    write_coverage(group, **covered)
+    write_coverage(group, seeds=(1, 3), propagation=1000, attention=1000)
+    verdict = judge(group)
+    assert (verdict["O1"]["answer"], verdict["O2"]["answer"]) == (first, second)
+    assert (verdict["O1"]["figures_say"], verdict["O2"]["figures_say"]) == ("holds", "holds")
+    part = "999 of 1,000 weights are dissected (99.9 %)"
+    assert (part in doubts(verdict)) == (first == "undecided")
+    assert (part in " ".join(verdict["O2"]["reasons"])) == (second == "undecided")
+    assert "matrix, " in screen(verdict) and "weights: why" in screen(verdict)
+
+
 def test_scores_that_are_all_equal_decide_nothing(tmp_path):
     group = make_group(tmp_path, dense(0.01, 0.5))
     for seed in (1, 2, 3):

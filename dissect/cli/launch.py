@@ -26,7 +26,7 @@ from dissect.training.finish import write_ranks_of
 from dissect.training.loop import fit
 from dissect.training.products import at_hand
 from dissect.training.record import Observer
-from dissect.training.setup import load_dense, require_compiler, selects
+from dissect.training.setup import exchange, load_dense, require_compiler
 from dissect.training.start import Start, weights_of
 from models import BASELINES
 
@@ -85,11 +85,8 @@ def check_start(build: Callable[[], Any], config: Config, weights: dict[str, Any
     """Raises DataError, before anything is written, where weights do not fit the model, or `where` names none of it."""
     if weights is not None:
         load_dense(build(), weights)
-    if config.where not in ("both", "none"):
-        model = build()
-        chosen = selects(config.where, model.matrices)
-        if chosen is not None and not any(chosen(name, module) for name, module in model.named_modules()):
-            raise DataError(f"The model has no weight matrix that '{config.where}' names.", "See: dissect models")
+    if config.is_sparse:
+        exchange(build(), config)
 
 
 def variant_name(without: Sequence[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 
@@ -9,90 +11,150 @@ import click
     epilog="""\b
 Examples:
   dissect models
-  dissect models srgnn --dim 256"""
+  dissect models srgnn --dim 256
+  dissect models my_model.py:MyModel"""
 )
 @click.argument("name", required=False)
-@click.option("--dim", type=click.IntRange(1), help="Width D. [default: 256]")
+@click.option("--dim", type=click.IntRange(1), help="Width D. [default: the preset's, else 256]")
 @click.option("--items", type=click.IntRange(1), default=43_097, show_default=True, help="Size V of the catalogue.")
+@click.option("--preset", help="Arguments of the model by name.")
+@click.option("--option", "extra", multiple=True, metavar="KEY=VALUE", help="Another argument of the model.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
-def command(name: str | None, dim: int | None, items: int, as_json: bool) -> None:
-    """List the models, or the matrices of one: shapes, parameters, roles, modules."""
+def command(
+    name: str | None, dim: int | None, items: int, preset: str | None, extra: tuple[str, ...], as_json: bool
+) -> None:
+    """List the models, or what one is made of: its matrices with shapes and roles, what SparseVD can dissect of them,
+    its options and presets.
+
+    NAME is one of the list, or path/to/file.py:ClassName.
+    """
+    import json
+
+    if name is None:
+        _list_all(as_json)
+        return
+    from dissect.cli.subject import find_model, model_options
+
+    subject = find_model(name)
+    options = model_options(subject, {"dim": dim}, preset, extra, dim=256)
+    model = _describe(subject, options, items)
+    if as_json:
+        click.echo(json.dumps(_plain(model), indent=1, allow_nan=False))
+    else:
+        _show(model)
+
+
+def _list_all(as_json: bool) -> None:
     import json
 
     from rich.console import Console
     from rich.table import Table
 
-    from dissect.cli.subject import find_model, model_options
     from models import BASELINES, MODELS
 
     console = Console()
-    if name is None:
-        if as_json:
-            click.echo(json.dumps(sorted(MODELS)))
-            return
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        table.add_column("model")
-        table.add_column("what it is")
-        table.add_column("can do without")
-        for known, cls in MODELS.items():
-            table.add_row(known, (cls.__doc__ or "").strip().splitlines()[0], ", ".join(cls.removable) or "-")
-        console.print(table)
-        console.print(f"Baselines, which have no weights: {', '.join(BASELINES)}", highlight=False)
-        console.print("More of one: dissect models NAME. Your own: --model path/to/file.py:ClassName", highlight=False)
-        return
-    subject = find_model(name)
-    options = model_options(subject, {"dim": dim}, dim=256)
-    model = subject.cls(n_items=items, **options)
-    parameters = dict(model.named_parameters())
-    rows = [
-        {
-            "matrix": matrix,
-            "shape": list(parameters[f"{matrix}.weight"].shape),
-            "parameters": parameters[f"{matrix}.weight"].numel(),
-            "role": declared.role,
-            "module": declared.module,
-            "blocks": [*declared.rows, *declared.cols],
-        }
-        for matrix, declared in model.matrices.items()
-        if f"{matrix}.weight" in parameters
-    ]
-    total = sum(p.numel() for p in parameters.values())
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "model": subject.name,
-                    "dim": options.get("dim"),
-                    "items": items,
-                    "parameters": total,
-                    "matrices": rows,
-                },
-                indent=1,
-            )
-        )
+        click.echo(json.dumps(sorted(MODELS)))
         return
-    width = f"D = {options['dim']}, " if "dim" in options else ""
+    table = Table("model", "what it is", "can do without", box=None, padding=(0, 2, 0, 0))
+    for known, cls in MODELS.items():
+        table.add_row(known, (cls.__doc__ or "").strip().splitlines()[0], ", ".join(cls.removable) or "-")
+    console.print(table)
+    console.print(f"Baselines, which have no weights: {', '.join(BASELINES)}", highlight=False)
+    console.print("More of one: dissect models NAME, or path/to/file.py:ClassName of your own", highlight=False)
+
+
+def _describe(subject: Any, options: dict[str, Any], items: int) -> dict[str, Any]:
+    """All that the command tells of a model; its layers are exchanged as a run would, with a few clicks to try."""
+    from dissect.cli.subject import defaults, try_out
+    from dissect.sparsevd import coverage, shares, sparsify
+    from models.check import check
+
+    tried, _ = try_out(subject, options)
+    report = sparsify(tried, probe=lambda: check(tried, len(tried.item_states())))
+    model = subject.cls(n_items=items, **options)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    if report.layers:
+        sparsify(model, report.layers)
+    rows = coverage(model, model.matrices, report.left_out, items)
+    order = {name: place for place, name in enumerate(model.matrices)}
+    rows.sort(key=lambda row: order.get(row["matrix"], len(order)))
+    blocks = {name: [*matrix.rows, *matrix.cols] for name, matrix in model.matrices.items()}
+    return {
+        "model": subject.name,
+        "dim": options.get("dim"),
+        "items": items,
+        "parameters": total,
+        "matrices": [
+            {
+                "matrix": row["matrix"],
+                "shape": row["shapes"][0] if len(row["shapes"]) == 1 else None,
+                "shapes": row["shapes"],
+                "parameters": row["numel"],
+                "role": row["role"] if row["declared"] else None,
+                "module": row["module"] if row["declared"] else None,
+                "blocks": blocks.get(row["matrix"], []),
+                "dissected": row["covered"],
+                "reason": row["reason"],
+            }
+            for row in rows
+        ],
+        "roles": shares([row for row in rows if row["declared"]], "role"),
+        "options": defaults(subject),
+        "presets": {preset: dict(values) for preset, values in getattr(subject.cls, "presets", {}).items()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value in the words of JSON; what it has none for (infinity, a class) as text."""
+    import math
+
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    known = value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if known else str(value)
+
+
+def _show(model: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from dissect.sparsevd import in_words
+
+    console = Console(highlight=False)
+    width = f"D = {model['dim']}, " if model["dim"] is not None else ""
     table = Table(
-        title=f"{subject.name}, {width}V = {items:,}: {total:,} parameters",
+        title=f"{model['model']}, {width}V = {model['items']:,}: {model['parameters']:,} parameters",
         title_justify="left",
         box=None,
-        padding=(0, 2, 0, 0),
+        padding=(0, 1, 0, 0),
     )
-    for column in ("matrix", "shape", "parameters", "role", "module", "blocks"):
-        table.add_column(column, justify="right" if column == "parameters" else "left", no_wrap=column != "blocks")
-    for row in rows:
-        shape = "×".join(map(str, row["shape"]))
-        table.add_row(
-            row["matrix"],
-            shape,
-            f"{row['parameters']:,}",
-            row["role"],
-            row["module"],
-            " ".join(row["blocks"]),
-        )
-    in_matrices = sum(row["parameters"] for row in rows)
+    for column in ("matrix", "shape", "weights", "role", "module", "dissected", "blocks"):
+        table.add_column(column, justify="right" if column == "weights" else "left", no_wrap=column != "blocks")
+    for row in model["matrices"]:
+        shape = "×".join(map(str, row["shape"])) if row["shape"] else f"{len(row['shapes'])} matrices"
+        dissected = "yes" if not row["reason"] else "in part" if row["dissected"] else "no"
+        texts = (row["role"] or "none", row["module"] or "-", dissected, " ".join(row["blocks"]))
+        table.add_row(*map(escape, (row["matrix"], shape, f"{row['parameters']:,}", *texts)))
     console.print(table)
-    presets = ", ".join(getattr(subject.cls, "presets", {}))
-    if presets:
-        console.print(f"Presets (--preset): {presets}", highlight=False, soft_wrap=True)
-    console.print(f"The rest, {total - in_matrices:,}: item table and biases, which stay as they are.", highlight=False)
+    for role, share in model["roles"].items():
+        if share["share"] < 1:
+            console.print(f"{role}: {in_words(share)}.", markup=False, style="yellow")
+    for row in model["matrices"]:
+        if row["role"] is None and row["reason"]:
+            console.print(f"{row['matrix']}, no role: {row['reason']}.", markup=False, style="yellow")
+    rest = model["parameters"] - sum(row["parameters"] for row in model["matrices"])
+    console.print(f"The rest, {rest:,}: item table, biases and norms, which stay as they are.")
+    told = [f"{name}={_text(value)}" for name, value in model["options"].items()]
+    console.print(f"Options (--option), with their defaults: {', '.join(told) or 'none'}", markup=False)
+    for preset, values in model["presets"].items():
+        says = ", ".join(f"{name}={_text(value)}" for name, value in values.items())
+        console.print(f"--preset {preset}: {says}", markup=False)
+
+
+def _text(value: Any) -> str:
+    """A value as --option takes it."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -64,10 +64,14 @@ def density(
     variant: str,
 ) -> None:
     """Density against training: Figure 3 (GNN module) and Figure 4 (readout)."""
+    import textwrap
     from pathlib import Path
 
+    from analyses.coverage import coverage
     from analyses.density import density_table
     from dissect.errors import UsageError
+    from dissect.runs import group_runs
+    from dissect.sparsevd import in_words
     from dissect.sparsevd.density import key
     from figures import density as figure
 
@@ -88,14 +92,22 @@ def density(
             f"SparseVD: {config['where']}, KL weight {config['kl_weight']:g}, "
             f"{config['prior']} prior, noise {config['noise']}"
         )
+        of_module = (coverage(group_runs(group, variant)) or {}).get("modules", {})
         for module in ("gnn", "encoder", "readout", "other"):
+            covered = in_words(of_module[module]) if module in of_module else ""
             if not (table["module"] == module).any():
+                if covered:
+                    click.echo(f"No figure of the {figure.TITLES[module]}: {covered}.", err=True)
                 continue
-            shown = figure.lines(table, module, column)
+            values = figure.by_seed(table, module, column)
+            shown = figure.lines(values)
             name = {"gnn": "figure3-density-gnn", "readout": "figure4-density-readout"}.get(module, f"density-{module}")
             stem = (Path(out) if out else group / "figures") / (name + ("" if variant == "full" else f"-{variant}"))
-            drawn = figure.draw(shown, module, caption, x, f"density ({says})")
-            _save(drawn, stem, shown, figure.describe(shown, module, caption.replace("\n", "; ")))
+            partly = covered if covered and of_module[module]["share"] < 1 else ""
+            under = "\n".join([caption, *textwrap.wrap(partly, figure.CAPTION)])
+            drawn = figure.draw(values, module, under, x, f"density ({says})")
+            in_full = "; ".join([*caption.split("\n"), *([partly] if partly else [])])
+            _save(drawn, stem, shown, figure.describe(shown, module, in_full))
 
 
 @command.command(epilog="\b\nExample:\n  dissect plot histogram")
@@ -114,7 +126,8 @@ def histogram(groups: tuple[str, ...], runs_dir: str, out: str | None, threshold
         if not -20 <= t <= 20:
             raise UsageError(f"--threshold is of log alpha, whose histogram goes from -20 to 20, not {t:g}.")
         caption = (
-            f"{config['model']} on {config['dataset']}, end of training, all seeds; threshold log α = {t:g} (dashed)"
+            f"{config['model']} on {config['dataset']}, end of training, all seeds; "
+            f"kept (blue) below the threshold log α = {t:g} (dashed)"
         )
         drawn = figure.draw(table, t, caption)
         stem = (Path(out) if out else group / "figures") / "log-alpha"

@@ -72,6 +72,18 @@ def changes(subject: Subject, preset: str) -> bool:
     return any(name != "dim" and usual.get(name) != value for name, value in subject.cls.presets[preset].items())
 
 
+def defaults(subject: Subject) -> dict[str, Any]:
+    """The options of a model with their defaults, those that it hands on included; "required" where it has none."""
+    parameters = inspect.signature(subject.cls).parameters.values()
+    usual = {
+        p.name: "required" if p.default is inspect.Parameter.empty else p.default
+        for p in parameters
+        if p.kind is not _BY_NAME and p.name not in ("n_items", "without")
+    }
+    more = getattr(subject.cls, "more_options", {})
+    return usual | {name: more[name] if isinstance(more, Mapping) else "unknown" for name in more if name not in usual}
+
+
 def model_options(
     subject: Subject,
     given: Mapping[str, Any],

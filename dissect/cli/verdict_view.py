@@ -11,6 +11,7 @@ from rich.text import Text
 
 from dissect.cli.live import bar
 
+SHOWN = 12  # lines of a list, at most
 QUESTIONS = {
     "O1": "O1  propagation withers (Figure 3)",
     "O2": "O2  the readout holds (Figure 4)",
@@ -30,6 +31,7 @@ def render_verdict(verdict: dict[str, Any]) -> Group:
     parts: list[Any] = [heading(verdict)]
     if verdict["density"]:
         parts.append(density_bars(verdict))
+        parts.append(dense_weights(verdict.get("coverage")))
     if verdict["checks"]:
         parts.append(check_table(verdict))
     parts.append(Text("\nVerdict", style="bold"))
@@ -111,6 +113,19 @@ def density_bars(verdict: dict[str, Any]) -> Table:
         style = "dim" if block or row["role"] == "control" else ""
         table.add_row(f"  {block}" if block else row["matrix"], "" if block else row["role"], *values, style=style)
     return table
+
+
+def dense_weights(coverage: dict[str, Any] | None) -> Text:
+    """The weights that no density speaks for, a line for each name; without those that --where has left out."""
+    lines = []
+    for role, share in (coverage or {"roles": {}})["roles"].items():
+        for name, part in share["dense"].items():
+            known_as = "no role" if coverage and name in coverage["undeclared"] else role
+            if part["reason"] != "not chosen":
+                lines.append(f"\n  {name}, {known_as}, {part['weights']:,} weights: {part['reason']}")
+    more = f"\n  and {len(lines) - SHOWN} more: --json" if len(lines) > SHOWN else ""
+    text = Text("\nDense, in no density above:" if lines else "", style="yellow")
+    return text.append("".join(lines[:SHOWN]) + more, style="not bold")
 
 
 def check_table(verdict: dict[str, Any]) -> Table:

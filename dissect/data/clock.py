@@ -83,7 +83,9 @@ def _text(values: pd.Series) -> pd.Series:
     """Times as text, missing ones missing; whole numbers as such."""
     if values.dtype == object:
         return values
-    return pd.Series([None if pd.isna(v) else f"{v:.0f}" if float(v).is_integer() else str(v) for v in values], dtype=object)
+    return pd.Series(
+        [None if pd.isna(v) else f"{v:.0f}" if float(v).is_integer() else str(v) for v in values], dtype=object
+    )
 
 
 def check_format(name: str) -> str:

@@ -4,8 +4,10 @@ sparsify(model)             exchange its layers
 with one_sample(model):     a training step: loss + beta / N * total_kl(model)
 measure(model)              how many weights are in use
 densify(model)              back to dense layers, pruned
+coverage(model, ...)        how many weights all of that speaks for
 """
 
+from dissect.sparsevd.coverage import coverage, declared_for, in_words, is_partial, shares
 from dissect.sparsevd.density import SIGNED_TAUS, TAUS, THRESHOLDS, measure
 from dissect.sparsevd.kl import PRIORS, kept, kept_count, kl_divergence, log_alpha
 from dissect.sparsevd.layers import (
@@ -41,7 +43,11 @@ __all__ = [
     "LinearVD",
     "SparsifyReport",
     "VariationalLayer",
+    "coverage",
+    "declared_for",
     "densify",
+    "in_words",
+    "is_partial",
     "kept",
     "kept_count",
     "kl_divergence",
@@ -51,6 +57,7 @@ __all__ = [
     "one_sample",
     "reset_log_sigma2",
     "rows_belong_to",
+    "shares",
     "sparsify",
     "total_kl",
     "unmasked",

@@ -149,6 +149,8 @@ class VariationalLayer(nn.Module):
                     "would leave log sigma^2 = -10 as it is.",
                     "Keep the model in float32 and use torch.autocast.",
                 )
+            if not torch.isfinite(theta).all():
+                raise UsageError(f"{name} holds NaN or infinity.", "SparseVD starts from finite weights.")
             start = torch.full_like(theta.detach(), self._start(theta))
             self.register_parameter(sigma_name(name), nn.Parameter(start, requires_grad=theta.requires_grad))
 

@@ -8,20 +8,23 @@ on working. Layers are exchanged in the model, in place: a reference to a dense 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 
-from dissect.errors import UsageError
+from dissect.errors import UsageError, unknown
 from dissect.sparsevd.kl import sum_of_kl
 from dissect.sparsevd.layers import LAYERS, VariationalLayer, sigma_name
 
-Where = Callable[[str, nn.Module], bool]
+Choice = Callable[[str, nn.Module], bool]
+Where = Choice | Collection[str]
 
 # Modules whose forward takes the weights of their Linear layers and leaves the layers alone.
 READS_PAST_FORWARD: dict[type[nn.Module], str] = {
@@ -48,10 +51,12 @@ class SparsifyReport:
     """What became of each layer or weight matrix of a model.
 
     swapped   by the name of the matrix as in `named_variational`, its shape
+    layers    the names of the layers that were exchanged
     left_out  by the name of the layer, or of the parameter where no layer is to blame, the reason
     """
 
     swapped: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    layers: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -63,21 +68,25 @@ def sparsify(
     threshold: float = 3.0,
     log_sigma2: float | None = None,
     probe: Callable[[], object] | None = None,
+    refuse: bool = True,
 ) -> SparsifyReport:
     """Put a SparseVD layer in place of each Linear, Conv1d, GRUCell and GRU that `where` chooses, in place.
 
-    where       asked with the qualified name and the module; None chooses all
+    where       names of layers, or of modules for all layers in them; or a function that is asked with the qualified
+                name and the module; None chooses all
     noise, threshold, log_sigma2   see dissect.sparsevd.layers
     probe       runs the model once (without gradient; the state of torch's random numbers, the mode and the
                 buffers are put back). Layers that it does not call are left out: they would feel the KL alone
                 and look useless. So are layers whose weights something else reads too.
+    refuse      raise UsageError where `where` chooses a layer whose weights are read past its forward; False leaves
+                it out
 
     A layer that appears at several places stays one layer. Layers that share a weight share its log_sigma2;
     where something that is not exchanged has the weight too (an Embedding, say), they are left out. Weight
     matrices (of two or more dimensions) that no layer covers are reported as well.
 
-    Raises UsageError for a model that is itself such a layer, for weights in half precision, and where
-    `where` chooses a layer whose weights are read past its forward. The model is then as it was.
+    Raises UsageError for a model that is itself such a layer, for weights in half precision or that are no numbers,
+    and where `where` names what cannot be replaced. The model is then as it was.
     """
     if type(model) in LAYERS:
         kind = type(model).__name__
@@ -86,33 +95,50 @@ def sparsify(
             f"Take {LAYERS[type(model)].__name__}.from_dense(model), or wrap it in nn.Sequential.",
         )
     left_out: dict[str, str] = {}
-    chosen = _choose(model, where, left_out)
+    choice, names = _choice(model, where)
+    refuse = refuse and where is not None
+    chosen = _choose(model, choice, left_out, refuse)
     if probe is not None and chosen:
-        _leave_out_unused(model, chosen, left_out, probe, refuse=where is not None)
+        _leave_out_unused(model, chosen, left_out, probe, refuse)
     _leave_out_half_tied(model, chosen, left_out)
+    _require_each(names, chosen, left_out)
 
     layers: dict[str, VariationalLayer] = {}
     log_sigma2_of: dict[int, nn.Parameter] = {}  # by id of theta: tied weights have one
     for name, module in chosen.items():
         variational = LAYERS[type(module)]
-        layer = variational.from_dense(module, noise=noise, threshold=threshold, log_sigma2=log_sigma2)
+        try:
+            layer = variational.from_dense(module, noise=noise, threshold=threshold, log_sigma2=log_sigma2)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error.message}", error.hint) from error
         for theta_name, theta, own in layer.variational():
             setattr(layer, sigma_name(theta_name), log_sigma2_of.setdefault(id(theta), own))
         layers[name] = layer
     _exchange(model, {id(chosen[name]): layer for name, layer in layers.items()})
 
-    report = SparsifyReport(left_out=left_out)
+    return _report(model, [*layers], left_out)
+
+
+def _report(model: nn.Module, layers: list[str], left_out: dict[str, str]) -> SparsifyReport:
+    """What became of a model whose `layers` were exchanged; adds to left_out the matrices that belong to no layer."""
+    report = SparsifyReport(layers=layers, left_out=left_out)
     covered = set()
     for layer_name, name, theta, own in _all_variational(model):
         covered |= {id(theta), id(own)}
         if layer_name in layers:
             report.swapped[name] = tuple(theta.shape)
     for name, parameter in model.named_parameters():
-        owner, _, _ = name.rpartition(".")
-        if parameter.dim() >= 2 and id(parameter) not in covered and owner not in left_out:
-            kind = type(model.get_submodule(owner)).__name__
-            left_out[name] = f"a parameter of {kind}, for which there is no SparseVD layer"
+        is_dense_matrix = not is_lazy(parameter) and parameter.dim() >= 2 and id(parameter) not in covered
+        if is_dense_matrix and nearest(name, left_out) is None:
+            left_out[name] = _no_layer_for(model.get_submodule(name.rpartition(".")[0]))
     return report
+
+
+def nearest(weight: str, names: Collection[str]) -> str | None:
+    """The one of `names` that a weight goes by: its own, that of its layer, or of what holds the layer."""
+    while weight and weight not in names:
+        weight = weight.rpartition(".")[0]
+    return weight or None
 
 
 def densify(model: nn.Module, prune: bool = True) -> nn.Module:
@@ -186,7 +212,32 @@ def _all_variational(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter,
                 yield name, full, theta, log_sigma2
 
 
-def _choose(model: nn.Module, where: Where | None, left_out: dict[str, str]) -> dict[str, nn.Module]:
+def _choice(model: nn.Module, where: Where | None) -> tuple[Choice | None, list[str]]:
+    """`where` as a function, and the names that it consists of. Raises UsageError for what is neither."""
+    if where is None or callable(where):
+        return where, []
+    names = [where] if isinstance(where, str) else [*where] if isinstance(where, Collection) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise UsageError(
+            f"`where` is {where!r}: neither names of layers nor a function of (name, module).",
+            "Leave it out for all layers.",
+        )
+    there = {name for name, _ in model.named_modules() if name}
+    for name in names:
+        if name not in there:
+            raise unknown("layer", name, there)
+    return lambda name, _: nearest(name, names) is not None, names
+
+
+def _require_each(names: list[str], chosen: Collection[str], left_out: dict[str, str]) -> None:
+    """Raises UsageError where one of `names` leads to no layer in `chosen`, with the reason from `left_out`."""
+    for name in names:
+        if not any(nearest(layer, [name]) for layer in chosen):
+            reasons = [reason for layer, reason in left_out.items() if nearest(layer, [name])]
+            raise _refusal(name, "; ".join(dict.fromkeys(reasons)) or "it holds no layer with a weight matrix")
+
+
+def _choose(model: nn.Module, where: Choice | None, left_out: dict[str, str], refuse: bool) -> dict[str, nn.Module]:
     """The layers to exchange, by name, as far as the model tells without running; the others in left_out."""
     chosen = {}
     past_forward = _read_past_forward(model)
@@ -196,7 +247,7 @@ def _choose(model: nn.Module, where: Where | None, left_out: dict[str, str]) -> 
         reason = past_forward.get(id(module)) or _unfit(module)
         if where is not None and not where(name, module):
             reason = reason or "not chosen"
-        elif where is not None and id(module) in past_forward:
+        elif refuse and id(module) in past_forward:
             raise _refusal(name, reason)
         if reason:
             left_out[name] = reason
@@ -239,6 +290,8 @@ def _unfit(module: nn.Module) -> str:
     kind = type(module).__name__
     if isinstance(module, VariationalLayer):
         return "already a SparseVD layer"
+    if is_parametrized(module):
+        return "its weight is computed from other parameters"
     if type(module) not in LAYERS:
         known = [cls.__name__ for cls in LAYERS if isinstance(module, cls)]
         if known:
@@ -264,6 +317,14 @@ def _read_past_forward(model: nn.Module) -> dict[int, str]:
                     if isinstance(child, tuple(LAYERS)):
                         found[id(child)] = reason
     return found
+
+
+def _no_layer_for(owner: nn.Module) -> str:
+    """Why a weight matrix that belongs to `owner` itself stays dense."""
+    for kind, reason in READS_PAST_FORWARD.items():
+        if isinstance(owner, kind):
+            return reason
+    return f"a parameter of {type(owner).__name__}, for which there is no SparseVD layer"
 
 
 def _leave_out_half_tied(model: nn.Module, chosen: dict[str, nn.Module], left_out: dict[str, str]) -> None:

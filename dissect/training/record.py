@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dissect.data.sessions import PrefixTensors
-from dissect.runs import Lines
-from dissect.sparsevd import measure
+from dissect.runs import Lines, write_json
+from dissect.sparsevd import declared_for, in_words, is_partial, measure, named_variational, shares
 from dissect.training.config import kl_weight_at, lr_at
 from dissect.training.controls import ROLE
 from dissect.training.evaluation import evaluate, metrics
@@ -41,7 +41,10 @@ class Observer:
 
 
 class Recorder:
-    """The two record files of a run. After a resume they are cut back to what the checkpoint knows."""
+    """The records of a run: what SparseVD covers at its begin, and two files of lines.
+
+    After a resume those are cut back to what the checkpoint knows.
+    """
 
     def __init__(
         self, run: Path, training: Training, n_examples: int, steps_per_epoch: int, observer: Observer
@@ -50,6 +53,11 @@ class Recorder:
         self.n_examples, self.steps_per_epoch = n_examples, steps_per_epoch
         self.metrics = Lines(run / "metrics.jsonl", training.state.metrics_size)
         self.densities = Lines(run / "density.jsonl", training.state.density_size)
+        if training.config.is_sparse:
+            write_json(run / "coverage.json", {"coverage": training.coverage})
+            for role, share in shares(training.coverage, "role").items():
+                if is_partial(share):
+                    observer.note(f"{role}: {in_words(share)}. Its density speaks for that part only.")
 
     def mark(self) -> None:
         """Note in the state how long the files are now."""
@@ -107,11 +115,11 @@ class Recorder:
 
 def density_rows(training: Training) -> list[dict[str, Any]]:
     """Counts for every matrix and block of the model and of the controls, with roles and modules."""
-    config, declared = training.config, training.model.matrices
-    rows = []
-    blocks = {name: (matrix.rows, matrix.cols) for name, matrix in declared.items()}
+    config, rows = training.config, []
+    declared = {name: declared_for(name, training.model.matrices) for name, _, _ in named_variational(training.model)}
+    blocks = {name: (matrix.rows, matrix.cols) for name, matrix in declared.items() if matrix}
     for row in measure(training.model, blocks, thresholds=(config.threshold,), prior=config.prior):
-        matrix = declared.get(row["matrix"]) or declared.get(row["matrix"].rpartition(".")[0])  # a GRU has several
+        matrix = declared[row["matrix"]]
         role, module = (matrix.role, matrix.module) if matrix else ("other", "other")
         rows.append({**row, "role": role, "module": module})
     if training.controls is not None:

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 
 from dissect.data.sessions import PrefixTensors
 from dissect.errors import DataError, UsageError
-from dissect.sparsevd import named_variational, sparsify
+from dissect.sparsevd import SparsifyReport, coverage, declared_for, named_variational, sparsify
 from dissect.training import products, workers
 from dissect.training.config import Config
 from dissect.training.controls import Controls, seeded_controls
 from dissect.training.scoring import catalogue_loss, score_buffer
 
-ITEMS_TIMED = (
-    1 << 14
-)  # in the loss by which kernels are chosen: enough to outgrow caches, few enough to take milliseconds
+ITEMS_TIMED = 1 << 14  # in the loss that kernels are timed by: more than caches hold, few enough for milliseconds
 
 
 @dataclass
@@ -50,6 +48,7 @@ class Training:
     controls: Controls | None
     optimiser: torch.optim.Optimizer
     left_out: dict[str, str]  # layers that SparseVD did not replace, with the reason
+    coverage: list[dict[str, Any]]  # dissect.sparsevd.coverage; empty where the model is dense
     encode: Callable[..., Any]  # the model's, or that compiled: what a training step calls
     kernel: str = "float32"  # how products with the catalogue multiply: the one of products.KERNELS that was chosen
     state: State = field(default_factory=State)
@@ -100,10 +99,11 @@ def assemble(
     model.to(device)
     if config.noise == "lrt_shared" or config.compiled:
         model.all_slots = True  # as `rows_by_session` says, and so that no shape depends on the data
-    left_out, controls = {}, None
+    left_out, covered, controls = {}, [], None
     if config.is_sparse:
         left_out = instrument(model, config, prefixes)
-        dim = model.candidates(model.item_states())[0].shape[1]
+        n_items, dim = model.candidates(model.item_states())[0].shape
+        covered = coverage(model, model.matrices, left_out, n_items)
         controls = seeded_controls(seed, dim, config.noise, config.threshold, config.log_sigma2).to(device)
     optimiser = make_optimiser(model, controls, config)
     encode = model.encode
@@ -112,7 +112,7 @@ def assemble(
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         # On CUDA its pieces are captured as graphs: a launch for each, in place of one for each of their operations.
         encode = torch.compile(encode, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
-    return Training(config, seed, variant, model, controls, optimiser, left_out, encode)
+    return Training(config, seed, variant, model, controls, optimiser, left_out, covered, encode)
 
 
 def require_compiler(config: Config) -> None:
@@ -134,8 +134,8 @@ def selects(where: str, matrices: Any) -> Callable[[str, nn.Module], bool] | Non
         return None
 
     def chosen(name: str, module: nn.Module) -> bool:
-        declared = matrices.get(name)
-        return declared is not None and where in (declared.module, declared.role)
+        declared = [declared_for(f"{name}.{own}", matrices) for own, _ in module.named_parameters(recurse=False)]
+        return any(where in (matrix.module, matrix.role) for matrix in declared if matrix is not None)
 
     return chosen
 
@@ -153,17 +153,28 @@ def instrument(model: Any, config: Config, prefixes: PrefixTensors) -> dict[str,
         model.encode(S, items, lengths)
         model.candidates(S)
 
+    return exchange(model, config, probe).left_out
+
+
+def exchange(model: Any, config: Config, probe: Callable[[], object] | None = None) -> SparsifyReport:
+    """`sparsify` as configured. Raises DataError where that exchanges nothing, with the reasons."""
+    choice = selects(config.where, model.matrices)
     report = sparsify(
         model,
-        selects(config.where, model.matrices),
+        choice,
         noise=config.noise,
         threshold=config.threshold,
         log_sigma2=config.log_sigma2,
         probe=probe,
+        refuse=False,
     )
     if not report.swapped:
-        raise DataError(f"The model has no weight matrix that '{config.where}' names.", "See: dissect models")
-    return dict(report.left_out)
+        reasons = [f"{name}: {reason}" for name, reason in report.left_out.items() if reason != "not chosen"]
+        raise DataError(
+            f"SparseVD can replace no layer that '{config.where}' names{': ' * bool(reasons)}{'; '.join(reasons)}.",
+            "See: dissect models MODEL",
+        )
+    return report
 
 
 def make_optimiser(model: nn.Module, controls: Controls | None, config: Config) -> torch.optim.Optimizer:

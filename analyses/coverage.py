@@ -1,0 +1,71 @@
+"""How many weights of each role and module the runs of a group have dissected: what their densities speak for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dissect.errors import DataError
+from dissect.runs import read_json
+from dissect.sparsevd import in_words, is_partial, shares
+
+KNOWN = {"matrix": str, "declared": bool, "role": str, "module": str, "numel": int, "covered": int, "reason": str}
+
+
+def read_coverage(run: Path) -> list[dict[str, Any]] | None:
+    """The rows of a run (dissect/sparsevd/coverage.py); None for a run of before there was such a record.
+
+    Raises DataError where the record is not what it should be.
+    """
+    path = run / "coverage.json"
+    if not path.exists():
+        return None
+    rows = read_json(path).get("coverage")
+    if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
+        raise DataError(f"{path} is no record of coverage.", "Train that seed again, or put the file back.")
+    return rows
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and all(type(row.get(name)) is kind for name, kind in KNOWN.items())
+
+
+def coverage(runs: list[Path]) -> dict[str, Any] | None:
+    """What `runs` have dissected: {"roles": ..., "modules": ..., "undeclared": ...}; None where none has it on record.
+
+    Roles and modules are as in `shares`; undeclared holds by name the weights of layers that the model gives no role,
+    how many are dissected, and why not all. Where seeds differ, the one that has dissected least of a matrix counts.
+    """
+    known = [rows for run in runs if (rows := read_coverage(run)) is not None]
+    if not known:
+        return None
+    least: dict[str, dict[str, Any]] = {}
+    for row in (row for rows in known for row in rows):
+        if row["matrix"] not in least or row["covered"] < least[row["matrix"]]["covered"]:
+            least[row["matrix"]] = row
+    undeclared = {
+        name: {"weights": row["numel"], "dissected": row["covered"], "reason": row["reason"]}
+        for name, row in least.items()
+        if not row["declared"]
+    }
+    return {
+        "roles": shares(least.values(), "role"),
+        "modules": shares(least.values(), "module"),
+        "undeclared": undeclared,
+    }
+
+
+def doubts(covered: dict[str, Any] | None, roles: tuple[str, ...]) -> list[str]:
+    """Why an answer on `roles` stands on a part of their weights; empty where they are dissected whole."""
+    known = covered["roles"] if covered else {}
+    return [
+        f"{role} is dissected in part only: {in_words(known[role])}"
+        for role in roles
+        if role in known and is_partial(known[role])
+    ]
+
+
+def absences(covered: dict[str, Any] | None, roles: tuple[str, ...]) -> list[str]:
+    """Why nothing of a role is dissected that the model has; empty where that is not so."""
+    known = covered["roles"] if covered else {}
+    return [f"{role}: {in_words(known[role])}" for role in roles if role in known and not known[role]["dissected"]]
