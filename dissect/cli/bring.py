@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -80,7 +81,7 @@ def tell(dataset: Dataset, folder: Path) -> None:
             f"Of the test part {clicks:,} clicks on items that the sessions kept have not were dropped, "
             f"and {sessions:,} sessions with them."
         )
-    click.echo(f"In {folder}. Next: dissect run --dataset {dataset.name}")
+    click.echo(f"In {folder}. Next: dissect run --dataset {shlex.quote(dataset.name)}")
 
 
 def download(name: str, data_dir: str | None, accept_terms: bool) -> Path:

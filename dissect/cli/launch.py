@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -45,7 +46,7 @@ def starting_weights(run: str | None, runs_dir: Path) -> tuple[dict[str, Any] | 
             f"A run is a seed folder of a group, e.g. {runs_dir}/<group>/s1.",
         )
     if not runs.is_done(folder):
-        raise UsageError(f"{run} is not finished.", f"Finish it first: dissect resume {run}")
+        raise UsageError(f"{run} is not finished.", f"Finish it first: dissect resume {shlex.quote(str(folder))}")
     best, last = folder / "checkpoints" / "best.pt", folder / "checkpoints" / "last.pt"
     weights = load_checkpoint(best if best.exists() else last)["model"]
     if any(name.rpartition(".")[2].startswith("log_sigma2") for name in weights):
@@ -118,8 +119,8 @@ def train_seeds(
     weights: dict[str, Any] | None = None,
     steps: Mapping[int, int] | None = None,
     jobs: int = 1,
-) -> list[dict[str, Any]]:
-    """Train each seed into the group, or the reduced model of `without` beside it; returns their summaries.
+) -> None:
+    """Train each seed into the group, or the reduced model of `without` beside it.
 
     `steps` are those of a seed that is not to make the `max_steps` of the configuration; `jobs` seeds are trained at
     the same time. A run without DONE goes on where it stopped. Raises UsageError where all are finished already (unless
@@ -137,10 +138,13 @@ def train_seeds(
             if folder.exists() and workers.is_first():
                 _tell(console, f"The old run is kept as {runs.set_aside(folder)}")
     elif len(done) == len(folders):
+        for seed in done:
+            runs.read_summary(folders[seed])  # says how to write a lost one again
+        see = f"dissect verdict {shlex.quote(str(group))}"
         raise UsageError(
             f"Finished already: {', '.join(str(folders[seed]) for seed in done)}.",
             "Choose another --seed, or --force (the old run is kept aside). See it: "
-            + ("dissect plot density" if config.is_sparse else f"dissect compare --dataset {data.name}"),
+            + (see if config.is_sparse else f"dissect compare --dataset {shlex.quote(data.name)}"),
         )
     options = dict(config.model_options)
 
@@ -157,32 +161,27 @@ def train_seeds(
         shared = {"data": data, "config": config, "group": group, "without": without, "device": device}
         also = {"quiet": quiet, "weights": weights, "steps": steps}
         at_once(_train_named, todo, min(jobs, len(todo)), model=subject.given or subject.name, **shared, **also)
-    summaries = []
     for number, (seed, folder) in enumerate(folders.items(), 1):
         if runs.is_done(folder):
             if seed in done:
                 _tell(console, f"Seed {seed} is finished already: {folder}")
-            summaries.append(runs.read_json(folder / "summary.json"))
             continue
         of = f" ({number} of {len(folders)})" if len(folders) > 1 else ""
         title = f"{subject.name} on {data.name}, seed {seed}{of}" + (
             f", without {', '.join(without)}" if without else ""
         )
         observer = make_observer(console, title, config.threshold, quiet or not workers.is_first())
-        summaries.append(
-            fit(
-                build,
-                data,
-                replace(config, max_steps=(steps or {}).get(seed, config.max_steps)),
-                folder,
-                seed=seed,
-                variant=variant,
-                device=where,
-                observer=observer,
-                weights=weights,
-            )
+        fit(
+            build,
+            data,
+            replace(config, max_steps=(steps or {}).get(seed, config.max_steps)),
+            folder,
+            seed=seed,
+            variant=variant,
+            device=where,
+            observer=observer,
+            weights=weights,
         )
-    return summaries
 
 
 def _train_named(model: str, **arguments: Any) -> None:
@@ -202,7 +201,7 @@ def rank_baseline(
         _tell(console, f"The old run is kept as {runs.set_aside(run)}")
     if runs.is_done(run):
         _tell(console, f"Finished already: {run}")
-        return runs.read_json(run / "summary.json")
+        return runs.read_summary(run)
     prepare_device()
     prepare_group(group, config, data)
     with runs.locked(run):
