@@ -112,14 +112,19 @@ def sound_runs(group: Path, config: dict[str, Any]) -> tuple[list[Path], list[di
             damaged.append(error)
     runs.leave_out(damaged, is_all=not sound)
     if sound and is_sparse:
-        table = density_of(list(sound), group)
-        uncounted = [t for t in (key(config["threshold"]), *OTHER_THRESHOLDS) if f"kept {t}" not in table]
-        if uncounted:
-            raise DataError(
-                f"{group} has no counts of the weights with log α below {', '.join(uncounted)}.", runs.AGAIN
-            )
-        sound = {run: summary for run, summary in sound.items() if summary["seed"] in set(table["seed"])}
+        table = counted(list(sound), group, config)
+        whole = set(table["seed"])
+        sound = {run: summary for run, summary in sound.items() if summary["seed"] in whole}
     return list(sound), list(sound.values()), table
+
+
+def counted(found: list[Path], group: Path, config: dict[str, Any]) -> pd.DataFrame:
+    """`density_of` some runs. Raises DataError where it lacks a threshold that a verdict asks for."""
+    table = density_of(found, group)
+    lacking = [t for t in (key(config["threshold"]), *OTHER_THRESHOLDS) if f"kept {t}" not in table]
+    if lacking:
+        raise DataError(f"{group} has no counts of the weights with log α below {', '.join(lacking)}.", runs.AGAIN)
+    return table
 
 
 def judge_density(
@@ -218,7 +223,7 @@ def doubt_of_noise(group: Path, config: dict[str, Any], final: pd.DataFrame) -> 
     done = [run for run in runs.group_runs(sibling) if runs.is_done(run)] if sibling.exists() else []
     other = None
     try:
-        other = density_of(done, sibling) if done else None
+        other = counted(done, sibling, config) if done else None
     except DataError as error:
         runs.left_out(error)
     if other is None:

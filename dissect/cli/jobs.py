@@ -48,7 +48,8 @@ def at_once(train: Callable[..., Any], seeds: Sequence[int], jobs: int, **argume
             for process, _ in running.values() if seen else ():
                 process.terminate()
             # A signal that comes while this waits is handed on within a second.
-            while len(seen) == handed_on and not wait([process.sentinel for process, _ in running.values()], 1.0):
+            sentinels = [process.sentinel for process, _ in running.values()]
+            while sentinels and len(seen) == handed_on and not wait(sentinels, 1.0):
                 pass
             for turn, (process, result) in list(running.items()):
                 if not process.is_alive():
