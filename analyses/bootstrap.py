@@ -13,8 +13,8 @@ def session_sums(
     """(sums of 1/rank within 20, number of prefixes) per session, float64 [S] each; `chosen` bool [P] restricts."""
     gain = np.where(rank <= 20, 1.0 / rank, 0.0)
     used = np.ones(len(rank)) if chosen is None else chosen.astype(float)
-    n = int(session.max()) + 1
-    return np.bincount(session, gain * used, n), np.bincount(session, used, n)
+    session = np.unique(session, return_inverse=True)[1]  # numbered without gaps, however large the numbers are
+    return np.bincount(session, gain * used), np.bincount(session, used)
 
 
 def relative_loss_interval(

@@ -7,7 +7,7 @@ variant: the full model, or the model without a role.
 from __future__ import annotations
 
 import inspect
-import sys
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,22 +19,15 @@ import pandas as pd
 from dissect import runs
 from dissect.data.catalog import STAND_INS
 from dissect.errors import DataError, UsageError, unknown
-from dissect.text import shown_lines
+from dissect.records import METRICS
+from dissect.runs import left_out, read_summary
 from models import MODELS
 
-METRICS = ("hr@5", "hr@10", "hr@20", "mrr@5", "mrr@10", "mrr@20")
 JUDGED = ("hr@20", "mrr@20")  # what the pairs are judged by, and for what the selection bias is on record
-# What is read of every summary; one that lacks any of it was written by something else.
-NEEDED = ("seed", "test", "epochs", "seconds", "n_parameters", "protocol")
 MOST_SETTINGS = 3  # that a label names
 TIES = "best"  # how every training ranks: one more than the number of strictly better scores
 
 Warn = Callable[[DataError], object]
-
-
-def left_out(error: DataError) -> None:
-    """Say on stderr what is damaged and therefore missing from a table."""
-    print(shown_lines(f"Left out: {error.message} {error.hint}".rstrip()), file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -95,20 +88,6 @@ def entry(group: Path, variant: str = runs.FULL, seed: int | None = None, warn: 
     return Entry(group, variant, config, tuple(sound), tuple(sound.values()), *left)
 
 
-def read_summary(run: Path) -> dict[str, Any]:
-    """The summary of a finished run. Raises DataError where it lacks what is read of every one."""
-    path, again = run / "summary.json", "Train this seed again with the same command and --force."
-    summary = runs.read_json(path)
-    lacking = [name for name in NEEDED if name not in summary]
-    if lacking:
-        raise DataError(f"{path} lacks {', '.join(lacking)}.", again)
-    test = summary["test"] if isinstance(summary["test"], dict) else {}
-    wrong = [metric for metric in METRICS if not isinstance(test.get(metric), int | float)]
-    if wrong:
-        raise DataError(f"{path} has no number for {', '.join(wrong)} on test.", again)
-    return summary
-
-
 def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> list[Entry]:
     """The rows that a name stands for: a group with all its variants, one variant, or one seed.
 
@@ -135,7 +114,9 @@ def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> lis
     found = [entry(group, variant, seeds[0] if seeds else None, warn) for variant in wanted]
     entries = [row for row in found if row is not None]
     if not entries:
-        raise DataError(f"{inside} has no finished seed that is whole.", f"Go on with it: dissect resume {inside}")
+        raise DataError(
+            f"{inside} has no finished seed that is whole.", f"Go on with it: dissect resume {shlex.quote(str(inside))}"
+        )
     return entries
 
 
@@ -187,7 +168,9 @@ def entries_of_dataset(
         } - {dataset}
         raise DataError(
             f"No run on {dataset} is finished and whole. Begun: {', '.join(empty) or 'none'}.",
-            f"Finished: {', '.join(f'--dataset {name}' for name in sorted(other))}." if other else "dissect train",
+            f"Finished: {', '.join(f'--dataset {shlex.quote(name)}' for name in sorted(other))}."
+            if other
+            else "dissect train",
         )
     return entries, empty, dataset
 
@@ -205,7 +188,7 @@ def same_test_set(entries: Iterable[Entry], runs_dir: Path | str, verb: str = "d
         raise UsageError(
             f"{a.name} and {b.name} have different test sets (split {a.split[0][:8]} of {a.config['dataset']}, "
             f"{b.split[0][:8]} of {b.config['dataset']}): their numbers do not belong in one column.",
-            "Each by itself:" + "".join(f"\n  {verb} {' '.join(group)}" for group in names),
+            "Each by itself:" + "".join(f"\n  {verb} {shlex.join(group)}" for group in names),
         )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from dissect.errors import DataError, unknown
-from dissect.runs import group_runs, is_done, read_json, read_jsonl, variants
+from dissect.records import Density
+from dissect.runs import AGAIN, group_runs, is_done, leave_out, read_jsonl, read_summary, variants
 from dissect.sparsevd.density import BINS_PER_UNIT, LOWEST
 
 
@@ -17,34 +18,45 @@ def density_table(group: Path, variant: str = "full") -> pd.DataFrame:
     """The density records of every seed: one row per seed, step, matrix and block.
 
     Columns: seed, step, epoch, matrix, block, role, module, numel, kl_weight, the counts `kept <t>`,
-    `abs <tau>`, `signed <tau>`, and log_alpha_hist. Raises DataError where nothing was recorded, a record is not what
-    it should be, or that of a finished run lacks its end; UsageError for another variant, with those that there are.
+    `abs <tau>`, `signed <tau>`, and log_alpha_hist. A damaged seed is left out, and said. Raises DataError where
+    nothing was recorded or all is damaged, UsageError for another variant, with those that there are.
     """
     known = variants(group)
     if variant not in known and known:
         raise unknown(f"variant in {group.name}", variant, known)
+    return density_of(group_runs(group, variant), group)
+
+
+def density_of(found: list[Path], group: Path) -> pd.DataFrame:
+    """`density_table` of some runs of a group."""
     rows: list[dict[str, Any]] = []
-    for run in group_runs(group, variant):
-        path, before = run / "density.jsonl", len(rows)
-        for number, record in enumerate(read_jsonl(path), 1):
-            try:
-                rows.append({"seed": int(run.name[1:]), **flat(record)})
-            except (KeyError, TypeError, AttributeError) as error:
-                what = f"lacks {error}" if isinstance(error, KeyError) else "is no density record"
-                raise DataError(
-                    f"{path}, line {number}, {what}.", "Mend the line, or train that seed again."
-                ) from error
-        if len(rows) > before and is_done(run):
-            last, steps = rows[-1]["step"], read_json(run / "summary.json").get("steps")
-            if steps is None:
-                raise DataError(f"{run / 'summary.json'} lacks steps.", "Train that seed again.")
-            if last != steps:
-                raise DataError(
-                    f"{path} ends at step {last}, and the run has {steps}: the rest is lost.", "Train that seed again."
-                )
+    damaged = []
+    for run in found:
+        try:
+            of_run = density_rows(run)
+            if rows and of_run and rows[0].keys() != of_run[0].keys():
+                raise DataError(f"{run} counts by other thresholds than seed {rows[0]['seed']}.", AGAIN)
+            rows += of_run
+        except DataError as error:
+            damaged.append(error)
+    leave_out(damaged, is_all=not rows)
     if not rows:
         raise DataError(f"{group} has no density record.", "A dense run (--where none, dissect train) has none.")
     return pd.DataFrame(rows)
+
+
+def density_rows(run: Path) -> list[dict[str, Any]]:
+    """The density records of a run. Raises DataError where one is damaged, or that of a finished run lacks its end."""
+    path, seed = run / "density.jsonl", int(run.name[1:])
+    rows = [{"seed": seed, **flat(record)} for record in read_jsonl(path, Density)]
+    for number, row in enumerate(rows, 1):
+        if row.keys() != rows[0].keys():
+            raise DataError(f"{path}, line {number}, counts by other thresholds than the first.", AGAIN)
+    if rows and is_done(run):
+        last, steps = rows[-1]["step"], read_summary(run).get("steps")
+        if last != steps:
+            raise DataError(f"{path} ends at step {last}, and the run has {steps}: the rest is lost.", AGAIN)
+    return rows
 
 
 def flat(record: dict[str, Any]) -> dict[str, Any]:

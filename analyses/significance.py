@@ -29,9 +29,10 @@ import pandas as pd
 from scipy import stats
 
 from analyses.bootstrap import RESAMPLES
-from analyses.compare import JUDGED, Entry, Warn, left_out
+from analyses.compare import JUDGED, Entry, Warn
 from dissect import runs
 from dissect.errors import DataError
+from dissect.runs import left_out
 
 CUTOFF = 20
 ALPHA = 0.05
@@ -94,12 +95,9 @@ def read_gains(entries: list[Entry], warn: Warn = left_out) -> tuple[list[Entry]
 
 def _read_run(run: Path, summary: dict[str, Any]) -> dict[str, np.ndarray]:
     """The ranks of a run on test, checked against its summary."""
-    again = "Train this seed again with the same command and --force; the old run is kept aside."
     path = runs.test_ranks(run)
     arrays = runs.read_ranks(path)
     rank = arrays["rank"]
-    if not len(rank) or len({len(array) for array in arrays.values()}) > 1 or rank.min() < 1:
-        raise DataError(f"{path} is damaged: it takes ranks from 1, with a session, length and target each.", again)
     if summary["protocol"] != "paper":  # there each metric of the summary is of an epoch of its own
         hit = rank <= CUTOFF
         for metric, value in (("hr@20", hit.mean()), ("mrr@20", np.where(hit, 1 / rank, 0.0).mean())):
@@ -107,7 +105,7 @@ def _read_run(run: Path, summary: dict[str, Any]) -> dict[str, np.ndarray]:
                 raise DataError(
                     f"{path} gives {metric.upper()} {100 * value:.3f}, the summary beside it "
                     f"{summary['test'][metric]:.3f}: one of them is damaged.",
-                    again,
+                    runs.write_again(run),
                 )
     return arrays
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from dissect import runs
 from dissect.errors import DataError
+from dissect.records import Eval, Train
 
 CURVES = {"ce": "loss", "hr@20": "HR@20", "mrr@20": "MRR@20"}  # field of a record -> what it is called
 LOSS_POINTS = 100  # along a training
@@ -20,19 +21,24 @@ def training_table(group: Path, variant: str = runs.FULL) -> pd.DataFrame:
 
     Columns: seed, curve (loss, HR@20, MRR@20), split (train, valid, test), step, epoch, minutes, value. The loss is
     the mean cross-entropy (nats), without the KL, over stretches of a hundredth of the steps configured; minutes are
-    those spent in training steps, without evaluation. Raises DataError where nothing was recorded.
+    those spent in training steps, without evaluation. A damaged seed is left out, and said. Raises DataError where
+    nothing was recorded or all is damaged.
     """
     rows: list[dict[str, Any]] = []
     stretch = max(1, round(runs.group_config(group)["max_steps"] / LOSS_POINTS))
-    there = runs.group_runs(group, variant)
+    there, damaged = runs.group_runs(group, variant), []
     # A seed that has just begun would shift the mean where it ends.
     for run in [run for run in there if runs.is_done(run)] or there:
-        records = runs.read_jsonl(run / "metrics.jsonl")
-        trained = [r for r in records if r.get("kind") == "train"]
+        try:
+            records = runs.read_jsonl(run / "metrics.jsonl", Train | Eval)
+        except DataError as error:
+            damaged.append(error)
+            continue
+        trained = [r for r in records if r["kind"] == "train"]
         # Evaluations carry no clock of their own: it is read off the losses around them.
         steps = [0, *(r["step"] for r in trained)]
         seconds = [0.0, *(r["seconds"] for r in trained)]
-        for record in [*averaged(trained, stretch), *(r for r in records if r.get("kind") == "eval")]:
+        for record in [*averaged(trained, stretch), *(r for r in records if r["kind"] == "eval")]:
             split = record.get("split", "train")
             minutes = float(np.interp(record["step"], steps, seconds)) / 60
             where = {"step": record["step"], "epoch": record["epoch"], "minutes": minutes}
@@ -40,6 +46,7 @@ def training_table(group: Path, variant: str = runs.FULL) -> pd.DataFrame:
                 if name in record:
                     rows.append({"seed": int(run.name[1:]), "curve": curve, "split": split, **where})
                     rows[-1]["value"] = record[name]
+    runs.leave_out(damaged, is_all=not rows)
     if not rows:
         known = runs.variants(group)
         raise DataError(
@@ -65,7 +72,7 @@ def averaged(records: list[dict[str, Any]], stretch: int) -> list[dict[str, Any]
         {
             "step": part[-1][1]["step"],
             "epoch": part[-1][1]["epoch"],
-            "ce": sum(steps * record["ce"] for steps, record in part) / sum(steps for steps, _ in part),
+            "ce": sum(steps * record["ce"] for steps, record in part) / max(1, sum(steps for steps, _ in part)),
         }
         for part in parts.values()
     ]

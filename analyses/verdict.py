@@ -11,7 +11,8 @@ and the reasons for which an answer is undecided whatever the figures say; one i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,11 @@ import numpy as np
 import pandas as pd
 
 from analyses.bootstrap import relative_loss_interval, session_sums
-from analyses.compare import read_summary
 from analyses.coverage import absences, coverage
 from analyses.coverage import doubts as doubts_of_coverage
-from analyses.density import at_step, beyond_control, density, density_table
+from analyses.density import at_step, beyond_control, density, density_of
 from dissect import runs
-from dissect.errors import DataError
+from dissect.errors import DataError, DissectError
 from dissect.sparsevd.density import key
 from dissect.training.config import Config
 from models import MODELS
@@ -39,6 +39,7 @@ CONTROL_LIMIT = 0.05
 FEWEST_SEEDS = 3
 OTHER_THRESHOLDS = ("2", "4")
 RESTS_ON = {"O1": ("propagation",), "O2": ("propagation", "attention")}  # the roles whose densities an answer compares
+Ranks = dict[Path, dict[str, np.ndarray]]  # of runs, as runs.read_ranks gives them
 
 
 @dataclass
@@ -63,8 +64,7 @@ def judge(group: Path, judged: np.ndarray | None = None) -> dict[str, Any]:
     `judged` (bool, test prefixes in file order) restricts the question of need to prefixes that can decide it.
     """
     config = runs.group_config(group)
-    finished = [run for run in runs.group_runs(group) if runs.is_done(run)]
-    summaries = [read_summary(run) for run in finished]
+    finished, summaries, table = sound_runs(group, config)
     verdict: dict[str, Any] = {
         "group": group.name,
         "model": config["model"],
@@ -87,21 +87,61 @@ def judge(group: Path, judged: np.ndarray | None = None) -> dict[str, Any]:
         "need": need(group, finished, judged),
     }
     if summaries and config["where"] != "none":
-        verdict |= judge_density(group, config, summaries, verdict["coverage"])
+        verdict |= judge_density(group, config, summaries, table, verdict["coverage"])
     elif summaries:
         verdict["O1"] = verdict["O2"] = Answer(NOT_APPLICABLE, ["the model was trained dense (--where none)"]).to_dict()
-    runs.write_json(group / "verdict.json", verdict)
+    try:
+        runs.write_json(group / "verdict.json", verdict)
+    except DissectError as error:  # runs that may only be read can be judged all the same
+        print(f"{error.message} The verdict is not kept there.", file=sys.stderr)
     return verdict
 
 
+def sound_runs(group: Path, config: dict[str, Any]) -> tuple[list[Path], list[dict[str, Any]], pd.DataFrame]:
+    """(runs, their summaries, their density records) of the finished seeds; the table is empty for a dense group.
+
+    A damaged seed is left out, and said. Raises DataError where all are damaged.
+    """
+    done = [run for run in runs.group_runs(group) if runs.is_done(run)]
+    is_sparse, table = config["where"] != "none", pd.DataFrame()
+    sound, damaged = dict[Path, dict[str, Any]](), list[DataError]()
+    for run in done:
+        try:
+            summary = runs.read_summary(run)
+            if is_sparse and not {"masked", "mean"} <= summary.get("checks", {}).keys():
+                again = runs.write_again(run)
+                raise DataError(f"{run / 'summary.json'} lacks the checks of the masked and the mean weights.", again)
+            sound[run] = summary
+        except DataError as error:
+            damaged.append(error)
+    runs.leave_out(damaged, is_all=not sound)
+    if sound and is_sparse:
+        table = counted(list(sound), group, config)
+        whole = set(table["seed"])
+        sound = {run: summary for run, summary in sound.items() if summary["seed"] in whole}
+    return list(sound), list(sound.values()), table
+
+
+def counted(found: list[Path], group: Path, config: dict[str, Any]) -> pd.DataFrame:
+    """`density_of` some runs. Raises DataError where it lacks a threshold that a verdict asks for."""
+    table = density_of(found, group)
+    lacking = [t for t in (key(config["threshold"]), *OTHER_THRESHOLDS) if f"kept {t}" not in table]
+    if lacking:
+        raise DataError(f"{group} has no counts of the weights with log α below {', '.join(lacking)}.", runs.AGAIN)
+    return table
+
+
 def judge_density(
-    group: Path, config: dict[str, Any], summaries: list[dict[str, Any]], covered: dict[str, Any] | None
+    group: Path,
+    config: dict[str, Any],
+    summaries: list[dict[str, Any]],
+    table: pd.DataFrame,
+    covered: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The parts of a verdict that come from densities: the table, O1 and O2."""
-    table = finished_density(group)
+    """The parts of a verdict that come from densities (density_of): the table, O1 and O2."""
     final = at_step(table)
     threshold = key(config["threshold"])
-    doubts = [*doubts_of_runs(final, summaries, threshold), *doubt_of_noise(group, config)]
+    doubts = [*doubts_of_runs(final, summaries, threshold), *doubt_of_noise(group, config, final)]
     result = {"density": densities(final, threshold) | {"before_decay": by_role(at_step(table, 0.8), threshold)}}
     elsewhere = {t: answers(final, t) for t in OTHER_THRESHOLDS}
     for index, (name, given) in enumerate(zip(("O1", "O2"), answers(final, threshold))):
@@ -114,12 +154,6 @@ def judge_density(
             given.reasons.extend(absences(covered, RESTS_ON[name]))
         result[name] = _doubted(given, reasons).to_dict()
     return result
-
-
-def finished_density(group: Path) -> pd.DataFrame:
-    """The density records of the finished seeds of a group."""
-    table = density_table(group)
-    return table[table["seed"].isin([int(run.name[1:]) for run in runs.group_runs(group) if runs.is_done(run)])]
 
 
 def _doubted(given: Answer, doubts: list[str]) -> Answer:
@@ -190,21 +224,25 @@ def doubts_of_runs(final: pd.DataFrame, summaries: list[dict[str, Any]], thresho
     return doubts
 
 
-def doubt_of_noise(group: Path, config: dict[str, Any]) -> list[str]:
+def doubt_of_noise(group: Path, config: dict[str, Any], final: pd.DataFrame) -> list[str]:
     """Whether a run with one weight sample per step, in the group beside this one, answers the same."""
     if config["noise"] == "weight":
         return []
-    known = {f.name: config[f.name] for f in fields(Config) if f.name in config}
-    sibling_config = Config(**{**known, "noise": "weight"})
+    sibling_config = Config(**{**config, "noise": "weight"})
     prefix = group.name.rsplit("-", 1)[0]
     sibling = group.with_name(f"{prefix}-{sibling_config.hash}")
     done = [run for run in runs.group_runs(sibling) if runs.is_done(run)] if sibling.exists() else []
-    if not done:
+    other = None
+    try:
+        other = counted(done, sibling, config) if done else None
+    except DataError as error:
+        runs.left_out(error)
+    if other is None:
         return [
             "not checked with one weight sample per step: the same command with --noise weight (one seed is enough)"
         ]
     threshold = key(config["threshold"])
-    here, there = (answers(at_step(finished_density(place)), threshold) for place in (group, sibling))
+    here, there = (answers(table, threshold) for table in (final, at_step(other)))
     return [
         f"{name} answers '{b.answer}' with --noise weight ({'; '.join(b.reasons)})"
         for name, a, b in zip(("O1", "O2"), here, there)
@@ -279,10 +317,11 @@ def accuracy(summaries: list[dict[str, Any]]) -> dict[str, Any]:
 
 def checks(summaries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean over seeds of the quick accuracy checks."""
-    names = summaries[0]["checks"] if summaries else {}
+    by_seed = [summary.get("checks", {}) for summary in summaries]
     return {
-        name: {m: float(np.mean([s["checks"][name][m] for s in summaries])) for m in ("hr@20", "mrr@20")}
-        for name in names
+        name: {m: float(np.mean([given[name][m] for given in by_seed])) for m in ("hr@20", "mrr@20")}
+        for name in (by_seed[0] if by_seed else {})
+        if all(name in given for given in by_seed)
     }
 
 
@@ -294,26 +333,41 @@ def removable(model: str, summaries: list[dict[str, Any]]) -> list[str]:
 
 def need(group: Path, finished: list[Path], judged: np.ndarray | None) -> dict[str, Any]:
     """For each role that models were retrained without: redundant, needed or undecided, over all seeds and by seed."""
-    result = {}
-    for variant in runs.variants(group):
-        if variant == runs.FULL:
-            continue
-        reduced = [run for run in runs.group_runs(group, variant) if runs.is_done(run)]
-        if finished and reduced:
-            result[variant.removeprefix("without-")] = compare_need(finished, reduced, judged)
-    return result
+    reduced = {
+        variant: sound_ranks([run for run in runs.group_runs(group, variant) if runs.is_done(run)])
+        for variant in runs.variants(group)
+        if variant != runs.FULL
+    }
+    full = sound_ranks(finished) if any(reduced.values()) else {}
+    return {
+        variant.removeprefix("without-"): compare_need(full, ranks, judged)
+        for variant, ranks in reduced.items()
+        if full and ranks
+    }
 
 
-def compare_need(full: list[Path], reduced: list[Path], judged: np.ndarray | None) -> dict[str, Any]:
+def sound_ranks(found: list[Path]) -> Ranks:
+    """The ranks on test of some runs; one whose ranks are missing or damaged is left out, and said."""
+    sound = {}
+    for run in found:
+        try:
+            sound[run] = runs.read_ranks(runs.test_ranks(run))
+        except DataError as error:
+            runs.left_out(error)
+    return sound
+
+
+def compare_need(full: Ranks, reduced: Ranks, judged: np.ndarray | None) -> dict[str, Any]:
     """The answer on need from the ranks of full and of reduced runs. Raises DataError where those rank others."""
-    reference = runs.read_ranks(runs.test_ranks(full[0]))
+    first, reference = next(iter(full.items()))
+    if judged is not None and len(judged) != len(reference["rank"]):
+        raise DataError(f"{first} ranks {len(reference['rank']):,} test prefixes, its data set has {len(judged):,}.")
 
-    def load(paths: list[Path]) -> tuple[np.ndarray, np.ndarray, float]:
+    def load(those: Ranks) -> tuple[np.ndarray, np.ndarray, float]:
         sums, count, hits = [], np.zeros(0), []
-        for path in paths:
-            ranks = runs.read_ranks(runs.test_ranks(path))
+        for path, ranks in those.items():
             if any(not np.array_equal(ranks[name], reference[name]) for name in ("session", "length", "target")):
-                raise DataError(f"{path} ranks other test prefixes than {full[0]}.", "Train it again with --force.")
+                raise DataError(f"{path} ranks other test prefixes than {first}.", "Train it again with --force.")
             total, count = session_sums(ranks["rank"], ranks["session"], judged)
             sums.append(total)
             hit = ranks["rank"] <= 20

@@ -18,27 +18,31 @@ import math
 import os
 import re
 import secrets
+import shlex
 import shutil
+import sys
 import tomllib
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from dissect import records
 from dissect.errors import DataError, DissectError, UsageError, unknown
 from dissect.locks import hold
-from dissect.training.config import Config, wrong_type
+from dissect.text import shown_lines
+from dissect.training.config import Config
 
 SCHEMA = 1
-IDENTITY = ("model", "dataset", "split_hash", "protocol", "where")  # what every configuration has
 FULL = "full"
 HALF_WRITTEN = re.compile(r"\..+\.[a-z0-9_]{8}")  # what `write_atomically` fills
 HASHED = re.compile(r"-([0-9a-f]{8})$")  # how the name of a group ends (Config.hash)
 RUN = re.compile(r"s(\d+)(\.old-\d+)?")  # the folder of a seed, or one set aside
+AGAIN = "Train this seed again with the same command and --force; the old run is kept aside."
+_held: set[Path] = set()  # run folders in which this process trains
 
 
 # --- writing ---------------------------------------------------------------------------------------------
@@ -50,6 +54,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises DissectError, with `path` as it was, where the disk refuses.
     """
     temporary = None
+    for run in _held.intersection(path.parents):
+        if not run.is_dir():  # nor is half of it made again
+            raise DissectError(f"{run} was deleted while it was trained.", "The same command trains it anew.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -170,7 +177,11 @@ def locked(run: Path) -> Iterator[None]:
         for left in (*run.glob(".*"), *run.glob("checkpoints/.*")):
             if HALF_WRITTEN.fullmatch(left.name):
                 left.unlink(missing_ok=True)
-        yield
+        _held.add(run)
+        try:
+            yield
+        finally:
+            _held.discard(run)
 
 
 def set_aside(run: Path) -> Path:
@@ -189,17 +200,31 @@ def set_aside(run: Path) -> Path:
 # --- reading ---------------------------------------------------------------------------------------------
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a record. Raises DataError where it is missing or garbled."""
+def read_json(path: Path, kind: Any = dict[str, Any], hint: str = "") -> dict[str, Any]:
+    """Read a record of a `kind` (of dissect.records). Raises DataError, with the hint, if it is missing or damaged."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(f"{path} is missing.", "The run has not got that far, or is not a run folder.") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} should hold one JSON object.")
-    return value
+        hint = hint or "The run has not got that far, or is not a run folder."
+        raise DataError(f"{path} is missing.", hint) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {error}.", hint) from error
+    records.check(value, kind, str(path), hint)
+    return dict(value)
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """The summary of a finished run. Raises DataError, with the commands that write it again."""
+    path, seed = run / "summary.json", place_of(run)[1]
+    summary = read_json(path, records.Summary, write_again(run))
+    if summary["seed"] != seed:
+        raise DataError(f"{path} is of seed {summary['seed']}, and the folder of seed {seed}.", write_again(run))
+    return summary
+
+
+def write_again(run: Path) -> str:
+    """How to write the summary and the ranks of a finished run again from its checkpoint."""
+    return f"Write it again: rm {shlex.quote(str(run / 'DONE'))}; dissect resume {shlex.quote(str(run))}"
 
 
 def read_identifiers(folder: Path, n_items: int) -> list[int | str] | None:
@@ -210,40 +235,57 @@ def read_identifiers(folder: Path, n_items: int) -> list[int | str] | None:
     path = folder / "items.json"
     if not path.exists():
         return None
-    found = read_json(path).get("identifiers")
-    if not isinstance(found, list) or len(found) != n_items or not all(type(each) in (int, str) for each in found):
-        raise DataError(f"{path} should name each of {n_items:,} items, by a text or a whole number.")
+    found: list[int | str] = read_json(path, records.Identifiers)["identifiers"]
+    if len(found) != n_items:
+        raise DataError(f"{path} names {len(found):,} items, and should name each of {n_items:,}.")
     return found
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def read_jsonl(path: Path, kind: Any = None) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines; a last line that is cut off (a run that is writing) is left out.
 
-    Raises DataError with the line number where another line is garbled.
+    Raises DataError with the line number where another line is garbled, or is not of the `kind` (of dissect.records)
+    that is expected, which has steps that only rise.
     """
-    if not path.exists():
+    rows: list[dict[str, Any]] = []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
         return []
-    rows = []
-    lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
     for number, line in enumerate(lines, 1):
         if not line:
             continue
+        place = f"{path}, line {number},"
         try:
-            rows.append(json.loads(line))
-        except ValueError as error:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
             if number == len(lines):  # no newline behind it: still being written
                 break
-            raise DataError(f"{path}, line {number}, is not JSON: {error}.") from error
+            raise DataError(f"{place} is not JSON: {error}.", AGAIN) from error
+        records.check(row, kind or dict[str, Any], place, AGAIN)
+        if kind and rows and row["step"] < rows[-1]["step"]:
+            raise DataError(f"{place} is of step {row['step']}, after one of {rows[-1]['step']}.", AGAIN)
+        rows.append(row)
     return rows
 
 
 def read_ranks(path: Path) -> dict[str, np.ndarray]:
-    """rank, session, length, target: int32 [P] each. Raises DataError where the file is missing or garbled."""
+    """rank, session, length, target: whole numbers [P] each. Raises DataError where it is missing or damaged."""
+    again = write_again(path.parent)
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in ("rank", "session", "length", "target")}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} does not hold ranks: {error}.") from error
+            found = {name: np.asarray(file[name]) for name in ("rank", "session", "length", "target")}
+    except Exception as error:  # zip and npy have many ways to fail on garbled bytes
+        raise DataError(f"{path} does not hold ranks: {error}.", again) from error
+    for name, array in found.items():
+        if array.dtype.kind not in "iu" or array.ndim != 1 or not len(array) or len(array) != len(found["rank"]):
+            shape = f"{array.dtype} {list(array.shape)}"
+            raise DataError(f"{path} is damaged: {name} is {shape}, not whole numbers, one for each prefix.", again)
+        if array.min() < (name == "rank") or array.max() > np.iinfo(np.int32).max:
+            raise DataError(f"{path} is damaged: {name} goes from {array.min()} to {array.max()}.", again)
+    return found
 
 
 def test_ranks(run: Path) -> Path:
@@ -255,31 +297,32 @@ def test_ranks(run: Path) -> Path:
         if (path := run / f"ranks-test-{which}.npz").exists():
             return path
     raise DataError(
-        f"{run} has no ranks of the test set (ranks-test-best.npz or ranks-test-last.npz).",
-        "Train this seed again with the same command and --force; the old run is kept aside.",
+        f"{run} has no ranks of the test set (ranks-test-best.npz or ranks-test-last.npz).", write_again(run)
     )
 
 
 def group_config(group: Path) -> dict[str, Any]:
-    """The resolved configuration of a group. Raises DataError where it is missing or garbled."""
+    """The configuration of a group, with the defaults for what an earlier version did not write; none of it is None.
+
+    Raises DataError where it is missing or damaged.
+    """
+    path, by_hand = group / "config.toml", "Put back what was there, or move the folder away."
     try:
-        config = tomllib.loads((group / "config.toml").read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{group} is no group of runs: {error}.") from error
-    by_hand = "Has it been changed by hand? Put back what was there."
-    if lacking := [name for name in IDENTITY if name not in config]:
-        raise DataError(f"{group / 'config.toml'} is none of a group of runs: it lacks {', '.join(lacking)}.", by_hand)
-    if wrong := wrong_type(config):
-        raise DataError(f"{group / 'config.toml'}: {wrong}.", by_hand)
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{group} is no group of runs: {error}.", by_hand) from error
+    later = settings.keys() - {f.name for f in fields(Config)}
+    if later:
+        raise DataError(f"{path} is of another version: it has {', '.join(sorted(map(repr, later)))}.", by_hand)
     try:
-        name = Config(**config).hash
+        records.check(settings, Config, str(path), by_hand)
+        config = Config(**settings)  # with whole numbers where they stand for others, as when the folder was named
+        name = config.hash
     except (TypeError, UsageError) as error:
-        raise DataError(f"{group} was written by another version, or changed since: {error}.", by_hand) from error
+        raise DataError(f"{path} is of another version, or changed since: {error}.", by_hand) from error
     if (ends := HASHED.search(group.name)) and ends[1] != name:
-        raise DataError(
-            f"{group / 'config.toml'} has settings other than those that {group.name} is named for.", by_hand
-        )
-    return config
+        raise DataError(f"{path} has settings other than those that {group.name} is named for.", by_hand)
+    return {name: value for name, value in config.to_dict().items() if value is not None}
 
 
 def mark_done(run: Path) -> None:
@@ -288,7 +331,7 @@ def mark_done(run: Path) -> None:
 
 
 def is_done(run: Path) -> bool:
-    return (run / "DONE").exists()
+    return os.path.exists(run / "DONE")  # False, too, for a folder that may not be read
 
 
 def run_path(group: Path, seed: int, variant: str = FULL) -> Path:
@@ -298,7 +341,7 @@ def run_path(group: Path, seed: int, variant: str = FULL) -> Path:
 def group_runs(group: Path, variant: str = FULL) -> list[Path]:
     """The seed folders of a variant, by seed, finished or not."""
     parent = group if variant == FULL else group / variant
-    runs = [path for path in parent.glob("s*") if path.is_dir() and path.name[1:].isdigit()]
+    runs = [path for path in parent.glob("s*") if re.fullmatch(r"s\d+", path.name) and path.is_dir()]
     return sorted(runs, key=lambda path: int(path.name[1:]))
 
 
@@ -328,14 +371,33 @@ def find_groups(runs_dir: Path | str) -> list[Path]:
     return sorted(found, key=lambda group: ((group / "config.toml").stat().st_mtime_ns, group.name))
 
 
+def left_out(error: DataError) -> None:
+    """Say on stderr what is damaged and therefore left out."""
+    print(shown_lines(f"Left out: {error.message} {error.hint}".rstrip()), file=sys.stderr)
+
+
+def leave_out(damaged: list[DataError], is_all: bool) -> None:
+    """Say what is damaged and left out; raises the first where that `is_all` there is."""
+    if damaged and is_all:
+        raise damaged[0]
+    for error in damaged:
+        left_out(error)
+
+
+def _sound_config(group: Path) -> dict[str, Any] | None:
+    """The configuration of a group; None where it is damaged, which is said."""
+    try:
+        return group_config(group)
+    except DataError as error:
+        left_out(error)
+        return None
+
+
 def newest_sound_group(runs_dir: Path | str, dissected: bool = False) -> Path | None:
     """The group begun last, or the `dissected` one, whose configuration can be read; None where there is none."""
     for group in reversed(find_groups(runs_dir)):
-        try:
-            is_dense = group_config(group).get("where") == "none"
-        except DataError:
-            continue
-        if not (dissected and is_dense):
+        config = _sound_config(group)
+        if config and not (dissected and config["where"] == "none"):
             return group
     return None
 
@@ -352,10 +414,12 @@ def newest_group(runs_dir: Path | str, dissected: bool = False) -> Path:
 def resolve_group(name: Path | str, runs_dir: Path | str) -> Path:
     """A group by its path, its name, or the unique beginning of its name. Raises UsageError with near names."""
     for path in (Path(name), Path(runs_dir) / name):
-        if (path / "config.toml").exists():
+        if os.path.exists(path / "config.toml"):
             return path
     groups = {group.name: group for group in find_groups(runs_dir)}
     begins = [group for known, group in groups.items() if known.startswith(str(name))]
+    if len(begins) > 1:  # what is damaged is not meant
+        begins = [group for group in begins if _sound_config(group)] or begins
     if len(begins) == 1:
         return begins[0]
     if begins:
@@ -372,7 +436,7 @@ def resolve_runs(name: Path | str, runs_dir: Path | str) -> list[Path]:
     if path.name in ("", ".."):  # the folder one stands in
         path = path.resolve()
     while RUN.fullmatch(path.name) or path.name.startswith("without-"):
-        if any((folder / "config.toml").exists() for folder in (path, Path(runs_dir) / path)):
+        if any(os.path.exists(folder / "config.toml") for folder in (path, Path(runs_dir) / path)):
             break
         inner.insert(0, path.name)
         path = path.parent if path.parent.name else path.parent.resolve()

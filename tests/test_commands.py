@@ -54,9 +54,9 @@ def test_a_configuration_that_was_changed_by_hand_is_told(typed, tmp_path):
     path = runs.newest_group("runs") / "config.toml"
     text = path.read_text()
     for old, new, says in (
-        ("threshold = 3.0", 'threshold = "three"', "threshold should be of type float, and is 'three'"),
-        ("max_steps = 6", "max_steps = 6.5", "max_steps should be of type int, and is 6.5"),
-        ('noise = "lrt"', "noise = true", "noise should be of type str, and is True"),
+        ("threshold = 3.0", 'threshold = "three"', "Expected `float`, got `str` - at `$.threshold`"),
+        ("max_steps = 6", "max_steps = 6.5", "Expected `int`, got `float` - at `$.max_steps`"),
+        ('noise = "lrt"', "noise = true", "Expected `str`, got `bool` - at `$.noise`"),
     ):
         assert old in text
         path.write_text(text.replace(old, new))
@@ -71,11 +71,11 @@ def test_a_configuration_that_was_changed_by_hand_is_told(typed, tmp_path):
         )
     path.write_text("")
     code, _, err = typed("verdict", path.parent.name)
-    assert code == 3 and "lacks model, dataset" in err
+    assert code == 3 and "required field `model`" in err
     path.write_text(text)
     (path.parent / "s1" / "summary.json").write_text('{"schema": 1}')
     code, _, err = typed("verdict", path.parent.name)
-    assert code == 3 and "summary.json lacks seed" in err
+    assert code == 3 and "summary.json is damaged" in err and "`seed`" in err
 
 
 def test_verdict_and_figures_are_of_the_newest_dissected_group(typed, tmp_path):

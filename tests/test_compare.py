@@ -397,10 +397,13 @@ def cut(run):
         (lambda run: (run / "ranks-test-best.npz").unlink(), "has no ranks"),
         (break_lengths, "is damaged"),
         (break_values, "one of them is damaged"),
-        (lambda run: (run / "summary.json").write_text("{}"), "summary.json lacks seed, test"),
+        (
+            lambda run: (run / "summary.json").write_text("{}"),
+            "damaged: Object missing required field `seed`",
+        ),
         (lambda run: (run / "summary.json").write_text("{"), "summary.json cannot be read"),
         (lambda run: (run / "summary.json").unlink(), "summary.json is missing"),
-        (break_test, "summary.json has no number for hr@5"),
+        (break_test, "summary.json is damaged: Expected `float`, got `str` - at `$.test.hr@5`"),
     ],
     ids=["cut", "garbled", "gone", "lengths", "values", "summary", "half", "no-summary", "no-number"],
 )

@@ -2,8 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +42,50 @@ def test_a_signal_before_the_training_begins_ends_with_130():
 def test_devices_are_those_that_the_parent_may_use(visible, names):
     found = [device_of(turn, 2, visible) for turn in range(5)]
     assert found == (list(names) if names else ["GPU-a", "GPU-b", "GPU-a", "GPU-b", "GPU-a"])
+    assert device_of(1, 1, visible) is None
+
+
+PARENT = """
+import os, sys, time
+from pathlib import Path
+
+from dissect.cli.jobs import at_once
+from dissect.training.resume import stop_on_signal
+
+
+def train(seeds, console, folder):
+    with stop_on_signal() as stopped:
+        (folder / f"{seeds[0]}.tmp").write_text(str(os.getpid()))
+        (folder / f"{seeds[0]}.tmp").rename(folder / f"{seeds[0]}.begun")
+        while not stopped():
+            time.sleep(0.05)
+    (folder / f"{seeds[0]}.ended").touch()
+
+
+if __name__ == "__main__":
+    at_once(train, [1, 2], 2, folder=Path(sys.argv[1]))
+"""
+
+
+def test_processes_write_their_checkpoints_and_end_when_their_parent_is_killed(tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py", tmp_path], env=environment)
+    wait_for(lambda: len(list(tmp_path.glob("*.begun"))) == 2)
+    children = [int(path.read_text()) for path in tmp_path.glob("*.begun")]
+    parent.kill()
+    parent.wait()
+    try:
+        wait_for(lambda: len(list(tmp_path.glob("*.ended"))) == 2)
+        wait_for(lambda: not any(Path(f"/proc/{child}/cmdline").exists() for child in children))
+    finally:
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)

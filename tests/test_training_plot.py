@@ -12,6 +12,7 @@ from analyses.training import averaged, evaluated_on, over_seeds, training_table
 from dissect import runs
 from dissect.cli import main
 from dissect.errors import DataError
+from dissect.records import METRICS
 from dissect.training.config import Config
 from figures import training as figure
 
@@ -21,7 +22,8 @@ def loss(step, ce, seconds):
 
 
 def evaluated(step, split, value):
-    return {"kind": "eval", "split": split, "step": step, "epoch": step / 10, "hr@20": value, "mrr@20": value / 3}
+    values = {metric: value / (1 if metric == "hr@20" else 3) for metric in METRICS}
+    return {"kind": "eval", "split": split, "step": step, "epoch": step / 10, **values}
 
 
 def make_run(root, seed, records, model="srgnn", variant="full", done=True, split="a" * 16, **more):
@@ -62,7 +64,7 @@ def test_means_and_ranges_over_seeds(tmp_path):
 
 
 def test_an_evaluation_between_two_losses_takes_the_time_between_them(tmp_path):
-    lines = [loss(4, 1.0, 120.0), loss(8, 1.0, 600.0), evaluated(6, "test", 1.0), evaluated(2, "test", 1.0)]
+    lines = [evaluated(2, "test", 1.0), loss(4, 1.0, 120.0), evaluated(6, "test", 1.0), loss(8, 1.0, 600.0)]
     table = training_table(make_run(tmp_path, 1, lines))
     minutes = table[table["curve"] == "HR@20"].set_index("step")["minutes"]
     assert (minutes[6], minutes[2]) == (6.0, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -92,7 +93,7 @@ def tell(dataset: Dataset, folder: Path) -> None:
         )
     if dataset.provenance.get("format") == "log":
         tell_log(dataset)
-    click.echo(f"In {folder}. Next: dissect run --dataset {dataset.name}")
+    click.echo(f"In {folder}. Next: dissect run --dataset {shlex.quote(dataset.name)}")
 
 
 def tell_log(dataset: Dataset) -> None:

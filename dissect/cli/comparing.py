@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from analyses.compare import (
     by_table,
     entries_named,
     entries_of_dataset,
-    left_out,
     means,
     same_test_set,
 )
@@ -53,7 +53,7 @@ def compare(
 
     def warn(error: DataError) -> None:
         lost.append(error)
-        left_out(error)
+        runs.left_out(error)
 
     if names:
         entries = entries_of_names(names, runs_dir, warn)
@@ -76,8 +76,8 @@ def compare(
         on = row.config["dataset"]
         raise (DataError if lost else UsageError)(
             f"Only {row.name} is there: it takes two to compare.",
-            f"Train another on the same data: dissect train attenmixer --dataset {on}\n"
-            f"or name one of the finished: dissect compare --dataset {on}",
+            f"Train another on the same data: dissect train attenmixer --dataset {shlex.quote(on)}\n"
+            f"or name one of the finished: dissect compare --dataset {shlex.quote(on)}",
         )
     write([comparison(*table, resamples, seed) for table in read], form, out, all_metrics, pairs)
 

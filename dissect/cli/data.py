@@ -190,6 +190,7 @@ Examples:
 @data_dir
 def export(name: str, format_: str, out: str | None, validation: float, force: bool, data_dir: str | None) -> None:
     """Write a data set in the files of other people's code."""
+    import shlex
     from pathlib import Path
 
     from dissect.data import catalog
@@ -202,7 +203,7 @@ def export(name: str, format_: str, out: str | None, validation: float, force: b
     folder, files = write(dataset, format_, Path(out or f"{dataset.name}-{format_}"), validation, force)
     for path in sorted(folder.iterdir()):
         click.echo(path)
-    shown = " ".join(str(folder / file) for file in files)
+    shown = shlex.join(str(folder / file) for file in files)
     click.echo(f"Back again: dissect data import {dataset.name}-copy --format {format_} {shown}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,7 +180,7 @@ def refuse_for_baselines(asked: Asked, console: Console) -> None:
     if flags:
         raise UsageError(
             f"{asked.model} is a baseline without weights or settings: it takes no {', '.join(flags)}.",
-            f"Leave it out: dissect train {asked.model} --dataset {asked.dataset}",
+            f"Leave it out: dissect train {asked.model} --dataset {shlex.quote(asked.dataset)}",
         )
     idle = {
         "--seed": asked.seeds != (1,),
@@ -231,7 +232,10 @@ def train_and_refit(asked: Asked, data: Dataset, settings: dict[str, Any], conso
         train(asked, data, config, console)
     steps = {}
     for seed, run in chosen.items():
-        epochs = runs.read_json(run / "summary.json")["selected"]["epoch"]
+        selected = runs.read_summary(run).get("selected")
+        if selected is None:
+            raise DataError(f"{run / 'summary.json'} does not tell the epoch chosen.", runs.write_again(run))
+        epochs = selected["epoch"]
         steps[seed] = steps_of(epochs, data, asked.batch_size, validation=0.0)
         console.print(f"Seed {seed}: {epochs:g} epochs, now on everything.", highlight=False)
     return train(asked, data, everything, console, steps)

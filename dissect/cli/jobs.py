@@ -6,10 +6,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import torch
@@ -23,29 +24,38 @@ AGAIN = "The same command again goes on from the checkpoints."
 
 
 def at_once(train: Callable[..., Any], seeds: Sequence[int], jobs: int, **arguments: Any) -> None:
-    """Call `train(seeds=[seed], console=..., **arguments)` for each seed, `jobs` at a time.
+    """Call `train(seeds=[seed], console=..., **arguments)` for each seed, `jobs` at a time, each in its own process.
 
-    The cores, or the CUDA devices, are shared out. Progress comes as lines. SIGINT and SIGTERM reach all of them.
+    The cores, or the CUDA devices, are shared out. Progress comes as lines. SIGINT and SIGTERM reach all of them, and
+    where this process is killed they write their checkpoints and end.
     Raises DissectError, with the exit code of the first seed that failed, once all have ended; 130 after a signal.
     """
     context = multiprocessing.get_context("spawn")
-    turns = context.Value("i", 0)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    left, running, failures = list(seeds), set[Future[Failure | None]](), list[Failure]()
-    with (
-        ProcessPoolExecutor(jobs, context, _settle, (turns, threads, torch.cuda.device_count())) as pool,
-        _handing_on_signals(pool) as stopped,
-    ):
-        try:
-            while running or (left and not stopped()):
-                while left and len(running) < jobs and not stopped():
-                    running.add(pool.submit(_train_one, train, left.pop(0), arguments))
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                failures += [failure for future in done if (failure := future.result())]
-        except BrokenProcessPool:  # a signal before it could be handled, or the system took the process away
-            if not stopped():
-                failures.append((1, "A training process was ended from outside, perhaps for want of memory.", AGAIN))
-        if stopped() and not failures:
+    threads, devices = max(1, (os.cpu_count() or 1) // jobs), torch.cuda.device_count()
+    left, failures = list(seeds), list[Failure]()
+    running: dict[int, tuple[SpawnProcess, Connection]] = {}  # by their place among `jobs`
+    with _noting_signals() as seen:
+        while running or (left and not seen):
+            while left and len(running) < jobs and not seen:
+                turn = min(set(range(jobs)) - running.keys())
+                result, given = context.Pipe(duplex=False)
+                settled = (threads, device_of(turn, devices, os.environ.get("CUDA_VISIBLE_DEVICES")))
+                process = context.Process(target=_train_one, args=(given, settled, train, left.pop(0), arguments))
+                process.start()
+                given.close()
+                running[turn] = process, result
+            handed_on = len(seen)
+            for process, _ in running.values() if seen else ():
+                process.terminate()
+            # A signal that comes while this waits is handed on within a second.
+            sentinels = [process.sentinel for process, _ in running.values()]
+            while sentinels and len(seen) == handed_on and not wait(sentinels, 1.0):
+                pass
+            for turn, (process, result) in list(running.items()):
+                if not process.is_alive():
+                    failures += _failure(process, result, bool(seen))
+                    del running[turn]
+        if seen and not failures:
             failures.append((Interrupted.exit_code, "Stopped.", AGAIN))
     if failures:
         error = DissectError(
@@ -55,44 +65,68 @@ def at_once(train: Callable[..., Any], seeds: Sequence[int], jobs: int, **argume
         raise error
 
 
-def _settle(turns: Any, threads: int, devices: int) -> None:
-    """At the start of a process: its share of the machine, and no Ctrl-C but by way of the parent."""
+def _failure(process: SpawnProcess, result: Connection, is_stopped: bool) -> list[Failure]:
+    """What a process that has ended reports as its failure, if it does."""
+    try:
+        failure: Failure | None = result.recv()
+    except EOFError:  # a signal before it could be handled, or the system took the process away
+        how = f"A training process ended before its time (exit code {process.exitcode})"
+        ended = (1, f"{how}: from outside, perhaps for want of memory, unless an error stands above.", AGAIN)
+        failure = None if is_stopped else ended
+    process.join()
+    result.close()
+    return [failure] if failure else []
+
+
+def _train_one(
+    given: Connection,
+    settled: tuple[int, str | None],
+    train: Callable[..., Any],
+    seed: int,
+    arguments: dict[str, Any],
+) -> None:
+    """In a process of its own: train with its share of the machine, no Ctrl-C but by way of the parent."""
+    threads, device = settled
     os.setpgrp()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    if devices > 1:
-        with turns.get_lock():
-            os.environ["CUDA_VISIBLE_DEVICES"] = device_of(turns.value, devices, os.environ.get("CUDA_VISIBLE_DEVICES"))
-            turns.value += 1
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    failure: Failure | None = None
+    try:
+        train(seeds=[seed], console=Console(file=sys.stderr, force_terminal=False), **arguments)
+    except DissectError as error:
+        failure = error.exit_code, f"Seed {seed}: {error.message}", error.hint
+    given.send(failure)
 
 
-def device_of(turn: int, devices: int, visible: str | None) -> str:
-    """The name of the CUDA device for a process's turn, among those `visible` to the parent."""
+def _end_with_parent() -> None:
+    """Ask this process to end when its parent has, whatever ended that: the run writes its checkpoint, and stops."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def device_of(turn: int, devices: int, visible: str | None) -> str | None:
+    """The name of the CUDA device for a process's turn, among those `visible` to the parent; None if all share one."""
+    if devices < 2:
+        return None
     names = visible.split(",") if visible else [str(n) for n in range(devices)]
     return names[turn % devices].strip()
 
 
-def _train_one(train: Callable[..., Any], seed: int, arguments: dict[str, Any]) -> Failure | None:
-    try:
-        train(seeds=[seed], console=Console(file=sys.stderr, force_terminal=False), **arguments)
-    except DissectError as error:
-        return error.exit_code, f"Seed {seed}: {error.message}", error.hint
-    return None
-
-
 @contextmanager
-def _handing_on_signals(pool: ProcessPoolExecutor) -> Iterator[Callable[[], bool]]:
-    """Within it, SIGINT and SIGTERM make the processes write their checkpoints and end; yields whether one came."""
+def _noting_signals() -> Iterator[list[int]]:
+    """Within it, SIGINT and SIGTERM are only noted, in the list that it yields."""
     seen: list[int] = []
 
-    def hand_on(number: int, frame: Any) -> None:
+    def note(number: int, frame: Any) -> None:
         seen.append(number)
-        for process in list(pool._processes.values()):  # there is no public way to them
-            if process.pid is not None and process.is_alive():
-                os.kill(process.pid, signal.SIGTERM)
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(seen)
+        yield seen
     finally:
         for number, old in before.items():
             signal.signal(number, old)

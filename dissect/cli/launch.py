@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from dissect.cli.jobs import at_once
 from dissect.cli.live import make_observer
 from dissect.cli.subject import Subject, find_model
 from dissect.data.sessions import Dataset, PrefixTensors
-from dissect.errors import DataError, UsageError
+from dissect.errors import UsageError
 from dissect.text import as_name, check_name
 from dissect.training import workers
 from dissect.training.config import Config
@@ -109,8 +110,8 @@ def train_seeds(
     weights: dict[str, Any] | None = None,
     steps: Mapping[int, int] | None = None,
     jobs: int = 1,
-) -> list[dict[str, Any]]:
-    """Train each seed into the group, or the reduced model of `without` beside it; returns their summaries.
+) -> None:
+    """Train each seed into the group, or the reduced model of `without` beside it.
 
     `steps` are those of a seed that is not to make the `max_steps` of the configuration; `jobs` seeds are trained at
     the same time. A run without DONE goes on where it stopped. Raises UsageError where all are finished already (unless
@@ -128,10 +129,13 @@ def train_seeds(
             if folder.exists() and workers.is_first():
                 _tell(console, f"The old run is kept as {runs.set_aside(folder)}")
     elif len(done) == len(folders):
+        for seed in done:
+            runs.read_summary(folders[seed])  # says how to write a lost one again
+        see = f"dissect verdict {shlex.quote(str(group))}"
         raise UsageError(
             f"Finished already: {', '.join(str(folders[seed]) for seed in done)}.",
             "Choose another --seed, or --force (the old run is kept aside). See it: "
-            + ("dissect plot density" if config.is_sparse else f"dissect compare --dataset {data.name}"),
+            + (see if config.is_sparse else f"dissect compare --dataset {shlex.quote(data.name)}"),
         )
     options = dict(config.model_options)
 
@@ -148,32 +152,27 @@ def train_seeds(
         shared = {"data": data, "config": config, "group": group, "without": without, "device": device}
         also = {"quiet": quiet, "weights": weights, "steps": steps}
         at_once(_train_named, todo, min(jobs, len(todo)), model=subject.given or subject.name, **shared, **also)
-    summaries = []
     for number, (seed, folder) in enumerate(folders.items(), 1):
         if runs.is_done(folder):
             if seed in done:
                 _tell(console, f"Seed {seed} is finished already: {folder}")
-            summaries.append(runs.read_json(folder / "summary.json"))
             continue
         of = f" ({number} of {len(folders)})" if len(folders) > 1 else ""
         title = f"{subject.name} on {data.name}, seed {seed}{of}" + (
             f", without {', '.join(without)}" if without else ""
         )
         observer = make_observer(console, title, config.threshold, quiet or not workers.is_first())
-        summaries.append(
-            fit(
-                build,
-                data,
-                replace(config, max_steps=(steps or {}).get(seed, config.max_steps)),
-                folder,
-                seed=seed,
-                variant=variant,
-                device=where,
-                observer=observer,
-                weights=weights,
-            )
+        fit(
+            build,
+            data,
+            replace(config, max_steps=(steps or {}).get(seed, config.max_steps)),
+            folder,
+            seed=seed,
+            variant=variant,
+            device=where,
+            observer=observer,
+            weights=weights,
         )
-    return summaries
 
 
 def _train_named(model: str, **arguments: Any) -> None:
@@ -193,7 +192,7 @@ def rank_baseline(
         _tell(console, f"The old run is kept as {runs.set_aside(run)}")
     if runs.is_done(run):
         _tell(console, f"Finished already: {run}")
-        return runs.read_json(run / "summary.json")
+        return runs.read_summary(run)
     prepare_device()
     prepare_group(group, config, data)
     with runs.locked(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -75,8 +76,8 @@ def density(
     from dissect.sparsevd.density import key
     from figures import density as figure
 
-    for group, config in _groups(groups, runs_dir, dissected=True):
-        table = density_table(group, variant)
+    named = _groups(groups, runs_dir, dissected=True)
+    for group, config, table in _each_sound(named, lambda given: (*given, density_table(given[0], variant))):
         t = config["threshold"] if threshold is None else threshold
         column = {"D1": f"kept {key(t)}", "D2": f"abs {tau}", "D2s": f"signed {tau}"}[measure]
         if column not in table:
@@ -120,8 +121,8 @@ def histogram(groups: tuple[str, ...], runs_dir: str, out: str | None, threshold
     from dissect.errors import UsageError
     from figures import histogram as figure
 
-    for group, config in _groups(groups, runs_dir, dissected=True):
-        table = log_alpha_shares(density_table(group))
+    named = _groups(groups, runs_dir, dissected=True)
+    for group, config, table in _each_sound(named, lambda given: (*given, log_alpha_shares(density_table(given[0])))):
         t = config["threshold"] if threshold is None else threshold
         if not -20 <= t <= 20:
             raise UsageError(f"--threshold is of log alpha, whose histogram goes from -20 to 20, not {t:g}.")
@@ -197,7 +198,8 @@ def training(groups: tuple[str, ...], by: str, variants: tuple[str, ...], runs_d
             f"{len(entries)} lines are more than can be told apart.",
             f"Name groups with at most {len(COLOURS)} variants in all, or give --variant full.",
         )
-    tables = [training_table(row.group, row.variant) for row in entries]
+    read = _each_sound(entries, lambda row: (row, training_table(row.group, row.variant)))
+    entries, tables = [row for row, _ in read], [table for _, table in read]
     split = evaluated_on(tables)
     shown = pd.concat(
         [over_seeds(table).assign(line=label) for label, table in zip(labels(entries), tables)], ignore_index=True
@@ -234,8 +236,26 @@ def _save(drawn: Any, stem: Any, table: Any, words: str) -> None:
 
 
 def _groups(names: tuple[str, ...], runs_dir: str, dissected: bool = False) -> list[tuple[Any, dict[str, Any]]]:
-    """The groups asked for with their configurations; the newest, or the newest `dissected` one, where none is."""
+    """The groups asked for with their configurations; the newest, or the newest `dissected` one, where none is.
+
+    Of several, a damaged one is left out, and said.
+    """
     from dissect import runs
 
     groups = [runs.resolve_group(name, runs_dir) for name in names] or [runs.newest_group(runs_dir, dissected)]
-    return [(group, runs.group_config(group)) for group in groups]
+    return _each_sound(groups, lambda group: (group, runs.group_config(group)))
+
+
+def _each_sound(given: Sequence[Any], read: Callable[[Any], Any]) -> list[Any]:
+    """What `read` makes of each; what is damaged is left out and said. Raises DataError where all is."""
+    from dissect import runs
+    from dissect.errors import DataError
+
+    found, damaged = [], []
+    for each in given:
+        try:
+            found.append(read(each))
+        except DataError as error:
+            damaged.append(error)
+    runs.leave_out(damaged, is_all=not found)
+    return found

@@ -220,14 +220,23 @@ def go_on(
     """Go on with an interrupted run, or with all of a group, and end as the command that began it would."""
     workers.join()
     console = Console(stderr=True, quiet=not workers.is_first())
-    found = [read_run(run) for run in runs.resolve_runs(name, runs_dir)]
+    found, damaged = list[Recorded](), list[DataError]()
+    for run in runs.resolve_runs(name, runs_dir):
+        try:
+            found.append(read_run(run))
+        except DataError as error:
+            damaged.append(error)
+    runs.leave_out(damaged, is_all=not found)
     if not runs.RUN.fullmatch(Path(name).resolve().name):
         found += _not_begun(found)
     records = [record for record in found if not runs.is_done(record.run)]
     if not records:
+        for record in found:
+            runs.read_summary(record.run)  # says how to write a lost one again
+        sparse = [record.group for record in found if record.config.is_sparse]
+        see = f"dissect verdict {shlex.quote(str(sparse[0]))}" if sparse else "dissect compare; dissect evaluate RUN"
         raise UsageError(
-            f"Finished already: {', '.join(str(record.run) for record in found) or name}.",
-            "See it: dissect evaluate; dissect plot density",
+            f"Finished already: {', '.join(str(record.run) for record in found) or name}.", f"See it: {see}"
         )
     config, group = records[0].config, records[0].group
     for record in records:

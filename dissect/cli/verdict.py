@@ -21,6 +21,8 @@ def command(group: str | None, runs_dir: str, as_json: bool) -> None:
 
     What was trained since counts: further seeds, the model without a role, and the same with --noise weight.
     """
+    import shlex
+
     from dissect import runs
     from dissect.cli.dissecting import show_verdict
     from dissect.errors import UsageError
@@ -35,6 +37,6 @@ def command(group: str | None, runs_dir: str, as_json: bool) -> None:
     if config.get("select", "last") != "last" or config.get("refit") or config["model"] in BASELINES:
         raise UsageError(
             f"{found.name} was made by dissect train: a verdict is on what dissect run has trained to its end.",
-            f"See it: dissect compare {found.name}",
+            f"See it: dissect compare {shlex.quote(str(found))}",
         )
     show_verdict(found, config["dataset"], as_json)

@@ -67,14 +67,15 @@ def heading(verdict: dict[str, Any]) -> Text:
         text.append("\nthe full model; what it loses without a role stands under need", style="not bold")
     test = verdict["accuracy"].get("test")
     if test:
-        bias = verdict["accuracy"]["selection_bias"]
+        bias = verdict["accuracy"]["selection_bias"]  # not on record in the oldest runs
         worst = verdict["accuracy"].get("test_worst_ties") or test
         ties = f"; {worst['hr@20']:.2f} and {worst['mrr@20']:.2f} where ties count against the target"
         text.append(
             f"\ntest: HR@20 {test['hr@20']:.2f}, MRR@20 {test['mrr@20']:.2f} at the final step"
             + (ties if worst["mrr@20"] < 0.995 * test["mrr@20"] else "")
-            + "\n"
-            f"(choosing the epoch on test would add {bias['hr@20']:.2f} and {bias['mrr@20']:.2f})",
+            + (
+                f"\n(choosing the epoch on test would add {bias['hr@20']:.2f} and {bias['mrr@20']:.2f})" if bias else ""
+            ),
             style="not bold",
         )
     return text

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from dissect.errors import UsageError
 
@@ -102,17 +100,6 @@ class Config:
     @property
     def is_sparse(self) -> bool:
         return self.where != "none"
-
-
-def wrong_type(settings: Mapping[str, Any]) -> str | None:
-    """Of the first setting that has another type than its field, what is wrong; None where all are right."""
-    for name, hint in get_type_hints(Config).items():
-        kinds = tuple(get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,)))
-        if name not in settings or type(settings[name]) in kinds or (type(settings[name]) is int and float in kinds):
-            continue
-        words = " or ".join(kind.__name__ for kind in kinds if kind is not NoneType)
-        return f"{name} should be of type {words}, and is {settings[name]!r}"
-    return None
 
 
 def kl_weight_at(config: Config, step: int) -> float:

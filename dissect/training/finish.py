@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from dissect.data.sessions import Dataset, PrefixTensors, Sessions, prefix_index, split_validation
-from dissect.runs import read_jsonl, write_ranks
+from dissect.errors import DataError
+from dissect.records import Eval, Train
+from dissect.runs import AGAIN, read_jsonl, write_ranks
 from dissect.sparsevd import named_variational, unmasked
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluation import Report, evaluate, metrics
@@ -44,7 +46,10 @@ def finish(
         values[split] = metrics(rank)
         sessions = data.test if split == "test" else split_validation(data.train, config.validation)[1]
         write_ranks_of(run / f"ranks-{split}-{which}.npz", rank, sessions)
-    history = [r for r in read_jsonl(run / "metrics.jsonl") if r["kind"] == "eval" and r["split"] == "test"]
+    lines = read_jsonl(run / "metrics.jsonl", Train | Eval)
+    history = [row for row in lines if row["kind"] == "eval" and row["split"] == "test"]
+    if not history:
+        raise DataError(f"{run / 'metrics.jsonl'} has lost the accuracy on test.", AGAIN)
     rule = config.select
     if config.protocol == "paper" and config.select != "last":
         # As the released code reports: every metric at its own best epoch on test.
@@ -56,13 +61,14 @@ def finish(
         worst = {"test_worst_ties": metrics(ranks_worst)}
     settings = ("where", "noise", "prior", "threshold", "kl_weight", "batch_size", "protocol", "order")
     return {
+        # First, so that an option which is called as a field below does not replace it.
+        **{name: value if _in_json(value) else str(value) for name, value in config.model_options.items()},
         "model": config.model,
         "dataset": data.name,
         "split_hash": data.split_hash,
         "seed": training.seed,
         "variant": training.variant,
         **{name: getattr(config, name) for name in settings},
-        **{name: value if _in_json(value) else str(value) for name, value in config.model_options.items()},
         "steps": state.step,
         "epochs": state.step / steps_per_epoch,
         "seconds": state.seconds,

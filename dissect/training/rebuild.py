@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dissect import runs
+from dissect import records, runs
 from dissect.data.sessions import Sessions, split_validation
 from dissect.errors import DataError, DissectError
 from dissect.sparsevd import sparsify
@@ -48,11 +49,11 @@ def read_run(run: Path) -> Recorded:
     variant, seed = runs.place_of(run)
     group = runs.group_of(run)
     config = Config(**runs.group_config(group))
-    try:
-        n_items = int(runs.read_json(group / "data.json")["n_items"])
-    except (TypeError, KeyError, ValueError) as error:
-        raise DataError(f"{group} was written by another version, or changed since: {error}.") from error
-    environment = runs.read_json(run / "environment.json") if (run / "environment.json").exists() else {}
+    by_hand = "Has it been changed by hand? Put back what was there."
+    n_items = runs.read_json(group / "data.json", records.Data, by_hand)["n_items"]
+    path, environment = run / "environment.json", dict[str, Any]()
+    if path.exists():
+        environment = runs.read_json(path, records.Environment, by_hand)
     steps, command = environment.get("max_steps", config.max_steps), environment.get("command", ())
     return Recorded(run, group, variant, seed, config, steps, n_items, tuple(command))
 
@@ -60,7 +61,8 @@ def read_run(run: Path) -> Recorded:
 def require_finished(record: Recorded) -> None:
     """Raises DataError, with the command that goes on with it, for a run without DONE."""
     if not runs.is_done(record.run):
-        raise DataError(f"The run {record.run} is not finished.", f"Go on with it: dissect resume {record.run}")
+        again = f"Go on with it: dissect resume {shlex.quote(str(record.run))}"
+        raise DataError(f"The run {record.run} is not finished.", again)
 
 
 def roles_without(variant: str, removable: Collection[str]) -> tuple[str, ...]:
@@ -111,7 +113,7 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
         model.load_state_dict(weights)
     except DissectError:
         raise
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # the class may be a user's, and fail in any way
         reason = " ".join(str(error).split())
         raise DataError(f"The checkpoint {path} does not fit the model {config.model}: {reason}", again) from error
     return model.eval(), int(step)

@@ -1,0 +1,114 @@
+"""What the records of a run folder hold, as far as anything reads it: each is checked once, where it is read.
+
+A record may hold more (a later version writes it), and lack what is NotRequired (an earlier version wrote it).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import msgspec
+from msgspec import Meta
+
+from dissect.errors import DataError
+
+LARGEST = 2**53  # a whole number that JSON readers agree on
+BINS = 162  # of a histogram of log alpha: those of dissect.sparsevd.density, and the two beyond its ends
+METRICS = ("hr@5", "hr@10", "hr@20", "mrr@5", "mrr@10", "mrr@20")
+
+Count = Annotated[int, Meta(ge=0, le=LARGEST)]
+Positive = Annotated[int, Meta(ge=1, le=LARGEST)]
+Amount = Annotated[float, Meta(ge=0, le=1e15)]
+Percent = Annotated[float, Meta(ge=0, le=100)]
+Points = Annotated[float, Meta(ge=-100, le=100)]  # a difference of percentages
+Accuracy = TypedDict("Accuracy", dict.fromkeys(METRICS, Percent))  # type: ignore[misc]
+At20 = TypedDict("At20", {"hr@20": Percent, "mrr@20": Percent})
+Bias = TypedDict("Bias", {"hr@20": Points, "mrr@20": Points})
+
+
+class Selected(TypedDict):
+    epoch: Amount
+
+
+class Summary(TypedDict):
+    """summary.json"""
+
+    seed: Count
+    protocol: Literal["clean", "paper"]
+    epochs: Amount  # 0 for a baseline
+    seconds: Amount
+    n_parameters: Count
+    test: Accuracy
+    test_worst_ties: NotRequired[At20]
+    selection_bias: NotRequired[Bias]
+    steps: NotRequired[Count]
+    selected: NotRequired[Selected]
+    checks: NotRequired[dict[str, At20]]
+    removable: NotRequired[list[str]]
+
+
+class Environment(TypedDict):
+    """environment.json"""
+
+    max_steps: NotRequired[Positive]
+    command: NotRequired[list[str]]
+
+
+class Data(TypedDict):
+    """data.json"""
+
+    n_items: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+
+class Identifiers(TypedDict):
+    """items.json"""
+
+    identifiers: list[int | str]
+
+
+class Train(msgspec.Struct, tag_field="kind", tag="train"):
+    """A line of metrics.jsonl: the loss since the line before."""
+
+    step: Count
+    epoch: Amount
+    ce: Annotated[float, Meta(ge=-1e15, le=1e15)]
+    seconds: Amount
+
+
+class Eval(msgspec.Struct, tag_field="kind", tag="eval", rename=lambda name: name.replace("_", "@")):
+    """A line of metrics.jsonl: the accuracy on a split."""
+
+    split: str
+    step: Count
+    epoch: Amount
+    hr_5: Percent
+    hr_10: Percent
+    hr_20: Percent
+    mrr_5: Percent
+    mrr_10: Percent
+    mrr_20: Percent
+
+
+class Density(TypedDict):
+    """A line of density.jsonl: one matrix or block at one step."""
+
+    step: Count
+    epoch: Amount
+    kl_weight: Amount
+    matrix: str
+    block: str
+    role: str
+    module: str
+    numel: Positive
+    log_alpha_hist: Annotated[list[Count], Meta(min_length=BINS, max_length=BINS)]
+    kept: dict[str, Count]
+    theta_abs_gt: dict[str, Count]
+    theta_gt: dict[str, Count]
+
+
+def check(value: Any, kind: Any, place: str, hint: str) -> None:
+    """Raises DataError where `value`, which stands at `place`, is not of this kind of record."""
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{place} is damaged: {error}.", hint) from error

@@ -1,0 +1,448 @@
+"""Records that were edited by hand, cut off or lost: each is named with its cure, and stops nothing but its own run."""
+
+import errno
+import io
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from analyses.compare import entry, labels, means
+from analyses.density import density_table
+from analyses.significance import read_gains
+from analyses.training import over_seeds, training_table
+from analyses.verdict import judge
+from dissect import records, runs
+from dissect.cli.launch import prepare_group
+from dissect.cli.verdict_view import render_verdict
+from dissect.data import catalog
+from dissect.data.sessions import Dataset, Sessions
+from dissect.errors import DataError, DissectError, UsageError
+from dissect.sparsevd.density import BINS
+from dissect.training.config import Config
+from dissect.training.loop import fit
+from dissect.training.rebuild import read_run
+from dissect.training.record import Observer
+from models import SRGNN
+
+V = 20
+
+
+def chain() -> Dataset:
+    """Sessions in which item i is followed by item i + 1: learnt within a few steps."""
+    rng = np.random.default_rng(0)
+    starts, lengths = rng.integers(0, V, 150), rng.integers(2, 5, 150)
+    sessions = [[int(s + i) % V + 1 for i in range(n)] for s, n in zip(starts, lengths)]
+    return Dataset("chain", V, Sessions.from_lists(sessions[:120]), Sessions.from_lists(sessions[120:]))
+
+
+DATA = chain()
+# At evaluation this threshold masks every weight, while the means have learnt the chain.
+CONFIG = Config(
+    "srgnn",
+    "chain",
+    DATA.split_hash,
+    {"dim": 8},
+    max_steps=40,
+    batch_size=64,
+    lr=0.03,
+    threshold=-20.0,
+    kl_weight=0.0,
+)
+NAME = f"srgnn-chain-{CONFIG.hash}"
+
+
+def train(folder, seed=1, config=CONFIG, **more):
+    return fit(lambda: SRGNN(V, 8), DATA, config, folder, seed=seed, **more)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A runs folder with a dissected group of one seed."""
+    root = tmp_path_factory.mktemp("made")
+    group = root / "runs" / NAME
+    prepare_group(group, CONFIG, DATA)
+    train(group / "s1")
+    catalog.save(DATA, root / "data")
+    return root / "runs"
+
+
+@pytest.fixture
+def group(made, tmp_path):
+    """A copy of that group with a second and a third seed (of the same numbers), to spoil."""
+    shutil.copytree(made, tmp_path / "runs")
+    shutil.copytree(made.parent / "data", tmp_path / "data")
+    copy = tmp_path / "runs" / NAME
+    for seed in (2, 3):
+        shutil.copytree(copy / "s1", copy / f"s{seed}")
+        change(copy / f"s{seed}" / "summary.json", seed=seed)
+    return copy
+
+
+def change(path, **values):
+    """Replace values of a JSON record; ... takes them out."""
+    record = {**runs.read_json(path), **values}
+    runs.write_json(path, {key: value for key, value in record.items() if value is not ...})
+
+
+# --- the mask ----------------------------------------------------------------------------------------------
+
+
+def test_a_mask_that_hides_what_the_weights_do_is_measured_and_doubted(group):
+    checks = runs.read_summary(group / "s1")["checks"]
+    assert checks["mean"]["mrr@20"] > 90 and checks["masked"]["mrr@20"] < 20
+    reasons = " ".join(judge(group)["O1"]["reasons"])
+    says = f"masked weights have MRR@20 {checks['masked']['mrr@20']:.2f}, unmasked {checks['mean']['mrr@20']:.2f}"
+    assert f"seed 1: {says}" in reasons
+
+
+# --- what is damaged is named ------------------------------------------------------------------------------
+
+
+def test_a_histogram_has_as_many_bins_on_record_as_are_counted():
+    assert records.BINS == BINS + 2
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"test": ...}, "required field `test`"),
+        ({"test": {"hr@20": 50.0}}, "required field `hr@5`"),
+        ({"seed": "1"}, "Expected `int`, got `str` - at `$.seed`"),
+        ({"seed": 4}, "is of seed 4, and the folder of seed 2"),
+        ({"epochs": None}, "`$.epochs`"),
+        ({"seconds": -1.0}, "`$.seconds`"),
+        ({"protocol": "other"}, "`$.protocol`"),
+        ({"checks": {"masked": {}}}, "`$.checks"),
+        ({"checks": {}}, "lacks the checks of the masked and the mean weights"),
+        ({"selection_bias": {"hr@20": 1e9}}, "`$.selection_bias"),
+        ({"removable": "gnn"}, "`$.removable`"),
+        ({"test_worst_ties": 3}, "`$.test_worst_ties`"),
+    ],
+    ids=str,
+)
+def test_a_changed_summary_leaves_its_seed_out_of_the_verdict(group, capsys, values, says):
+    change(group / "s2" / "summary.json", **values)
+    verdict = judge(group)
+    err = capsys.readouterr().err
+    assert verdict["seeds"] == [1, 3] and "2 seeds; it takes 3" in " ".join(verdict["O1"]["reasons"])
+    assert says in err and "s2/summary.json" in err and f"dissect resume {group / 's2'}" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_what_earlier_versions_did_not_write_may_be_lacking(group):
+    known = judge(group)
+    for name in ("test_worst_ties", "selection_bias", "removable", "selected"):
+        change(group / "s1" / "summary.json", **{name: ...}, new_of_a_later_version=3)
+    verdict = judge(group)
+    assert verdict["O1"] == known["O1"] and verdict["removable"] == known["removable"]
+    path = group / "config.toml"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if not line.startswith(("products", "noise", "refit"))))
+    assert runs.group_config(group)["noise"] == "lrt" and judge(group)["O1"] == known["O1"]
+    (group / "s1" / "environment.json").unlink()
+    change(group / "data.json", later={"a": 1})
+    assert read_run(group / "s1").steps == 40
+    for seed in (1, 2, 3):
+        change(group / f"s{seed}" / "summary.json", selection_bias=...)
+    Console(file=io.StringIO()).print(render_verdict(judge(group)))
+
+
+def alter_line(path, number, **values):
+    lines = path.read_text().splitlines()
+    record = {**json.loads(lines[number]), **values}
+    lines[number] = json.dumps({key: value for key, value in record.items() if value is not ...})
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"numel": 0}, "`$.numel`"),
+        ({"log_alpha_hist": [1, 2]}, "`$.log_alpha_hist`"),
+        ({"kept": {"3": -1}}, "`$.kept"),
+        ({"kept": {"9": 1}}, "other thresholds"),
+        ({"role": None}, "`$.role`"),
+        ({"step": 50}, "is of step 40, after one of 50"),
+        ({"theta_gt": ...}, "`theta_gt`"),
+    ],
+    ids=str,
+)
+def test_a_changed_line_of_density_leaves_its_seed_out(group, capsys, values, says):
+    alter_line(group / "s2" / "density.jsonl", 5 if "step" not in values else -4, **values)
+    assert set(density_table(group)["seed"]) == {1, 3}
+    err = capsys.readouterr().err
+    assert says in err and "s2/density.jsonl, line" in err and "--force" in err
+    assert judge(group)["seeds"] == [1, 3]
+    for seed in (1, 3):
+        alter_line(group / f"s{seed}" / "density.jsonl", 5 if "step" not in values else -4, **values)
+    with pytest.raises(DataError, match=r"s1.density.jsonl"):
+        judge(group)
+
+
+@pytest.mark.parametrize("values", [{"ce": None}, {"kind": "other"}, {"seconds": "1"}, {"step": -1}], ids=str)
+def test_a_changed_line_of_metrics_leaves_its_seed_out(group, capsys, values):
+    alter_line(group / "s3" / "metrics.jsonl", 2, **values)
+    assert set(training_table(group)["seed"]) == {1, 2}
+    assert "s3/metrics.jsonl, line 3, is damaged" in capsys.readouterr().err
+
+
+SOUND = {name: np.arange(1, 4, dtype=np.int32) for name in ("rank", "session", "length", "target")}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"rank": np.ones(3)}, r"rank is float64 \[3\]"),
+        ({"rank": np.ones((3, 1), int)}, r"rank is int64 \[3, 1\]"),
+        ({"target": np.ones(2, int)}, r"target is int64 \[2\]"),
+        ({"rank": np.array(["1", "2", "3"])}, "rank is <U1"),
+        ({"rank": np.array([0, 1, 2])}, "rank goes from 0 to 2"),
+        ({"session": np.array([0, 1, 2**40])}, "session goes from 0 to 1099511627776"),
+        ({"session": np.array([-1, 1, 2])}, "session goes from -1"),
+        ({name: np.ones(0, int) for name in SOUND}, r"int64 \[0\]"),
+        ({"rank": np.array([None, 1, 2])}, "does not hold ranks"),
+    ],
+)
+def test_ranks_of_another_shape_or_kind_are_refused(tmp_path, arrays, says):
+    path = tmp_path / "s1" / "ranks-test-last.npz"
+    runs.write_ranks(path, **{**SOUND, **arrays})
+    with pytest.raises(DataError, match=says) as caught:
+        runs.read_ranks(path)
+    assert f"dissect resume {path.parent}" in caught.value.hint
+    runs.write_ranks(path, **{name: array.astype(np.uint8) for name, array in SOUND.items()})
+    assert runs.read_ranks(path)["rank"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["environment.json", "../data.json"])
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"max_steps": "x", "n_items": "y"}', "", "\x00\xff"])
+def test_a_damaged_record_of_a_run_is_named(group, name, text):
+    (group / "s1" / name).write_text(text)
+    with pytest.raises(DataError, match=Path(name).name):
+        read_run(group / "s1")
+
+
+# --- a damaged neighbour stops nothing ---------------------------------------------------------------------
+
+
+def test_a_damaged_group_is_passed_over_and_said(group, capsys):
+    other = group.with_name("srgnn-chaos")
+    other.mkdir()
+    (other / "config.toml").write_text("model = ")
+    os.utime(other / "config.toml", (2**32, 2**32))
+    root = group.parent
+    for find in (
+        lambda: runs.newest_group(root),
+        lambda: runs.newest_group(root, dissected=True),
+        lambda: runs.resolve_group("srgnn-", root),
+    ):
+        assert find() == group
+        err = capsys.readouterr().err
+        assert len(err.splitlines()) == 1 and "srgnn-chaos" in err and "move the folder away" in err
+    with pytest.raises(UsageError):
+        runs.resolve_group("x" * 300, root)
+
+
+def test_the_commands_go_on_beside_damaged_runs(group, typed, monkeypatch):
+    monkeypatch.setattr("figures.style.save", lambda drawn, stem, table, words: [stem])
+    root = str(group.parent)
+    (group / "s2" / "summary.json").write_text("{")
+    (group / "s3" / "density.jsonl").write_text("{}\n")
+    other = group.with_name("broken")
+    shutil.copytree(group, other)
+    (other / "config.toml").write_text("")
+    for words in (
+        ("verdict", NAME),
+        ("plot", "density", NAME, "broken", "--out", "f"),
+        ("plot", "histogram", "broken", NAME, "--out", "f"),
+        ("plot", "training", NAME, "broken", "--out", "f"),
+        ("train", "pop", "--dataset", "chain", "--data-dir", str(group.parents[1] / "data")),
+        ("compare", "--dataset", "chain", "--resamples", "100"),
+    ):
+        code, out, err = typed(*words, "--runs-dir", root)
+        assert code == 0 and out, (words, err)
+        assert "Left out" in err and ("s2/summary.json" in err or "broken" in err), (words, err)
+
+
+def test_a_lost_summary_is_written_again_as_the_message_says(group, typed):
+    root, data, run = group.parent, str(group.parents[1] / "data"), group / "s1"
+    shutil.rmtree(group / "s2")
+    shutil.rmtree(group / "s3")
+    whole = runs.read_json(run / "summary.json")
+    (run / "summary.json").unlink()
+    (run / "ranks-test-last.npz").unlink()
+    for words in (("verdict", NAME), ("resume", str(run), "--data-dir", data)):
+        code, _, err = typed(*words, "--runs-dir", str(root))
+        assert code == 3 and f"rm {run / 'DONE'}; dissect resume {run}" in err, words
+    (run / "DONE").unlink()
+    assert typed("resume", str(run), "--runs-dir", str(root), "--data-dir", data, "--quiet")[0] == 0
+    again = runs.read_json(run / "summary.json")
+    assert {**again, "seconds": 0} == {**whole, "seconds": 0} and runs.test_ranks(run).exists()
+
+
+def test_what_is_finished_is_told_with_the_verdict_as_the_way_on(group, typed):
+    code, _, err = typed("resume", str(group), "--runs-dir", str(group.parent))
+    assert code == 2 and f"dissect verdict {group}" in err
+
+
+def test_commands_are_quoted_where_names_have_spaces(group):
+    run = group.with_name("my runs") / "s1"
+    shutil.copytree(group, run.parent)
+    (run / "DONE").unlink()
+    assert f"dissect resume '{run}'" in runs.write_again(run)
+    assert f"rm '{run / 'DONE'}'" in runs.write_again(run)
+
+
+# --- folders that cannot be written, or are taken away -----------------------------------------------------
+
+
+def test_runs_that_may_only_be_read_are_judged(group, monkeypatch, capsys):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    known = judge(group)
+    (group / "verdict.json").unlink()
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    assert judge(group) == known
+    err = capsys.readouterr().err
+    assert "verdict.json" in err and "Read-only file system" in err and not (group / "verdict.json").exists()
+
+
+def test_figures_that_cannot_be_written_beside_the_runs_go_elsewhere(group, typed):
+    (group / "figures").write_text("a file where the folder should be")
+    code, _, err = typed("plot", "density", NAME, "--runs-dir", str(group.parent))
+    assert code == 1 and "--out" in err
+
+
+@pytest.mark.parametrize("moment", ["test", "test, for the summary", "test, masked"])
+def test_a_run_folder_that_is_deleted_while_it_is_trained_ends_the_run(tmp_path, moment):
+    class Delete(Observer):
+        def evaluating(self, what, done, total):
+            if what == moment:
+                shutil.rmtree(tmp_path / "s1", ignore_errors=True)
+
+    with pytest.raises(DissectError, match="was deleted") as caught:
+        train(
+            tmp_path / "s1",
+            config=Config("srgnn", "chain", DATA.split_hash, {"dim": 8}, max_steps=4),
+            observer=Delete(),
+        )
+    assert caught.value.exit_code == 1 and not (tmp_path / "s1").exists()
+    runs.write_json(tmp_path / "s1" / "summary.json", {})  # nobody trains there any more
+
+
+def test_a_record_that_is_lost_while_it_is_written_ends_the_run_with_a_message(tmp_path):
+    class Delete(Observer):
+        def evaluating(self, what, done, total):
+            if what == "test, for the summary":
+                (tmp_path / "s1" / "metrics.jsonl").unlink(missing_ok=True)
+
+    with pytest.raises(DataError, match="has lost the accuracy on test"):
+        train(
+            tmp_path / "s1",
+            config=Config("srgnn", "chain", DATA.split_hash, {"dim": 8}, max_steps=4),
+            observer=Delete(),
+        )
+
+
+# --- whatever stands there ---------------------------------------------------------------------------------
+
+ODD = st.sampled_from(
+    [None, True, -1, 0, 1, 10**30, -1e308, 1e308, float("nan"), float("inf"), "", "x", [], [1], {}, {"a": 1}, 2**53]
+)
+TOML = st.sampled_from(["", "true", "-1", "1e308", "nan", '"x"', "[]", "{a = 1}", "1979-05-27", "9" * 40, "[[1]]", "'"])
+
+
+@pytest.fixture(scope="module")
+def fuzzed(made, tmp_path_factory):
+    """A copy of the group, under a name that does not tell what its configuration should be: {record: content}."""
+    copy = tmp_path_factory.mktemp("fuzzed") / "group"
+    shutil.copytree(made / NAME, copy)
+    path = copy / "s1" / "density.jsonl"
+    rows = [row for row in runs.read_jsonl(path) if row["step"] in (32, 40) and row["block"] in ("", "r")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.copytree(copy / "s1", copy / "without-gnn" / "s1")
+    judge(copy)
+    kinds = (".json", ".jsonl", ".toml", ".npz")
+    return copy, {path: path.read_bytes() for path in sorted(copy.rglob("*")) if path.suffix in kinds}
+
+
+def spoil_value(data, value):
+    """One value somewhere in a JSON record replaced, or taken out."""
+    if isinstance(value, dict | list) and value and data.draw(st.integers(0, 4)):
+        inner = dict(value) if isinstance(value, dict) else list(value)
+        keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+        key = data.draw(st.sampled_from(keys))
+        if data.draw(st.integers(0, 5)):
+            inner[key] = spoil_value(data, value[key])
+        else:
+            del inner[key]
+        return inner
+    return data.draw(ODD)
+
+
+def spoil_bytes(data, content):
+    at = data.draw(st.integers(0, len(content)))
+    cut = data.draw(st.sampled_from([0, 1, 2, 10, len(content)]))
+    return content[:at] + data.draw(st.binary(max_size=3)) + content[at + cut :]
+
+
+def spoil(data, path, content):
+    if data.draw(st.booleans()):
+        return spoil_bytes(data, content)
+    if path.suffix == ".json":
+        return json.dumps(spoil_value(data, json.loads(content))).encode()
+    if path.suffix == ".npz":
+        arrays = dict(np.load(io.BytesIO(content)))
+        name = data.draw(st.sampled_from(list(arrays)))
+        array = arrays[name]
+        arrays[name] = data.draw(st.sampled_from([array[:-1], array * 1.5, array[None], -array, array + 7]))
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        return buffer.getvalue()
+    lines = content.decode().splitlines()
+    number = data.draw(st.integers(0, len(lines) - 1))
+    if path.suffix == ".toml":
+        lines[number] = f"{lines[number].partition('=')[0]}= {data.draw(TOML)}"
+    else:
+        lines[number] = json.dumps(spoil_value(data, json.loads(lines[number])))
+    return "\n".join(lines).encode() + b"\n"
+
+
+def read_all(group):
+    """What stands behind verdict, compare, plot density, plot training and evaluate."""
+    yield lambda: Console(file=io.StringIO(), width=100).print(render_verdict(judge(group)))
+    yield lambda: density_table(group)
+    yield lambda: over_seeds(training_table(group))
+
+    def compared():
+        row = entry(group)
+        if row is not None:
+            labels([row]), means([row]), read_gains([row])
+
+    yield compared
+    yield lambda: read_run(group / "s1")
+    yield lambda: runs.newest_group(group.parent)
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_no_damage_of_a_record_is_a_traceback(fuzzed, data):
+    group, contents = fuzzed
+    path = data.draw(st.sampled_from(list(contents)))
+    path.write_bytes(spoil(data, path, contents[path]))
+    try:
+        for read in read_all(group):
+            try:
+                read()
+            except DissectError as error:
+                assert error.exit_code in (2, 3) and error.message
+    finally:
+        path.write_bytes(contents[path])
