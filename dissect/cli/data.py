@@ -161,9 +161,9 @@ def import_(
         valid = paths[1] if len(paths) == 3 else None
         dataset = formats.import_files(name, format_, paths[0], paths[-1], as_share(recent), valid, items, first_id)
         folder = catalog.save(dataset, data_dir, force)
-    tell(dataset, folder)
     if times := dataset.provenance.get("times"):
         click.echo(f"Clicks are in the order of their times, read as {times}.")
+    tell(dataset, folder)
     counts_from, smallest = (dataset.provenance.get(what, 0) for what in ("first_id", "smallest_id"))
     if smallest > counts_from:
         click.echo(
