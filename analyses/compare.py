@@ -23,8 +23,15 @@ from models import MODELS
 
 METRICS = ("hr@5", "hr@10", "hr@20", "mrr@5", "mrr@10", "mrr@20")
 JUDGED = ("hr@20", "mrr@20")  # what the pairs are judged by, and for what the selection bias is on record
-# What is read of every summary; one that lacks any of it was written by something else.
-NEEDED = ("seed", "test", "epochs", "seconds", "n_parameters", "protocol")
+# What is read of every summary, and as what; one that lacks any of it was written by something else.
+NEEDED = {
+    "seed": int,
+    "test": dict,
+    "epochs": int | float,
+    "seconds": int | float,
+    "n_parameters": int,
+    "protocol": str,
+}
 MOST_SETTINGS = 3  # that a label names
 TIES = "best"  # how every training ranks: one more than the number of strictly better scores
 
@@ -101,11 +108,20 @@ def read_summary(run: Path) -> dict[str, Any]:
     lacking = [name for name in NEEDED if name not in summary]
     if lacking:
         raise DataError(f"{path} lacks {', '.join(lacking)}.", again)
-    test = summary["test"] if isinstance(summary["test"], dict) else {}
-    wrong = [metric for metric in METRICS if not isinstance(test.get(metric), int | float)]
-    if wrong:
+    odd = [name for name, kind in NEEDED.items() if not isinstance(summary[name], kind)]
+    for name in ("selection_bias", "test_worst_ties"):  # which not every run has
+        values = summary.get(name) or {}
+        if not isinstance(values, dict) or _without_number(values, values):
+            odd.append(name)
+    if odd:
+        raise DataError(f"{path} has {odd[0]} {summary[odd[0]]!r}.", again)
+    if wrong := _without_number(summary["test"], METRICS):
         raise DataError(f"{path} has no number for {', '.join(wrong)} on test.", again)
     return summary
+
+
+def _without_number(values: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    return [name for name in names if not isinstance(values.get(name), int | float)]
 
 
 def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> list[Entry]:
@@ -296,8 +312,8 @@ def means(entries: list[Entry]) -> pd.DataFrame:
         first = row.summaries[0]
         test = pd.DataFrame([summary["test"] for summary in row.summaries])
         epochs = [s["seconds"] / s["epochs"] for s in row.summaries if s["epochs"]]
-        bias = {m: [s.get("selection_bias", {}).get(m, np.nan) for s in row.summaries] for m in JUDGED}
-        worst = {m: [s.get("test_worst_ties", {}).get(m, np.nan) for s in row.summaries] for m in JUDGED}
+        bias = {m: [(s.get("selection_bias") or {}).get(m, np.nan) for s in row.summaries] for m in JUDGED}
+        worst = {m: [(s.get("test_worst_ties") or {}).get(m, np.nan) for s in row.summaries] for m in JUDGED}
         chosen_on_test = row.config["protocol"] == "paper" and row.is_trained
         rows.append(
             {

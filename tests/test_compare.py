@@ -4,17 +4,21 @@ import csv
 import io
 import json
 import re
+import time
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
+from rich.progress import Progress
 
 from analyses import compare
 from analyses.compare import METRICS, entry, labels, means, results_table
+from analyses.significance import pairs_table, read_gains
 from dissect import runs
 from dissect.cli import main
 from dissect.cli.compare_view import render_results
+from dissect.cli.comparing import report_to
 from dissect.cli.text_table import PROSE
 from dissect.training.config import Config
 from dissect.training.evaluation import metrics
@@ -350,11 +354,54 @@ def test_a_baseline_needs_no_second_seed(typed, folder):
     assert "One seed" not in typed("compare")[1]
 
 
-def test_resamples_that_cannot_decide_are_told(typed, folder):
-    for model in ("a", "b", "c"):
+def test_resamples_that_are_too_few_to_count_p_are_told(typed, folder):
+    for model, hit in (("a", 0.9), ("b", 0.4), ("c", 0.4)):
+        make_group(folder, model=model, hit=hit)
+    few, enough = (" ".join(typed("compare", *words)[1].split()) for words in (("--resamples", "100"), ()))
+    assert "in 100 resamples is too coarse" in few and "normal distribution" in few
+    assert "too coarse" not in enough and "normal distribution" not in enough
+    (table,) = json.loads(typed("compare", "--resamples", "100", "--json")[1])["tables"]
+    assert all(pair["p bootstrap holm"] < 0.001 for pair in table["pairs"])  # counted: 6 x 2 / 101
+
+
+def test_pairs_are_those_with_the_best_unless_all_are_asked_for_in_every_format(typed, folder, tmp_path):
+    for model, hit in (("a", 0.8), ("b", 0.5), ("c", 0.2)):
+        make_group(folder, model=model, hit=hit)
+    for more, pairs in (([], 2), (["--pairs"], 3)):
+        (table,) = json.loads(typed("compare", "--json", *more)[1])["tables"]
+        assert (len(table["pairs"]), table["holm_tests"]) == (2 * pairs, 6)
+        typed("compare", "--out", "t.csv", *more)
+        assert len((tmp_path / "t-pairs.csv").read_text().splitlines()) == 1 + 2 * pairs
+        assert len(re.findall(r"\bHR@20 +[+−]", typed("compare", *more)[1])) == pairs
+
+
+def test_forty_groups_are_compared_at_once(typed, folder):
+    """Of all 780 pairs Holm's smallest p would take 124,800 resamples to be counted."""
+    rng = np.random.default_rng(1)
+    session = np.repeat(np.arange(2_000, dtype=np.int32), 4)
+    hard = rng.random(len(session))
+    for number in range(40):
+        rank = (1 + hard * rng.lognormal(3, 1, len(session)) * (1 + number / 200)).astype(np.int32)
+        write_run(make_group(folder, seeds=(), lr=(number + 1) * 1e-4) / "s1", rank, session=session)
+    began = time.process_time()
+    (table,) = json.loads(typed("compare", "--json")[1])["tables"]
+    assert time.process_time() - began < 2
+    assert (len(table["rows"]), len(table["pairs"]), table["resamples"]) == (40, 78, 2000)
+    worst = table["pairs"][-1]
+    assert worst["p bootstrap holm"] < 0.001 and worst["low"] > 0
+
+
+def test_progress_stands_on_a_terminal_only(folder, monkeypatch, typed):
+    for model in ("a", "b"):
         make_group(folder, model=model)
-    assert "--resamples 2000" in " ".join(typed("compare", "--resamples", "100")[1].split())
-    assert "nothing can be significant" not in typed("compare")[1]
+    assert typed("compare", "a-x", "b-x")[2] == ""
+    told = []
+    progress = Progress(console=Console(file=io.StringIO()))
+    tell = report_to(progress, "reading")
+    entries, gains, count = read_gains([entry(group) for group in runs.find_groups(folder)], report=tell)
+    assert (progress.tasks[0].completed, progress.tasks[0].total, len(entries)) == (6, 6, 2)
+    pairs_table(gains, count, 300, report=lambda done, total: told.append((done, total)))
+    assert told[-1] == (300, 300)
 
 
 def test_the_stand_in_of_a_data_set_is_found_and_told(typed, folder):
@@ -379,6 +426,31 @@ def break_targets(run):
     runs.write_ranks(run / "ranks-test-best.npz", **{**arrays, "target": arrays["target"] + 1})
 
 
+def break_shape(run):
+    arrays = runs.read_ranks(run / "ranks-test-best.npz")
+    runs.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"][:, None]})
+
+
+def break_kind(run):
+    arrays = runs.read_ranks(run / "ranks-test-best.npz")
+    runs.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"].astype(str)})
+
+
+def put(run, **what):
+    runs.write_json(run / "summary.json", {**runs.read_json(run / "summary.json"), **what})
+
+
+ODD = {  # by what the message names
+    "epochs 'two'": {"epochs": "two"},
+    "seconds None": {"seconds": None},
+    "seed 'x'": {"seed": "x"},
+    "n_parameters []": {"n_parameters": []},
+    "protocol 1": {"protocol": 1},
+    "selection_bias": {"selection_bias": {"hr@20": "high", "mrr@20": 1}},
+    "test_worst_ties 3": {"test_worst_ties": 3},
+}
+
+
 def break_test(run):
     summary = runs.read_json(run / "summary.json")
     runs.write_json(run / "summary.json", {**summary, "test": {**summary["test"], "hr@5": "12"}})
@@ -401,8 +473,11 @@ def cut(run):
         (lambda run: (run / "summary.json").write_text("{"), "summary.json cannot be read"),
         (lambda run: (run / "summary.json").unlink(), "summary.json is missing"),
         (break_test, "summary.json has no number for hr@5"),
+        (break_targets, "ranks other test prefixes"),
+        (break_shape, "is damaged"),
+        (break_kind, "is damaged"),
+        *((lambda run, what=what: put(run, **what), f"summary.json has {named}") for named, what in ODD.items()),
     ],
-    ids=["cut", "garbled", "gone", "lengths", "values", "summary", "half", "no-summary", "no-number"],
 )
 def test_a_damaged_seed_is_left_out_and_named(typed, folder, harm, says):
     a, b = make_group(folder), make_group(folder, model="attenmixer")
@@ -448,9 +523,9 @@ def test_what_is_no_run_is_left_out_and_named(typed, folder):
     assert (code, out) == (3, "") and "finished and whole" in err
 
 
-def test_runs_that_rank_different_prefixes_are_an_error(typed, folder):
-    make_group(folder)
-    group = make_group(folder, model="attenmixer")
+def test_runs_that_rank_different_prefixes_are_an_error_where_no_most_say_which_are_right(typed, folder):
+    make_group(folder, seeds=(1,))
+    group = make_group(folder, model="attenmixer", seeds=(2,))
     break_targets(group / "s2")
     code, out, err = typed("compare")
     assert (code, out) == (3, "") and "different test prefixes" in err and "s2" in err
@@ -562,7 +637,7 @@ def test_a_real_training_can_be_compared(typed):
     code, out, _ = typed("compare", "--json")
     (table,) = json.loads(out)["tables"]
     assert code == 0 and {row["label"] for row in table["rows"]} == {"srgnn", "pop", "srgnn SparseVD both"}
-    assert len(table["pairs"]) == 6 and table["resamples"] == 2000
+    assert len(table["pairs"]) == 4 and table["resamples"] == 2000
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ class Comparison:
     sessions: int
     rows: pd.DataFrame  # analyses.compare.means
     pairs: pd.DataFrame  # analyses.significance.pairs_table; empty where there is one row
+    tests: int  # that Holm corrects for
     resamples: int
     notes: tuple[str, ...]
 
@@ -137,7 +138,7 @@ def _with_sd(row: dict[Any, Any], metric: str) -> str:
 
 
 def views_of(table: Comparison, all_metrics: bool, every_pair: bool) -> list[TextTable]:
-    """The means and, where there are two rows, the pairs: those with the best row unless `every_pair`."""
+    """The means and, where there are two rows, the pairs; `every_pair` says that they are all."""
     view = means_view(table.title, table.rows, METRICS if all_metrics else AT_20)
     views = [replace(view, notes=(*view.notes, *table.notes), label=table.label)]
     return views if table.pairs.empty else [*views, pairs_view(table, every_pair)]
@@ -153,7 +154,6 @@ def bias(row: dict[Any, Any]) -> str:
 def pairs_view(table: Comparison, every_pair: bool) -> TextTable:
     """Differences with their intervals, effect sizes, and p values by Holm (the raw ones are in CSV and JSON)."""
     label = table.rows["label"]
-    shown = table.pairs if every_pair else table.pairs[table.pairs["a"] == 0]
     columns = (
         Column("pair" if every_pair else "against", is_number=False),
         Column("metric", is_number=False),
@@ -179,12 +179,12 @@ def pairs_view(table: Comparison, every_pair: bool) -> TextTable:
             Cell(p_value(row["p t-test holm"])),
             Cell(signed(row["d_z"], 3)),
         )
-        for row in shown.to_dict("records")
+        for row in table.pairs.to_dict("records")
     )
     note = (
         f"Difference in percentage points, and in percent of the second. Bootstrap over seeds, then sessions "
         f"({table.resamples:,} resamples): the test that counts. Paired t-test over prefixes: as the paper tests. "
-        f"Both p by Holm over {len(table.pairs)} tests: all pairs, both metrics. d_z: mean of the per-prefix "
+        f"Both p by Holm over {table.tests:,} tests: all pairs, both metrics. d_z: mean of the per-prefix "
         "differences in units of their standard deviation."
     )
     title = "every pair" if every_pair else f"{label[0]} (the best MRR@20) against the others"
@@ -230,7 +230,7 @@ def means_csv(tables: Iterable[Comparison]) -> str:
 
 
 def pairs_csv(tables: Iterable[Comparison]) -> str:
-    """Every pair with every column, whatever the screen shows."""
+    """The pairs with every column."""
     return pd.concat([_identified(t, named_pairs(t)) for t in tables]).to_csv(index=False, float_format="%.6g")
 
 
@@ -258,6 +258,7 @@ def as_record(table: Comparison) -> dict[str, Any]:
         "test_sessions": table.sessions,
         "rows": records(table.rows),
         "pairs": records(named_pairs(table)),
+        "holm_tests": table.tests,
         "resamples": table.resamples,
         "notes": list(table.notes),
     }
