@@ -32,7 +32,7 @@ from analyses.significance import (
     read_gains,
 )
 from dissect import runs
-from dissect.cli.compare_view import PAPER, Comparison, as_record, means_csv, pairs_csv, views_of
+from dissect.cli.compare_view import PAPER, Comparison, as_record, cautions, means_csv, pairs_csv, views_of
 from dissect.cli.text_table import NO_LIMIT, to_latex, to_markdown, to_screen
 from dissect.errors import DataError, DissectError, UsageError
 
@@ -171,7 +171,7 @@ def comparison(
 
 def notes(entries: list[Entry], rows: pd.DataFrame, protocol: str, tests: int, resamples: int) -> list[str]:
     """What the numbers cannot show."""
-    said = []
+    said = cautions(rows)
     if protocol == "paper":
         said.append(f"{PAPER} The pairs compare the epoch with the best MRR@20.")
     trained = [(label, row) for label, row in zip(rows["label"], entries) if row.is_trained]
