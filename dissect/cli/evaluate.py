@@ -72,7 +72,7 @@ def command(
     if not sessions.n_prefixes:
         raise UsageError(f"The run's '{split}' part has no prefix to rank.", "It can be evaluated on: --split test")
     found, step, where = trained_model(record, model, device, data_dir, console)
-    prefixes = PrefixTensors(sessions, where)
+    prefixes = PrefixTensors(sessions, where, config.longest)
     with console.status(f"ranking {len(prefixes):,} prefixes over {data.n_items:,} items"):
         rank = (evaluate if hasattr(found, "encode") else evaluate_scores)(found, prefixes, ties=ties)
     if out is not None:

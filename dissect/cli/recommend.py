@@ -67,7 +67,8 @@ def command(
         else read_session(session, record.n_items, bool(identifiers))
     )
     found, _, where = trained_model(record, model, device, data_dir, Console(stderr=True))
-    scores = scores_after(found, clicks, where).cpu()
+    # All of them where `longest` is 0.
+    scores = scores_after(found, clicks[-record.config.longest :], where).cpu()
     probability = scores.double().softmax(0)
     order = torch.argsort(scores, descending=True, stable=True)
     if unseen:
