@@ -247,8 +247,7 @@ def labels(entries: list[Entry]) -> list[str]:
         names = dict.fromkeys(name for i in rivals for name in flat[i])
         apart = [name for name in names if len({repr(flat[i].get(name)) for i in rivals}) > 1][:MOST_SETTINGS]
         for i in rivals if apart else ():
-            shown = (f"{name.replace('_', ' ')} {flat[i].get(name, 'unset')}" for name in apart)
-            found[i] = f"{label} ({', '.join(shown)})"
+            found[i] = f"{label} ({', '.join(_in_words(name, flat[i].get(name, 'unset')) for name in apart)})"
     for label, rivals in _places(found).items():
         groups = {entries[i].group for i in rivals}
         same = Counter(entries[i].name for i in rivals)
@@ -259,6 +258,10 @@ def labels(entries: list[Entry]) -> list[str]:
                 seeds = [run.name[1:] for run in entries[i].runs]
                 found[i] += f" seed{'s' * (len(seeds) != 1)} {', '.join(seeds)}"
     return found
+
+
+def _in_words(name: str, value: Any) -> str:
+    return f"{name.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
 
 
 def _places(found: list[str]) -> dict[str, list[int]]:
@@ -297,7 +300,7 @@ def _model_words(model: str, options: Mapping[str, Any]) -> list[str]:
     if fitting:
         best = max(fitting, key=lambda name: len(presets[name]))
         words, left = [best], {name: value for name, value in left.items() if name not in presets[best]}
-    return [*words, *(f"{name.replace('_', ' ')} {value}" for name, value in left.items())]
+    return [*words, *(_in_words(name, value) for name, value in left.items())]
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

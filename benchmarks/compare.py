@@ -31,7 +31,7 @@ def make_groups(folder: Path, groups: int, seeds: int, sessions: int) -> None:
     prefix = {"session": session, "length": length, "target": rng.integers(1, 40_000, len(session), np.int32)}
     hard = rng.random(len(session)) * rng.random(sessions)[session]  # what all models find hard
     for number in range(groups):
-        config = Config("srgnn", "made-up", "a" * 16, {"dim": 100}, where="none", lr=(number + 1) * 1e-4)
+        config = Config("srgnn", "made-up", "a" * 16, {"dim": 100}, where="none", lr=round((number + 1) * 1e-4, 4))
         group = folder / f"srgnn-made-up-{config.hash}"
         runs.write_toml(group / "config.toml", config.to_dict())
         for seed in range(1, seeds + 1):
