@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 RESAMPLES = 2_000
+CHUNK = 4_000_000  # weights of sessions held at once, 32 MB
+
+Report = Callable[[int, int], object]  # is told (done, total)
 
 
 def session_sums(
@@ -17,41 +22,59 @@ def session_sums(
     return np.bincount(session, gain * used), np.bincount(session, used)
 
 
+def resampled(
+    sums: Sequence[np.ndarray], count: np.ndarray, resamples: int, seed: int = 0, report: Report | None = None
+) -> np.ndarray:
+    """Means per prefix of G models by M metrics in each of R resamples: [G, M, R].
+
+    sums: for each model, the sums of its gains per metric, seed and session [M, K, S]; K may differ between models.
+    count: the number of prefixes of each session [S].
+
+    A resample draws S sessions with replacement, the same for all models, and for each model K of its K seeds, the same
+    for all metrics. Prefixes come along with their session.
+    """
+    rng = np.random.default_rng(seed)
+    sessions = len(count)
+    # A column for each model, metric and seed: one product of [resamples x sessions] weights serves all of them.
+    columns = np.concatenate([count[None], *(of.reshape(-1, sessions) for of in sums)]).T.astype(float)
+    totals = np.empty((resamples, columns.shape[1]))
+    chunk = max(1, CHUNK // sessions)
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        # How often each session is drawn: the draws of one resample are numbered after those of the one before.
+        draws = rng.integers(0, sessions, (size, sessions)) + sessions * np.arange(size)[:, None]
+        weights = np.bincount(draws.ravel(), minlength=size * sessions).reshape(size, sessions).astype(float)
+        np.matmul(weights, columns, out=totals[start : start + size])
+        if report:
+            report(start + size, resamples)
+    means = totals[:, 1:] / totals[:, :1]
+    result, at = np.empty((len(sums), len(sums[0]), resamples)), 0
+    for model, of in enumerate(sums):
+        seeds = of.shape[1]
+        drawn = rng.integers(0, seeds, (resamples, seeds))
+        for metric in range(len(of)):
+            result[model, metric] = np.take_along_axis(means[:, at : at + seeds], drawn, 1).mean(1)
+            at += seeds
+    return result
+
+
 def relative_loss_interval(
     full: np.ndarray, reduced: np.ndarray, count: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float | None, float | None, float | None]:
     """(estimate, low, high): relative loss of MRR, 1 - MRR(reduced) / MRR(full), with its 95 % interval.
 
-    full [K, S] and reduced [K', S] are sums of reciprocal ranks per seed and session, count [S] prefixes per
-    session. Hierarchical bootstrap: draws seeds of either model, then sessions, the same for both.
+    full [K, S] and reduced [K', S] are sums of reciprocal ranks per seed and session, count [S] prefixes per session;
+    `resampled` draws.
 
     A loss relative to nothing is None: the estimate where MRR(full) is 0, the limits where it is 0 in a resample.
     """
-    rng = np.random.default_rng(seed)
     chosen = np.flatnonzero(count)
-    full, reduced, count = full[:, chosen], reduced[:, chosen], count[chosen]
+    full, reduced = full[:, chosen], reduced[:, chosen]
     if not full.any():
         return None, None, None
     estimate = float(1 - reduced.sum(1).mean() / full.sum(1).mean())
-    sessions = len(chosen)
-    losses = np.empty(resamples)
-    chunk = max(1, 20_000_000 // sessions)
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        # How often each session was drawn, then both models on the same draw.
-        times = rng.multinomial(sessions, np.full(sessions, 1 / sessions), size=size).astype(np.float32)  # [R, S]
-        of_full = times @ full.T.astype(np.float32)  # [R, K]
-        of_reduced = times @ reduced.T.astype(np.float32)
-        a = _mean_of_drawn(rng, of_full)
-        b = _mean_of_drawn(rng, of_reduced)
-        if not a.all():
-            return estimate, None, None
-        losses[start : start + size] = 1 - b / a
-    low, high = np.quantile(losses, [0.025, 0.975])
+    (of_full,), (of_reduced,) = resampled([full[None], reduced[None]], count[chosen], resamples, seed)
+    if not of_full.all():
+        return estimate, None, None
+    low, high = np.quantile(1 - of_reduced / of_full, [0.025, 0.975])
     return estimate, float(low), float(high)
-
-
-def _mean_of_drawn(rng: np.random.Generator, values: np.ndarray) -> np.ndarray:
-    """Mean [R] over as many columns of `values` [R, K] as there are, drawn anew for each row with replacement."""
-    drawn = rng.integers(0, values.shape[1], values.shape)
-    return np.asarray(np.take_along_axis(values, drawn, 1).mean(1))

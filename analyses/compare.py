@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from dissect.data.catalog import STAND_INS
 from dissect.errors import DataError, UsageError, unknown
 from dissect.records import METRICS
 from dissect.runs import left_out, read_summary
+from dissect.training.config import Config
 from models import MODELS
 
 JUDGED = ("hr@20", "mrr@20")  # what the pairs are judged by, and for what the selection bias is on record
@@ -208,24 +210,34 @@ def labels(entries: list[Entry]) -> list[str]:
     still be called the same, settings in which they differ, the group's hash, the seed.
     """
     found = [_plain_label(row) for row in entries]
-    settings = [_flat(row.config) for row in entries]
-    named = []
-    for index, label in enumerate(found):
-        rivals = [i for i, other in enumerate(found) if other == label]
-        names = dict.fromkeys(name for i in rivals for name in settings[i])
-        apart = [name for name in names if len({repr(settings[i].get(name)) for i in rivals}) > 1]
-        shown = [f"{name.replace('_', ' ')} {settings[index].get(name, 'unset')}" for name in apart[:MOST_SETTINGS]]
-        named.append(f"{label} ({', '.join(shown)})" if shown else label)
-    for index, label in enumerate(named):
-        rivals = [i for i, other in enumerate(named) if other == label]
-        if len({entries[i].group for i in rivals}) > 1:
-            found[index] = f"{label} [{entries[index].group.name.rsplit('-', 1)[-1]}]"
-        else:
-            found[index] = label
-        if sum(entries[i].name == entries[index].name for i in rivals) > 1:
-            seeds = [run.name[1:] for run in entries[index].runs]
-            found[index] += f" seed{'s' * (len(seeds) != 1)} {', '.join(seeds)}"
+    flat = [_flat(row.config) for row in entries]
+    for label, rivals in _places(found).items():
+        names = dict.fromkeys(name for i in rivals for name in flat[i])
+        apart = [name for name in names if len({repr(flat[i].get(name)) for i in rivals}) > 1][:MOST_SETTINGS]
+        for i in rivals if apart else ():
+            found[i] = f"{label} ({', '.join(_in_words(name, flat[i].get(name, 'unset')) for name in apart)})"
+    for label, rivals in _places(found).items():
+        groups = {entries[i].group for i in rivals}
+        same = Counter(entries[i].name for i in rivals)
+        for i in rivals:
+            if len(groups) > 1:
+                found[i] = f"{label} [{entries[i].group.name.rsplit('-', 1)[-1]}]"
+            if same[entries[i].name] > 1:
+                seeds = [run.name[1:] for run in entries[i].runs]
+                found[i] += f" seed{'s' * (len(seeds) != 1)} {', '.join(seeds)}"
     return found
+
+
+def _in_words(name: str, value: Any) -> str:
+    return f"{name.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
+
+
+def _places(found: list[str]) -> dict[str, list[int]]:
+    """Where each label stands."""
+    places: dict[str, list[int]] = {}
+    for i, label in enumerate(found):
+        places.setdefault(label, []).append(i)
+    return places
 
 
 def _plain_label(row: Entry) -> str:
@@ -256,7 +268,7 @@ def _model_words(model: str, options: Mapping[str, Any]) -> list[str]:
     if fitting:
         best = max(fitting, key=lambda name: len(presets[name]))
         words, left = [best], {name: value for name, value in left.items() if name not in presets[best]}
-    return [*words, *(f"{name.replace('_', ' ')} {value}" for name, value in left.items())]
+    return [*words, *(_in_words(name, value) for name, value in left.items())]
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,23 +277,81 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config.get("model_options", {}), **plain}
 
 
+def settings(row: Entry) -> dict[str, Any]:
+    """What decided the outcome of a row and may differ within a table: nothing of a baseline, which has no settings.
+
+    What is without effect on the row is left out, and so is what label and selection say. `option <name>` are arguments
+    of a model of ours, which the label names unless they are the defaults; `setting <name>` is all else.
+    """
+    if not row.is_trained:
+        return {}
+    config = Config(**row.config)
+    idle = {"model", "dataset", "split_hash", "model_options", "where", "protocol", "select", "refit"}
+    if not config.is_sparse:
+        idle |= {"noise", "prior", "threshold", "log_sigma2", "kl_weight", "kl_warmup", "decay_everything"}
+    if config.select == "last":
+        idle |= {"patience"}
+    if config.refit or config.protocol == "paper":
+        idle |= {"validation"}
+    found = {f"setting {name}": value for name, value in config.to_dict().items() if name not in idle}
+    for name, value in {**_defaults(config.model), **config.model_options}.items():
+        found[f"option {name}" if config.model in MODELS and name != "dim" else f"setting {name}"] = value
+    return found
+
+
+def _defaults(model: str) -> dict[str, Any]:
+    """The arguments of a model of ours that it need not be given."""
+    parameters = inspect.signature(MODELS[model]).parameters if model in MODELS else {}
+    return {name: p.default for name, p in parameters.items() if p.default is not p.empty and name != "without"}
+
+
+def differing(entries: list[Entry]) -> dict[str, list[Any]]:
+    """The `settings` in which rows differ that have them, with the value of each row; NaN where it has none."""
+    of_rows = [settings(row) for row in entries]
+    for row, of in zip(entries, of_rows):  # another model has another file: the label says so
+        sources = {
+            other.config.get("model_source") for other in entries if other.config["model"] == row.config["model"]
+        }
+        if len(sources) == 1:
+            of.pop("setting model_source", None)
+    names = dict.fromkeys(name for of in of_rows for name in of)
+    apart = [name for name in names if len({repr(of[name]) for of in of_rows if name in of}) > 1]
+    return {name: [of.get(name, np.nan) for of in of_rows] for name in apart}
+
+
+def catalogue_size(entries: list[Entry]) -> float:
+    """How many items are ranked, as the first group says that can be read; NaN where none does."""
+    for row in entries:
+        try:
+            n_items = runs.read_json(row.group / "data.json").get("n_items")
+        except DataError:
+            continue
+        if isinstance(n_items, int):
+            return n_items
+    return float("nan")
+
+
 def means(entries: list[Entry]) -> pd.DataFrame:
     """One row per entry, best MRR@20 first: means and standard deviations over seeds, in percent.
 
     Columns: label, group, model, variant, where, protocol, ties, selection (Entry.selection), seeds (number),
-    seed_list, unfinished, damaged (numbers of seeds left out), parameters, seconds_per_epoch (NaN without epochs),
-    the metrics, `<metric> sd` (ddof 1; NaN for one seed), and for HR@20 and MRR@20 `worst <metric>`, where ties count
-    against the target (NaN where the run has not measured it: baselines do), and
+    seed_list, unfinished, damaged (numbers of seeds left out), parameters, items (of the catalogue), seconds_per_epoch
+    (NaN without epochs), the metrics, `<metric> sd` (ddof 1; NaN for one seed), `worst <metric>`, where ties count
+    against the target (NaN where the run has not measured it), and for HR@20 and MRR@20
     `bias <metric>`: how much higher the best epoch on test lies, NaN where the protocol
-    has chosen on test already, so that the bias is in the number. `entry` is the row's place in `entries`.
+    has chosen on test already, so that the bias is in the number; then what rows `differing` in. `entry` is the row's
+    place in `entries`.
+
+    Where MRR@20 is known with ties against the target, the place of a row goes by that: equal scores win nothing.
     """
+    items = catalogue_size(entries)
     rows = []
     for place, (row, label) in enumerate(zip(entries, labels(entries))):
         first = row.summaries[0]
         test = pd.DataFrame([summary["test"] for summary in row.summaries])
         epochs = [s["seconds"] / s["epochs"] for s in row.summaries if s["epochs"]]
-        bias = {m: [s.get("selection_bias", {}).get(m, np.nan) for s in row.summaries] for m in JUDGED}
-        worst = {m: [s.get("test_worst_ties", {}).get(m, np.nan) for s in row.summaries] for m in JUDGED}
+        bias = {m: [(s.get("selection_bias") or {}).get(m, np.nan) for s in row.summaries] for m in JUDGED}
+        worst = {m: [(s.get("test_worst_ties") or {}).get(m, np.nan) for s in row.summaries] for m in METRICS}
         chosen_on_test = row.config["protocol"] == "paper" and row.is_trained
         rows.append(
             {
@@ -298,18 +368,24 @@ def means(entries: list[Entry]) -> pd.DataFrame:
                 "unfinished": row.unfinished,
                 "damaged": row.damaged,
                 "parameters": first["n_parameters"],
+                "items": items,
                 "seconds_per_epoch": float(np.mean(epochs)) if epochs else float("nan"),
                 **{metric: float(test[metric].mean()) for metric in METRICS},
                 **{f"{metric} sd": float(test[metric].std(ddof=1)) for metric in METRICS},
-                **{f"worst {m}": float(np.mean(worst[m])) for m in JUDGED},
+                **{f"worst {m}": float(np.mean(worst[m])) for m in METRICS},
                 **{f"bias {m}": float("nan") if chosen_on_test else float(np.mean(bias[m])) for m in JUDGED},
                 "entry": place,
             }
         )
+    table = pd.DataFrame(rows).assign(**{n: pd.Series(v, dtype=object) for n, v in differing(entries).items()})
     # A stable order: ties by name, so that the same runs give the same table.
-    return pd.DataFrame(rows).sort_values(
-        ["mrr@20", "label"], ascending=[False, True], ignore_index=True, kind="stable"
-    )
+    order = table.assign(fair=fair(table, "mrr@20")).sort_values(["fair", "label"], ascending=[False, True]).index
+    return table.loc[order].reset_index(drop=True)
+
+
+def fair(rows: pd.DataFrame, metric: str) -> pd.Series:
+    """A metric of `means` with ties against the target, where that is known."""
+    return np.fmin(rows[metric], rows[f"worst {metric}"])
 
 
 def results_table(runs_dir: Path, split_hash: str, protocol: str) -> pd.DataFrame:

@@ -1,8 +1,19 @@
 """Session-kNN and V-SKNN: recommend what similar training sessions contain (Jannach and Ludewig 2017, 2018).
 
-The definitions are those of the session-rec framework. The models have no gradients: `fit` on training
-sessions, then `scores`. Whole batches are handled by sorting and counting, without a loop over clicks or
-sessions.
+The definitions are those of the session-rec framework (algorithms/knn/sknn.py and vsknn.py), except that
+
+- between equally similar sessions the more recent one is the neighbour; there Python's stable sort keeps the order in
+  which a set of session numbers is iterated, which has no meaning and need not repeat between machines,
+- items that no neighbour has come after all others, by popularity; there they all have score 0,
+- weights that turn negative are 0: `linear` falls below 0 more than ten clicks from the end, where session-rec goes on
+  below 0, and from the eleventh click on has 0 for every click; the factor of an item does with far more clicks than
+  there are sessions.
+
+Items of equal score are ranked by the one rule of all models here, behind those with strictly higher scores.
+session-rec sorts by score with pandas' default, quicksort, which promises no order among equal scores.
+
+The models have no gradients: `fit` on training sessions, then `scores`. Whole batches are handled by sorting and
+counting, without a loop over clicks or sessions.
 
 B sessions of a batch, L clicks (padded), V items, S training sessions. "Matches" are pairs of a session of
 the batch, the query, and a training session that share an item.
@@ -60,6 +71,7 @@ class SessionKNN:
         """Index S training sessions, given as arrays `items` (numbered from 1) and `offsets` [S + 1]."""
         offsets = torch.tensor(sessions.offsets, dtype=torch.long)
         items = torch.tensor(sessions.items, dtype=torch.long) - 1
+        clicks = torch.bincount(items, minlength=self.n_items)
         session = torch.repeat_interleave(offsets.diff())
         pairs = torch.unique(session * self.n_items + items)  # each item once a session
         session, items = pairs // self.n_items, pairs % self.n_items
@@ -68,7 +80,7 @@ class SessionKNN:
         by_item = items.argsort(stable=True)
         self.sessions_of = _lists(session[by_item], items[by_item], self.n_items)  # oldest first
         self.size = self.items_of.start.diff().float()  # [S] different items
-        self.idf = (self.n_sessions / self.sessions_of.start.diff().clamp(min=1)).log()  # [V]
+        self.idf = (self.n_sessions / clicks.clamp(min=1)).log()  # [V]
         self.fallback = support_share(sessions, self.n_items) - 1  # [V] below every vote
         return self
 
@@ -139,7 +151,7 @@ class VectorSessionKNN(SessionKNN):
     decay      weight of a neighbour whose latest shared item is `step` clicks from the end: "div" 1 / step,
                "quadratic" 1 / step^2, "linear" 1 - 0.1 step but at least 0, "log" 1 / log10(step + 1.7),
                "same" 1
-    idf        votes are multiplied by 1 + idf ln(S / number of sessions with the item)
+    idf        votes are multiplied by 1 + idf ln(S / number of clicks on the item), but at least by 0
     """
 
     def __init__(
@@ -175,7 +187,7 @@ class VectorSessionKNN(SessionKNN):
         return _falling(self.decay_kind, step)
 
     def item_factor(self, item: Tensor) -> Tensor:
-        return 1 + self.idf_weight * self.idf[item]
+        return (1 + self.idf_weight * self.idf[item]).clamp(min=0)
 
 
 def _falling(kind: str, distance: Tensor) -> Tensor:

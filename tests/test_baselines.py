@@ -91,8 +91,8 @@ def vsknn_twin(
         for n in near:
             if item in train[n]:
                 step = next(s for s, clicked in enumerate(reversed(session), 1) if clicked in train[n])
-                seen_in = sum(item in other for other in train)
-                votes.append(similarity(n) * decay(falls, step) * (1 + idf * math.log(len(train) / seen_in)))
+                factor = 1 + idf * math.log(len(train) / clicks_on(item, train))
+                votes.append(similarity(n) * decay(falls, step) * max(factor, 0))
         if votes:
             scores[item - 1] = sum(votes)
     return scores
@@ -140,6 +140,31 @@ def test_vsknn_equals_the_definition(weighting, falls, k, sample, idf):
         model = VectorSessionKNN(N_ITEMS, k, sample, weighting, falls, idf).fit(Sessions.from_lists(train))
         expected = np.array([vsknn_twin(train, q, k, sample, weighting, falls, idf) for q in queries])
         np.testing.assert_allclose(model.scores(*pad(queries)).numpy(), expected, rtol=2e-5, atol=1e-6)
+
+
+def test_idf_counts_clicks_and_not_sessions():
+    """As session-rec, which counts rows of its log. Items 2 and 3 are in two sessions each; 3 has four clicks."""
+    train = [[1, 2, 3, 3], [1, 3, 3], [2], [4], [4]]
+    scores = VectorSessionKNN(N_ITEMS, idf=1.0).fit(Sessions.from_lists(train)).scores(*pad([[1]]))[0]
+    assert scores[2 - 1] == pytest.approx(1 + math.log(5 / 2)) and scores[3 - 1] == pytest.approx(
+        2 + 2 * math.log(5 / 4)
+    )
+
+
+def test_weights_that_would_turn_negative_are_nothing():
+    train = [[1, 2], [3, 3, 3, 3, 3, 3, 3]]
+    session = [1, *[4] * 11]
+    linear = VectorSessionKNN(N_ITEMS, weighting="same", decay="linear", idf=0.0).fit(Sessions.from_lists(train))
+    assert linear.scores(*pad([session]))[0, 2 - 1] == 0  # 12 clicks from the end: 1 - 1.2
+    often = VectorSessionKNN(N_ITEMS, idf=5.0).fit(Sessions.from_lists(train)).scores(*pad([[3]]))
+    assert often[0, 3 - 1] == 0  # 1 + 5 ln(2 / 7)
+
+
+def test_between_equally_similar_sessions_the_later_is_the_neighbour():
+    train = [[1, 2], [1, 3], [1, 4]]
+    for model in (SessionKNN(N_ITEMS, k=1), VectorSessionKNN(N_ITEMS, k=1)):
+        scores = model.fit(Sessions.from_lists(train)).scores(*pad([[1]]))[0]
+        assert scores[4 - 1] > 0 > max(scores[2 - 1], scores[3 - 1])
 
 
 MODELS = [Popularity, SessionPopularity, SessionKNN, VectorSessionKNN]

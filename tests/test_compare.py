@@ -4,17 +4,21 @@ import csv
 import io
 import json
 import re
+import time
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
+from rich.progress import Progress
 
 from analyses import compare
 from analyses.compare import METRICS, entry, labels, means, results_table
+from analyses.significance import pairs_table, read_gains
 from dissect import runs
 from dissect.cli import main
-from dissect.cli.compare_view import render_results
+from dissect.cli.compare_view import AT_20, means_view, render_results
+from dissect.cli.comparing import report_to
 from dissect.cli.text_table import PROSE
 from dissect.training.config import Config
 from dissect.training.evaluation import metrics
@@ -242,15 +246,140 @@ def test_the_rule_for_ties_is_named_wherever_ranks_are(typed, folder):
     assert any("Ties count" in note for note in render_results(trained, "x", "clean", "").notes)
 
 
+def cells(view, name):
+    """The texts of a column by the name of the row."""
+    place = [column.name for column in view.columns].index(name)
+    return {row[0].text: row[place].text for row in view.rows}
+
+
+def view_of(folder, newest=None, **more):
+    return means_view("x", results_table(folder, "a" * 16, "clean"), AT_20, newest, **more)
+
+
+def test_settings_in_which_rows_differ_are_columns_and_stand_in_every_format(typed, folder):
+    """A model that has been trained longer is no better model."""
+    make_group(folder, lr=0.01, max_steps=500_000, batch_size=50, l2=0.0)
+    make_group(folder, model="attenmixer", model_options={"dim": 8}, negatives=10)
+    write_run(make_group(folder, model="pop", seeds=()) / "s1", ranks_of(1), epochs=0, which="last")
+    for view in (view_of(folder), view_of(folder, newest="attenmixer")):
+        found = {
+            column.name: list(cells(view, column.name).values()) for column in view.columns if column.name in WANTED
+        }
+        assert {name: sorted(values) for name, values in found.items()} == WANTED
+    says = "Rows differ in settings: "
+    words = " ".join(typed("compare")[1].split())
+    assert f"{says}max steps, batch size, negatives, lr, l2, dim." in words
+    assert says in " ".join(render_results(results_table(folder, "a" * 16, "clean"), "x", "clean", "").notes)
+    (table,) = json.loads(typed("compare", "--json")[1])["tables"]
+    of = {row["model"]: row for row in table["rows"]}
+    assert [of[m]["setting max_steps"] for m in ("srgnn", "attenmixer", "pop")] == [500_000, 60_000, None]
+    assert any(note.startswith(says) for note in table["notes"])
+    rows = {row["model"]: row for row in csv.DictReader(io.StringIO(typed("compare", "--format", "csv")[1]))}
+    assert [rows[m]["setting max_steps"] for m in ("srgnn", "attenmixer", "pop")] == ["500000", "60000", ""]
+    assert (rows["srgnn"]["setting lr"], rows["srgnn"]["setting batch_size"]) == ("0.01", "50")
+
+
+WANTED = {
+    "max steps": ["", "500000", "60000"],
+    "batch size": ["", "100", "50"],
+    "negatives": ["", "0", "10"],
+    "lr": ["", "0.001", "0.01"],
+    "l2": ["", "0", "1e-05"],
+    "dim": ["", "4", "8"],
+}
+
+
+def test_what_has_no_effect_on_a_row_is_no_difference(folder):
+    make_group(folder, kl_weight=2.0, noise="weight")  # dense
+    make_group(folder, model="attenmixer", patience=5)  # reports its last step
+    make_group(folder, model="attenmixer", refit=True, validation=0.0)
+    assert [column for column in results_table(folder, "a" * 16, "clean") if column.startswith("setting")] == []
+    make_group(folder, where="gnn", kl_weight=2.0)
+    make_group(folder, where="both")
+    table = results_table(folder, "a" * 16, "clean").set_index("where")
+    assert [column for column in table if column.startswith("setting")] == ["setting kl_weight"]
+    assert table["setting kl_weight"].isna()["none"].all() and table["setting kl_weight"]["both"] == 1
+
+
+def test_a_model_of_the_user_is_told_by_its_arguments_and_its_file(folder):
+    """Those of a model of ours are in its label."""
+    for source, depth in (("1" * 64, 2), ("2" * 64, 3)):
+        make_group(folder, "my.py:Model", model_options={"dim": 4, "depth": depth}, model_source=source)
+    make_group(folder, "other.py:Other", model_source="3" * 64)
+    make_group(folder, model_options={"dim": 4, "steps": 2})
+    make_group(folder, model_options={"dim": 4, "steps": 3})
+    table = results_table(folder, "a" * 16, "clean")
+    assert {"setting depth", "setting model_source", "option steps"} <= set(table)
+    view = view_of(folder)
+    assert sorted(cells(view, "depth").values()) == ["", "", "", "2", "3"]
+    assert sorted(cells(view, "model source").values()) == ["", "", "", "1" * 16, "2" * 16]
+    assert "steps" not in [column.name for column in view.columns]
+    assert {"srgnn steps 2", "srgnn steps 3"} <= set(table["label"])
+
+
+def test_other_seeds_are_a_column(folder):
+    make_group(folder, seeds=(1, 2))
+    make_group(folder, model="attenmixer", seeds=(3, 4))
+    assert cells(view_of(folder), "seeds") == {"srgnn": "1 2", "attenmixer": "3 4"}
+
+
+def worst_of(group, **values):
+    for path in group.glob("s*/summary.json"):
+        runs.write_json(path, {**runs.read_json(path), "test_worst_ties": values})
+
+
+def test_equal_scores_do_not_head_the_table_and_are_told_at_the_row(typed, folder):
+    """A model with the same score for every item ranks the target first: HR and MRR are 100 %."""
+    constant = make_group(folder, model="constant", seeds=())
+    write_run(constant / "s1", np.ones(len(SESSION), np.int32))
+    worst_of(constant, **dict.fromkeys(METRICS, 0.0))
+    good = make_group(folder, hit=0.9, seeds=(1,))
+    worst_of(good, **runs.read_json(good / "s1" / "summary.json")["test"])
+    make_group(folder, model="stamp", hit=0.2, seeds=(1,))
+    out = typed("compare", "--format", "markdown", "--all-metrics")[1]
+    rows = [line for line in out.split("\n\n")[1].splitlines() if line.startswith("| ")][2:]
+    assert [row.split()[1].strip("*") for row in rows] == ["srgnn", "stamp", "constant"]
+    assert rows[0].count("**") == 2 * len(METRICS) and "**" not in rows[1] + rows[2]
+    assert "| 100.00 |" in rows[2] and "| 0.00 / 0.00 |" in rows[2]
+    assert "| ? |" in rows[1] and "/" not in rows[0].split("|")[8]
+    assert "srgnn (the best MRR@20, ties against it) against the others" in out
+    assert "| constant † | HR@20 |" in out and "† Its scores tie with the target's" in out and "| stamp |" in out
+    assert cells(view_of(folder, newest=good.name), "ties against\nHR / MRR")["constant"] == "0.00 / 0.00"
+    assert typed("compare", "--format", "latex")[1].isascii()
+
+
+def test_a_model_that_wins_in_spite_of_its_ties_is_bold(folder):
+    best = make_group(folder, hit=0.9, seeds=(1,))
+    test = runs.read_json(best / "s1" / "summary.json")["test"]
+    worst_of(best, **{metric: value - 1 for metric, value in test.items()})
+    make_group(folder, model="stamp", hit=0.2, seeds=(1,))
+    view = view_of(folder)
+    assert [[cell.bold for cell in row[1:3]] for row in view.rows] == [[True, True], [False, False]]
+    assert view.rows[0][3].text == f"{test['hr@20'] - 1:.2f} / {test['mrr@20'] - 1:.2f}"
+
+
 def test_what_ties_are_worth_is_told_where_a_run_knows_it(typed, folder):
     make_group(folder)
-    baseline = make_group(folder, model="sknn")
-    for path in baseline.glob("s*/summary.json"):
-        runs.write_json(path, {**runs.read_json(path), "test_worst_ties": {"hr@20": 12.5, "mrr@20": 3.25}})
+    worst_of(make_group(folder, model="sknn"), **{"hr@20": 12.5, "mrr@20": 3.25})
     words = " ".join(typed("compare")[1].split())
-    assert "With ties against it HR@20 / MRR@20 are: sknn 12.50 / 3.25; of the others, dissect evaluate RUN" in words
+    assert "both stand at the row; of the others, dissect evaluate RUN --ties worst tells" in words
     rows = {row["model"]: row for row in json.loads(typed("compare", "--json")[1])["tables"][0]["rows"]}
     assert rows["sknn"]["worst mrr@20"] == 3.25 and rows["srgnn"]["worst mrr@20"] is None
+
+
+@pytest.mark.parametrize(("n_items", "certain"), [(20, True), (21, False), ("20", False)])
+def test_a_hit_rate_over_the_whole_catalogue_is_told_and_never_bold(typed, folder, n_items, certain):
+    for model in ("a", "b"):
+        group = make_group(folder, model=model, hit=1.0)
+        runs.write_json(group / "data.json", {"n_items": n_items})
+    view = view_of(folder)
+    (hr,) = (i for i, column in enumerate(view.columns) if column.name.startswith("HR@20"))
+    assert view.columns[hr].name == ("HR@20\n(all items)" if certain else "HR@20")
+    assert [row[hr].bold for row in view.rows] == [not certain] * 2 and view.rows[0][hr + 1].bold
+    says = "HR@20 is 100 % by construction: the catalogue has 20 items."
+    (table,) = json.loads(typed("compare", "--json")[1])["tables"]
+    assert (says in table["notes"]) == (says in typed("compare", "--format", "csv")[2]) == certain
+    assert (says in render_results(results_table(folder, "a" * 16, "clean"), "x", "clean", "").notes) == certain
 
 
 def test_how_the_epoch_was_chosen_is_told_where_rows_differ_in_it(typed, folder):
@@ -350,11 +479,54 @@ def test_a_baseline_needs_no_second_seed(typed, folder):
     assert "One seed" not in typed("compare")[1]
 
 
-def test_resamples_that_cannot_decide_are_told(typed, folder):
-    for model in ("a", "b", "c"):
+def test_resamples_that_are_too_few_to_count_p_are_told(typed, folder):
+    for model, hit in (("a", 0.9), ("b", 0.4), ("c", 0.4)):
+        make_group(folder, model=model, hit=hit)
+    few, enough = (" ".join(typed("compare", *words)[1].split()) for words in (("--resamples", "100"), ()))
+    assert "in 100 resamples is too coarse" in few and "normal distribution" in few
+    assert "too coarse" not in enough and "normal distribution" not in enough
+    (table,) = json.loads(typed("compare", "--resamples", "100", "--json")[1])["tables"]
+    assert all(pair["p bootstrap holm"] < 0.001 for pair in table["pairs"])  # counted: 6 x 2 / 101
+
+
+def test_pairs_are_those_with_the_best_unless_all_are_asked_for_in_every_format(typed, folder, tmp_path):
+    for model, hit in (("a", 0.8), ("b", 0.5), ("c", 0.2)):
+        make_group(folder, model=model, hit=hit)
+    for more, pairs in (([], 2), (["--pairs"], 3)):
+        (table,) = json.loads(typed("compare", "--json", *more)[1])["tables"]
+        assert (len(table["pairs"]), table["holm_tests"]) == (2 * pairs, 6)
+        typed("compare", "--out", "t.csv", *more)
+        assert len((tmp_path / "t-pairs.csv").read_text().splitlines()) == 1 + 2 * pairs
+        assert len(re.findall(r"\bHR@20 +[+−]", typed("compare", *more)[1])) == pairs
+
+
+def test_forty_groups_are_compared_at_once(typed, folder):
+    """Of all 780 pairs Holm's smallest p would take 124,800 resamples to be counted."""
+    rng = np.random.default_rng(1)
+    session = np.repeat(np.arange(2_000, dtype=np.int32), 4)
+    hard = rng.random(len(session))
+    for number in range(40):
+        rank = (1 + hard * rng.lognormal(3, 1, len(session)) * (1 + number / 200)).astype(np.int32)
+        write_run(make_group(folder, seeds=(), lr=(number + 1) * 1e-4) / "s1", rank, session=session)
+    began = time.process_time()
+    (table,) = json.loads(typed("compare", "--json")[1])["tables"]
+    assert time.process_time() - began < 2
+    assert (len(table["rows"]), len(table["pairs"]), table["resamples"]) == (40, 78, 2000)
+    worst = table["pairs"][-1]
+    assert worst["p bootstrap holm"] < 0.001 and worst["low"] > 0
+
+
+def test_progress_stands_on_a_terminal_only(folder, monkeypatch, typed):
+    for model in ("a", "b"):
         make_group(folder, model=model)
-    assert "--resamples 2000" in " ".join(typed("compare", "--resamples", "100")[1].split())
-    assert "nothing can be significant" not in typed("compare")[1]
+    assert typed("compare", "a-x", "b-x")[2] == ""
+    told = []
+    progress = Progress(console=Console(file=io.StringIO()))
+    tell = report_to(progress, "reading")
+    entries, gains, count = read_gains([entry(group) for group in runs.find_groups(folder)], report=tell)
+    assert (progress.tasks[0].completed, progress.tasks[0].total, len(entries)) == (6, 6, 2)
+    pairs_table(gains, count, 300, report=lambda done, total: told.append((done, total)))
+    assert told[-1] == (300, 300)
 
 
 def test_the_stand_in_of_a_data_set_is_found_and_told(typed, folder):
@@ -377,6 +549,31 @@ def break_values(run):
 def break_targets(run):
     arrays = runs.read_ranks(run / "ranks-test-best.npz")
     runs.write_ranks(run / "ranks-test-best.npz", **{**arrays, "target": arrays["target"] + 1})
+
+
+def break_shape(run):
+    arrays = runs.read_ranks(run / "ranks-test-best.npz")
+    runs.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"][:, None]})
+
+
+def break_kind(run):
+    arrays = runs.read_ranks(run / "ranks-test-best.npz")
+    runs.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"].astype(str)})
+
+
+def put(run, **what):
+    runs.write_json(run / "summary.json", {**runs.read_json(run / "summary.json"), **what})
+
+
+ODD = [
+    {"epochs": "two"},
+    {"seconds": None},
+    {"seed": "x"},
+    {"n_parameters": []},
+    {"protocol": 1},
+    {"selection_bias": {"hr@20": "high", "mrr@20": 1}},
+    {"test_worst_ties": 3},
+]
 
 
 def break_test(run):
@@ -404,8 +601,11 @@ def cut(run):
         (lambda run: (run / "summary.json").write_text("{"), "summary.json cannot be read"),
         (lambda run: (run / "summary.json").unlink(), "summary.json is missing"),
         (break_test, "summary.json is damaged: Expected `float`, got `str` - at `$.test.hr@5`"),
+        (break_targets, "ranks other test prefixes"),
+        (break_shape, "is damaged"),
+        (break_kind, "is damaged"),
+        *((lambda run, what=what: put(run, **what), f"- at `$.{next(iter(what))}") for what in ODD),
     ],
-    ids=["cut", "garbled", "gone", "lengths", "values", "summary", "half", "no-summary", "no-number"],
 )
 def test_a_damaged_seed_is_left_out_and_named(typed, folder, harm, says):
     a, b = make_group(folder), make_group(folder, model="attenmixer")
@@ -451,9 +651,9 @@ def test_what_is_no_run_is_left_out_and_named(typed, folder):
     assert (code, out) == (3, "") and "finished and whole" in err
 
 
-def test_runs_that_rank_different_prefixes_are_an_error(typed, folder):
-    make_group(folder)
-    group = make_group(folder, model="attenmixer")
+def test_runs_that_rank_different_prefixes_are_an_error_where_no_most_say_which_are_right(typed, folder):
+    make_group(folder, seeds=(1,))
+    group = make_group(folder, model="attenmixer", seeds=(2,))
     break_targets(group / "s2")
     code, out, err = typed("compare")
     assert (code, out) == (3, "") and "different test prefixes" in err and "s2" in err
@@ -565,7 +765,7 @@ def test_a_real_training_can_be_compared(typed):
     code, out, _ = typed("compare", "--json")
     (table,) = json.loads(out)["tables"]
     assert code == 0 and {row["label"] for row in table["rows"]} == {"srgnn", "pop", "srgnn SparseVD both"}
-    assert len(table["pairs"]) == 6 and table["resamples"] == 2000
+    assert len(table["pairs"]) == 4 and table["resamples"] == 2000
 
 
 @pytest.mark.parametrize(

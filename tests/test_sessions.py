@@ -44,6 +44,16 @@ def test_batches_can_be_padded_to_a_fixed_width():
     assert items.tolist() == [[1, 0, 0, 0], [6, 0, 0, 0]]
 
 
+@given(lists, st.integers(1, 8))
+def test_of_long_prefixes_the_last_clicks_are_kept_and_the_target_stays(sessions, longest):
+    flat = Sessions.from_lists(sessions)
+    if flat.n_prefixes:
+        items, lengths, targets = PrefixTensors(flat, longest=longest).batch(torch.arange(flat.n_prefixes))
+        expected = [(s[:k][-longest:], s[k]) for s in sessions for k in range(1, len(s))]
+        assert [(row[:n].tolist(), int(t)) for row, n, t in zip(items, lengths, targets)] == expected
+        assert items.shape[1] <= longest
+
+
 def test_parts_carry_times_and_users():
     flat = Sessions.from_lists([[1, 2], [3], [4, 5]])
     full = Sessions(flat.items, flat.offsets, np.arange(3), np.arange(3) + 10, np.arange(5) + 100)

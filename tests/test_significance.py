@@ -3,20 +3,25 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
+from analyses.bootstrap import resampled
 from analyses.significance import (
+    MOST_RESAMPLES,
     Gains,
+    can_count,
     enough_resamples,
     gains_of_ranks,
     holm,
-    interval,
+    n_tests,
+    p_value,
     paired_t,
+    paired_t_tests,
     pairs_table,
-    resampled,
 )
 
 SESSIONS = 40
@@ -86,6 +91,10 @@ def made_up(values):
     return Gains(np.stack([values.mean(0)] * 2), np.stack([values] * 2))
 
 
+def drawn_of(gains, count, resamples, seed=0):
+    return resampled([g.session for g in gains], count, resamples, seed)
+
+
 def test_gains_are_summed_by_session_and_averaged_over_seeds():
     rank = np.array([[1, 2, 21, 4], [20, 100, 1, 2]])
     gains = gains_of_ranks(rank, np.array([0, 0, 1, 1]))
@@ -115,7 +124,7 @@ def test_the_bootstrap_equals_a_plain_one():
     session = np.unique(session, return_inverse=True)[1]
     count = np.bincount(session)
     gains = [gains_of_ranks(rng.integers(1, limit, (3, 200)), session) for limit in (30, 60)]
-    drawn = resampled(gains, count, 4000)
+    drawn = drawn_of(gains, count, 4000)
     plain = plain_resamples(gains, count, 4000, rng)
     for m in range(2):
         quick = np.quantile(drawn[0, m] - drawn[1, m], [0.025, 0.25, 0.5, 0.75, 0.975])
@@ -126,10 +135,10 @@ def test_the_bootstrap_repeats_and_goes_in_pieces(monkeypatch):
     rng = np.random.default_rng(2)
     gains = [made_up(rng.random((2, 30))) for _ in range(2)]
     count = np.ones(30, int)
-    whole = resampled(gains, count, 250)
-    assert (resampled(gains, count, 250, seed=1) != whole).any()
-    monkeypatch.setattr("analyses.significance.CHUNK", 30 * 7)
-    pieces = resampled(gains, count, 250)
+    whole = drawn_of(gains, count, 250)
+    assert (drawn_of(gains, count, 250, seed=1) != whole).any()
+    monkeypatch.setattr("analyses.bootstrap.CHUNK", 30 * 7)
+    pieces = drawn_of(gains, count, 250)
     assert pieces.shape == whole.shape and np.isfinite(pieces).all()
     np.testing.assert_allclose(pieces.mean(), whole.mean(), atol=0.02)
 
@@ -137,15 +146,23 @@ def test_the_bootstrap_repeats_and_goes_in_pieces(monkeypatch):
 def test_rows_are_paired_by_session():
     """Two models that differ by the same on every session differ by that in every resample."""
     values = np.random.default_rng(3).random((1, 50))
-    drawn = resampled([made_up(values + 0.1), made_up(values)], np.ones(50, int), 200)
+    drawn = drawn_of([made_up(values + 0.1), made_up(values)], np.ones(50, int), 200)
     np.testing.assert_allclose(drawn[0] - drawn[1], 0.1)
 
 
-def test_the_interval_and_p_of_draws_that_are_counted():
-    low, high, p = interval(np.arange(-100, 901) / 1000)  # 101 of 1001 draws at zero or below
-    assert (low, high) == pytest.approx((-0.075, 0.875))
-    assert p == pytest.approx(2 * 102 / 1002)
-    assert interval(np.arange(-900, 101) / 1000)[2] == pytest.approx(p)
+def test_p_of_draws_that_are_counted():
+    drawn = np.arange(-100, 901) / 1000  # 101 of 1001 draws at zero or below
+    for tail in (False, True):
+        p = p_value(np.stack([drawn, -drawn]), tail)
+        assert p == pytest.approx(2 * 102 / 1002)
+
+
+def test_the_tail_takes_over_where_no_resample_contradicts_and_only_there():
+    drawn = np.random.default_rng(7).normal([[[5.0], [2.5], [-5.0]]], 1.0, (1, 3, 1000))
+    counted, tail = p_value(drawn)[0], p_value(drawn, tail=True)[0]
+    assert counted[0] == counted[2] == pytest.approx(2 / 1001) and counted[1] == tail[1]
+    assert tail[[0, 2]] == pytest.approx(2 * stats.norm.sf(5), rel=0.8) and (tail[[0, 2]] < 1e-5).all()
+    assert p_value(np.ones(100), tail=True) == 0 and p_value(np.zeros(100), tail=True) == 1
 
 
 def p_under_the_null(simulations, seeds, of_seeds, of_both, of_sessions, sessions=100, resamples=200):
@@ -163,8 +180,8 @@ def p_under_the_null(simulations, seeds, of_seeds, of_both, of_sessions, session
             )
             for _ in range(2)
         ]
-        drawn = resampled(pair, np.ones(sessions, int), resamples, seed=number)
-        bootstrap.append(interval(drawn[0, 0] - drawn[1, 0])[2])
+        drawn = drawn_of(pair, np.ones(sessions, int), resamples, seed=number)
+        bootstrap.append(p_value(drawn[0, 0] - drawn[1, 0]))
         t_test.append(paired_t(pair[0].example[0] - pair[1].example[0])[1])
     return np.array(bootstrap), np.array(t_test)
 
@@ -194,10 +211,8 @@ def test_a_planted_difference_is_found():
     for number in range(100):
         common = rng.normal(1, 1, 100)
         pair = [made_up(common + shift + rng.normal(0, 0.5, (3, 100))) for shift in (0.3, 0.0)]
-        drawn = resampled(pair, np.ones(100, int), 200, seed=number)
-        low, high, p = interval(drawn[0, 0] - drawn[1, 0])
-        found += p <= 0.05
-        assert low < high
+        drawn = drawn_of(pair, np.ones(100, int), 200, seed=number)
+        found += p_value(drawn[0, 0] - drawn[1, 0]) <= 0.05
     assert found >= 95
 
 
@@ -228,8 +243,60 @@ def test_the_pairs_by_hand():
     np.testing.assert_allclose(table["p bootstrap holm"], plain_holm(table["p bootstrap"].tolist()))
 
 
-@pytest.mark.parametrize("tests", [1, 2, 25, 90, 400])
+def test_the_pairs_with_the_best_are_the_first_of_all_pairs_with_the_same_p():
+    """The best is chosen from the same numbers: a correction for its own pairs alone would be too small."""
+    gains = [
+        gains_of_ranks(np.stack([ranks_of(10 * g + k, 0.6 - g / 10) for k in range(2)]), SESSION) for g in range(4)
+    ]
+    count = np.full(SESSIONS, 3)
+    every, best = (pairs_table(gains, count, resamples=400, every=every) for every in (True, False))
+    assert len(every) == n_tests(4) == 12 and len(best) == 6 and (best["a"] == 0).all()
+    pd.testing.assert_frame_equal(best, every.head(6))
+    np.testing.assert_allclose(every["p t-test holm"], plain_holm(every["p t-test"].tolist()))
+
+
+@pytest.mark.parametrize("shift", [1, 1e-3, 0])
+def test_t_tests_of_all_pairs_are_those_of_each(shift):
+    """Rows that all but agree are done one by one: there the product leaves nothing but rounding."""
+    rng = np.random.default_rng(8)
+    common = rng.random(500) > 0.5
+    rows = [np.where(rng.random(500) < shift, rng.random(500), common) for _ in range(4)]
+    rows += [rows[0], np.ones(500), np.ones(500), np.zeros(500)]
+    rows.append(common + 1e-9 * rng.random(500))
+    t, p, d_z = paired_t_tests(rows)
+    for a, b in itertools.combinations(range(len(rows)), 2):
+        assert (t[a, b], p[a, b], d_z[a, b]) == pytest.approx(paired_t(rows[a] - rows[b]), rel=1e-6)
+
+
+def test_equally_good_rows_are_seldom_called_different_though_the_best_is_chosen_among_them():
+    """With 24 rows the resamples are too few to count p: what is told apart, is so by the tail."""
+    rng = np.random.default_rng(9)
+    wrong = 0
+    for number in range(40):
+        rows = [made_up(rng.normal(1, 1, (1, 200))) for _ in range(24)]
+        rows.sort(key=lambda g: -g.session[1].sum())
+        table = pairs_table(rows, np.ones(200, int), resamples=500, seed=number, every=False)
+        assert not can_count(500, n_tests(24))
+        wrong += (table["p bootstrap holm"] <= 0.05).any()
+    assert wrong <= 2  # 1 is expected; 7, did Holm count the pairs with the best only
+
+
+def test_a_row_that_is_worse_is_told_among_a_hundred():
+    rng = np.random.default_rng(10)
+    common = rng.normal(3, 1, 300)
+    rows = [made_up((common - shift + rng.normal(0, 0.3, 300))[None]) for shift in [0.0] * 99 + [1.0]]
+    table = pairs_table(rows, np.ones(300, int), every=False)
+    assert (table["p bootstrap holm"][:-2] > 0.05).mean() > 0.9
+    assert (table["p bootstrap holm"][-2:] < 1e-6).all() and not table["at most"].any()
+
+
+@pytest.mark.parametrize("tests", [1, 2, 25, 90, 125])
 def test_there_are_enough_resamples_for_holm(tests):
     resamples = enough_resamples(tests)
     assert resamples >= 2000 and 2 / (resamples + 1) * tests <= 0.025
     assert enough_resamples(90) > 2000
+
+
+def test_where_too_many_would_be_needed_there_are_2000_again():
+    assert max(enough_resamples(tests) for tests in range(1, 400)) <= MOST_RESAMPLES
+    assert enough_resamples(n_tests(200)) == 2000 and not can_count(2000, n_tests(200))

@@ -1,6 +1,7 @@
 """Verbs that work from a run folder alone: evaluate, recommend, resume; and what they say where it is not enough."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -8,14 +9,17 @@ import signal
 import sys
 import tomllib
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 
 from dissect import runs
 from dissect.cli import launch, main
+from dissect.cli.dissecting import longest_prefix
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions, prefix_index
 from dissect.errors import DataError, UsageError
@@ -46,7 +50,7 @@ def invoke(*words):
     return result.exit_code, result.stdout, result.stderr
 
 
-KINDS = ["sparse", "gnn", "reduced", "dense", "mixer", "refit", "paper", "own model", "started", *BASELINES]
+KINDS = ["sparse", "gnn", "reduced", "dense", "mixer", "capped", "refit", "paper", "own model", "started", *BASELINES]
 
 
 def verb_of(kind, made):
@@ -57,6 +61,7 @@ def verb_of(kind, made):
         "reduced": ["run", "--max-steps", "12", "--without", "attention", "--without", "propagation"],
         "dense": ["train", "srgnn", "--epochs", "6", "--lr", "0.1"],
         "mixer": ["train", "attenmixer", "--epochs", "1", "--preset", "paper-LP", "--option", "heads=2"],
+        "capped": ["train", "srgnn", "--epochs", "2", "--longest", "2"],
         "refit": ["train", "srgnn", "--epochs", "2", "--lr", "0.02", "--refit"],
         "paper": ["train", "srgnn", "--epochs", "2", "--protocol", "paper"],
         "own model": ["run", "--model", f"{made['own']}:Own", "--max-steps", "5"],
@@ -227,14 +232,43 @@ def test_recommend_lists_the_highest_scores(made, kind):
     assert [{**row, "rank": 0} for row in json.loads(out)["items"]] == [{**row, "rank": 0} for row in unseen]
 
 
-def test_recommend_and_evaluate_agree(made, tmp_path):
-    typed(made, "evaluate", made["sparse"], "--ranks", tmp_path / "r.npz")
+@pytest.mark.parametrize("kind", ["sparse", "capped"])
+def test_recommend_and_evaluate_agree(made, tmp_path, kind):
+    typed(made, "evaluate", made[kind], "--ranks", tmp_path / "r.npz")
     ranks, data = runs.read_ranks(tmp_path / "r.npz"), small()
     for place in (0, 20, 40):
         clicks = data.test[ranks["session"][place]][: ranks["length"][place]]
         words = ["--session", ",".join(map(str, clicks)), "--k", V, "--json"]
-        rows = json.loads(typed(made, "recommend", made["sparse"], *words)[1])["items"]
+        rows = json.loads(typed(made, "recommend", made[kind], *words)[1])["items"]
         assert rows[ranks["rank"][place] - 1]["item"] == ranks["target"][place]
+
+
+def test_a_capped_model_looks_at_the_last_clicks_only(made):
+    def items(kind, session):
+        return json.loads(typed(made, "recommend", made[kind], "--session", session, "--json")[1])["items"]
+
+    assert items("capped", "7,9,3,4") == items("capped", "3,4") != items("capped", "4")
+    assert items("dense", "7,9,3,4") != items("dense", "3,4")
+    assert "longest = 2" in (made["capped"].parent / "config.toml").read_text()
+
+
+def test_a_long_session_is_told_with_the_cure(tmp_path):
+    """One session of 4,000 clicks makes every layer of its padded batch 400 MB large."""
+    rng = np.random.default_rng(1)
+    sessions = [*([rng.integers(1, V, 6).tolist()] * 300), rng.integers(1, V, 4000).tolist()]
+    data = Dataset("long", V, Sessions.from_lists(sessions), Sessions.from_lists(sessions[:30]))
+    console = Console(file=io.StringIO(), width=1000)
+    asked = SimpleNamespace(longest=0, batch_size=100)
+    assert longest_prefix(data, asked, 256, console) == 3999
+    said = console.file.getvalue()
+    assert "has 3,999 clicks" in said and "0.41 GB" in said and "--longest 20 keeps the last 20" in said
+    assert longest_prefix(small(), asked, 256, console) == 6 and longest_prefix(data, asked, 8, console) == 3999
+    assert longest_prefix(data, SimpleNamespace(longest=20, batch_size=100), 256, console) == 20
+    assert console.file.getvalue() == said
+    catalog.save(data, tmp_path / "data")
+    words = ["--dataset", "long", "--runs-dir", tmp_path / "runs", "--data-dir", tmp_path / "data", "--max-steps", "1"]
+    code, _, err = invoke("train", "attenmixer", *words, "--dim", "16", "--longest", "20", "--device", "cpu")
+    assert code == 0 and "The longest prefix" not in err
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from rich.console import Console
+from rich.progress import Progress
 
+from analyses.bootstrap import Report
 from analyses.compare import (
-    JUDGED,
     Entry,
     Warn,
     by_table,
@@ -22,9 +23,16 @@ from analyses.compare import (
     means,
     same_test_set,
 )
-from analyses.significance import ALPHA, Gains, enough_resamples, pairs_table, read_gains
+from analyses.significance import (
+    Gains,
+    can_count,
+    enough_resamples,
+    n_tests,
+    pairs_table,
+    read_gains,
+)
 from dissect import runs
-from dissect.cli.compare_view import PAPER, Comparison, as_record, means_csv, pairs_csv, views_of
+from dissect.cli.compare_view import PAPER, Comparison, as_record, cautions, means_csv, pairs_csv, views_of
 from dissect.cli.text_table import NO_LIMIT, to_latex, to_markdown, to_screen
 from dissect.errors import DataError, DissectError, UsageError
 
@@ -66,20 +74,33 @@ def compare(
             stderr.print(f"No run on '{dataset}'; these are on '{found}', another split of the same log.", markup=False)
         for name in empty:
             stderr.print(f"{name} has no finished seed and is left out.", markup=False)
-    read = [
-        (entries, gains, count) for entries, gains, count in (read_gains(t, warn) for t in by_table(entries)) if entries
-    ]
-    if not read:
+    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+        read = [read_gains(rows, warn, report_to(progress, "reading ranks")) for rows in by_table(entries)]
+        read = [table for table in read if table[0]]
+        require_two([rows for rows, _, _ in read], bool(lost))
+        drawing = report_to(progress, "drawing resamples")
+        compared = [comparison(*table, resamples, seed, pairs, drawing) for table in read]
+    write(compared, form, out, all_metrics, pairs)
+
+
+def report_to(progress: Progress, what: str) -> Report:
+    """What to call with (done, total), for a line of `progress`."""
+    task = progress.add_task(what, total=None, visible=False)
+    return lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+
+
+def require_two(tables: list[list[Entry]], lost: bool) -> None:
+    """Raises DataError or UsageError, with the way out, where there are no two rows; `lost`: what is damaged is not."""
+    if not tables:
         raise DataError("Nothing is left to compare.", "What is wrong with each run stands above.")
-    if len(read) == 1 and len(read[0][0]) == 1:
-        row = read[0][0][0]
+    if len(tables) == len(tables[0]) == 1:
+        row = tables[0][0]
         on = row.config["dataset"]
         raise (DataError if lost else UsageError)(
             f"Only {row.name} is there: it takes two to compare.",
             f"Train another on the same data: dissect train attenmixer --dataset {shlex.quote(on)}\n"
             f"or name one of the finished: dissect compare --dataset {shlex.quote(on)}",
         )
-    write([comparison(*table, resamples, seed) for table in read], form, out, all_metrics, pairs)
 
 
 def entries_of_names(names: tuple[str, ...], runs_dir: str, warn: Warn) -> list[Entry]:
@@ -117,15 +138,22 @@ def chosen_form(form: str | None, out: str | None, as_json: bool) -> str:
 
 
 def comparison(
-    entries: list[Entry], gains: list[Gains], count: np.ndarray, resamples: int | None, seed: int
+    entries: list[Entry],
+    gains: list[Gains],
+    count: np.ndarray,
+    resamples: int | None,
+    seed: int,
+    every_pair: bool,
+    report: Report | None = None,
 ) -> Comparison:
-    """The means and pairs of rows of one split and protocol."""
+    """The means of rows of one split and protocol, and their pairs: those with the best row unless `every_pair`."""
     rows = means(entries)
     order = rows.pop("entry")  # best first
     ordered = [entries[place] for place in order]
-    tests = len(ordered) * (len(ordered) - 1) // 2 * len(JUDGED)
+    tests = n_tests(len(ordered))
     resamples = resamples or enough_resamples(tests)
-    pairs = pairs_table([gains[place] for place in order], count, resamples, seed) if tests else pd.DataFrame()
+    of_rows = [gains[place] for place in order]
+    pairs = pairs_table(of_rows, count, resamples, seed, every_pair, report) if tests else pd.DataFrame()
     split, protocol = ordered[0].split
     return Comparison(
         str(ordered[0].config["dataset"]),
@@ -135,6 +163,7 @@ def comparison(
         len(count),
         rows,
         pairs,
+        tests,
         resamples,
         tuple(notes(ordered, rows, protocol, tests, resamples)),
     )
@@ -142,7 +171,7 @@ def comparison(
 
 def notes(entries: list[Entry], rows: pd.DataFrame, protocol: str, tests: int, resamples: int) -> list[str]:
     """What the numbers cannot show."""
-    said = []
+    said = cautions(rows)
     if protocol == "paper":
         said.append(f"{PAPER} The pairs compare the epoch with the best MRR@20.")
     trained = [(label, row) for label, row in zip(rows["label"], entries) if row.is_trained]
@@ -157,11 +186,10 @@ def notes(entries: list[Entry], rows: pd.DataFrame, protocol: str, tests: int, r
         left = [f"{n} of {label}" for label, n in zip(rows["label"], rows[what]) if n]
         if left:
             said.append(f"Left out, {what}: {', '.join(left)}.")
-    lowest = 2 / (resamples + 1) * tests
-    if lowest > ALPHA:
+    if not can_count(resamples, tests):
         said.append(
-            f"With {tests} tests, {resamples} resamples cannot give a p below {lowest:.2g} after Holm: nothing can be "
-            f"significant. Give --resamples {enough_resamples(tests)}."
+            f"For {tests:,} tests a p that is counted in {resamples:,} resamples is too coarse: where none of them "
+            "contradicts the sign, p is that of a normal distribution with their mean and standard deviation."
         )
     if not tests:
         said.append("Nothing else has this split and protocol: nothing to compare it with.")

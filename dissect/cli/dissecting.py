@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from analyses.compare import results_table
@@ -43,6 +44,8 @@ DEFAULT_EPOCHS = 10.0  # of dissect train
 # What a run on the built-in data uses where nothing else is said: small, and done in about a minute a seed.
 BUILT_IN_STEPS = {"demo": 2_000, "demo-bag": 3_000, "demo-walk": 3_000}
 BUILT_IN_DIM = 32
+LONG_PREFIX = 200  # clicks
+LARGE_BATCH = 2**26  # bytes of a padded layer
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Asked:
     seeds: tuple[int, ...]
     jobs: int
     batch_size: int
+    longest: int
     negatives: int
     products: str
     compiled: bool
@@ -188,6 +192,7 @@ def refuse_for_baselines(asked: Asked, console: Console) -> None:
         "--max-steps": asked.max_steps is not None,
         "--dim": asked.dim is not None,
         "--lr": asked.lr != 0.001,
+        "--longest": asked.longest,
         "--negatives": asked.negatives,
         "--products": asked.products != "float32",
         "--compile": asked.compiled,
@@ -262,7 +267,7 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Cons
     usual = BUILT_IN_DIM if data.name in planted.BUILT_IN else DEFAULT_DIM
     given = {"dim": asked.dim, "propagation": asked.propagation, "readout": asked.readout}
     options = model_options(subject, given, asked.preset, asked.extra, usual, asked.without)
-    longest = int(max(data.train.lengths.max(), data.test.lengths.max())) - 1
+    longest = longest_prefix(data, asked, options.get("dim", usual), console)
     if subject.source is None and options.get("levels", 0) > longest:
         raise UsageError(
             f"{subject.name} cannot ask with the last 1 to {options['levels']} clicks: the longest prefix of "
@@ -303,6 +308,7 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Cons
         model_options=options,
         model_source=subject.source,
         batch_size=asked.batch_size,
+        longest=asked.longest,
         negatives=asked.negatives,
         products=asked.products,
         compiled=asked.compiled,
@@ -313,6 +319,27 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Cons
         init_from=starting_weights(asked.init_from, Path(asked.runs_dir), subject, options, data).fingerprint,
         **settings,
     )
+
+
+def longest_prefix(data: Dataset, asked: Asked, dim: int, console: Console) -> int:
+    """How many clicks the longest prefix has that a model is given; says so where it makes batches large."""
+    lengths = np.concatenate([data.train.lengths, data.test.lengths]) - 1
+    longest = int(lengths.max())
+    if asked.longest:
+        return min(longest, asked.longest)
+    size = 4 * asked.batch_size * longest * dim
+    if longest > LONG_PREFIX and size > LARGE_BATCH:
+        usual = max(20, int(np.quantile(lengths, 0.99)))
+        cut = np.maximum(lengths - usual, 0).sum() / lengths.sum()
+        console.print(
+            f"The longest prefix of {data.name} has {longest:,} clicks. A batch that is padded to it takes "
+            f"{size / 1e9:.2g} GB in each layer of width {dim}, and its step is slow. --longest {usual} keeps the last "
+            f"{usual} clicks; {100 * cut:.2g} % of the prefixes are longer.",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return longest
 
 
 def train(

@@ -88,7 +88,7 @@ def command(
         raise UsageError(f"The run's '{split}' part has no prefix to rank.", "It can be evaluated on: --split test")
     found, step, where = trained_model(record, model, device, data_dir, console, int(sessions.lengths.max()) - 1)
     with console.status(f"ranking {sessions.n_prefixes:,} prefixes over {record.n_items:,} items"):
-        ranked = rank_sessions(found, sessions, where, ties, numbers)
+        ranked = rank_sessions(found, sessions, where, ties, numbers, config.longest)
     if out is not None:
         write_ranks_of(Path(out), ranked.rank, sessions)
     where_from = {"run": str(record.run), "model": config.model, "variant": record.variant, "seed": record.seed}

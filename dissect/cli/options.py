@@ -74,6 +74,14 @@ training = several(
     ),
     click.option("--batch-size", type=click.IntRange(1, 10**6), default=100, show_default=True),
     click.option(
+        "--longest",
+        type=click.IntRange(0, 10**6),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Keep the last N clicks of longer prefixes, in training and in every ranking; 0 keeps all.",
+    ),
+    click.option(
         "--negatives",
         type=int,
         default=0,

@@ -88,7 +88,7 @@ def command(
         console.print(says, highlight=False, markup=False, soft_wrap=True)
     longest = max(map(len, sessions.values()))
     found, _, where = trained_model(record, model, device, data_dir, console, longest)
-    answers = recommend(found, list(sessions.values()), record.n_items, where, k, unseen)
+    answers = recommend(found, list(sessions.values()), record.n_items, where, k, unseen, record.config.longest)
     if file is not None:
         lists = zip(sessions, _with_progress(answers, len(sessions), console), strict=True)
         _print_rows(({"session": at, **row} for at, found in lists for row in _rows(found, identifiers)), as_json)

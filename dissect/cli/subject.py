@@ -182,7 +182,7 @@ def try_on(subject: Subject, data: Dataset, config: Config, without: Sequence[st
     Raises DataError where the session is too long for it, UsageError where it cannot be trained on one example.
     """
     model, _ = try_out(subject, config.model_options, without)
-    longest = int(max(data.train.lengths.max(), data.test.lengths.max())) - 1
+    longest = config.kept(int(max(data.train.lengths.max(), data.test.lengths.max())) - 1)
     require_length(model, subject.name, longest, f"of {data.name}")
     examples = split_validation(data.train, config.validation if config.protocol == "clean" else 0.0)[0].n_prefixes
     B = config.batch_size
@@ -203,8 +203,8 @@ def require_length(model: Any, name: str, longest: int, whose: str) -> None:
         most = check.longest_taken(model, longest)
         raise DataError(
             f"{name} takes sessions of {most:,} clicks at most, and the longest {whose} has {longest:,}: {says}.",
-            f"Keep fewer clicks: dissect data prepare ... --longest {most + 1}. Or give the model more places, by its "
-            "own --option KEY=VALUE.",
+            f"Train it on the last clicks of a session only: --longest {most}. Or give the model more places, by its own "
+            "--option KEY=VALUE.",
         )
 
 

@@ -31,6 +31,7 @@ LATEX = {
     "∞": r"$\infty$",
     "α": r"$\alpha$",
     "θ": r"$\theta$",
+    "†": r"$\dagger$",
 }
 
 

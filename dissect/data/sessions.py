@@ -149,13 +149,15 @@ class PrefixTensors:
     """All P prefixes of some sessions on a device; a batch is an index into them.
 
     items int32 [C]; start, length int64 [P]: a prefix is items[start : start + length], its target the next item.
+    Of a prefix with more than `longest` clicks the last so many are kept; 0 keeps all.
     """
 
-    def __init__(self, sessions: Sessions, device: torch.device | str = "cpu") -> None:
+    def __init__(self, sessions: Sessions, device: torch.device | str = "cpu", longest: int = 0) -> None:
         session, length = prefix_index(sessions)
+        kept = np.minimum(length, longest) if longest else length
         self.items = torch.tensor(sessions.items, dtype=torch.int32, device=device)
-        self.start = torch.tensor(sessions.offsets[session], dtype=torch.int64, device=device)
-        self.length = torch.tensor(length, dtype=torch.int64, device=device)
+        self.start = torch.tensor(sessions.offsets[session] + length - kept, dtype=torch.int64, device=device)
+        self.length = torch.tensor(kept, dtype=torch.int64, device=device)
 
     def __len__(self) -> int:
         return len(self.start)

@@ -38,6 +38,7 @@ class Config:
     kl_warmup: float = 0.3  # share of the steps over which beta rises from 0
     max_steps: int = 60_000
     batch_size: int = 100
+    longest: int = 0  # clicks of a prefix that count, its last, in training and in ranking; 0: all
     negatives: int = 0  # items drawn at each step for a sampled softmax; 0: the whole catalogue
     products: str = "float32"  # how products with the catalogue multiply in training, of PRODUCTS
     compiled: bool = False  # the model's part of a step by torch.compile, which draws other noise
@@ -60,6 +61,7 @@ class Config:
 
         check(0 < self.lr < 10, f"lr must lie between 0 and 10, not {self.lr}.")
         check(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}.")
+        check(self.longest >= 0, f"longest must not be negative, not {self.longest}.")
         check(self.negatives >= 0, f"negatives must not be negative, not {self.negatives}.")
         check(
             not self.negatives or self.products == "float32",
@@ -96,6 +98,10 @@ class Config:
         special = {name: value for name, value in self.to_dict().items() if usual.get(name, {}) != value}
         text = json.dumps(special, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def kept(self, clicks: int) -> int:
+        """Of so many clicks of a prefix, how many count."""
+        return min(clicks, self.longest) if self.longest else clicks
 
     @property
     def is_sparse(self) -> bool:

@@ -87,20 +87,26 @@ class Ranked(NamedTuple):
 
 
 def rank_sessions(
-    model: Any, sessions: Sessions, device: torch.device, ties: str = "best", numbers: np.ndarray | None = None
+    model: Any,
+    sessions: Sessions,
+    device: torch.device,
+    ties: str = "best",
+    numbers: np.ndarray | None = None,
+    longest: int = 0,
 ) -> Ranked:
     """The ranks of all prefixes of some sessions, by a model with gradients or without.
 
     `numbers` are those that the model has for the items (translate.py). A prefix keeps the clicks that the model knows;
-    its rank is MISS where the model does not know its target, or none of its clicks.
+    its rank is MISS where the model does not know its target, or none of its clicks. Then its last `longest` clicks
+    count; 0 is all.
     """
     rank_by = evaluate if hasattr(model, "encode") else evaluate_scores
     if numbers is None:
-        return Ranked(rank_by(model, PrefixTensors(sessions, device), ties=ties))
+        return Ranked(rank_by(model, PrefixTensors(sessions, device, longest), ties=ties))
     kept, ranked, known = translated(sessions, numbers)
     rank = np.full(len(ranked), MISS, np.int32)
     if ranked.any():
-        rank[ranked] = rank_by(model, PrefixTensors(kept, device), ties=ties)
+        rank[ranked] = rank_by(model, PrefixTensors(kept, device, longest), ties=ties)
     return Ranked(rank, known, int((known & ~ranked).sum()))
 
 

@@ -85,10 +85,10 @@ def _fit(
     if not train.n_prefixes:
         raise DataError(f"{data.name} has no training prefix left after the validation split.")
     require_compiler(config)
-    prefixes = PrefixTensors(train, device)
-    splits = {"test": PrefixTensors(data.test, device)}
+    prefixes = PrefixTensors(train, device, config.longest)
+    splits = {"test": PrefixTensors(data.test, device, config.longest)}
     if valid.n_prefixes:
-        splits["valid"] = PrefixTensors(valid, device)
+        splits["valid"] = PrefixTensors(valid, device, config.longest)
     steps_per_epoch = math.ceil(len(prefixes) / config.batch_size)
 
     training = assemble(build, config, prefixes, seed, variant, weights)

@@ -21,17 +21,24 @@ class Recommended(NamedTuple):
 
 
 def recommend(
-    model: Any, sessions: Sequence[Sequence[int]], n_items: int, device: torch.device, k: int, unseen: bool = False
+    model: Any,
+    sessions: Sequence[Sequence[int]],
+    n_items: int,
+    device: torch.device,
+    k: int,
+    unseen: bool = False,
+    longest: int = 0,
 ) -> Iterator[list[Recommended]]:
     """The k items with the highest scores after each session, best first; of equal scores the lower number first.
 
-    `unseen` leaves out the items of the session, so that there may be fewer. Raises DivergedError where scores are no
+    `unseen` leaves out the items of the session, so that there may be fewer. The last `longest` clicks of a session
+    count; 0 is all. Raises DivergedError where scores are no
     numbers.
     """
     at_once = max(1, min(256, AT_ONCE // (4 * n_items)))
     for start in range(0, len(sessions), at_once):
         part = sessions[start : start + at_once]
-        scores = scores_after(model, part, device).cpu()
+        scores = scores_after(model, [session[-longest:] for session in part], device).cpu()  # -0 keeps all
         chances = scores.double().softmax(1) if hasattr(model, "encode") else None
         for row, session in enumerate(part):
             rows = _best(scores[row], torch.tensor(session).unique() - 1 if unseen else None, k)
