@@ -29,8 +29,7 @@ import pytest
 from click.testing import CliRunner
 
 from dissect.cli import main
-from dissect.data import catalog, lines, log
-from dissect.data.archive import opened
+from dissect.data import archive, catalog, lines, log
 from dissect.data.prepare import prepare
 from dissect.data.recipes import RECIPES, own_log
 from dissect.errors import DataError
@@ -571,11 +570,28 @@ def test_names_in_archives_that_are_empty_or_cannot_be_decoded(typed, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
+def test_control_characters_of_headers_and_archives_reach_no_screen(typed):
+    Path("log.csv").write_text("visit,it\x1b[31mem,at,aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n")
+    zipped(Path("log.zip"), {"a\x1b[31m.csv": LOG, "b\n.csv": LOG})
+    for name, shown in (("log.csv", r"it\x1b[31mem"), ("log.zip", r"a\x1b[31m.csv, b\n.csv")):
+        code, _, err = typed("shop", "--from", name, *OWN_COLUMNS)
+        assert code == 3 and shown in err and "\x1b" not in err
+
+
+def test_a_tar_of_more_files_than_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "MOST_FILES", 2)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in "abc":
+            tar.addfile(tarfile.TarInfo(name))
+    with pytest.raises(DataError, match="more than 2 files"), archive.opened(tmp_path / "a.tar"):
+        pass
+
+
 def test_a_tar_whose_header_asks_for_much_is_refused(tmp_path):
     header = tarfile.TarInfo("long")
     header.type, header.size = tarfile.XHDTYPE, 1 << 30
     (tmp_path / "a.tar").write_bytes(header.tobuf() + b"1" * 2000)
-    with pytest.raises(DataError, match="header that is too long"), opened(tmp_path / "a.tar"):
+    with pytest.raises(DataError, match="header that is too long"), archive.opened(tmp_path / "a.tar"):
         pass
 
 
@@ -651,6 +667,7 @@ def test_times_that_are_none_or_that_nobody_can_tell_are_refused_with_what_is_ta
     [
         ("%d/%m/%Y", "07/04/2020", NOON - 43_200_000),
         ("%d.%m.%Y %H:%M", "07.04.2020 12:00", NOON),
+        ("%Y/%m/%d %I:%M:%S.%f %p %z", "2020/04/07 02:00:00.250 PM +0200", NOON + 250),
         ("%m%d", "0229", 68_169_600_000),  # Tmall's days; 1972 had a 29 February
         ("seconds", "17", 17_000),
         ("microseconds", "1586260800000000", NOON),

@@ -22,6 +22,7 @@ READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile
 
 # What a damaged archive makes the readers raise when it is opened.
 OPEN_ERRORS = (*READ_ERRORS, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error)
+MOST_FILES = 10_000  # in a tar archive
 LONGEST_HEADER = 1 << 24  # bytes of names and notes of one file in a tar archive
 
 
@@ -54,7 +55,12 @@ def _open(path: Path, member: str, stack: ExitStack) -> IO[bytes]:
         return file
     bounded: Any = _Bounded(file)
     tar = stack.enter_context(tarfile.TarFile(fileobj=bounded))
-    files = {info.name: info for info in tar if info.isreg()}
+    files = {}
+    for number, info in enumerate(tar):
+        if number == MOST_FILES:
+            raise tarfile.ReadError(f"it holds more than {MOST_FILES:,} files")
+        if info.isreg():
+            files[info.name] = info
     inside = tar.extractfile(files[_member(path, list(files), member)])
     assert inside is not None  # a regular file
     return stack.enter_context(inside)
@@ -82,12 +88,21 @@ def _unreadable(path: Path, error: BaseException) -> DataError:
 def _member(path: Path, names: list[str], wanted: str) -> str:
     matching = [name for name in names if Path(name).name == wanted] or (names if len(names) == 1 else [])
     if len(matching) != 1:
-        held = f"{len(names)} files ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})" if names else "no file"
+        held = (
+            f"{len(names)} files ({printable(', '.join(names[:5]))}{', ...' if len(names) > 5 else ''})"
+            if names
+            else "no file"
+        )
         raise DataError(
             f"{path} holds {held}{f', and not one {wanted}' if wanted and names else ''}.",
             "Unpack it and name the log with --from." if names else "",
         )
     return matching[0]
+
+
+def printable(text: str) -> str:
+    """Text from a file as a message may have it: without control characters."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def sha256(path: Path) -> str:

@@ -91,7 +91,7 @@ def _text(values: pd.Series) -> pd.Series:
 def check_format(name: str) -> str:
     """`--time-format` as a clock. Raises UsageError for what is none."""
     try:
-        day = datetime(2014, 4, 17, 10, 51, 9)
+        day = datetime(2014, 4, 17, 10, 51, 9, tzinfo=UTC)
         if name in ("iso", *UNITS) or ("%" in name and time.strptime(day.strftime(name), name)):
             return name
     except ValueError:

@@ -31,7 +31,7 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
-from dissect.data.archive import READ_ERRORS, opened, sha256
+from dissect.data.archive import READ_ERRORS, opened, printable, sha256
 from dissect.data.clock import EARLIEST, HINT, described, guess, to_milliseconds
 from dissect.data.lines import BLOCK, ENCODING_HINT, Quotes, Stream, blocks, clicks, not_utf8
 from dissect.data.parquet import identifiers, read_columns, times
@@ -132,7 +132,7 @@ def read_log(path: Path, format: LogFormat) -> Source:
                     if format.free:
                         broken.add(rows, _undecoded(codes, known), partial(_not_utf8, format.columns[role][0]))
                 if role not in format.may_lack:
-                    broken.add(rows, np.flatnonzero(values.isna()), partial(_no_value, format.columns[role][0]))
+                    broken.add_empty(rows, np.flatnonzero(values.isna()), role)
             if layout.width in chunk:
                 too_long = np.flatnonzero(chunk[layout.width].notna())
                 broken.add(rows, too_long, lambda _: f"has more than {layout.width} fields")
@@ -140,7 +140,7 @@ def read_log(path: Path, format: LogFormat) -> Source:
         if not rows:
             raise DataError(f"{path} has no clicks in it.")
         broken.refuse()
-        return _source(kept, {"file": path.name, "sha256": checksum.result(), "rows": rows}, clocks, format)
+        return _source(kept, {"file": path.name, "sha256": checksum.result(), "rows": rows}, clocks)
 
 
 def _chunks(path: Path, file: IO[bytes], format: LogFormat, layout: _Layout) -> Iterator[pd.DataFrame]:
@@ -184,9 +184,7 @@ def _lines(path: Path, file: IO[bytes], format: LogFormat, layout: _Layout) -> I
     return lines
 
 
-def _source(
-    kept: Mapping[str, list[Any]], record: dict[str, Any], clocks: Mapping[str, str], format: LogFormat
-) -> Source:
+def _source(kept: Mapping[str, list[Any]], record: dict[str, Any], clocks: Mapping[str, str]) -> Source:
     """What was read, with the clock of its times and how often a column was empty on record."""
     table, labels = _table(kept)
     empty = {role: int((table[role].to_numpy() == MISSING).sum()) for role in labels if role in IDS}
@@ -241,8 +239,8 @@ def _clock(path: Path, role: str, values: pd.Series, format: LogFormat) -> str:
     clock = guess(values, _since(format)) if format.clock == "auto" else format.clock
     if not clock:
         raise DataError(
-            f"{path}: the times in the column {format.columns[role][0]}, such as {values.dropna().iloc[0]}, are before "
-            "1990 in every unit.",
+            f"{path}: the times in the column {format.columns[role][0]}, such as {str(values.dropna().iloc[0])!r}, are "
+            "before 1990 in every unit.",
             HINT,
         )
     return clock
@@ -272,10 +270,6 @@ def _undecoded(codes: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.flatnonzero(bad[codes])
 
 
-def _no_value(name: str, row: int) -> str:
-    return f"has no {name}"
-
-
 def _not_utf8(name: str, row: int) -> str:
     return f"has bytes that are not UTF-8 in its {name}"
 
@@ -300,6 +294,12 @@ class _Broken:
             self.first = (rows + int(places[0]), what(int(places[0])), hint)
         self.rows.append(places + rows)
 
+    def add_empty(self, rows: int, places: np.ndarray, role: str) -> None:
+        """Rows that have nothing in the column of `role`."""
+        none = ", ".join(filter(None, self.format.missing))
+        hint = f"{none} stand for no value: `dissect data prepare --missing` changes that." if none else ""
+        self.add(rows, places, lambda _: f"has no {self.format.columns[role][0]}", hint)
+
     def refuse(self) -> None:
         """Raises DataError where there was one; rows are counted where the file has no lines."""
         if self.first is None:
@@ -308,8 +308,6 @@ class _Broken:
         number, text = (row, "") if self.layout is None else self._line(row, self.layout)
         kind, count = "row" if self.layout is None else "line", len(np.unique(np.concatenate(self.rows)))
         shown = "" if self.layout is None else f", {text[:120]!r}"
-        if what.startswith("has no ") and len(self.format.missing) > 1:
-            hint = f"{', '.join(filter(None, self.format.missing))} stand for no value: --missing changes that."
         raise DataError(
             f"{self.path}: {count:,} {kind}{'s are' if count > 1 else ' is'} broken. "
             f"The first is {kind} {number}{shown}: it {what}.",
@@ -340,9 +338,8 @@ class _Layout:
 def _find_layout(path: Path, format: LogFormat) -> _Layout:
     """The layout that the first line shows. Raises DataError where it has not the columns of the format."""
     with opened(path, format.member) as file:
-        first = (
-            next(blocks(path, file, format.encoding), b"").partition(b"\n")[0].decode("utf-8", "replace").rstrip("\r")
-        )
+        block = next(blocks(path, file, format.encoding), b"")
+    first = block.partition(b"\n")[0].decode("utf-8", "replace").rstrip("\r")
     if not first.strip():
         raise DataError(f"{path} is empty, or begins with an empty line.")
     if sum(not c.isprintable() or c == "\ufffd" for c in first if c != "\t") * 20 > len(first):
@@ -382,7 +379,7 @@ def _places(path: Path, fields: list[str], format: LogFormat) -> dict[str, int]:
         if named is not None:
             found[role] = lower.index(named)
             if lower.count(named) > 1:
-                raise DataError(f"{path}: the first line names the column {fields[found[role]]} twice.")
+                raise DataError(f"{path}: the first line names the column {printable(fields[found[role]])} twice.")
     return found
 
 
@@ -397,9 +394,9 @@ def _other_columns(path: Path, fields: list[str], format: LogFormat, separator: 
         hint = f"Its fields seem to be separated by {shown.get(others[0], repr(others[0]))}."
     elif not format.names:
         near = [n for name in missing for n in difflib.get_close_matches(name.lower(), lower, n=1)]
-        hint = f"Did you mean {' or '.join(fields[lower.index(n)] for n in near)}?" if near else ""
+        hint = f"Did you mean {printable(' or '.join(fields[lower.index(n)] for n in near))}?" if near else ""
     return DataError(
-        f"{path}: the first line has the columns {', '.join(fields)[:200]}; "
+        f"{path}: the first line has the columns {printable(', '.join(fields)[:200])}; "
         f"expected {', '.join(format.names or roles)}, separated by {shown.get(separator, repr(separator))}.",
         hint,
     )
@@ -438,6 +435,6 @@ def _read_parquet(path: Path, format: LogFormat) -> Source:
             kept[role] = [(to[codes], np.array(texts, object)[good[:-1]])]
             lacking = kept[role][0][0] == MISSING
         if role not in format.may_lack:
-            broken.add(0, np.flatnonzero(lacking), partial(_no_value, format.columns[role][0]))
+            broken.add_empty(0, np.flatnonzero(lacking), role)
     broken.refuse()
-    return _source(kept, {"file": path.name, "sha256": sha256(path), "rows": rows}, clocks, format)
+    return _source(kept, {"file": path.name, "sha256": sha256(path), "rows": rows}, clocks)
