@@ -29,11 +29,10 @@ def draw(table: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(TEXT, 2.5))
         for place, (curve, (title, xlabel, ylabel)) in enumerate(PANELS.items()):
             axes = figure.add_axes((0.072 + 0.505 * place, 0.165, 0.29, 0.72))
-            axes.set_xscale("log")
-            axes.set_yscale("log")
             shown = table[table["curve"] == curve]
             styles = {"hue": "dataset", "palette": colours, "style": "dataset", "dashes": dashes}
             sns.lineplot(shown, x="x", y="y", **styles, estimator=None, legend=False, ax=axes)
+            axes.set(xscale="log", yscale="log")  # seaborn would round numbers that it draws on such axes
             ends = shown.groupby("dataset", sort=False)[["x", "y"]].last()
             labels = [(float(end.x), float(end.y), str(end.Index), colours[end.Index]) for end in ends.itertuples()]
             axes.set_xlabel(xlabel)

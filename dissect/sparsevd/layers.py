@@ -149,7 +149,7 @@ class VariationalLayer(nn.Module):
                     "would leave log sigma^2 = -10 as it is.",
                     "Keep the model in float32 and use torch.autocast.",
                 )
-            if not torch.isfinite(theta).all():
+            if not _is_finite(theta):
                 raise UsageError(f"{name} holds NaN or infinity.", "SparseVD starts from finite weights.")
             start = torch.full_like(theta.detach(), self._start(theta))
             self.register_parameter(sigma_name(name), nn.Parameter(start, requires_grad=theta.requires_grad))
@@ -419,6 +419,14 @@ def rows_belong_to(session: Tensor, n_sessions: int) -> Iterator[None]:
         yield
     finally:
         _ROWS.pop()
+
+
+def _is_finite(theta: Tensor) -> bool:
+    """Whether all weights are finite numbers; true where they have no values yet (meta tensors, fake ones)."""
+    try:
+        return bool(torch.isfinite(theta).all())
+    except RuntimeError:
+        return True
 
 
 def _full_precision(x: Tensor) -> AbstractContextManager[Any]:

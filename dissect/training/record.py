@@ -51,13 +51,13 @@ class Recorder:
     ) -> None:
         self.training, self.observer = training, observer
         self.n_examples, self.steps_per_epoch = n_examples, steps_per_epoch
-        self.metrics = Lines(run / "metrics.jsonl", training.state.metrics_size)
-        self.densities = Lines(run / "density.jsonl", training.state.density_size)
         if training.config.is_sparse:
             write_json(run / "coverage.json", {"coverage": training.coverage})
             for role, share in shares(training.coverage, "role").items():
                 if is_partial(share):
                     observer.note(f"{role}: {in_words(share)}. Its density speaks for that part only.")
+        self.metrics = Lines(run / "metrics.jsonl", training.state.metrics_size)
+        self.densities = Lines(run / "density.jsonl", training.state.density_size)
 
     def mark(self) -> None:
         """Note in the state how long the files are now."""
