@@ -229,7 +229,7 @@ def test_a_dense_run_can_be_the_start_of_a_dissection(typed):
     dense = runs.newest_group("runs") / "s1"
     assert typed("run", *TINY, "--init-from", str(dense))[0] == 0
     dissected = runs.newest_group("runs") / "s1"
-    code, _, err = typed("run", *TINY, "--dim", "8", "--init-from", str(dense))
+    code, _, err = typed("run", *TINY[:2], *TINY[4:], "--dim", "8", "--init-from", str(dense))
     assert code == 3 and "another shape" in err
     code, _, err = typed("run", *TINY, "--init-from", str(dissected))
     assert code == 3 and "itself dissected" in err

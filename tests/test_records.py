@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -309,7 +308,7 @@ def test_runs_that_may_only_be_read_are_judged(group, monkeypatch, capsys):
 
     known = judge(group)
     (group / "verdict.json").unlink()
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     assert judge(group) == known
     err = capsys.readouterr().err
     assert "verdict.json" in err and "Read-only file system" in err and not (group / "verdict.json").exists()

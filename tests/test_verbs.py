@@ -620,7 +620,8 @@ def test_infinite_settings_can_be_read_back(tmp_path):
 
 def test_weights_that_do_not_fit_leave_no_group_behind(made, tmp_path):
     words = ["run", *WORDS, "--max-steps", "3", "--data-dir", made["data"], "--runs-dir", tmp_path / "runs"]
-    code, _, err = invoke(*words, "--dim", "8", "--init-from", made["dense"])
+    wider = ["8" if before == "--dim" else word for before, word in zip(["", *words], words)]
+    code, _, err = invoke(*wider, "--init-from", made["dense"])
     assert code == 3 and "another shape" in err
     code, _, err = invoke(*words, "--where", "encoder")
     assert code == 3 and "'encoder'" in err

@@ -203,8 +203,8 @@ def require_length(model: Any, name: str, longest: int, whose: str) -> None:
         most = check.longest_taken(model, longest)
         raise DataError(
             f"{name} takes sessions of {most:,} clicks at most, and the longest {whose} has {longest:,}: {says}.",
-            f"Train it on the last clicks of a session only: --longest {most}. Or give the model more places, by its own "
-            "--option KEY=VALUE.",
+            f"Train it on the last clicks of a session only: --longest {most}. Or give the model more places, by an "
+            "--option of its own.",
         )
 
 
