@@ -5,29 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dissect.errors import DataError
-from dissect.runs import read_json
+from dissect.records import Coverage
+from dissect.runs import AGAIN, read_json
 from dissect.sparsevd import in_words, is_partial, shares
-
-KNOWN = {"matrix": str, "declared": bool, "role": str, "module": str, "numel": int, "covered": int, "reason": str}
 
 
 def read_coverage(run: Path) -> list[dict[str, Any]] | None:
-    """The rows of a run (dissect/sparsevd/coverage.py); None for a run of before there was such a record.
+    """The rows of a run (dissect/sparsevd/coverage.py); None where the run is older than this record.
 
-    Raises DataError where the record is not what it should be.
+    Raises DataError where the record is damaged.
     """
     path = run / "coverage.json"
-    if not path.exists():
-        return None
-    rows = read_json(path).get("coverage")
-    if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
-        raise DataError(f"{path} is no record of coverage.", "Train that seed again, or put the file back.")
-    return rows
-
-
-def _is_row(row: Any) -> bool:
-    return isinstance(row, dict) and all(type(row.get(name)) is kind for name, kind in KNOWN.items())
+    return list(read_json(path, Coverage, AGAIN)["coverage"]) if path.exists() else None
 
 
 def coverage(runs: list[Path]) -> dict[str, Any] | None:

@@ -66,6 +66,24 @@ class Identifiers(TypedDict):
     identifiers: list[int | str]
 
 
+class Covered(TypedDict):
+    """How much of a declared name SparseVD covers: `numel` and `covered` count weights."""
+
+    matrix: str
+    declared: bool
+    role: str
+    module: str
+    numel: Count
+    covered: Count
+    reason: str
+
+
+class Coverage(TypedDict):
+    """coverage.json"""
+
+    coverage: list[Covered]
+
+
 class Train(msgspec.Struct, tag_field="kind", tag="train"):
     """A line of metrics.jsonl: the loss since the line before."""
 
