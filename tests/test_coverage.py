@@ -141,7 +141,7 @@ def test_the_seed_that_dissects_least_counts_and_old_runs_say_nothing(tmp_path):
 @pytest.mark.parametrize("text", ['{"coverage": 3}', '{"coverage": [{"matrix": "a"}]}', "{}"])
 def test_a_record_of_coverage_that_is_none_is_said(tmp_path, text):
     (tmp_path / "coverage.json").write_text(text)
-    with pytest.raises(DataError, match=r"coverage\.json is no record of coverage"):
+    with pytest.raises(DataError, match=r"coverage\.json (is damaged|cannot be read)"):
         read_coverage(tmp_path)
 
 
