@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dissect.errors import DataError
 from dissect.records import Coverage
 from dissect.runs import AGAIN, read_json
 from dissect.sparsevd import in_words, is_partial, shares
@@ -16,7 +17,13 @@ def read_coverage(run: Path) -> list[dict[str, Any]] | None:
     Raises DataError where the record is damaged.
     """
     path = run / "coverage.json"
-    return list(read_json(path, Coverage, AGAIN)["coverage"]) if path.exists() else None
+    if not path.exists():
+        return None
+    rows: list[dict[str, Any]] = read_json(path, Coverage, AGAIN)["coverage"]
+    for row in rows:
+        if row["covered"] > row["numel"]:
+            raise DataError(f"{path} is damaged: {row['covered']} of {row['numel']} weights of {row['matrix']}.", AGAIN)
+    return rows
 
 
 def coverage(runs: list[Path]) -> dict[str, Any] | None:

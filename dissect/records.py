@@ -73,7 +73,7 @@ class Covered(TypedDict):
     declared: bool
     role: str
     module: str
-    numel: Count
+    numel: Positive
     covered: Count
     reason: str
 

@@ -138,7 +138,12 @@ def test_the_seed_that_dissects_least_counts_and_old_runs_say_nothing(tmp_path):
     assert coverage_of_runs(seeds[2:]) is None and read_coverage(seeds[2]) is None
 
 
-@pytest.mark.parametrize("text", ['{"coverage": 3}', '{"coverage": [{"matrix": "a"}]}', "{}"])
+IMPOSSIBLE = ({"coverage": [{**row("a", 0), "numel": 0}]}, {"coverage": [row("a", 11)]})
+
+
+@pytest.mark.parametrize(
+    "text", ['{"coverage": 3}', '{"coverage": [{"matrix": "a"}]}', "{}", *map(json.dumps, IMPOSSIBLE)]
+)
 def test_a_record_of_coverage_that_is_none_is_said(tmp_path, text):
     (tmp_path / "coverage.json").write_text(text)
     with pytest.raises(DataError, match=r"coverage\.json (is damaged|cannot be read)"):

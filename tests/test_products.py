@@ -10,7 +10,7 @@ import torch
 from dissect.data.sessions import PrefixTensors, Sessions
 from dissect.errors import UsageError
 from dissect.runs import read_json
-from dissect.training import loop, products
+from dissect.training import loop, products, workers
 from dissect.training.config import PRODUCTS, Config
 from dissect.training.loop import fit, train_step
 from dissect.training.products import ALLOWED, KERNELS, is_usable, multiply, multiplying_as
@@ -149,6 +149,15 @@ def test_a_choice_times_the_loss_and_draws_no_random_number():
     assert torch.equal(state, torch.get_rng_state())
     training = trained("float32")
     assert choose_kernel(training, 9, "cpu") == {} and training.kernel == "float32"
+
+
+def test_all_processes_take_the_kernel_of_the_first(monkeypatch):
+    monkeypatch.setattr(products, "quickest", lambda kernels, run, device: {"float32": 1.0})
+    of_all = [torch.tensor(list(KERNELS).index(kernel)) for kernel in ("bf16-operands", "float32")]
+    monkeypatch.setattr(workers, "gather", lambda mine: of_all)
+    training = trained("auto")
+    choose_kernel(training, 9, "cpu")
+    assert training.kernel == "bf16-operands"
 
 
 def test_a_resumed_run_keeps_the_kernel_that_it_began_with(tmp_path, monkeypatch):

@@ -12,10 +12,11 @@ from dissect.data.sessions import Dataset, Sessions, prefix_index
 from dissect.data.translate import Numbering, number_by_name, numbering_of, translated, translation
 from dissect.errors import DataError
 from dissect.training.checkpoint import load_checkpoint
-from dissect.training.evaluation import MISS, metrics
+from dissect.training.evaluation import MISS, metrics, rank_sessions
 from dissect.training.start import item_axes, weights_of
 from models import SRGNN
 
+CPU = torch.device("cpu")
 SKUS = [f"sku-{n:03d}" for n in range(60)]
 
 
@@ -187,3 +188,13 @@ def test_a_table_with_another_number_of_rows_than_items_is_not_renumbered(shop, 
 
 def test_axes_that_count_items_are_those_that_grow():
     assert item_axes(lambda n: SRGNN(n, dim=5)) == {"items": [0]}
+
+
+def test_the_last_clicks_count_in_another_data_set_too():
+    """With numbers that change nothing, a model that looks at the last two clicks ranks as without numbers."""
+    data = month("may", SKUS, MAY)
+    torch.manual_seed(0)
+    model, same = SRGNN(n_items=60, dim=8), np.arange(61)
+    whole, capped = (rank_sessions(model, data.test, CPU, longest=longest).rank for longest in (0, 2))
+    assert not np.array_equal(whole, capped)
+    assert np.array_equal(rank_sessions(model, data.test, CPU, "best", same, 2).rank, capped)

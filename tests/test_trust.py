@@ -1,15 +1,20 @@
 """A run folder executes nothing; a model file that the user names is executed once, and is what its SHA-256 says."""
 
+import hashlib
 import importlib.util
+import json
 import py_compile
 import shutil
 import stat
 import sys
+import tomllib
+from dataclasses import fields
 
 import pytest
 
 from dissect import own_models, runs
 from dissect.errors import UsageError
+from dissect.training.config import Config
 
 OWN = """\
 from pathlib import Path
@@ -144,3 +149,24 @@ def test_groups_are_named_after_the_class_and_older_ones_go_on(typed, tmp_path):
     code, _, err = typed("train", "own.py:Own", *WORDS)
     assert code == 2 and "Finished already" in err and str(older) in err
     assert typed("evaluate", "own-demo", "--quiet")[0] == 0
+
+
+def test_a_file_without_its_hash_on_record_is_never_executed(typed, tmp_path, monkeypatch):
+    """A record that names a file as if it were a registered model, its hash left out, in a folder named to fit."""
+    monkeypatch.setenv("DISSECT_STATE", str(tmp_path / "state"))
+    assert typed("train", "srgnn", *WORDS)[0] == 0
+    group = runs.newest_group("runs")
+    (tmp_path / "own.py").write_text(OWN)
+    name = f"{tmp_path}/own.py:Own"
+    settings = {**tomllib.loads((group / "config.toml").read_text()), "model": name}
+    usual = {f.name: f.default for f in fields(Config) if f.name != "model_options"}
+    special = {key: value for key, value in settings.items() if usual.get(key, {}) != value}
+    fits = hashlib.sha256(json.dumps(special, sort_keys=True).encode()).hexdigest()[:8]
+    runs.write_toml(group / "config.toml", settings)
+    run = group.rename(group.with_name(f"own-demo-{fits}")) / "s1"
+    for words in (["evaluate", str(run)], ["recommend", str(run), "--session", "1"], ["resume", str(run)]):
+        if words[0] == "resume":
+            (run / "DONE").unlink()
+        code, _, err = typed(*words)
+        assert code in (2, 3) and "SHA-256" in err and not (tmp_path / "executed").exists(), err
+    assert not (tmp_path / "state").exists()

@@ -304,7 +304,7 @@ def test_a_file_of_sessions_is_answered_as_each_of_them_alone(made, tmp_path, mo
     monkeypatch.setattr(recommend, "AT_ONCE", 4 * V * 3)  # three sessions at once
     data = small().test
     lines = [",".join(map(str, data[place])) for place in range(8)] + ["5"]
-    (tmp_path / "sessions.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "sessions.txt").write_text("\n".join(lines) + "\n\n")  # and a blank last line
     for more in ([], ["--unseen"]):
         words = ["recommend", made[kind], "--k", "7", *more]
         code, out, err = typed(made, *words, "--sessions", tmp_path / "sessions.txt", "--json")

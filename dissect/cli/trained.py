@@ -165,7 +165,7 @@ def read_sessions(
     DataError, with the line, for what is no session.
     """
     try:
-        lines = path.read_text("utf-8-sig").removesuffix("\n").split("\n")
+        lines = path.read_text("utf-8-sig").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.", "It should be UTF-8 text, a session a line.") from error
     number = _number_of(identifiers) if by_identifier else {}

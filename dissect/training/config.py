@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from dissect.errors import UsageError
+from dissect.own_models import is_file_name
 
 SCHEDULES = ("linear-end", "steps")
 PROTOCOLS = ("clean", "paper")
@@ -59,6 +60,11 @@ class Config:
             if not right:
                 raise UsageError(message)
 
+        # Which file a record means is its hash: a name alone must execute nothing (own_models.py).
+        check(
+            self.model_source is not None or not is_file_name(self.model),
+            f"model {self.model} is a file, and model_source does not say which: its SHA-256 is missing.",
+        )
         check(0 < self.lr < 10, f"lr must lie between 0 and 10, not {self.lr}.")
         check(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}.")
         check(self.longest >= 0, f"longest must not be negative, not {self.longest}.")
