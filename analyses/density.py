@@ -13,6 +13,8 @@ from dissect.records import Density
 from dissect.runs import AGAIN, group_runs, is_done, leave_out, read_jsonl, read_summary, variants
 from dissect.sparsevd.density import BINS_PER_UNIT, LOWEST
 
+COUNTS = ("kept ", "abs ", "signed ")  # how the columns of counts begin
+
 
 def density_table(group: Path, variant: str = "full") -> pd.DataFrame:
     """The density records of every seed: one row per seed, step, matrix and block.
@@ -52,6 +54,12 @@ def density_rows(run: Path) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         if row.keys() != rows[0].keys():
             raise DataError(f"{path}, line {number}, counts by other thresholds than the first.", AGAIN)
+        counted, most = sum(row["log_alpha_hist"]), max(row[name] for name in row if name.startswith(COUNTS))
+        if counted != row["numel"] or most > row["numel"]:
+            raise DataError(
+                f"{path}, line {number}, is damaged: it counts {max(counted, most):,} of {row['numel']:,} weights.",
+                AGAIN,
+            )
     if rows and is_done(run):
         last, steps = rows[-1]["step"], read_summary(run).get("steps")
         if last != steps:

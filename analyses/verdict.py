@@ -214,7 +214,8 @@ def doubts_of_runs(final: pd.DataFrame, summaries: list[dict[str, Any]], thresho
         checks = summary["checks"]
         masked, mean = checks["masked"]["mrr@20"], checks["mean"]["mrr@20"]
         if masked < MASKED_MRR * mean:
-            doubts.append(f"seed {summary['seed']}: masked weights have MRR@20 {masked:.2f}, unmasked {mean:.2f}")
+            unmasked = f"below {MASKED_MRR:.0%} of the unmasked {mean:.2f}"
+            doubts.append(f"seed {summary['seed']}: masked weights have MRR@20 {masked:.2f}, {unmasked}")
         best, worst = summary["test"]["mrr@20"], summary.get("test_worst_ties", summary["test"])["mrr@20"]
         if worst < MASKED_MRR * best:
             doubts.append(

@@ -310,7 +310,9 @@ def group_config(group: Path) -> dict[str, Any]:
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{group} is no group of runs: {error}.", by_hand) from error
+        if not path.exists():
+            raise DataError(f"{group} is no group of runs: it has no config.toml.") from error
+        raise DataError(f"{path} cannot be read: {error}.", by_hand) from error
     later = settings.keys() - {f.name for f in fields(Config)}
     if later:
         raise DataError(f"{path} is of another version: it has {', '.join(sorted(map(repr, later)))}.", by_hand)

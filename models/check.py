@@ -40,7 +40,7 @@ def check(model: Any, n_items: int) -> Tensor:
 def _check_once(model: Any, items: Tensor, lengths: Tensor, n_items: int) -> Tensor:
     S = _call("item_states()", model.item_states)
     _expect(_is_float(S, n_items, None), "item_states()", f"the item table, float32 [V, D] with V = {n_items}", S)
-    call = f"encode(S {list(S.shape)}, items {list(items.shape)}, lengths {list(lengths.shape)})"
+    call = encode = f"encode(S {list(S.shape)}, items {list(items.shape)}, lengths {list(lengths.shape)})"
     answer = _call(call, model.encode, S, items, lengths)
     is_pair = isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)
     _expect(is_pair, call, "a pair: vectors [B, D], and a dict of auxiliary losses by name", answer)
@@ -63,7 +63,9 @@ def _check_once(model: Any, items: Tensor, lengths: Tensor, n_items: int) -> Ten
     if not model.training:
         alone = _call("encode of one session alone", model.encode, S, items[1:, :1], lengths[1:])[0]
         same = torch.allclose(vectors[1:], alone, rtol=1e-3, atol=1e-5)
-        _expect(same, f"{call} of a session padded beside a longer one", "the vector that it has alone", "another one")
+        _expect(
+            same, f"{encode} of a session padded beside a longer one", "the vector that it has alone", "another one"
+        )
     return vectors
 
 

@@ -40,7 +40,7 @@ def record(step, matrix, kept):
         "module": module,
         "numel": SIZE[matrix],
         "kl_weight": 1.0,
-        "log_alpha_hist": [0] * 162,
+        "log_alpha_hist": [0] * 161 + [SIZE[matrix]],
         "kept": {t: round(share * SIZE[matrix]) for t, share in counts.items()},
         "theta_abs_gt": {"0.01": 0},
         "theta_gt": {"0": 0},
@@ -390,7 +390,8 @@ def test_sums_by_session():
 def test_density_counts_whole_matrices_once(tmp_path):
     group = make_group(tmp_path, dense(0.5, 0.2), seeds=(1,))
     path = run_path(group, 1) / "density.jsonl"
-    block = {**record(100, "edge_in", 0.9), "block": "r", "numel": 500}
+    counts = [0] * 161 + [500]
+    block = {**record(100, "edge_in", 0.4), "block": "r", "numel": 500, "log_alpha_hist": counts}
     path.write_text(path.read_text() + json.dumps(block) + "\n")
     table = density_table(group)
     shares = density(table[table["step"] == 100], ["role"], "kept 3")

@@ -137,7 +137,7 @@ def _show(model: dict[str, Any]) -> None:
     for row in model["matrices"]:
         shape = "×".join(map(str, row["shape"])) if row["shape"] else f"{len(row['shapes'])} matrices"
         dissected = "yes" if not row["reason"] else "in part" if row["dissected"] else "no"
-        texts = (row["role"] or "none", row["module"] or "-", dissected, " ".join(row["blocks"]))
+        texts = (row["role"] or "other", row["module"] or "-", dissected, " ".join(row["blocks"]))
         table.add_row(*map(escape, (row["matrix"], shape, f"{row['parameters']:,}", *texts)))
     console.print(table)
     for role, share in model["roles"].items():

@@ -70,8 +70,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(f"There is no checkpoint {path}.") from None
     except (*_UNREADABLE, pickle.UnpicklingError) as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise DataError(f"The checkpoint {path} cannot be read: {reason}") from error
+        raise DataError(f"The checkpoint {path} cannot be read: it is cut off, garbled or no checkpoint.") from error
     if digest != _digest(state):
         raise DataError(f"The checkpoint {path} is damaged: its contents do not match their checksum.")
     return state
