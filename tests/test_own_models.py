@@ -65,8 +65,8 @@ def test_the_model_as_it_is_runs(own):
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("return self.items", "return self.items[1:]", "float32 [V, D] with V = 5, and returned float32 [4, 32]"),
-        ("return self.items", "return self.items.double()", "and returned float64 [5, 32]"),
+        ("return self.items", "return self.items[1:]", "float32 [V, D] with V = 5, and returned float32 [4, 64]"),
+        ("return self.items", "return self.items.double()", "and returned float64 [5, 64]"),
         (
             "items.clamp(min=1)) * (items > 0)[..., None]).sum(1)",
             "items.clamp(min=1))).sum(1)",
@@ -74,11 +74,11 @@ def test_the_model_as_it_is_runs(own):
         ),
         ("return self.items", "pass", "the item table, float32 [V, D] with V = 5, and returned None"),
         ("return vectors, {}", "return vectors", "a pair: vectors [B, D], and a dict of auxiliary losses by name"),
-        ("return vectors, {}", "return vectors, []", "and returned (float32 [2, 32], a list)"),
+        ("return vectors, {}", "return vectors, []", "and returned (float32 [2, 64], a list)"),
         (
             "return vectors, {}",
             "return vectors[:, None], {}",
-            "float32 [B, D] with B = 2, and returned float32 [2, 1, 32]",
+            "float32 [B, D] with B = 2, and returned float32 [2, 1, 64]",
         ),
         ("return vectors, {}", "return vectors[:, :7], {}", "[V, D] with V = 5 and D = 7, the width of the vectors"),
         ("return vectors, {}", "return vectors, {'a': vectors}", "should return a scalar as the loss 'a'"),
@@ -91,14 +91,14 @@ def test_the_model_as_it_is_runs(own):
         (
             "self.last(lookup(S, items[:, 0]))",
             "self.last(items)",
-            "encode(S [5, 32], items [2, 3], lengths [2]) raised",
+            "encode(S [5, 64], items [2, 3], lengths [2]) raised",
         ),
         ("        return self.items", "        return super().item_states()", "must define item_states()"),
         ("return vectors, {}", "return vectors * torch.nan, {}", "vectors of finite numbers, and returned NaN"),
         ("(dim, dim)\n", "(dim, dim)\n        dim / 0\n", "cannot be built so: ZeroDivisionError"),
         ("class Own(SessionModel)", "class Own", "Own lacks candidates"),
         ('("encoder",)', '("encoder")', "removable should be a tuple of roles such as ('attention',), not 'encoder'"),
-        ('"readout"), "last"', '"readout", ("a", "b", "c")), "last"', "mean [32, 32] does not divide"),
+        ('"readout"), "last"', '"readout", ("a", "b", "c")), "last"', "mean [64, 64] does not divide"),
         ('Matrix("encoder", "readout")', '("encoder", "readout")', "should be Matrix(role, module)"),
         ('{"mean": Matrix("encoder", "readout"), ', '{3: Matrix("encoder", "readout"), ', "matrices[3] should be"),
         ("matrices = {", "matrices = ['mean', 'last']; roles = {", "matrices should be a dict of Matrix(role, module)"),
@@ -108,7 +108,7 @@ def test_the_model_as_it_is_runs(own):
         (
             "self.last = nn.Linear(dim, dim)",
             'self.last = nn.GRUCell(dim, dim); self.matrices = {"last": Matrix("update", "gnn", rows=tuple("abcde"))}',
-            "last.weight_ih [96, 32] does not divide",
+            "last.weight_ih [192, 64] does not divide",
         ),
     ],
 )
@@ -244,3 +244,23 @@ def test_our_own_models_keep_the_contract(name):
         assert check.check(model, 5).shape == (2, 8)
         assert not check.not_there(model) and not check.without_role(model)
         assert model.training and model.switched_off is None
+
+
+def test_a_models_own_default_width_is_taken(typed, tmp_path):
+    """It stands in the user's file, and says more than any default of ours; --dim says more still."""
+    text = (tmp_path / "own.py").read_text() if (tmp_path / "own.py").exists() else ""
+    assert not text
+    (tmp_path / "own.py").write_text(
+        "from models import SRGNN\n\nclass Own(SRGNN):\n    def __init__(self, n_items, dim=6, without=()):\n"
+        "        super().__init__(n_items, dim=dim, without=without)\n"
+    )
+    words = ["train", "own.py:Own", "--dataset", "demo", "--max-steps", "2", "--quiet", "--device", "cpu"]
+    for more, width in (([], 6), (["--dim", "5"], 5)):
+        assert typed(*words, *more)[0] == 0
+        assert runs.group_config(runs.newest_group("runs"))["model_options"]["dim"] == width
+
+
+def test_a_training_that_patience_ends_says_so(typed):
+    words = ["train", "srgnn", "--dataset", "demo", "--dim", "4", "--epochs", "9", "--lr", "1e-9", "--patience", "1"]
+    code, _, err = typed(*words, "--device", "cpu")
+    assert code == 0 and "no better MRR@20 in 1 epochs (--patience)" in " ".join(err.split())

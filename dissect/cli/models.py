@@ -15,7 +15,7 @@ Examples:
   dissect models my_model.py:MyModel"""
 )
 @click.argument("name", required=False)
-@click.option("--dim", type=click.IntRange(1), help="Width D. [default: the preset's, else 256]")
+@click.option("--dim", type=click.IntRange(1), help="Width D. [default: the preset's or the model file's, else 256]")
 @click.option("--items", type=click.IntRange(1), default=43_097, show_default=True, help="Size V of the catalogue.")
 @click.option("--preset", help="Arguments of the model by name.")
 @click.option("--option", "extra", multiple=True, metavar="KEY=VALUE", help="Another argument of the model.")

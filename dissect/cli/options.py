@@ -106,7 +106,7 @@ training = several(
     click.option(
         "--dim",
         type=click.IntRange(1),
-        help="Width D of the model. [default: the preset's, else 256; 32 on built-in data]",
+        help="Width D of the model. [default: the preset's or the model file's, else 256; 32 on built-in data]",
     ),
     click.option(
         "--propagation",

@@ -127,7 +127,8 @@ def model_options(
             )
         options[name] = _value(value)
     if dim is not None and "dim" in takes:
-        options.setdefault("dim", dim)
+        own = parameters["dim"].default if subject.source and "dim" in parameters else None  # a user's class knows best
+        options.setdefault("dim", own if isinstance(own, int) else dim)
     # TOML has no word for none: where it is the default it need not be said, elsewhere it would be lost.
     lost = [n for n, v in options.items() if v is None and n in named and parameters[n].default is not None]
     if lost:

@@ -148,7 +148,12 @@ def _fit(
                 recorder.density()
             if ends_epoch:
                 values = recorder.accuracy(splits, report)
-                ends = choose_epoch(training, values, run, steps_per_epoch) or ends
+                if choose_epoch(training, values, run, steps_per_epoch) and not ends:
+                    epochs = config.patience
+                    observer.note(
+                        f"Stopped after step {state.step:,}: no better MRR@20 in {epochs} epochs (--patience)."
+                    )
+                    ends = True
             if ends:
                 break
 
