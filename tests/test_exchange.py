@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from dissect.data import exchange
 from dissect.data import export as module
-from dissect.data.exchange import EXPORTED
+from dissect.data.exchange import AS_IN_FILES, EXPORTED
 from dissect.data.export import export, timing
 from dissect.data.formats import import_files
 from dissect.data.sessions import Dataset, Sessions
+from dissect.data.translate import Numbering, numbering_of, translation
 from dissect.errors import DataError, UsageError
 
 TEXT_FORMATS = ("srgnn", "lessr", "recbole", "gru4rec")
@@ -299,6 +300,54 @@ def test_identifiers_that_are_numbers_from_1_are_the_numbers(tmp_path, items, n_
     assert (data.n_items, data.identifiers) == (n_items, identifiers)
 
 
+def test_an_export_brings_its_identifiers_back(tmp_path, format):
+    names = ["0012", "12", "", "shoe", "=cup"]  # the third is never clicked
+    data = replace(dataset([[5, 1, 2], [2, 4], [1, 4]], [[1, 2], [4, 1]]), identifiers=names)
+    data.provenance["format"] = "log"
+    read = back(data, format, tmp_path / "out", validation=0.4)
+    assert called(read) == called(data) and read.identifiers == numbering_of(read).names == names
+    shuffled = replace(data, identifiers=names[::-1], name="y")
+    again = back(shuffled, format, tmp_path / "other", validation=0.4)
+    again.provenance["format"] = "gru4rec"  # whatever wrote it
+    assert translation(numbering_of(read), replace(numbering_of(again), split_hash="1")).tolist() == [0, 5, 4, 0, 2, 1]
+    twice = back(read, format, tmp_path / "twice", validation=0.4)
+    assert numbering_of(twice).names == names
+
+
+def test_numbers_that_are_the_identifiers_come_back_as_such(tmp_path, format):
+    data = dataset([[3, 1, 2], [2, 4], [1, 4]], [[1, 2], [4, 1]])
+    data.provenance.update(format="gru4rec", items=AS_IN_FILES)
+    assert numbering_of(back(data, format, tmp_path / "out", validation=0.4)).names == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("record", ["has none", "is of an earlier version", "is of other files"])
+def test_numbers_of_an_export_are_no_names(tmp_path, format, record):
+    data = dataset([[3, 1, 2], [2, 4], [1, 4]], [[1, 2], [4, 1]])
+    if record != "has none":
+        data = replace(data, identifiers=["a", "b", "c", "d"], provenance={"format": "log"})
+    out, files = export(data, format, tmp_path / "out", validation=0.4)
+    written = json.loads((out / EXPORTED).read_text())
+    if record == "is of an earlier version":
+        del written["identifiers"]
+    elif record == "is of other files":  # changed since, such as by a filter
+        written["files"] = dict.fromkeys(written["files"], "0" * 64)
+    (out / EXPORTED).write_text(json.dumps(written))
+    read = import_files("x", format, out / files[0], out / files[-1])
+    assert numbering_of(read).names is None
+    with pytest.raises(DataError, match="numbers only") as error:
+        translation(Numbering("b", 2, "1", {"format": "log"}, ["1", "2"]), numbering_of(read))
+    assert EXPORTED in error.value.hint
+
+
+@pytest.mark.parametrize(("name", "first"), [("srgnn", 0), ("lessr", 1)])
+def test_an_export_counts_its_items_from_where_its_format_does(tmp_path, name, first):
+    data = replace(dataset([[2, 3], [3, 2]], [[2, 2]]), identifiers=["", "b", "c"], provenance={"format": "log"})
+    out, files = export(data, name, tmp_path / "out")
+    with pytest.raises(UsageError, match="is of an export, whose items count from") as error:
+        import_files("x", name, out / files[0], out / files[-1], first_id=first, n_items=4)
+    assert "--first-id" in error.value.hint
+
+
 @pytest.mark.parametrize("separator", ["\t", ","])
 @pytest.mark.parametrize("unit", [1, 1000])
 @pytest.mark.parametrize("session", ["session_id", "user_id", "visitor_id"])
@@ -371,6 +420,9 @@ def test_users_of_parquet(tmp_path, users, read):
         (lambda record: record | {"n_items": 2**31}, "has no `n_items`"),
         (lambda record: record | {"n_items": True}, "has no `n_items`"),
         (lambda record: {k: v for k, v in record.items() if k != "times"}, "has no `times`"),
+        (lambda record: record | {"identifiers": ["a"]}, "has no `identifiers`"),
+        (lambda record: record | {"identifiers": ["a", 2]}, "has no `identifiers`"),
+        (lambda record: record | {"identifiers": "ab"}, "has no `identifiers`"),
     ],
 )
 @pytest.mark.parametrize("name", ["srgnn", "gru4rec"])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dissect import runs
+from dissect.data.exchange import AS_IN_FILES, BY_RECORD, OF_EXPORT
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError
 
@@ -38,15 +39,15 @@ class Numbering:
         if self.provenance.get("source") == "generated" and isinstance(recipe, Mapping):
             return "generated", recipe.get("n_items"), recipe.get("items_per_intent")
         if isinstance(train, Mapping) and train.get("sha256"):
-            return self.provenance.get("format"), train["sha256"]
+            return self.provenance.get("format"), train["sha256"], self.provenance.get("items")
         return None
 
     @property
     def names(self) -> list[str] | None:
-        """The identifier of item i at i - 1, "" where it has none; None where the numbers are a script's."""
-        if self.provenance.get("format") in NUMBERED_BY_SCRIPT:
-            return None
-        if self.identifiers is None and self.provenance.get("items") != "as in the files":
+        """The identifier of item i at i - 1, "" where it has none; None where the numbers are a script's or ours."""
+        items = self.provenance.get("items")
+        by_script = self.provenance.get("format") in NUMBERED_BY_SCRIPT and items != BY_RECORD
+        if by_script or items == OF_EXPORT or (self.identifiers is None and items != AS_IN_FILES):
             return None
         return self.texts
 
@@ -100,8 +101,8 @@ def translation(data: Numbering, known: Numbering) -> np.ndarray:
             f"{pair} are different splits, and nothing tells which item of the one is which of the other: "
             f"{' and '.join(nameless)} {'has' if len(nameless) == 1 else 'have'} numbers only, which mean nothing "
             "outside their own files.",
-            "Bring both from files that name their items (dissect data prepare, or import from gru4rec, recbole or "
-            "parquet), and train again.",
+            "Bring both from files that name their items (dissect data prepare; import from gru4rec, recbole or "
+            "parquet; import of an export whose dissect.json, beside the files, names them), and train again.",
         )
     number = number_by_name(others, f"the run's '{known.name}'")
     to_known = np.array([0, *(number.get(name, 0) if name else 0 for name in names)], np.int32)
