@@ -393,6 +393,22 @@ def test_sessions_counted_anew_for_each_user_stay_apart(tmp_path):
     assert listed(data.train) == [[1, 2], [2, 1], [1, 1]] and data.train.users.tolist() == [0, 1, 0]
 
 
+def test_clicks_without_a_user_stay_in_their_session(tmp_path):
+    clicks = [(session, item) for session in range(8) for item in (1, 2, 3, 4)]
+    table = pd.DataFrame(clicks, columns=["session", "item"])
+    table["user"] = [None if item == 1 else f"u{session // 2}" for session, item in clicks]
+    table.to_parquet(tmp_path / "a.parquet")
+    table[:8].to_parquet(tmp_path / "b.parquet")
+    data = import_files("x", "parquet", tmp_path / "a.parquet", tmp_path / "b.parquet")
+    assert data.train.lengths.tolist() == [4] * 8 and data.train.users.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_sessions_without_a_user_come_back_without_one(tmp_path):
+    data = dataset([[1, 2], [2, 1], [1, 1]], [[1, 1]])
+    data.train.users[:] = [7, -1, 12]
+    assert back(data, "parquet", tmp_path / "out").train.users.tolist() == [7, -1, 12]
+
+
 @pytest.mark.parametrize(
     ("users", "read"),
     [
@@ -400,6 +416,8 @@ def test_sessions_counted_anew_for_each_user_stay_apart(tmp_path):
         (["7", "7", "12", "12"], [7, 12]),
         (["07", "07", "7", "7"], [0, 1]),
         (["7", "7", None, None], [7, -1]),
+        (["7", None, None, "12"], [7, 12]),
+        ([None, "7", None, None], [7, -1]),
     ],
 )
 def test_users_of_parquet(tmp_path, users, read):

@@ -17,7 +17,6 @@ in an export are those of this program, and no names of the items (OF_EXPORT).
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +26,9 @@ import numpy as np
 import pandas as pd
 
 from dissect.data.archive import sha256
-from dissect.data.log import MISSING, LogFormat, Source, read_log
+from dissect.data.log import MISSING, WHOLE, LogFormat, Source, read_log
 from dissect.data.prefixes import INT32, rebuild
-from dissect.data.preprocess import order_sessions, sort_clicks, to_sessions
+from dissect.data.preprocess import order_sessions, part_users, sort_clicks, to_sessions
 from dissect.data.sessions import Sessions
 from dissect.errors import DataError
 
@@ -43,7 +42,6 @@ BY_RECORD = "named by the record of an export"
 OF_EXPORT = "numbers of an export"
 
 SPARSE = 10  # ids up to this many times the number of items are kept as they are
-WHOLE = re.compile("0|[1-9][0-9]{0,17}")  # a whole number, as programs write it
 
 GRU4REC = LogFormat(
     separator="",
@@ -162,8 +160,8 @@ def read_tables(paths: Sequence[Path], format: LogFormat) -> Read:
             prefixes = [lists[code] for code in table["history"].tolist()]
             parts.append(rebuild(path, prefixes, table["item"].tolist()))
             continue
-        if "user" in table:  # sessions may be counted anew for each user
-            table["session"] = table.groupby(["session", "user"], sort=False).ngroup()
+        if "user" in table:
+            table = part_users(table)
             table["user"] = _translate(source, "user", users)
         parts.append(_from_clicks(table, record))
     identifiers, notes = named(record) if kept else (list(found), {"items": BY_APPEARANCE})
