@@ -156,6 +156,19 @@ def test_data_sets_without_a_common_item_are_refused():
         number_by_name([5, "", "5"], "'a'")
 
 
+def test_identifiers_that_an_earlier_version_read_as_numbers_are_named():
+    old = numbering("may", [12, 7, 103], format="log")
+    new = numbering("june", ["0012", "0007", "0103"], "1", format="log")
+    for pair in ((old, new), (new, old)):
+        with pytest.raises(DataError, match="no item in common") as error:
+            translation(*pair)
+        assert "'may', read identifiers as numbers" in error.value.hint and "train again" in error.value.hint
+    recent = numbering("may", [12, 7, 103], format="gru4rec", items="as in the files")  # of --recent: all is well
+    with pytest.raises(DataError) as error:
+        translation(new, recent)
+    assert error.value.hint == "Are they of the same shop?"
+
+
 def test_built_in_sets_of_one_catalogue_number_their_items_alike():
     bag, walk, demo = (numbering_of(planted.generate(name)) for name in ("demo-bag", "demo-walk", "demo"))
     assert translation(bag, walk).tolist() == list(range(601))

@@ -45,6 +45,7 @@ SPARSE = 10  # ids up to this many times the number of items are kept as they ar
 
 GRU4REC = LogFormat(
     separator="",
+    options=(),
     columns={
         "session": ("SessionId", "session_id", "session"),
         "item": ("ItemId", "item_id", "item"),
@@ -53,6 +54,7 @@ GRU4REC = LogFormat(
 )
 PARQUET = LogFormat(
     separator=",",
+    options=(),
     columns={
         "session": ("session", "SessionId", "session_id"),
         "item": ("item", "ItemId", "item_id"),
@@ -63,6 +65,7 @@ PARQUET = LogFormat(
 )
 RECBOLE = LogFormat(
     separator="",
+    options=(),
     typed=True,
     columns={
         "session": ("session_id", "sessionid", "user_id", "userid", "visitor_id", "visitorid"),

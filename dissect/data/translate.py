@@ -107,8 +107,22 @@ def translation(data: Numbering, known: Numbering) -> np.ndarray:
     number = number_by_name(others, f"the run's '{known.name}'")
     to_known = np.array([0, *(number.get(name, 0) if name else 0 for name in names)], np.int32)
     if not to_known.any():
-        raise DataError(f"{pair} have no item in common.", "Are they of the same shop?")
+        raise DataError(f"{pair} have no item in common.", _old(data, known) or "Are they of the same shop?")
     return to_known
+
+
+def _old(*sides: Numbering) -> str:
+    """What to do where one side has numbers of which an earlier version made identifiers, and the other has text."""
+    old = [
+        any(isinstance(each, int) for each in side.identifiers or ()) and side.provenance.get("items") != AS_IN_FILES
+        for side in sides
+    ]
+    if sum(old) != 1:
+        return ""
+    return (
+        f"An earlier version, which made '{sides[old.index(True)].name}', read identifiers as numbers (0012 as 12): "
+        "prepare the log again with --force, and train again."
+    )
 
 
 def is_identity(numbers: np.ndarray, n_known: int) -> bool:
