@@ -281,6 +281,18 @@ def test_a_list_is_cut_at_spaces_only(tmp_path):
     assert called(data) == [["a\u00a0b", "c\x0bd", "e\x1cf"], ["e\x1cf", "a\u00a0b"]]
 
 
+def test_what_a_share_of_the_sessions_drops_is_said(typed, tmp_path):
+    head, rows = "SessionId\tItemId\tTime\n", "{0}\t{1}\t{3}\n{0}\t{2}\t{4}\n"
+    train = [rows.format(n, *items, 100 + 2 * n, 101 + 2 * n) for n, items in enumerate([(1, 3), (1, 2), (2, 1)])]
+    test = [rows.format(n, *items, 200 + 2 * n, 201 + 2 * n) for n, items in enumerate([(1, 2), (1, 3)])]
+    (tmp_path / "a.tsv").write_text(head + "".join(train))
+    (tmp_path / "b.tsv").write_text(head + "".join(test))
+    paths = [str(tmp_path / "a.tsv"), str(tmp_path / "b.tsv")]
+    code, out, err = typed("data", "import", "x", "--format", "gru4rec", *paths, "--recent", "2/3")
+    assert code == 0, err
+    assert "Dropped from test: 1 clicks on items that no kept training session has, and 1 sessions with them." in out
+
+
 @pytest.mark.parametrize(
     ("items", "n_items", "identifiers"),
     [
