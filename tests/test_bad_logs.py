@@ -30,6 +30,7 @@ from click.testing import CliRunner
 
 from dissect.cli import main
 from dissect.data import archive, catalog, lines, log
+from dissect.data.formats import import_files
 from dissect.data.prepare import prepare
 from dissect.data.recipes import RECIPES, own_log
 from dissect.errors import DataError
@@ -487,6 +488,48 @@ def test_texts_that_stand_for_no_value_are_counted_and_refused_or_kept_when_told
     assert typed("shop", "--from", "log.csv", *OWN_COLUMNS, "--missing", "")[0] == 0
     known = catalog.load("shop", tmp_path / "data").identifiers
     assert sorted(known) == ["NA", "NULL", "None", "a", "nan", "nano"]
+
+
+@pytest.mark.parametrize(("missing", "known"), [("-", ["-", "NULL", "a"]), ("", ["-", "NULL", "a"])])
+def test_an_empty_field_is_empty_whatever_else_stands_for_no_value(typed, tmp_path, missing, known):
+    Path("log.csv").write_text(shop_log(["NULL", "a", "-"]))
+    code, _, err = typed("shop", "--from", "log.csv", *OWN_COLUMNS, "--missing", missing)
+    if missing:
+        assert code == 3 and "it has no item" in err and "- stand for no value" in err and "fields" not in err
+        Path("log.csv").write_text(shop_log(["NULL", "a"]))
+        assert typed("shop", "--from", "log.csv", *OWN_COLUMNS, "--missing", missing)[0] == 0
+        known = known[1:]
+    else:
+        assert code == 0, err
+    assert sorted(catalog.load("shop", tmp_path / "data").identifiers) == known
+    Path("log.csv").write_text(shop_log(["", "a"]))
+    code, _, err = typed("empty", "--from", "log.csv", *OWN_COLUMNS, "--missing", missing)
+    assert code == 3 and "it has no item" in err and "--missing" not in err
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_hints_name_missing_only_where_a_text_stands_for_no_value(tmp_path, kind):
+    format = own_log(session="visit", item="item", time="at").log
+    for item, is_hinted in ((None, False), ("NULL", True)):
+        path = tmp_path / f"log.{kind}"
+        table = pd.DataFrame({"visit": ["v"] * 3, "item": ["a", item, "b"], "at": np.arange(3) + 1_600_000_000})
+        table.to_csv(path, index=False) if kind == "csv" else table.to_parquet(path)
+        with pytest.raises(DataError, match="has no item") as error:
+            log.read_log(path, format)
+        assert ("NULL" in error.value.hint and "--missing" in error.value.hint) == is_hinted
+        assert "Mend or delete" in error.value.hint or is_hinted
+        with pytest.raises(DataError, match="has no item") as error:  # as an import and a fixed recipe read it
+            log.read_log(path, replace(format, options=()))
+        assert "--missing" not in error.value.hint
+
+
+@pytest.mark.parametrize("broken", [b"1\tcaf\xe9\t1\n", b"1\ta\0\t1\n"])
+def test_an_import_has_no_option_for_the_encoding_to_name(tmp_path, broken):
+    for content in (b"SessionId\tItemId\tTime\n" + broken, b"\x00\xff\xfe\x01" * 9):
+        (tmp_path / "a").write_bytes(content)
+        with pytest.raises(DataError) as error:
+            import_files("x", "gru4rec", tmp_path / "a", tmp_path / "a")
+        assert "UTF-8: iconv" in error.value.hint and "--encoding" not in error.value.hint
 
 
 def test_clicks_without_a_user_are_told_where_users_are_not_needed(typed):

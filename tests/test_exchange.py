@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from dissect.data import exchange
 from dissect.data import export as module
-from dissect.data.exchange import EXPORTED
+from dissect.data.exchange import AS_IN_FILES, EXPORTED
 from dissect.data.export import export, timing
 from dissect.data.formats import import_files
 from dissect.data.sessions import Dataset, Sessions
+from dissect.data.translate import Numbering, numbering_of, translation
 from dissect.errors import DataError, UsageError
 
 TEXT_FORMATS = ("srgnn", "lessr", "recbole", "gru4rec")
@@ -280,6 +281,18 @@ def test_a_list_is_cut_at_spaces_only(tmp_path):
     assert called(data) == [["a\u00a0b", "c\x0bd", "e\x1cf"], ["e\x1cf", "a\u00a0b"]]
 
 
+def test_what_a_share_of_the_sessions_drops_is_said(typed, tmp_path):
+    head, rows = "SessionId\tItemId\tTime\n", "{0}\t{1}\t{3}\n{0}\t{2}\t{4}\n"
+    train = [rows.format(n, *items, 100 + 2 * n, 101 + 2 * n) for n, items in enumerate([(1, 3), (1, 2), (2, 1)])]
+    test = [rows.format(n, *items, 200 + 2 * n, 201 + 2 * n) for n, items in enumerate([(1, 2), (1, 3)])]
+    (tmp_path / "a.tsv").write_text(head + "".join(train))
+    (tmp_path / "b.tsv").write_text(head + "".join(test))
+    paths = [str(tmp_path / "a.tsv"), str(tmp_path / "b.tsv")]
+    code, out, err = typed("data", "import", "x", "--format", "gru4rec", *paths, "--recent", "2/3")
+    assert code == 0, err
+    assert "Dropped from test: 1 clicks on items that no kept training session has, and 1 sessions with them." in out
+
+
 @pytest.mark.parametrize(
     ("items", "n_items", "identifiers"),
     [
@@ -297,6 +310,54 @@ def test_identifiers_that_are_numbers_from_1_are_the_numbers(tmp_path, items, n_
     (tmp_path / "b").write_text(f"SessionId\tItemId\tTime\n2\t{items[0]}\t200\n2\t{items[1]}\t201\n")
     data = import_files("x", "gru4rec", tmp_path / "a", tmp_path / "b")
     assert (data.n_items, data.identifiers) == (n_items, identifiers)
+
+
+def test_an_export_brings_its_identifiers_back(tmp_path, format):
+    names = ["0012", "12", "", "shoe", "=cup"]  # the third is never clicked
+    data = replace(dataset([[5, 1, 2], [2, 4], [1, 4]], [[1, 2], [4, 1]]), identifiers=names)
+    data.provenance["format"] = "log"
+    read = back(data, format, tmp_path / "out", validation=0.4)
+    assert called(read) == called(data) and read.identifiers == numbering_of(read).names == names
+    shuffled = replace(data, identifiers=names[::-1], name="y")
+    again = back(shuffled, format, tmp_path / "other", validation=0.4)
+    again.provenance["format"] = "gru4rec"  # whatever wrote it
+    assert translation(numbering_of(read), replace(numbering_of(again), split_hash="1")).tolist() == [0, 5, 4, 0, 2, 1]
+    twice = back(read, format, tmp_path / "twice", validation=0.4)
+    assert numbering_of(twice).names == names
+
+
+def test_numbers_that_are_the_identifiers_come_back_as_such(tmp_path, format):
+    data = dataset([[3, 1, 2], [2, 4], [1, 4]], [[1, 2], [4, 1]])
+    data.provenance.update(format="gru4rec", items=AS_IN_FILES)
+    assert numbering_of(back(data, format, tmp_path / "out", validation=0.4)).names == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("record", ["has none", "is of an earlier version", "is of other files"])
+def test_numbers_of_an_export_are_no_names(tmp_path, format, record):
+    data = dataset([[3, 1, 2], [2, 4], [1, 4]], [[1, 2], [4, 1]])
+    if record != "has none":
+        data = replace(data, identifiers=["a", "b", "c", "d"], provenance={"format": "log"})
+    out, files = export(data, format, tmp_path / "out", validation=0.4)
+    written = json.loads((out / EXPORTED).read_text())
+    if record == "is of an earlier version":
+        del written["identifiers"]
+    elif record == "is of other files":  # changed since, such as by a filter
+        written["files"] = dict.fromkeys(written["files"], "0" * 64)
+    (out / EXPORTED).write_text(json.dumps(written))
+    read = import_files("x", format, out / files[0], out / files[-1])
+    assert numbering_of(read).names is None
+    with pytest.raises(DataError, match="numbers only") as error:
+        translation(Numbering("b", 2, "1", {"format": "log"}, ["1", "2"]), numbering_of(read))
+    assert EXPORTED in error.value.hint
+
+
+@pytest.mark.parametrize(("name", "first"), [("srgnn", 0), ("lessr", 1)])
+def test_an_export_counts_its_items_from_where_its_format_does(tmp_path, name, first):
+    data = replace(dataset([[2, 3], [3, 2]], [[2, 2]]), identifiers=["", "b", "c"], provenance={"format": "log"})
+    out, files = export(data, name, tmp_path / "out")
+    with pytest.raises(UsageError, match="is of an export, whose items count from") as error:
+        import_files("x", name, out / files[0], out / files[-1], first_id=first, n_items=4)
+    assert "--first-id" in error.value.hint
 
 
 @pytest.mark.parametrize("separator", ["\t", ","])
@@ -344,6 +405,22 @@ def test_sessions_counted_anew_for_each_user_stay_apart(tmp_path):
     assert listed(data.train) == [[1, 2], [2, 1], [1, 1]] and data.train.users.tolist() == [0, 1, 0]
 
 
+def test_clicks_without_a_user_stay_in_their_session(tmp_path):
+    clicks = [(session, item) for session in range(8) for item in (1, 2, 3, 4)]
+    table = pd.DataFrame(clicks, columns=["session", "item"])
+    table["user"] = [None if item == 1 else f"u{session // 2}" for session, item in clicks]
+    table.to_parquet(tmp_path / "a.parquet")
+    table[:8].to_parquet(tmp_path / "b.parquet")
+    data = import_files("x", "parquet", tmp_path / "a.parquet", tmp_path / "b.parquet")
+    assert data.train.lengths.tolist() == [4] * 8 and data.train.users.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_sessions_without_a_user_come_back_without_one(tmp_path):
+    data = dataset([[1, 2], [2, 1], [1, 1]], [[1, 1]])
+    data.train.users[:] = [7, -1, 12]
+    assert back(data, "parquet", tmp_path / "out").train.users.tolist() == [7, -1, 12]
+
+
 @pytest.mark.parametrize(
     ("users", "read"),
     [
@@ -351,6 +428,8 @@ def test_sessions_counted_anew_for_each_user_stay_apart(tmp_path):
         (["7", "7", "12", "12"], [7, 12]),
         (["07", "07", "7", "7"], [0, 1]),
         (["7", "7", None, None], [7, -1]),
+        (["7", None, None, "12"], [7, 12]),
+        ([None, "7", None, None], [7, -1]),
     ],
 )
 def test_users_of_parquet(tmp_path, users, read):
@@ -371,6 +450,9 @@ def test_users_of_parquet(tmp_path, users, read):
         (lambda record: record | {"n_items": 2**31}, "has no `n_items`"),
         (lambda record: record | {"n_items": True}, "has no `n_items`"),
         (lambda record: {k: v for k, v in record.items() if k != "times"}, "has no `times`"),
+        (lambda record: record | {"identifiers": ["a"]}, "has no `identifiers`"),
+        (lambda record: record | {"identifiers": ["a", 2]}, "has no `identifiers`"),
+        (lambda record: record | {"identifiers": "ab"}, "has no `identifiers`"),
     ],
 )
 @pytest.mark.parametrize("name", ["srgnn", "gru4rec"])

@@ -76,6 +76,24 @@ def test_another_order_of_the_same_items_changes_no_accuracy(shop):
         assert kind == "pop" or right["hr@20"] > 75  # so that wrong numbers would show
 
 
+@pytest.mark.parametrize("format", ["gru4rec", "srgnn"])
+def test_months_that_were_exported_and_imported_meet_by_their_identifiers(typed, tmp_path, format):
+    for data in (month("may", SKUS, MAY), month("june", SHUFFLED, JUNE)):
+        catalog.save(data, tmp_path / "data")
+        assert typed("data", "export", data.name, "--format", format, "--out", data.name)[0] == 0
+        files = {"gru4rec": ("train.tsv", "test.tsv"), "srgnn": ("all_train_seq.txt", "test.txt")}[format]
+        paths = [f"{data.name}/{file}" for file in files]
+        assert typed("data", "import", f"{data.name}-copy", "--format", format, *paths)[0] == 0
+    found = []
+    for dataset in ("may", "may-copy"):
+        words = ["--dataset", dataset, "--dim", "16", "--device", "cpu", "--quiet", "--epochs", "2", "--lr", "0.03"]
+        assert typed("train", "srgnn", *words)[0] == 0
+        run = runs.newest_group("runs") / "s1"
+        found.append(evaluated(typed, run, dataset.replace("may", "june"))[0])
+    assert found[0]["hr@20"] == found[1]["hr@20"] > 50  # so that wrong numbers would show
+    assert found[1]["unknown_targets"] == 0
+
+
 def test_items_that_the_model_does_not_know_are_counted_as_misses(shop, tmp_path):
     run = runs.newest_group("runs") / "s1"
     found, err = evaluated(shop, run, "june-grown")
@@ -137,6 +155,19 @@ def test_data_sets_without_a_common_item_are_refused():
         translation(numbering("a", ["x"]), numbering("b", ["y"], "1"))
     with pytest.raises(DataError, match=r"items 1 and 3 are both called '5'"):
         number_by_name([5, "", "5"], "'a'")
+
+
+def test_identifiers_that_an_earlier_version_read_as_numbers_are_named():
+    old = numbering("may", [12, 7, 103], format="log")
+    new = numbering("june", ["0012", "0007", "0103"], "1", format="log")
+    for pair in ((old, new), (new, old)):
+        with pytest.raises(DataError, match="no item in common") as error:
+            translation(*pair)
+        assert "'may', read identifiers as numbers" in error.value.hint and "train again" in error.value.hint
+    recent = numbering("may", [12, 7, 103], format="gru4rec", items="as in the files")  # of --recent: all is well
+    with pytest.raises(DataError) as error:
+        translation(new, recent)
+    assert error.value.hint == "Are they of the same shop?"
 
 
 def test_built_in_sets_of_one_catalogue_number_their_items_alike():

@@ -88,7 +88,7 @@ def tell(dataset: Dataset, folder: Path) -> None:
     if unseen := dataset.provenance.get("dropped_unseen"):
         clicks, sessions = (unseen.get(what, 0) for what in ("clicks", "sessions"))
         click.echo(
-            f"Of the test part {clicks:,} clicks on items that the sessions kept have not were dropped, "
+            f"Dropped from test: {clicks:,} clicks on items that no kept training session has, "
             f"and {sessions:,} sessions with them."
         )
     if dataset.provenance.get("format") == "log":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dissect.errors import DataError
+from dissect.text import shown
 
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
 
@@ -89,7 +90,7 @@ def _member(path: Path, names: list[str], wanted: str) -> str:
     matching = [name for name in names if Path(name).name == wanted] or (names if len(names) == 1 else [])
     if len(matching) != 1:
         held = (
-            f"{len(names)} files ({printable(', '.join(names[:5]))}{', ...' if len(names) > 5 else ''})"
+            f"{len(names)} files ({shown(', '.join(names[:5]))}{', ...' if len(names) > 5 else ''})"
             if names
             else "no file"
         )
@@ -98,11 +99,6 @@ def _member(path: Path, names: list[str], wanted: str) -> str:
             "Unpack it and name the log with --from." if names else "",
         )
     return matching[0]
-
-
-def printable(text: str) -> str:
-    """Text from a file as a message may have it: without control characters."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def sha256(path: Path) -> str:

@@ -10,13 +10,13 @@ numbers from 1 on, without too many gaps, they are the numbers of the items too.
 
 Where tables of clicks come with times, clicks and sessions are put in their order (a session is where it ends), else
 the order of the file is taken. Files that `dissect data export` wrote are recognised by the record beside them
-(EXPORTED), and come back exactly as they were.
+(EXPORTED), and come back exactly as they were, with the identifiers that the record holds. Without these the numbers
+in an export are those of this program, and no names of the items (OF_EXPORT).
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,20 +26,26 @@ import numpy as np
 import pandas as pd
 
 from dissect.data.archive import sha256
-from dissect.data.log import MISSING, LogFormat, Source, read_log
+from dissect.data.log import MISSING, WHOLE, LogFormat, Source, read_log
 from dissect.data.prefixes import INT32, rebuild
-from dissect.data.preprocess import order_sessions, sort_clicks, to_sessions
+from dissect.data.preprocess import order_sessions, part_users, sort_clicks, to_sessions
 from dissect.data.sessions import Sessions
 from dissect.errors import DataError
 
 EXPORTED = "dissect.json"  # beside exported files: what they are, and their SHA-256
 TIMES = ("clicks", "ends", "none")  # what its `times` may say
 
+# Where the identifiers of a data set come from (`items` of its provenance).
+AS_IN_FILES = "as in the files"
+BY_APPEARANCE = "numbered by first appearance"
+BY_RECORD = "named by the record of an export"
+OF_EXPORT = "numbers of an export"
+
 SPARSE = 10  # ids up to this many times the number of items are kept as they are
-WHOLE = re.compile("0|[1-9][0-9]{0,17}")  # a whole number, as programs write it
 
 GRU4REC = LogFormat(
     separator="",
+    options=(),
     columns={
         "session": ("SessionId", "session_id", "session"),
         "item": ("ItemId", "item_id", "item"),
@@ -48,6 +54,7 @@ GRU4REC = LogFormat(
 )
 PARQUET = LogFormat(
     separator=",",
+    options=(),
     columns={
         "session": ("session", "SessionId", "session_id"),
         "item": ("item", "ItemId", "item_id"),
@@ -58,6 +65,7 @@ PARQUET = LogFormat(
 )
 RECBOLE = LogFormat(
     separator="",
+    options=(),
     typed=True,
     columns={
         "session": ("session_id", "sessionid", "user_id", "userid", "visitor_id", "visitorid"),
@@ -107,7 +115,28 @@ def exported(paths: Sequence[Path]) -> dict[str, Any] | None:
         raise _damaged(path, "has no `n_items` that is a whole number from 1 on")
     if record.get("times") not in TIMES:
         raise _damaged(path, f"has no `times` that is one of {', '.join(TIMES)}")
+    names = record.get("identifiers")
+    if names is not None and not (
+        isinstance(names, list) and len(names) == record["n_items"] and all(isinstance(name, str) for name in names)
+    ):
+        raise _damaged(path, f"has no `identifiers` that are a text for each of {record['n_items']:,} items")
     return record
+
+
+def recorded_files(folder: Path) -> list[str]:
+    """The files that the record of an export names; none where there is no such record."""
+    try:
+        record = json.loads((folder / EXPORTED).read_text())
+    except (OSError, ValueError, RecursionError):
+        return []
+    files = record.get("files") if isinstance(record, dict) and "split_hash" in record else None
+    return list(files) if isinstance(files, dict) else []
+
+
+def named(record: dict[str, Any] | None) -> tuple[list[str] | None, dict[str, Any]]:
+    """(identifiers, what goes on record of them) that the record of an export brings."""
+    names = record.get("identifiers") if record else None
+    return names, {} if names is None else {"items": BY_RECORD}
 
 
 def _damaged(path: Path, what: str) -> DataError:
@@ -134,15 +163,18 @@ def read_tables(paths: Sequence[Path], format: LogFormat) -> Read:
             prefixes = [lists[code] for code in table["history"].tolist()]
             parts.append(rebuild(path, prefixes, table["item"].tolist()))
             continue
-        if "user" in table:  # sessions may be counted anew for each user
-            table["session"] = table.groupby(["session", "user"], sort=False).ngroup()
+        if "user" in table:
+            table = part_users(table)
             table["user"] = _translate(source, "user", users)
         parts.append(_from_clicks(table, record))
-    notes = {"items": "as in the files" if kept else "numbered by first appearance"}
+    identifiers, notes = named(record) if kept else (list(found), {"items": BY_APPEARANCE})
+    if not notes:  # a file of an export that was changed since has our numbers all the same
+        ours = record is not None or any(path.name in recorded_files(path.parent) for path in paths)
+        notes = {"items": OF_EXPORT if ours else AS_IN_FILES}
     clocks = {source.record["times"]: None for source in sources if "times" in source.record}
     if clocks and record is None and any(part.times is not None for part in parts):
         notes["times"] = " and ".join(clocks)
-    return Read(parts, record["n_items"] if record else None, notes, None if kept else list(found))
+    return Read(parts, record["n_items"] if record else None, notes, identifiers)
 
 
 def _histories(source: Source) -> list[list[str]] | None:

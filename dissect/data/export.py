@@ -1,12 +1,11 @@
 """Write a data set in the files of the field, so that other people's code runs on the same split.
 
-Every export is a folder; beside the files lies a record (dissect.json) of what they are, by which
-`dissect data import` brings the very same split back, times included.
+Every export is a folder; beside the files, which know items by number, lies a record (dissect.json) of what they are
+and what the items are called, by which `dissect data import` brings the very same split back, times included.
 """
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -19,9 +18,10 @@ import pandas as pd
 from dissect.data import folders
 from dissect.data.archive import sha256
 from dissect.data.catalog import describe
-from dissect.data.exchange import EXPORTED
+from dissect.data.exchange import EXPORTED, recorded_files
 from dissect.data.parquet import no_parquet
 from dissect.data.sessions import Dataset, Sessions, split_validation
+from dissect.data.translate import numbering_of
 from dissect.errors import DataError, DissectError, UsageError
 from dissect.runs import write_json
 
@@ -42,7 +42,7 @@ def export(
     if out.exists() or out.is_symlink():
         if not force:
             raise UsageError(f"{out} exists already.", "Name another folder with --out, or --force to replace it.")
-        folders.require_own(out, "an export", {EXPORTED, *_recorded_files(out)}, {EXPORTED})
+        folders.require_own(out, "an export", {EXPORTED, *recorded_files(out)}, {EXPORTED})
     try:
         with folders.whole(out) as staging:
             files = WRITERS[format](dataset, staging, validation)
@@ -53,6 +53,7 @@ def export(
                     "format": format,
                     "times": timing(dataset),
                     "files": {path.name: sha256(path) for path in sorted(staging.iterdir())},
+                    "identifiers": numbering_of(dataset).names,
                 },
             )
     except OSError as error:
@@ -62,16 +63,6 @@ def export(
             raise DataError(error.message, "Make room, or choose --out.") from error
         raise
     return out, files
-
-
-def _recorded_files(folder: Path) -> list[str]:
-    """The files that the record of an export names; none where there is no such record."""
-    try:
-        record = json.loads((folder / EXPORTED).read_text())
-    except (OSError, ValueError, RecursionError):
-        return []
-    files = record.get("files") if isinstance(record, dict) and "split_hash" in record else None
-    return list(files) if isinstance(files, dict) else []
 
 
 def timing(dataset: Dataset) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from dissect.data.archive import sha256
-from dissect.data.exchange import TABLES, Read, exported, read_tables
+from dissect.data.exchange import TABLES, Read, exported, named, read_tables
 from dissect.data.prefixes import INT32, flatten, rebuild
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, UsageError
@@ -170,7 +170,8 @@ def _srgnn(paths: Sequence[Path], lowest: int) -> Read:
             f"The training file comes first: {paths[-1]} {paths[0]}",
         )
     record = exported(paths)
-    return Read(parts, record["n_items"] if record else None)
+    names, notes = named(record)
+    return Read(parts, record["n_items"] if record else None, notes, names)
 
 
 # --- text ----------------------------------------------------------------------------------------------------
@@ -207,16 +208,17 @@ def read_lessr(path: Path, lowest: int = 0) -> Sessions:
 
 def _lessr(paths: Sequence[Path], lowest: int) -> Read:
     parts = [read_lessr(path, lowest) for path in paths]
+    names, notes = named(exported(paths))
     count = paths[0].parent / "num_items.txt"
     if not count.exists():
-        return Read(parts)
+        return Read(parts, len(names) if names else None, notes, names)
     try:
         n_items = int(_bytes(count))
     except ValueError:
         n_items = 0
     if n_items < 1:
         raise DataError(f"{count} should hold one whole number, how many items there are.")
-    return Read(parts, n_items)
+    return Read(parts, n_items, notes, names)
 
 
 def _bytes(path: Path) -> bytes:
@@ -284,6 +286,11 @@ def import_files(
         smallest = min(int(sessions.items.min()) for sessions in read.parts if len(sessions.items))
         provenance |= {"first_id": lowest, "smallest_id": smallest - 1 + lowest}
     identifiers = read.identifiers
+    if identifiers is not None and lowest != FIRST_ID.get(format, 1):
+        raise UsageError(
+            f"{train} is of an export, whose items count from {FIRST_ID[format]}, not {lowest}.",
+            "Leave --first-id out.",
+        )
     if identifiers is not None:  # of clicked items only, and of some that were dropped since
         identifiers = [*identifiers[:known], *[""] * (known - len(identifiers))]
     elif lowest != 1:

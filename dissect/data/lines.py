@@ -17,17 +17,15 @@ from dissect.errors import DataError, UsageError
 
 BLOCK = 1 << 20  # bytes read at a time
 LONGEST = 1 << 24  # bytes of a line, or of a click whose quoted fields hold line breaks
-ENCODING_HINT = (
-    "Say how the text is encoded, such as `dissect data prepare ... --encoding latin-1`, or turn it into UTF-8: "
-    "iconv -f LATIN1 -t UTF-8."
-)
+TO_UTF8 = "Turn the text into UTF-8: iconv -f LATIN1 -t UTF-8."
+ENCODING_HINT = f"{TO_UTF8} Or say how it is encoded, such as `dissect data prepare ... --encoding latin-1`."
 
 
-def blocks(path: Path, file: IO[bytes], encoding: str = "") -> Iterator[bytes]:
+def blocks(path: Path, file: IO[bytes], encoding: str = "", hint: str = ENCODING_HINT) -> Iterator[bytes]:
     """Blocks of whole lines, without a byte order mark; the last line ends with a line break too.
 
-    Raises DataError for a line that is too long or holds a NUL byte. Whether it is UTF-8 is not looked at, but of
-    another `encoding` it is made.
+    Raises DataError for a line that is too long or (with the hint) holds a NUL byte. Whether it is UTF-8 is not
+    looked at, but of another `encoding` it is made.
     """
     line, rest = 1, b""
     for data in _as_utf8(path, file, encoding):
@@ -38,7 +36,7 @@ def blocks(path: Path, file: IO[bytes], encoding: str = "") -> Iterator[bytes]:
             block, rest = rest + data[:whole], data[whole:]
             if (at := block.find(b"\0")) >= 0:
                 line += block.count(b"\n", 0, at)
-                raise DataError(f"{path} is no text in UTF-8: line {line:,} holds a NUL byte.", ENCODING_HINT)
+                raise DataError(f"{path} is no text in UTF-8: line {line:,} holds a NUL byte.", hint)
             yield block
             line += block.count(b"\n")
         if len(rest) > LONGEST:
@@ -79,20 +77,20 @@ def check_encoding(name: str) -> str:
     return "" if found in ("utf-8", "utf-8-sig") else found
 
 
-def not_utf8(path: Path, file: IO[bytes]) -> DataError:
+def not_utf8(path: Path, file: IO[bytes], hint: str) -> DataError:
     """The error for a file that is not UTF-8, with the place of the first bytes that are none."""
     line = 1
-    for block in blocks(path, file):
+    for block in blocks(path, file, hint=hint):
         try:
             block.decode()
         except UnicodeDecodeError as error:
             line += block.count(b"\n", 0, error.start)
             begin = max(block.rfind(b"\n", 0, error.start) + 1, error.start - 20)
             return DataError(
-                f"{path}, line {line:,}: {block[begin : error.end + 10].splitlines()[0]!r} is not UTF-8.", ENCODING_HINT
+                f"{path}, line {line:,}: {block[begin : error.end + 10].splitlines()[0]!r} is not UTF-8.", hint
             )
         line += block.count(b"\n")
-    return DataError(f"{path} is not UTF-8.", ENCODING_HINT)
+    return DataError(f"{path} is not UTF-8.", hint)
 
 
 # --- quotation marks -----------------------------------------------------------------------------------------

@@ -31,11 +31,12 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
-from dissect.data.archive import READ_ERRORS, opened, printable, sha256
+from dissect.data.archive import READ_ERRORS, opened, sha256
 from dissect.data.clock import EARLIEST, HINT, described, guess, to_milliseconds
-from dissect.data.lines import BLOCK, ENCODING_HINT, Quotes, Stream, blocks, clicks, not_utf8
+from dissect.data.lines import BLOCK, ENCODING_HINT, TO_UTF8, Quotes, Stream, blocks, clicks, not_utf8
 from dissect.data.parquet import identifiers, read_columns, times
 from dissect.errors import DataError
+from dissect.text import shown
 
 CHUNK = 1_000_000  # rows that are text at a time
 MISSING = -1
@@ -75,6 +76,7 @@ class LogFormat:
     missing    texts that stand for an empty field
     may_lack   columns that may be empty; elsewhere an empty field makes a broken line
     optional   columns that are read where the log has them
+    options    those of --encoding and --missing that the command which reads the log has, for hints
     """
 
     separator: str
@@ -90,6 +92,11 @@ class LogFormat:
     missing: tuple[str, ...] = ("", *NO_VALUE)
     may_lack: tuple[str, ...] = ("user",)
     optional: tuple[str, ...] = ("user",)
+    options: tuple[str, ...] = ("--encoding",)
+
+    @property
+    def encoding_hint(self) -> str:
+        return ENCODING_HINT if "--encoding" in self.options else TO_UTF8
 
 
 @dataclass
@@ -167,7 +174,7 @@ def _chunks(path: Path, file: IO[bytes], format: LogFormat, layout: _Layout) -> 
         return
     except UnicodeDecodeError:
         with opened(path, format.member) as again:
-            raise not_utf8(path, again) from None
+            raise not_utf8(path, again, format.encoding_hint) from None
     except READ_ERRORS as error:
         raise DataError(f"{path} is damaged or cut off: {error}.") from error
     except ValueError as error:  # pandas' ParserError is one
@@ -176,7 +183,7 @@ def _chunks(path: Path, file: IO[bytes], format: LogFormat, layout: _Layout) -> 
 
 def _lines(path: Path, file: IO[bytes], format: LogFormat, layout: _Layout) -> Iterator[bytes]:
     """Blocks of whole clicks, without the header."""
-    lines = blocks(path, file, format.encoding)
+    lines = blocks(path, file, format.encoding, format.encoding_hint)
     if layout.header:
         lines = itertools.chain([next(lines).partition(b"\n")[2]], lines)
     if format.quoted:
@@ -260,7 +267,7 @@ def _times(values: pd.Series, clock: str, role: str, broken: _Broken, rows: int)
         name = broken.format.columns[role][0]
         return f"has {str(values.iloc[row])!r} in the column {name}; expected {described(clock, since)}"
 
-    broken.add(rows, np.flatnonzero(bad), what, HINT)
+    broken.add(rows, np.flatnonzero(bad), what, lambda line: HINT)
     return found
 
 
@@ -274,6 +281,10 @@ def _not_utf8(name: str, row: int) -> str:
     return f"has bytes that are not UTF-8 in its {name}"
 
 
+def _held(column: Any, row: int) -> object:
+    return column[row].as_py()
+
+
 def _no_identifier(name: str, column: Any, row: int) -> str:
     return f"has {column[row].as_py()!r} in the column {name}, which is neither text nor a whole number"
 
@@ -284,20 +295,30 @@ class _Broken:
     def __init__(self, path: Path, format: LogFormat, layout: _Layout | None) -> None:
         self.path, self.format, self.layout = path, format, layout
         self.rows: list[np.ndarray] = []
-        self.first: tuple[int, str, str] | None = None
+        self.first: tuple[int, str, Callable[[str], str]] | None = None
 
-    def add(self, rows: int, places: np.ndarray, what: Callable[[int], str], hint: str = "") -> None:
-        """Rows `places` of a chunk that begins at row `rows`; `what` says what is wrong with a row of the chunk."""
+    def add(
+        self, rows: int, places: np.ndarray, what: Callable[[int], str], hint: Callable[[str], str] = lambda line: ""
+    ) -> None:
+        """Rows `places` of a chunk that begins at row `rows`.
+
+        `what` says what is wrong with a row of the chunk, and `hint` what to do, from the line of the first.
+        """
         if not len(places):
             return
         if self.first is None or rows + places[0] < self.first[0]:
             self.first = (rows + int(places[0]), what(int(places[0])), hint)
         self.rows.append(places + rows)
 
-    def add_empty(self, rows: int, places: np.ndarray, role: str) -> None:
-        """Rows that have nothing in the column of `role`."""
-        none = ", ".join(filter(None, self.format.missing))
-        hint = f"{none} stand for no value: `dissect data prepare --missing` changes that." if none else ""
+    def add_empty(self, rows: int, places: np.ndarray, role: str, held: Callable[[int], object] | None = None) -> None:
+        """Rows that have nothing in the column of `role`; `held` gives the text of a row where there are no lines."""
+        none = [text for text in self.format.missing if text and "--missing" in self.format.options]
+
+        def hint(line: str) -> str:
+            if (held(int(places[0])) if held else self._field(line, role)) not in none:
+                return ""
+            return f"{', '.join(none)} stand for no value: `dissect data prepare --missing` changes that."
+
         self.add(rows, places, lambda _: f"has no {self.format.columns[role][0]}", hint)
 
     def refuse(self) -> None:
@@ -307,12 +328,17 @@ class _Broken:
         row, what, hint = self.first
         number, text = (row, "") if self.layout is None else self._line(row, self.layout)
         kind, count = "row" if self.layout is None else "line", len(np.unique(np.concatenate(self.rows)))
-        shown = "" if self.layout is None else f", {text[:120]!r}"
+        line = "" if self.layout is None else f", {text[:120]!r}"
         raise DataError(
             f"{self.path}: {count:,} {kind}{'s are' if count > 1 else ' is'} broken. "
-            f"The first is {kind} {number}{shown}: it {what}.",
-            hint or f"Mend or delete the broken {kind}s; nothing was written.",
+            f"The first is {kind} {number}{line}: it {what}.",
+            hint(text) or f"Mend or delete the broken {kind}s; nothing was written.",
         )
+
+    def _field(self, line: str, role: str) -> str:
+        """The text of a column on a line."""
+        assert self.layout is not None
+        return dict(enumerate(_fields(line, self.layout.separator, self.format))).get(self.layout.columns[role], "")
 
     def _line(self, row: int, layout: _Layout) -> tuple[int, str]:
         """(number from 1, text) of the line on which the click of a row begins."""
@@ -338,12 +364,12 @@ class _Layout:
 def _find_layout(path: Path, format: LogFormat) -> _Layout:
     """The layout that the first line shows. Raises DataError where it has not the columns of the format."""
     with opened(path, format.member) as file:
-        block = next(blocks(path, file, format.encoding), b"")
+        block = next(blocks(path, file, format.encoding, format.encoding_hint), b"")
     first = block.partition(b"\n")[0].decode("utf-8", "replace").rstrip("\r")
     if not first.strip():
         raise DataError(f"{path} is empty, or begins with an empty line.")
     if sum(not c.isprintable() or c == "\ufffd" for c in first if c != "\t") * 20 > len(first):
-        raise DataError(f"{path} is no text in UTF-8: it begins with {first[:20]!r}.", ENCODING_HINT)
+        raise DataError(f"{path} is no text in UTF-8: it begins with {first[:20]!r}.", format.encoding_hint)
     separators = [format.separator] if format.separator else sorted(SEPARATORS, key=first.count, reverse=True)
     for separator in separators:
         fields = _fields(first, separator, format)
@@ -379,25 +405,25 @@ def _places(path: Path, fields: list[str], format: LogFormat) -> dict[str, int]:
         if named is not None:
             found[role] = lower.index(named)
             if lower.count(named) > 1:
-                raise DataError(f"{path}: the first line names the column {printable(fields[found[role]])} twice.")
+                raise DataError(f"{path}: the first line names the column {shown(fields[found[role]])} twice.")
     return found
 
 
 def _other_columns(path: Path, fields: list[str], format: LogFormat, separator: str) -> DataError:
     roles = [" or ".join(names) for role, names in format.columns.items() if role not in format.optional]
-    shown = {"\t": "tabs"}
+    words = {"\t": "tabs"}
     others = [s for s in SEPARATORS if s != separator and len(fields) == 1 and s in fields[0]]
     lower = [name.lower() for name in fields]
     missing = [names[0] for role, names in format.columns.items() if not {n.lower() for n in names} & set(lower)]
     hint = ""
     if others:
-        hint = f"Its fields seem to be separated by {shown.get(others[0], repr(others[0]))}."
+        hint = f"Its fields seem to be separated by {words.get(others[0], repr(others[0]))}."
     elif not format.names:
         near = [n for name in missing for n in difflib.get_close_matches(name.lower(), lower, n=1)]
-        hint = f"Did you mean {printable(' or '.join(fields[lower.index(n)] for n in near))}?" if near else ""
+        hint = f"Did you mean {shown(' or '.join(fields[lower.index(n)] for n in near))}?" if near else ""
     return DataError(
-        f"{path}: the first line has the columns {printable(', '.join(fields)[:200])}; "
-        f"expected {', '.join(format.names or roles)}, separated by {shown.get(separator, repr(separator))}.",
+        f"{path}: the first line has the columns {shown(', '.join(fields)[:200])}; "
+        f"expected {', '.join(format.names or roles)}, separated by {words.get(separator, repr(separator))}.",
         hint,
     )
 
@@ -435,6 +461,6 @@ def _read_parquet(path: Path, format: LogFormat) -> Source:
             kept[role] = [(to[codes], np.array(texts, object)[good[:-1]])]
             lacking = kept[role][0][0] == MISSING
         if role not in format.may_lack:
-            broken.add_empty(0, np.flatnonzero(lacking), role)
+            broken.add_empty(0, np.flatnonzero(lacking), role, partial(_held, column))
     broken.refuse()
     return _source(kept, {"file": path.name, "sha256": sha256(path), "rows": rows}, clocks)

@@ -320,7 +320,7 @@ def to_sessions(table: pd.DataFrame) -> Sessions:
     """Sessions of a table whose items are numbered: their end is their date where they have one."""
     starts, _ = runs(table)
     ends = session_maxima(table, "date" if "date" in table else "time")
-    users = table["user"].to_numpy(np.int64)[starts] if "user" in table else None
+    users = session_maxima(table, "user") if "user" in table else None  # MISSING only where no click has one
     return Sessions(
         items=table["item"].to_numpy(np.int32),
         offsets=np.append(starts, len(table)).astype(np.int64),

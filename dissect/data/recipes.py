@@ -218,7 +218,7 @@ def own_log(
     separator: str = "",
     clock: str = "auto",
     encoding: str = "utf-8",
-    missing: Sequence[str] = ("", *NO_VALUE),
+    missing: Sequence[str] = NO_VALUE,
     least_clicks: int = 5,
     longest: int | None = None,
     top: int | None = None,
@@ -231,7 +231,7 @@ def own_log(
     session or (user and gap)   what makes a session; where session and user are given, a session is of one user
     separator                   one character; "" where it is to be seen from the header
     clock                       auto, iso, seconds, milliseconds, ... or a form such as %d/%m/%Y
-    missing                     texts that stand for no value
+    missing                     texts that stand for no value, as an empty field does
     least_clicks                of an item
     longest, top                first clicks of a session, and most clicked items, that are kept
     test_last or test_share     sessions that end in the last `7d`, or the last share of all
@@ -281,9 +281,10 @@ def own_log(
             counts=False,
             quoted=True,
             encoding=check_encoding(encoding),
-            missing=tuple(missing),
+            missing=("", *missing),  # an empty field is always empty
             may_lack=() if gap else ("user",),
             optional=(),
+            options=("--encoding", "--missing"),
         ),
         rules=tuple(rules),
         split=("split_by_end", {"last": test_last}) if test_last else ("split_last_share", {"share": test_share}),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dissect import runs
+from dissect.data.exchange import AS_IN_FILES, BY_RECORD, OF_EXPORT
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError
 
@@ -38,15 +39,15 @@ class Numbering:
         if self.provenance.get("source") == "generated" and isinstance(recipe, Mapping):
             return "generated", recipe.get("n_items"), recipe.get("items_per_intent")
         if isinstance(train, Mapping) and train.get("sha256"):
-            return self.provenance.get("format"), train["sha256"]
+            return self.provenance.get("format"), train["sha256"], self.provenance.get("items")
         return None
 
     @property
     def names(self) -> list[str] | None:
-        """The identifier of item i at i - 1, "" where it has none; None where the numbers are a script's."""
-        if self.provenance.get("format") in NUMBERED_BY_SCRIPT:
-            return None
-        if self.identifiers is None and self.provenance.get("items") != "as in the files":
+        """The identifier of item i at i - 1, "" where it has none; None where the numbers are a script's or ours."""
+        items = self.provenance.get("items")
+        by_script = self.provenance.get("format") in NUMBERED_BY_SCRIPT and items != BY_RECORD
+        if by_script or items == OF_EXPORT or (self.identifiers is None and items != AS_IN_FILES):
             return None
         return self.texts
 
@@ -100,14 +101,28 @@ def translation(data: Numbering, known: Numbering) -> np.ndarray:
             f"{pair} are different splits, and nothing tells which item of the one is which of the other: "
             f"{' and '.join(nameless)} {'has' if len(nameless) == 1 else 'have'} numbers only, which mean nothing "
             "outside their own files.",
-            "Bring both from files that name their items (dissect data prepare, or import from gru4rec, recbole or "
-            "parquet), and train again.",
+            "Bring both from files that name their items (dissect data prepare; import from gru4rec, recbole or "
+            "parquet; import of an export whose dissect.json, beside the files, names them), and train again.",
         )
     number = number_by_name(others, f"the run's '{known.name}'")
     to_known = np.array([0, *(number.get(name, 0) if name else 0 for name in names)], np.int32)
     if not to_known.any():
-        raise DataError(f"{pair} have no item in common.", "Are they of the same shop?")
+        raise DataError(f"{pair} have no item in common.", _old(data, known) or "Are they of the same shop?")
     return to_known
+
+
+def _old(*sides: Numbering) -> str:
+    """What to do where one side has numbers of which an earlier version made identifiers, and the other has text."""
+    old = [
+        any(isinstance(each, int) for each in side.identifiers or ()) and side.provenance.get("items") != AS_IN_FILES
+        for side in sides
+    ]
+    if sum(old) != 1:
+        return ""
+    return (
+        f"An earlier version, which made '{sides[old.index(True)].name}', read identifiers as numbers (0012 as 12): "
+        "prepare the log again with --force, and train again."
+    )
 
 
 def is_identity(numbers: np.ndarray, n_known: int) -> bool:
