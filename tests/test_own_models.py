@@ -65,8 +65,8 @@ def test_the_model_as_it_is_runs(own):
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("return self.items", "return self.items[1:]", "float32 [V, D] with V = 5, and returned float32 [4, 64]"),
-        ("return self.items", "return self.items.double()", "and returned float64 [5, 64]"),
+        ("return self.items", "return self.items[1:]", "float32 [V, D] with V = 5, and returned float32 [4, 8]"),
+        ("return self.items", "return self.items.double()", "and returned float64 [5, 8]"),
         (
             "items.clamp(min=1)) * (items > 0)[..., None]).sum(1)",
             "items.clamp(min=1))).sum(1)",
@@ -74,11 +74,11 @@ def test_the_model_as_it_is_runs(own):
         ),
         ("return self.items", "pass", "the item table, float32 [V, D] with V = 5, and returned None"),
         ("return vectors, {}", "return vectors", "a pair: vectors [B, D], and a dict of auxiliary losses by name"),
-        ("return vectors, {}", "return vectors, []", "and returned (float32 [2, 64], a list)"),
+        ("return vectors, {}", "return vectors, []", "and returned (float32 [2, 8], a list)"),
         (
             "return vectors, {}",
             "return vectors[:, None], {}",
-            "float32 [B, D] with B = 2, and returned float32 [2, 1, 64]",
+            "float32 [B, D] with B = 2, and returned float32 [2, 1, 8]",
         ),
         ("return vectors, {}", "return vectors[:, :7], {}", "[V, D] with V = 5 and D = 7, the width of the vectors"),
         ("return vectors, {}", "return vectors, {'a': vectors}", "should return a scalar as the loss 'a'"),
@@ -91,14 +91,14 @@ def test_the_model_as_it_is_runs(own):
         (
             "self.last(lookup(S, items[:, 0]))",
             "self.last(items)",
-            "encode(S [5, 64], items [2, 3], lengths [2]) raised",
+            "encode(S [5, 8], items [2, 3], lengths [2]) raised",
         ),
         ("        return self.items", "        return super().item_states()", "must define item_states()"),
         ("return vectors, {}", "return vectors * torch.nan, {}", "vectors of finite numbers, and returned NaN"),
         ("(dim, dim)\n", "(dim, dim)\n        dim / 0\n", "cannot be built so: ZeroDivisionError"),
         ("class Own(SessionModel)", "class Own", "Own lacks candidates"),
         ('("encoder",)', '("encoder")', "removable should be a tuple of roles such as ('attention',), not 'encoder'"),
-        ('"readout"), "last"', '"readout", ("a", "b", "c")), "last"', "mean [64, 64] does not divide"),
+        ('"readout"), "last"', '"readout", ("a", "b", "c")), "last"', "mean [8, 8] does not divide"),
         ('Matrix("encoder", "readout")', '("encoder", "readout")', "should be Matrix(role, module)"),
         ('{"mean": Matrix("encoder", "readout"), ', '{3: Matrix("encoder", "readout"), ', "matrices[3] should be"),
         ("matrices = {", "matrices = ['mean', 'last']; roles = {", "matrices should be a dict of Matrix(role, module)"),
@@ -108,7 +108,7 @@ def test_the_model_as_it_is_runs(own):
         (
             "self.last = nn.Linear(dim, dim)",
             'self.last = nn.GRUCell(dim, dim); self.matrices = {"last": Matrix("update", "gnn", rows=tuple("abcde"))}',
-            "last.weight_ih [192, 64] does not divide",
+            "last.weight_ih [24, 8] does not divide",
         ),
     ],
 )
