@@ -13,7 +13,7 @@ from dissect.training.scoring import (
     PIECE,
     catalogue_loss,
     ranks,
-    ranks_of_scores,
+    ranks_by,
     sampled_loss,
     score_buffer,
 )
@@ -128,7 +128,7 @@ def test_ranks_equal_a_plain_count(ties):
     scores = torch.randint(0, 4, (50, 9), generator=generator).float()  # few values: many ties
     targets = torch.randint(0, 9, (50,), generator=generator)
     expected = [plain_rank(row.tolist(), int(t), ties) for row, t in zip(scores, targets)]
-    assert ranks_of_scores(scores, targets, ties).tolist() == expected
+    assert ranks_by(scores, targets, (ties, "best"))[0].tolist() == expected
     assert ranks(scores, torch.eye(9), None, targets, ties).tolist() == expected
 
 

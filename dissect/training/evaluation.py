@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,14 +14,13 @@ from dissect.data.translate import translated
 from dissect.errors import DivergedError
 from dissect.sparsevd import one_sample
 from dissect.training import workers
-from dissect.training.scoring import AT_ONCE, catalogue, ranks, ranks_of_scores
+from dissect.training.scoring import AT_ONCE, catalogue, ranks_by, scores_over
 
 CUTOFFS = (5, 10, 20)
 MISS = int(np.iinfo(np.int32).max)  # the rank of a target that the model does not know: beyond every cutoff
 Report = Callable[[int, int], None]
 
 
-@torch.inference_mode()
 def evaluate(
     model: Any,
     prefixes: PrefixTensors,
@@ -29,16 +28,28 @@ def evaluate(
     report: Report | None = None,
     ties: str = "best",
 ) -> np.ndarray:
-    """Rank int32 [P] of the target of each prefix among all V items, by the weights as they are evaluated.
+    """`evaluate_by` one rule for ties: rank int32 [P]."""
+    return evaluate_by(model, prefixes, (ties,), batch_size, report)[0]
+
+
+@torch.inference_mode()
+def evaluate_by(
+    model: Any,
+    prefixes: PrefixTensors,
+    ties: Sequence[str],
+    batch_size: int | None = None,
+    report: Report | None = None,
+) -> np.ndarray:
+    """Ranks int32 [len(ties), P] of the target of each prefix among all V items, by the weights as they are evaluated.
 
     `batch_size` sessions are ranked at once: by default 512, fewer where the catalogue is so large that their scores
     would not fit (AT_ONCE). Draws no random number and leaves the model in the mode in which it was.
-    `report(done, total)` is called after each batch; `ties` as in scoring.ranks. Raises DivergedError where scores are
-    no numbers: they would all seem to lie below the target's.
+    `report(done, total)` is called after each batch; `ties` as in scoring.ranks_by. Raises DivergedError where scores
+    are no numbers: they would all seem to lie below the target's.
     """
     was_training = model.training
     model.eval()
-    out = torch.zeros(len(prefixes), dtype=torch.int32, device=prefixes.start.device)
+    out = torch.zeros(len(ties), len(prefixes), dtype=torch.int32, device=prefixes.start.device)
     try:
         S = model.item_states()
         matrix, bias = catalogue(model, S)
@@ -52,7 +63,7 @@ def evaluate(
                 items, lengths, targets = prefixes.batch(index)
                 vectors: Tensor = model.encode(S, items, lengths)[0]
                 sound = sound & torch.isfinite(vectors).all()
-                out[index] = ranks(vectors, matrix, bias, targets - 1, ties).int()
+                out[:, index] = ranks_by(scores_over(vectors, matrix, bias), targets - 1, ties).int()
                 if report:
                     report(min(start + batch_size, len(by_length)), len(by_length))
     finally:
@@ -72,7 +83,7 @@ def evaluate_scores(
     for start in range(0, len(prefixes), batch_size):
         index = torch.arange(start, min(start + batch_size, len(prefixes)))
         items, lengths, targets = prefixes.batch(index)
-        out[index] = ranks_of_scores(model.scores(items, lengths), targets - 1, ties).int()
+        out[index] = ranks_by(model.scores(items, lengths), targets - 1, (ties,))[0].int()
         if report:
             report(int(index[-1]) + 1, len(prefixes))
     return out.numpy()

@@ -15,7 +15,7 @@ from dissect.records import Eval, Train
 from dissect.runs import AGAIN, read_jsonl, write_ranks
 from dissect.sparsevd import named_variational, unmasked
 from dissect.training.checkpoint import load_checkpoint
-from dissect.training.evaluation import Report, evaluate, metrics
+from dissect.training.evaluation import Report, evaluate, evaluate_by, metrics
 from dissect.training.record import density_rows
 from dissect.training.setup import Training
 
@@ -41,24 +41,23 @@ def finish(
         which, step = "best", state.best_step
         model.load_state_dict(load_checkpoint(run / "checkpoints" / "best.pt")["model"])
     values: dict[str, dict[str, float]] = {}
+    worst: dict[str, dict[str, float]] = {}
     for split, prefixes in splits.items():
-        rank = evaluate(model, prefixes, report=report(f"{split}, for the summary"))
-        values[split] = metrics(rank)
+        rank, rank_worst = evaluate_by(model, prefixes, ("best", "worst"), report=report(f"{split}, for the summary"))
+        values[split], worst[split] = metrics(rank), metrics(rank_worst)
         sessions = data.test if split == "test" else split_validation(data.train, config.validation)[1]
         write_ranks_of(run / f"ranks-{split}-{which}.npz", rank, sessions)
     lines = read_jsonl(run / "metrics.jsonl", Train | Eval)
     history = [row for row in lines if row["kind"] == "eval" and row["split"] == "test"]
     if not history:
         raise DataError(f"{run / 'metrics.jsonl'} has lost the accuracy on test.", AGAIN)
-    rule = config.select
+    rule, evaluated = config.select, values["test"]
     if config.protocol == "paper" and config.select != "last":
         # As the released code reports: every metric at its own best epoch on test.
         rule = "each metric's maximum on test"
         values["test"] = {metric: max(row[metric] for row in history) for metric in values["test"]}
-    worst = {}
-    if rule == config.select:  # else each metric is of an epoch of its own
-        ranks_worst = evaluate(model, splits["test"], report=report("test, ties against it"), ties="worst")
-        worst = {"test_worst_ties": metrics(ranks_worst)}
+    # Else each metric is of an epoch of its own.
+    against = {"test_worst_ties": worst["test"]} if rule == config.select else {}
     settings = ("where", "noise", "prior", "threshold", "kl_weight", "batch_size", "protocol", "order")
     return {
         # First, so that an option which is called as a field below does not replace it.
@@ -75,11 +74,11 @@ def finish(
         "n_parameters": sum(p.numel() for name, p in model.named_parameters() if "log_sigma2" not in name),
         "selected": {"rule": rule, "step": step, "epoch": step / steps_per_epoch},
         "test": values["test"],
-        **worst,
+        **against,
         "valid": values.get("valid"),
         # How much higher the best epoch on test lies: what choosing on test would have won.
         "selection_bias": {m: max(row[m] for row in history) - values["test"][m] for m in ("hr@20", "mrr@20")},
-        "checks": quick_checks(training, splits["test"], report),
+        "checks": quick_checks(training, splits["test"], evaluated, report),
         "density": [{"step": state.step, **row} for row in density_rows(training)],
         "left_out": training.left_out,
         "removable": list(model.removable),
@@ -99,9 +98,12 @@ def write_ranks_of(path: Path, rank: np.ndarray, sessions: Sessions) -> None:
 
 
 def quick_checks(
-    training: Training, test: PrefixTensors, report: Callable[[str], Report]
+    training: Training, test: PrefixTensors, evaluated: dict[str, float], report: Callable[[str], Report]
 ) -> dict[str, dict[str, float]]:
-    """HR@20 and MRR@20 on test with other weights, or with parts of the trained model switched off."""
+    """HR@20 and MRR@20 on test with other weights, or with parts of the trained model switched off.
+
+    `evaluated` are the metrics of the model as it is: with SparseVD, those of its masked weights.
+    """
     model = training.model
 
     def accuracy(name: str) -> dict[str, float]:
@@ -110,7 +112,7 @@ def quick_checks(
 
     checks = {}
     if any(True for _ in named_variational(model)):
-        checks["masked"] = accuracy("masked")
+        checks["masked"] = {metric: evaluated[metric] for metric in ("hr@20", "mrr@20")}
         with unmasked(model):
             checks["mean"] = accuracy("mean")
     layers = {name for name, _ in model.named_modules()}
