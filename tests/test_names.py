@@ -60,9 +60,7 @@ def test_settings_that_would_steer_the_terminal_reach_no_table(typed, given):
     pop = runs.newest_group("runs")
     config = Config(**runs.group_config(pop))
     for name, value in given.items():
-        object.__setattr__(
-            config, name, value
-        )  # as in a file edited by hand, with its hash
+        object.__setattr__(config, name, value)  # as in a file edited by hand, with its hash
     by_hand = pop.with_name(f"pop-demo-{config.hash}")
     shutil.copytree(pop, by_hand)
     runs.write_toml(by_hand / "config.toml", config.to_dict())
