@@ -34,13 +34,12 @@ from analyses.bootstrap import RESAMPLES, Report, resampled
 from analyses.compare import JUDGED, Entry, Warn
 from dissect import runs
 from dissect.errors import DataError
-from dissect.runs import left_out
+from dissect.runs import AGAIN, left_out
 
 CUTOFF = 20
 ALPHA = 0.05
 MOST_RESAMPLES = 10_000  # that are drawn without being asked for
 NOTHING = 1e-12  # a difference of shares that is rounding
-AGAIN = "Train this seed again with the same command and --force; the old run is kept aside."
 
 
 @dataclass(frozen=True)

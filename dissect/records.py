@@ -5,12 +5,14 @@ A record may hold more (a later version writes it), and lack what is NotRequired
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 from msgspec import Meta
 
 from dissect.errors import DataError
+from dissect.text import STEERS
 
 LARGEST = 2**53  # a whole number that JSON readers agree on
 BINS = 162  # of a histogram of log alpha: those of dissect.sparsevd.density, and the two beyond its ends
@@ -19,6 +21,7 @@ METRICS = ("hr@5", "hr@10", "hr@20", "mrr@5", "mrr@10", "mrr@20")
 Count = Annotated[int, Meta(ge=0, le=LARGEST)]
 Positive = Annotated[int, Meta(ge=1, le=LARGEST)]
 Amount = Annotated[float, Meta(ge=0, le=1e15)]
+Words = Annotated[str, Meta(pattern=rf"^[^{STEERS}]*\Z")]  # what tables and verdicts print
 Percent = Annotated[float, Meta(ge=0, le=100)]
 Points = Annotated[float, Meta(ge=-100, le=100)]  # a difference of percentages
 Accuracy = TypedDict("Accuracy", dict.fromkeys(METRICS, Percent))  # type: ignore[misc]
@@ -43,8 +46,8 @@ class Summary(TypedDict):
     selection_bias: NotRequired[Bias]
     steps: NotRequired[Count]
     selected: NotRequired[Selected]
-    checks: NotRequired[dict[str, At20]]
-    removable: NotRequired[list[str]]
+    checks: NotRequired[dict[Words, At20]]
+    removable: NotRequired[list[Words]]
 
 
 class Environment(TypedDict):
@@ -69,13 +72,13 @@ class Identifiers(TypedDict):
 class Covered(TypedDict):
     """How much of a declared name SparseVD covers: `numel` and `covered` count weights."""
 
-    matrix: str
+    matrix: Words
     declared: bool
-    role: str
-    module: str
+    role: Words
+    module: Words
     numel: Positive
     covered: Count
-    reason: str
+    reason: Words
 
 
 class Coverage(TypedDict):
@@ -96,7 +99,7 @@ class Train(msgspec.Struct, tag_field="kind", tag="train"):
 class Eval(msgspec.Struct, tag_field="kind", tag="eval", rename=lambda name: name.replace("_", "@")):
     """A line of metrics.jsonl: the accuracy on a split."""
 
-    split: str
+    split: Words
     step: Count
     epoch: Amount
     hr_5: Percent
@@ -113,15 +116,15 @@ class Density(TypedDict):
     step: Count
     epoch: Amount
     kl_weight: Amount
-    matrix: str
-    block: str
-    role: str
-    module: str
+    matrix: Words
+    block: Words
+    role: Words
+    module: Words
     numel: Positive
     log_alpha_hist: Annotated[list[Count], Meta(min_length=BINS, max_length=BINS)]
-    kept: dict[str, Count]
-    theta_abs_gt: dict[str, Count]
-    theta_gt: dict[str, Count]
+    kept: dict[Words, Count]
+    theta_abs_gt: dict[Words, Count]
+    theta_gt: dict[Words, Count]
 
 
 def check(value: Any, kind: Any, place: str, hint: str) -> None:
@@ -129,4 +132,5 @@ def check(value: Any, kind: Any, place: str, hint: str) -> None:
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise DataError(f"{place} is damaged: {error}.", hint) from error
+        says = re.sub("matching regex .* - at", "without control characters - at", str(error))
+        raise DataError(f"{place} is damaged: {says}.", hint) from error

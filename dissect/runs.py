@@ -33,7 +33,7 @@ import numpy as np
 from dissect import records
 from dissect.errors import DataError, DissectError, UsageError, unknown
 from dissect.locks import hold
-from dissect.text import shown_lines
+from dissect.text import STEERS, shown_lines
 from dissect.training.config import Config
 
 SCHEMA = 1
@@ -307,6 +307,8 @@ def group_config(group: Path) -> dict[str, Any]:
     Raises DataError where it is missing or damaged.
     """
     path, by_hand = group / "config.toml", "Put back what was there, or move the folder away."
+    if re.search(f"[{STEERS}]", group.name):
+        raise DataError(f"{group} is no group of runs: its name has control characters.", "Rename it.")
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -349,7 +351,7 @@ def group_runs(group: Path, variant: str = FULL) -> list[Path]:
 
 def variants(group: Path) -> list[str]:
     """`full` and the `without-<role>` folders that hold runs."""
-    reduced = sorted(path.name for path in group.glob("without-*") if path.is_dir())
+    reduced = sorted(path.name for path in group.glob("without-*") if path.is_dir() and path.name.isprintable())
     return [v for v in (FULL, *reduced) if group_runs(group, v)]
 
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 100  # characters
 NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}")
+# Controls, ends of lines, turns of direction, halves of a letter: none belongs in a name that a record gives.
+STEERS = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"  # within [ ] of a pattern
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
 
 
@@ -45,12 +47,15 @@ def without_formulas(table: pd.DataFrame) -> pd.DataFrame:
 
     Numbers stay as they are, also those that are written as text.
     """
-
-    def cell(value: Any) -> Any:
-        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) and not _is_number(value) else value
-
     texts = table.select_dtypes(exclude=["number", "bool"])
-    return table.assign(**{str(name): column.map(cell) for name, column in texts.items()}).rename(columns=cell)
+    safe = {str(name): column.map(without_formula) for name, column in texts.items()}
+    return table.assign(**safe).rename(columns=without_formula)
+
+
+def without_formula(value: Any) -> Any:
+    """The same for one cell."""
+    is_formula = isinstance(value, str) and value.startswith(FORMULA) and not _is_number(value)
+    return f"'{value}" if is_formula else value
 
 
 def _is_number(text: str) -> bool:

@@ -3,16 +3,51 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from click.testing import CliRunner
 
 from dissect import runs
+from dissect.cli import main
+from dissect.data import catalog
+from dissect.data.sessions import Dataset, Sessions
 
 TINY = ["--max-steps", "6", "--dim", "4", "--device", "cpu", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def two_seeds(tmp_path_factory):
+    """A runs folder with a dissected group of two seeds."""
+    folder = tmp_path_factory.mktemp("made") / "runs"
+    words = ["run", *TINY, "--seed", "1", "--seed", "2", "--runs-dir", str(folder)]
+    assert CliRunner().invoke(main, words, prog_name="dissect").exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def group(two_seeds, typed, tmp_path):
+    """That group, copied to where `typed` looks for runs."""
+    shutil.copytree(two_seeds, tmp_path / "runs")
+    return runs.newest_group("runs")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are drawn, and not written in all their formats, which takes a second each."""
+    monkeypatch.setattr("figures.style.save", lambda drawn, stem, table, words: [stem])
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A data set that is trained and ranked in no time, in the data folder of `typed`."""
+    sessions = Sessions.from_lists([[i % 30 + 1, (i + 1) % 30 + 1, (i + 2) % 30 + 1] for i in range(60)])
+    catalog.save(Dataset("small", 30, sessions.part(0, 45), sessions.part(45, 60)), tmp_path / "data")
+    return ["--dataset", "small"]
 
 
 def test_run_leaves_a_group_and_a_verdict_and_is_refused_the_second_time(typed, tmp_path):
@@ -78,11 +113,11 @@ def test_a_configuration_that_was_changed_by_hand_is_told(typed, tmp_path):
     assert code == 3 and "summary.json is damaged" in err and "`seed`" in err
 
 
-def test_verdict_and_figures_are_of_the_newest_dissected_group(typed, tmp_path):
+def test_verdict_and_figures_are_of_the_newest_dissected_group(typed, small, undrawn):
     assert typed("verdict")[0] == 2
-    code, ended, _ = typed("run", *TINY)
+    code, ended, _ = typed("run", *small, *TINY)
     dissected = runs.newest_group("runs")
-    assert typed("train", "srgnn", "--dataset", "demo", *TINY)[0] == 0
+    assert typed("train", "srgnn", *small, *TINY)[0] == 0
     dense = runs.newest_group("runs")
     assert dense != dissected and runs.newest_group("runs", dissected=True) == dissected
     for words in (["verdict"], ["verdict", dissected.name]):
@@ -117,8 +152,8 @@ def test_the_closing_table_tells_settings_that_the_names_do_not(typed):
     assert f"{runs.newest_group('runs').name} (steps 0)" in " ".join(out.split())
 
 
-def test_any_threshold_has_its_verdict_and_figure(typed):
-    assert typed("run", *TINY, "--threshold", "2.71828182")[0] == 0
+def test_any_threshold_has_its_verdict_and_figure(typed, small, undrawn):
+    assert typed("run", *small, *TINY, "--threshold", "2.71828182")[0] == 0
     for words in (["verdict"], ["plot", "density"]):
         code, out, _ = typed(*words)
         assert code == 0 and out
@@ -144,9 +179,8 @@ def test_a_density_record_that_lost_its_end_is_not_drawn(typed):
         assert code == 3 and f"and the run has {last}" in err
 
 
-def test_the_newest_group_is_the_newest_that_can_be_read(typed, tmp_path):
-    typed("run", *TINY)
-    sound = runs.newest_group("runs")
+def test_the_newest_group_is_the_newest_that_can_be_read(typed, tmp_path, group, undrawn):
+    sound = group
     (tmp_path / "runs" / "zz").mkdir()
     (tmp_path / "runs" / "zz" / "config.toml").write_bytes(b"\xff\xfe garbage")
     assert runs.newest_group("runs") == sound
@@ -305,36 +339,44 @@ def test_import_list_stats_and_run_on_the_data(typed, tmp_path):
     assert typed("run", *TINY, "--dataset", "mine", "--model", "attenmixer", "--option", "heads=2")[0] == 0
 
 
-def test_plots_and_models(typed):
-    typed("run", *TINY, "--seed", "1", "--seed", "2")
-    for kind in ("density", "histogram"):
-        code, out, _ = typed("plot", kind)
-        paths = out.split()
-        assert code == 0 and all(os.path.getsize(path) > 0 for path in paths)
-        assert {path.rsplit(".", 1)[1] for path in paths} == {"pdf", "svg", "png", "csv", "txt"}
+@pytest.mark.parametrize("kind", ["density", "histogram"])
+def test_a_figure_is_written_in_all_formats(typed, group, kind):
+    code, out, _ = typed("plot", kind)
+    paths = out.split()
+    assert code == 0 and all(os.path.getsize(path) > 0 for path in paths)
+    assert {path.rsplit(".", 1)[1] for path in paths} == {"pdf", "svg", "png", "csv", "txt"}
+
+
+def test_figures_take_options_and_refuse_wrong_ones(typed, group, undrawn):
     assert typed("plot", "density", "--measure", "D2s", "--tau", "0")[0] == 0
     assert typed("plot", "density", "--threshold", "2.5")[0] == 2
     assert "from -20 to 20" in typed("plot", "histogram", "--threshold", "99")[2]
     code, _, err = typed("plot", "density", "--variant", "without-gnn")
     assert code == 2 and "full" in err
+
+
+def test_figures_that_cannot_be_written_are_told(typed, group):
     for kind in ("density", "histogram", "training"):
         code, _, err = typed("plot", kind, "--out", "/dev/null/figures")
         assert code == 1 and "Could not write to /dev/null/figures" in err and "--out" in err
+
+
+def test_models_counts_the_weights_by_role(typed):
     model = json.loads(typed("models", "srgnn", "--dim", "4", "--items", "10", "--json")[1])
     assert model["parameters"] == 10 * 4 + (15 * 16 + 4) + (2 * 12 + 2 * 4 + 2 * 4 + 4) + 8
     assert {m["role"] for m in model["matrices"]} == {"propagation", "update", "attention", "transformation"}
 
 
-def test_train_takes_the_newest_data_set_and_ends_with_a_table(typed):
-    typed("run", *TINY, "--dataset", "demo")
-    code, out, err = typed("train", "attenmixer", "--epochs", "0.1", "--dim", "8", "--quiet")
+def test_train_takes_the_newest_data_set_and_ends_with_a_table(typed, small):
+    typed("run", *TINY, *small)
+    code, out, err = typed("train", "attenmixer", *TINY, "--option", "heads=2")
     assert code == 0 and "as in the newest group" in err
-    assert "attenmixer-demo" in out and "srgnn-demo" in out
+    assert "attenmixer-small" in out and "srgnn-small" in out
     for name in ("pop", "spop", "sknn", "vsknn"):
-        code, out, _ = typed("train", name, "--dataset", "demo", "--quiet", "--json")
+        code, out, _ = typed("train", name, *small, "--quiet", "--json")
         assert code == 0 and name in {row["model"] for row in json.loads(out)}
-    code, out, err = typed("train", "srgnn", "--epochs", "0.1", "--dim", "4", "--protocol", "paper", "--quiet")
-    assert code == 0 and "flatter" in err and "attenmixer-demo" not in out
+    code, out, err = typed("train", "srgnn", *TINY, "--protocol", "paper")
+    assert code == 0 and "flatter" in err and "attenmixer-small" not in out
 
 
 def test_what_a_baseline_has_no_use_for_is_said(typed):
@@ -383,8 +425,8 @@ def test_the_readout_is_an_option_and_part_of_the_name(typed):
     assert code == 2 and "takes no readout" in err
 
 
-def test_seeds_side_by_side_have_the_numbers_of_seeds_in_turn(typed):
-    words = ["srgnn", "--dataset", "demo", "--dim", "4", "--device", "cpu", "--quiet", "--epochs", "0.05"]
+def test_seeds_side_by_side_have_the_numbers_of_seeds_in_turn(typed, small):
+    words = ["srgnn", *small, *TINY]
     seeds = ["--seed", "1", "--seed", "2"]
     assert typed("train", *words, *seeds, "--runs-dir", "turn")[0] == 0
     assert typed("train", *words, *seeds, "--runs-dir", "side", "--jobs", "2")[0] == 0
@@ -394,8 +436,9 @@ def test_seeds_side_by_side_have_the_numbers_of_seeds_in_turn(typed):
         assert (ranks[0] == ranks[1]).all()
 
 
-def test_sigterm_stops_all_seeds_with_checkpoints(tmp_path):
+def test_sigterm_stops_all_seeds_with_checkpoints(tmp_path, small):
     words = ["--max-steps", "100000", "--dim", "4", "--device", "cpu", "--seed", "1", "--seed", "2", "--seed", "3"]
+    words += [*small, "--data-dir", str(tmp_path / "data")]
     process = subprocess.Popen(
         [sys.executable, "-m", "dissect", "run", *words, "--jobs", "2", "--runs-dir", str(tmp_path)],
         stderr=subprocess.PIPE,
@@ -413,8 +456,8 @@ def test_sigterm_stops_all_seeds_with_checkpoints(tmp_path):
     assert len(list(tmp_path.glob("*/s*/checkpoints/last.pt"))) == 2  # the third never began
 
 
-def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path):
-    words = [sys.executable, "-m", "dissect", "run", "--max-steps", "4000", "--dim", "4", "--device", "cpu"]
+def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path, small):
+    words = [sys.executable, "-m", "dissect", "run", *small, "--max-steps", "100000", "--dim", "4", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     options = ["--runs-dir", str(tmp_path / "runs"), "--data-dir", str(tmp_path / "data")]
     process = subprocess.Popen(words + options, stderr=subprocess.PIPE, text=True, env=environment)

@@ -1,5 +1,7 @@
 """What a log or a file calls its items goes with the data set and its runs, and comes back in recommendations."""
 
+import csv
+import io
 import json
 import sys
 
@@ -9,14 +11,14 @@ import torch
 from click.testing import CliRunner
 
 from dissect import runs
-from dissect.cli import main
+from dissect.cli import main, recommend
 from dissect.cli.trained import read_identified, read_sessions
 from dissect.data import catalog
 from dissect.data.formats import import_files
 from dissect.data.prepare import prepare
 from dissect.data.recipes import own_log
 from dissect.errors import DataError, DivergedError, UsageError
-from dissect.training.recommend import scores_after
+from dissect.training.recommend import Recommended, scores_after
 from models import SRGNN
 
 
@@ -151,6 +153,21 @@ def test_a_file_of_sessions_keeps_the_clicks_that_the_model_knows(tmp_path):
     file.write_text('x\n"a\n')
     with pytest.raises(DataError, match="line 2: The session"):
         read_sessions(file, 4, names, by_identifier=True)
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_identifiers_in_csv_are_no_formulas_and_steer_no_terminal(capsys, monkeypatch, on_terminal):
+    names = ["=cmd|'/c calc'!A0", "@x", "-1+1", -7, "-7", "\x1b[31mred", "a\nb", "tea"]
+    rows = [{"session": 1, **row} for row in recommend._rows([Recommended(i, 0.5, None) for i in range(1, 9)], names)]
+    recommend._print_rows(rows, as_json=True)
+    assert [json.loads(line)["identifier"] for line in capsys.readouterr().out.splitlines()] == names
+    monkeypatch.setattr("sys.stdout.isatty", lambda: on_terminal)
+    recommend._print_rows(rows, as_json=False)
+    out = capsys.readouterr().out
+    safe = ["'=cmd|'/c calc'!A0", "'@x", "'-1+1", "-7", "-7", "\x1b[31mred", "a\nb", "tea"]
+    if on_terminal:
+        safe[5:7] = ["\\x1b[31mred", "a\\nb"]
+    assert [row["identifier"] for row in csv.DictReader(io.StringIO(out))] == safe
 
 
 def test_without_identifiers_they_cannot_be_used(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from dissect.data.export import export
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, UsageError
 from dissect.text import as_name, check_name, shown, shown_lines, without_formulas
+from dissect.training.config import Config
 
 BAD = ["", ".", "..", ".x", "-x", "a/b", "../x", "a*", "?", "[ab]", "~", "a b", "a\nb", "\x1b[2J", "é", "x" * 101]
 
@@ -41,6 +43,34 @@ def test_a_name_is_of_letters_digits_and_a_few_signs(typed, tmp_path, name):
     assert not (tmp_path / "data").exists() and not (tmp_path / "runs").exists()
 
 
+def test_settings_that_would_steer_the_terminal_are_refused_before_anything_is_written(typed, tmp_path):
+    for words in (["--option", "steps=\x1b[31m1"], ["--where", "\x1b[31m"]):
+        code, out, err = typed("run", "--max-steps", "2", "--quiet", *words)
+        assert (code, out) == (2, "") and "\x1b" not in err and not (tmp_path / "runs").exists()
+    for given in ({"model": "a\nb"}, {"model_options": {"x": "\x9b31m"}}, {"model_options": {"x\u202e": 1}}):
+        with pytest.raises(UsageError, match="must have no control characters"):
+            Config(**{"model": "own.py:A", "dataset": "my shop", "split_hash": "0", **given})
+    assert Config("modèle.py:Été", "my shop", "0", {"x": "a b", "y": ["\x1b"]}).model == "modèle.py:Été"
+
+
+@pytest.mark.parametrize("given", [{"model": "p\x1b[31mop"}, {"model_options": {"x": "\x1b[31mA"}}], ids=str)
+def test_settings_that_would_steer_the_terminal_reach_no_table(typed, given):
+    train = ["train", "--dataset", "demo", "--quiet"]
+    assert typed(*train, "pop")[0] == 0
+    pop = runs.newest_group("runs")
+    config = Config(**runs.group_config(pop))
+    for name, value in given.items():
+        object.__setattr__(config, name, value)  # as in a file edited by hand, with its hash
+    by_hand = pop.with_name(f"pop-demo-{config.hash}")
+    shutil.copytree(pop, by_hand)
+    runs.write_toml(by_hand / "config.toml", config.to_dict())
+    forms = (["compare", "--dataset", "demo", "--format", form] for form in ("screen", "csv", "markdown", "latex"))
+    for words in ([*train, "spop"], *forms):
+        code, out, err = typed(*words)
+        assert code == 0 and "spop" in out and "\x1b" not in out + err, words
+        assert by_hand.name in err and "must have no control characters" in err
+
+
 @pytest.mark.parametrize("name", ["a", "A-b_c.d", "0", "_", "x" * 100, "yoochoose-1-64"])
 def test_a_plain_name_is_taken(name):
     check_name(name, "A data set")
@@ -61,12 +91,22 @@ def test_no_name_reaches_the_half_made_data_set_of_another(tmp_path):
             assert other.exists() and not (tmp_path / f".{name}~12345678").exists()
 
 
-def test_a_folder_whose_name_steers_the_terminal_is_no_data_set(typed, tmp_path):
-    folder = catalog.save(small(), tmp_path / "data")
-    folder.rename(folder.with_name("\x1b[31mshop"))
-    assert catalog.names(tmp_path / "data") == []
-    assert "\x1b" not in "".join(map(str, typed("data", "list")))
-    assert typed("data", "stats", "\x1b[31mshop")[0] == 2
+@pytest.mark.parametrize("name", ["my shop", "shop*", "é", "-x", "[s]hop", "\x1b[31mshop"])
+def test_a_data_set_from_before_names_were_checked_is_there_under_its_exact_name(typed, tmp_path, name):
+    data = tmp_path / "data"
+    for half_made in (".shop~12345678", ".shop"):
+        catalog.save(small(), data).rename(data / half_made)
+    catalog.save(small(), data).rename(data / name)
+    catalog.save(small("shop-2"), data)
+    assert catalog.names(data) == sorted([name, "shop-2"])
+    assert catalog.load(name, data).name == name
+    code, out, _ = typed("data", "list")
+    assert code == 0 and shown(name) in out.splitlines()[0] and "\x1b" not in out
+    code, out, _ = typed("data", "stats", "--", name)
+    assert code == 0 and shown(name) in out and "\x1b" not in out
+    code, out, _ = typed("data", "export", "--format", "lessr", "--out", "out", "--", name)
+    assert code == 0 and "\x1b" not in out and f"import {as_name(f'{name}-copy')} --format" in out
+    assert typed("data", "stats", "shop")[0] == 2
 
 
 def test_what_steers_a_terminal_is_shown_as_an_escape():

@@ -223,12 +223,13 @@ def test_a_table_of_positions_that_is_too_short_is_told_with_the_longest_session
     for verb in ("run", "train"):
         code, out, err = own(*places, verb=verb)
         assert (code, out) == (3, "") and not (tmp_path / "runs").exists()
-        assert f"sessions of 4 clicks at most, and the longest of demo has {longest}" in err and "--longest 4" in err
+        says = f"sessions of 4 clicks at most, and the longest session of demo has {longest} clicks"
+        assert says in err and "--longest 4" in err
     assert own(*places, words=["--option", f"places={longest}"])[0] == 0
     run = str(runs.newest_group("runs"))
     assert typed("recommend", run, "--session", ",".join(["1"] * longest))[0] == 0
     code, _, err = typed("recommend", run, "--session", ",".join(["1"] * (longest + 1)))
-    assert code == 3 and f"the longest asked for has {longest + 1}" in err
+    assert code == 3 and f"the longest session asked for has {longest + 1} clicks" in err
 
 
 def test_a_model_that_ends_the_program_is_a_message(own, tmp_path):

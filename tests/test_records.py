@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from analyses.compare import entry, labels, means
+from analyses.coverage import read_coverage
 from analyses.density import density_table
 from analyses.significance import read_gains
 from analyses.training import over_seeds, training_table
@@ -124,6 +125,8 @@ def test_a_histogram_has_as_many_bins_on_record_as_are_counted():
         ({"checks": {}}, "lacks the checks of the masked and the mean weights"),
         ({"selection_bias": {"hr@20": 1e9}}, "`$.selection_bias"),
         ({"removable": "gnn"}, "`$.removable`"),
+        ({"removable": ["\x1b[31mgnn"]}, "`$.removable"),
+        ({"checks": {"\x1b[31m": {"hr@20": 1.0, "mrr@20": 1.0}}}, "`$.checks"),
         ({"test_worst_ties": 3}, "`$.test_worst_ties`"),
     ],
     ids=str,
@@ -171,6 +174,10 @@ def alter_line(path, number, **values):
         ({"kept": {"3": -1}}, "`$.kept"),
         ({"kept": {"9": 1}}, "other thresholds"),
         ({"role": None}, "`$.role`"),
+        ({"matrix": "\x1b[31mA"}, "`$.matrix`"),
+        ({"block": "z\n"}, "`$.block`"),
+        ({"role": "\x9b31m"}, "`$.role`"),
+        ({"module": "\u202egnn"}, "`$.module`"),
         ({"step": 50}, "is of step 40, after one of 50"),
         ({"theta_gt": ...}, "`theta_gt`"),
     ],
@@ -228,6 +235,28 @@ def test_a_damaged_record_of_a_run_is_named(group, name, text):
     (group / "s1" / name).write_text(text)
     with pytest.raises(DataError, match=Path(name).name):
         read_run(group / "s1")
+
+
+@pytest.mark.parametrize("name", ["matrix", "role", "module", "reason"])
+def test_words_that_steer_the_terminal_make_a_record_of_coverage_damaged(group, name):
+    path = group / "s1" / "coverage.json"
+    rows = runs.read_json(path)["coverage"]
+    change(path, coverage=[{**row, name: "\x1b[31m"} for row in rows])
+    with pytest.raises(DataError, match=rf"`str` without control characters - at `\$\.coverage\[0\]\.{name}`"):
+        read_coverage(group / "s1")
+
+
+def test_a_group_whose_name_steers_the_terminal_is_left_out_and_said(group, typed):
+    root = str(group.parent)
+    other = group.rename(group.with_name("\x1b[31mred"))
+    shutil.copytree(other, group)
+    (group / "without-\x1b[31m").mkdir()
+    (group / "without-\x1b[31m" / "s1").mkdir()
+    assert runs.variants(group) == ["full"]
+    os.utime(other / "config.toml", (2**32, 2**32))
+    for words in (("verdict",), ("plot", "density", "--out", "f"), ("compare", "--dataset", "chain")):
+        _, out, err = typed(*words, "--runs-dir", root)
+        assert "\x1b" not in out + err and "its name has control characters" in err, words
 
 
 # --- a damaged neighbour stops nothing ---------------------------------------------------------------------
@@ -322,7 +351,7 @@ def test_figures_that_cannot_be_written_beside_the_runs_go_elsewhere(group, type
     assert code == 1 and "--out" in err
 
 
-@pytest.mark.parametrize("moment", ["test", "test, for the summary", "test, masked"])
+@pytest.mark.parametrize("moment", ["test", "test, for the summary", "test, mean"])
 def test_a_run_folder_that_is_deleted_while_it_is_trained_ends_the_run(tmp_path, moment):
     class Delete(Observer):
         def evaluating(self, what, done, total):

@@ -73,6 +73,8 @@ def test_another_order_of_the_same_items_changes_no_accuracy(shop):
         assert says == "" and "60 are in both, 0 in 'june-shuffled' only, 0 in the run's only" in err
         assert {m: found[m] for m in right if "@" in m} == {m: right[m] for m in right if "@" in m}
         assert found["unknown_targets"] == found["without_known_click"] == 0
+        _, out, _ = shop("evaluate", str(run), "--dataset", "june-shuffled", "--quiet")
+        assert "misses" not in out and "known targets" not in out and len(out.splitlines()) == 3
         assert kind == "pop" or right["hr@20"] > 75  # so that wrong numbers would show
 
 

@@ -44,8 +44,8 @@ def command(**given: Any) -> None:
 
     Below the means stand the pairs: the best MRR@20 against every other row. The test that counts is a bootstrap over
     seeds, then sessions; the paired t-test over examples stands beside it as in the paper. Both are corrected by Holm
-    over all pairs and both metrics, whatever is shown. CSV holds the means, with --pairs every pair; with --out it is
-    two files, FILE and one for the pairs.
+    over all pairs and both metrics, even when only some are shown. CSV holds the means, with --pairs every pair; with
+    --out it is two files, FILE and one for the pairs.
     """
     from dissect.cli.comparing import compare
 

@@ -201,10 +201,10 @@ def against(rows: pd.DataFrame) -> str:
         return "; by how much, dissect evaluate RUN --ties worst says."
     others = "" if measured.all() else "; of the others, dissect evaluate RUN --ties worst tells"
     if not any(map(has_ties, rows.to_dict("records"))):
-        return f". Of what was measured here nothing changes with ties against it{others}."
+        return f". Counting ties against the target changes no number here{others}."
     return (
-        f". Where HR@20 or MRR@20 are others with ties against it, both stand at the row{others}. Places and bold type "
-        "go by these."
+        ". Rows whose numbers change when ties count against the target show both; order and bold follow the lower"
+        f"{others}."
     )
 
 

@@ -196,6 +196,7 @@ def export(name: str, format_: str, out: str | None, validation: float, force: b
     from dissect.data import catalog
     from dissect.data.export import export as write
     from dissect.errors import UsageError
+    from dissect.text import as_name
 
     if not 0 <= validation < 1:
         raise UsageError(f"--validation is a share of the training sessions, at least 0 and below 1, not {validation}.")
@@ -203,8 +204,8 @@ def export(name: str, format_: str, out: str | None, validation: float, force: b
     folder, files = write(dataset, format_, Path(out or f"{dataset.name}-{format_}"), validation, force)
     for path in sorted(folder.iterdir()):
         click.echo(path)
-    shown = shlex.join(str(folder / file) for file in files)
-    click.echo(f"Back again: dissect data import {dataset.name}-copy --format {format_} {shown}")
+    paths = shlex.join(str(folder / file) for file in files)
+    click.echo(f"Back again: dissect data import {as_name(f'{dataset.name}-copy')} --format {format_} {paths}")
 
 
 @command.command("list", epilog="\b\nExample:\n  dissect data list")
@@ -224,7 +225,7 @@ def list_(data_dir: str | None, as_json: bool) -> None:
         found = {"present": present, "damaged": damaged, "built_in": list(planted.BUILT_IN), "known": missing}
         click.echo(json.dumps(found))
         return
-    click.echo(f"In {catalog.data_root(data_dir)}: {', '.join(present) or 'none'}")
+    click.echo(f"In {catalog.data_root(data_dir)}: {', '.join(map(shown, present)) or 'none'}")
     for reason in damaged.values():
         click.echo(f"Damaged: {shown(reason)} Bring it again with --force.")
     click.echo(f"Built in: {', '.join(planted.BUILT_IN)}")
@@ -252,6 +253,7 @@ def stats(names: tuple[str, ...], markdown: bool, data_dir: str | None, as_json:
     from dissect.cli.text_table import Cell, Column, TextTable, to_markdown
     from dissect.data import catalog
     from dissect.data.stats import ROWS, statistics
+    from dissect.text import shown
 
     counted = [statistics(catalog.load(name, data_dir)) for name in names]
     if as_json:
@@ -266,7 +268,7 @@ def stats(names: tuple[str, ...], markdown: bool, data_dir: str | None, as_json:
         ]
         last = (note,) if some[-1] is counted[-1] else ()
         return TextTable(
-            "Train and test together", (Column("", False), *(Column(str(c["name"])) for c in some)), tuple(rows), last
+            "Train and test together", (Column("", False), *(Column(shown(c["name"])) for c in some)), tuple(rows), last
         )
 
     if markdown:

@@ -105,20 +105,23 @@ def _show(about: dict[str, Any], ranked: Ranked, as_json: bool) -> None:
 
     from dissect.training.evaluation import metrics
 
-    rows = {"all prefixes": metrics(ranked.rank)}
+    every = metrics(ranked.rank)
     misses: dict[str, Any] = {}
+    of_known: dict[str, float] = {}
     if ranked.known is not None:
         misses = {"unknown_targets": int((~ranked.known).sum()), "without_known_click": ranked.without_click}
-        rows["known targets"] = metrics(ranked.rank[ranked.known])
+        of_known = metrics(ranked.rank[ranked.known])
     if as_json:
-        of_known = {"known_targets": rows["known targets"]} if misses else {}
-        print(json.dumps({**about, **rows["all prefixes"], **misses, **of_known}, indent=1))
+        print(json.dumps({**about, **every, **misses, **({"known_targets": of_known} if misses else {})}, indent=1))
         return
+    if not any(misses.values()):  # every target is known, and both rows would be the same
+        misses = {}
+    rows = {"all prefixes": every, **({"known targets": of_known} if misses else {})}
     title = "{run}, step {step:,}; {dataset}, {split}: {n:,} prefixes, ties {ties}".format(**about)
     table = Table(box=None, padding=(0, 2, 0, 0))
     if misses:
         table.add_column("")
-    for name in rows["all prefixes"]:
+    for name in every:
         table.add_column(name.upper(), justify="right")
     for name, row in rows.items():
         table.add_row(*([name] if misses else []), *(f"{value:.2f}" for value in row.values()))

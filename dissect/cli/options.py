@@ -20,8 +20,8 @@ quiet = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 own_model = click.option(
     "--model",
     metavar="FILE:CLASS",
-    help="Where the run's own model lies now; the file is executed. [default: as when it was trained, and only a file"
-    " that you have named before]",
+    help="Where the run's own model lies now; the file is executed. [default: the file it was trained with, if you"
+    " have named it in a command before]",
 )
 device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 

@@ -61,7 +61,8 @@ def command(
     catalogue; a baseline has none.
 
     For a file of sessions it prints CSV, with --json JSON lines: a row for each session (the number of its line) and
-    rank. By identifier, clicks on items that the model does not know are left out and counted.
+    rank. In CSV, an identifier that a spreadsheet would take for a formula has a ' before it; --json has identifiers
+    exactly. By identifier, clicks on items that the model does not know are left out and counted.
     """
     from pathlib import Path
 
@@ -127,10 +128,16 @@ def _with_progress(answers: Iterator[list[Recommended]], total: int, console: An
 
 
 def _print_rows(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
-    """CSV with a header, or JSON lines."""
+    """CSV with a header, or JSON lines; on a terminal, CSV shows as escapes what could steer it."""
     import csv
     import json
     import sys
+
+    from dissect.text import shown, without_formula
+
+    def cell(value: Any) -> Any:
+        safe = without_formula(value)
+        return shown(safe) if isinstance(safe, str) and sys.stdout.isatty() else safe
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
     for number, row in enumerate(rows):
@@ -139,7 +146,7 @@ def _print_rows(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
             continue
         if number == 0:
             writer.writerow(row)
-        writer.writerow(row.values())
+        writer.writerow(map(cell, row.values()))
 
 
 def _print_list(

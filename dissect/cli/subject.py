@@ -184,7 +184,7 @@ def try_on(subject: Subject, data: Dataset, config: Config, without: Sequence[st
     """
     model, _ = try_out(subject, config.model_options, without)
     longest = config.kept(int(max(data.train.lengths.max(), data.test.lengths.max())) - 1)
-    require_length(model, subject.name, longest, f"of {data.name}")
+    require_length(model, subject.name, longest, f"session of {data.name}")
     examples = split_validation(data.train, config.validation if config.protocol == "clean" else 0.0)[0].n_prefixes
     B = config.batch_size
     last = examples % B if examples // B < config.max_steps else 0  # of an epoch, if it comes to that
@@ -198,12 +198,13 @@ def try_on(subject: Subject, data: Dataset, config: Config, without: Sequence[st
         )
 
 
-def require_length(model: Any, name: str, longest: int, whose: str) -> None:
-    """Raises DataError where a model, on the CPU, cannot encode a session of so many clicks."""
+def require_length(model: Any, name: str, longest: int, which: str) -> None:
+    """Raises DataError where a model, on the CPU, cannot encode a session of so many clicks: `which` session it is."""
     if says := check.refusal(model, longest):
         most = check.longest_taken(model, longest)
         raise DataError(
-            f"{name} takes sessions of {most:,} clicks at most, and the longest {whose} has {longest:,}: {says}.",
+            f"{name} takes sessions of {most:,} clicks at most, and the longest {which} has {longest:,} clicks: "
+            f"{says}.",
             f"Train it on the last clicks of a session only: --longest {most}. Or give the model more places, by an "
             "--option of its own.",
         )

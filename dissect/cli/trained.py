@@ -117,7 +117,7 @@ def trained_model(
     subject = model_of(record, given)
     where = prepare_device(device, config.batch_size * record.n_items * config.model_options.get("dim", 256))
     model, step = rebuild(record, subject.cls, lambda: data_of(record, data_dir, console).train)
-    require_length(model, subject.name, config.kept(longest), "asked for")
+    require_length(model, subject.name, config.kept(longest), "session asked for")
     return model.to(where), step, where
 
 

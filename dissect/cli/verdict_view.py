@@ -125,7 +125,7 @@ def dense_weights(coverage: dict[str, Any] | None) -> Text:
             if part["reason"] != "not chosen":
                 lines.append(f"\n  {name}, {known_as}, {part['weights']:,} weights: {part['reason']}")
     more = f"\n  and {len(lines) - SHOWN} more: --json" if len(lines) > SHOWN else ""
-    text = Text("\nDense, in no density above:" if lines else "", style="yellow")
+    text = Text("\nNot dissected, so not in the densities above:" if lines else "", style="yellow")
     return text.append("".join(lines[:SHOWN]) + more, style="not bold")
 
 

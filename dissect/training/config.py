@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from dissect.errors import UsageError
 from dissect.own_models import is_file_name
+from dissect.text import STEERS
 
 SCHEDULES = ("linear-end", "steps")
 PROTOCOLS = ("clean", "paper")
@@ -65,6 +67,9 @@ class Config:
             self.model_source is not None or not is_file_name(self.model),
             f"model {self.model} is a file, and model_source does not say which: its SHA-256 is missing.",
         )
+        for name, value in {**self.to_dict(), **self.model_options}.items():
+            right = not re.search(f"[{STEERS}]", f"{name}{value}")  # lists and the like are written with escapes
+            check(right, f"{name!r} must have no control characters, not {value!r}.")
         check(0 < self.lr < 10, f"lr must lie between 0 and 10, not {self.lr}.")
         check(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}.")
         check(self.longest >= 0, f"longest must not be negative, not {self.longest}.")
