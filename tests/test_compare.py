@@ -60,7 +60,8 @@ def make_group(
     root, model="srgnn", seeds=(1, 2, 3), hit=0.5, split="a" * 16, dataset="x", protocol="clean", variant="full", **more
 ):
     """A finished group; `more` are settings of its configuration."""
-    settings = {"model_options": {"dim": 4}, "where": "none", **more}
+    source = {"model_source": "0"} if ".py:" in model else {}
+    settings = {"model_options": {"dim": 4}, "where": "none", **source, **more}
     config = Config(model, dataset, split, protocol=protocol, **settings)
     group = root / f"{model}-{dataset}-{config.hash}"
     runs.write_toml(group / "config.toml", config.to_dict())

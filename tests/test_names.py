@@ -49,8 +49,8 @@ def test_settings_that_would_steer_the_terminal_are_refused_before_anything_is_w
         assert (code, out) == (2, "") and "\x1b" not in err and not (tmp_path / "runs").exists()
     for given in ({"model": "a\nb"}, {"model_options": {"x": "\x9b31m"}}, {"model_options": {"x\u202e": 1}}):
         with pytest.raises(UsageError, match="must have no control characters"):
-            Config(**{"model": "own.py:A", "dataset": "my shop", "split_hash": "0", **given})
-    assert Config("modèle.py:Été", "my shop", "0", {"x": "a b", "y": ["\x1b"]}).model == "modèle.py:Été"
+            Config(**{"model": "srgnn", "dataset": "my shop", "split_hash": "0", **given})
+    assert Config("modèle.py:Été", "my shop", "0", {"x": "a b", "y": ["\x1b"]}, "0").model == "modèle.py:Été"
 
 
 @pytest.mark.parametrize("given", [{"model": "p\x1b[31mop"}, {"model_options": {"x": "\x1b[31mA"}}], ids=str)
