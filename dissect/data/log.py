@@ -419,7 +419,8 @@ def _other_columns(path: Path, fields: list[str], format: LogFormat, separator: 
     if others:
         hint = f"Its fields seem to be separated by {words.get(others[0], repr(others[0]))}."
     elif not format.names:
-        near = [n for name in missing for n in difflib.get_close_matches(name.lower(), lower, n=1)]
+        found = [n for name in missing for n in difflib.get_close_matches(name.lower(), lower, n=1)]
+        near = list(dict.fromkeys(found))  # two columns may resemble one
         hint = f"Did you mean {shown(' or '.join(fields[lower.index(n)] for n in near))}?" if near else ""
     return DataError(
         f"{path}: the first line has the columns {shown(', '.join(fields)[:200])}; "
