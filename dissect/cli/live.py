@@ -17,6 +17,7 @@ from dissect.training.record import Observer
 
 BAR_WIDTH = 24
 BLOCKS = " ▏▎▍▌▋▊▉█"
+QUIET = 10.0  # seconds after which a file is told how far an evaluation is
 
 
 def bar(share: float, width: int = BAR_WIDTH) -> str:
@@ -59,13 +60,37 @@ class _Clock:
         return f"{duration((time.monotonic() - self.began) / done * (self.steps - self.now))} left"
 
 
+class _Evaluation:
+    """How far the evaluation at hand is."""
+
+    def __init__(self) -> None:
+        self.split, self.clock = "", _Clock()
+
+    def in_words(self, split: str, done: int, total: int) -> str:
+        """What is evaluated, how many prefixes are ranked, and the time left."""
+        if split != self.split or done < self.clock.now:
+            self.split = split
+            self.clock.begin(0, total, 1)
+        self.clock.now = done
+        return f"ranking {split} {done:,}/{total:,}, {self.clock.left()}"
+
+
 class PlainObserver(Observer):
-    """A line for the beginning, each evaluation and each tenth of a run: for files and pipes."""
+    """A line for the beginning, each evaluation, each tenth of a run, and each QUIET seconds of an evaluation: for
+    files and pipes.
+    """
 
     def __init__(self, console: Console, title: str) -> None:
         self.console, self.title, self.clock, self.tenth = console, title, _Clock(), -1
+        self.evaluation, self.said = _Evaluation(), time.monotonic()
+
+    def evaluating(self, split: str, done: int, total: int) -> None:
+        text = self.evaluation.in_words(split, done, total)
+        if done < total and time.monotonic() - self.said > QUIET:
+            self.say(text)
 
     def say(self, text: str) -> None:
+        self.said = time.monotonic()
         self.console.print(f"{self.title}: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
@@ -100,7 +125,7 @@ class LiveObserver(Observer):
         self.loss = self.kl_weight = self.lr = float("nan")
         self.accuracy: dict[str, tuple[int, dict[str, float]]] = {}
         self.rows: list[dict[str, Any]] = []
-        self.doing = ""
+        self.doing, self.evaluation = "", _Evaluation()
         self.live = Live(console=console, refresh_per_second=4, get_renderable=self.render, transient=False)
 
     def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
@@ -116,7 +141,8 @@ class LiveObserver(Observer):
         self.rows = [row for row in rows if not row["block"]]
 
     def evaluating(self, split: str, done: int, total: int) -> None:
-        self.doing = f"evaluating {split} {done:,}/{total:,}" if done < total else ""
+        text = self.evaluation.in_words(split, done, total)
+        self.doing = text if done < total else ""
 
     def evaluated(self, split: str, step: int, values: dict[str, float]) -> None:
         self.accuracy[split] = (step, values)
@@ -132,7 +158,7 @@ class LiveObserver(Observer):
         clock = self.clock
         head = Table.grid(padding=(0, 2))
         where = (f"step {clock.now:,}/{clock.steps:,}", f"epoch {clock.now / clock.per_epoch:.2f}", clock.left())
-        bar_of_steps = ProgressBar(total=clock.steps, completed=clock.now, width=28)
+        bar_of_steps = ProgressBar(total=clock.steps, completed=clock.now, width=16 if self.doing else 28)
         head.add_row(bar_of_steps, *((self.doing,) if self.doing else where))
         facts = Table.grid(padding=(0, 2))
         kl = [f"KL weight {self.kl_weight:.2f}"] if self.rows else []  # a dense run has none
