@@ -67,7 +67,9 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         keeps = len(space) >= V * B
         n = min(_piece_rows(B, vectors.device), len(space) // B)
         pieces = [(low, min(low + n, V)) for low in range(0, V, n)]
-        by_item = vectors.device.type == "cpu" and (kernel != "float32" or multiplies_faster_by_item())
+        by_item = vectors.device.type == "cpu" and (
+            kernel == "bf16-mode" or (kernel == "float32" and multiplies_faster_by_item())
+        )
 
         def scores_of(low: int, high: int) -> Tensor:
             start = low * B if keeps and operands is None else 0  # factors of another type lie elsewhere
