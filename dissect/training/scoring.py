@@ -20,6 +20,8 @@ from dissect.training.products import KERNELS, factor, multiply, multiplying_as
 AT_ONCE = 1 << 28
 # Bytes of scores that are worked on at a time: on a CPU a small part of its last cache, which rows of the table share.
 PIECE = {"cpu": max(1 << 20, largest_cache() // 24), "cuda": 1 << 26}
+# Whether scores are made item by item [V, B] on a CPU, where the processor does not decide it (docs/performance.md).
+BY_ITEM = {"bf16-mode": True, "bf16-operands": False}
 ROWS_IN_CACHE = 1024  # rows of the table that a pass over them, on a CPU, finds in its caches: 1 MB at D = 256
 NORM_EPS = 1e-12  # keeps a row of zeros a row of zeros
 
@@ -67,9 +69,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         keeps = len(space) >= V * B
         n = min(_piece_rows(B, vectors.device), len(space) // B)
         pieces = [(low, min(low + n, V)) for low in range(0, V, n)]
-        by_item = vectors.device.type == "cpu" and (
-            kernel == "bf16-mode" or (kernel == "float32" and multiplies_faster_by_item())
-        )
+        by_item = vectors.device.type == "cpu" and BY_ITEM.get(kernel, multiplies_faster_by_item())
 
         def scores_of(low: int, high: int) -> Tensor:
             start = low * B if keeps and operands is None else 0  # factors of another type lie elsewhere
