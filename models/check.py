@@ -152,7 +152,7 @@ def not_there(model: Any) -> list[str]:
 
 
 def without_role(model: Any) -> list[str]:
-    """Layers with weight matrices of which `matrices` names nothing: no weight, not the layer, not what holds it."""
+    """Layers with weight matrices that `matrices` does not name, neither by weight, by layer, nor by what holds it."""
     kinds = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
     named = {part for name in model.matrices for part in (name, name.rpartition(".")[0])}
     return [

@@ -195,7 +195,7 @@ def explanations(rows: pd.DataFrame, chosen: list[str], newest: str | None) -> t
 
 
 def against(rows: pd.DataFrame) -> str:
-    """The end of TIES_NOTE: where ties matter, and of which rows that is unknown."""
+    """The end of TIES_NOTE: where ties matter, and for which rows that is unknown."""
     measured = rows["worst hr@20"].notna()
     if not measured.any():
         return "; by how much, dissect evaluate RUN --ties worst says."

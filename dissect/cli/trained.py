@@ -162,7 +162,7 @@ def read_sessions(
     """(the session of each line of a file, what to say about clicks that were left out).
 
     By identifier, a session keeps its clicks on items that the model knows; one that has none is left out. Raises
-    DataError, with the line, for what is no session.
+    DataError, with the line, where a line is not a session.
     """
     try:
         lines = path.read_text("utf-8-sig").rstrip("\n").split("\n")

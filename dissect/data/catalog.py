@@ -183,7 +183,7 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
 def check_name(name: str, data_dir: str | Path | None = None, force: bool = False) -> None:
     """Raises UsageError where a data set cannot have this name, or one has it already and `force` is not given.
 
-    With `force`, too, where the folder of that name is none of a data set, or holds anything else.
+    With `force` as well, where the folder of that name holds anything but a data set.
     """
     text.check_name(name, "A data set")
     if name in planted.BUILT_IN:

@@ -61,7 +61,7 @@ def to_milliseconds(values: pd.Series, clock: str, since: int = 0) -> tuple[np.n
 
 
 def _stamps(values: pd.Series, clock: str) -> pd.Series:
-    """Stamps in UTC of text, NaT where it is no time; a day without a year is one of 1972, a leap year."""
+    """Timestamps in UTC from text, NaT where the text is not a time. Days without a year get 1972, a leap year."""
     if isinstance(values.dtype, pd.DatetimeTZDtype):
         return values
     text = _text(values)
@@ -89,7 +89,7 @@ def _text(values: pd.Series) -> pd.Series:
 
 
 def check_format(name: str) -> str:
-    """`--time-format` as a clock. Raises UsageError for what is none."""
+    """`--time-format` as a clock. Raises UsageError for a format that cannot be used."""
     try:
         day = datetime(2014, 4, 17, 10, 51, 9, tzinfo=UTC)
         if name in ("iso", *UNITS) or ("%" in name and time.strptime(day.strftime(name), name)):

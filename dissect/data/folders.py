@@ -63,6 +63,7 @@ def require_own(folder: Path, what: str, known: Collection[str], signs: Collecti
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise UsageError(
-            f"{folder} holds what is not part of {what}: {', '.join(foreign[:3])}{more}. --force does not replace it.",
+            f"{folder} holds files that do not belong to {what}: {', '.join(foreign[:3])}{more}. "
+            "--force does not replace it.",
             elsewhere,
         )

@@ -180,7 +180,7 @@ def _srgnn(paths: Sequence[Path], lowest: int) -> Read:
 def read_lessr(path: Path, lowest: int = 0) -> Sessions:
     """Sessions of a LESSR text file, whose items count from `lowest`, as items from 1.
 
-    Raises DataError with the line that is none; blank lines at the end are none the worse.
+    Raises DataError with the first line that is not a session; blank lines at the end are ignored.
     """
     flat, lengths = array("q"), array("q")
     for number, line in enumerate(_bytes(path).removeprefix(b"\xef\xbb\xbf").rstrip().splitlines(), 1):

@@ -259,7 +259,7 @@ def _since(format: LogFormat) -> int:
 
 
 def _times(values: pd.Series, clock: str, role: str, broken: _Broken, rows: int) -> np.ndarray:
-    """Milliseconds int64 [N] of a chunk of times that begins at row `rows`; what is no time goes to `broken`."""
+    """Milliseconds int64 [N] of the times from row `rows` on; values that are not times go to `broken`."""
     since = _since(broken.format) if role != "offset" else 0
     found, bad = to_milliseconds(values, clock, since)
 

@@ -112,7 +112,7 @@ def translation(data: Numbering, known: Numbering) -> np.ndarray:
 
 
 def _old(*sides: Numbering) -> str:
-    """What to do where one side has numbers of which an earlier version made identifiers, and the other has text."""
+    """What to do where an earlier version read the identifiers of one side as numbers, and the other side has text."""
     old = [
         any(isinstance(each, int) for each in side.identifiers or ()) and side.provenance.get("items") != AS_IN_FILES
         for side in sides
@@ -143,8 +143,8 @@ def in_words(data: Numbering, known: Numbering, numbers: np.ndarray) -> str:
 def translated(sessions: Sessions, numbers: np.ndarray) -> tuple[Sessions, np.ndarray, np.ndarray]:
     """(sessions in the numbers of the model, ranked bool [P], known bool [P]) over the P prefixes of `sessions`.
 
-    A prefix keeps its clicks on items that the model knows. `known` says of which prefixes it knows the target,
-    `ranked` of which it knows a click too: these are the prefixes of the sessions returned, in the same order.
+    A prefix keeps its clicks on items that the model knows. `known` marks the prefixes whose target it knows,
+    `ranked` those where it knows a click too: these are the prefixes of the sessions returned, in the same order.
     """
     items = numbers[sessions.items]
     is_known = items > 0

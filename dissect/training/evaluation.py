@@ -94,7 +94,7 @@ class Ranked(NamedTuple):
 
     rank: np.ndarray  # int32 [P]
     known: np.ndarray | None = None  # bool [P]
-    without_click: int = 0  # prefixes of which the model knows the target and no click
+    without_click: int = 0  # prefixes whose target the model knows, but none of their clicks
 
 
 def rank_sessions(

@@ -32,7 +32,7 @@ def recommend(
     """The k items with the highest scores after each session, best first; of equal scores the lower number first.
 
     `unseen` leaves out the items of the session, so that there may be fewer. The last `longest` clicks of a session
-    count; 0 is all. Raises DivergedError where scores are no numbers.
+    count; 0 is all. Raises DivergedError where scores are NaN or infinite.
     """
     at_once = max(1, min(256, AT_ONCE // (4 * n_items)))
     for start in range(0, len(sessions), at_once):

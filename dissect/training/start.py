@@ -54,7 +54,7 @@ def weights_of(run: Path, data: Dataset, build: Callable[[int], nn.Module]) -> S
 
 
 def item_axes(build: Callable[[int], nn.Module]) -> dict[str, list[int]]:
-    """Which axes of which weights count items: those that grow with the catalogue."""
+    """For each weight, the axes that count items: those that grow with the catalogue."""
     with torch.random.fork_rng(devices=[]):
         few, more = (build(n_items).state_dict() for n_items in (5, 6))
     grows = {name: [a != b for a, b in zip(few[name].shape, more[name].shape, strict=True)] for name in few}
