@@ -107,7 +107,7 @@ def test_force_replaces_a_data_set_and_nothing_else(tmp_path):
     folder = catalog.save(shop(), tmp_path)
     catalog.save(shop(), tmp_path, force=True)
     (folder / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match=r"not part of a data set: thesis.txt\. --force does not replace it"):
+    with pytest.raises(UsageError, match=r"do not belong to a data set: thesis.txt\. --force does not replace it"):
         catalog.save(shop(), tmp_path, force=True)
     assert (folder / "thesis.txt").read_text() == "mine"
     (folder / "thesis.txt").unlink()
@@ -121,8 +121,8 @@ def test_force_replaces_a_data_set_and_nothing_else(tmp_path):
     [
         (lambda folder: folder.write_text("mine"), "no folder of its own"),
         (lambda folder: folder.symlink_to(folder.parent), "no folder of its own"),
-        (lambda folder: (folder / "train-items.npy").mkdir(parents=True), "not part of a data set: train-items.npy"),
-        (lambda folder: (folder.mkdir(), (folder / "data.json").write_text("{}")), "not part of a data set: data.json"),
+        (lambda folder: (folder / "train-items.npy").mkdir(parents=True), "do not belong to a data set: train-items.npy"),
+        (lambda folder: (folder.mkdir(), (folder / "data.json").write_text("{}")), "do not belong to a data set: data.json"),
     ],
 )
 def test_force_does_not_replace_what_only_looks_like_a_data_set(tmp_path, make, says):
@@ -152,16 +152,16 @@ def test_force_replaces_an_export_and_nothing_else(tmp_path):
     export(shop(), "lessr", out, force=True)
     assert {path.name for path in out.iterdir()} == {"train.txt", "test.txt", "num_items.txt", "dissect.json"}
     (out / "notes.md").write_text("mine")
-    with pytest.raises(UsageError, match=r"not part of an export: notes.md\."):
+    with pytest.raises(UsageError, match=r"do not belong to an export: notes.md\."):
         export(shop(), "lessr", out, force=True)
     (out / "notes.md").unlink()
     of_others = {"files": dict.fromkeys(("train.txt", "test.txt", "num_items.txt"))}
     for record in ("{}", "[1]", "\x00", json.dumps(of_others), "[" * 100_000):
         (out / "dissect.json").write_text(record)
-        with pytest.raises(UsageError, match="not part of an export: num_items"):
+        with pytest.raises(UsageError, match="do not belong to an export: num_items"):
             export(shop(), "lessr", out, force=True)
     (out / "dissect.json").unlink()
-    with pytest.raises(UsageError, match="not part of an export"):
+    with pytest.raises(UsageError, match="do not belong to an export"):
         export(shop(), "lessr", out, force=True)
     assert (out / "num_items.txt").exists()
 
