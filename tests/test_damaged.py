@@ -121,8 +121,8 @@ def test_force_replaces_a_data_set_and_nothing_else(tmp_path):
     [
         (lambda folder: folder.write_text("mine"), "no folder of its own"),
         (lambda folder: folder.symlink_to(folder.parent), "no folder of its own"),
-        (lambda folder: (folder / "train-items.npy").mkdir(parents=True), "do not belong to a data set: train-items.npy"),
-        (lambda folder: (folder.mkdir(), (folder / "data.json").write_text("{}")), "do not belong to a data set: data.json"),
+        (lambda folder: (folder / "train-items.npy").mkdir(parents=True), "belong to a data set: train-items.npy"),
+        (lambda folder: (folder.mkdir(), (folder / "data.json").write_text("{}")), "belong to a data set: data.json"),
     ],
 )
 def test_force_does_not_replace_what_only_looks_like_a_data_set(tmp_path, make, says):
