@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dissect import runs
 from dissect.data.catalog import STAND_INS
 from dissect.errors import DataError, UsageError, unknown
-from dissect.records import METRICS
-from dissect.runs import left_out, read_summary
-from dissect.training.config import Config
+from dissect.runs import files, folders
+from dissect.runs.config import Config
+from dissect.runs.folders import left_out, read_summary
+from dissect.runs.records import METRICS
 from models import MODELS
 
 JUDGED = ("hr@20", "mrr@20")  # what the pairs are judged by, and for what the selection bias is on record
@@ -46,7 +46,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        return self.group.name if self.variant == runs.FULL else f"{self.group.name}/{self.variant}"
+        return self.group.name if self.variant == folders.FULL else f"{self.group.name}/{self.variant}"
 
     @property
     def split(self) -> tuple[str, str]:
@@ -70,14 +70,14 @@ class Entry:
         return "test" if self.config["protocol"] == "paper" else "validation"
 
 
-def entry(group: Path, variant: str = runs.FULL, seed: int | None = None, warn: Warn = left_out) -> Entry | None:
+def entry(group: Path, variant: str = folders.FULL, seed: int | None = None, warn: Warn = left_out) -> Entry | None:
     """The finished seeds (or the one seed) of a variant; None where there is none.
 
     A damaged seed is left out, and `warn` is told. Raises DataError where the configuration is damaged.
     """
-    config = runs.group_config(group)
-    found = [run for run in runs.group_runs(group, variant) if seed is None or run.name == f"s{seed}"]
-    done = [run for run in found if runs.is_done(run)]
+    config = folders.group_config(group)
+    found = [run for run in folders.group_runs(group, variant) if seed is None or run.name == f"s{seed}"]
+    done = [run for run in found if folders.is_done(run)]
     sound: dict[Path, dict[str, Any]] = {}
     for run in done:
         try:
@@ -104,15 +104,15 @@ def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> lis
         head, rest = str(Path(head).parent), [Path(head).name, *rest]
     if at is not None and not (Path(head) / "config.toml").exists():
         raise DataError(f"{at} is no run: a run lies in a folder with a config.toml.")
-    group = runs.resolve_group(head, runs_dir).resolve()  # the same thing by two names is one row
-    runs.group_config(group)
+    group = folders.resolve_group(head, runs_dir).resolve()  # the same thing by two names is one row
+    folders.group_config(group)
     seeds = [int(part[1:]) for part in rest if part[1:].isdigit()]
     variants = [part for part in rest if not part[1:].isdigit()]
     inside = group.joinpath(*rest)
     if not inside.is_dir():
-        known = [v if v != runs.FULL else "s<seed>" for v in runs.variants(group)]
+        known = [v if v != folders.FULL else "s<seed>" for v in folders.variants(group)]
         raise UsageError(f"There is no run {'/'.join(rest)} in {group.name}.", f"In it: {', '.join(known) or 'none'}.")
-    wanted = variants or ([runs.FULL] if seeds else runs.variants(group))
+    wanted = variants or ([folders.FULL] if seeds else folders.variants(group))
     found = [entry(group, variant, seeds[0] if seeds else None, warn) for variant in wanted]
     entries = [row for row in found if row is not None]
     if not entries:
@@ -129,9 +129,9 @@ def _is_part(name: str) -> bool:
 def sound_configs(runs_dir: Path | str, warn: Warn = left_out) -> dict[Path, dict[str, Any]]:
     """The groups of a runs folder, oldest first, with their configurations; `warn` is told of damaged ones."""
     configs = {}
-    for group in runs.find_groups(runs_dir):
+    for group in folders.find_groups(runs_dir):
         try:
-            configs[group] = runs.group_config(group)
+            configs[group] = folders.group_config(group)
         except DataError as error:
             warn(error)
     return configs
@@ -147,7 +147,7 @@ def entries_of_dataset(
     """
     configs = sound_configs(runs_dir, warn)
     if not configs:
-        there = runs.find_groups(runs_dir)
+        there = folders.find_groups(runs_dir)
         raise (DataError if there else UsageError)(
             f"There are no {'undamaged ' if there else ''}runs in {runs_dir}.",
             "Make some: dissect train srgnn; dissect train attenmixer",
@@ -160,13 +160,17 @@ def entries_of_dataset(
         raise unknown(f"data set among the runs in {runs_dir}", dataset, known)
     entries, empty = [], []
     for group in (group for group, config in configs.items() if config["dataset"] == dataset):
-        rows = [row for row in (entry(group, v, warn=warn) for v in runs.variants(group)) if row is not None]
+        rows = [row for row in (entry(group, v, warn=warn) for v in folders.variants(group)) if row is not None]
         entries += rows
-        if not any(runs.is_done(run) for variant in runs.variants(group) for run in runs.group_runs(group, variant)):
+        if not any(
+            folders.is_done(run) for variant in folders.variants(group) for run in folders.group_runs(group, variant)
+        ):
             empty.append(group.name)
     if not entries:
         other = {
-            config["dataset"] for group, config in configs.items() if any(map(runs.is_done, runs.group_runs(group)))
+            config["dataset"]
+            for group, config in configs.items()
+            if any(map(folders.is_done, folders.group_runs(group)))
         } - {dataset}
         raise DataError(
             f"No run on {dataset} is finished and whole. Begun: {', '.join(empty) or 'none'}.",
@@ -243,7 +247,7 @@ def _places(found: list[str]) -> dict[str, list[int]]:
 def _plain_label(row: Entry) -> str:
     model = str(row.config["model"])
     words = [model, *_model_words(model, row.config.get("model_options", {}))]
-    if row.variant != runs.FULL:
+    if row.variant != folders.FULL:
         words.append("without " + row.variant.removeprefix("without-").replace("-", ", "))
     if row.config["where"] != "none":
         words.append(f"SparseVD {row.config['where']}")
@@ -323,7 +327,7 @@ def catalogue_size(entries: list[Entry]) -> float:
     """How many items are ranked, as the first group says that can be read; NaN where none does."""
     for row in entries:
         try:
-            n_items = runs.read_json(row.group / "data.json").get("n_items")
+            n_items = files.read_json(row.group / "data.json").get("n_items")
         except DataError:
             continue
         if isinstance(n_items, int):
@@ -393,6 +397,6 @@ def results_table(runs_dir: Path, split_hash: str, protocol: str) -> pd.DataFram
     rows = []
     for group, config in sound_configs(runs_dir).items():
         if (config["split_hash"], config["protocol"]) == (split_hash, protocol):
-            rows += [entry(group, variant) for variant in runs.variants(group)]
+            rows += [entry(group, variant) for variant in folders.variants(group)]
     finished = [row for row in rows if row is not None]
     return means(finished).drop(columns="entry") if finished else pd.DataFrame()

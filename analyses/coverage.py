@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dissect.errors import DataError
-from dissect.records import Coverage
-from dissect.runs import AGAIN, read_json
+from dissect.runs.files import AGAIN, read_json
+from dissect.runs.records import Coverage
 from dissect.sparsevd import in_words, is_partial, shares
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from dissect.errors import DataError, unknown
-from dissect.records import Density
-from dissect.runs import AGAIN, group_runs, is_done, leave_out, read_jsonl, read_summary, variants
+from dissect.runs.files import AGAIN, read_jsonl
+from dissect.runs.folders import group_runs, is_done, leave_out, read_summary, variants
+from dissect.runs.records import Density
 from dissect.sparsevd.density import BINS_PER_UNIT, LOWEST
 
 COUNTS = ("kept ", "abs ", "signed ")  # how the columns of counts begin

@@ -32,9 +32,10 @@ from scipy import stats
 
 from analyses.bootstrap import RESAMPLES, Report, resampled
 from analyses.compare import JUDGED, Entry, Warn
-from dissect import runs
 from dissect.errors import DataError
-from dissect.runs import AGAIN, left_out
+from dissect.runs import folders
+from dissect.runs.files import AGAIN
+from dissect.runs.folders import left_out
 
 CUTOFF = 20
 ALPHA = 0.05
@@ -124,8 +125,8 @@ def _of_most(found: list[tuple[int, Path, np.ndarray, int]]) -> int:
 
 def _read_run(run: Path, summary: dict[str, Any]) -> dict[str, np.ndarray]:
     """The ranks of a run on test, checked against its summary."""
-    path = runs.test_ranks(run)
-    arrays = runs.read_ranks(path)
+    path = folders.test_ranks(run)
+    arrays = folders.read_ranks(path)
     rank = arrays["rank"]
     if summary["protocol"] != "paper":  # there each metric of the summary is of an epoch of its own
         hit = rank <= CUTOFF
@@ -134,7 +135,7 @@ def _read_run(run: Path, summary: dict[str, Any]) -> dict[str, np.ndarray]:
                 raise DataError(
                     f"{path} gives {metric.upper()} {100 * value:.3f}, the summary beside it "
                     f"{summary['test'][metric]:.3f}: one of them is damaged.",
-                    runs.write_again(run),
+                    folders.write_again(run),
                 )
     return arrays
 

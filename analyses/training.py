@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dissect import runs
 from dissect.errors import DataError
-from dissect.records import Eval, Train
+from dissect.runs import files, folders
+from dissect.runs.records import Eval, Train
 
 CURVES = {"ce": "loss", "hr@20": "HR@20", "mrr@20": "MRR@20"}  # field of a record -> what it is called
 LOSS_POINTS = 100  # along a training
 
 
-def training_table(group: Path, variant: str = runs.FULL) -> pd.DataFrame:
+def training_table(group: Path, variant: str = folders.FULL) -> pd.DataFrame:
     """The records of the finished seeds, or of those that go on where none is: one row per seed, step and curve.
 
     Columns: seed, curve (loss, HR@20, MRR@20), split (train, valid, test), step, epoch, minutes, value. The loss is
@@ -25,12 +25,12 @@ def training_table(group: Path, variant: str = runs.FULL) -> pd.DataFrame:
     nothing was recorded or all is damaged.
     """
     rows: list[dict[str, Any]] = []
-    stretch = max(1, round(runs.group_config(group)["max_steps"] / LOSS_POINTS))
-    there, damaged = runs.group_runs(group, variant), []
+    stretch = max(1, round(folders.group_config(group)["max_steps"] / LOSS_POINTS))
+    there, damaged = folders.group_runs(group, variant), []
     # A seed that has just begun would shift the mean where it ends.
-    for run in [run for run in there if runs.is_done(run)] or there:
+    for run in [run for run in there if folders.is_done(run)] or there:
         try:
-            records = runs.read_jsonl(run / "metrics.jsonl", Train | Eval)
+            records = files.read_jsonl(run / "metrics.jsonl", Train | Eval)
         except DataError as error:
             damaged.append(error)
             continue
@@ -46,11 +46,11 @@ def training_table(group: Path, variant: str = runs.FULL) -> pd.DataFrame:
                 if name in record:
                     rows.append({"seed": int(run.name[1:]), "curve": curve, "split": split, **where})
                     rows[-1]["value"] = record[name]
-    runs.leave_out(damaged, is_all=not rows)
+    folders.leave_out(damaged, is_all=not rows)
     if not rows:
-        known = runs.variants(group)
+        known = folders.variants(group)
         raise DataError(
-            f"{group.name} has no record of a training{'' if variant == runs.FULL else f' {variant}'}.",
+            f"{group.name} has no record of a training{'' if variant == folders.FULL else f' {variant}'}.",
             "A baseline without gradients has none." if variant in known else f"In it: {', '.join(known) or 'no run'}.",
         )
     return pd.DataFrame(rows)

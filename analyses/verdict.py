@@ -23,10 +23,10 @@ from analyses.bootstrap import relative_loss_interval, session_sums
 from analyses.coverage import absences, coverage
 from analyses.coverage import doubts as doubts_of_coverage
 from analyses.density import at_step, beyond_control, density, density_of
-from dissect import runs
 from dissect.errors import DataError, DissectError
+from dissect.runs import files, folders
+from dissect.runs.config import Config
 from dissect.sparsevd.density import key
-from dissect.training.config import Config
 from models import MODELS
 
 HOLDS, FAILS, UNDECIDED, NOT_APPLICABLE = "holds", "fails", "undecided", "not applicable"
@@ -39,7 +39,7 @@ CONTROL_LIMIT = 0.05
 FEWEST_SEEDS = 3
 OTHER_THRESHOLDS = ("2", "4")
 RESTS_ON = {"O1": ("propagation",), "O2": ("propagation", "attention")}  # the roles whose densities an answer compares
-Ranks = dict[Path, dict[str, np.ndarray]]  # of runs, as runs.read_ranks gives them
+Ranks = dict[Path, dict[str, np.ndarray]]  # of runs, as folders.read_ranks gives them
 
 
 @dataclass
@@ -63,7 +63,7 @@ def judge(group: Path, judged: np.ndarray | None = None) -> dict[str, Any]:
 
     `judged` (bool, test prefixes in file order) restricts the question of need to prefixes that can decide it.
     """
-    config = runs.group_config(group)
+    config = folders.group_config(group)
     finished, summaries, table = sound_runs(group, config)
     verdict: dict[str, Any] = {
         "group": group.name,
@@ -91,7 +91,7 @@ def judge(group: Path, judged: np.ndarray | None = None) -> dict[str, Any]:
     elif summaries:
         verdict["O1"] = verdict["O2"] = Answer(NOT_APPLICABLE, ["the model was trained dense (--where none)"]).to_dict()
     try:
-        runs.write_json(group / "verdict.json", verdict)
+        files.write_json(group / "verdict.json", verdict)
     except DissectError as error:  # runs that may only be read can be judged all the same
         print(f"{error.message} The verdict is not kept there.", file=sys.stderr)
     return verdict
@@ -102,19 +102,19 @@ def sound_runs(group: Path, config: dict[str, Any]) -> tuple[list[Path], list[di
 
     A damaged seed is left out, and said. Raises DataError where all are damaged.
     """
-    done = [run for run in runs.group_runs(group) if runs.is_done(run)]
+    done = [run for run in folders.group_runs(group) if folders.is_done(run)]
     is_sparse, table = config["where"] != "none", pd.DataFrame()
     sound, damaged = dict[Path, dict[str, Any]](), list[DataError]()
     for run in done:
         try:
-            summary = runs.read_summary(run)
+            summary = folders.read_summary(run)
             if is_sparse and not {"masked", "mean"} <= summary.get("checks", {}).keys():
-                again = runs.write_again(run)
+                again = folders.write_again(run)
                 raise DataError(f"{run / 'summary.json'} lacks the checks of the masked and the mean weights.", again)
             sound[run] = summary
         except DataError as error:
             damaged.append(error)
-    runs.leave_out(damaged, is_all=not sound)
+    folders.leave_out(damaged, is_all=not sound)
     if sound and is_sparse:
         table = counted(list(sound), group, config)
         whole = set(table["seed"])
@@ -127,7 +127,7 @@ def counted(found: list[Path], group: Path, config: dict[str, Any]) -> pd.DataFr
     table = density_of(found, group)
     lacking = [t for t in (key(config["threshold"]), *OTHER_THRESHOLDS) if f"kept {t}" not in table]
     if lacking:
-        raise DataError(f"{group} has no counts of the weights with log α below {', '.join(lacking)}.", runs.AGAIN)
+        raise DataError(f"{group} has no counts of the weights with log α below {', '.join(lacking)}.", files.AGAIN)
     return table
 
 
@@ -232,12 +232,12 @@ def doubt_of_noise(group: Path, config: dict[str, Any], final: pd.DataFrame) -> 
     sibling_config = Config(**{**config, "noise": "weight"})
     prefix = group.name.rsplit("-", 1)[0]
     sibling = group.with_name(f"{prefix}-{sibling_config.hash}")
-    done = [run for run in runs.group_runs(sibling) if runs.is_done(run)] if sibling.exists() else []
+    done = [run for run in folders.group_runs(sibling) if folders.is_done(run)] if sibling.exists() else []
     other = None
     try:
         other = counted(done, sibling, config) if done else None
     except DataError as error:
-        runs.left_out(error)
+        folders.left_out(error)
     if other is None:
         return [
             "not checked with one weight sample per step: the same command with --noise weight (one seed is enough)"
@@ -335,9 +335,9 @@ def removable(model: str, summaries: list[dict[str, Any]]) -> list[str]:
 def need(group: Path, finished: list[Path], judged: np.ndarray | None) -> dict[str, Any]:
     """For each role that models were retrained without: redundant, needed or undecided, over all seeds and by seed."""
     reduced = {
-        variant: sound_ranks([run for run in runs.group_runs(group, variant) if runs.is_done(run)])
-        for variant in runs.variants(group)
-        if variant != runs.FULL
+        variant: sound_ranks([run for run in folders.group_runs(group, variant) if folders.is_done(run)])
+        for variant in folders.variants(group)
+        if variant != folders.FULL
     }
     full = sound_ranks(finished) if any(reduced.values()) else {}
     return {
@@ -352,9 +352,9 @@ def sound_ranks(found: list[Path]) -> Ranks:
     sound = {}
     for run in found:
         try:
-            sound[run] = runs.read_ranks(runs.test_ranks(run))
+            sound[run] = folders.read_ranks(folders.test_ranks(run))
         except DataError as error:
-            runs.left_out(error)
+            folders.left_out(error)
     return sound
 
 

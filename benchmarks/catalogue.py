@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dissect.data.sessions import PrefixTensors, Sessions
-from dissect.training.config import Config
+from dissect.runs.config import Config
 from dissect.training.device import prepare_device
 from dissect.training.loop import train_step
 from dissect.training.scoring import score_buffer

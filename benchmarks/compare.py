@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dissect import runs
 from dissect.cli import main as dissect
-from dissect.training.config import Config
+from dissect.runs import files, folders
+from dissect.runs.config import Config
 from dissect.training.evaluation import metrics
 
 PREFIXES = 3.8  # of a session of Diginetica's test set, on average
@@ -33,15 +33,15 @@ def make_groups(folder: Path, groups: int, seeds: int, sessions: int) -> None:
     for number in range(groups):
         config = Config("srgnn", "made-up", "a" * 16, {"dim": 100}, where="none", lr=round((number + 1) * 1e-4, 4))
         group = folder / f"srgnn-made-up-{config.hash}"
-        runs.write_toml(group / "config.toml", config.to_dict())
+        files.write_toml(group / "config.toml", config.to_dict())
         for seed in range(1, seeds + 1):
             noise = rng.lognormal(3 - 0.002 * number, 1.5, len(session))
             rank = (1 + hard * noise * 4).astype(np.int32)
-            run = runs.run_path(group, seed)
-            runs.write_ranks(run / "ranks-test-last.npz", rank=rank, **prefix)
+            run = folders.run_path(group, seed)
+            folders.write_ranks(run / "ranks-test-last.npz", rank=rank, **prefix)
             told = {"seed": seed, "epochs": 10.0, "seconds": 60.0, "n_parameters": 10**6, "protocol": "clean"}
-            runs.write_json(run / "summary.json", {**told, "test": metrics(rank)})
-            runs.mark_done(run)
+            files.write_json(run / "summary.json", {**told, "test": metrics(rank)})
+            folders.mark_done(run)
 
 
 def main() -> None:

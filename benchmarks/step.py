@@ -30,8 +30,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, PrefixTensors
+from dissect.runs.config import PRODUCTS, Config
 from dissect.training import loop
-from dissect.training.config import PRODUCTS, Config
 from dissect.training.device import prepare_device
 from dissect.training.loop import train_step
 from dissect.training.record import density_rows

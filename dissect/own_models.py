@@ -49,11 +49,6 @@ class ModelFile:
 _executed: dict[tuple[Path, str], ModuleType] = {}
 
 
-def is_file_name(name: str) -> bool:
-    """Whether the name of a model means a file."""
-    return ".py:" in name or name.endswith(".py")
-
-
 def read(name: str) -> ModelFile:
     """The file of `path/to/file.py:ClassName`. Raises UsageError where there is none, or no class is named."""
     path, _, class_name = name.rpartition(":") if ".py:" in name else (name, "", "")

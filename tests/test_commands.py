@@ -12,10 +12,10 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from dissect import runs
 from dissect.cli import main
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions
+from dissect.runs import files, folders
 
 TINY = ["--max-steps", "6", "--dim", "4", "--device", "cpu", "--quiet"]
 
@@ -33,7 +33,7 @@ def two_seeds(tmp_path_factory):
 def group(two_seeds, typed, tmp_path):
     """That group, copied to where `typed` looks for runs."""
     shutil.copytree(two_seeds, tmp_path / "runs")
-    return runs.newest_group("runs")
+    return folders.newest_group("runs")
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ def test_run_leaves_a_group_and_a_verdict_and_is_refused_the_second_time(typed, 
     code, out, _ = typed("run", *TINY, "--json")
     verdict = json.loads(out)
     assert code == 0 and verdict["O1"]["answer"] == "undecided"
-    group = runs.newest_group("runs")
-    assert runs.read_json(group / "verdict.json")["seeds"] == [1]
-    assert runs.read_json(group / "data.json")["provenance"]["source"] == "generated"
+    group = folders.newest_group("runs")
+    assert files.read_json(group / "verdict.json")["seeds"] == [1]
+    assert files.read_json(group / "data.json")["provenance"]["source"] == "generated"
     code, _, err = typed("run", *TINY)
     assert code == 2 and "Finished already" in err and "--force" in err
     assert typed("run", *TINY, "--force")[0] == 0
@@ -86,7 +86,7 @@ def test_settings_that_make_no_sense_are_usage_errors(typed, tmp_path, words, sa
 
 def test_a_configuration_that_was_changed_by_hand_is_told(typed, tmp_path):
     typed("run", *TINY)
-    path = runs.newest_group("runs") / "config.toml"
+    path = folders.newest_group("runs") / "config.toml"
     text = path.read_text()
     for old, new, says in (
         ("threshold = 3.0", 'threshold = "three"', "Expected `float`, got `str` - at `$.threshold`"),
@@ -102,7 +102,9 @@ def test_a_configuration_that_was_changed_by_hand_is_told(typed, tmp_path):
     for words in (["run", *TINY, "--seed", "2"], ["verdict"], ["plot", "density"], ["compare", path.parent.name]):
         code, _, err = typed(*words)
         assert (
-            code in (2, 3) and ("named for" in err or "There are no" in err) and len(runs.group_runs(path.parent)) == 1
+            code in (2, 3)
+            and ("named for" in err or "There are no" in err)
+            and len(folders.group_runs(path.parent)) == 1
         )
     path.write_text("")
     code, _, err = typed("verdict", path.parent.name)
@@ -116,14 +118,14 @@ def test_a_configuration_that_was_changed_by_hand_is_told(typed, tmp_path):
 def test_verdict_and_figures_are_of_the_newest_dissected_group(typed, small, undrawn):
     assert typed("verdict")[0] == 2
     code, ended, _ = typed("run", *small, *TINY)
-    dissected = runs.newest_group("runs")
+    dissected = folders.newest_group("runs")
     assert typed("train", "srgnn", *small, *TINY)[0] == 0
-    dense = runs.newest_group("runs")
-    assert dense != dissected and runs.newest_group("runs", dissected=True) == dissected
+    dense = folders.newest_group("runs")
+    assert dense != dissected and folders.newest_group("runs", dissected=True) == dissected
     for words in (["verdict"], ["verdict", dissected.name]):
         assert typed(*words) == (0, ended, "")
     assert json.loads(typed("verdict", "--json")[1]) == {
-        name: value for name, value in runs.read_json(dissected / "verdict.json").items() if name != "schema"
+        name: value for name, value in files.read_json(dissected / "verdict.json").items() if name != "schema"
     }
     for figure in ("density", "histogram"):
         code, out, _ = typed("plot", figure)
@@ -142,14 +144,14 @@ def test_a_preset_that_is_the_default_is_the_same_group(typed):
     assert code == 2 and "Finished already" in err
     assert typed("train", "attenmixer", "--dataset", "demo", *TINY, "--option", "heads=8")[0] == 0
     code, _, err = typed("train", "attenmixer", "--dataset", "demo", *TINY, "--preset", "paper")
-    assert code == 2 and "Finished already" in err and len(runs.find_groups("runs")) == 2
+    assert code == 2 and "Finished already" in err and len(folders.find_groups("runs")) == 2
 
 
 def test_the_closing_table_tells_settings_that_the_names_do_not(typed):
     words = ["train", "srgnn", "--dataset", "demo", *TINY]
     assert typed(*words)[0] == 0
     _, out, _ = typed(*words, "--option", "steps=0")
-    assert f"{runs.newest_group('runs').name} (steps 0)" in " ".join(out.split())
+    assert f"{folders.newest_group('runs').name} (steps 0)" in " ".join(out.split())
 
 
 def test_any_threshold_has_its_verdict_and_figure(typed, small, undrawn):
@@ -162,7 +164,7 @@ def test_any_threshold_has_its_verdict_and_figure(typed, small, undrawn):
 def test_a_run_that_is_not_finished_is_no_start(typed):
     words = ["--dataset", "demo", *TINY]
     typed("train", "srgnn", *words)
-    run = runs.newest_group("runs") / "s1"
+    run = folders.newest_group("runs") / "s1"
     (run / "DONE").unlink()
     code, _, err = typed("run", *words, "--init-from", str(run))
     assert code == 2 and "is not finished" in err
@@ -170,7 +172,7 @@ def test_a_run_that_is_not_finished_is_no_start(typed):
 
 def test_a_density_record_that_lost_its_end_is_not_drawn(typed):
     typed("run", *TINY)
-    record = runs.newest_group("runs") / "s1" / "density.jsonl"
+    record = folders.newest_group("runs") / "s1" / "density.jsonl"
     lines = record.read_bytes().splitlines(keepends=True)
     last = json.loads(lines[-1])["step"]
     record.write_bytes(b"".join(line for line in lines if json.loads(line)["step"] < last))
@@ -183,7 +185,7 @@ def test_the_newest_group_is_the_newest_that_can_be_read(typed, tmp_path, group,
     sound = group
     (tmp_path / "runs" / "zz").mkdir()
     (tmp_path / "runs" / "zz" / "config.toml").write_bytes(b"\xff\xfe garbage")
-    assert runs.newest_group("runs") == sound
+    assert folders.newest_group("runs") == sound
     code, out, _ = typed("plot", "density")
     assert code == 0 and sound.name in out
 
@@ -217,33 +219,33 @@ def test_the_reduced_model_joins_the_group_and_the_verdict(typed):
     verdict = json.loads(out)
     assert code == 0 and set(verdict["need"]) == {"propagation"}
     for kind, run in (("full", "s1"), ("reduced", "without-propagation/s1")):
-        test = runs.read_json(runs.newest_group("runs") / run / "summary.json")["test"]
+        test = files.read_json(folders.newest_group("runs") / run / "summary.json")["test"]
         assert verdict["need"]["propagation"][f"mrr@20_{kind}"] == pytest.approx(test["mrr@20"])
         assert verdict["need"]["propagation"][f"hr@20_{kind}"] == pytest.approx(test["hr@20"])
-    assert runs.variants(runs.newest_group("runs")) == ["full", "without-propagation"]
-    assert len(runs.find_groups("runs")) == 1
+    assert folders.variants(folders.newest_group("runs")) == ["full", "without-propagation"]
+    assert len(folders.find_groups("runs")) == 1
 
 
 def test_a_seed_or_role_given_twice_counts_once_and_is_said(typed):
     words = ["--seed", "1", "--seed", "1", "--without", "propagation", "--without", "propagation"]
     code, _, err = typed("run", *TINY, *words)
     assert code == 0 and "--seed 1 is given more than once" in err and "--without propagation is given" in err
-    assert runs.variants(runs.newest_group("runs")) == ["without-propagation"]
+    assert folders.variants(folders.newest_group("runs")) == ["without-propagation"]
 
 
 def test_a_preset_says_the_width_unless_the_user_does(typed):
     words = ["train", "srgnn", "--dataset", "demo", "--max-steps", "1", "--device", "cpu", "--quiet"]
     for more, dim in (([], 32), (["--preset", "authors"], 100), (["--preset", "authors", "--dim", "4"], 4)):
         assert typed(*words, *more)[0] == 0
-        group = runs.newest_group("runs")
-        assert runs.group_config(group)["model_options"]["dim"] == dim
-        assert runs.read_json(group / "s1" / "summary.json")["steps"] == 1
+        group = folders.newest_group("runs")
+        assert folders.group_config(group)["model_options"]["dim"] == dim
+        assert files.read_json(group / "s1" / "summary.json")["steps"] == 1
 
 
 def test_an_infinite_exponent_stands_in_the_summary_as_text(typed):
     words = ["--preset", "paper-LP", "--dim", "8", "--max-steps", "1", "--device", "cpu", "--quiet"]
     assert typed("train", "attenmixer", "--dataset", "demo", *words)[0] == 0
-    assert runs.read_json(runs.newest_group("runs") / "s1" / "summary.json")["p"] == "inf"
+    assert files.read_json(folders.newest_group("runs") / "s1" / "summary.json")["p"] == "inf"
 
 
 def test_where_chooses_the_module(typed):
@@ -260,9 +262,9 @@ def test_every_noise_and_prior_trains(typed, noise, prior):
 
 def test_a_dense_run_can_be_the_start_of_a_dissection(typed):
     assert typed("train", "srgnn", "--dataset", "demo", "--epochs", "0.1", "--dim", "4", "--quiet")[0] == 0
-    dense = runs.newest_group("runs") / "s1"
+    dense = folders.newest_group("runs") / "s1"
     assert typed("run", *TINY, "--init-from", str(dense))[0] == 0
-    dissected = runs.newest_group("runs") / "s1"
+    dissected = folders.newest_group("runs") / "s1"
     code, _, err = typed("run", *TINY[:2], *TINY[4:], "--dim", "8", "--init-from", str(dense))
     assert code == 3 and "another shape" in err
     code, _, err = typed("run", *TINY, "--init-from", str(dissected))
@@ -388,9 +390,9 @@ def test_what_a_baseline_has_no_use_for_is_said(typed):
 
 def test_the_paper_protocol_reports_each_metric_at_its_best(typed):
     typed("train", "srgnn", "--dataset", "demo", "--epochs", "2", "--dim", "4", "--protocol", "paper", "--quiet")
-    run = runs.newest_group("runs") / "s1"
-    history = [row for row in runs.read_jsonl(run / "metrics.jsonl") if row["kind"] == "eval"]
-    summary = runs.read_json(run / "summary.json")
+    run = folders.newest_group("runs") / "s1"
+    history = [row for row in files.read_jsonl(run / "metrics.jsonl") if row["kind"] == "eval"]
+    summary = files.read_json(run / "summary.json")
     assert {row["split"] for row in history} == {"test"} and summary["valid"] is None
     assert summary["test"] == {metric: max(row[metric] for row in history) for metric in summary["test"]}
 
@@ -400,11 +402,11 @@ def test_refit_trains_on_everything_for_the_epochs_each_seed_chose(typed):
     seeds = ["--seed", "1", "--seed", "2"]
     code, out, _ = typed("train", *words, *seeds, "--epochs", "2", "--refit", "--json")
     assert code == 0 and len(json.loads(out)) == 2  # the chosen epoch's row and the refitted one
-    chosen, refitted = sorted(runs.find_groups("runs"), key=lambda group: "refit" in group.name)
+    chosen, refitted = sorted(folders.find_groups("runs"), key=lambda group: "refit" in group.name)
     for seed in (1, 2):
-        first, again = (runs.read_json(group / f"s{seed}" / "summary.json") for group in (chosen, refitted))
+        first, again = (files.read_json(group / f"s{seed}" / "summary.json") for group in (chosen, refitted))
         assert (again["epochs"], again["valid"]) == (first["selected"]["epoch"], None)
-        assert runs.read_json(refitted / f"s{seed}" / "environment.json")["max_steps"] == again["steps"]
+        assert files.read_json(refitted / f"s{seed}" / "environment.json")["max_steps"] == again["steps"]
         assert again["steps"] / again["epochs"] > first["steps"] / first["epochs"]  # more examples
     assert typed("train", *words, "--protocol", "paper", "--refit")[0] == 2
 
@@ -412,7 +414,7 @@ def test_refit_trains_on_everything_for_the_epochs_each_seed_chose(typed):
 def test_none_is_the_default_or_refused(typed):
     words = ["--dataset", "demo", "--dim", "4", "--device", "cpu", "--quiet", "--epochs", "0.02"]
     assert typed("train", "srgnn", *words, "--option", "dropout=none")[0] == 0
-    assert runs.group_config(runs.newest_group("runs")).get("model_options") == {"dim": 4}
+    assert folders.group_config(folders.newest_group("runs")).get("model_options") == {"dim": 4}
     code, _, err = typed("train", "srgnn", *words, "--option", "steps=none")
     assert code == 2 and "steps=none" in err
 
@@ -420,7 +422,7 @@ def test_none_is_the_default_or_refused(typed):
 def test_the_readout_is_an_option_and_part_of_the_name(typed):
     words = ["--dataset", "demo", "--dim", "4", "--device", "cpu", "--quiet", "--epochs", "0.02"]
     assert typed("train", "srgnn", *words, "--readout", "attenmixer", "--option", "levels=2")[0] == 0
-    assert runs.newest_group("runs").name.startswith("srgnn-attenmixer-demo-")
+    assert folders.newest_group("runs").name.startswith("srgnn-attenmixer-demo-")
     code, _, err = typed("train", "attenmixer", *words, "--readout", "attenmixer")
     assert code == 2 and "takes no readout" in err
 
@@ -431,8 +433,8 @@ def test_seeds_side_by_side_have_the_numbers_of_seeds_in_turn(typed, small):
     assert typed("train", *words, *seeds, "--runs-dir", "turn")[0] == 0
     assert typed("train", *words, *seeds, "--runs-dir", "side", "--jobs", "2")[0] == 0
     for seed in (1, 2):
-        turn, side = (runs.run_path(runs.newest_group(folder), seed) for folder in ("turn", "side"))
-        ranks = [runs.read_ranks(run / "ranks-test-best.npz")["rank"] for run in (turn, side)]
+        turn, side = (folders.run_path(folders.newest_group(folder), seed) for folder in ("turn", "side"))
+        ranks = [folders.read_ranks(run / "ranks-test-best.npz")["rank"] for run in (turn, side)]
         assert (ranks[0] == ranks[1]).all()
 
 
@@ -470,8 +472,8 @@ def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path, smal
     assert process.returncode == 130 and "goes on from there" in err
     run = next((tmp_path / "runs").glob("*/s1"))
     assert f"\n  dissect resume {run}\n" in err and "Error" not in err
-    assert (run / "checkpoints" / "last.pt").exists() and not runs.is_done(run)
-    assert runs.read_jsonl(run / "density.jsonl")
+    assert (run / "checkpoints" / "last.pt").exists() and not folders.is_done(run)
+    assert files.read_jsonl(run / "density.jsonl")
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".x"])

@@ -15,12 +15,12 @@ from rich.progress import Progress
 from analyses import compare
 from analyses.compare import METRICS, entry, labels, means, results_table
 from analyses.significance import pairs_table, read_gains
-from dissect import runs
 from dissect.cli import main
 from dissect.cli.compare_view import AT_20, means_view, render_results
 from dissect.cli.comparing import report_to
 from dissect.cli.text_table import PROSE
-from dissect.training.config import Config
+from dissect.runs import files, folders
+from dissect.runs.config import Config
 from dissect.training.evaluation import metrics
 from models.attenmixer import AttenMixer
 
@@ -36,11 +36,11 @@ def ranks_of(seed, hit=0.5):
 
 def write_run(run, rank, protocol="clean", which="best", session=SESSION, epochs=2.0, bias=0.25, done=True):
     length = np.ones(len(rank), np.int32)
-    runs.write_ranks(run / f"ranks-test-{which}.npz", rank=rank, session=session, length=length, target=length)
+    folders.write_ranks(run / f"ranks-test-{which}.npz", rank=rank, session=session, length=length, target=length)
     test = metrics(rank)
     if protocol == "paper":  # each metric of an epoch of its own
         test = {name: value + 1 for name, value in test.items()}
-    runs.write_json(
+    files.write_json(
         run / "summary.json",
         {
             "seed": int(run.name[1:]),
@@ -64,11 +64,11 @@ def make_group(
     settings = {"model_options": {"dim": 4}, "where": "none", **source, **more}
     config = Config(model, dataset, split, protocol=protocol, **settings)
     group = root / f"{model}-{dataset}-{config.hash}"
-    runs.write_toml(group / "config.toml", config.to_dict())
+    files.write_toml(group / "config.toml", config.to_dict())
     for seed in seeds:
         # hash() of a string differs by process: the seed of the ranks is spelt out.
         number = sum(map(ord, f"{group.name}{variant}")) + seed
-        write_run(runs.run_path(group, seed, variant), ranks_of(number, hit), protocol)
+        write_run(folders.run_path(group, seed, variant), ranks_of(number, hit), protocol)
     return group
 
 
@@ -99,7 +99,7 @@ def test_means_are_those_of_the_summaries(folder):
     group = make_group(folder)
     row = entry(group)
     table = means([row])
-    tests = [runs.read_json(run / "summary.json")["test"] for run in runs.group_runs(group)]
+    tests = [files.read_json(run / "summary.json")["test"] for run in folders.group_runs(group)]
     for metric in METRICS:
         values = [test[metric] for test in tests]
         assert table[metric][0] == pytest.approx(np.mean(values))
@@ -164,7 +164,8 @@ def test_json_holds_the_numbers_and_csv_the_same(typed, folder):
     (table,) = json.loads(out)["tables"]
     assert (code, err, table["resamples"], table["test_sessions"]) == (0, "", 300, SESSIONS)
     hits = [
-        np.mean([runs.read_ranks(r / "ranks-test-best.npz")["rank"] <= 20 for r in runs.group_runs(g)]) for g in (a, b)
+        np.mean([folders.read_ranks(r / "ranks-test-best.npz")["rank"] <= 20 for r in folders.group_runs(g)])
+        for g in (a, b)
     ]
     (pair,) = [row for row in table["pairs"] if row["metric"] == "hr@20"]
     assert (pair["a run"], pair["b run"]) == (a.name, b.name)
@@ -326,7 +327,7 @@ def test_other_seeds_are_a_column(folder):
 
 def worst_of(group, **values):
     for path in group.glob("s*/summary.json"):
-        runs.write_json(path, {**runs.read_json(path), "test_worst_ties": values})
+        files.write_json(path, {**files.read_json(path), "test_worst_ties": values})
 
 
 def test_equal_scores_do_not_head_the_table_and_are_told_at_the_row(typed, folder):
@@ -335,7 +336,7 @@ def test_equal_scores_do_not_head_the_table_and_are_told_at_the_row(typed, folde
     write_run(constant / "s1", np.ones(len(SESSION), np.int32))
     worst_of(constant, **dict.fromkeys(METRICS, 0.0))
     good = make_group(folder, hit=0.9, seeds=(1,))
-    worst_of(good, **runs.read_json(good / "s1" / "summary.json")["test"])
+    worst_of(good, **files.read_json(good / "s1" / "summary.json")["test"])
     make_group(folder, model="stamp", hit=0.2, seeds=(1,))
     out = typed("compare", "--format", "markdown", "--all-metrics")[1]
     rows = [line for line in out.split("\n\n")[1].splitlines() if line.startswith("| ")][2:]
@@ -351,7 +352,7 @@ def test_equal_scores_do_not_head_the_table_and_are_told_at_the_row(typed, folde
 
 def test_a_model_that_wins_in_spite_of_its_ties_is_bold(folder):
     best = make_group(folder, hit=0.9, seeds=(1,))
-    test = runs.read_json(best / "s1" / "summary.json")["test"]
+    test = files.read_json(best / "s1" / "summary.json")["test"]
     worst_of(best, **{metric: value - 1 for metric, value in test.items()})
     make_group(folder, model="stamp", hit=0.2, seeds=(1,))
     view = view_of(folder)
@@ -372,7 +373,7 @@ def test_what_ties_are_worth_is_told_where_a_run_knows_it(typed, folder):
 def test_a_hit_rate_over_the_whole_catalogue_is_told_and_never_bold(typed, folder, n_items, certain):
     for model in ("a", "b"):
         group = make_group(folder, model=model, hit=1.0)
-        runs.write_json(group / "data.json", {"n_items": n_items})
+        files.write_json(group / "data.json", {"n_items": n_items})
     view = view_of(folder)
     (hr,) = (i for i, column in enumerate(view.columns) if column.name.startswith("HR@20"))
     assert view.columns[hr].name == ("HR@20\n(all items)" if certain else "HR@20")
@@ -412,11 +413,11 @@ def test_how_the_epoch_was_chosen_is_told_where_rows_differ_in_it(typed, folder)
 def test_the_table_of_a_training(folder):
     for model, seeds in (("srgnn", (1, 2)), ("attenmixer", (1,))):
         make_group(folder, model=model, seeds=seeds, dataset="a-data-set-of-a-long-name", where="both")
-    runs_of = {group.name: group for group in runs.find_groups(folder)}
+    runs_of = {group.name: group for group in folders.find_groups(folder)}
     for group in runs_of.values():
-        for run in runs.group_runs(group):
-            summary = runs.read_json(run / "summary.json")
-            runs.write_json(run / "summary.json", {**summary, "seconds": 0.07})
+        for run in folders.group_runs(group):
+            summary = files.read_json(run / "summary.json")
+            files.write_json(run / "summary.json", {**summary, "seconds": 0.07})
     for name in runs_of:
         table = render_results(results_table(folder, "a" * 16, "clean"), "x", "clean", name)
         assert {row[0].text: row[0].bold for row in table.rows} == {
@@ -524,7 +525,7 @@ def test_progress_stands_on_a_terminal_only(folder, monkeypatch, typed):
     told = []
     progress = Progress(console=Console(file=io.StringIO()))
     tell = report_to(progress, "reading")
-    entries, gains, count = read_gains([entry(group) for group in runs.find_groups(folder)], report=tell)
+    entries, gains, count = read_gains([entry(group) for group in folders.find_groups(folder)], report=tell)
     assert (progress.tasks[0].completed, progress.tasks[0].total, len(entries)) == (6, 6, 2)
     pairs_table(gains, count, 300, report=lambda done, total: told.append((done, total)))
     assert told[-1] == (300, 300)
@@ -538,32 +539,32 @@ def test_the_stand_in_of_a_data_set_is_found_and_told(typed, folder):
 
 
 def break_lengths(run):
-    arrays = runs.read_ranks(run / "ranks-test-best.npz")
-    runs.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"][:-1]})
+    arrays = folders.read_ranks(run / "ranks-test-best.npz")
+    folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"][:-1]})
 
 
 def break_values(run):
-    arrays = runs.read_ranks(run / "ranks-test-best.npz")
-    runs.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"] * 0 + 1})
+    arrays = folders.read_ranks(run / "ranks-test-best.npz")
+    folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"] * 0 + 1})
 
 
 def break_targets(run):
-    arrays = runs.read_ranks(run / "ranks-test-best.npz")
-    runs.write_ranks(run / "ranks-test-best.npz", **{**arrays, "target": arrays["target"] + 1})
+    arrays = folders.read_ranks(run / "ranks-test-best.npz")
+    folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, "target": arrays["target"] + 1})
 
 
 def break_shape(run):
-    arrays = runs.read_ranks(run / "ranks-test-best.npz")
-    runs.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"][:, None]})
+    arrays = folders.read_ranks(run / "ranks-test-best.npz")
+    folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"][:, None]})
 
 
 def break_kind(run):
-    arrays = runs.read_ranks(run / "ranks-test-best.npz")
-    runs.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"].astype(str)})
+    arrays = folders.read_ranks(run / "ranks-test-best.npz")
+    folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"].astype(str)})
 
 
 def put(run, **what):
-    runs.write_json(run / "summary.json", {**runs.read_json(run / "summary.json"), **what})
+    files.write_json(run / "summary.json", {**files.read_json(run / "summary.json"), **what})
 
 
 ODD = [
@@ -578,8 +579,8 @@ ODD = [
 
 
 def break_test(run):
-    summary = runs.read_json(run / "summary.json")
-    runs.write_json(run / "summary.json", {**summary, "test": {**summary["test"], "hr@5": "12"}})
+    summary = files.read_json(run / "summary.json")
+    files.write_json(run / "summary.json", {**summary, "test": {**summary["test"], "hr@5": "12"}})
 
 
 def cut(run):

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch._inductor.config
 
-from dissect import runs
 from dissect.data.sessions import PrefixTensors, Sessions
+from dissect.runs import folders
+from dissect.runs.config import Config
 from dissect.training import setup
-from dissect.training.config import Config
 from dissect.training.loop import ExampleOrder, train_step
 from dissect.training.setup import assemble
 from models import MODELS
@@ -60,7 +60,7 @@ def test_the_command_compiles_by_few_widths_and_says_so_in_the_configuration(typ
     monkeypatch.setattr("dissect.training.loop.ExampleOrder", Order)
     assert typed(*WORDS, "--compile", "--name", "a")[0] == typed(*WORDS, "--name", "b")[0] == 0
     assert len(compiled) == 1 and orders == [True, False]
-    groups = {group.name[0]: runs.group_config(group)["compiled"] for group in runs.find_groups("runs")}
+    groups = {group.name[0]: folders.group_config(group)["compiled"] for group in folders.find_groups("runs")}
     assert groups == {"a": True, "b": False}
 
 

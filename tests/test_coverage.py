@@ -14,8 +14,8 @@ from torch.nn.utils.parametrizations import weight_norm as parametrised_weight_n
 
 from analyses.coverage import coverage as coverage_of_runs
 from analyses.coverage import read_coverage
-from dissect import runs
 from dissect.errors import DataError
+from dissect.runs import files
 from dissect.sparsevd import coverage, declared_for, in_words, shares, sparsify
 from models import MODELS, check
 from models.base import Matrix
@@ -131,7 +131,7 @@ def test_the_seed_that_dissects_least_counts_and_old_runs_say_nothing(tmp_path):
     for seed, rows in ((1, [row("a", 10), row("b", 0)]), (2, [row("a", 5), row("b", 10)]), (3, None)):
         (tmp_path / f"s{seed}").mkdir()
         if rows is not None:
-            runs.write_json(tmp_path / f"s{seed}" / "coverage.json", {"coverage": rows})
+            files.write_json(tmp_path / f"s{seed}" / "coverage.json", {"coverage": rows})
     seeds = [tmp_path / f"s{seed}" for seed in (1, 2, 3)]
     share = coverage_of_runs(seeds)["roles"]["propagation"]
     assert (share["weights"], share["dissected"], list(share["dense"])) == (20, 5, ["a", "b"])
@@ -215,7 +215,7 @@ def test_a_role_dissected_in_part_is_said_everywhere(own, tmp_path):
     gnn = MAP + 2 * 3 * 64
     assert f"{gnn} of {gnn + LSTM} weights are dissected" in words["figure3-density-gnn.txt"]
     assert "weights are dissected" not in words["figure4-density-readout.txt"]
-    rows = pd.DataFrame(runs.read_jsonl(next(tmp_path.glob("runs/*/s1/density.jsonl"))))
+    rows = pd.DataFrame(files.read_jsonl(next(tmp_path.glob("runs/*/s1/density.jsonl"))))
     assert {"both.gru.weight_ih_l0", "both.gru.weight_hh_l0"} == set(rows[rows["role"] == "update"]["matrix"])
     assert "z" in set(rows[rows["matrix"] == "both.gru.weight_hh_l0"]["block"])
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from dissect.data.sessions import PrefixTensors, Sessions
-from dissect.runs import is_done, read_jsonl
+from dissect.runs.config import Config
+from dissect.runs.files import read_jsonl
+from dissect.runs.folders import is_done
 from dissect.sparsevd import total_kl
 from dissect.sparsevd.sparsify import sparsify
-from dissect.training.config import Config
 from dissect.training.evaluation import evaluate
 from dissect.training.loop import fit, train_step
 from dissect.training.record import Observer

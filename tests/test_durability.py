@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from dissect import runs
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DissectError
+from dissect.runs import files, folders
+from dissect.runs.config import Config
 from dissect.training import checkpoint, loop
 from dissect.training.checkpoint import latest_checkpoint, load_checkpoint
-from dissect.training.config import Config
 from dissect.training.loop import fit
 from dissect.training.record import Observer
 from dissect.training.resume import Interrupted
@@ -36,10 +36,11 @@ import torch
 from dissect.data import catalog
 from dissect.data.sessions import Dataset
 from dissect.errors import DissectError
-from dissect.runs import is_done, read_jsonl
+from dissect.runs.files import read_jsonl
+from dissect.runs.folders import is_done
 from dissect.training import loop
 from dissect.training.checkpoint import latest_checkpoint
-from dissect.training.config import Config
+from dissect.runs.config import Config
 from dissect.training.record import Observer
 from models import SRGNN
 
@@ -144,21 +145,21 @@ def leaves(value):
 
 def assert_same_run(run, whole):
     """Every number of two finished runs is the same to the bit, and nothing half-written lies about."""
-    assert runs.is_done(run) and runs.is_done(whole)
+    assert folders.is_done(run) and folders.is_done(whole)
     for name in ("metrics.jsonl", "density.jsonl"):
-        rows = [[without_seconds(row) for row in runs.read_jsonl(folder / name)] for folder in (run, whole)]
+        rows = [[without_seconds(row) for row in files.read_jsonl(folder / name)] for folder in (run, whole)]
         assert rows[0] == rows[1], name
-    summaries = [without_seconds(runs.read_json(folder / "summary.json")) for folder in (run, whole)]
+    summaries = [without_seconds(files.read_json(folder / "summary.json")) for folder in (run, whole)]
     assert summaries[0] == summaries[1]
     names = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.suffix in (".npz", ".pt"))
     assert names and {path.relative_to(run) for path in run.rglob("*.npz")} == {n for n in names if n.suffix == ".npz"}
     for name in names:
         if name.suffix == ".npz":
-            ranks = [runs.read_ranks(folder / name) for folder in (run, whole)]
+            ranks = [folders.read_ranks(folder / name) for folder in (run, whole)]
             assert all(np.array_equal(ranks[0][key], ranks[1][key]) for key in ranks[1])
         elif not name.stem.endswith("-1"):
             assert leaves(load_checkpoint(run / name)) == leaves(load_checkpoint(whole / name)), name
-    assert not [path for path in run.rglob(".*") if runs.HALF_WRITTEN.fullmatch(path.name)]
+    assert not [path for path in run.rglob(".*") if files.HALF_WRITTEN.fullmatch(path.name)]
 
 
 def test_a_run_that_is_killed_again_and_again(tmp_path):
@@ -248,7 +249,7 @@ def test_no_rename_and_no_flush_is_a_bad_moment(whole, tmp_path, monkeypatch, co
         assert len(calls) == number
         assert isinstance(error, Killed) or "No space left" in stop.value.message
         monkeypatch.undo()
-        runs.read_jsonl(tmp_path / "s1" / "metrics.jsonl")
+        files.read_jsonl(tmp_path / "s1" / "metrics.jsonl")
         latest_checkpoint(tmp_path / "s1" / "checkpoints" / "last.pt")
     train(tmp_path / "s1", config)
     assert_same_run(tmp_path / "s1", whole[config.hash])
@@ -286,7 +287,7 @@ def test_sigterm_in_the_last_evaluation_is_heard(whole, tmp_path, config, moment
 
     with pytest.raises(Interrupted):
         train(tmp_path / "s1", config, observer=Stop())
-    assert not runs.is_done(tmp_path / "s1") and not (tmp_path / "s1" / "summary.json").exists()
+    assert not folders.is_done(tmp_path / "s1") and not (tmp_path / "s1" / "summary.json").exists()
     train(tmp_path / "s1", config)
     assert_same_run(tmp_path / "s1", whole[config.hash])
 
@@ -330,5 +331,5 @@ def test_only_what_a_kill_left_half_written_is_cleared_away(tmp_path):
     ]
     for path in gone + kept:
         path.write_text("")
-    with runs.locked(run):
+    with files.locked(run):
         assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)

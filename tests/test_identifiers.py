@@ -10,7 +10,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from dissect import runs
 from dissect.cli import main, recommend
 from dissect.cli.trained import read_identified, read_sessions
 from dissect.data import catalog
@@ -18,6 +17,7 @@ from dissect.data.formats import import_files
 from dissect.data.prepare import prepare
 from dissect.data.recipes import own_log
 from dissect.errors import DataError, DivergedError, UsageError
+from dissect.runs import files, folders
 from dissect.training.recommend import Recommended, scores_after
 from models import SRGNN
 
@@ -93,7 +93,7 @@ def test_numbers_of_a_catalogue_without_clicks_are_filled_up(tmp_path):
 def test_damaged_identifiers_are_data_errors(tmp_path, content):
     (tmp_path / "items.json").write_text(content)
     with pytest.raises(DataError, match=r"items\.json"):
-        runs.read_identifiers(tmp_path, 2)
+        files.read_identifiers(tmp_path, 2)
 
 
 def test_a_session_is_named_and_answered_by_identifiers(tmp_path):
@@ -104,7 +104,7 @@ def test_a_session_is_named_and_answered_by_identifiers(tmp_path):
     assert invoke("data", "prepare", "shop", "--from", tmp_path / "log.csv", *how)[0] == 0
     training = ["train", "srgnn", "--dataset", "shop", "--dim", 16, "--epochs", 30, "--lr", 0.01, "--device", "cpu"]
     assert invoke(*training, "--quiet", *places)[0] == 0
-    run = ["recommend", runs.newest_group(tmp_path / "runs"), *places]
+    run = ["recommend", folders.newest_group(tmp_path / "runs"), *places]
 
     by_identifier = [*run, "--identifiers", "--json", "--session"]
     for text, after in (("sku-03", "sku-04"), ("sku-08, sku-09", "big, red"), ('"big, red"', "[bold]")):
@@ -172,7 +172,7 @@ def test_identifiers_in_csv_are_no_formulas_and_steer_no_terminal(capsys, monkey
 
 def test_without_identifiers_they_cannot_be_used(tmp_path):
     assert invoke("train", "pop", "--dataset", "demo", "--quiet", "--runs-dir", tmp_path)[0] == 0
-    run = ["recommend", runs.newest_group(tmp_path), "--runs-dir", tmp_path, "--session", "1"]
+    run = ["recommend", folders.newest_group(tmp_path), "--runs-dir", tmp_path, "--session", "1"]
     code, out, err = invoke(*run, "--identifiers")
     assert (code, out) == (2, "") and "numbers only" in err
     assert "item  identifier" not in invoke(*run)[1]

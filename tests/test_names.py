@@ -11,15 +11,15 @@ import pytest
 from click.testing import CliRunner
 from matplotlib.figure import Figure
 
-from dissect import runs
 from dissect.cli import LazyGroup, plot
 from dissect.cli.compare_view import Comparison, means_csv, pairs_csv
 from dissect.data import catalog
 from dissect.data.export import export
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, UsageError
+from dissect.runs import files, folders
+from dissect.runs.config import Config
 from dissect.text import as_name, check_name, shown, shown_lines, without_formulas
-from dissect.training.config import Config
 
 BAD = ["", ".", "..", ".x", "-x", "a/b", "../x", "a*", "?", "[ab]", "~", "a b", "a\nb", "\x1b[2J", "é", "x" * 101]
 
@@ -57,13 +57,13 @@ def test_settings_that_would_steer_the_terminal_are_refused_before_anything_is_w
 def test_settings_that_would_steer_the_terminal_reach_no_table(typed, given):
     train = ["train", "--dataset", "demo", "--quiet"]
     assert typed(*train, "pop")[0] == 0
-    pop = runs.newest_group("runs")
-    config = Config(**runs.group_config(pop))
+    pop = folders.newest_group("runs")
+    config = Config(**folders.group_config(pop))
     for name, value in given.items():
         object.__setattr__(config, name, value)  # as in a file edited by hand, with its hash
     by_hand = pop.with_name(f"pop-demo-{config.hash}")
     shutil.copytree(pop, by_hand)
-    runs.write_toml(by_hand / "config.toml", config.to_dict())
+    files.write_toml(by_hand / "config.toml", config.to_dict())
     forms = (["compare", "--dataset", "demo", "--format", form] for form in ("screen", "csv", "markdown", "latex"))
     for words in ([*train, "spop"], *forms):
         code, out, err = typed(*words)
@@ -155,7 +155,7 @@ def test_files_and_folders_have_the_mode_that_the_umask_says(tmp_path, mask):
     try:
         folder = catalog.save(small(identifiers=["a", "b", "c"]), tmp_path / "data")
         out, _ = export(small(), "lessr", tmp_path / "out")
-        runs.write_json(tmp_path / "group" / "summary.json", {})
+        files.write_json(tmp_path / "group" / "summary.json", {})
     finally:
         os.umask(before)
     for path in (folder, out, *folder.iterdir(), *out.iterdir(), tmp_path / "group" / "summary.json"):
@@ -164,7 +164,7 @@ def test_files_and_folders_have_the_mode_that_the_umask_says(tmp_path, mask):
 
 def test_a_file_that_could_not_be_written_leaves_nothing(tmp_path):
     with pytest.raises(DissectError, match="Could not write"):
-        runs.write_atomically(tmp_path / "x", lambda file: os.open(tmp_path / "missing", os.O_RDONLY))
+        files.write_atomically(tmp_path / "x", lambda file: os.open(tmp_path / "missing", os.O_RDONLY))
     assert list(tmp_path.iterdir()) == []
 
 

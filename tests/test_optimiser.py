@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dissect.data.sessions import PrefixTensors, Sessions
+from dissect.runs.config import Config
 from dissect.sparsevd import named_variational
-from dissect.training.config import Config
 from dissect.training.controls import seeded_controls
 from dissect.training.setup import assemble
 from models import SRGNN

@@ -4,9 +4,9 @@ import textwrap
 
 import pytest
 
-from dissect import runs
 from dissect.data import planted
 from dissect.data.sessions import split_validation
+from dissect.runs import files, folders
 from models import MODELS, check
 
 TINY = ["--max-steps", "3", "--device", "cpu", "--quiet"]
@@ -144,7 +144,7 @@ def test_a_matrix_declared_by_its_parameter_or_by_what_holds_it_has_its_role(own
     changes = (("self.mean = nn.Linear(dim, dim, bias=False)", new), ("self.mean((", 'self.mean["map"](('))
     code, _, err = own(*changes, ('"last": Matrix', '"last.weight": Matrix'))
     assert code == 0 and err == ""
-    rows = runs.read_json(runs.newest_group("runs") / "s1" / "summary.json")["density"]
+    rows = files.read_json(folders.newest_group("runs") / "s1" / "summary.json")["density"]
     roles = {row["matrix"]: row["role"] for row in rows}
     assert (roles["mean.map"], roles["last"]) == ("encoder", "transformation")
 
@@ -163,7 +163,7 @@ def test_a_matrix_without_a_role_is_named(own):
 
 def test_the_role_of_a_gru_is_that_of_both_its_matrices(own):
     assert own(("self.last = nn.Linear", "self.last = nn.GRUCell"))[0] == 0
-    rows = runs.read_json(runs.newest_group("runs") / "s1" / "summary.json")["density"]
+    rows = files.read_json(folders.newest_group("runs") / "s1" / "summary.json")["density"]
     roles = {row["matrix"]: row["role"] for row in rows}
     assert roles["last.weight_ih"] == roles["last.weight_hh"] == "transformation"
 
@@ -171,7 +171,7 @@ def test_the_role_of_a_gru_is_that_of_both_its_matrices(own):
 def test_a_model_without_a_width_runs_and_one_without_options_says_so(own):
     fixed = (("dim=8, without", "without"), ("super().__init__()\n", "super().__init__()\n        dim = 8\n"))
     assert own(*fixed)[0] == 0
-    assert "dim" not in runs.group_config(runs.newest_group("runs")).get("model_options", {})
+    assert "dim" not in folders.group_config(folders.newest_group("runs")).get("model_options", {})
     code, _, err = own(*fixed, words=["--dim", "4"])
     assert code == 2 and "takes no dim" in err and "Its constructor takes no options. The contract" in err
     code, _, err = own(*fixed, words=["--preset", "x"])
@@ -226,7 +226,7 @@ def test_a_table_of_positions_that_is_too_short_is_told_with_the_longest_session
         says = f"sessions of 4 clicks at most, and the longest session of demo has {longest} clicks"
         assert says in err and "--longest 4" in err
     assert own(*places, words=["--option", f"places={longest}"])[0] == 0
-    run = str(runs.newest_group("runs"))
+    run = str(folders.newest_group("runs"))
     assert typed("recommend", run, "--session", ",".join(["1"] * longest))[0] == 0
     code, _, err = typed("recommend", run, "--session", ",".join(["1"] * (longest + 1)))
     assert code == 3 and f"the longest session asked for has {longest + 1} clicks" in err
@@ -258,7 +258,7 @@ def test_a_models_own_default_width_is_taken(typed, tmp_path):
     words = ["train", "own.py:Own", "--dataset", "demo", "--max-steps", "2", "--quiet", "--device", "cpu"]
     for more, width in (([], 6), (["--dim", "5"], 5)):
         assert typed(*words, *more)[0] == 0
-        assert runs.group_config(runs.newest_group("runs"))["model_options"]["dim"] == width
+        assert folders.group_config(folders.newest_group("runs"))["model_options"]["dim"] == width
 
 
 def test_a_training_that_patience_ends_says_so(typed):

@@ -9,9 +9,9 @@ import torch
 
 from dissect.data.sessions import PrefixTensors, Sessions
 from dissect.errors import UsageError
-from dissect.runs import read_json
+from dissect.runs.config import PRODUCTS, Config
+from dissect.runs.files import read_json
 from dissect.training import loop, products, workers
-from dissect.training.config import PRODUCTS, Config
 from dissect.training.loop import fit, train_step
 from dissect.training.products import ALLOWED, KERNELS, is_usable, multiply, multiplying_as
 from dissect.training.resume import Interrupted

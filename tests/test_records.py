@@ -20,14 +20,14 @@ from analyses.density import density_table
 from analyses.significance import read_gains
 from analyses.training import over_seeds, training_table
 from analyses.verdict import judge
-from dissect import records, runs
 from dissect.cli.launch import prepare_group
 from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, UsageError
+from dissect.runs import files, folders, records
+from dissect.runs.config import Config
 from dissect.sparsevd.density import BINS
-from dissect.training.config import Config
 from dissect.training.loop import fit
 from dissect.training.rebuild import read_run
 from dissect.training.record import Observer
@@ -89,15 +89,15 @@ def group(made, tmp_path):
 
 def change(path, **values):
     """Replace values of a JSON record; ... takes them out."""
-    record = {**runs.read_json(path), **values}
-    runs.write_json(path, {key: value for key, value in record.items() if value is not ...})
+    record = {**files.read_json(path), **values}
+    files.write_json(path, {key: value for key, value in record.items() if value is not ...})
 
 
 # --- the mask ----------------------------------------------------------------------------------------------
 
 
 def test_a_mask_that_hides_what_the_weights_do_is_measured_and_doubted(group):
-    checks = runs.read_summary(group / "s1")["checks"]
+    checks = folders.read_summary(group / "s1")["checks"]
     assert checks["mean"]["mrr@20"] > 90 and checks["masked"]["mrr@20"] < 20
     reasons = " ".join(judge(group)["O1"]["reasons"])
     masked, mean = (checks[name]["mrr@20"] for name in ("masked", "mean"))
@@ -150,7 +150,7 @@ def test_what_earlier_versions_did_not_write_may_be_lacking(group):
     path = group / "config.toml"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line for line in lines if not line.startswith(("products", "noise", "refit"))))
-    assert runs.group_config(group)["noise"] == "lrt" and judge(group)["O1"] == known["O1"]
+    assert folders.group_config(group)["noise"] == "lrt" and judge(group)["O1"] == known["O1"]
     (group / "s1" / "environment.json").unlink()
     change(group / "data.json", later={"a": 1})
     assert read_run(group / "s1").steps == 40
@@ -222,12 +222,12 @@ SOUND = {name: np.arange(1, 4, dtype=np.int32) for name in ("rank", "session", "
 )
 def test_ranks_of_another_shape_or_kind_are_refused(tmp_path, arrays, says):
     path = tmp_path / "s1" / "ranks-test-last.npz"
-    runs.write_ranks(path, **{**SOUND, **arrays})
+    folders.write_ranks(path, **{**SOUND, **arrays})
     with pytest.raises(DataError, match=says) as caught:
-        runs.read_ranks(path)
+        folders.read_ranks(path)
     assert f"dissect resume {path.parent}" in caught.value.hint
-    runs.write_ranks(path, **{name: array.astype(np.uint8) for name, array in SOUND.items()})
-    assert runs.read_ranks(path)["rank"].tolist() == [1, 2, 3]
+    folders.write_ranks(path, **{name: array.astype(np.uint8) for name, array in SOUND.items()})
+    assert folders.read_ranks(path)["rank"].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("name", ["environment.json", "../data.json"])
@@ -241,7 +241,7 @@ def test_a_damaged_record_of_a_run_is_named(group, name, text):
 @pytest.mark.parametrize("name", ["matrix", "role", "module", "reason"])
 def test_words_that_steer_the_terminal_make_a_record_of_coverage_damaged(group, name):
     path = group / "s1" / "coverage.json"
-    rows = runs.read_json(path)["coverage"]
+    rows = files.read_json(path)["coverage"]
     change(path, coverage=[{**row, name: "\x1b[31m"} for row in rows])
     with pytest.raises(DataError, match=rf"`str` without control characters - at `\$\.coverage\[0\]\.{name}`"):
         read_coverage(group / "s1")
@@ -253,7 +253,7 @@ def test_a_group_whose_name_steers_the_terminal_is_left_out_and_said(group, type
     shutil.copytree(other, group)
     (group / "without-\x1b[31m").mkdir()
     (group / "without-\x1b[31m" / "s1").mkdir()
-    assert runs.variants(group) == ["full"]
+    assert folders.variants(group) == ["full"]
     os.utime(other / "config.toml", (2**32, 2**32))
     for words in (("verdict",), ("plot", "density", "--out", "f"), ("compare", "--dataset", "chain")):
         _, out, err = typed(*words, "--runs-dir", root)
@@ -270,15 +270,15 @@ def test_a_damaged_group_is_passed_over_and_said(group, capsys):
     os.utime(other / "config.toml", (2**32, 2**32))
     root = group.parent
     for find in (
-        lambda: runs.newest_group(root),
-        lambda: runs.newest_group(root, dissected=True),
-        lambda: runs.resolve_group("srgnn-", root),
+        lambda: folders.newest_group(root),
+        lambda: folders.newest_group(root, dissected=True),
+        lambda: folders.resolve_group("srgnn-", root),
     ):
         assert find() == group
         err = capsys.readouterr().err
         assert len(err.splitlines()) == 1 and "srgnn-chaos" in err and "move the folder away" in err
     with pytest.raises(UsageError):
-        runs.resolve_group("x" * 300, root)
+        folders.resolve_group("x" * 300, root)
 
 
 def test_the_commands_go_on_beside_damaged_runs(group, typed, monkeypatch):
@@ -306,7 +306,7 @@ def test_a_lost_summary_is_written_again_as_the_message_says(group, typed):
     root, data, run = group.parent, str(group.parents[1] / "data"), group / "s1"
     shutil.rmtree(group / "s2")
     shutil.rmtree(group / "s3")
-    whole = runs.read_json(run / "summary.json")
+    whole = files.read_json(run / "summary.json")
     (run / "summary.json").unlink()
     (run / "ranks-test-last.npz").unlink()
     for words in (("verdict", NAME), ("resume", str(run), "--data-dir", data)):
@@ -314,8 +314,8 @@ def test_a_lost_summary_is_written_again_as_the_message_says(group, typed):
         assert code == 3 and f"rm {run / 'DONE'}; dissect resume {run}" in err, words
     (run / "DONE").unlink()
     assert typed("resume", str(run), "--runs-dir", str(root), "--data-dir", data, "--quiet")[0] == 0
-    again = runs.read_json(run / "summary.json")
-    assert {**again, "seconds": 0} == {**whole, "seconds": 0} and runs.test_ranks(run).exists()
+    again = files.read_json(run / "summary.json")
+    assert {**again, "seconds": 0} == {**whole, "seconds": 0} and folders.test_ranks(run).exists()
 
 
 def test_what_is_finished_is_told_with_the_verdict_as_the_way_on(group, typed):
@@ -327,8 +327,8 @@ def test_commands_are_quoted_where_names_have_spaces(group):
     run = group.with_name("my runs") / "s1"
     shutil.copytree(group, run.parent)
     (run / "DONE").unlink()
-    assert f"dissect resume '{run}'" in runs.write_again(run)
-    assert f"rm '{run / 'DONE'}'" in runs.write_again(run)
+    assert f"dissect resume '{run}'" in folders.write_again(run)
+    assert f"rm '{run / 'DONE'}'" in folders.write_again(run)
 
 
 # --- folders that cannot be written, or are taken away -----------------------------------------------------
@@ -366,7 +366,7 @@ def test_a_run_folder_that_is_deleted_while_it_is_trained_ends_the_run(tmp_path,
             observer=Delete(),
         )
     assert caught.value.exit_code == 1 and not (tmp_path / "s1").exists()
-    runs.write_json(tmp_path / "s1" / "summary.json", {})  # nobody trains there any more
+    files.write_json(tmp_path / "s1" / "summary.json", {})  # nobody trains there any more
 
 
 def test_a_record_that_is_lost_while_it_is_written_ends_the_run_with_a_message(tmp_path):
@@ -396,7 +396,7 @@ def fuzzed(made, tmp_path_factory):
     copy = tmp_path_factory.mktemp("fuzzed") / "group"
     shutil.copytree(made / NAME, copy)
     path = copy / "s1" / "density.jsonl"
-    rows = [row for row in runs.read_jsonl(path) if row["step"] in (32, 40) and row["block"] in ("", "r")]
+    rows = [row for row in files.read_jsonl(path) if row["step"] in (32, 40) and row["block"] in ("", "r")]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.copytree(copy / "s1", copy / "without-gnn" / "s1")
     judge(copy)
@@ -459,7 +459,7 @@ def read_all(group):
 
     yield compared
     yield lambda: read_run(group / "s1")
-    yield lambda: runs.newest_group(group.parent)
+    yield lambda: folders.newest_group(group.parent)
 
 
 @settings(max_examples=40)

@@ -5,9 +5,9 @@ import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from dissect.data.sessions import PrefixTensors, Sessions
+from dissect.runs.config import Config
 from dissect.sparsevd import total_kl
 from dissect.sparsevd.sparsify import sparsify
-from dissect.training.config import Config
 from dissect.training.loop import ExampleOrder, rows_by_session
 from dissect.training.setup import assemble
 from models import MODELS

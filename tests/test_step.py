@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from dissect.data.sessions import PrefixTensors, Sessions
+from dissect.runs.config import Config
 from dissect.sparsevd import total_kl
 from dissect.sparsevd.kl import kl_per_weight
 from dissect.sparsevd.sparsify import named_variational
-from dissect.training.config import Config
 from dissect.training.loop import next_item_loss, train_step
 from dissect.training.scoring import score_buffer
 from dissect.training.setup import assemble

@@ -12,10 +12,11 @@ import torch
 
 from dissect.data.sessions import Dataset, PrefixTensors, Sessions
 from dissect.errors import DataError, DissectError, DivergedError, UsageError
-from dissect.runs import is_done, locked, read_json, read_jsonl, read_ranks, set_aside, write_toml
+from dissect.runs.config import Config, decay_step, kl_weight_at, lr_at
+from dissect.runs.files import locked, read_json, read_jsonl, set_aside, write_toml
+from dissect.runs.folders import is_done, read_ranks
 from dissect.training import loop
 from dissect.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from dissect.training.config import Config, decay_step, kl_weight_at, lr_at
 from dissect.training.evaluation import evaluate, metrics
 from dissect.training.loop import fit
 from dissect.training.record import Observer

@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from analyses.training import averaged, evaluated_on, over_seeds, training_table
-from dissect import runs
 from dissect.cli import main
 from dissect.errors import DataError
-from dissect.records import METRICS
-from dissect.training.config import Config
+from dissect.runs import files, folders
+from dissect.runs.config import Config
+from dissect.runs.records import METRICS
 from figures import training as figure
 
 
@@ -29,8 +29,8 @@ def evaluated(step, split, value):
 def make_run(root, seed, records, model="srgnn", variant="full", done=True, split="a" * 16, **more):
     config = Config(model, "x", split, {"dim": 4}, where="none", max_steps=20, **more)
     group = root / f"{model}-x-{config.hash}"
-    runs.write_toml(group / "config.toml", config.to_dict())
-    run = runs.run_path(group, seed, variant)
+    files.write_toml(group / "config.toml", config.to_dict())
+    run = folders.run_path(group, seed, variant)
     run.mkdir(parents=True)
     (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     if done:
@@ -188,7 +188,7 @@ def test_what_a_user_types(typed, tmp_path):
     assert code == 0 and out.split()[0] == "runs/figures/training-by-time.pdf"
     assert set(pd.read_csv("runs/figures/training-by-time.csv")["line"]) == {"srgnn", "attenmixer"}
     assert typed("--out", "elsewhere")[1].startswith("elsewhere/training.pdf")
-    assert len(runs.find_groups("runs")) == 2
+    assert len(folders.find_groups("runs")) == 2
 
 
 def test_what_does_not_belong_in_one_figure_is_refused(typed, tmp_path):

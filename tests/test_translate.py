@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from dissect import runs
 from dissect.data import catalog, planted
 from dissect.data.sessions import Dataset, Sessions, prefix_index
 from dissect.data.translate import Numbering, number_by_name, numbering_of, translated, translation
 from dissect.errors import DataError
+from dissect.runs import files, folders
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluation import MISS, metrics, rank_sessions
 from dissect.training.start import item_axes, weights_of
@@ -63,11 +63,11 @@ def evaluated(typed, run, dataset):
 
 
 def test_another_order_of_the_same_items_changes_no_accuracy(shop):
-    run = runs.newest_group("runs") / "s1"
+    run = folders.newest_group("runs") / "s1"
     for kind in ("srgnn", "pop"):
         if kind == "pop":
             assert shop("train", "pop", "--dataset", "may", "--quiet")[0] == 0
-            run = runs.newest_group("runs") / "s1"
+            run = folders.newest_group("runs") / "s1"
         right, says = evaluated(shop, run, "june")
         found, err = evaluated(shop, run, "june-shuffled")
         assert says == "" and "60 are in both, 0 in 'june-shuffled' only, 0 in the run's only" in err
@@ -90,14 +90,14 @@ def test_months_that_were_exported_and_imported_meet_by_their_identifiers(typed,
     for dataset in ("may", "may-copy"):
         words = ["--dataset", dataset, "--dim", "16", "--device", "cpu", "--quiet", "--epochs", "2", "--lr", "0.03"]
         assert typed("train", "srgnn", *words)[0] == 0
-        run = runs.newest_group("runs") / "s1"
+        run = folders.newest_group("runs") / "s1"
         found.append(evaluated(typed, run, dataset.replace("may", "june"))[0])
     assert found[0]["hr@20"] == found[1]["hr@20"] > 50  # so that wrong numbers would show
     assert found[1]["unknown_targets"] == 0
 
 
 def test_items_that_the_model_does_not_know_are_counted_as_misses(shop, tmp_path):
-    run = runs.newest_group("runs") / "s1"
+    run = folders.newest_group("runs") / "s1"
     found, err = evaluated(shop, run, "june-grown")
     assert "60 are in both, 1 in 'june-grown' only, 0 in the run's only" in err
     test = GROWN[160:]
@@ -109,7 +109,7 @@ def test_items_that_the_model_does_not_know_are_counted_as_misses(shop, tmp_path
     assert found["hr@20"] == pytest.approx(right["hr@20"] * (found["n"] - len(test)) / found["n"], abs=1e-9)
     code, out, _ = shop("evaluate", str(run), "--dataset", "june-grown", "--ranks", "ranks.npz", "--quiet")
     assert code == 0 and f"{len(test)} prefixes whose target the model does not know" in out and "known targets" in out
-    ranks = runs.read_ranks(tmp_path / "ranks.npz")
+    ranks = folders.read_ranks(tmp_path / "ranks.npz")
     assert (ranks["rank"] == MISS).sum() == len(test) and metrics(ranks["rank"])["hr@20"] == found["hr@20"]
 
 
@@ -180,7 +180,7 @@ def test_built_in_sets_of_one_catalogue_number_their_items_alike():
 
 
 def test_a_training_starts_from_the_rows_of_the_same_items(shop):
-    run = runs.newest_group("runs") / "s1"
+    run = folders.newest_group("runs") / "s1"
     source = load_checkpoint(run / "checkpoints" / "best.pt")["model"]
     start = weights_of(run, month("june-grown", ["new", *SHUFFLED], GROWN), lambda n: SRGNN(n, dim=16))
     for item, sku in enumerate(SHUFFLED, 2):
@@ -194,7 +194,7 @@ def test_a_training_starts_from_the_rows_of_the_same_items(shop):
     for dataset, says in (("june-shuffled", "60 are in both, 0 in"), ("june-grown", "60 are in both, 1 in")):
         code, _, err = shop("train", "srgnn", "--dataset", dataset, *words, "--quiet")
         assert code == 0 and says in err, err
-        summary = runs.read_json(runs.newest_group("runs") / "s1" / "summary.json")
+        summary = files.read_json(folders.newest_group("runs") / "s1" / "summary.json")
         assert dataset != "june-shuffled" or summary["test"]["hr@20"] == pytest.approx(right["hr@20"], abs=0.5)
         assert np.isfinite(summary["test"]["hr@20"])
 
@@ -213,7 +213,7 @@ def test_a_table_with_another_number_of_rows_than_items_is_not_renumbered(shop, 
     )
     words = ["padded.py:Padded", "--device", "cpu", "--max-steps", "2", "--quiet"]
     assert shop("train", *words, "--dataset", "may")[0] == 0
-    group = runs.newest_group("runs").name
+    group = folders.newest_group("runs").name
     code, _, err = shop("train", *words, "--dataset", "june-shuffled", "--init-from", group)
     assert code == 3 and "table.weight" in err and "61 for 60 items" in err
     assert shop("train", *words, "--dataset", "june", "--init-from", group)[0] == 0  # numbered alike

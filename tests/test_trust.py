@@ -12,9 +12,10 @@ from dataclasses import fields
 
 import pytest
 
-from dissect import own_models, runs
+from dissect import own_models
 from dissect.errors import UsageError
-from dissect.training.config import Config
+from dissect.runs import files, folders
+from dissect.runs.config import Config
 
 OWN = """\
 from pathlib import Path
@@ -37,7 +38,7 @@ def trained(typed, tmp_path, monkeypatch):
     words = ["train", "own.py:Own", *WORDS]
     monkeypatch.setattr(sys, "argv", ["dissect", *words])  # goes on record
     assert typed(*words)[0] == 0
-    return typed, runs.newest_group("runs") / "s1", tmp_path / "executed"
+    return typed, folders.newest_group("runs") / "s1", tmp_path / "executed"
 
 
 def test_a_model_file_is_executed_once_a_command(trained):
@@ -143,7 +144,7 @@ def test_a_file_without_a_class_is_answered_with_its_classes(typed, tmp_path):
 def test_groups_are_named_after_the_class_and_older_ones_go_on(typed, tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     assert typed("train", "own.py:Own", *WORDS)[0] == 0
-    group = runs.newest_group("runs")
+    group = folders.newest_group("runs")
     assert group.name.startswith("Own-demo-")
     older = group.rename(group.with_name(group.name.replace("Own-", "own-")))  # as it was called before
     code, _, err = typed("train", "own.py:Own", *WORDS)
@@ -155,14 +156,14 @@ def test_a_file_without_its_hash_on_record_is_never_executed(typed, tmp_path, mo
     """A record that names a file as if it were a registered model, its hash left out, in a folder named to fit."""
     monkeypatch.setenv("DISSECT_STATE", str(tmp_path / "state"))
     assert typed("train", "srgnn", *WORDS)[0] == 0
-    group = runs.newest_group("runs")
+    group = folders.newest_group("runs")
     (tmp_path / "own.py").write_text(OWN)
     name = f"{tmp_path}/own.py:Own"
     settings = {**tomllib.loads((group / "config.toml").read_text()), "model": name}
     usual = {f.name: f.default for f in fields(Config) if f.name != "model_options"}
     special = {key: value for key, value in settings.items() if usual.get(key, {}) != value}
     fits = hashlib.sha256(json.dumps(special, sort_keys=True).encode()).hexdigest()[:8]
-    runs.write_toml(group / "config.toml", settings)
+    files.write_toml(group / "config.toml", settings)
     run = group.rename(group.with_name(f"own-demo-{fits}")) / "s1"
     for words in (["evaluate", str(run)], ["recommend", str(run), "--session", "1"], ["resume", str(run)]):
         if words[0] == "resume":

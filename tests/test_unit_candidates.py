@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from dissect.data.sessions import PrefixTensors, Sessions
-from dissect.training.config import Config
+from dissect.runs.config import Config
 from dissect.training.evaluation import evaluate
 from dissect.training.loop import next_item_loss
 from dissect.training.recommend import scores_after

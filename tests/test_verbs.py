@@ -17,12 +17,12 @@ import torch
 from click.testing import CliRunner
 from rich.console import Console
 
-from dissect import runs
 from dissect.cli import launch, main
 from dissect.cli.dissecting import longest_prefix
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions, prefix_index
 from dissect.errors import DataError, UsageError
+from dissect.runs import files, folders
 from dissect.training import loop, recommend
 from dissect.training.checkpoint import load_checkpoint, save_checkpoint
 from dissect.training.evaluation import metrics
@@ -82,8 +82,8 @@ def made(tmp_path_factory):
     for kind in KINDS:
         code, _, err = invoke(*verb_of(kind, found), *words)
         assert code == 0, err
-        group = runs.newest_group(folder / "runs")
-        found[kind] = next(run for variant in runs.variants(group) for run in runs.group_runs(group, variant))
+        group = folders.newest_group(folder / "runs")
+        found[kind] = next(run for variant in folders.variants(group) for run in folders.group_runs(group, variant))
     return found
 
 
@@ -103,10 +103,10 @@ def test_evaluate_finds_the_ranks_that_the_run_wrote(made, tmp_path, kind):
     run = made[kind]
     code, out, err = typed(made, "evaluate", run, "--json", "--ranks", tmp_path / "ranks.npz")
     assert code == 0, err
-    written = runs.read_ranks(next(run.glob("ranks-test-*.npz")))
-    again = runs.read_ranks(tmp_path / "ranks.npz")
+    written = folders.read_ranks(next(run.glob("ranks-test-*.npz")))
+    again = folders.read_ranks(tmp_path / "ranks.npz")
     assert all(np.array_equal(written[name], again[name]) for name in written)
-    result, summary = json.loads(out), runs.read_json(run / "summary.json")
+    result, summary = json.loads(out), files.read_json(run / "summary.json")
     assert (result["n"], result["step"]) == (small().test.n_prefixes, summary["selected"]["step"])
     assert {k: result[k] for k in summary["test"]} == metrics(written["rank"])
 
@@ -114,7 +114,7 @@ def test_evaluate_finds_the_ranks_that_the_run_wrote(made, tmp_path, kind):
 @pytest.mark.parametrize("kind", ["sparse", "dense"])
 def test_the_validation_part_is_the_runs_own(made, kind):
     _, out, _ = typed(made, "evaluate", made[kind], "--split", "valid", "--json")
-    valid = runs.read_json(made[kind] / "summary.json")["valid"]
+    valid = files.read_json(made[kind] / "summary.json")["valid"]
     assert {k: json.loads(out)[k] for k in valid} == valid
     _, out, _ = typed(made, "evaluate", made[kind], "--split", "train", "--json")
     data = small()
@@ -126,7 +126,7 @@ def test_the_validation_part_is_the_runs_own(made, kind):
 def test_ranks_are_those_of_counting_by_hand(made, tmp_path, kind, ties):
     code, _, err = typed(made, "evaluate", made[kind], "--ties", ties, "--ranks", tmp_path / "r.npz")
     assert code == 0, err
-    ranks = runs.read_ranks(tmp_path / "r.npz")
+    ranks = folders.read_ranks(tmp_path / "r.npz")
     data = small()
     record = read_run(made[kind])
     if kind in BASELINES:
@@ -149,7 +149,7 @@ def test_ranks_are_those_of_counting_by_hand(made, tmp_path, kind, ties):
 
 
 def test_baselines_record_what_their_ties_are_worth(made):
-    summary = runs.read_json(made["pop"] / "summary.json")
+    summary = files.read_json(made["pop"] / "summary.json")
     for ties, key in (("best", "test"), ("worst", "test_worst_ties")):
         found = json.loads(typed(made, "evaluate", made["pop"], "--ties", ties, "--json")[1])
         assert {m: found[m] for m in summary[key]} == summary[key]
@@ -170,7 +170,7 @@ def test_ties_are_counted_for_a_model_with_gradients_too(copied, tmp_path):
     save_checkpoint(path, state)
     for ties, rank in {"best": 1, "mean": 1 + (V - 1) // 2, "worst": V}.items():
         assert typed(copied, "evaluate", copied["dense"], "--ties", ties, "--ranks", tmp_path / "r.npz")[0] == 0
-        assert set(runs.read_ranks(tmp_path / "r.npz")["rank"]) == {rank}
+        assert set(folders.read_ranks(tmp_path / "r.npz")["rank"]) == {rank}
 
 
 def test_the_chosen_epoch_is_what_is_evaluated(made):
@@ -235,7 +235,7 @@ def test_recommend_lists_the_highest_scores(made, kind):
 @pytest.mark.parametrize("kind", ["sparse", "capped"])
 def test_recommend_and_evaluate_agree(made, tmp_path, kind):
     typed(made, "evaluate", made[kind], "--ranks", tmp_path / "r.npz")
-    ranks, data = runs.read_ranks(tmp_path / "r.npz"), small()
+    ranks, data = folders.read_ranks(tmp_path / "r.npz"), small()
     for place in (0, 20, 40):
         clicks = data.test[ranks["session"][place]][: ranks["length"][place]]
         words = ["--session", ",".join(map(str, clicks)), "--k", V, "--json"]
@@ -363,17 +363,17 @@ def test_a_run_is_found_by_path_name_and_beginning(made, monkeypatch):
     group, place = run.parents[1], f"{run.parent.name}/{run.name}"
     full = made["sparse"]
     folder = made["runs"]
-    assert runs.resolve_run(run, folder) == run
-    assert runs.resolve_run(f"{group.name}/{place}", folder) == run
-    assert runs.resolve_run(f"{full.parent.name[:-2]}/s1", folder) == full
-    assert runs.resolve_run(full.parent.name, folder) == full
+    assert folders.resolve_run(run, folder) == run
+    assert folders.resolve_run(f"{group.name}/{place}", folder) == run
+    assert folders.resolve_run(f"{full.parent.name[:-2]}/s1", folder) == full
+    assert folders.resolve_run(full.parent.name, folder) == full
     monkeypatch.chdir(run)
-    assert runs.resolve_run(".", folder).samefile(run)
+    assert folders.resolve_run(".", folder).samefile(run)
     monkeypatch.chdir(full.parent)
-    assert runs.resolve_run("s1", folder).samefile(full)
+    assert folders.resolve_run("s1", folder).samefile(full)
     for name, says in ((f"{group.name}/s7", "no run in"), ("attenmixr", "no group")):
         with pytest.raises(UsageError, match=says):
-            runs.resolve_run(name, folder)
+            folders.resolve_run(name, folder)
 
 
 @pytest.fixture
@@ -391,7 +391,7 @@ def test_a_group_of_several_seeds_wants_one_named(copied):
     assert code == 2 and "several runs" in err and "s2" in err
     shutil.rmtree(copied["dense"].with_name("s2"))
     assert typed(copied, "evaluate", copied["dense"].parent)[0] == 0
-    aside = runs.set_aside(copied["dense"])
+    aside = files.set_aside(copied["dense"])
     assert typed(copied, "evaluate", aside)[0] == 0
     assert typed(copied, "evaluate", aside.parent)[0] == 2
 
@@ -479,8 +479,8 @@ def test_a_users_model_is_found_again_or_asked_for(copied, tmp_path):
 
 
 def records(run):
-    lines = [{k: v for k, v in row.items() if k != "seconds"} for row in runs.read_jsonl(run / "metrics.jsonl")]
-    return lines, runs.read_jsonl(run / "density.jsonl")
+    lines = [{k: v for k, v in row.items() if k != "seconds"} for row in files.read_jsonl(run / "metrics.jsonl")]
+    return lines, files.read_jsonl(run / "density.jsonl")
 
 
 class StopAt(Observer):
@@ -509,11 +509,11 @@ def interrupted(made, folder, monkeypatch, kind, at=4, number=1, more=()):
 
 
 def assert_same_run(run, other):
-    assert runs.is_done(run) and records(run) == records(other)
+    assert folders.is_done(run) and records(run) == records(other)
     names = {path.name for path in other.glob("ranks-*")}
     assert names == {path.name for path in run.glob("ranks-*")}
     for name in names:
-        assert np.array_equal(runs.read_ranks(run / name)["rank"], runs.read_ranks(other / name)["rank"])
+        assert np.array_equal(folders.read_ranks(run / name)["rank"], folders.read_ranks(other / name)["rank"])
     for name in ("last.pt", "best.pt"):
         if (other / "checkpoints" / name).exists():
             mine, others = (load_checkpoint(folder / "checkpoints" / name)["model"] for folder in (run, other))
@@ -523,13 +523,13 @@ def assert_same_run(run, other):
 @pytest.mark.parametrize("kind", ["sparse", "reduced", "dense", "mixer", "refit", "paper", "own model", "started"])
 def test_resume_ends_with_the_numbers_of_a_run_that_was_not_stopped(made, tmp_path, monkeypatch, kind):
     run = interrupted(made, tmp_path / "runs", monkeypatch, kind, number=2 if kind == "refit" else 1)
-    assert not runs.is_done(run) and (run / "checkpoints" / "last.pt").exists()
+    assert not folders.is_done(run) and (run / "checkpoints" / "last.pt").exists()
     # The data folder is that of the command on record.
     code, out, err = invoke("resume", run, "--runs-dir", tmp_path / "runs", "--quiet", "--json")
     assert code == 0, err
     assert_same_run(run, made[kind])
     result = json.loads(out)
-    if runs.group_config(read_run(run).group)["where"] != "none":
+    if folders.group_config(read_run(run).group)["where"] != "none":
         assert result["model"].startswith(("srgnn", "own")) and "O1" in result
     else:
         assert run.parent.name in {row["group"] for row in result}
@@ -561,8 +561,8 @@ def test_resume_says_where_it_had_to_fall_back(made, tmp_path, monkeypatch):
 def test_a_group_is_all_its_unfinished_runs(made, tmp_path, monkeypatch):
     words = [*WORDS, "--runs-dir", tmp_path / "runs", "--data-dir", made["data"]]
     first = interrupted(made, tmp_path / "runs", monkeypatch, "sparse", more=["--seed=1", "--seed", "2", "--seed", "3"])
-    second = runs.run_path(first.parent, 2)
-    third = runs.run_path(first.parent, 3)
+    second = folders.run_path(first.parent, 2)
+    third = folders.run_path(first.parent, 3)
     assert invoke("run", "--max-steps", "30", *words, "--seed", "2")[0] == 0
     monkeypatch.setattr(launch, "make_observer", lambda *_: StopAt(4, 1))
     assert invoke("run", "--max-steps", "30", *words, "--without", "gnn")[0] == 130
@@ -571,7 +571,7 @@ def test_a_group_is_all_its_unfinished_runs(made, tmp_path, monkeypatch):
     code, out, err = typed({**made, "runs": tmp_path / "runs"}, "resume", first.parent.name, "--json", "--quiet")
     assert code == 0, err
     assert json.loads(out)["seeds"] == [1, 2, 3] and set(json.loads(out)["need"]) == {"gnn"}
-    assert runs.is_done(third) and runs.is_done(first.parent / "without-gnn" / "s1")
+    assert folders.is_done(third) and folders.is_done(first.parent / "without-gnn" / "s1")
     assert (second / "summary.json").stat().st_mtime_ns == before
     assert_same_run(first, made["sparse"])
 
@@ -585,8 +585,8 @@ def test_a_run_that_was_killed_before_its_first_step_begins_again(made, copied, 
     code, _, err = typed(copied, "resume", run, "--quiet")
     assert code == 0, err
     if kind == "pop":
-        ranks = [runs.read_ranks(folder / "ranks-test-last.npz")["rank"] for folder in (run, made[kind])]
-        assert np.array_equal(*ranks) and runs.is_done(run)
+        ranks = [folders.read_ranks(folder / "ranks-test-last.npz")["rank"] for folder in (run, made[kind])]
+        assert np.array_equal(*ranks) and folders.is_done(run)
     else:
         assert_same_run(run, made[kind])
 
@@ -597,7 +597,7 @@ def test_what_the_folder_does_not_tell_is_asked_for(copied):
         copied[kind].mkdir()
         code, _, err = typed(copied, "resume", copied[kind])
         assert code == 3 and says in err and "same command" in err
-    aside = runs.set_aside(copied["sparse"])
+    aside = files.set_aside(copied["sparse"])
     (aside / "DONE").unlink()
     code, _, err = typed(copied, "resume", aside)
     assert code == 2 and "set aside" in err
@@ -605,13 +605,13 @@ def test_what_the_folder_does_not_tell_is_asked_for(copied):
 
 def test_a_run_that_goes_on_elsewhere_is_not_resumed(copied):
     (copied["sparse"] / "DONE").unlink()
-    with runs.locked(copied["sparse"]):
+    with files.locked(copied["sparse"]):
         code, _, err = typed(copied, "resume", copied["sparse"])
     assert code == 2 and "Another process" in err
 
 
 def test_infinite_settings_can_be_read_back(tmp_path):
-    runs.write_toml(tmp_path / "config.toml", {"a": float("inf"), "t": {"b": float("-inf"), "c": 1e-5, "d": None}})
+    files.write_toml(tmp_path / "config.toml", {"a": float("inf"), "t": {"b": float("-inf"), "c": 1e-5, "d": None}})
     assert tomllib.loads((tmp_path / "config.toml").read_text()) == {
         "a": float("inf"),
         "t": {"b": float("-inf"), "c": 1e-5},

@@ -14,8 +14,9 @@ from analyses.density import beyond_control, density, density_table
 from analyses.verdict import judge, need_answer
 from dissect.cli.verdict_view import render_verdict
 from dissect.errors import DataError
-from dissect.runs import Lines, read_json, read_jsonl, run_path, write_json, write_ranks, write_toml
-from dissect.training.config import Config
+from dissect.runs.config import Config
+from dissect.runs.files import Lines, read_json, read_jsonl, write_json, write_toml
+from dissect.runs.folders import run_path, write_ranks
 
 ROLES = {
     "edge_in": ("propagation", "gnn"),

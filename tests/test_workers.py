@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from dissect import runs
+from dissect.runs import files, folders
 from dissect.training import workers
 
 TINY = ["--dataset", "demo", "--dim", "4", "--device", "cpu", "--quiet"]
@@ -35,8 +35,8 @@ def finished(process):
 
 
 def metrics_of(folder):
-    run = runs.group_runs(runs.newest_group(folder))[0]
-    rows = runs.read_jsonl(run / "metrics.jsonl")
+    run = folders.group_runs(folders.newest_group(folder))[0]
+    rows = files.read_jsonl(run / "metrics.jsonl")
     return [{k: v for k, v in row.items() if isinstance(v, int | float) and k != "seconds"} for row in rows], run
 
 
@@ -49,7 +49,7 @@ def test_two_processes_get_the_numbers_of_one(tmp_path):
     assert len(one) == len(two) and [row["step"] for row in one] == [row["step"] for row in two]
     for a, b in zip(one, two):
         assert a == pytest.approx(b, rel=1e-4), (a, b)
-    ranks = [runs.read_ranks(r / "ranks-test-best.npz")["rank"] for r in (metrics_of(tmp_path / "one")[1], run)]
+    ranks = [folders.read_ranks(r / "ranks-test-best.npz")["rank"] for r in (metrics_of(tmp_path / "one")[1], run)]
     assert (ranks[0] == ranks[1]).mean() > 0.999  # sums in another order may swap two neighbours
 
 
@@ -63,8 +63,8 @@ def test_two_processes_stop_together_and_go_on_with_noise_as_if_they_had_not(tmp
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
-    run = runs.group_runs(runs.newest_group(tmp_path / "stopped"))[0]
-    assert not runs.is_done(run) and (run / "checkpoints" / "last.pt").exists()
+    run = folders.group_runs(folders.newest_group(tmp_path / "stopped"))[0]
+    assert not folders.is_done(run) and (run / "checkpoints" / "last.pt").exists()
     finished(start(tmp_path / "stopped", *words))
     assert metrics_of(tmp_path / "stopped")[0] == metrics_of(tmp_path / "whole")[0]
 

@@ -31,10 +31,10 @@ from analyses.significance import (
     pairs_table,
     read_gains,
 )
-from dissect import runs
 from dissect.cli.compare_view import PAPER, Comparison, as_record, cautions, means_csv, pairs_csv, views_of
 from dissect.cli.text_table import NO_LIMIT, to_latex, to_markdown, to_screen
 from dissect.errors import DataError, DissectError, UsageError
+from dissect.runs import files, folders
 
 SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json", ".txt": "screen"}
 
@@ -61,7 +61,7 @@ def compare(
 
     def warn(error: DataError) -> None:
         lost.append(error)
-        runs.left_out(error)
+        folders.left_out(error)
 
     if names:
         entries = entries_of_names(names, runs_dir, warn)
@@ -209,7 +209,7 @@ def write(found: list[Comparison], form: str, out: str | None, all_metrics: bool
             return
         texts = {"": "\n\n".join(to_screen(view, NO_LIMIT).plain for view in views)}
     elif form == "json":
-        texts = {"": json.dumps({"schema": runs.SCHEMA, "tables": [as_record(table) for table in found]}, indent=1)}
+        texts = {"": json.dumps({"schema": files.SCHEMA, "tables": [as_record(table) for table in found]}, indent=1)}
     elif form == "csv":
         texts = {"": means_csv(found), "-pairs": pairs_csv(found)}
         if out is None:

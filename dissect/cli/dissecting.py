@@ -15,7 +15,6 @@ from rich.console import Console
 
 from analyses.compare import results_table
 from analyses.verdict import judge
-from dissect import runs
 from dissect.cli.bring import load_or_fetch
 from dissect.cli.compare_view import render_results
 from dissect.cli.launch import (
@@ -31,9 +30,10 @@ from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog, planted
 from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import DataError, UsageError, unknown
+from dissect.runs import folders
+from dissect.runs.config import Config
 from dissect.text import as_name
 from dissect.training import workers
-from dissect.training.config import Config
 from models import BASELINES
 from models.base import MODULES, ROLES
 from models.check import without_role
@@ -128,8 +128,8 @@ def train_dense(*, protocol: str, patience: int, refit: bool, dataset: str | Non
     console = Console(stderr=True, quiet=not workers.is_first())
     runs_dir = Path(common["runs_dir"])
     if dataset is None:
-        newest = runs.newest_sound_group(runs_dir)
-        dataset = runs.group_config(newest)["dataset"] if newest else "demo"
+        newest = folders.newest_sound_group(runs_dir)
+        dataset = folders.group_config(newest)["dataset"] if newest else "demo"
         console.print(f"Data set: {dataset} ({'as in the newest group' if newest else 'built in'}).", highlight=False)
     asked = Asked(dataset=str(dataset), **common)
     if asked.model in BASELINES:
@@ -230,16 +230,16 @@ def train_and_refit(asked: Asked, data: Dataset, settings: dict[str, Any], conso
     config = resolve(asked, data, settings, console)
     group = folder_of(asked, config)
     variant = variant_name(asked.without)
-    chosen = {seed: runs.run_path(group, seed, variant) for seed in asked.seeds}
+    chosen = {seed: folders.run_path(group, seed, variant) for seed in asked.seeds}
     everything = replace(config, refit=True, validation=0.0, select="last", patience=0)
     try_on(find_model(asked.model), data, everything, asked.without)  # now, not after the first training
-    if asked.force or not all(runs.is_done(run) for run in chosen.values()):
+    if asked.force or not all(folders.is_done(run) for run in chosen.values()):
         train(asked, data, config, console)
     steps = {}
     for seed, run in chosen.items():
-        selected = runs.read_summary(run).get("selected")
+        selected = folders.read_summary(run).get("selected")
         if selected is None:
-            raise DataError(f"{run / 'summary.json'} does not tell the epoch chosen.", runs.write_again(run))
+            raise DataError(f"{run / 'summary.json'} does not tell the epoch chosen.", folders.write_again(run))
         epochs = selected["epoch"]
         steps[seed] = steps_of(epochs, data, asked.batch_size, validation=0.0)
         console.print(f"Seed {seed}: {epochs:g} epochs, now on everything.", highlight=False)

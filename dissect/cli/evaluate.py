@@ -82,7 +82,7 @@ def command(
     data, numbers = (
         other_data(record, dataset, data_dir, console) if dataset else (data_of(record, data_dir, console), None)
     )
-    train, valid = split_validation(data.train, config.validation if config.protocol == "clean" else 0.0)
+    train, valid = split_validation(data.train, config.held_out)
     sessions = {"test": data.test, "valid": valid, "train": train}[split]
     if not sessions.n_prefixes:
         raise UsageError(f"The run's '{split}' part has no prefix to rank.", "It can be evaluated on: --split test")

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from dissect import runs
 from dissect.cli.jobs import at_once
 from dissect.cli.live import make_observer
 from dissect.cli.subject import Subject, find_model
 from dissect.data.sessions import Dataset, PrefixTensors
 from dissect.errors import UsageError
+from dissect.runs import files, folders
+from dissect.runs.config import Config
 from dissect.text import as_name, check_name
 from dissect.training import workers
-from dissect.training.config import Config
 from dissect.training.device import describe_environment, prepare_device
 from dissect.training.evaluation import evaluate_scores, metrics
 from dissect.training.finish import write_ranks_of
@@ -38,7 +38,7 @@ def starting_weights(
     """The weights of a finished run, for --init-from; an empty Start where it is not asked for."""
     if run is None:
         return Start()
-    return weights_of(runs.resolve_run(run, runs_dir), data, lambda n: subject.cls(n_items=n, **options))
+    return weights_of(folders.resolve_run(run, runs_dir), data, lambda n: subject.cls(n_items=n, **options))
 
 
 def group_folder(config: Config, name: str | None, runs_dir: Path) -> Path:
@@ -59,7 +59,7 @@ def class_of(model: str) -> str:
 def prepare_group(group: Path, config: Config, data: Dataset) -> None:
     """Write what a group is about, once. Raises DataError where what is there has been changed by hand."""
     if (group / "config.toml").exists():
-        runs.group_config(group)
+        folders.group_config(group)
     if not (group / "config.toml").exists():
         counts = {
             "n_items": data.n_items,
@@ -74,12 +74,12 @@ def prepare_group(group: Path, config: Config, data: Dataset) -> None:
                 "prefixes": data.test.n_prefixes,
             },
         }
-        runs.write_json(
+        files.write_json(
             group / "data.json",
             {"name": data.name, "split_hash": data.split_hash, **counts, "provenance": data.provenance},
         )
-        runs.write_identifiers(group, data.identifiers)
-        runs.write_toml(group / "config.toml", config.to_dict())
+        files.write_identifiers(group, data.identifiers)
+        files.write_toml(group / "config.toml", config.to_dict())
 
 
 def check_start(build: Callable[[], Any], config: Config, weights: dict[str, Any] | None) -> None:
@@ -92,7 +92,7 @@ def check_start(build: Callable[[], Any], config: Config, weights: dict[str, Any
 
 def variant_name(without: Sequence[str]) -> str:
     """The folder name of a model without some roles; "full" for all of it."""
-    return f"without-{'-'.join(sorted(without))}" if without else runs.FULL
+    return f"without-{'-'.join(sorted(without))}" if without else folders.FULL
 
 
 def train_seeds(
@@ -118,22 +118,22 @@ def train_seeds(
     `force`, which keeps the old ones aside).
     """
     variant = variant_name(without)
-    folders = {seed: runs.run_path(group, seed, variant) for seed in dict.fromkeys(seeds)}
-    done = [seed for seed, folder in folders.items() if runs.is_done(folder)]
+    places = {seed: folders.run_path(group, seed, variant) for seed in dict.fromkeys(seeds)}
+    done = [seed for seed, folder in places.items() if folders.is_done(folder)]
     where = prepare_device(device, config.batch_size * data.n_items * config.model_options.get("dim", 256))
     at_hand(config.products, where)  # refused before anything is written
     require_compiler(config)
     workers.wait()
     if force:
-        for folder in folders.values():
+        for folder in places.values():
             if folder.exists() and workers.is_first():
-                _tell(console, f"The old run is kept as {runs.set_aside(folder)}")
-    elif len(done) == len(folders):
+                _tell(console, f"The old run is kept as {files.set_aside(folder)}")
+    elif len(done) == len(places):
         for seed in done:
-            runs.read_summary(folders[seed])  # says how to write a lost one again
+            folders.read_summary(places[seed])  # says how to write a lost one again
         see = f"dissect verdict {shlex.quote(str(group))}"
         raise UsageError(
-            f"Finished already: {', '.join(str(folders[seed]) for seed in done)}.",
+            f"Finished already: {', '.join(str(places[seed]) for seed in done)}.",
             "Choose another --seed, or --force (the old run is kept aside). See it: "
             + (see if config.is_sparse else f"dissect compare --dataset {shlex.quote(data.name)}"),
         )
@@ -147,17 +147,17 @@ def train_seeds(
     if workers.is_first():
         prepare_group(group, config, data)
     workers.wait()
-    todo = [seed for seed, folder in folders.items() if not runs.is_done(folder)]
+    todo = [seed for seed, folder in places.items() if not folders.is_done(folder)]
     if jobs > 1 and len(todo) > 1:
         shared = {"data": data, "config": config, "group": group, "without": without, "device": device}
         also = {"quiet": quiet, "weights": weights, "steps": steps}
         at_once(_train_named, todo, min(jobs, len(todo)), model=subject.given or subject.name, **shared, **also)
-    for number, (seed, folder) in enumerate(folders.items(), 1):
-        if runs.is_done(folder):
+    for number, (seed, folder) in enumerate(places.items(), 1):
+        if folders.is_done(folder):
             if seed in done:
                 _tell(console, f"Seed {seed} is finished already: {folder}")
             continue
-        of = f" ({number} of {len(folders)})" if len(folders) > 1 else ""
+        of = f" ({number} of {len(places)})" if len(places) > 1 else ""
         title = f"{subject.name} on {data.name}, seed {seed}{of}" + (
             f", without {', '.join(without)}" if without else ""
         )
@@ -187,15 +187,15 @@ def rank_baseline(
 
     It has no epochs to choose and uses no validation part: it is fitted on all training sessions.
     """
-    run = runs.run_path(group, 1)
+    run = folders.run_path(group, 1)
     if run.exists() and force:
-        _tell(console, f"The old run is kept as {runs.set_aside(run)}")
-    if runs.is_done(run):
+        _tell(console, f"The old run is kept as {files.set_aside(run)}")
+    if folders.is_done(run):
         _tell(console, f"Finished already: {run}")
-        return runs.read_summary(run)
+        return folders.read_summary(run)
     prepare_device()
     prepare_group(group, config, data)
-    with runs.locked(run):
+    with files.locked(run):
         began = time.perf_counter()
         model = BASELINES[name](data.n_items).fit(data.train)
         fitted = time.perf_counter() - began
@@ -207,13 +207,13 @@ def rank_baseline(
         finally:
             observer.end()
         write_ranks_of(run / "ranks-test-last.npz", rank, data.test)
-        runs.write_json(run / "environment.json", describe_environment(torch.device("cpu")))
+        files.write_json(run / "environment.json", describe_environment(torch.device("cpu")))
         summary = {
             "model": name,
             "dataset": data.name,
             "split_hash": data.split_hash,
             "seed": 1,
-            "variant": runs.FULL,
+            "variant": folders.FULL,
             "protocol": config.protocol,
             "where": "none",
             "epochs": 0,
@@ -227,8 +227,8 @@ def rank_baseline(
             "selection_bias": {"hr@20": 0.0, "mrr@20": 0.0},
             "checks": {},
         }
-        runs.write_json(run / "summary.json", summary)
-        runs.mark_done(run)
+        files.write_json(run / "summary.json", summary)
+        folders.mark_done(run)
     return summary
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dissect.training.config import ORDERS, PRODUCTS
+from dissect.runs.config import ORDERS, PRODUCTS
 
 Decorator = Callable[[Any], Any]
 

@@ -71,7 +71,7 @@ def density(
     from analyses.coverage import coverage
     from analyses.density import density_table
     from dissect.errors import UsageError
-    from dissect.runs import group_runs
+    from dissect.runs.folders import group_runs
     from dissect.sparsevd import in_words
     from dissect.sparsevd.density import key
     from figures import density as figure
@@ -181,16 +181,16 @@ def training(groups: tuple[str, ...], by: str, variants: tuple[str, ...], runs_d
 
     from analyses.compare import Entry, labels, same_test_set
     from analyses.training import evaluated_on, over_seeds, training_table
-    from dissect import runs
     from dissect.errors import UsageError
+    from dissect.runs import folders
     from figures import training as figure
     from figures.style import COLOURS
 
     chosen = dict(_groups(groups, runs_dir))
     entries = [
-        Entry(group, variant, config, tuple(runs.group_runs(group, variant)))
+        Entry(group, variant, config, tuple(folders.group_runs(group, variant)))
         for group, config in chosen.items()
-        for variant in variants or runs.variants(group)
+        for variant in variants or folders.variants(group)
     ]
     same_test_set(entries, runs_dir, "dissect plot training")
     if len(entries) > len(COLOURS):
@@ -240,16 +240,16 @@ def _groups(names: tuple[str, ...], runs_dir: str, dissected: bool = False) -> l
 
     Of several, a damaged one is left out, and said.
     """
-    from dissect import runs
+    from dissect.runs import folders
 
-    groups = [runs.resolve_group(name, runs_dir) for name in names] or [runs.newest_group(runs_dir, dissected)]
-    return _each_sound(groups, lambda group: (group, runs.group_config(group)))
+    groups = [folders.resolve_group(name, runs_dir) for name in names] or [folders.newest_group(runs_dir, dissected)]
+    return _each_sound(groups, lambda group: (group, folders.group_config(group)))
 
 
 def _each_sound(given: Sequence[Any], read: Callable[[Any], Any]) -> list[Any]:
     """What `read` makes of each; what is damaged is left out and said. Raises DataError where all is."""
-    from dissect import runs
     from dissect.errors import DataError
+    from dissect.runs import folders
 
     found, damaged = [], []
     for each in given:
@@ -257,5 +257,5 @@ def _each_sound(given: Sequence[Any], read: Callable[[Any], Any]) -> list[Any]:
             found.append(read(each))
         except DataError as error:
             damaged.append(error)
-    runs.leave_out(damaged, is_all=not found)
+    folders.leave_out(damaged, is_all=not found)
     return found

@@ -68,16 +68,16 @@ def command(
 
     from rich.console import Console
 
-    from dissect import runs
     from dissect.cli.trained import finished_run, read_identified, read_session, read_sessions, trained_model
     from dissect.errors import UsageError
+    from dissect.runs import files
     from dissect.training.recommend import recommend
 
     if (session is None) == (file is None):
         raise UsageError("Give one session, or a file of them.", "--session 12,7,99, or --sessions FILE")
     console = Console(stderr=True, quiet=quiet)
     record = finished_run(run, runs_dir)
-    identifiers = runs.read_identifiers(record.group, record.n_items)
+    identifiers = files.read_identifiers(record.group, record.n_items)
     says = ""
     if file is not None:
         sessions, says = read_sessions(Path(file), record.n_items, identifiers, by_identifier)

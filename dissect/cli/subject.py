@@ -18,8 +18,8 @@ from torch import Tensor
 from dissect import own_models
 from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.errors import DataError, UsageError, unknown
+from dissect.runs.config import Config, is_file_name
 from dissect.training import workers
-from dissect.training.config import Config
 from models import BASELINES, MODELS, base, check
 
 _BY_NAME = inspect.Parameter.VAR_KEYWORD
@@ -48,7 +48,7 @@ def find_model(name: str) -> Subject:
             f"{name} is a baseline: it has no weight matrices, and nothing to dissect.",
             f"Rank with it: dissect train {name}",
         )
-    if own_models.is_file_name(name):
+    if is_file_name(name):
         return subject_of(own_models.read(name), name)
     if name not in MODELS:
         raise unknown("model", name, MODELS)
@@ -185,7 +185,7 @@ def try_on(subject: Subject, data: Dataset, config: Config, without: Sequence[st
     model, _ = try_out(subject, config.model_options, without)
     longest = config.kept(int(max(data.train.lengths.max(), data.test.lengths.max())) - 1)
     require_length(model, subject.name, longest, f"session of {data.name}")
-    examples = split_validation(data.train, config.validation if config.protocol == "clean" else 0.0)[0].n_prefixes
+    examples = split_validation(data.train, config.held_out)[0].n_prefixes
     B = config.batch_size
     last = examples % B if examples // B < config.max_steps else 0  # of an epoch, if it comes to that
     is_one = 1 in [max(1, size // workers.count()) for size in (B, last) if size]

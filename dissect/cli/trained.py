@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from dissect import own_models, runs
+from dissect import own_models
 from dissect.cli.dissecting import load_dataset, show_results, show_verdict
 from dissect.cli.launch import rank_baseline, starting_weights, train_seeds
 from dissect.cli.subject import Subject, find_model, require_length, subject_of
@@ -27,6 +27,7 @@ from dissect.data.translate import (
     translation,
 )
 from dissect.errors import DataError, UsageError
+from dissect.runs import folders
 from dissect.training import workers
 from dissect.training.device import prepare_device
 from dissect.training.rebuild import Recorded, read_run, rebuild, require_finished, roles_without
@@ -38,7 +39,7 @@ NEAR_AMONG = 100_000  # identifiers, the first so many: more would take seconds
 
 def finished_run(name: str, runs_dir: str) -> Recorded:
     """The record of a finished run by its name, or by that of a group with one seed."""
-    record = read_run(runs.resolve_run(name, runs_dir))
+    record = read_run(folders.resolve_run(name, runs_dir))
     require_finished(record)
     return record
 
@@ -221,18 +222,18 @@ def go_on(
     workers.join()
     console = Console(stderr=True, quiet=not workers.is_first())
     found, damaged = list[Recorded](), list[DataError]()
-    for run in runs.resolve_runs(name, runs_dir):
+    for run in folders.resolve_runs(name, runs_dir):
         try:
             found.append(read_run(run))
         except DataError as error:
             damaged.append(error)
-    runs.leave_out(damaged, is_all=not found)
-    if not runs.RUN.fullmatch(Path(name).resolve().name):
+    folders.leave_out(damaged, is_all=not found)
+    if not folders.RUN.fullmatch(Path(name).resolve().name):
         found += _not_begun(found)
-    records = [record for record in found if not runs.is_done(record.run)]
+    records = [record for record in found if not folders.is_done(record.run)]
     if not records:
         for record in found:
-            runs.read_summary(record.run)  # says how to write a lost one again
+            folders.read_summary(record.run)  # says how to write a lost one again
         sparse = [record.group for record in found if record.config.is_sparse]
         see = f"dissect verdict {shlex.quote(str(sparse[0]))}" if sparse else "dissect compare; dissect evaluate RUN"
         raise UsageError(
@@ -240,7 +241,7 @@ def go_on(
         )
     config, group = records[0].config, records[0].group
     for record in records:
-        if record.run != runs.run_path(group, record.seed, record.variant):
+        if record.run != folders.run_path(group, record.seed, record.variant):
             raise UsageError(f"{record.run} was set aside by --force.", "Name the run that came in its place.")
     data = data_of(records[0], data_dir, console)
     for record in records:
@@ -276,7 +277,7 @@ def _not_begun(found: list[Recorded]) -> list[Recorded]:
     to_come: dict[Path, Recorded] = {}
     for record in found:
         for text in record.options("--seed"):
-            run = runs.run_path(record.group, int(text), record.variant) if text.isdigit() else record.run
+            run = folders.run_path(record.group, int(text), record.variant) if text.isdigit() else record.run
             if not run.exists() and not record.config.refit:  # a refit's steps come out of the run before it
                 to_come[run] = replace(record, run=run, seed=int(text))
     return list(to_come.values())

@@ -23,17 +23,17 @@ def command(group: str | None, runs_dir: str, as_json: bool) -> None:
     """
     import shlex
 
-    from dissect import runs
     from dissect.cli.dissecting import show_verdict
     from dissect.errors import UsageError
+    from dissect.runs import folders
     from models import BASELINES
 
     if group is None:
-        found = runs.newest_group(runs_dir, dissected=True)
+        found = folders.newest_group(runs_dir, dissected=True)
     else:
-        named = runs.resolve_runs(group, runs_dir)
-        found = runs.group_of(named[0]) if named else runs.resolve_group(group, runs_dir)
-    config = runs.group_config(found)
+        named = folders.resolve_runs(group, runs_dir)
+        found = folders.group_of(named[0]) if named else folders.resolve_group(group, runs_dir)
+    config = folders.group_config(found)
     if config.get("select", "last") != "last" or config.get("refit") or config["model"] in BASELINES:
         raise UsageError(
             f"{found.name} was made by dissect train: a verdict is on what dissect run has trained to its end.",

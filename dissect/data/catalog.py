@@ -24,8 +24,7 @@ from dissect import text
 from dissect.data import folders, planted
 from dissect.data.sessions import Dataset, Sessions, require_sound
 from dissect.errors import DataError, DissectError, UsageError, unknown
-from dissect.locks import hold
-from dissect.runs import read_identifiers, write_identifiers, write_json
+from dissect.runs.files import hold, read_identifiers, write_identifiers, write_json
 
 ARRAYS = ("items", "offsets", "times", "users", "click_times")
 ARRAY_FILES = tuple(f"{part}-{array}.npy" for part in ("train", "test") for array in ARRAYS)

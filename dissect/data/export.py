@@ -23,7 +23,7 @@ from dissect.data.parquet import no_parquet
 from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.data.translate import numbering_of
 from dissect.errors import DataError, DissectError, UsageError
-from dissect.runs import write_json
+from dissect.runs.files import write_json
 
 Files = list[str]  # in the order in which `dissect data import` takes them, others after them
 

@@ -15,7 +15,7 @@ import requests
 from dissect.data.archive import sha256
 from dissect.data.sources import Source
 from dissect.errors import DataError, UsageError
-from dissect.locks import hold
+from dissect.runs.files import hold
 
 TIMEOUT = 30  # seconds without a byte
 BLOCK = 1 << 14  # bytes; of a broken connection, at most one block is lost

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from dissect import runs
 from dissect.data.exchange import AS_IN_FILES, BY_RECORD, OF_EXPORT
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError
+from dissect.runs import files
 
 # Formats whose numbers some script gave out, each time anew: they are no names of the items.
 NUMBERED_BY_SCRIPT = ("srgnn", "lessr")
@@ -63,13 +63,13 @@ def numbering_of(data: Dataset) -> Numbering:
 
 def numbering_of_group(group: Path) -> Numbering:
     """That of the data set which the runs of a group were trained on. Raises DataError where the record is garbled."""
-    record = runs.read_json(group / "data.json")
+    record = files.read_json(group / "data.json")
     try:
         name, n_items, split_hash = record["name"], int(record["n_items"]), record["split_hash"]
         provenance = dict(record["provenance"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{group / 'data.json'} is no record of a data set: {error!r}.") from error
-    return Numbering(name, n_items, split_hash, provenance, runs.read_identifiers(group, n_items))
+    return Numbering(name, n_items, split_hash, provenance, files.read_identifiers(group, n_items))
 
 
 def number_by_name(identifiers: Iterable[int | str], whose: str) -> dict[str, int]:

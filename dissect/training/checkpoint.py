@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 import torch
 
 from dissect.errors import DataError
-from dissect.runs import refused, write_atomically
+from dissect.runs.files import refused, write_atomically
 
 # What torch.load raises on files that are cut off, garbled or of another kind.
 _UNREADABLE = (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError)

@@ -11,8 +11,9 @@ import numpy as np
 
 from dissect.data.sessions import Dataset, PrefixTensors, Sessions, prefix_index, split_validation
 from dissect.errors import DataError
-from dissect.records import Eval, Train
-from dissect.runs import AGAIN, read_jsonl, write_ranks
+from dissect.runs.files import AGAIN, read_jsonl
+from dissect.runs.folders import write_ranks
+from dissect.runs.records import Eval, Train
 from dissect.sparsevd import named_variational, unmasked
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluation import Report, evaluate, evaluate_by, metrics

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from dissect.data.sessions import Dataset, PrefixTensors, split_validation
 from dissect.errors import DataError, DivergedError, UsageError
-from dissect.runs import mark_done, write_json
+from dissect.runs.config import Config, decay_step, kl_weight_at, lr_at
+from dissect.runs.files import write_json
+from dissect.runs.folders import mark_done
 from dissect.sparsevd import one_sample, rows_belong_to, total_kl
 from dissect.training import workers
 from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
-from dissect.training.config import Config, decay_step, kl_weight_at, lr_at
 from dissect.training.device import describe_environment
 from dissect.training.finish import finish
 from dissect.training.record import Observer, Recorder
@@ -81,7 +82,7 @@ def _fit(
     weights: dict[str, Tensor] | None,
     stopped: Callable[[], bool],
 ) -> dict[str, Any]:
-    train, valid = split_validation(data.train, config.validation if config.protocol == "clean" else 0.0)
+    train, valid = split_validation(data.train, config.held_out)
     if not train.n_prefixes:
         raise DataError(f"{data.name} has no training prefix left after the validation split.")
     require_compiler(config)

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from dissect import records, runs
 from dissect.data.sessions import Sessions, split_validation
 from dissect.errors import DataError, DissectError
+from dissect.runs import files, folders, records
+from dissect.runs.config import Config
 from dissect.sparsevd import sparsify
 from dissect.training.checkpoint import load_checkpoint
-from dissect.training.config import Config
 
 
 @dataclass(frozen=True)
@@ -46,28 +46,28 @@ class Recorded:
 
 def read_run(run: Path) -> Recorded:
     """Read what is on record about a run, finished or not. Raises DataError where it is missing or garbled."""
-    variant, seed = runs.place_of(run)
-    group = runs.group_of(run)
-    config = Config(**runs.group_config(group))
+    variant, seed = folders.place_of(run)
+    group = folders.group_of(run)
+    config = Config(**folders.group_config(group))
     by_hand = "Has it been changed by hand? Put back what was there."
-    n_items = runs.read_json(group / "data.json", records.Data, by_hand)["n_items"]
+    n_items = files.read_json(group / "data.json", records.Data, by_hand)["n_items"]
     path, environment = run / "environment.json", dict[str, Any]()
     if path.exists():
-        environment = runs.read_json(path, records.Environment, by_hand)
+        environment = files.read_json(path, records.Environment, by_hand)
     steps, command = environment.get("max_steps", config.max_steps), environment.get("command", ())
     return Recorded(run, group, variant, seed, config, steps, n_items, tuple(command))
 
 
 def require_finished(record: Recorded) -> None:
     """Raises DataError, with the command that goes on with it, for a run without DONE."""
-    if not runs.is_done(record.run):
+    if not folders.is_done(record.run):
         again = f"Go on with it: dissect resume {shlex.quote(str(record.run))}"
         raise DataError(f"The run {record.run} is not finished.", again)
 
 
 def roles_without(variant: str, removable: Collection[str]) -> tuple[str, ...]:
     """The roles that a variant lacks: without-<role>-<role>, or none. Raises DataError for another."""
-    if variant == runs.FULL:
+    if variant == folders.FULL:
         return ()
     text = variant.removeprefix("without-")
     for count in range(1, len(removable) + 1):
@@ -109,7 +109,7 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
         if owners:
             sparsify(model, lambda name, _: name in owners, noise=config.noise, threshold=config.threshold)
         if hasattr(model, "prepare"):
-            model.prepare(split_validation(train(), config.validation if config.protocol == "clean" else 0.0)[0])
+            model.prepare(split_validation(train(), config.held_out)[0])
         model.load_state_dict(weights)
     except DissectError:
         raise

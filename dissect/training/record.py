@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dissect.data.sessions import PrefixTensors
-from dissect.runs import Lines, write_json
+from dissect.runs.config import kl_weight_at, lr_at
+from dissect.runs.files import Lines, write_json
 from dissect.sparsevd import declared_for, in_words, is_partial, measure, named_variational, shares
-from dissect.training.config import kl_weight_at, lr_at
 from dissect.training.controls import ROLE
 from dissect.training.evaluation import evaluate, metrics
 from dissect.training.setup import Training

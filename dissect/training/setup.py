@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from dissect.data.sessions import PrefixTensors
 from dissect.errors import DataError, UsageError
+from dissect.runs.config import Config
 from dissect.sparsevd import SparsifyReport, coverage, declared_for, named_variational, sparsify
 from dissect.training import products, workers
-from dissect.training.config import Config
 from dissect.training.controls import Controls, seeded_controls
 from dissect.training.scoring import catalogue_loss, score_buffer
 

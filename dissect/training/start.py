@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dissect import runs
 from dissect.data.sessions import Dataset
 from dissect.data.translate import in_words, is_identity, numbering_of, numbering_of_group, translation
 from dissect.errors import DataError, UsageError
+from dissect.runs import folders
 from dissect.training.checkpoint import load_checkpoint
 
 
@@ -32,7 +32,7 @@ def weights_of(run: Path, data: Dataset, build: Callable[[int], nn.Module]) -> S
     Where the run's data set numbers the items otherwise, their rows are put in the order of `data`, by identifier.
     Raises UsageError or DataError where the run is not finished, is dissected, or its items cannot be found in `data`.
     """
-    if not runs.is_done(run):
+    if not folders.is_done(run):
         raise UsageError(f"{run} is not finished.", f"Finish it first: dissect resume {run}")
     best, last = run / "checkpoints" / "best.pt", run / "checkpoints" / "last.pt"
     if not last.exists() and not best.exists():
@@ -42,7 +42,7 @@ def weights_of(run: Path, data: Dataset, build: Callable[[int], nn.Module]) -> S
         raise DataError(f"{run} is itself dissected.", "--init-from takes a dense run: dissect train, or --where none.")
     if broken := [name for name, weight in weights.items() if weight.isnan().any()]:
         raise DataError(f"{run} has weights that are no numbers: {', '.join(broken)}.", "Start from another run.")
-    mine, theirs = numbering_of(data), numbering_of_group(runs.group_of(run))
+    mine, theirs = numbering_of(data), numbering_of_group(folders.group_of(run))
     numbers, says = translation(mine, theirs), ""
     if not is_identity(numbers, theirs.n_items):
         weights = _renumbered(weights, numbers, theirs.n_items, item_axes(build))

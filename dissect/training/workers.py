@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dissect.runs import locked
+from dissect.runs.files import locked
 
 
 def join() -> None:

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from dissect.errors import UsageError
-from dissect.own_models import is_file_name
 from dissect.text import STEERS
 
 SCHEDULES = ("linear-end", "steps")
@@ -115,6 +114,11 @@ class Config:
         return min(clicks, self.longest) if self.longest else clicks
 
     @property
+    def held_out(self) -> float:
+        """The share of the training sessions that is held out: none under protocol `paper`, which chooses on test."""
+        return self.validation if self.protocol == "clean" else 0.0
+
+    @property
     def is_sparse(self) -> bool:
         return self.where != "none"
 
@@ -138,3 +142,8 @@ def lr_at(config: Config, step: int, steps_per_epoch: int) -> float:
 def decay_step(config: Config) -> int:
     """The step at which the linear decay of the learning rate begins: density is recorded here too."""
     return min(int(config.max_steps * 0.8), config.max_steps - 1)
+
+
+def is_file_name(name: str) -> bool:
+    """Whether the name of a model means a file."""
+    return ".py:" in name or name.endswith(".py")
