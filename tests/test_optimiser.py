@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from dissect.data.sessions import PrefixTensors, Sessions
+from dissect.data.sessions import Sessions
 from dissect.runs.config import Config
 from dissect.sparsevd import named_variational
 from dissect.training.controls import seeded_controls
+from dissect.training.evaluation import prefixes_of
 from dissect.training.setup import assemble
 from models import SRGNN
 
@@ -14,7 +15,7 @@ V, D = 12, 8
 
 
 def groups_of(**settings):
-    prefixes = PrefixTensors(Sessions.from_lists([[1, 2, 3, 1], [4, 5], [6, 7, 8]]))
+    prefixes = prefixes_of(Sessions.from_lists([[1, 2, 3, 1], [4, 5], [6, 7, 8]]))
     config = Config("srgnn", "x", "", {"dim": D}, batch_size=4, max_steps=10, l2=1e-5, **settings)
     training = assemble(lambda: SRGNN(V, dim=D), config, prefixes, 1, "full")
     return training, training.optimiser.param_groups

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from dissect.data.sessions import Dataset, PrefixTensors, Sessions
+from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, DivergedError, UsageError
 from dissect.runs.config import Config, decay_step, kl_weight_at, lr_at
 from dissect.runs.files import locked, read_json, read_jsonl, set_aside, write_toml
 from dissect.runs.folders import is_done, read_ranks
 from dissect.training import loop
 from dissect.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from dissect.training.evaluation import evaluate, metrics
+from dissect.training.evaluation import evaluate, metrics, prefixes_of
 from dissect.training.loop import fit
 from dissect.training.record import Observer
 from dissect.training.resume import Interrupted
@@ -214,7 +214,7 @@ def test_a_full_disk_is_an_error_that_says_so(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
-@pytest.mark.parametrize("what", ["items", "transform.bias"])
+@pytest.mark.parametrize("what", ["items", "readout.transform.bias"])
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_record(tmp_path, what):
     def build():
         model = SRGNN(V, 8)
@@ -232,8 +232,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_record(tmp_path, wh
 
 def test_scores_that_are_no_numbers_are_not_ranked():
     """They would put every target first."""
-    model, prefixes = SRGNN(V, 8), PrefixTensors(DATA.test)
-    for name in ("items", "transform.bias"):
+    model, prefixes = SRGNN(V, 8), prefixes_of(DATA.test)
+    for name in ("items", "readout.transform.bias"):
         broken = SRGNN(V, 8)
         with torch.no_grad():
             broken.get_parameter(name)[0] = float("nan")
@@ -311,8 +311,8 @@ def test_a_resumed_run_adds_up_with_the_threads_it_began_with(tmp_path):
 
 def test_an_auxiliary_loss_that_is_no_number_ends_the_run(tmp_path):
     class Sick(SRGNN):
-        def encode(self, S, items, lengths):
-            return super().encode(S, items, lengths)[0], {"sick": torch.tensor(float("nan"))}
+        def encode(self, S, batch):
+            return super().encode(S, batch), {"sick": torch.tensor(float("nan"))}
 
     with pytest.raises(DivergedError, match="no longer a number at step 1"):
         fit(lambda: Sick(V, 8), DATA, CONFIG, tmp_path / "s1", seed=1)

@@ -63,7 +63,6 @@ class Asked:
     longest: int
     negatives: int
     products: str
-    compiled: bool
     dim: int | None
     propagation: str | None
     readout: str | None
@@ -195,7 +194,6 @@ def refuse_for_baselines(asked: Asked, console: Console) -> None:
         "--longest": asked.longest,
         "--negatives": asked.negatives,
         "--products": asked.products != "float32",
-        "--compile": asked.compiled,
     }
     flags = [flag for flag, is_given in idle.items() if is_given]
     if flags:
@@ -311,7 +309,6 @@ def resolve(asked: Asked, data: Dataset, settings: dict[str, Any], console: Cons
         longest=asked.longest,
         negatives=asked.negatives,
         products=asked.products,
-        compiled=asked.compiled,
         lr=asked.lr,
         l2=asked.l2,
         validation=asked.validation,

@@ -15,19 +15,19 @@ from rich.console import Console
 from dissect.cli.jobs import at_once
 from dissect.cli.live import make_observer
 from dissect.cli.subject import Subject, find_model
-from dissect.data.sessions import Dataset, PrefixTensors
+from dissect.data.sessions import Dataset
 from dissect.errors import UsageError
 from dissect.runs import files, folders
 from dissect.runs.config import Config
 from dissect.text import as_name, check_name
 from dissect.training import workers
 from dissect.training.device import describe_environment, prepare_device
-from dissect.training.evaluation import evaluate_scores, metrics
+from dissect.training.evaluation import evaluate_by, metrics, prefixes_of
 from dissect.training.finish import write_ranks_of
 from dissect.training.loop import fit
 from dissect.training.products import at_hand
 from dissect.training.record import Observer
-from dissect.training.setup import exchange, load_dense, require_compiler
+from dissect.training.setup import exchange, load_dense
 from dissect.training.start import Start, weights_of
 from models import BASELINES
 
@@ -122,7 +122,6 @@ def train_seeds(
     done = [seed for seed, folder in places.items() if folders.is_done(folder)]
     where = prepare_device(device, config.batch_size * data.n_items * config.model_options.get("dim", 256))
     at_hand(config.products, where)  # refused before anything is written
-    require_compiler(config)
     workers.wait()
     if force:
         for folder in places.values():
@@ -197,13 +196,13 @@ def rank_baseline(
     prepare_group(group, config, data)
     with files.locked(run):
         began = time.perf_counter()
-        model = BASELINES[name](data.n_items).fit(data.train)
+        model = BASELINES[name](data.n_items)
+        model.prepare(data.train)
         fitted = time.perf_counter() - began
         observer = make_observer(console, f"{name} on {data.name}", config.threshold, quiet)
-        test = PrefixTensors(data.test)
+        test = prefixes_of(data.test)
         try:
-            rank = evaluate_scores(model, test, report=_report_to(observer, "test"))
-            worst = evaluate_scores(model, test, report=_report_to(observer, "test, ties against it"), ties="worst")
+            rank, worst = evaluate_by(model, test, ("best", "worst"), report=_report_to(observer, "test"))
         finally:
             observer.end()
         write_ranks_of(run / "ranks-test-last.npz", rank, data.test)

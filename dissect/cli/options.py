@@ -98,12 +98,6 @@ training = several(
         " bits, three times as fast on CPUs that have them; tf32: 11 bits, CUDA only; auto: whatever is quickest here.",
     ),
     click.option(
-        "--compile",
-        "compiled",
-        is_flag=True,
-        help="Compile the model's part of a step, on CUDA into captured graphs (the noise is then drawn otherwise).",
-    ),
-    click.option(
         "--dim",
         type=click.IntRange(1),
         help="Width D of the model. [default: the preset's or the model file's, else 256; 32 on built-in data]",

@@ -51,7 +51,7 @@ def find_model(name: str) -> Subject:
     if is_file_name(name):
         return subject_of(own_models.read(name), name)
     if name not in MODELS:
-        raise unknown("model", name, MODELS)
+        raise unknown("model", name, [n for n in MODELS if n not in BASELINES])
     return Subject(name, MODELS[name])
 
 
@@ -60,8 +60,9 @@ def subject_of(file: own_models.ModelFile, given: str) -> Subject:
     cls, class_name = own_models.load(file), file.class_name
     needed = ("item_states", "encode", "candidates", "unit_candidates", "matrices", "removable")
     lacking = [name for name in needed if not hasattr(cls, name)]
-    if lacking:
-        raise UsageError(f"{class_name} lacks {', '.join(lacking)}.", f"{CONTRACT}: derive from SessionModel.")
+    if lacking or not issubclass(cls, base.SessionModel):
+        what = f"lacks {', '.join(lacking)}" if lacking else "is no SessionModel"
+        raise UsageError(f"{class_name} {what}.", f"{CONTRACT}: derive from SessionModel.")
     return Subject(f"{file.path.name}:{class_name}", cls, file.sha256, given)
 
 
@@ -165,8 +166,7 @@ def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str]
             hint = f"See it: dissect models {subject.name}" if subject.source is None else f"{CONTRACT}."
             raise UsageError(f"{subject.name} cannot be built so: {kind}{error}.", hint) from error
         try:
-            if hasattr(model, "prepare"):
-                model.prepare(Sessions.from_lists([[1, 2, 3], [2, 4, 5, 1]]))
+            model.prepare(Sessions.from_lists([[1, 2, 3], [2, 4, 5, 1]]))
             return model, check.check(model, PROBE_ITEMS)
         except (Exception, SystemExit) as error:
             message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"

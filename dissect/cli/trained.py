@@ -113,7 +113,8 @@ def trained_model(
     config = record.config
     if config.model in BASELINES:
         prepare_device("cpu")
-        fitted = BASELINES[config.model](record.n_items).fit(data_of(record, data_dir, console).train)
+        fitted = BASELINES[config.model](record.n_items)
+        fitted.prepare(data_of(record, data_dir, console).train)
         return fitted, 0, torch.device("cpu")
     subject = model_of(record, given)
     where = prepare_device(device, config.batch_size * record.n_items * config.model_options.get("dim", 256))

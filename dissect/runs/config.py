@@ -43,7 +43,6 @@ class Config:
     longest: int = 0  # clicks of a prefix that count, its last, in training and in ranking; 0: all
     negatives: int = 0  # items drawn at each step for a sampled softmax; 0: the whole catalogue
     products: str = "float32"  # how products with the catalogue multiply in training, of PRODUCTS
-    compiled: bool = False  # the model's part of a step by torch.compile, which draws other noise
     lr: float = 1e-3
     schedule: str = "linear-end"  # constant to 80 % of the steps, then linear to 0; or x 0.1 every 3 epochs
     l2: float = 1e-5  # coupled decay of what SparseVD does not regularise

@@ -1,10 +1,10 @@
 """The run folder: the one contract between training and everything after it.
 
-    runs/<name>-<hash>/        a group: one configuration
-      config.toml data.json items.json verdict.json figures/
-      s<seed>/                 a run: one seed of it, full model
-      without-<role>/s<seed>/  the model without a role, same configuration and seeds
-        environment.json coverage.json metrics.jsonl density.jsonl checkpoints/ ranks-*.npz summary.json DONE
+runs/<name>-<hash>/        a group: one configuration
+  config.toml data.json items.json verdict.json figures/
+  s<seed>/                 a run: one seed of it, full model
+  without-<role>/s<seed>/  the model without a role, same configuration and seeds
+    environment.json coverage.json metrics.jsonl density.jsonl checkpoints/ ranks-*.npz summary.json DONE
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from dissect.text import STEERS, shown_lines
 
 FULL = "full"
 HASHED = re.compile(r"-([0-9a-f]{8})$")  # how the name of a group ends (Config.hash)
+RETIRED = {"compiled": False}  # settings of earlier versions, which count where they had this value
 RUN = re.compile(r"s(\d+)(\.old-\d+)?")  # the folder of a seed, or one set aside
 
 
@@ -94,6 +95,9 @@ def group_config(group: Path) -> dict[str, Any]:
         if not path.exists():
             raise DataError(f"{group} is no group of runs: it has no config.toml.") from error
         raise DataError(f"{path} cannot be read: {error}.", by_hand) from error
+    for name, usual in RETIRED.items():
+        if settings.pop(name, usual) != usual:
+            raise DataError(f"{path} has {name}, which this version lacks.", "Read it with the version before.")
     later = settings.keys() - {f.name for f in fields(Config)}
     if later:
         raise DataError(f"{path} is of another version: it has {', '.join(sorted(map(repr, later)))}.", by_hand)

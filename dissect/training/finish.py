@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dissect.data.sessions import Dataset, PrefixTensors, Sessions, prefix_index, split_validation
+from dissect.data.sessions import Dataset, Sessions, prefix_index, split_validation
 from dissect.errors import DataError
 from dissect.runs.files import AGAIN, read_jsonl
 from dissect.runs.folders import write_ranks
@@ -19,6 +19,8 @@ from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluation import Report, evaluate, evaluate_by, metrics
 from dissect.training.record import density_rows
 from dissect.training.setup import Training
+from models.base import with_current_names
+from models.batch import Prefixes
 
 # A role or module that a trained model can be evaluated without, and the name of the check in the summary.
 SWITCHES = {"propagation": "propagation_zero", "gnn": "gnn_bypassed", "attention": "attention_uniform"}
@@ -28,7 +30,7 @@ def finish(
     training: Training,
     data: Dataset,
     run: Path,
-    splits: dict[str, PrefixTensors],
+    splits: dict[str, Prefixes],
     steps_per_epoch: int,
     report: Callable[[str], Report],
 ) -> dict[str, Any]:
@@ -40,7 +42,8 @@ def finish(
     which, step = "last", state.step
     if config.select != "last":
         which, step = "best", state.best_step
-        model.load_state_dict(load_checkpoint(run / "checkpoints" / "best.pt")["model"])
+        best = load_checkpoint(run / "checkpoints" / "best.pt")["model"]
+        model.load_state_dict(with_current_names(type(model), best))
     values: dict[str, dict[str, float]] = {}
     worst: dict[str, dict[str, float]] = {}
     for split, prefixes in splits.items():
@@ -99,7 +102,7 @@ def write_ranks_of(path: Path, rank: np.ndarray, sessions: Sessions) -> None:
 
 
 def quick_checks(
-    training: Training, test: PrefixTensors, evaluated: dict[str, float], report: Callable[[str], Report]
+    training: Training, test: Prefixes, evaluated: dict[str, float], report: Callable[[str], Report]
 ) -> dict[str, dict[str, float]]:
     """HR@20 and MRR@20 on test with other weights, or with parts of the trained model switched off.
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dissect.data.sessions import Dataset, PrefixTensors, split_validation
+from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import DataError, DivergedError, UsageError
 from dissect.runs.config import Config, decay_step, kl_weight_at, lr_at
 from dissect.runs.files import write_json
 from dissect.runs.folders import mark_done
-from dissect.sparsevd import one_sample, rows_belong_to, total_kl
+from dissect.sparsevd import one_sample, total_kl
 from dissect.training import workers
 from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
 from dissect.training.device import describe_environment
+from dissect.training.evaluation import prefixes_of
 from dissect.training.finish import finish
 from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
-from dissect.training.scoring import (
-    catalogue,
-    catalogue_loss,
-    sampled_loss,
-    score_buffer,
-)
-from dissect.training.setup import Training, assemble, choose_kernel, require_compiler, set_lr
+from dissect.training.scoring import catalogue_loss, sampled_loss, score_buffer
+from dissect.training.setup import Training, assemble, choose_kernel, set_lr
+from models.base import catalogue, encoded, sparse_lookups
+from models.batch import Batch, Prefixes
 
 CHECKPOINT_SECONDS = 300.0
 DENSITY_MEASUREMENTS = 200  # over a run
 LOSS_LINES = 500  # over a run
-WIDTHS = 8  # of padded batches are multiples of it, where shapes are to be few
 
 
 def fit(
@@ -85,16 +81,15 @@ def _fit(
     train, valid = split_validation(data.train, config.held_out)
     if not train.n_prefixes:
         raise DataError(f"{data.name} has no training prefix left after the validation split.")
-    require_compiler(config)
-    prefixes = PrefixTensors(train, device, config.longest)
-    splits = {"test": PrefixTensors(data.test, device, config.longest)}
+    prefixes = prefixes_of(train, device, config.longest)
+    splits = {"test": prefixes_of(data.test, device, config.longest)}
     if valid.n_prefixes:
-        splits["valid"] = PrefixTensors(valid, device, config.longest)
-    steps_per_epoch = math.ceil(len(prefixes) / config.batch_size)
+        splits["valid"] = prefixes_of(valid, device, config.longest)
 
     training = assemble(build, config, prefixes, seed, variant, weights)
-    if hasattr(training.model, "prepare"):
-        training.model.prepare(train)
+    training.model.prepare(train)
+    order = ExampleOrder(prefixes, config, seed, training.model.every_position)
+    steps_per_epoch = order.steps
     last = run / "checkpoints" / "last.pt"
     saved, note = latest_checkpoint(last)
     if note:
@@ -110,7 +105,6 @@ def _fit(
         restore(training, saved, last)
     state = training.state
     recorder = Recorder(run, training, len(prefixes), steps_per_epoch, observer)
-    order = ExampleOrder(prefixes.length, config, seed, static=config.compiled or prefixes.start.device.type != "cpu")
     buffer = score_buffer(config.batch_size, data.n_items, device)  # for the scores of every step
     loss_every = max(1, config.max_steps // LOSS_LINES)
     density_every = max(1, config.max_steps // DENSITY_MEASUREMENTS)
@@ -161,9 +155,8 @@ def _fit(
             began = time.perf_counter()
             set_lr(training.optimiser, lr_at(config, state.step, steps_per_epoch))
             beta = kl_weight_at(config, state.step) / len(prefixes)
-            index, pad_to = order.batch(state.step, steps_per_epoch)
-            index, weight = workers.share(index)
-            ce, kl, loss = train_step(training, prefixes.batch(index, pad_to), beta, buffer, weight)
+            index, weight = workers.share(order.batch(state.step))
+            ce, kl, loss = train_step(training, prefixes.batch(index), beta, buffer, weight)
             state.step += 1
             state.seconds += time.perf_counter() - began
             if not math.isfinite(loss):
@@ -178,10 +171,9 @@ def _fit(
 
 
 def train_step(
-    training: Training, batch: tuple[Tensor, Tensor, Tensor], beta: float, buffer: Tensor, weight: float = 1.0
+    training: Training, batch: Batch, beta: float, buffer: Tensor, weight: float = 1.0
 ) -> tuple[float, float, float]:
-    """One update on items [B, L], lengths [B], targets [B]; returns the mean cross-entropy, the summed KL, and the loss
-    that both are part of (nats).
+    """One update on B sessions; returns the mean cross-entropy, the summed KL, and the loss of both (nats).
 
     loss = mean CE + beta * sum of KL over all SparseVD weights, where beta is already divided by N. `buffer`
     (of `score_buffer`) takes the scores. Where several processes share a batch, `weight` is this one's part of it, the
@@ -189,14 +181,16 @@ def train_step(
     as they were.
     """
     model, controls = training.model, training.controls
-    items, lengths, targets = batch
     training.optimiser.zero_grad(set_to_none=True)
     S = model.item_states()  # [V, D]
     # The table enters twice. Apart, its two gradients can be added in place: one is dense, the other a few rows.
     looked_up, scored = S.detach().requires_grad_(), S.detach().requires_grad_()
     with one_sample(model):
-        with rows_by_session(items, training.config):
-            vectors, auxiliary = training.encode(looked_up, items, lengths)  # [B, D]
+        with sparse_lookups():
+            vectors, auxiliary = encoded(model, looked_up, batch)  # [B, D]
+        targets = batch.targets
+        if model.every_position:  # [B, L, D]
+            vectors, targets = batch.clicks.unpadded(vectors), batch.targets_of_clicks
         if controls is not None:
             vectors = controls(vectors)
         loss = cross_entropy = next_item_loss(
@@ -235,20 +229,6 @@ def next_item_loss(
     return sampled_loss(vectors, matrix[: len(targets)], matrix[len(targets) :], is_target, len(S))
 
 
-@contextmanager
-def rows_by_session(items: Tensor, config: Config) -> Iterator[None]:
-    """For noise = lrt_shared: says which session each row of a batch belongs to, where all its slots stand as rows.
-
-    Models that lay them out otherwise in spite of `all_slots` have independent noise in those layers.
-    """
-    if config.noise != "lrt_shared":
-        yield
-        return
-    B, L = items.shape
-    with rows_belong_to(torch.arange(B, device=items.device).repeat_interleave(L), B):
-        yield
-
-
 def backward_to_table(S: Tensor, *gradients: Tensor | None) -> None:
     """Send the gradients of the item table S [V, D] on to the parameters it was made of; sparse ones come last."""
     given = [gradient for gradient in gradients if gradient is not None]
@@ -266,30 +246,24 @@ def backward_to_table(S: Tensor, *gradients: Tensor | None) -> None:
 class ExampleOrder:
     """Which examples make up which batch: a permutation for each epoch from (seed, epoch), or time order.
 
-    `lengths` [P] are those of all examples, on the device. `static`: the widths to which batches are padded are fetched
-    once an epoch, so that no step waits for its own, and are few.
+    An example is a prefix; with `every_position` a whole session, whose every click has a target.
     """
 
-    def __init__(self, lengths: Tensor, config: Config, seed: int, static: bool) -> None:
-        self.lengths, self.config, self.seed, self.static = lengths, config, seed, static
-        self.epoch, self.permutation = -1, torch.empty(0)
-        self.widths: list[int] = []
+    def __init__(self, prefixes: Prefixes, config: Config, seed: int, every_position: bool = False) -> None:
+        self.prefixes, self.config, self.seed = prefixes, config, seed
+        self.examples = prefixes.whole if every_position else torch.arange(len(prefixes))
+        self.steps = math.ceil(len(self.examples) / config.batch_size)  # of an epoch
+        self.epoch, self.permutation = -1, self.examples
 
-    def batch(self, step: int, steps_per_epoch: int) -> tuple[Tensor, int | None]:
-        """(indices [B] of the examples of a step, fewer at an epoch's end; width to pad them to, or None)."""
-        (epoch, at), B = divmod(step, steps_per_epoch), self.config.batch_size
+    def batch(self, step: int) -> Tensor:
+        """The prefixes [B] of a step, fewer at an epoch's end, in the order of their lengths."""
+        (epoch, at), B = divmod(step, self.steps), self.config.batch_size
         if epoch != self.epoch:
-            n = len(self.lengths)
-            if self.config.order == "chronological":
-                permutation = torch.arange(n)
-            else:
+            self.epoch, self.permutation = epoch, self.examples
+            if self.config.order == "shuffled":
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-                permutation = torch.randperm(n, generator=generator)
-            self.epoch, self.permutation = epoch, permutation.to(self.lengths.device)
-            if self.static:
-                longest = F.pad(self.lengths[self.permutation], (0, -n % B)).view(-1, B).amax(1)
-                self.widths = [WIDTHS * -(-width // WIDTHS) for width in longest.tolist()]
-        return self.permutation[at * B : (at + 1) * B], self.widths[at] if self.static else None
+                self.permutation = self.examples[torch.randperm(len(self.examples), generator=generator)]
+        return self.prefixes.by_length(self.permutation[at * B : (at + 1) * B])
 
 
 def choose_epoch(training: Training, values: dict[str, dict[str, float]], run: Path, steps_per_epoch: int) -> bool:

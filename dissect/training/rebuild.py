@@ -17,6 +17,7 @@ from dissect.runs import files, folders, records
 from dissect.runs.config import Config
 from dissect.sparsevd import sparsify
 from dissect.training.checkpoint import load_checkpoint
+from models.base import prepares, with_current_names
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
         raise DataError(f"The checkpoint {path} belongs to another run: {'; '.join(other)}.", again)
     without = roles_without(record.variant, cls.removable)
     try:
-        weights = saved["model"]
+        weights = with_current_names(cls, saved["model"])
         step = saved["step"] if "step" in saved else saved["state"]["step"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(record.seed)
@@ -108,7 +109,7 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
         owners = {name.rpartition(".")[0] for name in weights if name.rpartition(".")[2].startswith("log_sigma2")}
         if owners:
             sparsify(model, lambda name, _: name in owners, noise=config.noise, threshold=config.threshold)
-        if hasattr(model, "prepare"):
+        if prepares(model):
             model.prepare(split_validation(train(), config.held_out)[0])
         model.load_state_dict(weights)
     except DissectError:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dissect.data.sessions import PrefixTensors
 from dissect.runs.config import kl_weight_at, lr_at
 from dissect.runs.files import Lines, write_json
 from dissect.sparsevd import declared_for, in_words, is_partial, measure, named_variational, shares
 from dissect.training.controls import ROLE
 from dissect.training.evaluation import evaluate, metrics
 from dissect.training.setup import Training
+from models.batch import Prefixes
 
 
 class Observer:
@@ -99,7 +99,7 @@ class Recorder:
         self.observer.density(now["step"], rows)
 
     def accuracy(
-        self, splits: dict[str, PrefixTensors], report: Callable[[str], Callable[[int, int], None]]
+        self, splits: dict[str, Prefixes], report: Callable[[str], Callable[[int, int], None]]
     ) -> dict[str, dict[str, float]]:
         """Rank every split and write HR and MRR; returns them by split."""
         now = self.now()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dissect.data.sessions import PrefixTensors
-from dissect.errors import DataError, UsageError
+from dissect.errors import DataError
 from dissect.runs.config import Config
 from dissect.sparsevd import SparsifyReport, coverage, declared_for, named_variational, sparsify
 from dissect.training import products, workers
 from dissect.training.controls import Controls, seeded_controls
 from dissect.training.scoring import catalogue_loss, score_buffer
+from models.base import with_current_names
+from models.batch import Prefixes
 
 ITEMS_TIMED = 1 << 14  # in the loss that kernels are timed by: more than caches hold, few enough for milliseconds
 
@@ -49,7 +48,6 @@ class Training:
     optimiser: torch.optim.Optimizer
     left_out: dict[str, str]  # layers that SparseVD did not replace, with the reason
     coverage: list[dict[str, Any]]  # dissect.sparsevd.coverage; empty where the model is dense
-    encode: Callable[..., Any]  # the model's, or that compiled: what a training step calls
     kernel: str = "float32"  # how products with the catalogue multiply: the one of products.KERNELS that was chosen
     state: State = field(default_factory=State)
 
@@ -85,20 +83,18 @@ def choose_kernel(training: Training, n_items: int, device: torch.device | str) 
 def assemble(
     build: Callable[[], nn.Module],
     config: Config,
-    prefixes: PrefixTensors,
+    prefixes: Prefixes,
     seed: int,
     variant: str,
     weights: dict[str, Tensor] | None = None,
 ) -> Training:
     """Build the model from its seed, put SparseVD in it, and make controls and optimiser on the prefixes' device."""
-    device = prefixes.start.device
+    device = prefixes.device
     torch.manual_seed(seed)
     model: Any = build()
     if weights is not None:
         load_dense(model, weights)
     model.to(device)
-    if config.noise == "lrt_shared" or config.compiled:
-        model.all_slots = True  # as `rows_by_session` says, and so that no shape depends on the data
     left_out, covered, controls = {}, [], None
     if config.is_sparse:
         left_out = instrument(model, config, prefixes)
@@ -106,23 +102,7 @@ def assemble(
         covered = coverage(model, model.matrices, left_out, n_items)
         controls = seeded_controls(seed, dim, config.noise, config.threshold, config.log_sigma2).to(device)
     optimiser = make_optimiser(model, controls, config)
-    encode = model.encode
-    if config.compiled:
-        # A graph for each width of a batch, and those of the last one of an epoch.
-        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-        # On CUDA its pieces are captured as graphs: a launch for each, in place of one for each of their operations.
-        encode = torch.compile(encode, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
-    return Training(config, seed, variant, model, controls, optimiser, left_out, covered, encode)
-
-
-def require_compiler(config: Config) -> None:
-    """Raises UsageError where the model is to be compiled and there is no compiler."""
-    compiler = os.environ.get("CXX", "g++")
-    if config.compiled and shutil.which(compiler) is None:
-        raise UsageError(
-            f"--compile needs a C++ compiler, and there is no {compiler}.",
-            "Install one, name it in CXX, or leave it out.",
-        )
+    return Training(config, seed, variant, model, controls, optimiser, left_out, covered)
 
 
 def selects(where: str, matrices: Any) -> Callable[[str, nn.Module], bool] | None:
@@ -140,17 +120,16 @@ def selects(where: str, matrices: Any) -> Callable[[str, nn.Module], bool] | Non
     return chosen
 
 
-def instrument(model: Any, config: Config, prefixes: PrefixTensors) -> dict[str, str]:
+def instrument(model: Any, config: Config, prefixes: Prefixes) -> dict[str, str]:
     """Put SparseVD layers in place of the chosen matrices; returns what was left out, and why.
 
     Raises DataError where the choice names no matrix of this model.
     """
-    some = torch.arange(min(len(prefixes), 64), device=prefixes.start.device)
-    items, lengths, _ = prefixes.batch(some)
+    batch = prefixes.batch(torch.arange(min(len(prefixes), 64)))
 
     def probe() -> None:
         S = model.item_states()
-        model.encode(S, items, lengths)
+        model.encode(S, batch)
         model.candidates(S)
 
     return exchange(model, config, probe).left_out
@@ -210,7 +189,7 @@ def load_dense(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
     Raises DataError where they do not fit.
     """
-    mine = model.state_dict()
+    mine, weights = model.state_dict(), with_current_names(type(model), weights)
     missing = [name for name in mine if name not in weights]
     wrong = [name for name in mine if name in weights and weights[name].shape != mine[name].shape]
     if missing or wrong:
