@@ -77,7 +77,7 @@ class Config:
             f"products are those with the whole catalogue: negatives={self.negatives} takes products=float32 only.",
         )
         check(self.patience >= 0, f"patience must not be negative, not {self.patience}.")
-        check(self.max_steps >= 1, f"max_steps must be at least 1, not {self.max_steps}.")
+        check(self.max_steps >= 0, f"max_steps must not be negative, not {self.max_steps}.")
         check(0 <= self.kl_weight < math.inf, f"kl_weight must be a number from 0 on, not {self.kl_weight}.")
         check(-20 <= self.threshold <= 20, f"threshold (of log alpha) must lie from -20 to 20, not {self.threshold:g}.")
         check(0 <= self.kl_warmup <= 1, f"kl_warmup is a share of the steps, 0 to 1, not {self.kl_warmup}.")
@@ -114,8 +114,9 @@ class Config:
 
     @property
     def held_out(self) -> float:
-        """The share of the training sessions that is held out: none under protocol `paper`, which chooses on test."""
-        return self.validation if self.protocol == "clean" else 0.0
+        """The share of the training sessions that is held out: none under protocol `paper`, which chooses on test, and
+        none where there is nothing to choose, for a model without training steps."""
+        return self.validation if self.protocol == "clean" and self.max_steps else 0.0
 
     @property
     def is_sparse(self) -> bool:

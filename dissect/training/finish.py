@@ -33,10 +33,12 @@ def finish(
     splits: dict[str, Prefixes],
     steps_per_epoch: int,
     report: Callable[[str], Report],
+    ranks: dict[str, np.ndarray],
 ) -> dict[str, Any]:
     """Write the ranks of a run whose last step is done, and return its summary.
 
-    `report(what)` gives what to call after each batch of an evaluation; it may raise, to stop.
+    `report(what)` gives what to call after each batch of an evaluation; it may raise, to stop. `ranks` are those of the
+    weights that are reported, by split and rule for ties [2, P], where they are known already.
     """
     config, state, model = training.config, training.state, training.model
     which, step = "last", state.step
@@ -47,7 +49,10 @@ def finish(
     values: dict[str, dict[str, float]] = {}
     worst: dict[str, dict[str, float]] = {}
     for split, prefixes in splits.items():
-        rank, rank_worst = evaluate_by(model, prefixes, ("best", "worst"), report=report(f"{split}, for the summary"))
+        if len(ranks.get(split, ())) != 2:
+            says = report(f"{split}, for the summary")
+            ranks[split] = evaluate_by(model, prefixes, ("best", "worst"), report=says)
+        rank, rank_worst = ranks[split]
         values[split], worst[split] = metrics(rank), metrics(rank_worst)
         sessions = data.test if split == "test" else split_validation(data.train, config.validation)[1]
         write_ranks_of(run / f"ranks-{split}-{which}.npz", rank, sessions)
@@ -55,13 +60,13 @@ def finish(
     history = [row for row in lines if row["kind"] == "eval" and row["split"] == "test"]
     if not history:
         raise DataError(f"{run / 'metrics.jsonl'} has lost the accuracy on test.", AGAIN)
-    rule, evaluated = config.select, values["test"]
+    rule, evaluated = config.select if config.max_steps else "no epochs", values["test"]
     if config.protocol == "paper" and config.select != "last":
         # As the released code reports: every metric at its own best epoch on test.
         rule = "each metric's maximum on test"
         values["test"] = {metric: max(row[metric] for row in history) for metric in values["test"]}
     # Else each metric is of an epoch of its own.
-    against = {"test_worst_ties": worst["test"]} if rule == config.select else {}
+    against = {"test_worst_ties": worst["test"]} if rule != "each metric's maximum on test" else {}
     settings = ("where", "noise", "prior", "threshold", "kl_weight", "batch_size", "protocol", "order")
     return {
         # First, so that an option which is called as a field below does not replace it.

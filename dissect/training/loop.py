@@ -61,113 +61,137 @@ def fit(
     observer = observer or Observer()
     with workers.run_folder(run) as folder, stop_on_signal() as stopped:
         try:
-            return _fit(build, data, config, folder, seed, variant, device, observer, weights, stopped)
+            prefixes, splits = examples_of(data, config, device)
+            training = assemble(build, config, prefixes, seed, variant, weights)
+            begin(training, data, folder, torch.device(device), observer)
+            return _Fit(folder, training, data, prefixes, splits, observer, stopped).run_all()
         finally:
             observer.end()
 
 
-def _fit(
-    build: Callable[[], nn.Module],
-    data: Dataset,
-    config: Config,
-    run: Path,
-    seed: int,
-    variant: str,
-    device: torch.device | str,
-    observer: Observer,
-    weights: dict[str, Tensor] | None,
-    stopped: Callable[[], bool],
-) -> dict[str, Any]:
+def examples_of(data: Dataset, config: Config, device: torch.device | str) -> tuple[Prefixes, dict[str, Prefixes]]:
+    """(training prefixes, ranked prefixes by name): test, and valid where a part of the sessions is held out."""
     train, valid = split_validation(data.train, config.held_out)
     if not train.n_prefixes:
         raise DataError(f"{data.name} has no training prefix left after the validation split.")
-    prefixes = prefixes_of(train, device, config.longest)
-    splits = {"test": prefixes_of(data.test, device, config.longest)}
-    if valid.n_prefixes:
-        splits["valid"] = prefixes_of(valid, device, config.longest)
+    splits = {"test": data.test, **({"valid": valid} if valid.n_prefixes else {})}
+    ranked = {name: prefixes_of(sessions, device, config.longest) for name, sessions in splits.items()}
+    return prefixes_of(train, device, config.longest), ranked
 
-    training = assemble(build, config, prefixes, seed, variant, weights)
-    training.model.prepare(train)
-    order = ExampleOrder(prefixes, config, seed, training.model.every_position)
-    steps_per_epoch = order.steps
-    last = run / "checkpoints" / "last.pt"
+
+def begin(training: Training, data: Dataset, run: Path, device: torch.device, observer: Observer) -> None:
+    """Bring a run to where its last checkpoint is, or begin it: choose a kernel, and write the environment down."""
+    config, last = training.config, run / "checkpoints" / "last.pt"
+    began = time.perf_counter()
+    training.model.prepare(split_validation(data.train, config.held_out)[0])
+    prepared = time.perf_counter() - began
     saved, note = latest_checkpoint(last)
     if note:
         observer.note(note)
     if not workers.is_first():  # noise of its own; the weights are the same
-        torch.manual_seed(seed + 1_000_033 * workers.number())
-    if saved is None:
-        tried = choose_kernel(training, data.n_items, device)
-        environment = describe_environment(torch.device(device))
-        products = {"kernel": training.kernel, "milliseconds": tried}
-        write_json(run / "environment.json", {**environment, "max_steps": config.max_steps, "products": products})
-    else:
+        torch.manual_seed(training.seed + 1_000_033 * workers.number())
+    if saved is not None:
         restore(training, saved, last)
-    state = training.state
-    recorder = Recorder(run, training, len(prefixes), steps_per_epoch, observer)
-    buffer = score_buffer(config.batch_size, data.n_items, device)  # for the scores of every step
-    loss_every = max(1, config.max_steps // LOSS_LINES)
-    density_every = max(1, config.max_steps // DENSITY_MEASUREMENTS)
+        return
+    training.state.seconds = prepared
+    tried = choose_kernel(training, data.n_items, device)
+    products = {"kernel": training.kernel, "milliseconds": tried}
+    environment = {**describe_environment(device), "max_steps": config.max_steps, "products": products}
+    write_json(run / "environment.json", environment)
 
-    def checkpoint() -> None:
-        recorder.mark()
-        save_checkpoint(last, snapshot(training))
 
-    def report(split: str) -> Callable[[int, int], None]:
+class _Fit:
+    """A run in training: its loop, and what is due between its steps."""
+
+    def __init__(
+        self,
+        run: Path,
+        training: Training,
+        data: Dataset,
+        prefixes: Prefixes,
+        splits: dict[str, Prefixes],
+        observer: Observer,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self.run, self.training, self.data, self.prefixes, self.splits = run, training, data, prefixes, splits
+        self.observer, self.stopped = observer, stopped
+        config = training.config
+        self.order = ExampleOrder(prefixes, config, training.seed, training.model.every_position)
+        self.recorder = Recorder(run, training, len(prefixes), self.order.steps, observer)
+        self.buffer = score_buffer(config.batch_size, data.n_items, prefixes.device)  # for the scores of every step
+        self.loss_every = max(1, config.max_steps // LOSS_LINES)
+        self.density_every = max(1, config.max_steps // DENSITY_MEASUREMENTS)
+
+    def run_all(self) -> dict[str, Any]:
+        """Train to the end and write the summary, which is returned."""
+        state, config = self.training.state, self.training.config
+        self.observer.begin(self.run, state.step, config.max_steps, self.order.steps)
+        self.saved_at = time.monotonic()
+        try:
+            while not self.due():
+                self.step()
+        finally:
+            self.recorder.close()
+        ranks = self.recorder.ranks if config.select == "last" or state.best_step == state.step else {}
+        summary = finish(self.training, self.data, self.run, self.splits, self.order.steps, self.report, ranks)
+        write_json(self.run / "summary.json", summary)
+        mark_done(self.run)
+        return summary
+
+    def due(self) -> bool:
+        """Do what is due at this step; whether the run ends here. Raises Interrupted after a signal.
+
+        A checkpoint comes first: a run that stops in between cuts its records back to it and writes them again.
+        """
+        config, state = self.training.config, self.training.state
+        ends = state.step == config.max_steps
+        ends_epoch = ends or (state.step > 0 and state.step % self.order.steps == 0)
+        is_late = time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+        stops, is_late = workers.any_says(self.stopped(), is_late, device=self.prefixes.device)
+        if ends_epoch or stops or is_late:
+            self.recorder.mark()
+            save_checkpoint(self.run / "checkpoints" / "last.pt", snapshot(self.training))
+            self.saved_at = time.monotonic()
+        if stops:
+            raise Interrupted(state.step, config.max_steps, self.run / "checkpoints")
+        if state.n_sum and (ends or state.step % self.loss_every == 0):
+            self.recorder.loss()
+        if config.is_sparse and (ends or state.step in (0, decay_step(config)) or state.step % self.density_every == 0):
+            self.recorder.density()
+        if not ends_epoch:
+            return False
+        values = self.recorder.accuracy(self.splits, self.report, ("best", "worst") if ends else ("best",))
+        if choose_epoch(self.training, values, self.run, self.order.steps) and not ends:
+            says = f"Stopped after step {state.step:,}: no better MRR@20 in {config.patience} epochs (--patience)."
+            self.observer.note(says)
+            return True
+        return ends
+
+    def step(self) -> None:
+        """One update. Raises DivergedError where the loss is no number."""
+        training, state = self.training, self.training.state
+        began = time.perf_counter()
+        set_lr(training.optimiser, lr_at(training.config, state.step, self.order.steps))
+        beta = kl_weight_at(training.config, state.step) / len(self.prefixes)
+        index, weight = workers.share(self.order.batch(state.step))
+        ce, kl, loss = train_step(training, self.prefixes.batch(index), beta, self.buffer, weight)
+        state.step += 1
+        state.seconds += time.perf_counter() - began
+        if not math.isfinite(loss):
+            raise diverged(training, ce, kl, self.run)
+        state.sum_ce, state.sum_kl, state.n_sum = state.sum_ce + ce, state.sum_kl + kl, state.n_sum + 1
+
+    def report(self, split: str) -> Callable[[int, int], None]:
+        """What an evaluation calls after each batch: it tells the observer, and stops after a signal."""
+
         def tell(done: int, total: int) -> None:
-            observer.evaluating(split, done, total)
+            self.observer.evaluating(split, done, total)
             # The checkpoint made before this evaluation stands. Several processes stop together, in the loop.
-            if workers.count() == 1 and stopped():
-                raise Interrupted(state.step, config.max_steps, last.parent)
+            if workers.count() == 1 and self.stopped():
+                state, config = self.training.state, self.training.config
+                raise Interrupted(state.step, config.max_steps, self.run / "checkpoints")
 
         return tell
-
-    observer.begin(run, state.step, config.max_steps, steps_per_epoch)
-    saved_at = time.monotonic()
-    try:
-        while True:
-            # First what is due at this step. A checkpoint comes before it: a run that stops in between cuts its
-            # records back to the checkpoint and writes them again.
-            ends = state.step == config.max_steps
-            ends_epoch = ends or (state.step > 0 and state.step % steps_per_epoch == 0)
-            is_late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
-            stops, is_late = workers.any_says(stopped(), is_late, device=device)
-            if ends_epoch or stops or is_late:
-                checkpoint()
-                saved_at = time.monotonic()
-            if stops:
-                raise Interrupted(state.step, config.max_steps, last.parent)
-            if state.n_sum and (ends or state.step % loss_every == 0):
-                recorder.loss()
-            if config.is_sparse and (ends or state.step in (0, decay_step(config)) or state.step % density_every == 0):
-                recorder.density()
-            if ends_epoch:
-                values = recorder.accuracy(splits, report)
-                if choose_epoch(training, values, run, steps_per_epoch) and not ends:
-                    epochs = config.patience
-                    observer.note(
-                        f"Stopped after step {state.step:,}: no better MRR@20 in {epochs} epochs (--patience)."
-                    )
-                    ends = True
-            if ends:
-                break
-
-            began = time.perf_counter()
-            set_lr(training.optimiser, lr_at(config, state.step, steps_per_epoch))
-            beta = kl_weight_at(config, state.step) / len(prefixes)
-            index, weight = workers.share(order.batch(state.step))
-            ce, kl, loss = train_step(training, prefixes.batch(index), beta, buffer, weight)
-            state.step += 1
-            state.seconds += time.perf_counter() - began
-            if not math.isfinite(loss):
-                raise diverged(training, ce, kl, run)
-            state.sum_ce, state.sum_kl, state.n_sum = state.sum_ce + ce, state.sum_kl + kl, state.n_sum + 1
-    finally:
-        recorder.close()
-    summary = finish(training, data, run, splits, steps_per_epoch, report)
-    write_json(run / "summary.json", summary)
-    mark_done(run)
-    return summary
 
 
 def train_step(

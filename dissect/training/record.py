@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dissect.runs.config import kl_weight_at, lr_at
 from dissect.runs.files import Lines, write_json
 from dissect.sparsevd import declared_for, in_words, is_partial, measure, named_variational, shares
 from dissect.training.controls import ROLE
-from dissect.training.evaluation import evaluate, metrics
+from dissect.training.evaluation import evaluate_by, metrics
 from dissect.training.setup import Training
 from models.batch import Prefixes
 
@@ -56,6 +58,7 @@ class Recorder:
             for role, share in shares(training.coverage, "role").items():
                 if is_partial(share):
                     observer.note(f"{role}: {in_words(share)}. Its density speaks for that part only.")
+        self.ranks: dict[str, np.ndarray] = {}  # of the last evaluation, by split: [ties, P]
         self.metrics = Lines(run / "metrics.jsonl", training.state.metrics_size)
         self.densities = Lines(run / "density.jsonl", training.state.density_size)
 
@@ -99,15 +102,15 @@ class Recorder:
         self.observer.density(now["step"], rows)
 
     def accuracy(
-        self, splits: dict[str, Prefixes], report: Callable[[str], Callable[[int, int], None]]
+        self, splits: dict[str, Prefixes], report: Callable[[str], Callable[[int, int], None]], ties: Sequence[str]
     ) -> dict[str, dict[str, float]]:
-        """Rank every split and write HR and MRR; returns them by split."""
+        """Rank every split and write HR and MRR; returns them by split. The ranks by each rule for ties are kept."""
         now = self.now()
         values = {}
         for split, prefixes in splits.items():
-            rank = evaluate(self.training.model, prefixes, report=report(split))
-            values[split] = metrics(rank)
-            where = {"step": now["step"], "epoch": now["epoch"], "n": len(rank)}
+            self.ranks[split] = evaluate_by(self.training.model, prefixes, ties, report=report(split))
+            values[split] = metrics(self.ranks[split][0])
+            where = {"step": now["step"], "epoch": now["epoch"], "n": len(prefixes)}
             self.metrics.append({"kind": "eval", "split": split, **where, **values[split]})
             self.observer.evaluated(split, now["step"], values[split])
         return values

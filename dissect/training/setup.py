@@ -176,7 +176,9 @@ def make_optimiser(model: nn.Module, controls: Controls | None, config: Config) 
         {"params": list(theta.values()), "weight_decay": decay, "eps": 1e-8},
         {"params": list(log_sigma2.values()), "weight_decay": decay, "eps": 1e-12},
     ]
-    return torch.optim.Adam([g for g in groups if g["params"]], lr=config.lr, fused=True)
+    # A model without gradients has no parameters, and an optimiser wants some.
+    some = [g for g in groups if g["params"]] or [{"params": [torch.zeros(0)]}]
+    return torch.optim.Adam(some, lr=config.lr, fused=True)
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
