@@ -18,13 +18,19 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import dissect
+from analyses import verdict
 from dissect import errors
 from dissect.cli import COMMANDS, INTERRUPTED, main
 from dissect.data import planted
-from models import MODELS
+from models import BASELINES, MODELS
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+# Every page by its path from the root; CHANGELOG.md is history, and its commands need not parse any more.
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
+}
+LATER = {"docs/python.md", "docs/sparsevd.md"} - PAGES.keys()  # pages that others link to before they are there
 HEAVY = ("torch", "numpy", "pandas", "scipy", "matplotlib", "seaborn")
 
 # --- import arrows -----------------------------------------------------------------------------------------
@@ -194,7 +200,7 @@ def test_every_command_explains_itself(words, command):
     assert any(line.startswith(f"dissect {words}") for line in examples), f"no example of {words}"
     for line in examples:
         read_command(line)
-    assert f"dissect {words}" in README, f"README does not name {words}"
+    assert f"| `dissect {words}` |" in PAGES["docs/reference.md"], f"docs/reference.md does not name {words}"
 
 
 @pytest.mark.parametrize("words", [["-h"], *([verb, "-h"] for verb in COMMANDS)], ids=" ".join)
@@ -209,47 +215,120 @@ def test_help_loads_nothing_heavy(words):
     assert done.stdout.rstrip().endswith("heavy: []")
 
 
-# --- README, versions, sizes -------------------------------------------------------------------------------
+# --- README and docs/ ---------------------------------------------------------------------------------------
 
 
-def test_the_help_in_the_readme_is_current():
+def test_the_readme_is_short_and_leads_to_every_page():
+    readme = PAGES["README.md"]
+    assert len(readme.splitlines()) <= 150
+    pages = {page for page in PAGES if page.startswith("docs/")}
+    assert {page for page in pages if f"]({page})" not in readme} == set()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
+def test_a_page_begins_with_its_title_and_a_sentence(page):
+    """The sentence says what a reader can do after the page."""
+    title, empty, sentence = PAGES[page].splitlines()[:3]
+    assert title.startswith("# ") and not empty
+    assert re.match("[A-Z]", sentence), f"{page} begins with {sentence!r}"
+
+
+@pytest.mark.parametrize("page", sorted(PAGES.keys() - {"CHANGELOG.md"}))
+def test_commands_on_a_page_can_be_typed(page):
+    for line in sorted(set(command_lines(PAGES[page]))):
+        try:
+            read_command(line.replace(" OPTION", ""))  # in docs/results, one of the options of the table below it
+        except (click.ClickException, errors.UsageError) as error:
+            pytest.fail(f"{page}: {line}\n{error}")
+
+
+def test_the_help_on_the_reference_page_is_current():
     help_text = CliRunner().invoke(main, ["--help"], prog_name="dissect").output  # 80 columns wide
-    assert f"$ dissect --help\n{help_text.rstrip()}\n```" in README, f"README should show:\n{help_text}"
+    page = PAGES["docs/reference.md"]
+    assert f"$ dissect --help\n{help_text.rstrip()}\n```" in page, f"docs/reference.md should show:\n{help_text}"
 
 
-@pytest.mark.parametrize("line", sorted(set(command_lines(README))))
-def test_commands_in_the_readme_can_be_typed(line):
-    read_command(line)
-
-
-def test_the_readme_names_models_data_sets_and_exit_codes():
-    for name in (*MODELS, *planted.BUILT_IN):
-        assert f"`{name}`" in README, f"README does not name {name}"
+def test_the_pages_name_models_presets_data_sets_and_exit_codes():
+    presets = [name for model in MODELS.values() for name in model.presets]
+    named = {"docs/models.md": [*MODELS, *BASELINES, *presets], "docs/data.md": [*planted.BUILT_IN]}
+    for page, names in named.items():
+        assert [name for name in names if f"`{name}`" not in PAGES[page]] == [], page
     codes = {0, INTERRUPTED, errors.DissectError.exit_code}
     codes |= {error.exit_code for error in errors.DissectError.__subclasses__()}
-    table = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    table = {int(code) for code in re.findall(r"^\| (\d+) \|", PAGES["docs/reference.md"], re.MULTILINE)}
     assert table == codes
 
 
-def test_the_model_in_the_readme_runs(tmp_path, monkeypatch):
+def test_the_verdict_page_has_the_limits_of_the_rules():
+    page = PAGES["docs/verdict.md"]
+    said = {
+        "density of propagation ≤ (.*?) in every seed": verdict.WITHERED,
+        r"\| > (.*?) in every seed": verdict.ALIVE,
+        "at least (.*?) times as dense": verdict.TIMES_DENSER,
+        "whole interval lies below (.*?) %": 100 * verdict.NEED_LIMIT,
+        "a control keeps more than (.*?) of its weights": verdict.CONTROL_LIMIT,
+        "the masked weights lose more than (.*?) %": 100 * (1 - verdict.MASKED_MRR),
+    }
+    assert {sentence: float(re.findall(sentence, page)[0]) for sentence in said} == pytest.approx(said)
+
+
+def test_links_lead_somewhere():
+    """Every link in Markdown: to a file that is there, and to a heading that it has."""
+    for page, text in PAGES.items():
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)]*)\)", text):
+            if "://" in target:
+                continue
+            path = (ROOT / page).parent.joinpath(target).resolve() if target else ROOT / page
+            name = path.relative_to(ROOT).as_posix()
+            assert path.exists() or name in LATER, f"{page} points to {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", PAGES[name], re.MULTILINE)
+                anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+                assert anchor in anchors, f"{page} points to {target}#{anchor}"
+
+
+def test_the_model_on_the_models_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mean_and_last.py").write_text(re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0])
+    (tmp_path / "mean_and_last.py").write_text(python_block("docs/models.md"))
     words = ["run", "--model", "mean_and_last.py:MeanAndLast", "--max-steps", "4", "--dim", "8"]
     words += ["--device", "cpu", "--json", "--quiet"]
     for more in ([], ["--without", "encoder"]):
         result = CliRunner().invoke(main, [*words, *more], catch_exceptions=False)
         assert result.exit_code == 0, result.stderr
-    verdict = json.loads(result.stdout)
-    assert verdict["model"] == "mean_and_last.py:MeanAndLast"
-    assert set(verdict["need"]) == {"encoder"}
-    assert {"mean", "last"} <= {row["matrix"] for row in verdict["density"]["matrices"]}
+    said = json.loads(result.stdout)
+    assert said["model"] == "mean_and_last.py:MeanAndLast"
+    assert set(said["need"]) == {"encoder"}
+    assert {"mean", "last"} <= {row["matrix"] for row in said["density"]["matrices"]}
 
 
-def test_links_in_the_readme_lead_somewhere():
-    for text in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
-        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / text).read_text()):
-            if "://" not in target:
-                assert (ROOT / target).exists(), f"{text} points to {target}"
+def python_block(page: str) -> str:
+    return re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)[0]
+
+
+def test_the_code_on_the_method_page_prints_the_table_beside_it(capsys):
+    exec(python_block("docs/method.md"), {})
+    assert capsys.readouterr().out in PAGES["docs/method.md"]
+
+
+def test_the_commands_of_the_guide_run_one_after_another(tmp_path, monkeypatch):
+    """Those on built-in data, with a seed and few steps, in one folder: what a reader types from page to page."""
+    monkeypatch.chdir(tmp_path)
+    lines = [line for page in ("getting-started", "verdict", "comparing") for line in guide(f"docs/{page}.md")]
+    assert len(lines) >= 15
+    for line in lines:
+        words = shlex.split(line.replace("--seed 2 --seed 3", ""), comments=True)[1:]
+        if words[0] in ("run", "train") and words[1] not in BASELINES:
+            words += ["--max-steps", "4", "--dim", "8", "--device", "cpu", "--quiet"]
+        result = CliRunner().invoke(main, words, catch_exceptions=False)
+        assert result.exit_code == 0, f"{line}\n{result.stderr}"
+
+
+def guide(page: str) -> list[str]:
+    """The commands of a page that need nothing but built-in data, and what commands before them have made."""
+    return [line for line in command_lines(PAGES[page]) if "demo" in line]
+
+
+# --- versions and sizes --------------------------------------------------------------------------------------
 
 
 def test_constraints_pin_what_setup_asks_for():
