@@ -8,13 +8,15 @@ files that their authors released.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from dissect.data import catalog
 from dissect.data.clock import check_format
 from dissect.data.lines import check_encoding
 from dissect.data.log import NO_VALUE, LogFormat
 from dissect.data.preprocess import Step, milliseconds
-from dissect.errors import UsageError
+from dissect.errors import UsageError, unknown
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,6 @@ class Recipe:
     rules: tuple[Step, ...]
     split: Step
     after: tuple[Step, ...]
-    file: str = ""  # what the full log is called
     expected: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -136,7 +137,6 @@ def yoochoose(one_in: int, train_prefixes: int) -> Recipe:
         ),
         split=("split_by_date", {"last": "1d"}),
         after=(*SRGNN_AFTER, ("last_samples", {"one_in": one_in})),
-        file="yoochoose-clicks.dat",
         expected={"train_prefixes": train_prefixes, "test_prefixes": 55_898, "items": 37_483},
     )
 
@@ -153,7 +153,6 @@ RECIPES: dict[str, Recipe] = {
         ),
         split=("split_by_end", {"last": "7d"}),
         after=LESSR_AFTER,
-        file="train-item-views.csv",
         expected={"clicks": 981_620, "items": 42_596, "train_prefixes": 716_835, "test_prefixes": 60_194},
     ),
     "diginetica-srgnn": Recipe(
@@ -168,7 +167,6 @@ RECIPES: dict[str, Recipe] = {
         ),
         split=("split_by_date", {"last": "7d"}),
         after=SRGNN_AFTER,
-        file="train-item-views.csv",
         expected={"items": 43_097, "train_prefixes": 719_470, "test_prefixes": 60_858},
     ),
     "gowalla": Recipe(
@@ -176,7 +174,6 @@ RECIPES: dict[str, Recipe] = {
         rules=plays("1d", 30_000),
         split=("split_last_share", {"share": 0.2}),
         after=LESSR_AFTER,
-        file="loc-gowalla_totalCheckins.txt",
         expected={"clicks": 1_122_788, "items": 29_510, "prefixes": 830_893, "test_prefixes": 155_332},
     ),
     "lastfm": Recipe(
@@ -184,7 +181,6 @@ RECIPES: dict[str, Recipe] = {
         rules=plays("8h", 40_000),
         split=("split_last_share", {"share": 0.2}),
         after=LESSR_AFTER,
-        file="userid-timestamp-artid-artname-traid-traname.tsv",
         expected={"clicks": 3_835_706, "items": 38_615, "prefixes": 3_510_163},
     ),
     # Those who use RetailRocket agree on no rules: these are Gowalla's, on views, with a gap of 30 minutes.
@@ -201,7 +197,6 @@ RECIPES: dict[str, Recipe] = {
         ),
         split=("split_last_share", {"share": 0.2}),
         after=LESSR_AFTER,
-        file="events.csv",
     ),
     "yoochoose-1-4": yoochoose(4, 5_917_745),
     "yoochoose-1-64": yoochoose(64, 369_859),
@@ -290,3 +285,30 @@ def own_log(
         split=("split_by_end", {"last": test_last}) if test_last else ("split_last_share", {"share": test_share}),
         after=LESSR_AFTER,
     )
+
+
+# Arguments of `own_log` whose option of `dissect data prepare` has another name.
+OPTIONS = {"item": "item-col", "time": "time-col", "session": "session-col", "user": "user-col", "clock": "time-format"}
+OPTIONS |= {"least_clicks": "min-clicks", "top": "top-items"}
+
+
+def choose(name: str, encoding: str | None = None, **own: Any) -> Recipe:
+    """The recipe of that name for a log in that encoding; where columns are named, `own_log` of what is given.
+
+    Raises UsageError for an unknown name, and for arguments that are not of use with it.
+    """
+    own = {
+        argument: value for argument, value in own.items() if value is not None and value is not False and value != ()
+    }
+    if {"item", "time", "session", "user", "gap"} & own.keys():
+        if not {"item", "time"} <= own.keys():
+            raise UsageError("A log of your own needs --item-col and --time-col.")
+        own["separator"] = own.get("separator", "").replace("\\t", "\t")
+        return own_log(**own, encoding=encoding or "utf-8")
+    if (known := catalog.canonical(name)) not in RECIPES:
+        error = unknown("recipe", name, RECIPES)
+        raise UsageError(error.message, f"{error.hint} For a log of your own, say --item-col and --time-col.")
+    if own:
+        option = "--" + OPTIONS.get(next(iter(own)), next(iter(own))).replace("_", "-")
+        raise UsageError(f"{option} is for a log of your own; the rules of {name} are fixed.", f"Leave {option} out.")
+    return replace(RECIPES[known], log=replace(RECIPES[known].log, encoding=check_encoding(encoding or "utf-8")))
