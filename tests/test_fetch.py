@@ -214,7 +214,7 @@ def test_a_full_disk_is_said(server, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module._Resuming, "_continue", full)
+    monkeypatch.setattr(module, "_continue", full)
     with pytest.raises(DataError, match="No space left"):
         fetch(source(server.url("log.csv")), tmp_path)
 

@@ -196,16 +196,7 @@ def own_log(
 
     Raises UsageError where these do not fit together.
     """
-    _check_sessions(session, user, gap)
-    if not 0 < test_share < 1:
-        raise UsageError(f"--test-share is a share of the sessions, above 0 and below 1, not {test_share}.")
-    for name, span in (("--gap", gap), ("--test-last", test_last)):
-        try:
-            milliseconds(span or "1d")
-        except ValueError as error:
-            raise UsageError(f"{name}: {error}") from None
-    if separator and (len(separator) > 1 or not separator.isascii() or separator in '"\r\n\0'):
-        raise UsageError(f"--separator is one character, such as ',' or ';', not {separator!r}.")
+    _check(session, user, gap, separator, test_last, test_share)
     columns = {"session": session, "user": user, "item": item, "time": time}
     given = [name for name in columns.values() if name]
     if len({name.lower() for name in given}) < len(given):
@@ -234,8 +225,10 @@ def own_log(
     return Recipe(format, rules, split, LESSR_AFTER)
 
 
-def _check_sessions(session: str | None, user: str | None, gap: str | None) -> None:
-    """Raises UsageError unless these say what a session is, and say it once."""
+def _check(
+    session: str | None, user: str | None, gap: str | None, separator: str, test_last: str | None, test_share: float
+) -> None:
+    """Raises UsageError unless these arguments of `own_log` make sense, and say once what a session is."""
     if (session is None) == (gap is None):
         raise UsageError(
             "Sessions come from --session-col, or from --user-col and --gap: give the one or the other.",
@@ -243,6 +236,15 @@ def _check_sessions(session: str | None, user: str | None, gap: str | None) -> N
         )
     if gap is not None and user is None:
         raise UsageError("--gap cuts the clicks of a user into sessions: name the users with --user-col.")
+    if not 0 < test_share < 1:
+        raise UsageError(f"--test-share is a share of the sessions, above 0 and below 1, not {test_share}.")
+    for name, span in (("--gap", gap), ("--test-last", test_last)):
+        try:
+            milliseconds(span or "1d")
+        except ValueError as error:
+            raise UsageError(f"{name}: {error}") from None
+    if separator and (len(separator) > 1 or not separator.isascii() or separator in '"\r\n\0'):
+        raise UsageError(f"--separator is one character, such as ',' or ';', not {separator!r}.")
 
 
 # Arguments of `own_log` whose option of `dissect data prepare` has another name.
@@ -255,9 +257,7 @@ def choose(name: str, encoding: str | None = None, **own: Any) -> Recipe:
 
     Raises UsageError for an unknown name, and for arguments that are not of use with it.
     """
-    own = {
-        argument: value for argument, value in own.items() if value is not None and value is not False and value != ()
-    }
+    own = {name: value for name, value in own.items() if value not in (None, (), "") and value is not False}
     if {"item", "time", "session", "user", "gap"} & own.keys():
         if not {"item", "time"} <= own.keys():
             raise UsageError("A log of your own needs --item-col and --time-col.")
