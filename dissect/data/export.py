@@ -120,8 +120,8 @@ def write_srgnn(dataset: Dataset, folder: Path, validation: float) -> Files:
     """all_train_seq.txt with whole sessions; train.txt and test.txt with (prefixes, targets)."""
     content: dict[str, Any] = {"all_train_seq.txt": listed(dataset.train)}
     for name, part in (("train.txt", dataset.train), ("test.txt", dataset.test)):
-        _, inputs, targets = zip(*prefixes(part))
-        content[name] = (list(inputs), list(targets))
+        rows = list(prefixes(part))
+        content[name] = ([prefix for _, prefix, _ in rows], [target for _, _, target in rows])
     for name, value in content.items():
         with open(folder / name, "wb") as file:
             pickle.dump(value, file, protocol=2)
