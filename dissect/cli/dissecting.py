@@ -7,6 +7,7 @@ import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from rich.console import Console
 
 from analyses.compare import results_table
 from analyses.verdict import judge
-from dissect.cli.bring import load_or_fetch
 from dissect.cli.compare_view import render_results
+from dissect.cli.data import progress_bar
 from dissect.cli.launch import (
     class_of,
     group_folder,
@@ -27,7 +28,8 @@ from dissect.cli.launch import (
 )
 from dissect.cli.subject import changes, find_model, model_options, try_on, try_out
 from dissect.cli.verdict_view import render_verdict
-from dissect.data import catalog, planted
+from dissect.data import planted
+from dissect.data.bring import load
 from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import DataError, UsageError, unknown
 from dissect.runs import folders
@@ -382,15 +384,9 @@ def folder_of(asked: Asked, config: Config) -> Path:
 
 
 def load_dataset(name: str, data_dir: str | None, console: Console) -> Dataset:
-    """The data set of that name, fetched where it is not here and can be; says so where another split stands in."""
-    data = load_or_fetch(name, data_dir)
-    if data.name != catalog.canonical(name):
-        console.print(
-            f"'{name}' is not here; using '{data.name}', another split of the same log: compare with care.",
-            highlight=False,
-            soft_wrap=True,
-        )
-    return data
+    """The data set of that name, fetched where it is not here and can be; the console says what is done."""
+    say = partial(console.print, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return load(name, data_dir, say=say, progress=progress_bar)
 
 
 def steps_asked(asked: Asked, data: Dataset, validation: float) -> int | None:
