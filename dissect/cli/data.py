@@ -250,7 +250,7 @@ def stats(names: tuple[str, ...], markdown: bool, data_dir: str | None, as_json:
 
     from rich.console import Console
 
-    from dissect.cli.text_table import Cell, Column, TextTable, to_markdown
+    from dissect.cli.text_table import Column, TextTable, to_markdown
     from dissect.data import catalog
     from dissect.data.stats import ROWS, statistics
     from dissect.text import shown
@@ -262,14 +262,11 @@ def stats(names: tuple[str, ...], markdown: bool, data_dir: str | None, as_json:
     note = 'The paper\'s Table 1 prints "clicks", prefixes as "No. of Sessions", items, and mean length.'
 
     def table(some: list[dict[str, Any]]) -> TextTable:
-        rows = [
-            (Cell(label), *(Cell(f"{v:,}" if isinstance(v := column[key], int) else f"{v:.2f}") for column in some))
-            for key, label in ROWS.items()
-        ]
-        last = (note,) if some[-1] is counted[-1] else ()
-        return TextTable(
-            "Train and test together", (Column("", False), *(Column(shown(c["name"])) for c in some)), tuple(rows), last
-        )
+        columns = [Column("", list(ROWS.values()))]
+        for column in some:
+            cells = [f"{v:,}" if isinstance(v := column[key], int) else f"{v:.2f}" for key in ROWS]
+            columns.append(Column(shown(column["name"]), cells))
+        return TextTable("Train and test together", columns, [note] if some[-1] is counted[-1] else [])
 
     if markdown:
         click.echo(to_markdown(table(counted)), nl=False)
