@@ -26,7 +26,7 @@ from analyses.significance import Gains, can_count, enough_resamples, n_tests, p
 from dissect.errors import DataError, UsageError
 from dissect.runs import files
 from dissect.runs.folders import left_out
-from dissect.runs.records import METRICS
+from dissect.runs.records import METRICS, Data
 
 TIES = "best"  # how every training ranks: one more than the number of strictly better scores
 # How the epoch reported came about (analyses.entries.Entry.selection): in a cell, and in words.
@@ -67,7 +67,7 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    names: Iterable[str | Path] = (),
+    names: str | Path | Iterable[str | Path] = (),
     runs_dir: Path | str = "runs",
     dataset: str | None = None,
     resamples: int | None = None,
@@ -92,7 +92,8 @@ def compare(
             raise UsageError(
                 "RUN and --dataset exclude each other.", "dissect compare --dataset takes all groups on it."
             )
-        entries = entries_of_names(map(str, names), runs_dir, warn)
+        several = [names] if isinstance(names, (str, Path)) else names
+        entries = entries_of_names(map(str, several), runs_dir, warn)
         same_test_set(entries, runs_dir)
     else:
         entries = entries_of_dataset(dataset, runs_dir, warn)
@@ -136,9 +137,9 @@ def compared(
     pairs, best_first = pd.DataFrame(), [gains[place] for place in rows.pop("entry")]
     if tests:
         pairs = pairs_table(best_first, count, resamples, seed, every_pair, report)
-        places = {side: pairs[side] for side in ("a", "b")}
-        pairs = pairs.assign(**{side: place.map(rows["label"]) for side, place in places.items()})
-        pairs = pairs.assign(**{f"{side} run": place.map(run_names(rows)) for side, place in places.items()})
+    for side in "ab" if tests else "":
+        pairs[f"{side} run"] = pairs[side].map(run_names(rows))
+        pairs[side] = pairs[side].map(rows["label"])
     split, protocol = entries[0].split
     rows.attrs = pairs.attrs = {
         "dataset": str(entries[0].config["dataset"]),
@@ -167,7 +168,6 @@ def means(entries: list[Entry]) -> pd.DataFrame:
 
     Where MRR@20 is known with ties against the target, the place of a row goes by that: equal scores win nothing.
     """
-    items = catalogue_size(entries)
     rows = [
         {
             "label": label,
@@ -183,7 +183,7 @@ def means(entries: list[Entry]) -> pd.DataFrame:
             "unfinished": row.unfinished,
             "damaged": row.damaged,
             "parameters": row.summaries[0]["n_parameters"],
-            "items": items,
+            "items": catalogue_size(row.group),
             **over_seeds(row),
             "entry": place,
         }
@@ -213,24 +213,19 @@ def over_seeds(row: Entry) -> dict[str, float]:
     }
 
 
-def catalogue_size(entries: list[Entry]) -> float:
-    """How many items are ranked, as the first group says that can be read; NaN where none does."""
-    for row in entries:
-        try:
-            n_items = files.read_json(row.group / "data.json").get("n_items")
-        except DataError:
-            continue
-        if isinstance(n_items, int):
-            return n_items
-    return float("nan")
+def catalogue_size(group: Path) -> float:
+    """How many items are ranked, as data.json says; NaN where it cannot be read."""
+    try:
+        return int(files.read_json(group / "data.json", Data)["n_items"])
+    except DataError:
+        return np.nan
 
 
 def results_table(runs_dir: Path, split_hash: str, protocol: str) -> pd.DataFrame:
     """`means` of the finished groups of a split and protocol; empty where there are none."""
-    on = [
-        g for g, of in sound_configs(runs_dir).items() if (of["split_hash"], of["protocol"]) == (split_hash, protocol)
-    ]
-    finished = [row for group in on for row in entries_of_group(group)]
+    on, wanted = sound_configs(runs_dir), (split_hash, protocol)
+    groups = [group for group, config in on.items() if (config["split_hash"], config["protocol"]) == wanted]
+    finished = [row for group in groups for row in entries_of_group(group)]
     return means(finished).drop(columns="entry") if finished else pd.DataFrame()
 
 

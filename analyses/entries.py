@@ -7,6 +7,7 @@ variant: the full model, or the model without a role.
 from __future__ import annotations
 
 import inspect
+import os
 import shlex
 import sys
 from collections import Counter
@@ -119,8 +120,9 @@ def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> lis
     rows = (entry(group, variant, runs, warn) for (group, variant), runs in by_variant.items())
     entries = [row for row in rows if row is not None]
     if not entries:
-        again = f"Go on with it: dissect resume {shlex.quote(name)}"
-        raise DataError(f"{name} has no finished seed that is whole.", again)
+        inside = os.path.commonpath(found or [folders.resolve_group(name, runs_dir)])
+        again = f"Go on with it: dissect resume {shlex.quote(inside)}"
+        raise DataError(f"{inside} has no finished seed that is whole.", again)
     return entries
 
 
@@ -214,27 +216,29 @@ def labels(entries: list[Entry]) -> list[str]:
     still be called the same, settings in which they differ, the group's hash, the seed.
     """
     found = [_plain_label(row) for row in entries]
-    for label, places in _places(found).items():
-        flat = [_flat(Config(**entries[i].config)) for i in places]
-        apart = _apart(flat)[:MOST_SETTINGS]
-        for i, of in zip(places, flat):
-            found[i] = f"{label} ({', '.join(_in_words(name, of.get(name)) for name in apart)})" if apart else label
-    for label, places in _places(found).items():
-        is_several = len({entries[i].group for i in places}) > 1
-        same = Counter(entries[i].name for i in places)
-        for i in places:
-            if is_several:
-                found[i] = f"{label} [{entries[i].group.name.rsplit('-', 1)[-1]}]"
-            if same[entries[i].name] > 1:
-                seeds = [run.name[1:] for run in entries[i].runs]
-                found[i] += f" seed{'s' * (len(seeds) != 1)} {', '.join(seeds)}"
+    for tell_apart in (_settings_in_words, _hashes, _seeds):
+        places: dict[str, list[int]] = {}
+        for i, label in enumerate(found):
+            places.setdefault(label, []).append(i)
+        for rivals in (rivals for rivals in places.values() if len(rivals) > 1):
+            words = tell_apart([entries[i] for i in rivals])
+            for i, more in zip(rivals, words):
+                found[i] += more if len(set(words)) > 1 else ""
     return found
 
 
-def _places(found: list[str]) -> dict[str, list[int]]:
-    """Where each label stands that several rows have."""
-    several = [label for label, number in Counter(found).items() if number > 1]
-    return {label: [i for i, other in enumerate(found) if other == label] for label in several}
+def _settings_in_words(rows: list[Entry]) -> list[str]:
+    flat = [_flat(Config(**row.config)) for row in rows]
+    names = _apart(flat)[:MOST_SETTINGS]
+    return [f" ({', '.join(_in_words(name, of.get(name)) for name in names)})" for of in flat]
+
+
+def _hashes(rows: list[Entry]) -> list[str]:
+    return [f" [{row.group.name.rsplit('-', 1)[-1]}]" for row in rows]
+
+
+def _seeds(rows: list[Entry]) -> list[str]:
+    return [f" seed{'s' * (len(row.runs) != 1)} {', '.join(run.name[1:] for run in row.runs)}" for row in rows]
 
 
 def _apart(of_rows: list[dict[str, Any]]) -> list[str]:

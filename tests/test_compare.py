@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from analyses import entries
-from analyses.compare import means, results_table
+from analyses.compare import compare, means, results_table
 from analyses.entries import JUDGED, entry, labels
 from analyses.significance import pairs_table, read_gains
 from dissect.cli import main
 from dissect.cli.compare_view import means_columns, render_results
 from dissect.cli.comparing import report_to
 from dissect.cli.text_table import PROSE, TextTable
+from dissect.errors import UsageError
 from dissect.runs import files, folders
 from dissect.runs.config import Config
 from dissect.runs.records import METRICS
@@ -179,6 +180,26 @@ def test_json_holds_the_numbers_and_csv_the_same(typed, folder):
     words = ["--resamples", "300", "--seed", "5", "--format", "csv", "--pairs"]
     pairs = list(csv.DictReader(io.StringIO(typed("compare", a.name, b.name, *words)[1])))
     assert float(pairs[0]["p bootstrap holm"]) == pytest.approx(pair["p bootstrap holm"], rel=1e-5)
+
+
+def test_python_gets_the_same_tables_with_their_facts(typed, folder):
+    a, b = make_group(folder, hit=0.8), make_group(folder, model="attenmixer", hit=0.4)
+    make_group(folder, protocol="paper")
+    clean, paper = compare(runs_dir=folder, dataset="x", resamples=300)
+    first, second = json.loads(typed("compare", "--dataset", "x", "--resamples", "300", "--json")[1])["tables"]
+    for table, said in ((clean, first), (paper, second)):
+        facts = table.rows.attrs
+        assert facts == table.pairs.attrs and facts.items() >= {"dataset": "x", "ties": "best"}.items()
+        assert {**facts, "notes": list(facts["notes"])} == {name: said[name] for name in facts}
+        assert table.rows["mrr@20"].tolist() == pytest.approx([row["mrr@20"] for row in said["rows"]], rel=1e-12)
+    pairs = clean.pairs.set_index("metric")
+    assert pairs.loc["hr@20", ["a", "b", "a run", "b run"]].tolist() == ["srgnn", "attenmixer", a.name, b.name]
+    assert pairs["low"].tolist() == pytest.approx([pair["low"] for pair in first["pairs"]], rel=1e-9)
+    assert paper.pairs.empty
+    (named,) = compare([a, f"{b.name}/s2"], folder, resamples=300)
+    with pytest.raises(UsageError, match="Only srgnn-x"):
+        compare(a.name, folder)
+    assert named.rows["seed_list"].tolist() == ["1 2 3", "2"]
 
 
 def test_another_protocol_has_a_table_of_its_own(typed, folder):

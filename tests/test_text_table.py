@@ -63,6 +63,13 @@ def test_numbers_stand_below_each_other():
         assert len({re.search(r"1\d\.25", line).start() for line in lines if re.search(r"1\d\.25", line)}) == 1
 
 
+def test_words_stand_to_the_left_and_numbers_to_the_right():
+    table = TextTable("t", [Column("n", ["7"]), *(Column("name", [cell]) for cell in ("last", "?", "−1", "<0.1", ""))])
+    assert shown(table, 80)[2] == "7  last     ?    −1  <0.1"
+    assert to_markdown(table).splitlines()[3] == "| --- | --- | ---: | ---: | ---: | ---: |"
+    assert r"{llrrrr}" in to_latex(table)
+
+
 def test_what_has_no_room_is_named():
     table = table_of(["m"])
     wide, narrow, narrower = (" ".join(shown(table, width)) for width in (30, 18, 10))

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from analyses.compare import (
-    EPOCHS,
-    Comparison,
-    cautions,
-    explanations,
-    has_bias,
-    has_ties,
-    is_best,
-    is_certain,
-    marked,
-    notes_of_pairs,
-    run_names,
-    selections,
-    settings_apart,
-)
+from analyses import compare
+from analyses.compare import Comparison
 from analyses.entries import JUDGED
 from dissect.cli.text_table import Column, TextTable
 
@@ -32,9 +18,9 @@ SHORT = 16  # letters of a setting in a cell: the beginning of a hash will do
 
 def render_results(results: pd.DataFrame, dataset: str, protocol: str, newest: str) -> TextTable:
     """The table of analyses.compare.results_table; the group just trained stands out."""
-    names = [*map(_name_and_settings, run_names(results), results["label"], results["model"])]
+    names = [*map(_name_and_settings, compare.run_names(results), results["label"], results["model"])]
+    notes = [*compare.explanations(results, of_training=True), *compare.cautions(results)]
     columns = means_columns(results.assign(label=names), JUDGED, newest)
-    notes = [*explanations(results, of_training=True), *cautions(results)]
     return TextTable(f"{dataset}, protocol {protocol}, test", columns, notes)
 
 
@@ -52,63 +38,55 @@ def means_columns(rows: pd.DataFrame, metrics: Sequence[str], newest: str | None
     they matter.
     """
     is_new = (rows["group"] == newest).tolist()
-    records = rows.assign(tied=has_ties(rows), biased=has_bias(rows)).to_dict("records")
     columns: list[Column] = []
 
-    def add(name: str, cell: Callable[[dict[Any, Any]], str], bold: Sequence[bool] = (), spare: bool = True) -> None:
-        cells = [cell(row) for row in records]
-        if any(cells):
-            columns.append(Column(name, cells, bold, spare))
+    def add(name: str, cells: pd.Series, bold: Sequence[bool] = (), spare: bool = True) -> None:
+        if (cells != "").any():
+            columns.append(Column(name, cells.tolist(), bold, spare))
 
-    add("model" if newest is None else "run", lambda row: str(row["label"]), is_new, False)
+    add("model" if newest is None else "run", rows["label"], is_new, False)
     for metric in metrics:
-        name = metric.upper() + ("\n(all items)" if is_certain(rows, metric) else "")
-        best = is_new if newest is not None else is_best(rows, metric).tolist()
-        add(name, partial(with_sd, metric=metric), best, metric not in JUDGED)
-    if has_ties(rows).any():
-        add("ties against\nHR / MRR", ties_against, spare=False)
-    if len(selections(rows)) > 1:
-        add("epoch", lambda row: EPOCHS.get(row["selection"], ("", ""))[0], spare=False)
-    for words, name in settings_apart(rows).items():
-        add(words, partial(setting, name=name))
-    if newest is None:
-        add("bias of\nHR / MRR", bias)
+        name = metric.upper() + ("\n(all items)" if compare.is_certain(rows, metric) else "")
+        sd = rows[f"{metric} sd"].map(lambda value: "" if pd.isna(value) else f" ± {value:.2f}")
+        best = is_new if newest is not None else compare.is_best(rows, metric).tolist()
+        add(name, rows[metric].map("{:.2f}".format) + sd, best, metric not in JUDGED)
+    if (tied := compare.has_ties(rows)).any():
+        worst = at_20(rows, "worst").where(tied, "").mask(rows["worst mrr@20"].isna(), "?")  # not measured
+        add("ties against\nHR / MRR", worst, spare=False)
+    if len(compare.selections(rows)) > 1:
+        add(
+            "epoch",
+            rows["selection"].map({how: words for how, (words, _) in compare.EPOCHS.items()} | {"": ""}),
+            (),
+            False,
+        )
+    for words, name in compare.settings_apart(rows).items():
+        add(words, rows[name].map(setting))
+    if newest is None:  # `within`: the numbers contain it
+        within = at_20(rows, "bias").mask(rows["bias hr@20"].isna(), "within")
+        add("bias of\nHR / MRR", within.where(compare.has_bias(rows), ""))
     if rows["seeds"].nunique() > 1:
-        add("seeds", lambda row: str(row["seeds"]))
+        add("seeds", rows["seeds"].map(str))
     elif rows["seed_list"][rows["selection"] != ""].nunique() > 1:
-        add("seeds", lambda row: row["seed_list"] if row["selection"] else "")
-    add("s/epoch", lambda row: seconds(row["seconds_per_epoch"]))
-    add("parameters", lambda row: f"{row['parameters']:,}")
+        add("seeds", rows["seed_list"].where(rows["selection"] != "", ""))
+    add("s/epoch", rows["seconds_per_epoch"].map(seconds))
+    add("parameters", rows["parameters"].map("{:,}".format))
     return columns
 
 
-def with_sd(row: dict[Any, Any], metric: str) -> str:
-    sd = row[f"{metric} sd"]
-    return f"{row[metric]:.2f}" + ("" if pd.isna(sd) else f" ± {sd:.2f}")
+def at_20(rows: pd.DataFrame, kind: str) -> pd.Series:
+    """HR@20 and MRR@20 of a kind, such as `bias`, in a cell."""
+    hr, mrr = (rows[f"{kind} {metric}"].map("{:.2f}".format) for metric in JUDGED)
+    return hr + " / " + mrr
 
 
-def ties_against(row: dict[Any, Any]) -> str:
-    """HR@20 and MRR@20 with ties against the target where they look others; `?` where they were not measured."""
-    if pd.isna(row["worst mrr@20"]):
-        return "?"
-    return f"{row['worst hr@20']:.2f} / {row['worst mrr@20']:.2f}" if row["tied"] else ""
-
-
-def setting(row: dict[Any, Any], name: str) -> str:
-    """A setting in a cell; nothing for a row that has no such setting."""
-    value = row[name]
+def setting(value: Any) -> str:
+    """A setting in a cell; nothing where a row has no such setting."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:g}"
     return str(value)[:SHORT]
-
-
-def bias(row: dict[Any, Any]) -> str:
-    """The selection bias of HR@20 and MRR@20; `within` where the numbers contain it, nothing where there is none."""
-    if not row["biased"]:
-        return ""
-    return "within" if pd.isna(row["bias hr@20"]) else f"{row['bias hr@20']:.2f} / {row['bias mrr@20']:.2f}"
 
 
 def seconds(value: float) -> str:
@@ -123,12 +101,12 @@ def views_of(table: Comparison, metrics: Sequence[str], every_pair: bool) -> lis
     """The means and, where there are two rows, the pairs; `every_pair` says that they are all."""
     facts = table.rows.attrs
     label = f"tab:{facts['dataset']}-{facts['split_hash'][:8]}-{facts['protocol']}"
-    notes = [*explanations(table.rows), *facts["notes"]]
+    notes = [*compare.explanations(table.rows), *facts["notes"]]
     means = TextTable(table.title, means_columns(table.rows, metrics), notes, label)
     if table.pairs.empty:
         return [means]
     columns, title = pairs_columns(table, every_pair), table.title_of_pairs(every_pair)
-    return [means, TextTable(title, columns, notes_of_pairs(table), f"{label}-pairs")]
+    return [means, TextTable(title, columns, compare.notes_of_pairs(table), f"{label}-pairs")]
 
 
 def pairs_columns(table: Comparison, every_pair: bool) -> list[Column]:
@@ -136,7 +114,7 @@ def pairs_columns(table: Comparison, every_pair: bool) -> list[Column]:
 
     A pair has a line for either metric and is named in the first.
     """
-    pairs, shown = table.pairs, dict(zip(table.rows["label"], marked(table.rows)))
+    pairs, shown = table.pairs, dict(zip(table.rows["label"], compare.marked(table.rows)))
     names = pairs["b"].map(shown)
     names = pairs["a"].map(shown) + " against " + names if every_pair else names
     interval = zip(*(pairs[name].map(signed) for name in ("difference", "low", "high")))
