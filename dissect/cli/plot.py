@@ -179,7 +179,7 @@ def training(groups: tuple[str, ...], by: str, variants: tuple[str, ...], runs_d
 
     import pandas as pd
 
-    from analyses.compare import Entry, labels, same_test_set
+    from analyses.entries import Entry, labels, same_test_set
     from analyses.training import evaluated_on, over_seeds, training_table
     from dissect.errors import UsageError
     from dissect.runs import folders
