@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -128,21 +129,14 @@ def label_points(axes: Axes, labels: list[tuple[float, float, str, str]], gap: f
 
 def spread(positions: list[float], gap: float, low: float, high: float) -> list[float]:
     """Positions at least `gap` apart, in the same order, each as near as can be to where it was, within limits."""
-    order = sorted(range(len(positions)), key=lambda i: positions[i])
-    blocks: list[list[float]] = []  # of labels that touch, from below: where each block wishes to be
+    from scipy.optimize import isotonic_regression
 
-    def start(block: list[float]) -> float:
-        """Where the lowest label of a block stands: the block is centred on its wishes, within limits."""
-        height = gap * (len(block) - 1)
-        return max(low, min(sum(block) / len(block) - height / 2, high - height))
-
-    for index in order:
-        blocks.append([positions[index]])
-        while len(blocks) > 1 and start(blocks[-2]) + len(blocks[-2]) * gap > start(blocks[-1]):
-            last = blocks.pop()
-            blocks[-1] += last
-    placed = [start(block) + step * gap for block in blocks for step in range(len(block))]
-    result = [0.0] * len(positions)
-    for index, place in zip(order, placed):
-        result[index] = place
-    return result
+    if not positions:
+        return []
+    order = np.argsort(positions, kind="stable")
+    steps = gap * np.arange(len(positions))
+    # Without the gaps between them, labels only have to rise.
+    placed = isotonic_regression(np.asarray(positions)[order] - steps).x.clip(low, max(low, high - steps[-1]))
+    result = np.empty(len(positions))
+    result[order] = placed + steps
+    return [float(place) for place in result]
