@@ -1,0 +1,244 @@
+"""The run folder: the one contract between training and everything after it.
+
+    runs/<name>-<hash>/        a group: one configuration
+      config.toml data.json items.json verdict.json figures/
+      s<seed>/                 a run: one seed of it, full model
+      without-<role>/s<seed>/  the model without a role, same configuration and seeds
+        environment.json coverage.json metrics.jsonl density.jsonl checkpoints/ ranks-*.npz summary.json DONE
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dissect.errors import DataError, UsageError, unknown
+from dissect.runs import records
+from dissect.runs.config import Config
+from dissect.runs.files import read_json, write_atomically
+from dissect.text import STEERS, shown_lines
+
+FULL = "full"
+HASHED = re.compile(r"-([0-9a-f]{8})$")  # how the name of a group ends (Config.hash)
+RUN = re.compile(r"s(\d+)(\.old-\d+)?")  # the folder of a seed, or one set aside
+
+
+def write_ranks(path: Path, **arrays: Any) -> None:
+    """Write per-prefix ranks: rank, session, length and target, int32 [P] each."""
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """The summary of a finished run. Raises DataError, with the commands that write it again."""
+    path, seed = run / "summary.json", place_of(run)[1]
+    summary = read_json(path, records.Summary, write_again(run))
+    if summary["seed"] != seed:
+        raise DataError(f"{path} is of seed {summary['seed']}, and the folder of seed {seed}.", write_again(run))
+    return summary
+
+
+def write_again(run: Path) -> str:
+    """How to write the summary and the ranks of a finished run again from its checkpoint."""
+    return f"Write it again: rm {shlex.quote(str(run / 'DONE'))}; dissect resume {shlex.quote(str(run))}"
+
+
+def read_ranks(path: Path) -> dict[str, np.ndarray]:
+    """rank, session, length, target: whole numbers [P] each. Raises DataError where it is missing or damaged."""
+    again = write_again(path.parent)
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            found = {name: np.asarray(file[name]) for name in ("rank", "session", "length", "target")}
+    except Exception as error:  # zip and npy have many ways to fail on garbled bytes
+        raise DataError(f"{path} does not hold ranks: {error}.", again) from error
+    for name, array in found.items():
+        if array.dtype.kind not in "iu" or array.ndim != 1 or not len(array) or len(array) != len(found["rank"]):
+            shape = f"{array.dtype} {list(array.shape)}"
+            raise DataError(f"{path} is damaged: {name} is {shape}, not whole numbers, one for each prefix.", again)
+        if array.min() < (name == "rank") or array.max() > np.iinfo(np.int32).max:
+            raise DataError(f"{path} is damaged: {name} goes from {array.min()} to {array.max()}.", again)
+    return found
+
+
+def test_ranks(run: Path) -> Path:
+    """Where the ranks of a finished run on test are: of the epoch it chose, else of the last.
+
+    Raises DataError where they are missing.
+    """
+    for which in ("best", "last"):
+        if (path := run / f"ranks-test-{which}.npz").exists():
+            return path
+    raise DataError(
+        f"{run} has no ranks of the test set (ranks-test-best.npz or ranks-test-last.npz).", write_again(run)
+    )
+
+
+def group_config(group: Path) -> dict[str, Any]:
+    """The configuration of a group, with the defaults for what an earlier version did not write; none of it is None.
+
+    Raises DataError where it is missing or damaged.
+    """
+    path, by_hand = group / "config.toml", "Put back what was there, or move the folder away."
+    if re.search(f"[{STEERS}]", group.name):
+        raise DataError(f"{group} is no group of runs: its name has control characters.", "Rename it.")
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        if not path.exists():
+            raise DataError(f"{group} is no group of runs: it has no config.toml.") from error
+        raise DataError(f"{path} cannot be read: {error}.", by_hand) from error
+    later = settings.keys() - {f.name for f in fields(Config)}
+    if later:
+        raise DataError(f"{path} is of another version: it has {', '.join(sorted(map(repr, later)))}.", by_hand)
+    try:
+        records.check(settings, Config, str(path), by_hand)
+        config = Config(**settings)  # with whole numbers where they stand for others, as when the folder was named
+        name = config.hash
+    except (TypeError, UsageError) as error:
+        raise DataError(f"{path} is of another version, or changed since: {error}.", by_hand) from error
+    if (ends := HASHED.search(group.name)) and ends[1] != name:
+        raise DataError(f"{path} has settings other than those that {group.name} is named for.", by_hand)
+    return {name: value for name, value in config.to_dict().items() if value is not None}
+
+
+def mark_done(run: Path) -> None:
+    """The last thing that a run writes."""
+    write_atomically(run / "DONE", lambda file: None)
+
+
+def is_done(run: Path) -> bool:
+    return os.path.exists(run / "DONE")  # False, too, for a folder that may not be read
+
+
+def run_path(group: Path, seed: int, variant: str = FULL) -> Path:
+    return (group if variant == FULL else group / variant) / f"s{seed}"
+
+
+def group_runs(group: Path, variant: str = FULL) -> list[Path]:
+    """The seed folders of a variant, by seed, finished or not."""
+    parent = group if variant == FULL else group / variant
+    runs = [path for path in parent.glob("s*") if re.fullmatch(r"s\d+", path.name) and path.is_dir()]
+    return sorted(runs, key=lambda path: int(path.name[1:]))
+
+
+def variants(group: Path) -> list[str]:
+    """`full` and the `without-<role>` folders that hold runs."""
+    reduced = sorted(path.name for path in group.glob("without-*") if path.is_dir() and path.name.isprintable())
+    return [v for v in (FULL, *reduced) if group_runs(group, v)]
+
+
+def place_of(run: Path) -> tuple[str, int]:
+    """(variant, seed) of a run folder, by its place in the group. Raises DataError where it is none."""
+    match = RUN.fullmatch(run.name)
+    if match is None:
+        raise DataError(f"{run} is no run: a run is a folder like <group>/s1.")
+    reduced = run.parent.name.startswith("without-") and not (run.parent / "config.toml").exists()
+    return (run.parent.name if reduced else FULL), int(match[1])
+
+
+def group_of(run: Path) -> Path:
+    """The group that a run folder lies in."""
+    return run.parent if place_of(run)[0] == FULL else run.parent.parent
+
+
+def find_groups(runs_dir: Path | str) -> list[Path]:
+    """The groups of a runs folder, oldest first (by when the configuration was written)."""
+    found = [path.parent for path in Path(runs_dir).glob("*/config.toml")]
+    return sorted(found, key=lambda group: ((group / "config.toml").stat().st_mtime_ns, group.name))
+
+
+def left_out(error: DataError) -> None:
+    """Say on stderr what is damaged and therefore left out."""
+    print(shown_lines(f"Left out: {error.message} {error.hint}".rstrip()), file=sys.stderr)
+
+
+def leave_out(damaged: list[DataError], is_all: bool) -> None:
+    """Say what is damaged and left out; raises the first where that `is_all` there is."""
+    if damaged and is_all:
+        raise damaged[0]
+    for error in damaged:
+        left_out(error)
+
+
+def _sound_config(group: Path) -> dict[str, Any] | None:
+    """The configuration of a group; None where it is damaged, which is said."""
+    try:
+        return group_config(group)
+    except DataError as error:
+        left_out(error)
+        return None
+
+
+def newest_sound_group(runs_dir: Path | str, dissected: bool = False) -> Path | None:
+    """The group begun last, or the `dissected` one, whose configuration can be read; None where there is none."""
+    for group in reversed(find_groups(runs_dir)):
+        config = _sound_config(group)
+        if config and not (dissected and config["where"] == "none"):
+            return group
+    return None
+
+
+def newest_group(runs_dir: Path | str, dissected: bool = False) -> Path:
+    """The same. Raises UsageError where there is none."""
+    group = newest_sound_group(runs_dir, dissected)
+    if group is None:
+        kind = "dissected models" if dissected and find_groups(runs_dir) else "runs"
+        raise UsageError(f"There are no {kind} in {runs_dir}.", "Make one: dissect run")
+    return group
+
+
+def resolve_group(name: Path | str, runs_dir: Path | str) -> Path:
+    """A group by its path, its name, or the unique beginning of its name. Raises UsageError with near names."""
+    for path in (Path(name), Path(runs_dir) / name):
+        if os.path.exists(path / "config.toml"):
+            return path
+    groups = {group.name: group for group in find_groups(runs_dir)}
+    begins = [group for known, group in groups.items() if known.startswith(str(name))]
+    if len(begins) > 1:  # what is damaged is not meant
+        begins = [group for group in begins if _sound_config(group)] or begins
+    if len(begins) == 1:
+        return begins[0]
+    if begins:
+        raise UsageError(f"{str(name)!r} is the beginning of several groups.", ", ".join(g.name for g in begins))
+    raise unknown("group", str(name), groups)
+
+
+def resolve_runs(name: Path | str, runs_dir: Path | str) -> list[Path]:
+    """The runs that a name stands for: one run (<group>/s1, <group>/without-<role>/s1), or all of a group.
+
+    The group is named as in `resolve_group`. Raises UsageError where there is none, with what there is.
+    """
+    path, inner = Path(name), list[str]()
+    if path.name in ("", ".."):  # the folder one stands in
+        path = path.resolve()
+    while RUN.fullmatch(path.name) or path.name.startswith("without-"):
+        if any(os.path.exists(folder / "config.toml") for folder in (path, Path(runs_dir) / path)):
+            break
+        inner.insert(0, path.name)
+        path = path.parent if path.parent.name else path.parent.resolve()
+    group = resolve_group(path, runs_dir)
+    here = [run for variant in variants(group) for run in group_runs(group, variant)]
+    found = [run for run in here if list(run.relative_to(group).parts[: len(inner)]) == inner]
+    if not found and inner and RUN.fullmatch(inner[-1]) and group.joinpath(*inner).is_dir():
+        found = [group.joinpath(*inner)]  # one that was set aside
+    if not found and inner:
+        raise unknown(f"run in {group}", "/".join(inner), (str(run.relative_to(group)) for run in here))
+    return found
+
+
+def resolve_run(name: Path | str, runs_dir: Path | str) -> Path:
+    """One run by its name; for a group, its only run of the full model. Raises UsageError where there are several."""
+    found = resolve_runs(name, runs_dir)
+    full = [run for run in found if place_of(run)[0] == FULL]
+    if len(found) == 1 or len(full) == 1:
+        return (full or found)[0]
+    if not found:
+        raise UsageError(f"{name} has no run yet.", "Make one: dissect run")
+    raise UsageError(f"{name} holds several runs.", f"Name one of them: {', '.join(map(str, found))}")
