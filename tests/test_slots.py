@@ -8,8 +8,7 @@ from dissect.data.sessions import PrefixTensors, Sessions
 from dissect.runs.config import Config
 from dissect.sparsevd import total_kl
 from dissect.sparsevd.sparsify import sparsify
-from dissect.training.loop import ExampleOrder, rows_by_session
-from dissect.training.setup import assemble
+from dissect.training.loop import ExampleOrder
 from models import MODELS
 from models.graph import build, pack
 from tests.test_srgnn import SESSIONS, pad
@@ -87,26 +86,6 @@ def test_with_all_slots_no_shape_depends_on_the_data(name, options):
         vectors, _ = model.encode(S, items, lengths)
         (vectors.sum() + total_kl(model, "log-uniform")).backward()
     assert vectors.shape == (4, 8)
-
-
-@pytest.mark.parametrize(("name", "options"), [CASES[0], CASES[6]], ids=str)
-def test_shared_noise_is_one_draw_for_all_clicks_of_a_session(name, options):
-    """The layers see what the loop says: clicks on one item keep equal keys under lrt_shared, and not under lrt."""
-    items, lengths = pad([[4, 4, 4], [5, 5], [7]])
-    seen = {}
-    for noise in ("lrt", "lrt_shared"):
-        torch.manual_seed(0)
-        config = Config(name, "", "", {"dim": 8}, noise=noise, log_sigma2=-2.0)
-        prefixes = PrefixTensors(Sessions.from_lists([[4, 4, 4, 1], [5, 5, 1], [7, 1]]))
-        training = assemble(lambda: MODELS[name](n_items=9, dim=8, **options), config, prefixes, 1, "full")
-        key = training.model.get_submodule("attend_all" if name == "srgnn" else "readout.attend_key")
-        key.register_forward_hook(lambda module, inputs, output, noise=noise: seen.__setitem__(noise, output))
-        with rows_by_session(items, config):
-            training.model.encode(training.model.item_states(), items, lengths)
-    shared = seen["lrt_shared"].view(3, 3, -1)  # [B, L, ...]
-    torch.testing.assert_close(shared[0, 0], shared[0, 2])
-    torch.testing.assert_close(shared[1, 0], shared[1, 1])
-    assert not torch.allclose(seen["lrt"][0], seen["lrt"][1])
 
 
 @pytest.mark.parametrize("order", ["shuffled", "chronological"])

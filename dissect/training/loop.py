@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from dissect.errors import DataError, DivergedError, UsageError
 from dissect.runs.config import Config, decay_step, kl_weight_at, lr_at
 from dissect.runs.files import write_json
 from dissect.runs.folders import mark_done
-from dissect.sparsevd import one_sample, rows_belong_to, total_kl
+from dissect.sparsevd import one_sample, total_kl
 from dissect.training import workers
 from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
 from dissect.training.device import describe_environment
@@ -195,8 +194,7 @@ def train_step(
     # The table enters twice. Apart, its two gradients can be added in place: one is dense, the other a few rows.
     looked_up, scored = S.detach().requires_grad_(), S.detach().requires_grad_()
     with one_sample(model):
-        with rows_by_session(items, training.config):
-            vectors, auxiliary = training.encode(looked_up, items, lengths)  # [B, D]
+        vectors, auxiliary = training.encode(looked_up, items, lengths)  # [B, D]
         if controls is not None:
             vectors = controls(vectors)
         loss = cross_entropy = next_item_loss(
@@ -233,20 +231,6 @@ def next_item_loss(
         raise UsageError("--negatives is for models without a bias per item.", "Leave it out.")
     is_target = targets[:, None] == drawn
     return sampled_loss(vectors, matrix[: len(targets)], matrix[len(targets) :], is_target, len(S))
-
-
-@contextmanager
-def rows_by_session(items: Tensor, config: Config) -> Iterator[None]:
-    """For noise = lrt_shared: says which session each row of a batch belongs to, where all its slots stand as rows.
-
-    Models that lay them out otherwise in spite of `all_slots` have independent noise in those layers.
-    """
-    if config.noise != "lrt_shared":
-        yield
-        return
-    B, L = items.shape
-    with rows_belong_to(torch.arange(B, device=items.device).repeat_interleave(L), B):
-        yield
 
 
 def backward_to_table(S: Tensor, *gradients: Tensor | None) -> None:
