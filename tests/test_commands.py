@@ -254,8 +254,7 @@ def test_where_chooses_the_module(typed):
     assert verdict["O2"]["answer"] == "not applicable"
 
 
-@pytest.mark.parametrize("noise", ["lrt_shared", "weight"])
-@pytest.mark.parametrize("prior", ["normal", "ard"])
+@pytest.mark.parametrize(("noise", "prior"), [("weight", "normal"), ("lrt", "ard")])
 def test_every_noise_and_prior_trains(typed, noise, prior):
     assert typed("run", *TINY, "--noise", noise, "--prior", prior)[0] == 0
 

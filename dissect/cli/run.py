@@ -42,7 +42,7 @@ Examples:
 @click.option("--prior", type=click.Choice(["log-uniform", "normal", "ard"]), default="log-uniform", show_default=True)
 @click.option(
     "--noise",
-    type=click.Choice(["lrt", "lrt_shared", "weight"]),
+    type=click.Choice(["lrt", "weight"]),
     default="lrt",
     show_default=True,
     help="How weight noise is drawn.",
@@ -57,10 +57,10 @@ Examples:
 @click.option("--log-sigma2", type=float, help="Initial log sigma^2. [default: log Var(theta) - 4 in each matrix]")
 @click.option(
     "--schedule",
-    type=click.Choice(["linear-end", "steps"]),
+    type=click.Choice(["linear-end", "steps", "constant"]),
     default="linear-end",
     show_default=True,
-    help="Rate constant to 80 %, then linear to 0; or x 0.1 every 3 epochs.",
+    help="Rate constant to 80 %, then linear to 0; x 0.1 every 3 epochs; or constant.",
 )
 @click.option(
     "--decay-everything",

@@ -12,7 +12,9 @@ from typing import Any
 from dissect.errors import UsageError
 from dissect.text import STEERS
 
-SCHEDULES = ("linear-end", "steps")
+NOISES = ("lrt", "weight")
+OPTIMISERS = ("adam", "adamw", "amsgrad")
+SCHEDULES = ("linear-end", "steps", "constant")
 PROTOCOLS = ("clean", "paper")
 ORDERS = ("shuffled", "chronological")
 PRODUCTS = ("float32", "tf32", "bf16", "auto")  # the kernels behind each are in training/products.py
@@ -44,8 +46,9 @@ class Config:
     negatives: int = 0  # items drawn at each step for a sampled softmax; 0: the whole catalogue
     products: str = "float32"  # how products with the catalogue multiply in training, of PRODUCTS
     lr: float = 1e-3
-    schedule: str = "linear-end"  # constant to 80 % of the steps, then linear to 0; or x 0.1 every 3 epochs
-    l2: float = 1e-5  # coupled decay of what SparseVD does not regularise
+    optimiser: str = "adam"  # adamw decays apart from the gradient; amsgrad is Adam with the largest second moment
+    schedule: str = "linear-end"  # constant to 80 % of the steps, then linear to 0; x 0.1 every 3 epochs; constant
+    l2: float = 1e-5  # decay of what SparseVD does not regularise
     decay_everything: bool = False  # also theta and log sigma^2, as the authors' optimiser would: a trap, on show
     order: str = "shuffled"
     protocol: str = "clean"
@@ -86,7 +89,13 @@ class Config:
             f"validation is a share of the sessions, 0 to below 1, not {self.validation}.",
         )
         check(0 <= self.l2 < math.inf, f"l2 must be a number from 0 on, not {self.l2}.")
+        check(
+            self.noise != "lrt_shared",
+            "noise must be lrt or weight: lrt_shared (one draw for all rows of a session) is no longer offered.",
+        )
         for name, valid in (
+            ("noise", NOISES),
+            ("optimiser", OPTIMISERS),
             ("schedule", SCHEDULES),
             ("protocol", PROTOCOLS),
             ("order", ORDERS),
@@ -135,6 +144,8 @@ def lr_at(config: Config, step: int, steps_per_epoch: int) -> float:
     """Learning rate of step `step` (from 0) under the schedule."""
     if config.schedule == "steps":
         return config.lr * 0.1 ** (step // steps_per_epoch // 3)
+    if config.schedule == "constant":
+        return config.lr
     decay_from = decay_step(config)
     return config.lr * min(1.0, (config.max_steps - step) / (config.max_steps - decay_from))
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from dissect.data.sessions import Dataset, Sessions, prefix_index, split_validation
 from dissect.errors import DataError
 from dissect.runs.files import AGAIN, read_jsonl
 from dissect.runs.folders import write_ranks
 from dissect.runs.records import Eval, Train
-from dissect.sparsevd import named_variational, unmasked
+from dissect.sparsevd import own_parameters, sparsified, unmasked
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluation import Report, evaluate, evaluate_by, metrics
 from dissect.training.record import density_rows
@@ -80,7 +81,7 @@ def finish(
         "steps": state.step,
         "epochs": state.step / steps_per_epoch,
         "seconds": state.seconds,
-        "n_parameters": sum(p.numel() for name, p in model.named_parameters() if "log_sigma2" not in name),
+        "n_parameters": count(model.parameters()) - count(own_parameters(model)),
         "selected": {"rule": rule, "step": step, "epoch": step / steps_per_epoch},
         "test": values["test"],
         **against,
@@ -92,6 +93,11 @@ def finish(
         "left_out": training.left_out,
         "removable": list(model.removable),
     }
+
+
+def count(parameters: Iterable[nn.Parameter]) -> int:
+    """How many weights these are."""
+    return sum(parameter.numel() for parameter in parameters)
 
 
 def _in_json(value: Any) -> bool:
@@ -120,7 +126,7 @@ def quick_checks(
         return {metric: values[metric] for metric in ("hr@20", "mrr@20")}
 
     checks = {}
-    if any(True for _ in named_variational(model)):
+    if sparsified(model):
         checks["masked"] = {metric: evaluated[metric] for metric in ("hr@20", "mrr@20")}
         with unmasked(model):
             checks["mean"] = accuracy("mean")

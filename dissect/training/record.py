@@ -10,7 +10,7 @@ import numpy as np
 
 from dissect.runs.config import kl_weight_at, lr_at
 from dissect.runs.files import Lines, write_json
-from dissect.sparsevd import declared_for, in_words, is_partial, measure, named_variational, shares
+from dissect.sparsevd import declared_for, in_words, is_partial, measure, shares, sparsified
 from dissect.training.controls import ROLE
 from dissect.training.evaluation import evaluate_by, metrics
 from dissect.training.setup import Training
@@ -64,10 +64,8 @@ class Recorder:
 
     def mark(self) -> None:
         """Note in the state how long the files are now."""
-        self.training.state.metrics_size, self.training.state.density_size = (
-            self.metrics.size(),
-            self.densities.size(),
-        )
+        state = self.training.state
+        state.metrics_size, state.density_size = self.metrics.size(), self.densities.size()
 
     def close(self) -> None:
         self.metrics.close()
@@ -118,14 +116,14 @@ class Recorder:
 
 def density_rows(training: Training) -> list[dict[str, Any]]:
     """Counts for every matrix and block of the model and of the controls, with roles and modules."""
-    config, rows = training.config, []
-    declared = {name: declared_for(name, training.model.matrices) for name, _, _ in named_variational(training.model)}
+    model, controls, rows = training.model, training.controls, []
+    settings: dict[str, Any] = {"thresholds": (training.config.threshold,), "prior": training.config.prior}
+    declared = {name: declared_for(name, model.matrices) for name in sparsified(model)}
     blocks = {name: (matrix.rows, matrix.cols) for name, matrix in declared.items() if matrix}
-    for row in measure(training.model, blocks, thresholds=(config.threshold,), prior=config.prior):
+    for row in measure(model, blocks, **settings):
         matrix = declared[row["matrix"]]
         role, module = (matrix.role, matrix.module) if matrix else ("other", "other")
         rows.append({**row, "role": role, "module": module})
-    if training.controls is not None:
-        for row in measure(training.controls, {}, thresholds=(config.threshold,), prior=config.prior):
-            rows.append({**row, "matrix": f"control.{row['matrix']}", "role": ROLE, "module": ROLE})
+    for row in [] if controls is None else measure(controls, **settings):
+        rows.append({**row, "matrix": f"control.{row['matrix']}", "role": ROLE, "module": ROLE})
     return rows

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dissect.errors import DataError
 from dissect.runs.config import Config
-from dissect.sparsevd import SparsifyReport, coverage, declared_for, named_variational, sparsify
+from dissect.sparsevd import SparsifyReport, coverage, declared_for, own_parameters, sparsified, sparsify
 from dissect.training import products, workers
 from dissect.training.controls import Controls, seeded_controls
 from dissect.training.scoring import catalogue_loss, score_buffer
@@ -100,7 +100,7 @@ def assemble(
         left_out = instrument(model, config, prefixes)
         n_items, dim = model.candidates(model.item_states())[0].shape
         covered = coverage(model, model.matrices, left_out, n_items)
-        controls = seeded_controls(seed, dim, config.noise, config.threshold, config.log_sigma2).to(device)
+        controls = seeded_controls(seed, dim, **sparsity(config)).to(device)
     optimiser = make_optimiser(model, controls, config)
     return Training(config, seed, variant, model, controls, optimiser, left_out, covered)
 
@@ -138,15 +138,7 @@ def instrument(model: Any, config: Config, prefixes: Prefixes) -> dict[str, str]
 def exchange(model: Any, config: Config, probe: Callable[[], object] | None = None) -> SparsifyReport:
     """`sparsify` as configured. Raises DataError where that exchanges nothing, with the reasons."""
     choice = selects(config.where, model.matrices)
-    report = sparsify(
-        model,
-        choice,
-        noise=config.noise,
-        threshold=config.threshold,
-        log_sigma2=config.log_sigma2,
-        probe=probe,
-        refuse=False,
-    )
+    report = sparsify(model, choice, probe=probe, refuse=False, **sparsity(config))
     if not report.swapped:
         reasons = [f"{name}: {reason}" for name, reason in report.left_out.items() if reason != "not chosen"]
         raise DataError(
@@ -156,29 +148,34 @@ def exchange(model: Any, config: Config, probe: Callable[[], object] | None = No
     return report
 
 
+def sparsity(config: Config) -> dict[str, Any]:
+    """The settings of `sparsify` in a configuration."""
+    return {"noise": config.noise, "threshold": config.threshold, "log_sigma2": config.log_sigma2}
+
+
 def make_optimiser(model: nn.Module, controls: Controls | None, config: Config) -> torch.optim.Optimizer:
-    """Fused Adam in three groups: the host's parameters with L2, theta and log sigma^2 without.
+    """The configured optimiser, fused, in three groups: the host's parameters with L2; what the sparsifier penalises,
+    and what it has added, without.
 
     The gradient of the KL with respect to log sigma^2 is at most 0.5 / N, below Adam's usual epsilon, hence a
     smaller one there.
     """
-    theta: dict[int, Tensor] = {}
-    log_sigma2: dict[int, Tensor] = {}
-    for part in (model, controls):
-        if part is not None:
-            for _, t, s in named_variational(part):
-                theta[id(t)], log_sigma2[id(s)] = t, s
-    variational = theta.keys() | log_sigma2.keys()
-    host = [p for p in model.parameters() if p.requires_grad and id(p) not in variational]
+    parts = [model] if controls is None else [model, controls]
+    penalised = [weight for part in parts for weight in sparsified(part).values()]
+    own = [parameter for part in parts for parameter in own_parameters(part)]
+    apart = {id(parameter) for parameter in (*penalised, *own)}
+    host = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
     decay = config.l2 if config.decay_everything else 0.0
     groups: list[dict[str, Any]] = [
         {"params": host, "weight_decay": config.l2, "eps": 1e-8},
-        {"params": list(theta.values()), "weight_decay": decay, "eps": 1e-8},
-        {"params": list(log_sigma2.values()), "weight_decay": decay, "eps": 1e-12},
+        {"params": penalised, "weight_decay": decay, "eps": 1e-8},
+        {"params": own, "weight_decay": decay, "eps": 1e-12},
     ]
+    kind = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
+    is_amsgrad = config.optimiser == "amsgrad"
     # A model without gradients has no parameters, and an optimiser wants some.
-    some = [g for g in groups if g["params"]] or [{"params": [torch.zeros(0)]}]
-    return torch.optim.Adam(some, lr=config.lr, fused=True)
+    some = [group for group in groups if group["params"]] or [{"params": [torch.zeros(0)]}]
+    return kind(some, lr=config.lr, amsgrad=is_amsgrad, fused=True)
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
