@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dissect.cli.jobs import at_once, device_of
 from dissect.errors import DissectError
+from dissect.experiment.jobs import at_once, device_of
 
 
 def is_taken_away(seeds, console):
@@ -49,7 +49,7 @@ PARENT = """
 import os, sys, time
 from pathlib import Path
 
-from dissect.cli.jobs import at_once
+from dissect.experiment.jobs import at_once
 from dissect.training.resume import stop_on_signal
 
 

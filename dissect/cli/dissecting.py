@@ -25,11 +25,11 @@ from dissect.cli.launch import (
     train_seeds,
     variant_name,
 )
-from dissect.cli.subject import changes, find_model, model_options, try_on, try_out
 from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog, planted
 from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import DataError, UsageError, unknown
+from dissect.experiment.subject import changes, find_model, model_options, try_on, try_out
 from dissect.runs import folders
 from dissect.runs.config import Config
 from dissect.text import as_name

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from dissect.cli.jobs import at_once
 from dissect.cli.live import make_observer
-from dissect.cli.subject import Subject, find_model
 from dissect.data.sessions import Dataset, PrefixTensors
 from dissect.errors import UsageError
+from dissect.experiment.jobs import at_once
+from dissect.experiment.subject import Subject, find_model
 from dissect.runs import files, folders
 from dissect.runs.config import Config
 from dissect.text import as_name, check_name

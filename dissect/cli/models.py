@@ -33,7 +33,7 @@ def command(
     if name is None:
         _list_all(as_json)
         return
-    from dissect.cli.subject import find_model, model_options
+    from dissect.experiment.subject import find_model, model_options
 
     subject = find_model(name)
     options = model_options(subject, {"dim": dim}, preset, extra, dim=256)
@@ -66,7 +66,7 @@ def _list_all(as_json: bool) -> None:
 
 def _describe(subject: Any, options: dict[str, Any], items: int) -> dict[str, Any]:
     """All that the command tells of a model; its layers are exchanged as a run would, with a few clicks to try."""
-    from dissect.cli.subject import defaults, try_out
+    from dissect.experiment.subject import defaults, try_out
     from dissect.sparsevd import coverage, shares, sparsify
     from models.check import check
 

@@ -13,10 +13,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from dissect import own_models
 from dissect.cli.dissecting import load_dataset, show_results, show_verdict
 from dissect.cli.launch import rank_baseline, starting_weights, train_seeds
-from dissect.cli.subject import Subject, find_model, require_length, subject_of
 from dissect.data.sessions import Dataset
 from dissect.data.translate import (
     in_words,
@@ -27,6 +25,8 @@ from dissect.data.translate import (
     translation,
 )
 from dissect.errors import DataError, UsageError
+from dissect.experiment import own_models
+from dissect.experiment.subject import Subject, find_model, require_length, subject_of
 from dissect.runs import folders
 from dissect.training import workers
 from dissect.training.device import prepare_device

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dissect import own_models
 from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.errors import DataError, UsageError, unknown
+from dissect.experiment import own_models
 from dissect.runs.config import Config, is_file_name
 from dissect.training import workers
 from models import BASELINES, MODELS, base, check
