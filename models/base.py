@@ -58,6 +58,7 @@ class SessionModel(nn.Module):
     removable  what `without` in the constructor leaves out of the model, and `switched_off` out of a trained one
     presets    arguments of the constructor by a name, which tells their source
     recipes    settings of the training (fields of Config: lr, l2, optimiser, schedule, ...) that belong to a preset
+    in_name    options that are part of the name of the run's folder where a user gives them
     more_options     arguments of the constructor that it takes by ** and hands on, with their defaults
     unit_candidates  scores divide by the length of the item's row of S: the loss does so without a second table
     every_position   `encode` gives a vector for each click, [B, L, D], and each click of a training session is followed
@@ -70,6 +71,7 @@ class SessionModel(nn.Module):
     removable: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    in_name: ClassVar[tuple[str, ...]] = ()
     more_options: ClassVar[Mapping[str, Any]] = {}
     unit_candidates: bool = False
     every_position: bool = False
@@ -110,6 +112,10 @@ class SessionModel(nn.Module):
         Row by row: with some rows of S it gives the candidates of those items (sampled softmax asks so).
         """
         return S, None
+
+    def warnings(self, longest: int) -> list[str]:
+        """What a user should know where the longest prefix has so many clicks. Raises ValueError for what cannot be."""
+        return []
 
     @torch.no_grad()
     def scores(self, batch: Batch) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.base import Matrix
 from models.normalise import unit
-from models.released import ReleasedReadout
+from models.released import LEVELS, ReleasedReadout, require_levels
 from models.rows import Clicks
 
 
@@ -38,6 +38,9 @@ class AttentionReadout(nn.Module):
         self.attend_all = nn.Linear(dim, dim) if attend else None
         self.attend_score = nn.Linear(dim, 1, bias=False) if attend else None
         self.transform = nn.Linear(2 * dim, dim)
+
+    def warnings(self, longest: int) -> list[str]:
+        return []
 
     def forward(self, h: Tensor, clicks: Clicks, uniform: bool = False) -> Tensor:
         """Session vectors [B, D] from click states [C, D]; `uniform` gives all clicks of a session the mean weight."""
@@ -68,7 +71,7 @@ class AttenMixerReadout(nn.Module):
     def __init__(
         self,
         dim: int,
-        levels: int = 7,
+        levels: int = LEVELS,
         heads: int = 8,
         p: float = 4.0,
         scale: float = 12.0,
@@ -98,6 +101,10 @@ class AttenMixerReadout(nn.Module):
         self.transform = nn.Linear((self.heads + 1) * dim, dim, bias=False)  # W_m
         parts = tuple(f"head{h}" for h in range(heads)) if self.heads > 1 else ("global",)
         self.matrices["transform"] = Matrix("transformation", "readout", cols=(*parts, "last"))
+
+    def warnings(self, longest: int) -> list[str]:
+        require_levels(self.levels, longest)
+        return []
 
     def forward(self, h: Tensor, clicks: Clicks, uniform: bool = False) -> Tensor:
         """Session vectors [B, D] from click states [C, D]; `uniform` weighs all clicks of a session alike."""

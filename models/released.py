@@ -20,6 +20,7 @@ from models.base import Matrix
 from models.normalise import EPS, unit
 from models.rows import Clicks
 
+LEVELS = 7
 FAR_BELOW = -1e4  # the logit of a slot without a click: finite, so that its gradient is zero and not NaN
 
 SWITCHES: dict[str, tuple[str, ...]] = {
@@ -61,7 +62,7 @@ class ReleasedReadout(nn.Module):
     def __init__(
         self,
         dim: int,
-        levels: int = 7,
+        levels: int = LEVELS,
         heads: int = 8,
         p: float = 4.0,
         scale: float = 12.0,
@@ -113,6 +114,16 @@ class ReleasedReadout(nn.Module):
         self.transform = nn.Linear((parts + 1) * dim, dim, bias=bias)
         cols = tuple(f"head{h}" for h in range(parts)) if parts > 1 else ("global",)
         self.matrices["transform"] = Matrix("transformation", "readout", cols=(*cols, "last"))
+
+    def warnings(self, longest: int) -> list[str]:
+        """`SessionModel.warnings`."""
+        require_levels(self.levels, longest)
+        if not self.padded_length or self.padded_length > longest:
+            return []
+        return [
+            f"padded_length={self.padded_length} keeps the last {self.padded_length - 1} clicks of longer sessions. The"
+            f" released code takes the longest prefix and an empty slot: here padded_length={longest + 1}."
+        ]
 
     def forward(self, h: Tensor, clicks: Clicks, uniform: bool = False) -> Tensor:
         """Session vectors [B, D] from click states [C, D]; `uniform` weighs all clicks of a session alike."""
@@ -209,6 +220,15 @@ class ReleasedReadout(nn.Module):
             return (weights @ values).flatten(1)
         by_head = values.view(*values.shape[:2], self.heads, -1)  # [B, L, H, E]
         return (weights.transpose(1, 2)[..., None] * by_head).sum(1).flatten(1)
+
+
+def require_levels(levels: int, longest: int) -> None:
+    """Raises ValueError for more levels than clicks, where these are more than usual."""
+    if levels > max(longest, LEVELS):
+        raise ValueError(
+            f"levels={levels} asks with the last 1 to {levels} clicks, and the longest prefix has {longest}: "
+            f"levels={longest} at most"
+        )
 
 
 def _check(

@@ -47,6 +47,7 @@ class SRGNN(SessionModel):
     }
     removable = ("propagation", "gnn", "attention")
     more_options = READOUT_OPTIONS
+    in_name = ("readout",)
     older_names: ClassVar = {
         **{name: f"gnn.{name}" for name in ("edge_in", "edge_out", "bias_along", "bias_node")},
         **{name: f"gnn.{name}" for name in ("gate_ih", "gate_hh", "gate_bias")},
@@ -99,6 +100,9 @@ class SRGNN(SessionModel):
         else:
             self.readout = AttentionReadout(dim, attend)
         init_uniform(self, dim)
+
+    def warnings(self, longest: int) -> list[str]:
+        return list(self.readout.warnings(longest))
 
     def item_states(self) -> Tensor:
         return self.items

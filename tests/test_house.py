@@ -76,8 +76,6 @@ def barred(path: str) -> tuple[str, ...]:
     above = FLOORS[FLOORS.index(room) + 1 :] if room in FLOORS else FLOORS
     if room == "drawing":  # where tables and figures meet
         return (*(f"dissect.{room}" for room in above), "click")
-    if parts[1] in ("own_models.py",):
-        above = FLOORS[1:]
     ours = ("analyses", "figures") if parts[1] in ("training", "experiment") else OTHERS
     return (*(f"dissect.{room}" for room in above), *ours, "click")
 
