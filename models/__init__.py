@@ -18,7 +18,4 @@ MODELS: dict[str, Any] = {
     "vsknn": VectorSessionKNN,
 }
 
-# Without gradients.
-BASELINES = {name: cls for name, cls in MODELS.items() if not cls.learns}
-
-__all__ = ["BASELINES", "MODELS", "SRGNN", "AttenMixer", "Batch", "Matrix", "Prefixes", "SessionModel"]
+__all__ = ["MODELS", "SRGNN", "AttenMixer", "Batch", "Matrix", "Prefixes", "SessionModel"]

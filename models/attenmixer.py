@@ -40,7 +40,9 @@ RELEASED: dict[str, Any] = {
 
 
 class AttenMixer(SessionModel):
-    """Item embeddings of unit length, dropout, and the multi-level readout; candidates have unit length too.
+    """Multi-level attention over the clicks, without a GNN.
+
+    Item embeddings of unit length, dropout, and the multi-level readout; candidates have unit length too.
 
     n_items            V
     dim                D

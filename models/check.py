@@ -89,7 +89,8 @@ def refusal(model: Any, length: int, training: bool = False) -> str:
     model.train(training)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model.encode(model.item_states(), Batch.of([[1] * length]))
+            batch = Batch.of([[1] * length])
+            model.encode(model.item_states(), batch) if model.learns else model.scores(batch)
     except (Exception, SystemExit) as error:
         return f"{type(error).__name__}: {error}"
     finally:

@@ -52,7 +52,9 @@ class Matches(NamedTuple):
 
 
 class SessionKNN(SessionModel):
-    """SKNN: the k sessions with the highest cosine |s and n| / sqrt(|s| |n|) vote with it for their items.
+    """The k most similar sessions vote for their items.
+
+    Similar is what has a high cosine |s and n| / sqrt(|s| |n|), with which the session votes.
 
     Compared are the sets of items, with the `sample` most recent training sessions that share an item (file
     order is time order). Between equally similar sessions the more recent one is the neighbour. Items of the
@@ -146,7 +148,9 @@ class SessionKNN(SessionModel):
 
 
 class VectorSessionKNN(SessionKNN):
-    """V-SKNN: as SKNN, but late clicks weigh more, and so do neighbours that share them, and rare items.
+    """SKNN where late clicks and rare items weigh more.
+
+    Late clicks weigh more in the similarity, and so do neighbours that share them, and rare items.
 
     weighting  weight of the item clicked i-th of m, when sessions are compared: "div" i / m, "quadratic"
                (i / m)^2, "linear" 1 - 0.1 (m - i) but at least 0, "log" 1 / log10(m - i + 1.7), "same" 1;

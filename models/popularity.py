@@ -42,7 +42,10 @@ class Popularity(SessionModel):
 
 
 class SessionPopularity(Popularity):
-    """The items of the session by the number of their clicks in it, then all others by popularity."""
+    """The items of the session, then the most clicked.
+
+    The first by the number of their clicks in the session, all others by popularity.
+    """
 
     def scores(self, batch: Batch) -> Tensor:
         cell = batch.clicks.owner * self.n_items + batch.clicks.items - 1

@@ -24,7 +24,9 @@ from models.readout import READOUT_OPTIONS, AttentionReadout, atten_mixer_readou
 
 
 class SRGNN(SessionModel):
-    """One gated propagation over the session graph, then attention with the last click as the query.
+    """A gated GNN over the session graph, then attention.
+
+    One propagation, then attention over the clicks with the last click as the query.
 
     n_items      V
     dim          D

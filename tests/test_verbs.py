@@ -26,7 +26,7 @@ from dissect.training.checkpoint import load_checkpoint, save_checkpoint
 from dissect.training.evaluation import metrics
 from dissect.training.rebuild import read_run, rebuild, roles_without
 from dissect.training.record import Observer
-from models import BASELINES, SRGNN
+from models import MODELS, SRGNN, Batch
 
 V = 40
 WORDS = ["--dataset", "small", "--dim", "4", "--device", "cpu", "--quiet", "--batch-size", "32"]
@@ -48,6 +48,7 @@ def invoke(*words):
     return result.exit_code, result.stdout, result.stderr
 
 
+BASELINES = [name for name, cls in MODELS.items() if not cls.learns]
 KINDS = ["sparse", "gnn", "reduced", "dense", "mixer", "capped", "refit", "paper", "own model", "started", *BASELINES]
 
 
@@ -128,19 +129,20 @@ def test_ranks_are_those_of_counting_by_hand(made, tmp_path, kind, ties):
     data = small()
     record = read_run(made[kind])
     if kind in BASELINES:
-        model = BASELINES[kind](V).fit(data.train)
+        model = MODELS[kind](V)
+        model.prepare(data.train)
     else:
         model, _ = rebuild(record, SRGNN, lambda: data.train)
     sessions, lengths = prefix_index(data.test)
     for place in range(0, len(sessions), 5):
         clicks = data.test[sessions[place]]
-        items = torch.tensor(clicks[None, : lengths[place]]).long()
+        batch = Batch.of([clicks[: lengths[place]].tolist()])
         with torch.no_grad():
             if kind in BASELINES:
-                scores = model.scores(items, torch.tensor([items.shape[1]]))[0].numpy()
+                scores = model.scores(batch)[0].numpy()
             else:
                 S = model.item_states()
-                vector = model.encode(S, items, torch.tensor([items.shape[1]]))[0][0].numpy()
+                vector = model.encode(S, batch)[0].numpy()
                 scores = np.array([vector @ row for row in S.numpy()])
         # Scores of other batches differ in the last bit; those of the kinds with ties here are counts.
         assert ranks["rank"][place] == twin_ranks(scores, int(clicks[lengths[place]]), ties)

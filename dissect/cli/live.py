@@ -95,9 +95,10 @@ class PlainObserver(Observer):
 
     def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
         self.clock.begin(step, steps, steps_per_epoch)
-        self.tenth = 10 * step // steps
+        self.tenth = 10 * step // max(1, steps)
         going_on = f"going on at step {step} of" if step else "beginning"
-        self.say(f"{going_on} {steps} steps, {steps_per_epoch} an epoch, in {run}")
+        if steps:  # a model without gradients makes none
+            self.say(f"{going_on} {steps} steps, {steps_per_epoch} an epoch, in {run}")
 
     def step(self, step: int, loss: float, kl_weight: float, lr: float) -> None:
         self.clock.now = step

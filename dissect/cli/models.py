@@ -37,7 +37,6 @@ def command(
         list_models(as_json)
         return
     subject = find_model(name)
-    subject.require_weights()
     given = {**({"dim": dim} if dim is not None else {}), **option_values(extra)}
     model = describe(subject, model_options(subject, given, preset, dim=256), items)
     if as_json:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from dissect.sparsevd import in_words
 from dissect.text import shown, without_formula
-from models import BASELINES, MODELS
+from models import MODELS
 
 Rows = list[dict[str, Any]]
 PATIENCE = 2.0  # seconds before progress is shown
@@ -97,14 +97,20 @@ def list_models(as_json: bool) -> None:
         return
     table = Table("model", "what it is", "can do without", box=None, padding=(0, 2, 0, 0))
     for known, cls in MODELS.items():
-        table.add_row(known, (cls.__doc__ or "").strip().splitlines()[0], ", ".join(cls.removable) or "-")
+        removable = ", ".join(cls.removable) or ("-" if cls.learns else "- (a baseline, without weights)")
+        table.add_row(known, (cls.__doc__ or "").strip().splitlines()[0], removable)
     console.print(table)
-    console.print(f"Baselines, which have no weights: {', '.join(BASELINES)}", highlight=False)
     console.print("More of one: dissect models NAME, or path/to/file.py:ClassName of your own", highlight=False)
 
 
 def show_model(model: dict[str, Any]) -> None:
     console = Console(highlight=False)
+    if not model["parameters"]:
+        console.print(
+            f"{model['model']} is a baseline: it has no weights. Rank with it: dissect train {model['model']}"
+        )
+        show_options(model, console)
+        return
     width = f"D = {model['dim']}, " if model["dim"] is not None else ""
     table = Table(
         title=f"{model['model']}, {width}V = {model['items']:,}: {model['parameters']:,} parameters",
@@ -128,6 +134,10 @@ def show_model(model: dict[str, Any]) -> None:
             console.print(f"{row['matrix']}, no role: {row['reason']}.", markup=False, style="yellow")
     rest = model["parameters"] - sum(row["parameters"] for row in model["matrices"])
     console.print(f"The rest, {rest:,}: item table, biases and norms, which stay as they are.")
+    show_options(model, console)
+
+
+def show_options(model: dict[str, Any], console: Console) -> None:
     told = [f"{name}={_text(value)}" for name, value in model["options"].items()]
     console.print(f"Options (--option), with their defaults: {', '.join(told) or 'none'}", markup=False)
     for preset, values in model["presets"].items():

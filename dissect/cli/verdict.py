@@ -26,7 +26,7 @@ def command(group: str | None, runs_dir: str, as_json: bool) -> None:
     from dissect.cli.run import show_verdict
     from dissect.errors import UsageError
     from dissect.runs import folders
-    from models import BASELINES
+    from models import MODELS
 
     if group is None:
         found = folders.newest_group(runs_dir, dissected=True)
@@ -34,7 +34,11 @@ def command(group: str | None, runs_dir: str, as_json: bool) -> None:
         named = folders.resolve_runs(group, runs_dir)
         found = folders.group_of(named[0]) if named else folders.resolve_group(group, runs_dir)
     config = folders.group_config(found)
-    if config.get("select", "last") != "last" or config.get("refit") or config["model"] in BASELINES:
+    if (
+        config.get("select", "last") != "last"
+        or config.get("refit")
+        or not getattr(MODELS.get(config["model"]), "learns", True)
+    ):
         raise UsageError(
             f"{found.name} was made by dissect train: a verdict is on what dissect run has trained to its end.",
             f"See it: dissect compare {shlex.quote(str(found))}",

@@ -22,7 +22,7 @@ from dissect.experiment import own_models
 from dissect.runs.config import Config, is_file_name
 from dissect.sparsevd import coverage, shares, sparsify
 from dissect.training import workers
-from models import BASELINES, MODELS, base, check
+from models import MODELS, base, check
 
 _BY_NAME = inspect.Parameter.VAR_KEYWORD
 CONTRACT = f"The contract is in models/base.py ({base.__file__})"
@@ -42,7 +42,7 @@ class Subject:
     @property
     def learns(self) -> bool:
         """Whether it is trained; a baseline is only fitted."""
-        return self.name not in BASELINES
+        return bool(self.cls.learns)
 
     def require_weights(self) -> None:
         """Raises UsageError for a baseline."""
@@ -307,12 +307,13 @@ def describe(subject: Subject, options: Mapping[str, Any], items: int) -> dict[s
     Its layers are exchanged as a run would, with a few clicks to try.
     """
     tried, _ = try_out(subject, options)
-    report = sparsify(tried, probe=lambda: check.check(tried, len(tried.item_states())))
-    model = subject.cls(n_items=items, **options)
+    model, rows = subject.cls(n_items=items, **options), list[dict[str, Any]]()
     total = sum(parameter.numel() for parameter in model.parameters())
-    if report.layers:
-        sparsify(model, report.layers)
-    rows = coverage(model, model.matrices, report.left_out, items)
+    if subject.learns:
+        report = sparsify(tried, probe=lambda: check.check(tried, len(tried.item_states())))
+        if report.layers:
+            sparsify(model, report.layers)
+        rows = coverage(model, model.matrices, report.left_out, items)
     order = {name: place for place, name in enumerate(model.matrices)}
     rows.sort(key=lambda row: order.get(row["matrix"], len(order)))
     blocks = {name: [*matrix.rows, *matrix.cols] for name, matrix in model.matrices.items()}

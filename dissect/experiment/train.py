@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 import shlex
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import torch
 from torch import Tensor
 
 from dissect.data import catalog, planted
@@ -25,9 +22,7 @@ from dissect.runs import files, folders
 from dissect.runs.config import DENSE, EPOCHS, SETTINGS, Config
 from dissect.text import as_name, check_name
 from dissect.training import workers
-from dissect.training.device import describe_environment, prepare_device
-from dissect.training.evaluation import evaluate_by, metrics, prefixes_of
-from dissect.training.finish import write_ranks_of
+from dissect.training.device import prepare_device
 from dissect.training.loop import fit
 from dissect.training.products import at_hand
 from dissect.training.record import Observer
@@ -136,10 +131,10 @@ def train(
             "Protocol 'paper': trained on everything, each metric at its best epoch on test. These numbers flatter."
         )
     if not subject.learns:
-        refused = {"--preset": preset, "--option": given.keys() - {"dim"}, "--without": without}
-        idle = {"--seed": tuple(seeds) != (1,), "--epochs": epochs is not None, "--dim": "dim" in given}
-        config = baseline_config(subject, data, settings, {**refused, "--init-from": init_from}, idle, manner.say)
-        return train_seeds(Plan(subject, data, config, folder_of(config, runs_dir, name)), manner)
+        idle = {"--seed": tuple(seeds) != (1,), "--epochs": epochs is not None, "--dim": given.pop("dim", None)}
+        idle |= {"--init-from": init_from, "--refit": refit}
+        settings = untrained(subject, settings, [flag for flag, value in idle.items() if value], manner.say)
+        seeds, epochs, init_from, refit = (1,), None, None, False
     kept = model_options(subject, given, preset, BUILT_IN_DIM if data.name in planted.BUILT_IN else DIM, without)
     start = starting_weights(init_from, runs_dir, subject, kept, data)
     config = configure(subject, data, {**settings, "model_options": kept, "init_from": start.fingerprint}, epochs)
@@ -205,6 +200,8 @@ def suits(subject: Subject, data: Dataset, config: Config, say: Say) -> None:
             f"--validation {config.validation:g} leaves nothing to choose the epoch on.",
             f"{_hold_out(len(data.train))}; --protocol paper chooses on test.",
         )
+    if subject.learns and config.max_steps == 0:
+        raise UsageError(f"{subject.name} learns in steps, and --max-steps is 0.", "Give it some, or --epochs.")
     if config.negatives >= data.n_items:
         raise UsageError(
             f"--negatives {config.negatives} are no fewer than the {data.n_items} items of {data.name}.",
@@ -296,13 +293,10 @@ def train_seeds(plan: Plan, manner: Manner) -> Path:
 
     A run without DONE goes on where it stopped. Raises UsageError where all are finished already, unless `force`.
     """
-    if not plan.subject.learns:
-        rank_baseline(plan, manner)
-        return plan.group
     config, data = plan.config, plan.data
     places = {seed: plan.run(seed) for seed in plan.seeds}
     done = [seed for seed, run in places.items() if folders.is_done(run)]
-    where = prepare_device(manner.device, work(config, data.n_items))
+    where = prepare_device(manner.device if plan.subject.learns else "cpu", work(config, data.n_items))
     at_hand(config.products, where)  # refused before anything is written
     workers.wait()
     if manner.force:
@@ -365,80 +359,16 @@ def _finished(plan: Plan) -> UsageError:
     )
 
 
-def baseline_config(
-    subject: Subject,
-    data: Dataset,
-    settings: Mapping[str, Any],
-    refused: Mapping[str, Any],
-    idle: Mapping[str, bool],
-    say: Say,
-) -> Config:
-    """The configuration of a baseline. Raises UsageError for what only a model with weights takes: `refused`, by flag.
+def untrained(subject: Subject, settings: Mapping[str, Any], idle: Sequence[str], say: Say) -> dict[str, Any]:
+    """The settings that count for a model without gradients, which makes no steps; says which others were given.
 
-    What several models of a comparison are given alike, `idle` and settings, is let pass with a word about it.
+    Several models of a comparison may be given the same settings.
     """
-    protocol = settings.get("protocol", "clean")
-    if flags := [flag for flag, value in refused.items() if value]:
-        raise UsageError(
-            f"{subject.name} is a baseline without weights or settings: it takes no {', '.join(flags)}.",
-            f"Leave it out: dissect train {subject.name} --dataset {shlex.quote(data.name)}",
-        )
+    counts = ("where", "protocol", "longest")
     usual = {each.name: each.default for each in SETTINGS} | dict(DENSE)
     changed = [
-        e.flag for e in SETTINGS if e.name != "protocol" and settings.get(e.name, usual[e.name]) != usual[e.name]
+        e.flag for e in SETTINGS if e.name not in counts and settings.get(e.name, usual[e.name]) != usual[e.name]
     ]
-    if flags := [*(flag for flag, is_given in idle.items() if is_given), *changed]:
+    if flags := [*idle, *changed]:
         say(f"{', '.join(flags)}: without effect on {subject.name}, which is not trained.")
-    return Config(subject.name, data.name, data.split_hash, where="none", protocol=protocol, max_steps=1)
-
-
-def rank_baseline(plan: Plan, manner: Manner) -> None:
-    """Fit a model without gradients and rank the test set, into a run folder like any other (seed 1).
-
-    It has no epochs to choose and uses no validation part: it is fitted on all training sessions.
-    """
-    run, data, config = folders.run_path(plan.group, 1), plan.data, plan.config
-    if not workers.is_first():
-        return
-    if run.exists() and manner.force:
-        manner.say(f"The old run is kept as {files.set_aside(run)}")
-    if folders.is_done(run):
-        manner.say(f"Finished already: {run}")
-        folders.read_summary(run)
-        return
-    prepare_device()
-    prepare_group(plan.group, config, data)
-    with files.locked(run):
-        began = time.perf_counter()
-        model = plan.build()
-        model.prepare(data.train)
-        fitted = time.perf_counter() - began
-        observer = manner.observe(f"{plan.subject.name} on {data.name}")
-        try:
-            report = partial(observer.evaluating, "test")
-            rank, worst = evaluate_by(model, prefixes_of(data.test), ("best", "worst"), report=report)
-        finally:
-            observer.end()
-        write_ranks_of(run / "ranks-test-last.npz", rank, data.test)
-        files.write_json(run / "environment.json", describe_environment(torch.device("cpu")))
-        summary = {
-            "model": plan.subject.name,
-            "dataset": data.name,
-            "split_hash": data.split_hash,
-            "seed": 1,
-            "variant": folders.FULL,
-            "protocol": config.protocol,
-            "where": "none",
-            "epochs": 0,
-            "seconds": fitted,
-            "seconds_evaluation": time.perf_counter() - began - fitted,
-            "n_parameters": 0,
-            "selected": {"rule": "no epochs", "step": 0, "epoch": 0},
-            "test": metrics(rank),
-            "test_worst_ties": metrics(worst),  # many scores of these models are equal
-            "valid": None,
-            "selection_bias": {"hr@20": 0.0, "mrr@20": 0.0},
-            "checks": {},
-        }
-        files.write_json(run / "summary.json", summary)
-        folders.mark_done(run)
+    return {**{name: settings[name] for name in counts if name in settings}, "max_steps": 0}
