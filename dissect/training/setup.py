@@ -52,34 +52,6 @@ class Training:
     state: State = field(default_factory=State)
 
 
-def choose_kernel(training: Training, n_items: int, device: torch.device | str) -> dict[str, float]:
-    """Set the quickest kernel that config.products allows here; returns the milliseconds of those that were tried.
-
-    Where there is a choice, the loss over the catalogue is timed on random numbers, with torch's own generators left
-    alone. All processes of a training take the kernel that the first of them chose. Raises UsageError where the device
-    has none.
-    """
-    config, device = training.config, torch.device(device)
-    kernels, tried = products.at_hand(config.products, device), {}
-    if len(kernels) > 1:
-        dim = training.model.candidates(training.model.item_states())[0].shape[1]
-        V, B, generator = min(n_items, ITEMS_TIMED), config.batch_size, torch.Generator(device).manual_seed(0)
-        table, vectors = (
-            torch.randn(n, dim, generator=generator, device=device).requires_grad_() for n in (V, B)
-        )  # [V, D], [B, D]
-        targets = torch.arange(B, device=device) % V
-        buffer = score_buffer(B, V, device)
-
-        def run(kernel: str) -> None:
-            catalogue_loss(vectors, table, None, targets, buffer, kernel=kernel)
-
-        tried = products.quickest(kernels, run, device)
-        kernels = list(tried)
-    names = list(products.KERNELS)
-    training.kernel = names[int(workers.gather(torch.tensor(names.index(kernels[0])))[0])]
-    return tried
-
-
 def assemble(
     build: Callable[[], nn.Module],
     config: Config,
@@ -103,21 +75,6 @@ def assemble(
         controls = seeded_controls(seed, dim, **sparsity(config)).to(device)
     optimiser = make_optimiser(model, controls, config)
     return Training(config, seed, variant, model, controls, optimiser, left_out, covered)
-
-
-def selects(where: str, matrices: Any) -> Callable[[str, nn.Module], bool] | None:
-    """The choice that `where` makes among a model's layers: a module or a role; None for "both", which is all.
-
-    With None, layers that cannot be replaced are left out with the reason instead of being refused.
-    """
-    if where == "both":
-        return None
-
-    def chosen(name: str, module: nn.Module) -> bool:
-        declared = [declared_for(f"{name}.{own}", matrices) for own, _ in module.named_parameters(recurse=False)]
-        return any(where in (matrix.module, matrix.role) for matrix in declared if matrix is not None)
-
-    return chosen
 
 
 def instrument(model: Any, config: Config, prefixes: Prefixes) -> dict[str, str]:
@@ -146,6 +103,21 @@ def exchange(model: Any, config: Config, probe: Callable[[], object] | None = No
             "See: dissect models MODEL",
         )
     return report
+
+
+def selects(where: str, matrices: Any) -> Callable[[str, nn.Module], bool] | None:
+    """The choice that `where` makes among a model's layers: a module or a role; None for "both", which is all.
+
+    With None, layers that cannot be replaced are left out with the reason instead of being refused.
+    """
+    if where == "both":
+        return None
+
+    def chosen(name: str, module: nn.Module) -> bool:
+        declared = [declared_for(f"{name}.{own}", matrices) for own, _ in module.named_parameters(recurse=False)]
+        return any(where in (matrix.module, matrix.role) for matrix in declared if matrix is not None)
+
+    return chosen
 
 
 def sparsity(config: Config) -> dict[str, Any]:
@@ -197,3 +169,48 @@ def load_dense(model: nn.Module, weights: dict[str, Tensor]) -> None:
             "--init-from takes a run of the same model and width.",
         )
     model.load_state_dict({name: torch.where(weights[name].isnan(), mine[name], weights[name]) for name in mine})
+
+
+def compiled(encode: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """The same by torch.compile: a graph for each width of a batch, and those of the last one of an epoch."""
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    # On CUDA its pieces are captured as graphs: a launch for each, in place of one for each of their operations.
+    return torch.compile(encode, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
+
+
+def require_compiler(config: Config) -> None:
+    """Raises UsageError where the model is to be compiled and there is no compiler."""
+    compiler = os.environ.get("CXX", "g++")
+    if config.compiled and shutil.which(compiler) is None:
+        raise UsageError(
+            f"--compile needs a C++ compiler, and there is no {compiler}.",
+            "Install one, name it in CXX, or leave it out.",
+        )
+
+
+def choose_kernel(training: Training, n_items: int, device: torch.device | str) -> dict[str, float]:
+    """Set the quickest kernel that config.products allows here; returns the milliseconds of those that were tried.
+
+    Where there is a choice, the loss over the catalogue is timed on random numbers, with torch's own generators left
+    alone. All processes of a training take the kernel that the first of them chose. Raises UsageError where the device
+    has none.
+    """
+    config, device = training.config, torch.device(device)
+    kernels, tried = products.at_hand(config.products, device), {}
+    if len(kernels) > 1:
+        dim = training.model.candidates(training.model.item_states())[0].shape[1]
+        V, B, generator = min(n_items, ITEMS_TIMED), config.batch_size, torch.Generator(device).manual_seed(0)
+        table, vectors = (
+            torch.randn(n, dim, generator=generator, device=device).requires_grad_() for n in (V, B)
+        )  # [V, D], [B, D]
+        targets = torch.arange(B, device=device) % V
+        buffer = score_buffer(B, V, device)
+
+        def run(kernel: str) -> None:
+            catalogue_loss(vectors, table, None, targets, buffer, kernel=kernel)
+
+        tried = products.quickest(kernels, run, device)
+        kernels = list(tried)
+    names = list(products.KERNELS)
+    training.kernel = names[int(workers.gather(torch.tensor(names.index(kernels[0])))[0])]
+    return tried
