@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from rich.console import Console
 from rich.progress import Progress
 
@@ -16,7 +15,6 @@ from analyses import entries
 from analyses.compare import compare, means, results_table
 from analyses.entries import JUDGED, entry, labels
 from analyses.significance import pairs_table, read_gains
-from dissect.cli import main
 from dissect.cli.compare_view import means_columns, render_results
 from dissect.cli.comparing import report_to
 from dissect.cli.text_table import PROSE, TextTable
@@ -76,18 +74,10 @@ def make_group(
 
 
 @pytest.fixture
-def typed(tmp_path, monkeypatch):
+def typed(typed, monkeypatch):
     """Types `dissect <words>` in an empty folder, 100 columns wide; returns exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*words):
-        result = CliRunner().invoke(main, [str(word) for word in words], prog_name="dissect")
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.exit_code, result.stdout, result.stderr
-
-    return run
+    return lambda *words: typed(*map(str, words))
 
 
 @pytest.fixture
@@ -560,29 +550,21 @@ def test_the_stand_in_of_a_data_set_is_found_and_told(typed, folder):
     assert code == 0 and "diginetica-srgnn (split" in out and "another split" in err
 
 
-def break_lengths(run):
-    arrays = folders.read_ranks(run / "ranks-test-best.npz")
-    folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"][:-1]})
+def breaks(name, change):
+    """What changes an array beside the ranks of a run, or the ranks."""
+
+    def harm(run):
+        arrays = folders.read_ranks(run / "ranks-test-best.npz")
+        folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, name: change(arrays[name])})
+
+    return harm
 
 
-def break_values(run):
-    arrays = folders.read_ranks(run / "ranks-test-best.npz")
-    folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"] * 0 + 1})
-
-
-def break_targets(run):
-    arrays = folders.read_ranks(run / "ranks-test-best.npz")
-    folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, "target": arrays["target"] + 1})
-
-
-def break_shape(run):
-    arrays = folders.read_ranks(run / "ranks-test-best.npz")
-    folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"][:, None]})
-
-
-def break_kind(run):
-    arrays = folders.read_ranks(run / "ranks-test-best.npz")
-    folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"].astype(str)})
+break_lengths = breaks("rank", lambda rank: rank[:-1])
+break_values = breaks("rank", lambda rank: rank * 0 + 1)
+break_targets = breaks("target", lambda target: target + 1)
+break_shape = breaks("rank", lambda rank: rank[:, None])
+break_kind = breaks("rank", lambda rank: rank.astype(str))
 
 
 def put(run, **what):
@@ -601,8 +583,7 @@ ODD = [
 
 
 def break_test(run):
-    summary = files.read_json(run / "summary.json")
-    files.write_json(run / "summary.json", {**summary, "test": {**summary["test"], "hr@5": "12"}})
+    put(run, test={**files.read_json(run / "summary.json")["test"], "hr@5": "12"})
 
 
 def cut(run):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dissect.cli.compare_view import p_value, signed
+from dissect.cli.compare_view import name_and_settings, p_value, signed
 from dissect.cli.text_table import NO_LIMIT, PROSE, Column, TextTable, latex, to_latex, to_markdown, to_screen
 
 NASTY = r"my_model.py:A&B 100% #1 {x} ~^\\ $5 a|b *c* [d] <e> --seed"
@@ -138,3 +138,16 @@ def test_numbers_as_they_are_read():
     assert [signed(v) for v in (1.234, -0.5, -0.001, np.inf)] == ["+1.23", "−0.50", "0.00", "+∞"]
     assert [p_value(p) for p in (0.0004, 0.02, 1.0)] == ["<0.001", "0.020", "1.000"]
     assert p_value(0.02, at_most=True) == "≤0.020"
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        ("srgnn", "srgnn-x-1a"),
+        ("srgnn without propagation [1a]", "srgnn-x-1a (without propagation)"),
+        ("srgnn SparseVD gnn (kl weight 2)", "srgnn-x-1a (SparseVD gnn (kl weight 2))"),
+        ("srgnn (dataset x, dim 4)", "srgnn-x-1a (dataset x, dim 4)"),
+    ],
+)
+def test_a_run_is_named_with_what_its_label_says_beyond_it(label, shown):
+    assert name_and_settings("srgnn-x-1a", label, "srgnn") == shown

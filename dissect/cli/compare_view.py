@@ -18,17 +18,19 @@ SHORT = 16  # letters of a setting in a cell: the beginning of a hash will do
 
 def render_results(results: pd.DataFrame, dataset: str, protocol: str, newest: str) -> TextTable:
     """The table of analyses.compare.results_table; the group just trained stands out."""
-    names = [*map(_name_and_settings, compare.run_names(results), results["label"], results["model"])]
+    names = [*map(name_and_settings, compare.run_names(results), results["label"], results["model"])]
     notes = [*compare.explanations(results, of_training=True), *compare.cautions(results)]
     columns = means_columns(results.assign(label=names), JUDGED, newest)
     return TextTable(f"{dataset}, protocol {protocol}, test", columns, notes)
 
 
-def _name_and_settings(name: str, label: str, model: str) -> str:
+def name_and_settings(name: str, label: str, model: str) -> str:
     """The name of a run with, in brackets, what its label says beyond it."""
     known = set(re.split("[-/]", name))
-    beyond = [word for word in label.removeprefix(model).split() if word.strip("()[],") not in known]
-    return f"{name} ({' '.join(beyond).strip('()')})" if beyond else name
+    parts = re.findall(r"\(.*\)$|\S+", label.removeprefix(model))  # words, then all settings in brackets
+    beyond = [part for part in parts if part.strip("[],") not in known]
+    said = " ".join(beyond) if len(beyond) != 1 else beyond[0].removeprefix("(").removesuffix(")")
+    return f"{name} ({said})" if beyond else name
 
 
 def means_columns(rows: pd.DataFrame, metrics: Sequence[str], newest: str | None = None) -> list[Column]:
