@@ -44,7 +44,7 @@ def test_at_80_columns_nothing_wraps(shown):
     assert "0.750  ██████████████████" in row
     for split in ("test, propagation zero", "valid, for the summary"):
         ranking = shown(80, 30_000, (split, 10_000, 60_858))
-        assert ranking[2].startswith(f"ranking {split} ━━━━") and len(ranking) == 7
+        assert ranking[2].startswith(f"ranking {split} ━━╸") and len(ranking) == 7
         assert ranking[2].rstrip().endswith(" 10,000/60,858, left 0:00:11")
 
 
