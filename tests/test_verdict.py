@@ -411,6 +411,7 @@ def test_doubts_about_both_are_printed_once(tmp_path):
     verdict = judge(make_group(tmp_path, {**dense(0.01, 0.5), "control.kl_only": 0.06}, seeds=(1, 2)))
     common = [reason for reason in verdict["O1"]["reasons"] if reason in verdict["O2"]["reasons"]]
     text = screen(verdict, 200)
+    assert "density by seed: propagation 0.010, 0.010: all <= 0.05\n" in text
     assert len(common) == 2 and text.count("undecided (the numbers alone say: holds)") == 2
     for reason in {*verdict["O1"]["reasons"], *verdict["O2"]["reasons"]}:
         assert text.count(f"      {reason}") == 1
