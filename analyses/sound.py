@@ -12,13 +12,16 @@ Given = TypeVar("Given")
 Read = TypeVar("Read")
 
 
-def each_sound(given: Iterable[Given], read: Callable[[Given], Read]) -> list[Read]:
-    """What `read` makes of each. What is damaged is left out, and said. Raises DataError where all is damaged."""
+def each_sound(given: Iterable[Given], read: Callable[[Given], Read], required: bool = True) -> list[Read]:
+    """What `read` makes of each. What is damaged is left out, and said.
+
+    Raises DataError where all is damaged, unless it is not `required`.
+    """
     found, damaged = [], []
     for each in given:
         try:
             found.append(read(each))
         except DataError as error:
             damaged.append(error)
-    leave_out(damaged, is_all=not found)
+    leave_out(damaged, is_all=required and not found)
     return found

@@ -7,7 +7,7 @@ from dissect.data.sessions import Sessions
 from dissect.runs.config import Config
 from dissect.runs.files import read_jsonl
 from dissect.runs.folders import is_done
-from dissect.sparsevd import total_kl
+from dissect.sparsevd import penalty
 from dissect.sparsevd.sparsify import sparsify
 from dissect.training.evaluation import evaluate, prefixes_of
 from dissect.training.loop import fit, train_step
@@ -59,7 +59,7 @@ def test_encoding_does_not_wait_for_the_device(name):
     torch.cuda.set_sync_debug_mode("error")
     try:
         vectors = model.encode(S, prefixes.batch(torch.arange(B)))
-        total_kl(model, "log-uniform")
+        penalty(model, "log-uniform")
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(vectors).all()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from dissect.data.sessions import Sessions
 from dissect.runs.config import Config
-from dissect.sparsevd import total_kl
+from dissect.sparsevd import penalty
 from dissect.sparsevd.kl import kl_per_weight
 from dissect.sparsevd.sparsify import named_variational
 from dissect.training.evaluation import prefixes_of
@@ -138,4 +138,4 @@ def test_the_kl_of_a_model_is_that_of_its_weights():
     by_hand = sum(
         kl_per_weight(theta, log_sigma2).sum().item() for _, theta, log_sigma2 in named_variational(training.model)
     )
-    assert total_kl(training.model).item() == pytest.approx(by_hand, rel=1e-5)
+    assert penalty(training.model).item() == pytest.approx(by_hand, rel=1e-5)

@@ -67,10 +67,9 @@ def out(default: str) -> options.Decorator:
 
 
 groups = click.argument("groups", nargs=-1, metavar="[GROUP ...]")
-threshold_help = "A weight is kept where log alpha lies below. [default: the group's]"
 of_each = (
     groups,
-    click.option("--threshold", type=float, help=threshold_help),
+    click.option("--threshold", type=float, help="A weight is kept where log alpha lies below. [default: the group's]"),
     out("the group's figures/"),
     options.runs_dir,
 )

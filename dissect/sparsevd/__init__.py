@@ -26,8 +26,6 @@ from dissect.sparsevd.sparsifier import (
 )
 from dissect.sparsevd.sparsify import SparsifyReport, densify, sparsify
 
-total_kl = penalty  # as the training loop calls it
-
 __all__ = [
     "GRUVD",
     "NOISES",
@@ -61,6 +59,5 @@ __all__ = [
     "shares",
     "sparsified",
     "sparsify",
-    "total_kl",
     "unmasked",
 ]

@@ -55,7 +55,7 @@ def finish(
             ranks[split] = evaluate_by(model, prefixes, ("best", "worst"), report=says)
         rank, rank_worst = ranks[split]
         values[split], worst[split] = metrics(rank), metrics(rank_worst)
-        sessions = data.test if split == "test" else split_validation(data.train, config.validation)[1]
+        sessions = data.test if split == "test" else split_validation(data.train, config.held_out)[1]
         write_ranks_of(run / f"ranks-{split}-{which}.npz", rank, sessions)
     lines = read_jsonl(run / "metrics.jsonl", Train | Eval)
     history = [row for row in lines if row["kind"] == "eval" and row["split"] == "test"]

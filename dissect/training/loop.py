@@ -21,7 +21,7 @@ from dissect.errors import DataError, DivergedError, UsageError
 from dissect.runs.config import Config, decay_step, kl_weight_at, lr_at
 from dissect.runs.files import write_json
 from dissect.runs.folders import mark_done
-from dissect.sparsevd import one_sample, total_kl
+from dissect.sparsevd import one_sample, penalty
 from dissect.training import workers
 from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
 from dissect.training.device import describe_environment
@@ -224,7 +224,7 @@ def train_step(
         loss = loss + value
     kl = loss.new_zeros(())
     if controls is not None:
-        kl = total_kl(model, training.config.prior) + total_kl(controls, training.config.prior)
+        kl = penalty(model, training.config.prior) + penalty(controls, training.config.prior)
         loss = loss + beta * kl
     told = workers.add_up(torch.stack([loss.detach(), cross_entropy.detach(), kl.detach()]).double() * weight)
     total, ce, kl_sum = told.tolist()

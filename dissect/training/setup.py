@@ -171,23 +171,6 @@ def load_dense(model: nn.Module, weights: dict[str, Tensor]) -> None:
     model.load_state_dict({name: torch.where(weights[name].isnan(), mine[name], weights[name]) for name in mine})
 
 
-def compiled(encode: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """The same by torch.compile: a graph for each width of a batch, and those of the last one of an epoch."""
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-    # On CUDA its pieces are captured as graphs: a launch for each, in place of one for each of their operations.
-    return torch.compile(encode, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
-
-
-def require_compiler(config: Config) -> None:
-    """Raises UsageError where the model is to be compiled and there is no compiler."""
-    compiler = os.environ.get("CXX", "g++")
-    if config.compiled and shutil.which(compiler) is None:
-        raise UsageError(
-            f"--compile needs a C++ compiler, and there is no {compiler}.",
-            "Install one, name it in CXX, or leave it out.",
-        )
-
-
 def choose_kernel(training: Training, n_items: int, device: torch.device | str) -> dict[str, float]:
     """Set the quickest kernel that config.products allows here; returns the milliseconds of those that were tried.
 
