@@ -80,7 +80,7 @@ def test_a_class_is_a_model_under_the_name_of_its_file(typed, demo, tmp_path, mo
     import own_of_python
 
     group = train(own_of_python.Own, demo, runs_dir="runs", options={"dim": 4}, **ALSO)
-    assert folders.group_config(group)["model"] == "own_of_python.py:Own"
+    assert folders.group_config(group)["model"] == "own_of_python.py:Own" and group.name.startswith("Own-demo-")
     code, _, err = typed("run", *TINY, "--model", "own_of_python.py:Own")
     assert code == 2 and f"Finished already: {group}/s1" in err.replace(f"{tmp_path}/", "")
     assert find_model(SRGNN).name == "srgnn" and find_model(SRGNN).source is None
@@ -176,6 +176,7 @@ def test_what_is_typed_wins_over_the_file(typed, copied):
     assert (config.kl_weight, config.model_options, config.max_steps) == (1.0, {"dim": 6}, 3)
     assert typed("run", *words, "--epochs", "0.2")[0] == 0
     assert Config(**folders.group_config(folders.newest_group("runs"))).max_steps > 3
+    assert "no data set named 'dmo'" in typed("run", *words, "--dataset", "dmo")[2]
     words = ["--config", str(dense / "config.toml"), "--quiet", "--device", "cpu"]
     assert typed("train", "srgnn", *words, "--dim", "4")[0] == 0  # another model, and none of the options of the first
     config = Config(**folders.group_config(folders.newest_group("runs")))
@@ -258,6 +259,12 @@ def test_every_limit_is_checked_and_told(each):
         with pytest.raises(UsageError, match=f"{each.name} must be"):
             Config("srgnn", "x", "", **{each.name: each.limits["below"]})
     assert each.allows(each.default)
+
+
+def test_the_defaults_are_those_that_folders_are_named_for():
+    """The hashes of an earlier version."""
+    for usual, name in ((DISSECTED, "acd4d7b9"), (DENSE, "db48fe4d")):
+        assert Config("srgnn", "demo", "x", {"dim": 32}, **usual).hash == name
 
 
 def test_help_has_its_groups_and_the_common_options_first():
