@@ -194,14 +194,14 @@ def diginetica_like(seed):
     return rows
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rows=diginetica_rows)
 def test_lessr_rules_on_any_diginetica_log(tmp_path_factory, rows):
     path = write_diginetica(tmp_path_factory.mktemp("d") / "log.csv", rows)
     assert made("x", path, RECIPES["diginetica"]) == expected(lessr_diginetica(rows))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rows=diginetica_rows)
 def test_srgnn_rules_on_any_diginetica_log(tmp_path_factory, rows):
     path = write_diginetica(tmp_path_factory.mktemp("d") / "log.csv", rows, "session_id")
@@ -224,7 +224,7 @@ def plays_recipe(top):
     return Recipe(recipe.log, rules, recipe.split, recipe.after)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rows=play_rows, top=st.integers(1, 7))
 def test_lessr_rules_on_any_log_of_plays(tmp_path_factory, rows, top):
     path = write_plays(tmp_path_factory.mktemp("p") / "log.tsv", rows)
