@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dissect.data import preprocess
+from dissect.data import catalog, preprocess
 from dissect.data.bring import differences, prepare
 from dissect.data.preprocess import milliseconds
 from dissect.data.recipes import RECIPES, Recipe, choose, own_log
@@ -414,6 +414,12 @@ def test_settings_that_do_not_fit_together(words, says):
     with pytest.raises(UsageError) as error:
         choose("x", item="i", time="t", **words)
     assert says in error.value.message
+
+
+def test_rules_are_chosen_by_a_name_as_papers_write_it_or_by_columns(tmp_path):
+    assert choose("yoochoose-1/64", encoding="latin-1").log.encoding == "iso8859-1"
+    assert choose("x", item="i", time="t", session="s", separator="\\t", gap="").log.separator == "\t"
+    assert catalog.check_name("yoochoose-1/64", tmp_path) == "yoochoose-1-64"
 
 
 def test_the_record_has_every_rule_and_every_difference(tmp_path):
