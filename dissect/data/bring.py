@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,14 +26,12 @@ Show = Callable[[int, int | None], Any]  # bytes so far, bytes in all
 Progress = Callable[[sources.Source], AbstractContextManager[Show]]
 
 
-def quietly(line: str) -> None:
-    """Say nothing."""
+def nobody(*_: object) -> None:
+    """Listens to what is said and shown, and does nothing."""
 
 
-@contextmanager
-def unseen(source: sources.Source) -> Iterator[Show]:
-    """Show nothing of a download."""
-    yield lambda done, total: None
+def no_bar(source: sources.Source) -> AbstractContextManager[Show]:
+    return nullcontext(nobody)
 
 
 # --- ways in -------------------------------------------------------------------------------------------------
@@ -44,7 +42,7 @@ def load(
     data_dir: str | Path | None = None,
     fetch: bool = True,
     say: Say | None = None,
-    progress: Progress = unseen,
+    progress: Progress = no_bar,
 ) -> Dataset:
     """The data set of that name: built in, on disk, or else fetched and prepared where its log is public.
 
@@ -52,7 +50,7 @@ def load(
     False nothing is fetched. Raises UsageError for an unknown name, DataError, with the commands that bring it, for a
     data set that is not there and cannot be fetched.
     """
-    say, known, root = say or quietly, catalog.canonical(name), catalog.data_root(data_dir)
+    say, known, root = say or nobody, catalog.canonical(name), catalog.data_root(data_dir)
     source = sources.SOURCES.get(known)
     if fetch and source and not source.terms and catalog.present_as(known, data_dir) is None:
         say(f"The data set '{known}' is not in {root}: its log is public.")
@@ -73,8 +71,8 @@ def download(
     name: str,
     data_dir: str | Path | None = None,
     accept_terms: bool = False,
-    say: Say = quietly,
-    progress: Progress = unseen,
+    say: Say = nobody,
+    progress: Progress = no_bar,
 ) -> Path:
     """The log of a data set in the cache, which lies beside the data sets."""
     from dissect.data.fetch import fetch
@@ -146,13 +144,8 @@ def prepare(name: str, path: Path, recipe: Recipe) -> Dataset:
 def differences(dataset: Dataset, expected: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """The counts that are not as expected: count -> {expected, found}."""
     train, test = dataset.train, dataset.test
-    found = {
-        "clicks": train.n_clicks + test.n_clicks,
-        "items": dataset.n_items,
-        "prefixes": train.n_prefixes + test.n_prefixes,
-        "train_prefixes": train.n_prefixes,
-        "test_prefixes": test.n_prefixes,
-    }
+    found = {"items": dataset.n_items, "train_prefixes": train.n_prefixes, "test_prefixes": test.n_prefixes}
+    found |= {"clicks": train.n_clicks + test.n_clicks, "prefixes": train.n_prefixes + test.n_prefixes}
     return {count: {"expected": n, "found": found[count]} for count, n in expected.items() if found[count] != n}
 
 

@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -171,11 +172,9 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
         raise DataError(f"The data set '{dataset.name}' cannot be kept: {error}.") from error
     try:
         with folders.whole(folder) as staging:
-            for part in ("train", "test"):
-                for array in ARRAYS:
-                    values = getattr(getattr(dataset, part), array)
-                    if values is not None:
-                        np.save(staging / f"{part}-{array}.npy", values)
+            for part, array in product(("train", "test"), ARRAYS):
+                if (values := getattr(getattr(dataset, part), array)) is not None:
+                    np.save(staging / f"{part}-{array}.npy", values)
             write_identifiers(staging, dataset.identifiers)
             write_json(staging / "data.json", describe(dataset))
     except (OSError, DissectError) as error:
@@ -216,9 +215,8 @@ def claimed(name: str, data_dir: str | Path | None = None) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         file = open(lock, "w")  # noqa: SIM115  # closed below; the empty file stays for the next
     except OSError as error:
-        raise DataError(
-            f"Could not write to {root}: {error.strerror}.", "Name another folder with --data-dir."
-        ) from error
+        says = f"Could not write to {root}: {error.strerror}."
+        raise DataError(says, "Name another folder with --data-dir.") from error
     with file:
         busy = f"Another process is making the data set '{name}' in {root}."
         hold(file, DataError(busy, "Wait for it; then it is there."))
@@ -245,24 +243,19 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 def _read(folder: Path, part: str, n_items: int) -> Sessions:
     """One part of a data set, its arrays mapped into memory. Raises ValueError where they are not what they should."""
     arrays: dict[str, Any] = {}
-    for array in ARRAYS:
-        path = folder / f"{part}-{array}.npy"
-        if array in ("items", "offsets") or path.exists():
-            arrays[array] = _mapped(path)
+    for path in (folder / f"{part}-{array}.npy" for array in ARRAYS):
+        if path.stem.endswith(("items", "offsets")) or path.exists():
+            try:
+                with warnings.catch_warnings(action="error"):  # of headers as Python 2 wrote them
+                    array = np.load(path, mmap_mode="r", allow_pickle=False)
+            except Exception as error:  # the parser of a damaged header raises whatever Python's own raises
+                raise ValueError(f"{path.name} is no array: {error or type(error).__name__}") from error
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{path.name} is an archive, not an array")
+            arrays[path.stem.partition("-")[2]] = array
     sessions = Sessions(**arrays)
     try:
         require_sound(sessions, n_items)
     except ValueError as error:
         raise ValueError(f"{part}: {error}") from error
     return sessions
-
-
-def _mapped(path: Path) -> np.ndarray:
-    try:
-        with warnings.catch_warnings(action="error"):  # of headers as Python 2 wrote them
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # the parser of a damaged header raises whatever Python's own raises
-        raise ValueError(f"{path.name} is no array: {error or type(error).__name__}") from error
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path.name} is an archive, not an array")
-    return array
