@@ -28,6 +28,7 @@ from dissect.errors import DataError, DissectError, UsageError
 from dissect.runs import files, folders, records
 from dissect.runs.config import Config
 from dissect.sparsevd.density import BINS
+from dissect.training import loop
 from dissect.training.loop import fit
 from dissect.training.rebuild import read_run
 from dissect.training.record import Observer
@@ -70,7 +71,9 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("made")
     group = root / "runs" / NAME
     prepare_group(group, CONFIG, DATA)
-    train(group / "s1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "DENSITY_MEASUREMENTS", 4)  # every test below reads them
+        train(group / "s1")
     catalog.save(DATA, root / "data")
     return root / "runs"
 
