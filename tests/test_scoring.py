@@ -18,7 +18,6 @@ from dissect.training.scoring import (
     score_buffer,
 )
 
-
 # Each pair of values is in a case, and each combination of what shares code: scores kept or not, unit, bias, layout.
 CASES = [
     # width of the buffer: below 11 the scores are made twice
