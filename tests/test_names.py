@@ -30,10 +30,14 @@ def small(name="shop", **more):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_name_is_of_letters_digits_and_a_few_signs(typed, tmp_path, name):
+def test_a_name_is_of_letters_digits_and_a_few_signs(name):
     with pytest.raises(UsageError) as error:
         check_name(name, "A data set")
     assert "letters" in error.value.hint and error.value.message.isprintable()
+
+
+@pytest.mark.parametrize("name", ["", "-x", "../x", "\x1b[2J"])  # none, like an option, elsewhere, what steers
+def test_every_command_that_gives_a_name_checks_it_first(typed, tmp_path, name):
     Path("log.csv").write_text("visit,item,at\n1,2,3\n")
     bring = ["data", "prepare", f"--from={tmp_path}/log.csv", "--item-col=item", "--time-col=at", "--session-col=visit"]
     short = ["--max-steps", "2", "--quiet", f"--name={name}"]

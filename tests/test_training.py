@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import tomllib
 from dataclasses import replace
@@ -130,8 +131,10 @@ class StopAt(Observer):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("moment", [1, 17, 29, 30, 59, "test", "valid"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [(moment, signal.SIGTERM) for moment in (1, 17, 29, 30, 59, "test", "valid")] + [(17, signal.SIGINT)],
+)
 def test_a_stopped_run_ends_with_the_same_numbers(finished, tmp_path, moment, number):
     folder, summary = finished
     with pytest.raises(Interrupted) as stop:
@@ -143,11 +146,19 @@ def test_a_stopped_run_ends_with_the_same_numbers(finished, tmp_path, moment, nu
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in summary.items() if k != "seconds"}
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that was stopped at step 40, with the checkpoint of step 39 beside the last."""
+    folder = tmp_path_factory.mktemp("stopped") / "s1"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)  # one at every step
+        train(folder, observer=StopAt(40))
+    return folder
+
+
 @pytest.mark.parametrize("damage", ["cut", "garbled", "one bit"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path, damage, monkeypatch):
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)  # one at every step
-    with pytest.raises(Interrupted):
-        train(tmp_path / "s1", observer=StopAt(40))
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, stopped, tmp_path, damage):
+    shutil.copytree(stopped, tmp_path / "s1")
     last = tmp_path / "s1" / "checkpoints" / "last.pt"
     content = bytearray(last.read_bytes())
     if damage == "cut":
