@@ -123,3 +123,6 @@ class AttenMixer(SessionModel):
 
     def candidates(self, S: Tensor) -> tuple[Tensor, Tensor | None]:
         return dropout(S, self.candidate_dropout, self.training), None
+
+    def warnings(self, longest: int) -> list[str]:
+        return self.readout.warnings(longest)

@@ -54,6 +54,7 @@ class SessionModel(nn.Module):
     removable  what `without` in the constructor leaves out of the model, and `switched_off` out of a trained one
     more_options  arguments of the constructor that it takes by ** and hands on, with their defaults
     presets    arguments of the constructor by a name
+    in_name    options that, where a user gives them, are part of the name of the run's folder
     all_slots  an instance's layout of a batch: every slot of the padded sessions, session by session, or only the real
                clicks; None: every slot on any device but the CPU (models/graph.py)
     unit_candidates  vector . candidate is divided by the length of the item's row of S, by whoever multiplies: the loss
@@ -64,6 +65,7 @@ class SessionModel(nn.Module):
     removable: ClassVar[tuple[str, ...]] = ()
     more_options: ClassVar[Mapping[str, Any]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    in_name: ClassVar[tuple[str, ...]] = ()
     unit_candidates: bool = False
 
     def __init__(self) -> None:
@@ -98,6 +100,10 @@ class SessionModel(nn.Module):
         Row by row: with some rows of S it gives the candidates of those items (sampled softmax asks so).
         """
         return S, None
+
+    def warnings(self, longest: int) -> list[str]:
+        """What a user should know where the longest prefix has so many clicks. Raises ValueError for what cannot be."""
+        return []
 
 
 def lookup(S: Tensor, ids: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from models.base import Matrix
 from models.normalise import EPS, unit
 
+LEVELS = 7
 FAR_BELOW = -1e4  # the logit of a slot without a click: finite, so that its gradient is zero and not NaN
 
 SWITCHES: dict[str, tuple[str, ...]] = {
@@ -71,7 +72,7 @@ class AttenMixerReadout(nn.Module):
     def __init__(
         self,
         dim: int,
-        levels: int = 7,
+        levels: int = LEVELS,
         heads: int = 8,
         p: float = 4.0,
         scale: float = 12.0,
@@ -148,6 +149,20 @@ class AttenMixerReadout(nn.Module):
         self.transform = nn.Linear((parts + 1) * dim, dim, bias=bias)
         cols = tuple(f"head{h}" for h in range(parts)) if parts > 1 else ("global",)
         self.matrices["transform"] = Matrix("transformation", "readout", cols=(*cols, "last"))
+
+    def warnings(self, longest: int) -> list[str]:
+        """`SessionModel.warnings`. More levels than clicks are an error only where they are more than usual."""
+        if self.levels > max(longest, LEVELS):
+            raise ValueError(
+                f"levels={self.levels} asks with the last 1 to {self.levels} clicks, and the longest prefix has"
+                f" {longest}: levels={longest} at most"
+            )
+        if not self.padded_length or self.padded_length > longest:
+            return []
+        return [
+            f"padded_length={self.padded_length} keeps the last {self.padded_length - 1} clicks of longer sessions. The"
+            f" released code takes the longest prefix and an empty slot: here padded_length={longest + 1}."
+        ]
 
     def forward(
         self,

@@ -54,6 +54,7 @@ class SRGNN(SessionModel):
     }
     removable = ("propagation", "gnn", "attention")
     more_options = READOUT_OPTIONS
+    in_name = ("readout",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"dim": 256},  # Atten-Mixer paper, section 5.1, with batches of 100
         "authors": {"dim": 100},  # SR-GNN's own setting, with batches of 100
@@ -116,6 +117,9 @@ class SRGNN(SessionModel):
                 self.attend_score = nn.Linear(dim, 1, bias=False)
             self.transform = nn.Linear(2 * dim, dim)
         init_uniform(self, dim)
+
+    def warnings(self, longest: int) -> list[str]:
+        return self.readout.warnings(longest) if hasattr(self, "readout") else []
 
     def item_states(self) -> Tensor:
         return self.items

@@ -67,8 +67,6 @@ def barred(path: str) -> tuple[str, ...]:
     if parts[0] != "dissect" or parts[1] in ("cli", "__main__.py", "__init__.py"):
         return ()
     above = FLOORS[FLOORS.index(parts[1]) + 1 :] if parts[1] in FLOORS else FLOORS
-    if parts[1] in ("own_models.py",):
-        above = FLOORS[1:]
     ours = ("analyses", "figures") if parts[1] in ("training", "experiment") else OTHERS
     return (*(f"dissect.{room}" for room in above), *ours, "click")
 

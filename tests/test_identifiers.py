@@ -11,12 +11,12 @@ import torch
 from click.testing import CliRunner
 
 from dissect.cli import main, recommend
-from dissect.cli.trained import read_identified, read_sessions
 from dissect.data import catalog
 from dissect.data.formats import import_files
 from dissect.data.prepare import prepare
 from dissect.data.recipes import own_log
 from dissect.errors import DataError, DivergedError, UsageError
+from dissect.experiment.opened import read_identified, read_sessions
 from dissect.runs import files, folders
 from dissect.training.recommend import Recommended, scores_after
 from models import SRGNN

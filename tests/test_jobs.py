@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from dissect.cli.jobs import at_once, device_of
 from dissect.errors import DissectError
+from dissect.experiment.jobs import at_once, device_of
 
 
-def is_taken_away(seeds, console):
+def is_taken_away(seed):
     os._exit(9)
 
 
-def takes_long(seeds, console):
+def takes_long(seed):
     time.sleep(60)
 
 
@@ -49,17 +49,17 @@ PARENT = """
 import os, sys, time
 from pathlib import Path
 
-from dissect.cli.jobs import at_once
+from dissect.experiment.jobs import at_once
 from dissect.training.resume import stop_on_signal
 
 
-def train(seeds, console, folder):
+def train(seed, folder):
     with stop_on_signal() as stopped:
-        (folder / f"{seeds[0]}.tmp").write_text(str(os.getpid()))
-        (folder / f"{seeds[0]}.tmp").rename(folder / f"{seeds[0]}.begun")
+        (folder / f"{seed}.tmp").write_text(str(os.getpid()))
+        (folder / f"{seed}.tmp").rename(folder / f"{seed}.begun")
         while not stopped():
             time.sleep(0.05)
-    (folder / f"{seeds[0]}.ended").touch()
+    (folder / f"{seed}.ended").touch()
 
 
 if __name__ == "__main__":

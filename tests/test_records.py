@@ -20,11 +20,11 @@ from analyses.density import density_table
 from analyses.significance import read_gains
 from analyses.training import over_seeds, training_table
 from analyses.verdict import judge
-from dissect.cli.launch import prepare_group
 from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, UsageError
+from dissect.experiment.train import prepare_group
 from dissect.runs import files, folders, records
 from dissect.runs.config import Config
 from dissect.sparsevd.density import BINS

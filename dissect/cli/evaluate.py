@@ -64,30 +64,25 @@ def command(
     Of another data set, a prefix keeps the clicks on items that the model knows. One whose target the model does not
     know, or none of whose clicks, counts as a miss; what comes out over the known targets alone is said beside it.
     """
+    from functools import partial
     from pathlib import Path
 
-    from rich.console import Console
-
-    from dissect.cli.trained import data_of, finished_run, other_data, trained_model
-    from dissect.data.sessions import split_validation
     from dissect.errors import UsageError
+    from dissect.experiment.opened import data_of, finished_run, numbers_for, sessions_of, trained_model
     from dissect.training.evaluation import rank_sessions
     from dissect.training.finish import write_ranks_of
 
-    console = Console(stderr=True, quiet=quiet)
     if out is not None and Path(out).suffix != ".npz":
         raise UsageError(f"--ranks writes a NumPy archive, not {out!r}.", "Give a name that ends in .npz.")
+    notes = (lambda text: None) if quiet else options.say
+    load = partial(options.load, say=notes)
     record = finished_run(run, runs_dir)
-    config = record.config
-    data, numbers = (
-        other_data(record, dataset, data_dir, console) if dataset else (data_of(record, data_dir, console), None)
-    )
-    train, valid = split_validation(data.train, config.held_out)
-    sessions = {"test": data.test, "valid": valid, "train": train}[split]
-    if not sessions.n_prefixes:
-        raise UsageError(f"The run's '{split}' part has no prefix to rank.", "It can be evaluated on: --split test")
-    found, step, where = trained_model(record, model, device, data_dir, console, int(sessions.lengths.max()) - 1)
-    with console.status(f"ranking {sessions.n_prefixes:,} prefixes over {record.n_items:,} items"):
+    config, own = record.config, partial(data_of, record, load, data_dir)
+    data = load(dataset, data_dir) if dataset else own()
+    numbers = numbers_for(record, data, notes) if dataset else None
+    sessions = sessions_of(record, data, split)
+    found, step, where = trained_model(record, own, int(sessions.lengths.max()) - 1, model, device)
+    with options.console(quiet).status(f"ranking {sessions.n_prefixes:,} prefixes over {record.n_items:,} items"):
         ranked = rank_sessions(found, sessions, where, ties, numbers, config.longest)
     if out is not None:
         write_ranks_of(Path(out), ranked.rank, sessions)

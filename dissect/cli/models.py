@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from dissect.cli import options
+
 
 @click.command(
     epilog="""\b
@@ -17,9 +19,9 @@ Examples:
 @click.argument("name", required=False)
 @click.option("--dim", type=click.IntRange(1), help="Width D. [default: the preset's or the model file's, else 256]")
 @click.option("--items", type=click.IntRange(1), default=43_097, show_default=True, help="Size V of the catalogue.")
-@click.option("--preset", help="Arguments of the model by name.")
-@click.option("--option", "extra", multiple=True, metavar="KEY=VALUE", help="Another argument of the model.")
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@options.preset
+@options.extra
+@options.as_json
 def command(
     name: str | None, dim: int | None, items: int, preset: str | None, extra: tuple[str, ...], as_json: bool
 ) -> None:
@@ -33,11 +35,12 @@ def command(
     if name is None:
         _list_all(as_json)
         return
-    from dissect.cli.subject import find_model, model_options
+    from dissect.experiment.subject import describe, find_model, model_options, option_values
 
     subject = find_model(name)
-    options = model_options(subject, {"dim": dim}, preset, extra, dim=256)
-    model = _describe(subject, options, items)
+    subject.require_weights()
+    given = {**({"dim": dim} if dim is not None else {}), **option_values(extra)}
+    model = describe(subject, model_options(subject, given, preset, dim=256), items)
     if as_json:
         click.echo(json.dumps(_plain(model), indent=1, allow_nan=False))
     else:
@@ -62,47 +65,6 @@ def _list_all(as_json: bool) -> None:
     console.print(table)
     console.print(f"Baselines, which have no weights: {', '.join(BASELINES)}", highlight=False)
     console.print("More of one: dissect models NAME, or path/to/file.py:ClassName of your own", highlight=False)
-
-
-def _describe(subject: Any, options: dict[str, Any], items: int) -> dict[str, Any]:
-    """All that the command tells of a model; its layers are exchanged as a run would, with a few clicks to try."""
-    from dissect.cli.subject import defaults, try_out
-    from dissect.sparsevd import coverage, shares, sparsify
-    from models.check import check
-
-    tried, _ = try_out(subject, options)
-    report = sparsify(tried, probe=lambda: check(tried, len(tried.item_states())))
-    model = subject.cls(n_items=items, **options)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    if report.layers:
-        sparsify(model, report.layers)
-    rows = coverage(model, model.matrices, report.left_out, items)
-    order = {name: place for place, name in enumerate(model.matrices)}
-    rows.sort(key=lambda row: order.get(row["matrix"], len(order)))
-    blocks = {name: [*matrix.rows, *matrix.cols] for name, matrix in model.matrices.items()}
-    return {
-        "model": subject.name,
-        "dim": options.get("dim"),
-        "items": items,
-        "parameters": total,
-        "matrices": [
-            {
-                "matrix": row["matrix"],
-                "shape": row["shapes"][0] if len(row["shapes"]) == 1 else None,
-                "shapes": row["shapes"],
-                "parameters": row["numel"],
-                "role": row["role"] if row["declared"] else None,
-                "module": row["module"] if row["declared"] else None,
-                "blocks": blocks.get(row["matrix"], []),
-                "dissected": row["covered"],
-                "reason": row["reason"],
-            }
-            for row in rows
-        ],
-        "roles": shares([row for row in rows if row["declared"]], "role"),
-        "options": defaults(subject),
-        "presets": {preset: dict(values) for preset, values in getattr(subject.cls, "presets", {}).items()},
-    }
 
 
 def _plain(value: Any) -> Any:

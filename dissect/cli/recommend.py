@@ -64,34 +64,39 @@ def command(
     rank. In CSV, an identifier that a spreadsheet would take for a formula has a ' before it; --json has identifiers
     exactly. By identifier, clicks on items that the model does not know are left out and counted.
     """
+    from functools import partial
     from pathlib import Path
 
-    from rich.console import Console
-
-    from dissect.cli.trained import finished_run, read_identified, read_session, read_sessions, trained_model
     from dissect.errors import UsageError
+    from dissect.experiment.opened import (
+        data_of,
+        finished_run,
+        read_identified,
+        read_session,
+        read_sessions,
+        trained_model,
+    )
     from dissect.runs import files
     from dissect.training.recommend import recommend
 
     if (session is None) == (file is None):
         raise UsageError("Give one session, or a file of them.", "--session 12,7,99, or --sessions FILE")
-    console = Console(stderr=True, quiet=quiet)
+    notes = (lambda text: None) if quiet else options.say
     record = finished_run(run, runs_dir)
     identifiers = files.read_identifiers(record.group, record.n_items)
-    says = ""
     if file is not None:
         sessions, says = read_sessions(Path(file), record.n_items, identifiers, by_identifier)
+        if says:
+            notes(says)
     elif by_identifier:
         sessions = {1: read_identified(str(session), identifiers)}
     else:
         sessions = {1: read_session(str(session), record.n_items, bool(identifiers))}
-    if says:
-        console.print(says, highlight=False, markup=False, soft_wrap=True)
-    longest = max(map(len, sessions.values()))
-    found, _, where = trained_model(record, model, device, data_dir, console, longest)
+    own = partial(data_of, record, partial(options.load, say=notes), data_dir)
+    found, _, where = trained_model(record, own, max(map(len, sessions.values())), model, device)
     answers = recommend(found, list(sessions.values()), record.n_items, where, k, unseen, record.config.longest)
     if file is not None:
-        lists = zip(sessions, _with_progress(answers, len(sessions), console), strict=True)
+        lists = zip(sessions, _with_progress(answers, len(sessions), options.console(quiet)), strict=True)
         _print_rows(({"session": at, **row} for at, found in lists for row in _rows(found, identifiers)), as_json)
         return
     rows = _rows(next(answers), identifiers)

@@ -23,7 +23,7 @@ def command(group: str | None, runs_dir: str, as_json: bool) -> None:
     """
     import shlex
 
-    from dissect.cli.dissecting import show_verdict
+    from dissect.cli.run import show_verdict
     from dissect.errors import UsageError
     from dissect.runs import folders
     from models import BASELINES

@@ -1,10 +1,10 @@
 """The run folder: the one contract between training and everything after it.
 
-    runs/<name>-<hash>/        a group: one configuration
-      config.toml data.json items.json verdict.json figures/
-      s<seed>/                 a run: one seed of it, full model
-      without-<role>/s<seed>/  the model without a role, same configuration and seeds
-        environment.json coverage.json metrics.jsonl density.jsonl checkpoints/ ranks-*.npz summary.json DONE
+runs/<name>-<hash>/        a group: one configuration
+  config.toml data.json items.json verdict.json figures/
+  s<seed>/                 a run: one seed of it, full model
+  without-<role>/s<seed>/  the model without a role, same configuration and seeds
+    environment.json coverage.json metrics.jsonl density.jsonl checkpoints/ ranks-*.npz summary.json DONE
 """
 
 from __future__ import annotations

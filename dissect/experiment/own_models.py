@@ -67,6 +67,20 @@ def read(name: str) -> ModelFile:
     return ModelFile(Path(path), class_name, content)
 
 
+def file_of(cls: type) -> ModelFile:
+    """The file of a class that Python has imported, which counts as named. Raises UsageError where it has none."""
+    try:
+        path = Path(inspect.getsourcefile(cls) or "")
+        file = ModelFile(path, cls.__qualname__, path.read_bytes())
+    except (OSError, TypeError) as error:
+        raise UsageError(
+            f"{cls.__qualname__} stands in no file, and runs record the SHA-256 of a model's file.",
+            "Write the class into a file, and import it.",
+        ) from error
+    _note_named(file)
+    return file
+
+
 def _named() -> Path:
     """The folder with an empty file for each model file that was named, called by its SHA-256."""
     return Path(os.environ.get("DISSECT_STATE") or platformdirs.user_state_dir("dissect")) / "model-files"
@@ -77,14 +91,18 @@ def was_named(file: ModelFile) -> bool:
     return (_named() / file.sha256).is_file()
 
 
+def _note_named(file: ModelFile) -> None:
+    with suppress(OSError):  # a folder that cannot be written to: the file has to be named again each time
+        _named().mkdir(mode=0o700, parents=True, exist_ok=True)
+        (_named() / file.sha256).touch(mode=0o600)
+
+
 def load(file: ModelFile) -> Any:
     """The class. Executes the file, once a process, and keeps that this user has named it.
 
     Raises UsageError where it cannot be executed, or has no such class.
     """
-    with suppress(OSError):  # a folder that cannot be written to: the file has to be named again each time
-        _named().mkdir(mode=0o700, parents=True, exist_ok=True)
-        (_named() / file.sha256).touch(mode=0o600)
+    _note_named(file)
     key = file.path.resolve(), file.sha256
     if key not in _executed:
         _executed[key] = _execute(file)
