@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dissect.data import catalog, planted
 from dissect.data.sessions import Dataset, PrefixTensors, split_validation
-from dissect.errors import DataError, UsageError, unknown
+from dissect.errors import DataError, FinishedError, UsageError, unknown
 from dissect.experiment.jobs import at_once
 from dissect.experiment.subject import Subject, changes, find_model, model_options, try_on, try_out
 from dissect.runs import files, folders
@@ -354,15 +354,16 @@ def work(config: Config, n_items: int) -> int:
     return int(config.batch_size * n_items * config.model_options.get("dim", DIM))
 
 
-def _finished(plan: Plan) -> UsageError:
+def _finished(plan: Plan) -> FinishedError:
     """The error for a command that has nothing left to do."""
     for seed in plan.seeds:
         folders.read_summary(plan.run(seed))  # says how to write a lost one again
     dense = f"dissect compare --dataset {shlex.quote(plan.data.name)}"
     see = f"dissect verdict {shlex.quote(str(plan.group))}" if plan.config.is_sparse else dense
-    return UsageError(
+    return FinishedError(
         f"Finished already: {', '.join(str(plan.run(seed)) for seed in plan.seeds)}.",
         f"Choose another --seed, or --force (the old run is kept aside). See it: {see}",
+        plan.group,
     )
 
 
