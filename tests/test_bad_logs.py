@@ -30,8 +30,8 @@ from click.testing import CliRunner
 
 from dissect.cli import main
 from dissect.data import archive, catalog, lines, log
+from dissect.data.bring import prepare
 from dissect.data.formats import import_files
-from dissect.data.prepare import prepare
 from dissect.data.recipes import RECIPES, own_log
 from dissect.errors import DataError
 

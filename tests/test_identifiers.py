@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from dissect.cli import main, recommend
 from dissect.data import catalog
+from dissect.data.bring import prepare
 from dissect.data.formats import import_files
-from dissect.data.prepare import prepare
 from dissect.data.recipes import own_log
 from dissect.errors import DataError, DivergedError, UsageError
 from dissect.experiment.opened import read_identified, read_sessions

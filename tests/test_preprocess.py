@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dissect.data import preprocess
-from dissect.data.prepare import differences, prepare
+from dissect.data.bring import differences, prepare
 from dissect.data.preprocess import milliseconds
-from dissect.data.recipes import RECIPES, Recipe, own_log
+from dissect.data.recipes import RECIPES, Recipe, choose, own_log
 from dissect.errors import DataError, UsageError
 
 # --- plain twins: (session, item, time) lists, one loop a rule ------------------------------------------------
@@ -406,12 +406,13 @@ def test_ones_own_log_by_sessions_or_by_gaps_gives_the_same(tmp_path):
         ({"session": "s", "gap": "1h"}, "the one or the other"),
         ({"gap": "1h"}, "--user-col"),
         ({"session": "s", "test_share": 1.0}, "--test-share"),
+        ({"session": "s", "test_share": 0.0}, "--test-share"),
         ({"session": "s", "test_last": "week"}, "--test-last"),
     ],
 )
 def test_settings_that_do_not_fit_together(words, says):
     with pytest.raises(UsageError) as error:
-        own_log(item="i", time="t", **words)
+        choose("x", item="i", time="t", **words)
     assert says in error.value.message
 
 

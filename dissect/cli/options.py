@@ -224,14 +224,11 @@ def observer(title: str, threshold: float, quiet: bool) -> Observer:
 
 
 def load(name: str, data_dir: str | None, say: Callable[[str], None] = say) -> Dataset:
-    """The data set of that name, fetched where it is not here and can be; says so where another split stands in."""
-    from dissect.cli.bring import load_or_fetch
-    from dissect.data import catalog
+    """The data set of that name, fetched where it is not here and can be; `say` is told what is done."""
+    from dissect.cli.data import progress_bar
+    from dissect.data import bring
 
-    data = load_or_fetch(name, data_dir)
-    if data.name != catalog.canonical(name):
-        say(f"'{name}' is not here; using '{data.name}', another split of the same log: compare with care.")
-    return data
+    return bring.load(name, data_dir, say=say, progress=progress_bar)
 
 
 def start(context: click.Context, usual: Mapping[str, Any], **given: Any) -> tuple[Path, Dataset]:

@@ -76,6 +76,17 @@ def damaged(data_dir: str | Path | None = None) -> dict[str, str]:
     return reasons
 
 
+def at_hand(data_dir: str | Path | None = None) -> dict[str, Any]:
+    """The data sets that are present, damaged (with the reason), built in, and those known that are not here."""
+    here, reasons = names(data_dir), damaged(data_dir)
+    return {
+        "present": [name for name in here if name not in reasons],
+        "damaged": reasons,
+        "built_in": list(planted.BUILT_IN),
+        "known": [name for name in KNOWN if name not in here],
+    }
+
+
 def canonical(name: str) -> str:
     """The name under which a data set lies."""
     return WRITTEN_AS.get(name, name)
@@ -157,8 +168,7 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
     Raises UsageError where the name is taken (see `check_name`), DataError where the sessions are not what `Sessions`
     says of them, or the disk refuses.
     """
-    check_name(dataset.name, data_dir, force)
-    folder = data_root(data_dir) / dataset.name
+    folder = data_root(data_dir) / check_name(dataset.name, data_dir, force)
     try:
         for sessions in (dataset.train, dataset.test):
             require_sound(sessions, dataset.n_items)
@@ -179,11 +189,13 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
     return folder
 
 
-def check_name(name: str, data_dir: str | Path | None = None, force: bool = False) -> None:
-    """Raises UsageError where a data set cannot have this name, or one has it already and `force` is not given.
+def check_name(name: str, data_dir: str | Path | None = None, force: bool = False) -> str:
+    """The name under which a new data set will lie.
 
-    With `force` as well, where the folder of that name holds anything but a data set.
+    Raises UsageError where it cannot have it, or one has it already and `force` is not given; with `force` as well,
+    where the folder of that name holds anything but a data set.
     """
+    name = canonical(name)
     text.check_name(name, "A data set")
     if name in planted.BUILT_IN:
         raise UsageError(f"A data set cannot be named {name!r}: that one is built in.", "Choose another name.")
@@ -196,6 +208,7 @@ def check_name(name: str, data_dir: str | Path | None = None, force: bool = Fals
                 f"There is a data set '{name}' in {root} already.",
                 "Choose another name, or --force to replace it.",
             )
+    return name
 
 
 @contextmanager

@@ -37,6 +37,8 @@ def export(
     one. The folder appears whole or not at all. Raises UsageError where it exists (with `force`: where it holds
     anything but an export), DataError where the disk refuses.
     """
+    if not 0 <= validation < 1:
+        raise UsageError(f"--validation is a share of the training sessions, at least 0 and below 1, not {validation}.")
     if out.name in ("", ".."):  # the folder one stands in
         out = out.resolve()
     if out.exists() or out.is_symlink():

@@ -16,6 +16,7 @@ import re
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +241,7 @@ def import_files(
     format: str,
     train: Path,
     test: Path,
-    recent: float = 1.0,
+    recent: str | float = 1.0,
     valid: Path | None = None,
     n_items: int | None = None,
     first_id: int | None = None,
@@ -254,8 +255,13 @@ def import_files(
     have are dropped from the test sessions and the rest renumbered, as SR-GNN does with Yoochoose 1/64.
     Raises DataError where a file is not what it should be, or test repeats train.
     """
-    if not 0 < recent <= 1:
-        raise UsageError(f"--recent is a share of the training sessions, above 0 and at most 1, not {recent}.")
+    try:
+        share = float(Fraction(recent))
+    except (ValueError, ArithmeticError):
+        says = f"--recent is a share of the training sessions, such as 0.125 or 1/8, not {recent!r}."
+        raise UsageError(says) from None
+    if not 0 < share <= 1:
+        raise UsageError(f"--recent is a share of the training sessions, above 0 and at most 1, not {share}.")
     if first_id is not None and format not in FIRST_ID:
         raise UsageError(
             f"--first-id is for files that know items by number only: {' and '.join(FIRST_ID)}, not {format}."
@@ -295,9 +301,9 @@ def import_files(
         identifiers = [*identifiers[:known], *[""] * (known - len(identifiers))]
     elif lowest != 1:
         identifiers = range(lowest, known + lowest)
-    if recent < 1:
-        kept, parts["train"], parts["test"], lost = keep_recent(parts["train"], parts["test"], recent)
-        provenance |= {"recent": recent, "dropped_unseen": lost}
+    if share < 1:
+        kept, parts["train"], parts["test"], lost = keep_recent(parts["train"], parts["test"], share)
+        provenance |= {"recent": share, "dropped_unseen": lost}
         identifiers = [identifiers[item - 1] if identifiers else item for item in kept.tolist()]
         known = len(kept)
     return Dataset(name, known, parts["train"], parts["test"], provenance, identifiers)

@@ -40,22 +40,17 @@ from dissect.text import shown
 
 CHUNK = 1_000_000  # rows that are text at a time
 MISSING = -1
-NO_VALUE = (
-    "NULL",
-    "Null",
-    "null",
-    "NaN",
-    "nan",
-    "NA",
-    "N/A",
-    "<NA>",
-    "None",
-    "none",
-)  # what programs write for no value
+# What programs write for no value.
+NO_VALUE = ("NULL", "Null", "null", "NaN", "nan", "NA", "N/A", "<NA>", "None", "none")
 SEPARATORS = "\t;,|"
 WHOLE = re.compile("0|-?[1-9][0-9]{0,17}")  # fits int64, and no other text is the same number
 IDS = ("session", "user", "item")
 CLOCKS = ("time", "day", "offset")
+
+
+def heads(text: str) -> dict[str, tuple[str, ...]]:
+    """Columns with the headers that each may have, from `session:sessionId,session_id item:itemId`."""
+    return {role: tuple(names.split(",")) for role, names in (column.split(":") for column in text.split())}
 
 
 @dataclass(frozen=True)
