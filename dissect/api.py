@@ -11,10 +11,10 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -147,7 +147,7 @@ def _numbers(session: Sequence[int | str], n_items: int, number: Mapping[str, in
     for item in session:
         if isinstance(item, str) and item not in number:
             raise unknown("item", item, number)
-        if not isinstance(item, str) and not (isinstance(item, Integral) and 1 <= item <= n_items):
+        if not isinstance(item, str) and not (isinstance(item, (int, np.integer)) and 1 <= item <= n_items):
             raise UsageError(f"There is no item {item!r}.", f"The items are numbered from 1 to {n_items}.")
     return [number[item] if isinstance(item, str) else int(item) for item in session]
 

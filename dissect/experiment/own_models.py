@@ -86,10 +86,11 @@ def _text_of(cls: type) -> str:
         with suppress(OSError, TypeError, SyntaxError):
             lines, at = inspect.findsource(method)
             for node in ast.walk(ast.parse("".join(lines))):
-                is_meant = isinstance(node, ast.ClassDef) and node.name == cls.__name__
-                if is_meant and node.lineno <= at + 1 <= node.end_lineno:
-                    begin = min(part.lineno for part in (node, *node.decorator_list))
-                    return textwrap.dedent("".join(lines[begin - 1 : node.end_lineno])).rstrip() + "\n"
+                if not isinstance(node, ast.ClassDef) or node.name != cls.__name__:
+                    continue
+                begin = min(part.lineno for part in (node, *node.decorator_list)) - 1
+                if begin <= at < (node.end_lineno or 0):
+                    return textwrap.dedent("".join(lines[begin : node.end_lineno])).rstrip() + "\n"
     raise UsageError(
         f"The source text of the class {cls.__name__} cannot be read, and it says which model a run is of.",
         "Write the class into a file, or into a cell of a notebook.",
