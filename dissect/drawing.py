@@ -134,7 +134,7 @@ def training(
     """
     import pandas as pd
 
-    from analyses.compare import Entry, labels, same_test_set
+    from analyses.entries import Entry, labels, same_test_set
     from analyses.sound import each_sound
     from analyses.training import evaluated_on, over_seeds, training_table
     from dissect.runs import folders

@@ -50,7 +50,7 @@ class Group:
 
     @property
     def variants(self) -> list[str]:
-        """"full", and "without-<role>" for each that was trained without a role."""
+        """The models trained: "full", and "without-<role>" for each without a role."""
         return folders.variants(self.path)
 
     def runs(self, variant: str = folders.FULL) -> list[Path]:

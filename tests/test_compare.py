@@ -12,15 +12,17 @@ from click.testing import CliRunner
 from rich.console import Console
 from rich.progress import Progress
 
-from analyses import compare
-from analyses.compare import METRICS, entry, labels, means, results_table
+from analyses import entries
+from analyses.compare import means, results_table
+from analyses.entries import JUDGED, entry, labels
 from analyses.significance import pairs_table, read_gains
 from dissect.cli import main
-from dissect.cli.compare_view import AT_20, means_view, render_results
+from dissect.cli.compare_view import means_columns, render_results
 from dissect.cli.comparing import report_to
-from dissect.cli.text_table import PROSE
+from dissect.cli.text_table import PROSE, TextTable
 from dissect.runs import files, folders
 from dissect.runs.config import Config
+from dissect.runs.records import METRICS
 from dissect.training.evaluation import metrics
 from models.attenmixer import AttenMixer
 
@@ -134,7 +136,7 @@ def test_labels_say_what_is_different_and_nothing_else(folder):
     ]
     assert labels([rows[3], entry(make_group(folder, refit=True, validation=0.0))]) == ["attenmixer", "srgnn refit"]
     assert labels(rows[2:4]) == ["srgnn SparseVD both", "attenmixer"]
-    twins = [entry(groups[0], seed=1), entry(groups[0], seed=2)]
+    twins = [entry(groups[0], runs=[folders.run_path(groups[0], seed)]) for seed in (1, 2)]
     assert labels(twins) == ["srgnn seed 1", "srgnn seed 2"]
 
 
@@ -251,11 +253,11 @@ def test_the_rule_for_ties_is_named_wherever_ranks_are(typed, folder):
 def cells(view, name):
     """The texts of a column by the name of the row."""
     place = [column.name for column in view.columns].index(name)
-    return {row[0].text: row[place].text for row in view.rows}
+    return {row[0][0]: row[place][0] for row in view.rows()}
 
 
-def view_of(folder, newest=None, **more):
-    return means_view("x", results_table(folder, "a" * 16, "clean"), AT_20, newest, **more)
+def view_of(folder, newest=None):
+    return TextTable("x", means_columns(results_table(folder, "a" * 16, "clean"), JUDGED, newest))
 
 
 def test_settings_in_which_rows_differ_are_columns_and_stand_in_every_format(typed, folder):
@@ -356,8 +358,8 @@ def test_a_model_that_wins_in_spite_of_its_ties_is_bold(folder):
     worst_of(best, **{metric: value - 1 for metric, value in test.items()})
     make_group(folder, model="stamp", hit=0.2, seeds=(1,))
     view = view_of(folder)
-    assert [[cell.bold for cell in row[1:3]] for row in view.rows] == [[True, True], [False, False]]
-    assert view.rows[0][3].text == f"{test['hr@20'] - 1:.2f} / {test['mrr@20'] - 1:.2f}"
+    assert [[bold for _, bold in row[1:3]] for row in view.rows()] == [[True, True], [False, False]]
+    assert view.rows()[0][3][0] == f"{test['hr@20'] - 1:.2f} / {test['mrr@20'] - 1:.2f}"
 
 
 def test_what_ties_are_worth_is_told_where_a_run_knows_it(typed, folder):
@@ -377,7 +379,7 @@ def test_a_hit_rate_over_the_whole_catalogue_is_told_and_never_bold(typed, folde
     view = view_of(folder)
     (hr,) = (i for i, column in enumerate(view.columns) if column.name.startswith("HR@20"))
     assert view.columns[hr].name == ("HR@20\n(all items)" if certain else "HR@20")
-    assert [row[hr].bold for row in view.rows] == [not certain] * 2 and view.rows[0][hr + 1].bold
+    assert [row[hr][1] for row in view.rows()] == [not certain] * 2 and view.rows()[0][hr + 1][1]
     says = "HR@20 is 100 % by construction: the catalogue has 20 items."
     (table,) = json.loads(typed("compare", "--json")[1])["tables"]
     assert (says in table["notes"]) == (says in typed("compare", "--format", "csv")[2]) == certain
@@ -405,7 +407,7 @@ def test_how_the_epoch_was_chosen_is_told_where_rows_differ_in_it(typed, folder)
         words = " ".join(notes.split())
         assert "best valid, chosen by MRR@20 on validation" in words and "last, the final step, nothing chosen" in words
     place = [column.name for column in trained.columns].index("epoch")
-    assert {row[0].text.split("-")[0]: row[place].text for row in trained.rows}["pop"] == ""
+    assert {row[0][0].split("-")[0]: row[place][0] for row in trained.rows()}["pop"] == ""
     make_group(folder, protocol="paper", select="mrr@20")
     assert results_table(folder, "a" * 16, "paper")["selection"].tolist() == ["test"]
 
@@ -420,16 +422,15 @@ def test_the_table_of_a_training(folder):
             files.write_json(run / "summary.json", {**summary, "seconds": 0.07})
     for name in runs_of:
         table = render_results(results_table(folder, "a" * 16, "clean"), "x", "clean", name)
-        assert {row[0].text: row[0].bold for row in table.rows} == {
-            f"{other} (SparseVD both)": other == name for other in runs_of
-        }
+        assert dict(row[0] for row in table.rows()) == {f"{other} (SparseVD both)": other == name for other in runs_of}
         for width in (60, 80, 200):
             console = Console(file=io.StringIO(), width=width)
             console.print(table)
             text = console.file.getvalue()
             assert all(other in text for other in runs_of) and "…" not in text
             assert "0.035" in text and max(map(len, text.splitlines())) <= max(width, PROSE)
-    assert "flatter" in render_results(results_table(folder, "a" * 16, "clean"), "x", "paper", "").notes[-1]
+    make_group(folder, protocol="paper")
+    assert "flatter" in render_results(results_table(folder, "a" * 16, "paper"), "x", "paper", "").notes[-1]
 
 
 def test_what_is_the_same_in_all_rows_has_no_column(typed, folder, monkeypatch):
@@ -525,8 +526,8 @@ def test_progress_stands_on_a_terminal_only(folder, monkeypatch, typed):
     told = []
     progress = Progress(console=Console(file=io.StringIO()))
     tell = report_to(progress, "reading")
-    entries, gains, count = read_gains([entry(group) for group in folders.find_groups(folder)], report=tell)
-    assert (progress.tasks[0].completed, progress.tasks[0].total, len(entries)) == (6, 6, 2)
+    rows, gains, count = read_gains([entry(group) for group in folders.find_groups(folder)], report=tell)
+    assert (progress.tasks[0].completed, progress.tasks[0].total, len(rows)) == (6, 6, 2)
     pairs_table(gains, count, 300, report=lambda done, total: told.append((done, total)))
     assert told[-1] == (300, 300)
 
@@ -666,8 +667,8 @@ def test_runs_that_rank_different_prefixes_are_an_error_where_no_most_say_which_
     [
         (["nothing"], 2, "no group named 'nothing'"),
         (["srgn"], 2, "Only srgnn-x"),
-        (["srgnn-x/s7"], 2, "no run s7 in srgnn-x"),
-        (["srgnn-x/without-gnn"], 2, "no run without-gnn in srgnn-x"),
+        (["srgnn-x/s7"], 2, "named 's7'"),
+        (["srgnn-x/without-gnn"], 2, "named 'without-gnn'"),
         (["runs/attenmixer-y"], 2, "no group"),
         (["begun"], 3, "has no finished seed"),
         (["srgnn-x", "--dataset", "x"], 2, "exclude each other"),
@@ -786,4 +787,4 @@ def test_a_real_training_can_be_compared(typed):
     ],
 )
 def test_models_are_called_by_preset_and_by_what_departs_from_it(model, options, label):
-    assert " ".join([model, *compare._model_words(model, options)]) == label
+    assert " ".join([model, *entries._model_words(model, options)]) == label

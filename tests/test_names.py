@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 
 from dissect.cli import LazyGroup, plot
-from dissect.cli.compare_view import Comparison, means_csv, pairs_csv
+from dissect.cli.comparing import to_csv
 from dissect.data import catalog
 from dissect.data.export import export
 from dissect.data.sessions import Dataset, Sessions
@@ -138,10 +138,8 @@ def test_a_cell_of_a_csv_is_no_formula_and_a_number_stays_one():
 
 def test_every_csv_is_written_without_formulas(tmp_path):
     rows = pd.DataFrame({"label": ["=HYPERLINK(1)"], "group": ["@g"], "variant": ["full"], "hr@20": [-1.25]})
-    pairs = pd.DataFrame({"a": [0], "b": [0], "difference": [-0.5]})
-    table = Comparison("-x", "0" * 16, "clean", 1, 1, rows, pairs, 1, 100, ())
-    assert means_csv([table]).splitlines()[1] == "'-x,0000000000000000,clean,best,'=HYPERLINK(1),'@g,full,-1.25"
-    assert "'=HYPERLINK(1),'=HYPERLINK(1),-0.5" in pairs_csv([table])
+    rows.attrs = {"dataset": "-x", "split_hash": "0" * 16, "protocol": "clean", "ties": "best"}
+    assert to_csv([rows]).splitlines()[1] == "'-x,0000000000000000,clean,best,'=HYPERLINK(1),'@g,full,-1.25"
     plot._save(Figure(figsize=(1, 1)), tmp_path / "x", rows, "words")
     assert (tmp_path / "x.csv").read_text().splitlines()[1] == "'=HYPERLINK(1),'@g,full,-1.25"
 

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from analyses.compare import entry, labels, means
+from analyses.compare import means
 from analyses.coverage import read_coverage
 from analyses.density import density_table
+from analyses.entries import entry, labels
 from analyses.significance import read_gains
 from analyses.training import over_seeds, training_table
 from analyses.verdict import judge

@@ -8,20 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dissect.cli.compare_view import p_value, signed
-from dissect.cli.text_table import NO_LIMIT, PROSE, Cell, Column, TextTable, latex, to_latex, to_markdown, to_screen
+from dissect.cli.text_table import NO_LIMIT, PROSE, Column, TextTable, latex, to_latex, to_markdown, to_screen
 
 NASTY = r"my_model.py:A&B 100% #1 {x} ~^\\ $5 a|b *c* [d] <e> --seed"
-COLUMNS = (
-    Column("model", is_number=False),
-    Column("HR@20"),
-    Column("bias of\nMRR", spare=True),
-    Column("s", spare=True),
-)
 
 
 def table_of(names):
-    rows = [(Cell(name), Cell(f"{n}.25"), Cell(f"0.{n}"), Cell("7")) for n, name in enumerate(names, 10)]
-    return TextTable("title", COLUMNS, tuple(rows), ("a note of some words",))
+    numbers = range(10, 10 + len(names))
+    columns = (
+        Column("model", names),
+        Column("HR@20", [f"{n}.25" for n in numbers]),
+        Column("bias of\nMRR", [f"0.{n}" for n in numbers], spare=True),
+        Column("s", ["7"] * len(names), spare=True),
+    )
+    return TextTable("title", columns, ("a note of some words",))
 
 
 def shown(table, width):
@@ -73,7 +73,7 @@ def test_what_has_no_room_is_named():
 
 
 def test_notes_are_read_as_text():
-    table = TextTable("t", COLUMNS, (), ("word " * 100,))
+    table = TextTable("t", table_of([]).columns, ("word " * 100,))
     assert max(map(len, shown(table, NO_LIMIT))) <= PROSE
     assert max(map(len, shown(table, 40))) <= 40
 
@@ -91,8 +91,7 @@ def test_every_letter_is_escaped():
     plain = re.sub(r"\\text[a-z]+\{\}|\$[^$]*\$|-\{\}-", "", unescaped(escaped))
     assert not set(plain) & set("&%$#_{}~^\\<>|") and "--" not in plain
     assert latex("[d]") == "{}[d]" and latex("*c") == "{}*c"
-    columns = (Column("na\nme", is_number=False), Column("b"))
-    table = TextTable("t|_", columns, ((Cell(NASTY, bold=True), Cell("", bold=True)),), ("n_",))
+    table = TextTable("t|_", (Column("na\nme", [NASTY], [True]), Column("b", [""], [True])), ("n_",))
     markdown = to_markdown(table).splitlines()
     assert markdown[2] == "| na me | b |"
     assert len(re.findall(r"(?<!\\)\|", markdown[4])) == 3 and "\\*c\\*" in markdown[4]
@@ -122,10 +121,10 @@ def test_long_names_are_paragraphs(name):
 
 
 def test_a_label_can_be_referred_to():
-    table = TextTable("t", COLUMNS, (), label="tab:my_own %{data}#1-clean")
+    table = TextTable("t", table_of([]).columns, label="tab:my_own %{data}#1-clean")
     lines = to_latex(table).splitlines()
     assert lines[lines.index(r"  \caption{t}") + 1] == r"  \label{tab:my-own-data-1-clean}"
-    assert r"\label" not in to_latex(TextTable("t", COLUMNS, ()))
+    assert r"\label" not in to_latex(TextTable("t", table_of([]).columns))
 
 
 def test_numbers_as_they_are_read():

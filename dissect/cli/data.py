@@ -194,7 +194,7 @@ def stats(names: tuple[str, ...], markdown: bool, data_dir: str | None, as_json:
     """
     from rich.console import Console
 
-    from dissect.cli.text_table import Cell, Column, TextTable, to_markdown
+    from dissect.cli.text_table import Column, TextTable, to_markdown
     from dissect.data import catalog
     from dissect.data.stats import ROWS, statistics
     from dissect.text import shown
@@ -209,10 +209,11 @@ def stats(names: tuple[str, ...], markdown: bool, data_dir: str | None, as_json:
     room = max(1, (console.width - max(map(len, ROWS.values()))) // (2 + max(10, *(len(c["name"]) for c in counted))))
     room = len(counted) if markdown else room  # beside one another as far as the screen goes
     for some in (counted[start : start + room] for start in range(0, len(counted), room)):
-        cells = ((Cell(f"{c[key]:,}" if isinstance(c[key], int) else f"{c[key]:.2f}") for c in some) for key in ROWS)
-        columns = (Column("", False), *(Column(shown(c["name"])) for c in some))
-        rows = tuple((Cell(label), *row) for label, row in zip(ROWS.values(), cells))
-        table = TextTable("Train and test together", columns, rows, (note,) if some[-1] is counted[-1] else ())
+        columns = [Column("", list(ROWS.values()))]
+        for c in some:
+            cells = [f"{c[key]:,}" if isinstance(c[key], int) else f"{c[key]:.2f}" for key in ROWS]
+            columns.append(Column(shown(c["name"]), cells))
+        table = TextTable("Train and test together", columns, [note] if some[-1] is counted[-1] else [])
         click.echo(to_markdown(table), nl=False) if markdown else console.print(table)
 
 

@@ -88,7 +88,7 @@ def _text_of(cls: type) -> str:
             for node in ast.walk(ast.parse("".join(lines))):
                 if not isinstance(node, ast.ClassDef) or node.name != cls.__name__:
                     continue
-                begin = min(part.lineno for part in (node, *node.decorator_list)) - 1
+                begin = min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1
                 if begin <= at < (node.end_lineno or 0):
                     return textwrap.dedent("".join(lines[begin : node.end_lineno])).rstrip() + "\n"
     raise UsageError(

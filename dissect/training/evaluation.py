@@ -12,11 +12,11 @@ from torch import Tensor
 from dissect.data.sessions import PrefixTensors, Sessions
 from dissect.data.translate import translated
 from dissect.errors import DivergedError
+from dissect.runs.records import METRICS
 from dissect.sparsevd import one_sample
 from dissect.training import workers
 from dissect.training.scoring import AT_ONCE, catalogue, ranks_by, scores_over
 
-CUTOFFS = (5, 10, 20)
 MISS = int(np.iinfo(np.int32).max)  # the rank of a target that the model does not know: beyond every cutoff
 Report = Callable[[int, int], None]
 
@@ -121,11 +121,15 @@ def rank_sessions(
     return Ranked(rank, known, int((known & ~ranked).sum()))
 
 
+def gains(rank: np.ndarray, metric: str) -> np.ndarray:
+    """What each prefix adds to a metric such as hr@20 or mrr@5, by its rank (1 is first): 1, or 1/rank, within K.
+
+    The mean over prefixes is the metric as a share. float64, of the shape of `rank`.
+    """
+    kind, k = metric.split("@")
+    return np.where(rank <= int(k), 1 / rank if kind == "mrr" else 1.0, 0.0)
+
+
 def metrics(rank: np.ndarray) -> dict[str, float]:
-    """HR@K and MRR@K in percent from ranks [P] (1 is first): the share within K, the mean of 1/rank within K."""
-    result: dict[str, float] = {}
-    for k in CUTOFFS:
-        result[f"hr@{k}"] = 100 * float(np.mean(rank <= k)) if len(rank) else 0.0
-    for k in CUTOFFS:
-        result[f"mrr@{k}"] = 100 * float(np.mean(np.where(rank <= k, 1 / rank, 0.0))) if len(rank) else 0.0
-    return result
+    """HR@K and MRR@K in percent from ranks [P]: the means of `gains`."""
+    return {metric: 100 * float(gains(rank, metric).mean()) if len(rank) else 0.0 for metric in METRICS}
