@@ -52,8 +52,8 @@ def train(model: Model, data: Dataset | str, *, seeds: Sequence[int] = (1,), qui
               models/base.py
     data      a data set, or its name
     more      settings (fields of Config: lr, batch_size, max_steps, ...) and options of the model (dim, steps, ...)
-              alike; beside them epochs, without, preset, init_from, refit, jobs, device, runs_dir, name, force.
-              `options={"lr": 3}` is for an option of the model that is called like one of these
+              alike; beside them epochs, without, preset, init_from (a dense group or run), refit, jobs, device,
+              runs_dir, name, force. `options={"lr": 3}` is for an option that is called like one of these
     quiet     no progress and no notes on stderr
 
     The same call again goes on with what was stopped, and trains nothing twice. Raises UsageError for what does not
@@ -95,7 +95,7 @@ def compare(
     know beside the numbers stands in `.attrs["notes"]`.
     """
     names = [group.path if isinstance(group, Group) else group for group in groups]
-    tables = comparing.compare(names, runs_dir, every_pair=True, **more)
+    tables = comparing.compare(names, runs_dir, every_pair=pairs, **more)
     parts = [table.pairs if pairs else table.rows for table in tables]
     return parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
 
@@ -179,12 +179,12 @@ def _apart(subject: Subject, given: Mapping[str, Any], usual: Mapping[str, Any])
     is_dense = usual is DENSE
     other = {s.name for s in SETTINGS if (s.group == "SparseVD" if is_dense else s.name in ("protocol", "patience"))}
     options, known = defaults(subject), BESIDE | {s.name for s in SETTINGS} - other
-    found: dict[str, Any] = {**usual, "options": dict(given.get("options", {}))}
-    for name in given.keys() - {"options"}:
+    own, found = dict[str, Any](), {**usual, "options": {}}
+    for name, value in given.items():
         if name in known:
-            found[name] = given[name]
+            found[name] = value.path if isinstance(value, Group) else value  # init_from=group
         elif name in options:
-            found["options"][name] = given[name]
+            own[name] = value
         elif name in other:
             verbs = ("train", "run") if is_dense else ("run", "train")
             raise UsageError(f"dissect.{verbs[0]} has no setting {name}.", f"dissect.{verbs[1]} has it.")
@@ -193,7 +193,8 @@ def _apart(subject: Subject, given: Mapping[str, Any], usual: Mapping[str, Any])
     for name in {"seeds", "without"} & found.keys():
         if isinstance(found[name], (int, str)):
             raise UsageError(f"{name} takes a list, not {found[name]!r}.", f"For example: {name}=[{found[name]!r}]")
-    return found
+    dim = {"dim": own["dim"]} if "dim" in own else {}  # the first, as a command has it
+    return {**found, "options": {**dim, **own, **found["options"]}}
 
 
 def _say(text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,8 @@ class Group:
     """
 
     path: Path
-    model: Any = None
-    data: Dataset | None = None
+    model: Any = field(default=None, compare=False)
+    data: Dataset | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         seeds = ", ".join(run.name for run in self.runs()) or "no finished seed"

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 
 import dissect
@@ -148,7 +149,7 @@ def test_python_and_the_command_line_leave_the_same_files(verb, scratch, demo, m
     assert done.exit_code == 0, done.output
     reset_clock()
     call = getattr(dissect, verb)
-    group = call("srgnn", demo, **TINY, steps=2, lr=0.01, seeds=[1, 2], runs_dir="by-python")
+    group = call("srgnn", demo, steps=2, **TINY, lr=0.01, seeds=[1, 2], runs_dir="by-python")
     by_command, by_python = files_in(scratch / "by-command"), files_in(scratch / "by-python")
     assert by_python.keys() == by_command.keys()
     assert [name for name in by_command if by_command[name] != by_python[name]] == []
@@ -194,6 +195,8 @@ def test_the_same_call_again_trains_only_what_is_missing(demo):
         ({"options": {"lr": 3}}, "srgnn takes no lr", ""),
         ({"epochs": 1, "max_steps": 1}, "exclude each other", ""),
         ({"without": "propagation"}, "without", "['propagation']"),
+        ({"device": "gpu"}, "'gpu'", "cpu"),
+        ({"init_from": "nothing"}, "'nothing'", ""),
         ({"model_source": "0"}, "'model_source'", ""),
     ],
 )
@@ -291,7 +294,7 @@ def test_groups_are_compared(trained, dissected):
     mean = trained.metrics().query("split == 'test'")["mrr@20"].mean()
     assert np.isclose(table.set_index("label").loc["srgnn", "mrr@20"], mean)
     pairs = dissect.compare([trained, str(dissected.path)], pairs=True)
-    assert {"metric", "p"} <= set(pairs.columns) or len(pairs)
+    assert set(pairs["metric"]) == {"hr@20", "mrr@20"} and set(pairs["a"]) | set(pairs["b"]) == set(table["label"])
 
 
 def test_a_baseline_is_a_group_too(demo):
@@ -357,10 +360,35 @@ def test_a_class_of_a_notebook_is_known_by_its_text(demo):
     assert set(dissect.compare(groups)["model"]) == {"Own"}
     with pytest.raises(errors.DataError, match="class Own"):
         dissect.recommend(plain, [[1]])
-    with pytest.raises(errors.DataError, match="not the one"):
+    with pytest.raises(errors.DataError, match="not the class"):
         dissect.open_group(groups[0].path, model=changed)
     found = dissect.recommend(dissect.open_group(groups[0].path, model=same), [[1, 2]], k=2)
     pd.testing.assert_frame_equal(found, dissect.recommend(groups[0], [[1, 2]], k=2))
+
+
+def test_the_command_line_takes_such_a_class_from_a_file(demo, scratch):
+    group = dissect.train(run_cell(OWN)["Own"], demo, **TINY)
+    words = ["recommend", str(group.path), "--session", "1,2", "--k", "2", "--json"]
+    said = CliRunner().invoke(main, words)
+    assert said.exit_code == 3 and "the class Own, which was given to Python" in said.stderr
+    (scratch / "one.py").write_text(f"import math\n{textwrap.dedent(OWN)}")
+    said = CliRunner().invoke(main, [*words, "--model", "one.py:Own"])
+    assert said.exit_code == 0, said.stderr
+    assert [row["item"] for row in json.loads(said.stdout)["items"]] == dissect.recommend(group, [[1, 2]], 2)[
+        "item"
+    ].tolist()
+    (scratch / "one.py").write_text(textwrap.dedent(OWN).replace("self.scale *", "2 * self.scale *"))
+    assert CliRunner().invoke(main, [*words, "--model", "one.py:Own"]).exit_code == 3
+
+
+def test_training_leaves_the_process_as_it_was(demo):
+    torch.set_num_threads(2)
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    group = dissect.train("srgnn", demo, **TINY)
+    dissect.recommend(group, [[1]])
+    assert torch.get_num_threads() == 2 and torch.equal(torch.get_rng_state(), before)
+    assert torch.tensor(1e-40) * 1.0 > 0  # denormals
 
 
 def test_a_class_of_a_file_has_the_same_text(demo, scratch, monkeypatch):
