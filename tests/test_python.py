@@ -19,6 +19,7 @@ from click.testing import CliRunner
 import dissect
 from dissect import errors
 from dissect.cli import main
+from dissect.data import catalog, planted
 from dissect.data.sessions import Sessions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,28 +59,31 @@ def run_cell(text, names=None):
     return names
 
 
+@pytest.fixture(scope="module")
+def tiny():
+    """A data set whose evaluation takes no time."""
+    demo = planted.generate("demo")
+    return dissect.Dataset("tiny", demo.n_items, demo.train.part(0, 300), demo.test.part(0, 100))
+
+
 @pytest.fixture(autouse=True)
-def scratch(tmp_path, monkeypatch):
-    """Each test in an empty folder."""
+def scratch(tmp_path, monkeypatch, tiny):
+    """Each test in a folder with nothing but the data set."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DISSECT_DATA", str(tmp_path / "data"))
+    catalog.save(tiny)
     return tmp_path
 
 
 @pytest.fixture(scope="module")
-def demo():
-    return dissect.load("demo")
-
-
-@pytest.fixture(scope="module")
-def trained(demo, tmp_path_factory):
+def trained(tiny, tmp_path_factory):
     """Two seeds of SR-GNN, trained for a few steps."""
-    return dissect.train("srgnn", demo, **TINY, seeds=(1, 2), runs_dir=tmp_path_factory.mktemp("runs"))
+    return dissect.train("srgnn", tiny, **TINY, seeds=(1, 2), runs_dir=tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
-def dissected(demo, tmp_path_factory):
-    return dissect.run("srgnn", demo, **TINY, seeds=(1, 2), runs_dir=tmp_path_factory.mktemp("runs"))
+def dissected(tiny, tmp_path_factory):
+    return dissect.run("srgnn", tiny, **TINY, seeds=(1, 2), runs_dir=tmp_path_factory.mktemp("runs"))
 
 
 # --- the package -------------------------------------------------------------------------------------------
@@ -137,19 +141,19 @@ def files_in(folder):
 
 
 @pytest.mark.parametrize("verb", ["train", "run"])
-def test_python_and_the_command_line_leave_the_same_files(verb, scratch, demo, monkeypatch):
+def test_python_and_the_command_line_leave_the_same_files(verb, scratch, tiny, monkeypatch):
     def reset_clock():
         ticks = itertools.count()
         monkeypatch.setattr("time.perf_counter", lambda: next(ticks) / 1024)
 
-    words = ["--dataset", "demo", "--dim", "8", "--max-steps", "12", "--seed", "1", "--seed", "2", "--lr", "0.01"]
+    words = ["--dataset", "tiny", "--dim", "8", "--max-steps", "12", "--seed", "1", "--seed", "2", "--lr", "0.01"]
     words += ["--option", "steps=2", "--device", "cpu", "--runs-dir", "by-command", "--quiet"]
     reset_clock()
     done = CliRunner().invoke(main, [verb, *(["srgnn"] if verb == "train" else ["--model", "srgnn"]), *words])
     assert done.exit_code == 0, done.output
     reset_clock()
     call = getattr(dissect, verb)
-    group = call("srgnn", demo, steps=2, **TINY, lr=0.01, seeds=[1, 2], runs_dir="by-python")
+    group = call("srgnn", tiny, steps=2, **TINY, lr=0.01, seeds=[1, 2], runs_dir="by-python")
     by_command, by_python = files_in(scratch / "by-command"), files_in(scratch / "by-python")
     assert by_python.keys() == by_command.keys()
     assert [name for name in by_command if by_command[name] != by_python[name]] == []
@@ -157,12 +161,12 @@ def test_python_and_the_command_line_leave_the_same_files(verb, scratch, demo, m
     assert any(name.endswith("verdict.json") for name in by_python) == (verb == "run")
 
 
-def test_a_group_of_the_command_line_is_read_by_python(demo):
-    words = ["train", "srgnn", "--dataset", "demo", "--dim", "8", "--max-steps", "12", "--device", "cpu", "--quiet"]
+def test_a_group_of_the_command_line_is_read_by_python(tiny):
+    words = ["train", "srgnn", "--dataset", "tiny", "--dim", "8", "--max-steps", "12", "--device", "cpu", "--quiet"]
     assert CliRunner().invoke(main, words).exit_code == 0
-    group = dissect.open_group("srgnn-demo")
+    group = dissect.open_group("srgnn-tiny")
     assert group.config.where == "none" and group.config.max_steps == 12
-    again = dissect.train("srgnn", demo, **TINY)  # nothing is left to train
+    again = dissect.train("srgnn", tiny, **TINY)  # nothing is left to train
     assert again.path.resolve() == group.path.resolve()
     assert len(group.summaries()) == 1
 
@@ -170,15 +174,15 @@ def test_a_group_of_the_command_line_is_read_by_python(demo):
 # --- training ----------------------------------------------------------------------------------------------
 
 
-def test_the_same_call_again_trains_only_what_is_missing(demo):
-    first = dissect.train("srgnn", demo, **TINY, seeds=(1,))
+def test_the_same_call_again_trains_only_what_is_missing(tiny):
+    first = dissect.train("srgnn", tiny, **TINY, seeds=(1,))
     before = (first.path / "s1" / "summary.json").stat().st_mtime_ns
-    both = dissect.train("srgnn", "demo", **TINY, seeds=(1, 2))
-    again = dissect.train("srgnn", demo, **TINY, seeds=(1, 2))
+    both = dissect.train("srgnn", "tiny", **TINY, seeds=(1, 2))
+    again = dissect.train("srgnn", tiny, **TINY, seeds=(1, 2))
     assert first.path == both.path == again.path
     assert [path.name for path in again.runs()] == ["s1", "s2"]
     assert (first.path / "s1" / "summary.json").stat().st_mtime_ns == before
-    dissect.train("srgnn", demo, **TINY, seeds=(1,), force=True)
+    dissect.train("srgnn", tiny, **TINY, seeds=(1,), force=True)
     assert (first.path / "s1.old-1").is_dir()
 
 
@@ -200,35 +204,35 @@ def test_the_same_call_again_trains_only_what_is_missing(demo):
         ({"model_source": "0"}, "'model_source'", ""),
     ],
 )
-def test_what_does_not_exist_is_an_error_with_what_does(demo, scratch, given, message, hint):
+def test_what_does_not_exist_is_an_error_with_what_does(tiny, scratch, given, message, hint):
     with pytest.raises(errors.UsageError) as caught:
-        dissect.train("srgnn", demo, **given)
+        dissect.train("srgnn", tiny, **given)
     assert message in caught.value.message and hint in caught.value.message + caught.value.hint
     assert not (scratch / "runs").exists()
 
 
-def test_names_of_models_and_data_sets_are_checked_before_anything_else(demo):
+def test_names_of_models_and_data_sets_are_checked_before_anything_else(tiny):
     with pytest.raises(errors.UsageError, match="srgn") as caught:
-        dissect.train("srgn", "demo")
+        dissect.train("srgn", "tiny")
     assert "srgnn" in caught.value.hint
     with pytest.raises(errors.UsageError, match="dema"):
         dissect.load("dema")
     with pytest.raises(errors.UsageError, match="group named 'nothing'"):
         dissect.open_group("nothing")
     with pytest.raises(errors.UsageError, match="nothing to dissect"):
-        dissect.run("pop", demo)
+        dissect.run("pop", tiny)
 
 
-def test_progress_is_a_line_on_a_terminal_and_nothing_elsewhere(demo, monkeypatch, capsys):
-    dissect.train("srgnn", demo, **TINY, seeds=(1,))
+def test_progress_is_a_line_on_a_terminal_and_nothing_elsewhere(tiny, monkeypatch, capsys):
+    dissect.train("srgnn", tiny, **TINY, seeds=(1,))
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    dissect.train("srgnn", demo, **TINY, seeds=(2,), quiet=True)
+    dissect.train("srgnn", tiny, **TINY, seeds=(2,), quiet=True)
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    dissect.train("srgnn", demo, **TINY, seeds=(3,))
+    dissect.train("srgnn", tiny, **TINY, seeds=(3,))
     out, err = capsys.readouterr()
-    assert out == "" and "\rsrgnn on demo, seed 3: " in err and "step 12 of 12, loss " in err and err.endswith("\n")
+    assert out == "" and "\rsrgnn on tiny, seed 3: " in err and "step 12 of 12, loss " in err and err.endswith("\n")
 
 
 # --- results -----------------------------------------------------------------------------------------------
@@ -297,8 +301,8 @@ def test_groups_are_compared(trained, dissected):
     assert set(pairs["metric"]) == {"hr@20", "mrr@20"} and set(pairs["a"]) | set(pairs["b"]) == set(table["label"])
 
 
-def test_a_baseline_is_a_group_too(demo):
-    group = dissect.train("pop", demo)
+def test_a_baseline_is_a_group_too(tiny):
+    group = dissect.train("pop", tiny)
     assert group.metrics()["hr@20"].item() > 0
     assert dissect.recommend(group, [[1]], k=3)["probability"].isna().all()
 
@@ -347,12 +351,12 @@ def test_sessions_of_identifiers():
 # --- a class of one's own ----------------------------------------------------------------------------------
 
 
-def test_a_class_of_a_notebook_is_known_by_its_text(demo):
+def test_a_class_of_a_notebook_is_known_by_its_text(tiny):
     own, same = run_cell(OWN)["Own"], run_cell(f"x = 1\n{textwrap.dedent(OWN)}\nx = 2")["Own"]
     changed = run_cell(OWN.replace("self.scale *", "2 * self.scale *"))["Own"]
-    groups = [dissect.run(cls, demo, **TINY) for cls in (own, same, changed)]
+    groups = [dissect.run(cls, tiny, **TINY) for cls in (own, same, changed)]
     assert groups[0].path == groups[1].path != groups[2].path
-    assert groups[0].path.name.startswith("Own-demo-") and groups[0].config.model == "Own"
+    assert groups[0].path.name.startswith("Own-tiny-") and groups[0].config.model == "Own"
     assert len(groups[0].config.model_source) == 64
     # Nothing but recommending needs the class.
     plain = dissect.open_group(groups[0].path)
@@ -366,8 +370,8 @@ def test_a_class_of_a_notebook_is_known_by_its_text(demo):
     pd.testing.assert_frame_equal(found, dissect.recommend(groups[0], [[1, 2]], k=2))
 
 
-def test_the_command_line_takes_such_a_class_from_a_file(demo, scratch):
-    group = dissect.train(run_cell(OWN)["Own"], demo, **TINY)
+def test_the_command_line_takes_such_a_class_from_a_file(tiny, scratch):
+    group = dissect.train(run_cell(OWN)["Own"], tiny, **TINY)
     words = ["recommend", str(group.path), "--session", "1,2", "--k", "2", "--json"]
     said = CliRunner().invoke(main, words)
     assert said.exit_code == 3 and "the class Own, which was given to Python" in said.stderr
@@ -381,39 +385,39 @@ def test_the_command_line_takes_such_a_class_from_a_file(demo, scratch):
     assert CliRunner().invoke(main, [*words, "--model", "one.py:Own"]).exit_code == 3
 
 
-def test_training_leaves_the_process_as_it_was(demo):
+def test_training_leaves_the_process_as_it_was(tiny):
     torch.set_num_threads(2)
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    group = dissect.train("srgnn", demo, **TINY)
+    group = dissect.train("srgnn", tiny, **TINY)
     dissect.recommend(group, [[1]])
     assert torch.get_num_threads() == 2 and torch.equal(torch.get_rng_state(), before)
     assert torch.tensor(1e-40) * 1.0 > 0  # denormals
 
 
-def test_a_class_of_a_file_has_the_same_text(demo, scratch, monkeypatch):
+def test_a_class_of_a_file_has_the_same_text(tiny, scratch, monkeypatch):
     (scratch / "one_of_mine.py").write_text(textwrap.dedent(OWN))
     monkeypatch.syspath_prepend(scratch)
     import one_of_mine
 
-    group = dissect.train(one_of_mine.Own, demo, **TINY)
-    assert group.path == dissect.train(run_cell(OWN)["Own"], demo, **TINY).path
-    by_name = dissect.train("one_of_mine.py:Own", demo, **TINY)
+    group = dissect.train(one_of_mine.Own, tiny, **TINY)
+    assert group.path == dissect.train(run_cell(OWN)["Own"], tiny, **TINY).path
+    by_name = dissect.train("one_of_mine.py:Own", tiny, **TINY)
     assert by_name.config.model == "one_of_mine.py:Own" and by_name.path != group.path
     assert len(dissect.recommend(by_name, [[1]], k=2)) == 2
 
 
-def test_what_a_class_derives_from_is_part_of_it(demo):
+def test_what_a_class_derives_from_is_part_of_it(tiny):
     names = run_cell(OWN)
     run_cell("class Child(Own):\n    def more(self):\n        pass\n", names)
-    first = dissect.train(names["Child"], demo, **TINY)
+    first = dissect.train(names["Child"], tiny, **TINY)
     names = run_cell(OWN.replace("self.scale *", "2 * self.scale *"))
     run_cell("class Child(Own):\n    def more(self):\n        pass\n", names)
-    assert dissect.train(names["Child"], demo, **TINY).path != first.path
+    assert dissect.train(names["Child"], tiny, **TINY).path != first.path
 
 
-def test_settings_and_options_of_one_name_are_told_apart(demo):
-    group = dissect.train(run_cell(OWN)["Own"], demo, **TINY, lr=0.01, options={"lr": 0.5})
+def test_settings_and_options_of_one_name_are_told_apart(tiny):
+    group = dissect.train(run_cell(OWN)["Own"], tiny, **TINY, lr=0.01, options={"lr": 0.5})
     assert group.config.lr == 0.01 and group.config.model_options["lr"] == 0.5
 
 
@@ -426,16 +430,16 @@ def test_settings_and_options_of_one_name_are_told_apart(demo):
         (OWN.replace("return self.items", "return self.items[1:]"), {}, "breaks the contract"),
     ],
 )
-def test_a_class_that_cannot_be_trained_is_refused(demo, scratch, text, given, says):
+def test_a_class_that_cannot_be_trained_is_refused(tiny, scratch, text, given, says):
     names = run_cell(text)
     with pytest.raises(errors.UsageError, match=says):
-        dissect.train(names.get("Own") or names["srgnn"], demo, **TINY, **given)
+        dissect.train(names.get("Own") or names["srgnn"], tiny, **TINY, **given)
     assert not (scratch / "runs").exists()
 
 
-def test_a_class_without_text_is_refused(demo):
+def test_a_class_without_text_is_refused(tiny):
     names = {"__name__": "nowhere"}
     exec(textwrap.dedent(OWN), names)
     with pytest.raises(errors.UsageError, match="source text of the class Own") as caught:
-        dissect.train(names["Own"], demo)
+        dissect.train(names["Own"], tiny)
     assert "file" in caught.value.hint
