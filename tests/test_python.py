@@ -336,13 +336,15 @@ def test_of_several_seeds_one_has_to_be_named(trained):
 
 def test_sessions_of_identifiers():
     lists = [[1, 2, 3], [2, 3, 1], [3, 1, 2], [1, 3, 2]] * 5
-    names = ["red shoe", "sku,2", 77]
+    names = ["red shoe", "sku,2", 1]
     data = dissect.Dataset("shop", 3, Sessions.from_lists(lists), Sessions.from_lists(lists), identifiers=names)
     group = dissect.train("srgnn", data, dim=4, max_steps=5, device="cpu")
     found = dissect.recommend(group, [["red shoe", "sku,2"]], k=3)
-    assert sorted(map(str, found["identifier"])) == ["77", "red shoe", "sku,2"]
+    assert sorted(map(str, found["identifier"])) == ["1", "red shoe", "sku,2"]
     same = dissect.recommend(group, [[1, 2]], k=3)
     pd.testing.assert_frame_equal(found, same)
+    third = dissect.recommend(group, [["1"]], k=3)  # a text is an identifier, a number is a number
+    pd.testing.assert_frame_equal(third, dissect.recommend(group, [[3]], k=3))
     with pytest.raises(errors.UsageError, match="'red shoes'") as caught:
         dissect.recommend(group, [["red shoes"]])
     assert "red shoe" in caught.value.hint
