@@ -25,11 +25,11 @@ from dissect.data.translate import number_by_name
 from dissect.errors import FinishedError, UsageError, unknown
 from dissect.experiment import opened
 from dissect.experiment import train as experiment
+from dissect.experiment.recommended import recommended
 from dissect.experiment.subject import Subject, defaults, find_model
 from dissect.group import Group
 from dissect.runs import files, folders
 from dissect.runs.config import DENSE, DISSECTED, SETTINGS
-from dissect.training.recommend import recommend as recommended
 from dissect.training.record import Observer
 
 Model = str | type[Any]  # a name, "path/to/file.py:ClassName", or a class
@@ -129,15 +129,13 @@ def recommend(
         return group.data or opened.data_of(record, lambda name, data_dir: bring.load(name, data_dir))
 
     with _processor_as_it_was(device):
-        model, _, at = opened.trained_model(record, data, max(map(len, clicks)), group.model, device)
-        answers = list(recommended(model, clicks, record.n_items, at, k, unseen, record.config.longest))
-    table = pd.DataFrame(
-        [(session, rank, *each) for session, found in enumerate(answers) for rank, each in enumerate(found, 1)],
-        columns=["session", "rank", "item", "score", "probability"],
+        how = {"k": k, "unseen": unseen, "model": group.model, "device": device}
+        answers = list(recommended(record, clicks, data, identifiers, **how))
+    named = ["identifier"] if identifiers else []
+    return pd.DataFrame(
+        [{"session": session, **row} for session, rows in enumerate(answers) for row in rows],
+        columns=["session", "rank", "item", *named, "score", "probability"],
     )
-    if identifiers:
-        table.insert(3, "identifier", [identifiers[item - 1] for item in table["item"]])
-    return table
 
 
 def _numbers(session: Sequence[int | str], n_items: int, number: Mapping[str, int]) -> list[int]:
@@ -158,7 +156,7 @@ def _trained(
     """Train with the `usual` settings of a verb, but what is given; on stderr, how far it is, unless `quiet`."""
     subject = find_model(model)
     arguments = _apart(subject, given, usual)
-    if arguments.get("jobs", 1) > 1 and not isinstance(model, str) and subject.source:
+    if arguments.get("jobs", 1) > 1 and subject.source and not subject.given:
         raise UsageError(
             f"jobs={arguments['jobs']} needs {subject.name} in a file: other processes do not have this class.",
             'Name the file: "path/to/file.py:ClassName".',

@@ -397,16 +397,18 @@ def test_training_leaves_the_process_as_it_was(tiny):
     assert torch.tensor(1e-40) * 1.0 > 0  # denormals
 
 
-def test_a_class_of_a_file_has_the_same_text(tiny, scratch, monkeypatch):
+def test_an_imported_class_is_known_by_its_file_as_on_the_command_line(tiny, scratch, monkeypatch):
     (scratch / "one_of_mine.py").write_text(textwrap.dedent(OWN))
     monkeypatch.syspath_prepend(scratch)
     import one_of_mine
 
     group = dissect.train(one_of_mine.Own, tiny, **TINY)
-    assert group.path == dissect.train(run_cell(OWN)["Own"], tiny, **TINY).path
-    by_name = dissect.train("one_of_mine.py:Own", tiny, **TINY)
-    assert by_name.config.model == "one_of_mine.py:Own" and by_name.path != group.path
-    assert len(dissect.recommend(by_name, [[1]], k=2)) == 2
+    assert group.config.model == "one_of_mine.py:Own"
+    assert group.path == dissect.train("one_of_mine.py:Own", tiny, **TINY).path
+    again = dissect.open_group(group.path, model=one_of_mine.Own)
+    assert len(dissect.recommend(again, [[1]], k=2)) == len(dissect.recommend(str(group.path), [[1]], k=2)) == 2
+    in_notebook = dissect.train(run_cell(OWN)["Own"], tiny, **TINY)
+    assert len(dissect.recommend(dissect.open_group(in_notebook.path, model=one_of_mine.Own), [[1]], k=2)) == 2
 
 
 def test_what_a_class_derives_from_is_part_of_it(tiny):

@@ -7,20 +7,19 @@ stands here too: from the words of a command to a call of the library.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from dissect.errors import UsageError
-from dissect.runs.config import SETTINGS, Setting
+from dissect.runs.config import SETTINGS, Config, Setting
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from dissect.data.sessions import Dataset
-    from dissect.experiment.subject import Subject
     from dissect.training.record import Observer
 
 Decorator = Callable[[Any], Any]
@@ -117,6 +116,7 @@ def _setting(each: Setting, default: Any) -> Decorator:
     return option(each.flag, each.name, type=kind, default=default if shown else None, show_default=shown, **more)
 
 
+of_model, of_training = partial(option, group="model"), partial(option, group="training")
 runs_dir = option("--runs-dir", default="runs", show_default=True, metavar="DIR", help="Where run folders lie.")
 data_dir = option(
     "--data-dir", metavar="DIR", help="Where data sets lie. [default: $DISSECT_DATA or the user's data folder]"
@@ -129,70 +129,44 @@ own_model = option(
     help="Where the run's own model lies now; the file is executed. [default: the file it was trained with, if you"
     " have named it in a command before]",
 )
-device = option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, group="training"
-)
-preset = option("--preset", group="model", help="Arguments of the model by name, e.g. official for attenmixer.")
-extra = option(
+DEVICES = click.Choice(["auto", "cpu", "cuda"])
+device = of_training("--device", type=DEVICES, default="auto", show_default=True)
+preset = of_model("--preset", help="Arguments of the model by name, e.g. official for attenmixer.")
+extra = of_model(
     "--option",
     "extra",
     multiple=True,
     metavar="KEY=VALUE",
-    group="model",
-    help="Another argument of the model, e.g. readout=attenmixer: `dissect models NAME` lists them. For a model of"
-    " that list, --readout attenmixer says the same.",
+    help="Another argument of the model: `dissect models NAME` lists them. `--steps 2` means the same as `--option"
+    " steps=2` for a model that is listed by `dissect models`.",
 )
+WIDTH = "Width D of the model. [default: the preset's or the model file's, else 256; 32 on built-in data]"
+FROM = "Take settings, model and data set from a file such as a group's config.toml; other options given here win."
+ONCE: dict[str, Any] = {"multiple": True, "callback": each_once}
 # What a training has, with SparseVD or without, beside its settings.
 training = several(
-    option(
-        "--dim",
-        type=click.IntRange(1),
-        group="model",
-        help="Width D of the model. [default: the preset's or the model file's, else 256; 32 on built-in data]",
-    ),
+    of_model("--dim", type=click.IntRange(1), help=WIDTH),
     preset,
     extra,
-    option(
-        "--without",
-        multiple=True,
-        callback=each_once,
-        metavar="ROLE",
-        group="model",
-        help="Leave a role out of the model: propagation, gnn, attention.",
-    ),
-    option("--init-from", metavar="RUN", group="model", help="Start from the weights of a trained dense run."),
-    option(
-        "--epochs", type=float, group="training", help="Length of the training; or --max-steps. [default of train: 10]"
-    ),
-    option(
+    of_model("--without", metavar="ROLE", help="Leave a role out: propagation, gnn, attention.", **ONCE),
+    of_model("--init-from", metavar="RUN", help="Start from the weights of a trained dense run."),
+    of_training("--epochs", type=float, help="Length of the training; or --max-steps. [default of train: 10]"),
+    of_training(
         "--seed",
         "seeds",
         type=click.IntRange(0, 10**9),
-        multiple=True,
-        callback=each_once,
         default=(1,),
         show_default=True,
-        group="training",
         help="Repeat for several seeds.",
+        **ONCE,
     ),
-    option(
-        "--jobs",
-        type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        group="training",
-        help="Train so many seeds at the same time.",
-    ),
+    of_training("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Train so many seeds at once."),
     device,
+    option("--config", metavar="FILE", help=FROM),
     option("--name", help="Name of the group's folder, before the hash. [default: <model>-<dataset>]"),
-    option("--force", is_flag=True, help="Train again what is finished; the old run is kept aside."),
-    option(
-        "--config",
-        metavar="FILE",
-        help="Take settings, the model and the data set from a group's config.toml; options given here win.",
-    ),
     runs_dir,
     data_dir,
+    option("--force", is_flag=True, help="Train again what is finished; the old run is kept aside."),
     as_json,
     quiet,
 )
@@ -210,25 +184,32 @@ def console(quiet: bool = False) -> Console:
     return Console(stderr=True, quiet=quiet or not workers.is_first(), force_terminal=plain)
 
 
+def say_on(screen: Console) -> Callable[[str], None]:
+    """What puts a note on the screen, on one line and as it is."""
+    return partial(screen.print, highlight=False, markup=False, soft_wrap=True)
+
+
 def say(text: str) -> None:
-    """A note on stderr, on one line and as it is."""
-    console().print(text, highlight=False, markup=False, soft_wrap=True)
+    """A note on stderr. (A function of the module, which travels to other processes.)"""
+    say_on(console())(text)
 
 
 def observer(title: str, threshold: float, quiet: bool) -> Observer:
-    """What shows how a run goes on. (A function of the module, which travels to other processes.)"""
+    """What shows how a run goes on."""
     from dissect.cli import live
     from dissect.training import workers
 
     return live.make_observer(console(), title, threshold, quiet or not workers.is_first())
 
 
-def load(name: str, data_dir: str | None, say: Callable[[str], None] = say) -> Dataset:
-    """The data set of that name, fetched where it is not here and can be; `say` is told what is done."""
+def loader(say: Callable[[str], None] = say) -> Callable[[str, str | None], Dataset]:
+    """What gives the data set of a name, fetched where it is not here and can be; `say` is told what is done."""
+    from functools import partial
+
     from dissect.cli.data import progress_bar
     from dissect.data import bring
 
-    return bring.load(name, data_dir, say=say, progress=progress_bar)
+    return partial(bring.load, say=say, progress=progress_bar)
 
 
 def start(context: click.Context, usual: Mapping[str, Any], **given: Any) -> tuple[Path, Dataset]:
@@ -236,88 +217,41 @@ def start(context: click.Context, usual: Mapping[str, Any], **given: Any) -> tup
 
     Options given win over --config FILE, which wins over `usual`, the settings of the verb.
     """
-    from functools import partial
-
-    from dissect.experiment.opened import require_split
+    from dissect.experiment.opened import group_name, model_named, newest_dataset, read_settings, require_split
     from dissect.experiment.subject import option_values
     from dissect.experiment.train import train
     from dissect.training import workers
 
     workers.join()
     typed = {name: v for name, v in given.items() if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    file = _from_file(given["config"], usual, typed)
-    subject = _subject(context, given, typed, file)
+    path = given.pop("config")
+    file = read_settings(path, usual, "init_from" in typed) if path else {}
+    asked = {name: typed.get(name, file.get(name, given[name])) for name in ("model", "dataset")}
+    if asked["model"] is None:
+        raise click.MissingParameter(ctx=context, param=context.command.params[0])
+    subject = model_named(given["model"] if "model" in typed or "model" not in file else None, file, path)
     if usual.get("where") != "none":
         subject.require_weights()
-    dataset = given["dataset"] if "dataset" in typed else file.get("dataset", given["dataset"])
-    data = load(dataset or _newest_dataset(given["runs_dir"]), given["data_dir"])
+    data = loader()(asked["dataset"] or newest_dataset(given["runs_dir"], say), given.pop("data_dir"))
+    is_same = file.get("model") == subject.name and file.get("dataset") == data.name
     if file.get("dataset") == data.name and "split_hash" in file:
-        require_split(data, file["split_hash"], given["config"])
+        require_split(data, file["split_hash"], path)
     names = {each.name for each in SETTINGS}
-    chosen = {**usual, **{name: v for name, v in file.items() if name in {*names, "select"}}}
+    settings = {**usual, **{name: value for name, value in file.items() if name in {*names, "select"}}}
     if given["epochs"] is not None:
-        chosen.pop("max_steps", None)
-    chosen |= {name: value for name, value in typed.items() if name in names}
-    dim = {"dim": given["dim"]} if given["dim"] is not None else {}
-    own = file.get("model_options", {}) if subject.name == file.get("model") else {}
-    passed = ("preset", "without", "seeds", "epochs", "jobs", "device", "runs_dir", "force", "init_from")
-    threshold = chosen.get("threshold", next(each.default for each in SETTINGS if each.name == "threshold"))
+        settings.pop("max_steps", None)
+    settings |= {name: value for name, value in typed.items() if name in names}
+    options = dict(file.get("model_options", {})) if file.get("model") == subject.name else {}
+    options |= {"dim": given["dim"]} if given["dim"] is not None else {}
+    watch = partial(observer, threshold=settings.get("threshold", Config.threshold), quiet=given.pop("quiet"))
     group = train(
         subject,
         data,
-        options={**own, **dim, **option_values(given["extra"])},
-        name=given["name"] or _name_of(given["config"], same=bool(own) and file.get("dataset") == data.name),
-        refit=given.get("refit", False),
-        observe=partial(observer, threshold=threshold, quiet=given["quiet"]),
+        options=options | option_values(given.pop("extra")),
+        name=given.pop("name") or (group_name(path) if is_same else None),
+        observe=watch,
         say=say,
-        **{name: given[name] for name in passed},
-        **chosen,
+        **{name: value for name, value in given.items() if name not in {*names, "model", "dataset", "dim"}},
+        **settings,
     )
     return group, data
-
-
-def _from_file(path: str | None, usual: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
-    """What --config FILE holds. Raises UsageError where it is of the other verb, or of weights that are not named."""
-    from dissect.experiment.opened import read_settings
-
-    if path is None:
-        return {}
-    file = read_settings(Path(path))
-    if "select" in file and file["select"] != usual.get("select", "last"):
-        verb = "run" if file["select"] == "last" else "train"
-        raise UsageError(f"{path} is of dissect {verb}.", f"Give it to that: dissect {verb} --config {path}")
-    if "init_from" in file and "init_from" not in typed:
-        raise UsageError(f"{path} starts from weights {file['init_from']}.", "Name their run: --init-from RUN")
-    return file
-
-
-def _subject(
-    context: click.Context, given: Mapping[str, Any], typed: Mapping[str, Any], file: dict[str, Any]
-) -> Subject:
-    """The model that is meant: the one named, or that of --config FILE, whose file must be the one recorded."""
-    from dissect.experiment.opened import recorded_model
-    from dissect.experiment.subject import find_model
-
-    if "model" in typed or "model" not in file:
-        if given["model"] is None:
-            raise click.MissingParameter(ctx=context, param=context.command.params[0])
-        return find_model(given["model"])
-    return recorded_model(file["model"], file.get("model_source"), given["config"])
-
-
-def _name_of(config: str | None, same: bool) -> str | None:
-    """The name of the group that --config FILE is of, where model and data set are the `same`: so a seed joins it."""
-    from dissect.runs.folders import HASHED
-
-    group = Path(config or "").resolve().parent.name
-    return HASHED.sub("", group) if config and same and HASHED.search(group) else None
-
-
-def _newest_dataset(runs_dir: str) -> str:
-    """The data set of the newest group, which is said."""
-    from dissect.runs import folders
-
-    newest = folders.newest_sound_group(runs_dir)
-    dataset = str(folders.group_config(newest)["dataset"]) if newest else "demo"
-    say(f"Data set: {dataset} ({'as in the newest group' if newest else 'built in'}).")
-    return dataset

@@ -15,9 +15,7 @@ Examples:
 )
 @click.argument("run")
 @options.own_model
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="[default: as in the command that began the run]"
-)
+@click.option("--device", type=options.DEVICES, help="[default: as in the command that began the run]")
 @options.runs_dir
 @options.data_dir
 @options.as_json
@@ -43,7 +41,7 @@ def command(
     records = unfinished(run, runs_dir)
     config, group = records[0].config, records[0].group
     observe = partial(options.observer, threshold=config.threshold, quiet=quiet)
-    data = go_on(records, options.load, Manner(observe=observe, say=options.say), runs_dir, model, data_dir, device)
+    data = go_on(records, options.loader(), Manner(observe=observe, say=options.say), runs_dir, model, data_dir, device)
     if workers.is_first() and config.is_sparse:
         show_verdict(group, data.name, as_json)
     elif workers.is_first():

@@ -30,8 +30,8 @@ Examples:
     " path.",
 )
 @options.option("--dataset", default="demo", show_default=True, group="data", help="A name of `dissect data list`.")
-@options.settings(DISSECTED, but=("protocol", "patience"))
 @options.training
+@options.settings(DISSECTED, but=("protocol", "patience"))
 @click.pass_context
 def command(context: click.Context, /, as_json: bool, **given: Any) -> None:
     """Dissect a model: which of its weight matrices carry the prediction?

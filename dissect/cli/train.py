@@ -30,6 +30,7 @@ Examples:
     group="data",
     help="A name of `dissect data list`. [default: that of the newest group, else demo]",
 )
+@options.training
 @options.settings(DENSE, but=("SparseVD",))
 @options.option(
     "--refit",
@@ -37,7 +38,6 @@ Examples:
     group="training",
     help="Then train on everything, validation too, for the epochs chosen, and report that.",
 )
-@options.training
 @click.pass_context
 def command(context: click.Context, /, as_json: bool, **given: Any) -> None:
     """Train MODEL without SparseVD and report HR and MRR, beside the finished runs on the same split.

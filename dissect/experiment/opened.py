@@ -1,23 +1,21 @@
-"""A finished run read back: its record, data set, class and weights; and sessions as a user writes them."""
+"""A finished run read back: its record, data set, class and weights; and a configuration from its file."""
 
 from __future__ import annotations
 
-import csv
-import difflib
 import shlex
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from dissect.data.sessions import Dataset, Sessions, split_validation
+from dissect.data.sessions import Dataset, split_validation
 from dissect.data.translate import (
     in_words,
     is_identity,
-    number_by_name,
     numbering_of,
     numbering_of_group,
     translation,
@@ -25,14 +23,13 @@ from dissect.data.translate import (
 from dissect.errors import DataError, UsageError, unknown
 from dissect.experiment import own_models
 from dissect.experiment.subject import Subject, find_model, require_length, subject_of
-from dissect.experiment.train import Say, work
+from dissect.experiment.train import Say, unsaid, work
 from dissect.runs import folders
 from dissect.runs.config import Config, is_file_name
 from dissect.training.device import prepare_device
+from dissect.training.evaluation import metrics, rank_sessions
+from dissect.training.finish import write_ranks_of
 from dissect.training.rebuild import Recorded, read_run, rebuild, require_finished
-
-QUOTED = "As in sku-881,sku-17, with quotes around what has a comma or begins with a space: '\"a, b\",c'."
-NEAR_AMONG = 100_000  # identifiers, the first so many: more would take seconds
 
 Load = Callable[[str, str | None], Dataset]  # the data set of a name, from a data folder or the usual one
 
@@ -44,10 +41,14 @@ def finished_run(name: str | Path, runs_dir: str | Path) -> Recorded:
     return record
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """What a group's config.toml holds, or a file with some of it. Raises UsageError for what cannot be trained."""
+def read_settings(path: str | Path, usual: Mapping[str, Any], has_weights: bool = False) -> dict[str, Any]:
+    """What a group's config.toml holds, or a file with some of it, for the verb whose settings are `usual`.
+
+    Raises UsageError for a setting that does not exist, where it is of the other verb, and where it begins with weights
+    and the request does not (`has_weights`).
+    """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: {error}.", "It should be like the config.toml of a group.") from error
     for name in found.keys() - Config.__dataclass_fields__.keys():
@@ -58,7 +59,33 @@ def read_settings(path: Path) -> dict[str, Any]:
             f"{path} is of a training on everything, whose length each seed chose before.",
             "Name the config.toml of the group that chose it, and --refit.",
         )
+    if found.get("select", usual.get("select", "last")) != usual.get("select", "last"):
+        verb = "run" if found["select"] == "last" else "train"
+        raise UsageError(f"{path} is of dissect {verb}.", f"Give it to that: dissect {verb} --config {path}")
+    if "init_from" in found and not has_weights:
+        raise UsageError(f"{path} begins with weights {found['init_from']}.", "Name their run: --init-from RUN")
     return found
+
+
+def model_named(name: str | None, file: Mapping[str, Any], path: str | Path) -> Subject:
+    """The model of that name, else that of the settings in the file at `path`."""
+    if name is None and "model" in file:
+        return recorded_model(file["model"], file.get("model_source"), str(path))
+    return find_model(name or "")
+
+
+def group_name(path: str | Path) -> str | None:
+    """The name before the hash of the group whose config.toml this is; None for another file."""
+    group = Path(path).resolve().parent.name
+    return folders.HASHED.sub("", group) if folders.HASHED.search(group) else None
+
+
+def newest_dataset(runs_dir: str | Path, say: Say) -> str:
+    """The name of the data set of the newest group, or of the built-in one, which is said."""
+    newest = folders.newest_sound_group(runs_dir)
+    dataset = str(folders.group_config(newest)["dataset"]) if newest else "demo"
+    say(f"Data set: {dataset} ({'as in the newest group' if newest else 'built in'}).")
+    return dataset
 
 
 def model_of(record: Recorded, given: str | type | None = None) -> Subject:
@@ -84,7 +111,7 @@ def recorded_model(
                 f"In Python: dissect.open_group({where!r}, model={name}); else --model path/to/file.py:{name}",
             )
         cls = given if isinstance(given, type) else subject_of(own_models.read(given), given).cls
-        if own_models.sha256_of(cls) != source:
+        if source != find_model(cls).source and source != own_models.sha256_of(cls):
             raise DataError(
                 f"{cls.__name__} is not the class that {where} was made with: its text is another, or that of a class "
                 "from which it derives.",
@@ -142,15 +169,6 @@ def numbers_for(record: Recorded, data: Dataset, say: Say) -> np.ndarray | None:
     return numbers
 
 
-def sessions_of(record: Recorded, data: Dataset, split: str) -> Sessions:
-    """The "train", "valid" or "test" part of a data set, parted as the run did. Raises UsageError where it is empty."""
-    train, valid = split_validation(data.train, record.config.held_out)
-    sessions = {"test": data.test, "valid": valid, "train": train}[split]
-    if not sessions.n_prefixes:
-        raise UsageError(f"The run's '{split}' part has no prefix to rank.", "It can be evaluated on: --split test")
-    return sessions
-
-
 def trained_model(
     record: Recorded, data: Callable[[], Dataset], longest: int, given: str | type | None = None, device: str = "auto"
 ) -> tuple[Any, int, torch.device]:
@@ -169,94 +187,38 @@ def trained_model(
     return model.to(where), step, where
 
 
-def read_session(text: str, n_items: int, named: bool = False) -> list[int]:
-    """Item numbers from "12,7,99". Raises UsageError for an empty session, a gap, or an item that there is not.
+def evaluate(
+    record: Recorded,
+    load: Load,
+    *,
+    split: str = "test",
+    ties: str = "best",
+    dataset: str | None = None,
+    ranks: Path | None = None,
+    model: str | None = None,
+    device: str = "auto",
+    data_dir: str | None = None,
+    say: Say = unsaid,
+) -> dict[str, Any]:
+    """HR and MRR of the trained model of a run, on a part of its own data set or of another; writes `ranks`.
 
-    `named` items could be asked for by their identifiers too, and the error says so.
+    Of another data set the misses are counted, and the accuracy over the targets that the model knows stands beside.
     """
-    words = text.replace(",", " ").split()
-    if not words:
-        raise UsageError("The session is empty.", "Give its items in the order of the clicks: --session 12,7,99")
-    if not all(part.strip() for part in text.split(",")):
-        raise UsageError(
-            f"The session {text} has a gap: no item stands beside a comma.", f"--session {','.join(words)}?"
-        )
-    session = []
-    for word in words:
-        if not (word.isascii() and word.isdigit() and 1 <= int(word) <= n_items):
-            hint = f"The items of this run are numbered from 1 to {n_items}."
-            raise UsageError(f"There is no item {word!r}.", hint + " By what they are called: --identifiers" * named)
-        session.append(int(word))
-    return session
-
-
-def read_identified(text: str, identifiers: list[int | str] | None) -> list[int]:
-    """Item numbers from "sku-881,sku-17", what the log or the files call the items; quotes around one with a comma.
-
-    Raises UsageError for an empty session, a gap, what no item is called, or a data set without such identifiers.
-    """
-    number = _number_of(identifiers)
-    words = _split(text)
-    for word in words:
-        if word not in number:
-            near = difflib.get_close_matches(word, list(number)[:NEAR_AMONG], n=3)
-            raise UsageError(f"No item is called {word!r}.", f"Did you mean {' or '.join(near)}?" if near else QUOTED)
-    return [number[word] for word in words]
-
-
-def read_sessions(
-    path: Path, n_items: int, identifiers: list[int | str] | None, by_identifier: bool
-) -> tuple[dict[int, list[int]], str]:
-    """(the session of each line of a file, what to say about clicks that were left out).
-
-    By identifier, a session keeps its clicks on items that the model knows; one that has none is left out. Raises
-    DataError, with the line, where a line is not a session.
-    """
-    try:
-        lines = path.read_text("utf-8-sig").rstrip("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}.", "It should be UTF-8 text, a session a line.") from error
-    number = _number_of(identifiers) if by_identifier else {}
-    sessions: dict[int, list[int]] = {}
-    unknown: list[tuple[int, str]] = []
-    for place, line in enumerate(lines, 1):
-        try:
-            if not by_identifier:
-                sessions[place] = read_session(line, n_items, bool(identifiers))
-                continue
-            words = _split(line)
-        except UsageError as error:
-            raise DataError(f"{path}, line {place}: {error.message}", error.hint) from error
-        unknown += [(place, word) for word in words if word not in number]
-        if known := [number[word] for word in words if word in number]:
-            sessions[place] = known
-    if not sessions:
-        raise DataError(f"{path} has no session with an item that the model knows.", "Are they of the same shop?")
-    if not unknown:
-        return sessions, ""
-    place, word = unknown[0]
-    without = len(lines) - len(sessions)
-    return sessions, (
-        f"Clicks left out because the model does not know the item: {len(unknown):,} "
-        f"(the first: {word!r} in line {place}). Sessions left out because it knows no item of them: {without:,}."
-    )
-
-
-def _number_of(identifiers: list[int | str] | None) -> dict[str, int]:
-    if identifiers is None:
-        raise UsageError(
-            "The run knows its items by their numbers only: there is no items.json in its group.",
-            "Leave --identifiers out.",
-        )
-    return number_by_name(identifiers, "The run's data set")
-
-
-def _split(text: str) -> list[str]:
-    """The identifiers of a session. Raises UsageError for an empty one, a gap, or quotes that are not closed."""
-    try:
-        words = next(csv.reader([text], skipinitialspace=True, strict=True), [])
-    except csv.Error as error:
-        raise UsageError(f"The session {text!r} cannot be read: {error}.", QUOTED) from error
-    if not all(words) or not words:
-        raise UsageError(f"The session {text!r} is empty, or has a gap.", QUOTED)
-    return words
+    own = partial(data_of, record, load, data_dir)
+    data = load(dataset, data_dir) if dataset else own()
+    numbers = numbers_for(record, data, say) if dataset else None
+    train, valid = split_validation(data.train, record.config.held_out)
+    sessions = {"test": data.test, "valid": valid, "train": train}[split]
+    if not sessions.n_prefixes:
+        raise UsageError(f"The run's '{split}' part has no prefix to rank.", "It can be evaluated on: --split test")
+    found, step, where = trained_model(record, own, int(sessions.lengths.max()) - 1, model, device)
+    ranked = rank_sessions(found, sessions, where, ties, numbers, record.config.longest)
+    if ranks is not None:
+        write_ranks_of(ranks, ranked.rank, sessions)
+    result = {"run": str(record.run), "model": record.config.model, "variant": record.variant, "seed": record.seed}
+    result |= {"step": step, "dataset": data.name, "split_hash": data.split_hash, "split": split, "ties": ties}
+    result |= {"n": len(ranked.rank), **metrics(ranked.rank)}
+    if ranked.known is not None:
+        misses = {"unknown_targets": int((~ranked.known).sum()), "without_known_click": ranked.without_click}
+        result |= {**misses, "known_targets": metrics(ranked.rank[ranked.known])}
+    return result

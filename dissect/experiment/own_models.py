@@ -69,10 +69,26 @@ def read(name: str) -> ModelFile:
     return ModelFile(Path(path), class_name, content)
 
 
-def sha256_of(cls: type) -> str:
-    """What identifies a class that Python has already: the SHA-256 of its text and of what it derives from, up to ours.
+def file_of(cls: type) -> ModelFile | None:
+    """The file of a class that Python has imported, which counts as named.
 
-    Not that of its file, which may be the script that trains it. Raises UsageError where the text cannot be read.
+    None for a class in a notebook, or in the script that runs: that file changes with what the script does.
+    """
+    if cls.__module__ == "__main__" or "." in cls.__qualname__:
+        return None
+    try:
+        path = Path(inspect.getsourcefile(cls) or "")
+        file = ModelFile(path, cls.__name__, path.read_bytes())
+    except (OSError, TypeError):
+        return None
+    _note_named(file)
+    return file
+
+
+def sha256_of(cls: type) -> str:
+    """What identifies a class without a file: the SHA-256 of its text and of what it derives from, up to ours.
+
+    Raises UsageError where the text cannot be read.
     """
     own = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in OURS]
     return hashlib.sha256("".join(map(_text_of, own)).encode()).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import traceback
 import types
 import typing
@@ -82,8 +83,13 @@ def subject_of(file: own_models.ModelFile, given: str) -> Subject:
 
 
 def _of_class(cls: Any) -> Subject:
-    """A user's own model as a class. Raises UsageError where it lacks something, or is called like one of ours."""
+    """A user's class: by its file, as the command line has it, where it was imported, else by its text.
+
+    Raises UsageError where it lacks something, or is called like one of ours.
+    """
     require_contract(cls)
+    if file := own_models.file_of(cls):
+        return Subject(f"{file.path.name}:{file.class_name}", cls, file.sha256, f"{file.path}:{file.class_name}")
     if cls.__name__ in {*MODELS, *BASELINES}:
         raise UsageError(f"dissect has a model called {cls.__name__}.", "Give your class another name.")
     return Subject(cls.__name__, cls, own_models.sha256_of(cls))
@@ -168,7 +174,9 @@ def model_options(
     if lost:
         raise UsageError(f"{subject.name} takes no {lost[0]}=none.", "Leave it out for the default.")
     # What says no more than the defaults is not written down, so that it does not make another group; but the width.
-    options = {n: v for n, v in options.items() if v is not None and (n == "dim" or usual.get(n) != v)}
+    # In the order of the constructor, so that the file of a group is the same however they were given.
+    order = [name for name in dict.fromkeys([*takes, *options]) if options.get(name) is not None]
+    options = {name: options[name] for name in order if name == "dim" or usual.get(name) != options[name]}
     _check_kinds(subject, options)
     _check_names(subject, try_out(subject, options)[0], options)
     _check_without(subject, options, without, [f"--option {n}={v}" for n, v in given.items() if n != "dim"])
@@ -344,6 +352,16 @@ def describe(subject: Subject, options: Mapping[str, Any], items: int) -> dict[s
             for row in rows
         ],
         "roles": shares([row for row in rows if row["declared"]], "role"),
-        "options": defaults(subject),
-        "presets": {preset: dict(values) for preset, values in getattr(subject.cls, "presets", {}).items()},
+        "options": _plain(defaults(subject)),
+        "presets": _plain(getattr(subject.cls, "presets", {})),
     }
+
+
+def _plain(value: Any) -> Any:
+    """A value in the words of JSON; what it has none for (infinity, a class) as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    known = value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if known else str(value)

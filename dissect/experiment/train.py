@@ -268,7 +268,8 @@ def prepare_group(group: Path, config: Config, data: Dataset) -> None:
     if (group / "config.toml").exists():
         folders.group_config(group)
         return
-    files.write_json(group / "data.json", catalog.describe(data))
+    about = {"name": data.name, "split_hash": data.split_hash, **catalog.describe(data)}
+    files.write_json(group / "data.json", about)
     files.write_identifiers(group, data.identifiers)
     files.write_toml(group / "config.toml", config.to_dict())
 
