@@ -18,7 +18,7 @@ from dissect.experiment.train import train
 from dissect.runs import folders
 from dissect.runs.config import DENSE, DISSECTED, SETTINGS, Config
 from dissect.training.record import Observer
-from models import BASELINES, MODELS, SRGNN
+from models import MODELS, SRGNN
 
 TINY = ["--max-steps", "3", "--dim", "4", "--device", "cpu", "--quiet"]
 ALSO = {"max_steps": 3, "device": "cpu"}
@@ -84,7 +84,7 @@ def test_a_class_is_a_model_under_the_name_of_its_file(typed, demo, tmp_path, mo
     code, _, err = typed("run", *TINY, "--model", "own_of_python.py:Own")
     assert code == 2 and f"Finished already: {group}/s1" in err.replace(f"{tmp_path}/", "")
     assert find_model(SRGNN).name == "srgnn" and find_model(SRGNN).source is None
-    with pytest.raises(UsageError, match="stands in no file"):
+    with pytest.raises(UsageError, match="source text of the class Nowhere cannot be read"):
         find_model(type("Nowhere", (SRGNN,), {"__module__": "nowhere"}))
 
 
@@ -321,3 +321,20 @@ def test_another_split_than_the_files_is_refused(typed, copied, tmp_path):
     assert code == 3 and "is not the one of the run" in err
     with pytest.raises(DataError):
         evaluate(finished_run(copied[0], "runs"), lambda name, folder: planted.generate("demo-bag"))
+
+
+def test_the_recipe_of_a_preset_gives_way_to_what_is_said(typed, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from models import SRGNN\n\nclass Own(SRGNN):\n    presets = {'mine': {'dim': 4}}\n"
+        "    recipes = {'mine': {'optimiser': 'adamw', 'lr': 0.002, 'batch_size': 50}}\n"
+    )
+    words = ["train", "own.py:Own", "--dataset", "demo", "--max-steps", "2", "--quiet", "--device", "cpu"]
+    for more, wanted in (
+        (["--preset", "mine"], ("adamw", 0.002, 50)),
+        (["--preset", "mine", "--lr", "0.5"], ("adamw", 0.5, 50)),
+    ):
+        assert typed(*words, *more, "--name", f"a{len(more)}")[0] == 0
+        config = folders.group_config(folders.newest_group("runs"))
+        assert (config["optimiser"], config["lr"], config["batch_size"]) == wanted
+    assert typed(*words, "--name", "plain")[0] == 0
+    assert folders.group_config(folders.newest_group("runs"))["optimiser"] == "adam"

@@ -209,7 +209,7 @@ def test_a_table_with_another_number_of_rows_than_items_is_not_renumbered(shop, 
         "        self.table = nn.Embedding(n_items + 1, dim)\n"
         "        self.last = nn.Linear(dim, dim)\n\n"
         "    def item_states(self):\n        return self.table.weight[1:]\n\n"
-        "    def encode(self, S, items, lengths):\n        return self.last(lookup(S, items[:, 0])), {}\n"
+        "    def encode(self, S, batch):\n        return self.last(lookup(S, batch.items[:, 0]))\n"
     )
     words = ["padded.py:Padded", "--device", "cpu", "--max-steps", "2", "--quiet"]
     assert shop("train", *words, "--dataset", "may")[0] == 0

@@ -203,7 +203,7 @@ def observer(title: str, threshold: float, quiet: bool) -> Observer:
 
 
 def loader(say: Callable[[str], None] = say) -> Callable[[str, str | None], Dataset]:
-    """What gives the data set of a name, fetched where it is not here; says so where another split stands in."""
+    """What gives the data set of a name, fetched where it is not here and can be; `say` is told what is done."""
     from functools import partial
 
     from dissect.cli.data import progress_bar
@@ -237,7 +237,7 @@ def start(context: click.Context, usual: Mapping[str, Any], **given: Any) -> tup
     if file.get("dataset") == data.name and "split_hash" in file:
         require_split(data, file["split_hash"], path)
     names = {each.name for each in SETTINGS}
-    settings = {**usual, **{name: value for name, value in file.items() if name in {*names, "select"}}}
+    settings = {name: value for name, value in file.items() if name in {*names, "select"}}
     if given["epochs"] is not None:
         settings.pop("max_steps", None)
     settings |= {name: value for name, value in typed.items() if name in names}
@@ -251,6 +251,7 @@ def start(context: click.Context, usual: Mapping[str, Any], **given: Any) -> tup
         name=given.pop("name") or (group_name(path) if is_same else None),
         observe=watch,
         say=say,
+        usual=usual,
         **{name: value for name, value in given.items() if name not in {*names, "model", "dataset", "dim"}},
         **settings,
     )

@@ -25,7 +25,7 @@ from dissect.experiment import own_models
 from dissect.experiment.subject import Subject, find_model, require_length, subject_of
 from dissect.experiment.train import Say, unsaid, work
 from dissect.runs import folders
-from dissect.runs.config import Config
+from dissect.runs.config import Config, is_file_name
 from dissect.training.device import prepare_device
 from dissect.training.evaluation import metrics, rank_sessions
 from dissect.training.finish import write_ranks_of
@@ -88,22 +88,36 @@ def newest_dataset(runs_dir: str | Path, say: Say) -> str:
     return dataset
 
 
-def model_of(record: Recorded, given: str | None = None) -> Subject:
+def model_of(record: Recorded, given: str | type | None = None) -> Subject:
     """The class that a run was made with: a registered one, or that of a user's file (`recorded_model`)."""
     config = record.config
     return recorded_model(config.model, config.model_source, str(record.run), record.command, given)
 
 
 def recorded_model(
-    name: str, source: str | None, where: str, command: Sequence[str] = (), given: str | None = None
+    name: str, source: str | None, where: str, command: Sequence[str] = (), given: str | type | None = None
 ) -> Subject:
     """The class that the record at `where` names: a registered one, or that of a user's file with this SHA-256.
 
-    The file is `given`, else the one that the command on record names. Raises DataError where it is gone or has
-    changed, or where only the record names it and this user never did (own_models.py).
+    The file is `given`, else the one that the command on record names; or the class itself is given. Raises DataError
+    where it is gone or has changed, or where only the record names it and this user never did (own_models.py).
     """
     if source is None:
         return find_model(name)
+    if isinstance(given, type) or not is_file_name(name):  # a class that was given to Python: its text is known
+        if given is None:
+            raise DataError(
+                f"{where} was made with the class {name}, which was given to Python and stands in no record.",
+                f"In Python: dissect.open_group({where!r}, model={name}); else --model path/to/file.py:{name}",
+            )
+        cls = given if isinstance(given, type) else subject_of(own_models.read(given), given).cls
+        if source != find_model(cls).source and source != own_models.sha256_of(cls):
+            raise DataError(
+                f"{cls.__name__} is not the class that {where} was made with: its text is another, or that of a class "
+                "from which it derives.",
+                "Give it as it was then, or train anew.",
+            )
+        return Subject(name, cls, source)
     named = [word.removeprefix("--model=") for word in command]
     path = given or next((word for word in named if Path(word).name == name), name)
     hint = "Name it: --model path/to/file.py:ClassName"
@@ -156,7 +170,7 @@ def numbers_for(record: Recorded, data: Dataset, say: Say) -> np.ndarray | None:
 
 
 def trained_model(
-    record: Recorded, data: Callable[[], Dataset], longest: int, given: str | None = None, device: str = "auto"
+    record: Recorded, data: Callable[[], Dataset], longest: int, given: str | type | None = None, device: str = "auto"
 ) -> tuple[Any, int, torch.device]:
     """(model, step, device): the trained model of a run; a baseline is fitted again, its step is 0.
 

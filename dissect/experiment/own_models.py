@@ -18,6 +18,7 @@ import inspect
 import os
 import shlex
 import sys
+import textwrap
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ import platformdirs
 
 from dissect.errors import UsageError, unknown
 
+OURS = ("builtins", "abc", "typing", "torch", "models")  # packages whose classes need not be identified
 HOW = "--model takes path/to/file.py:ClassName."
 
 
@@ -67,18 +69,48 @@ def read(name: str) -> ModelFile:
     return ModelFile(Path(path), class_name, content)
 
 
-def file_of(cls: type) -> ModelFile:
-    """The file of a class that Python has imported, which counts as named. Raises UsageError where it has none."""
+def file_of(cls: type) -> ModelFile | None:
+    """The file of a class that Python has imported, which counts as named.
+
+    None for a class in a notebook, or in the script that runs: that file changes with what the script does.
+    """
+    if cls.__module__ == "__main__" or "." in cls.__qualname__:
+        return None
     try:
         path = Path(inspect.getsourcefile(cls) or "")
-        file = ModelFile(path, cls.__qualname__, path.read_bytes())
-    except (OSError, TypeError) as error:
-        raise UsageError(
-            f"{cls.__qualname__} stands in no file, and runs record the SHA-256 of a model's file.",
-            "Write the class into a file, and import it.",
-        ) from error
+        file = ModelFile(path, cls.__name__, path.read_bytes())
+    except (OSError, TypeError):
+        return None
     _note_named(file)
     return file
+
+
+def sha256_of(cls: type) -> str:
+    """What identifies a class without a file: the SHA-256 of its text and of what it derives from, up to ours.
+
+    Raises UsageError where the text cannot be read.
+    """
+    own = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in OURS]
+    return hashlib.sha256("".join(map(_text_of, own)).encode()).hexdigest()
+
+
+def _text_of(cls: type) -> str:
+    """The text of a class in a file, or in a cell of a notebook: there inspect knows only methods, which lead to it."""
+    with suppress(OSError, TypeError):
+        return textwrap.dedent(inspect.getsource(cls)).rstrip() + "\n"
+    for method in filter(inspect.isfunction, vars(cls).values()):
+        with suppress(OSError, TypeError, SyntaxError):
+            lines, at = inspect.findsource(method)
+            for node in ast.walk(ast.parse("".join(lines))):
+                if not isinstance(node, ast.ClassDef) or node.name != cls.__name__:
+                    continue
+                begin = min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1
+                if begin <= at < (node.end_lineno or 0):
+                    return textwrap.dedent("".join(lines[begin : node.end_lineno])).rstrip() + "\n"
+    raise UsageError(
+        f"The source text of the class {cls.__name__} cannot be read, and it says which model a run is of.",
+        "Write the class into a file, or into a cell of a notebook.",
+    )
 
 
 def _named() -> Path:

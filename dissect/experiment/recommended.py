@@ -28,7 +28,7 @@ def recommended(
     *,
     k: int = 20,
     unseen: bool = False,
-    model: str | None = None,
+    model: str | type | None = None,
     device: str = "auto",
 ) -> Iterator[list[dict[str, Any]]]:
     """For each session of item numbers, rows of rank, item, identifier where there are any, score and probability."""

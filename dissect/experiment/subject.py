@@ -66,7 +66,7 @@ def find_model(model: str | type | Subject) -> Subject:
         return model
     if isinstance(model, type):
         registered = next((name for name, cls in MODELS.items() if cls is model), None)
-        return Subject(registered, model) if registered else _with_contract(own_models.file_of(model), model)
+        return Subject(registered, model) if registered else _of_class(model)
     if is_file_name(model):
         return subject_of(own_models.read(model), model)
     if model not in MODELS:
@@ -76,17 +76,31 @@ def find_model(model: str | type | Subject) -> Subject:
 
 def subject_of(file: own_models.ModelFile, given: str) -> Subject:
     """A user's own model: the class in its file, which is executed. Raises UsageError with what is wrong about it."""
-    return _with_contract(file, own_models.load(file), given)
+    cls = own_models.load(file)
+    require_contract(cls)
+    return Subject(f"{file.path.name}:{file.class_name}", cls, file.sha256, given)
 
 
-def _with_contract(file: own_models.ModelFile, cls: Any, given: str = "") -> Subject:
-    """The class in a user's file. Raises UsageError where it lacks what the contract asks for."""
+def _of_class(cls: Any) -> Subject:
+    """A user's class: by its file, as the command line has it, where it was imported, else by its text.
+
+    Raises UsageError where it lacks something, or is called like one of ours.
+    """
+    require_contract(cls)
+    if file := own_models.file_of(cls):
+        return Subject(f"{file.path.name}:{file.class_name}", cls, file.sha256, f"{file.path}:{file.class_name}")
+    if cls.__name__ in MODELS:
+        raise UsageError(f"dissect has a model called {cls.__name__}.", "Give your class another name.")
+    return Subject(cls.__name__, cls, own_models.sha256_of(cls))
+
+
+def require_contract(cls: Any) -> None:
+    """Raises UsageError where a class lacks what the contract asks for."""
     needed = ("item_states", "encode", "candidates", "unit_candidates", "matrices", "removable")
     lacking = [name for name in needed if not hasattr(cls, name)]
     if lacking or not issubclass(cls, base.SessionModel):
         what = f"lacks {', '.join(lacking)}" if lacking else "is no SessionModel"
-        raise UsageError(f"{file.class_name} {what}.", f"{CONTRACT}: derive from SessionModel.")
-    return Subject(f"{file.path.name}:{file.class_name}", cls, file.sha256, given or f"{file.path}:{file.class_name}")
+        raise UsageError(f"{cls.__name__} {what}.", f"{CONTRACT}: derive from SessionModel.")
 
 
 def changes(subject: Subject, preset: str) -> bool:
@@ -253,9 +267,10 @@ def require_length(model: Any, name: str, longest: int, which: str) -> None:
 
 def _line_of(error: BaseException, subject: Subject) -> str:
     """Where in the user's file an error arose: " (own.py, line 12)"; empty where it did not."""
-    file = inspect.getsourcefile(subject.cls) if subject.source else None
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f" ({Path(str(file)).name}, line {lines[-1]})" if lines else ""
+    methods = filter(inspect.isfunction, vars(subject.cls).values()) if subject.source else ()
+    files = {method.__code__.co_filename for method in methods}
+    found = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    return f" ({Path(found[-1].filename).name}, line {found[-1].lineno})" if found else ""
 
 
 def _check_kinds(subject: Subject, options: Mapping[str, Any]) -> None:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from dissect.data import catalog, planted
 from dissect.data.sessions import Dataset, split_validation
-from dissect.errors import DataError, UsageError, unknown
+from dissect.errors import DataError, FinishedError, UsageError, unknown
 from dissect.experiment.jobs import at_once
 from dissect.experiment.subject import Subject, changes, find_model, model_options, try_on, try_out
 from dissect.runs import files, folders
-from dissect.runs.config import DENSE, EPOCHS, SETTINGS, Config
+from dissect.runs.config import DENSE, DISSECTED, EPOCHS, SETTINGS, Config
 from dissect.text import as_name, check_name
 from dissect.training import workers
 from dissect.training.device import prepare_device
@@ -106,13 +106,15 @@ def train(
     refit: bool = False,
     observe: Callable[[str], Observer] | None = None,
     say: Say | None = None,
+    usual: Mapping[str, Any] = DISSECTED,
     **settings: Any,
 ) -> Path:
     """Train a model on a data set, each seed in a run folder of its own; returns the folder of the group.
 
-    `settings` are fields of `Config`, whose defaults are those of `dissect run`; DENSE has those of `dissect train`.
-    `options` are arguments of the model, on top of those of a `preset`; `without` names roles that are left out of it.
-    `init_from` is a finished dense run to start from; `refit` trains once more on everything, for the epochs chosen.
+    `settings` are fields of `Config`. They win over the recipe of the preset, which wins over `usual`: DISSECTED, the
+    settings of `dissect run`, or DENSE, those of `dissect train`. `options` are arguments of the model, on top of those
+    of the preset; `without` names roles that are left out of it. `init_from` is a finished dense run to start from;
+    `refit` trains once more on everything, for the epochs chosen.
 
     The same call again goes on with what was stopped. Raises UsageError, before anything is written, for what does not
     exist or fit; and where all is finished already, unless `force`.
@@ -121,6 +123,7 @@ def train(
     for setting in settings.keys() - known:
         raise unknown("setting", setting, known)
     subject, runs_dir, given = find_model(model), Path(runs_dir), dict(options or {})
+    settings = {**usual, **recipe(subject, preset, epochs), **settings}
     if settings.get("where", "both") != "none":
         subject.require_weights()
     manner = Manner(device, jobs, force, observe or unobserved, say or unsaid)
@@ -147,6 +150,12 @@ def train(
     group, once = folder_of(config, runs_dir, name, parts), tuple(dict.fromkeys(seeds))
     plan = Plan(subject, data, config, group, once, tuple(without), start.weights)
     return _train_twice(plan, name, parts, manner) if refit else train_seeds(plan, manner)
+
+
+def recipe(subject: Subject, preset: str | None, epochs: float | None) -> dict[str, Any]:
+    """The settings of the training that belong to a preset; its length only where none is given."""
+    found = dict(getattr(subject.cls, "recipes", {}).get(preset, {}))
+    return {name: value for name, value in found.items() if name != "max_steps" or epochs is None}
 
 
 def configure(subject: Subject, data: Dataset, settings: Mapping[str, Any], epochs: float | None) -> Config:
@@ -348,15 +357,16 @@ def work(config: Config, n_items: int) -> int:
     return int(config.batch_size * n_items * config.model_options.get("dim", DIM))
 
 
-def _finished(plan: Plan) -> UsageError:
+def _finished(plan: Plan) -> FinishedError:
     """The error for a command that has nothing left to do."""
     for seed in plan.seeds:
         folders.read_summary(plan.run(seed))  # says how to write a lost one again
     dense = f"dissect compare --dataset {shlex.quote(plan.data.name)}"
     see = f"dissect verdict {shlex.quote(str(plan.group))}" if plan.config.is_sparse else dense
-    return UsageError(
+    return FinishedError(
         f"Finished already: {', '.join(str(plan.run(seed)) for seed in plan.seeds)}.",
         f"Choose another --seed, or --force (the old run is kept aside). See it: {see}",
+        plan.group,
     )
 
 

@@ -219,6 +219,11 @@ class Config:
         return self.where != "none"
 
     @property
+    def has_verdict(self) -> bool:
+        """Whether there is a verdict on it: a model that was trained by `dissect run` to its last step."""
+        return self.select == "last" and not self.refit and self.max_steps > 1  # 1 was that of a baseline once
+
+    @property
     def chooses(self) -> bool:
         """Whether a run reports the epoch that was best on validation, not its last step."""
         return self.select != "last"
