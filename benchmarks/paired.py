@@ -123,6 +123,8 @@ def main(
     if worker:
         work(Task(*json.loads(worker)))
         return
+    if not (old_tree / "dissect").is_dir():
+        raise click.UsageError(f"{old_tree} is not a checkout of dissect: it has no folder dissect.")
     sys.path.insert(0, str(HERE))
     from models import MODELS
 
