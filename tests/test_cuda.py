@@ -7,8 +7,7 @@ from dissect.data.sessions import Sessions
 from dissect.runs.config import Config
 from dissect.runs.files import read_jsonl
 from dissect.runs.folders import is_done
-from dissect.sparsevd import penalty
-from dissect.sparsevd.sparsify import sparsify
+from dissect.sparsevd import penalty, sparsify
 from dissect.training.evaluation import evaluate, prefixes_of
 from dissect.training.loop import fit, train_step
 from dissect.training.record import Observer

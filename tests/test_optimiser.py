@@ -10,7 +10,7 @@ from torch.optim import lr_scheduler
 
 from dissect.data.sessions import Sessions
 from dissect.errors import UsageError
-from dissect.runs.config import OPTIMISERS, SCHEDULES, Config, lr_at
+from dissect.runs.config import SETTINGS, Config, lr_at
 from dissect.runs.files import write_toml
 from dissect.sparsevd import named_variational
 from dissect.training.controls import seeded_controls
@@ -19,6 +19,7 @@ from dissect.training.setup import assemble
 from models import SRGNN
 
 V, D = 12, 8
+OPTIMISERS, SCHEDULES = (next(s.choices for s in SETTINGS if s.name == name) for name in ("optimiser", "schedule"))
 
 
 def groups_of(**settings):
