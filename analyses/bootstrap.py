@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from dissect.training.evaluation import gains
+
 RESAMPLES = 2_000
 CHUNK = 4_000_000  # weights of sessions held at once, 32 MB
 
@@ -15,11 +17,10 @@ Report = Callable[[int, int], object]  # is told (done, total)
 def session_sums(
     rank: np.ndarray, session: np.ndarray, chosen: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(sums of 1/rank within 20, number of prefixes) per session, float64 [S] each; `chosen` bool [P] restricts."""
-    gain = np.where(rank <= 20, 1.0 / rank, 0.0)
+    """(sums of the gains in MRR@20, number of prefixes) per session, float64 [S] each; `chosen` bool [P] restricts."""
     used = np.ones(len(rank)) if chosen is None else chosen.astype(float)
     session = np.unique(session, return_inverse=True)[1]  # numbered without gaps, however large the numbers are
-    return np.bincount(session, gain * used), np.bincount(session, used)
+    return np.bincount(session, gains(rank, "mrr@20") * used), np.bincount(session, used)
 
 
 def resampled(
@@ -63,9 +64,7 @@ def relative_loss_interval(
 ) -> tuple[float | None, float | None, float | None]:
     """(estimate, low, high): relative loss of MRR, 1 - MRR(reduced) / MRR(full), with its 95 % interval.
 
-    full [K, S] and reduced [K', S] are sums of reciprocal ranks per seed and session, count [S] prefixes per session;
-    `resampled` draws.
-
+    full [K, S] and reduced [K', S] are sums of reciprocal ranks per seed and session, count [S] prefixes per session.
     A loss relative to nothing is None: the estimate where MRR(full) is 0, the limits where it is 0 in a resample.
     """
     chosen = np.flatnonzero(count)

@@ -1,338 +1,158 @@
-"""What was trained on one split, side by side: which runs belong together, and their means over seeds.
-
-Runs belong in one column only where they share the split and the protocol. A row is one configuration in one
-variant: the full model, or the model without a role.
-"""
+"""What was trained on one split, side by side: means over seeds, tests of pairs, and what a reader must know."""
 
 from __future__ import annotations
 
-import inspect
 import shlex
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from dissect.data.catalog import STAND_INS
-from dissect.errors import DataError, UsageError, unknown
-from dissect.runs import files, folders
-from dissect.runs.config import Config
-from dissect.runs.folders import left_out, read_summary
-from dissect.runs.records import METRICS
-from models import MODELS
+from analyses.bootstrap import Report
+from analyses.entries import (
+    JUDGED,
+    Entry,
+    differing,
+    entries_of_dataset,
+    entries_of_group,
+    entries_of_names,
+    labels,
+    same_test_set,
+    sound_configs,
+)
+from analyses.significance import Gains, can_count, enough_resamples, n_tests, pairs_table, read_gains
+from dissect.errors import DataError, UsageError
+from dissect.runs import files
+from dissect.runs.folders import left_out
+from dissect.runs.records import METRICS, Data
 
-JUDGED = ("hr@20", "mrr@20")  # what the pairs are judged by, and for what the selection bias is on record
-MOST_SETTINGS = 3  # that a label names
 TIES = "best"  # how every training ranks: one more than the number of strictly better scores
-
-Warn = Callable[[DataError], object]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row: a group in one variant, its seeds that count, their summaries, and how many are left out and why."""
-
-    group: Path
-    variant: str
-    config: dict[str, Any]
-    runs: tuple[Path, ...]
-    summaries: tuple[dict[str, Any], ...] = ()
-    unfinished: int = 0
-    damaged: int = 0
-
-    @property
-    def name(self) -> str:
-        return self.group.name if self.variant == folders.FULL else f"{self.group.name}/{self.variant}"
-
-    @property
-    def split(self) -> tuple[str, str]:
-        """(split hash, protocol): the table to which the row belongs."""
-        return str(self.config["split_hash"]), str(self.config["protocol"])
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether a seed had anything to decide: a baseline without gradients has no epochs."""
-        return any(summary["epochs"] for summary in self.summaries)
-
-    @property
-    def selection(self) -> str:
-        """The epoch reported: chosen by MRR@20 on `validation`, or by each metric on `test`; the `final` one; the
-        final one of a `refit`, whose length was chosen on validation; nothing where there are no epochs.
-        """
-        if not self.is_trained or self.config.get("refit"):
-            return "refit" if self.is_trained else ""
-        if self.config.get("select", "last") == "last":
-            return "final"
-        return "test" if self.config["protocol"] == "paper" else "validation"
+# How the epoch reported came about (analyses.entries.Entry.selection): in a cell, and in words.
+EPOCHS = {
+    "validation": ("best valid", "chosen by MRR@20 on validation"),
+    "refit": ("refit", "trained again on everything for as many epochs as were chosen on validation"),
+    "test": ("best test", "chosen on test"),
+    "final": ("last", "the final step, nothing chosen (as dissect run reports)"),
+}
+PAPER = (
+    "Protocol paper: every metric is taken at its best epoch on the test set. Such numbers flatter: the selection bias "
+    "is within them and cannot be told apart."
+)
 
 
-def entry(group: Path, variant: str = folders.FULL, seed: int | None = None, warn: Warn = left_out) -> Entry | None:
-    """The finished seeds (or the one seed) of a variant; None where there is none.
+class Comparison(NamedTuple):
+    """A table of rows that may stand in one column (`means`), and their pairs (`pairs_table`, with labels for places).
 
-    A damaged seed is left out, and `warn` is told. Raises DataError where the configuration is damaged.
+    Both have the facts of the table in `.attrs`: dataset, split_hash, protocol, ties, test_prefixes, test_sessions,
+    holm_tests (that the p values are corrected for), resamples, notes (what the numbers cannot show, in words). The
+    pairs, named by `a`, `b` (labels) and `a run`, `b run`, are empty where there is one row.
     """
-    config = folders.group_config(group)
-    found = [run for run in folders.group_runs(group, variant) if seed is None or run.name == f"s{seed}"]
-    done = [run for run in found if folders.is_done(run)]
-    sound: dict[Path, dict[str, Any]] = {}
-    for run in done:
-        try:
-            sound[run] = read_summary(run)
-        except DataError as error:
-            warn(error)
-    if not sound:
-        return None
-    left = len(found) - len(done), len(done) - len(sound)
-    return Entry(group, variant, config, tuple(sound), tuple(sound.values()), *left)
+
+    rows: pd.DataFrame
+    pairs: pd.DataFrame
+
+    @property
+    def title(self) -> str:
+        facts = self.rows.attrs
+        on = f"{facts['dataset']} (split {facts['split_hash'][:8]}), protocol {facts['protocol']}"
+        return f"{on}: {facts['test_prefixes']:,} test prefixes of {facts['test_sessions']:,} sessions"
+
+    def title_of_pairs(self, every_pair: bool) -> str:
+        said, ties = "every pair", ", ties against it" if has_ties(self.rows).any() else ""
+        if not every_pair:
+            said = f"{marked(self.rows)[0]} (the best MRR@20{ties}) against the others"
+        return f"{self.rows.attrs['dataset']}, protocol {self.rows.attrs['protocol']}: {said}"
 
 
-def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> list[Entry]:
-    """The rows that a name stands for: a group with all its variants, one variant, or one seed.
+def compare(
+    names: str | Path | Iterable[str | Path] = (),
+    runs_dir: Path | str = "runs",
+    dataset: str | None = None,
+    resamples: int | None = None,
+    seed: int = 0,
+    every_pair: bool = False,
+    report: Callable[[str], Report] | None = None,
+) -> list[Comparison]:
+    """The runs named (analyses.entries), or all on a data set, side by side: a table for each split and protocol.
 
-    A name is a path, or is looked for below `runs_dir`: <group>, <group>/without-<role>, <group>[/...]/s<seed>;
-    the unique beginning of a group's name will do. Raises UsageError where there is no such thing, DataError
-    where it is no run, or nothing of it is finished and whole.
+    Pairs are those with the best row, unless `every_pair`. `report` gives, by what is being done, whom to tell how far
+    it is. What is damaged or not finished is left out, and said on stderr. Raises UsageError or DataError where names
+    are wrong, runs named were tested on different data, or there are no two rows.
     """
-    given = name.rstrip("/")
-    at = next((path for path in (Path(given), Path(runs_dir) / given) if path.exists()), None)
-    head, rest = str(at or given), list[str]()
-    while not (Path(head) / "config.toml").exists() and Path(head).name and _is_part(Path(head).name):
-        head, rest = str(Path(head).parent), [Path(head).name, *rest]
-    if at is not None and not (Path(head) / "config.toml").exists():
-        raise DataError(f"{at} is no run: a run lies in a folder with a config.toml.")
-    group = folders.resolve_group(head, runs_dir).resolve()  # the same thing by two names is one row
-    folders.group_config(group)
-    seeds = [int(part[1:]) for part in rest if part[1:].isdigit()]
-    variants = [part for part in rest if not part[1:].isdigit()]
-    inside = group.joinpath(*rest)
-    if not inside.is_dir():
-        known = [v if v != folders.FULL else "s<seed>" for v in folders.variants(group)]
-        raise UsageError(f"There is no run {'/'.join(rest)} in {group.name}.", f"In it: {', '.join(known) or 'none'}.")
-    wanted = variants or ([folders.FULL] if seeds else folders.variants(group))
-    found = [entry(group, variant, seeds[0] if seeds else None, warn) for variant in wanted]
-    entries = [row for row in found if row is not None]
-    if not entries:
-        raise DataError(
-            f"{inside} has no finished seed that is whole.", f"Go on with it: dissect resume {shlex.quote(str(inside))}"
-        )
-    return entries
+    lost: list[DataError] = []
 
+    def warn(error: DataError) -> None:
+        lost.append(error)
+        left_out(error)
 
-def _is_part(name: str) -> bool:
-    return name.startswith("without-") or (name[:1] == "s" and name[1:].isdigit())
-
-
-def sound_configs(runs_dir: Path | str, warn: Warn = left_out) -> dict[Path, dict[str, Any]]:
-    """The groups of a runs folder, oldest first, with their configurations; `warn` is told of damaged ones."""
-    configs = {}
-    for group in folders.find_groups(runs_dir):
-        try:
-            configs[group] = folders.group_config(group)
-        except DataError as error:
-            warn(error)
-    return configs
-
-
-def entries_of_dataset(
-    dataset: str | None, runs_dir: Path | str, warn: Warn = left_out
-) -> tuple[list[Entry], list[str], str]:
-    """(rows, names of groups without a finished seed, data set) of all groups on a data set, or on the newest's.
-
-    Where only a stand-in of the data set was trained on (`diginetica-srgnn` for `diginetica`) its rows come.
-    Raises UsageError with near names where no group was trained on it, DataError where none is finished and whole.
-    """
-    configs = sound_configs(runs_dir, warn)
-    if not configs:
-        there = folders.find_groups(runs_dir)
-        raise (DataError if there else UsageError)(
-            f"There are no {'undamaged ' if there else ''}runs in {runs_dir}.",
-            "Make some: dissect train srgnn; dissect train attenmixer",
-        )
-    known = {config["dataset"] for config in configs.values()}
-    dataset = dataset or str(list(configs.values())[-1]["dataset"])
-    if dataset not in known and STAND_INS.get(dataset) in known:
-        dataset = STAND_INS[dataset]
-    if dataset not in known:
-        raise unknown(f"data set among the runs in {runs_dir}", dataset, known)
-    entries, empty = [], []
-    for group in (group for group, config in configs.items() if config["dataset"] == dataset):
-        rows = [row for row in (entry(group, v, warn=warn) for v in folders.variants(group)) if row is not None]
-        entries += rows
-        if not any(
-            folders.is_done(run) for variant in folders.variants(group) for run in folders.group_runs(group, variant)
-        ):
-            empty.append(group.name)
-    if not entries:
-        other = {
-            config["dataset"]
-            for group, config in configs.items()
-            if any(map(folders.is_done, folders.group_runs(group)))
-        } - {dataset}
-        raise DataError(
-            f"No run on {dataset} is finished and whole. Begun: {', '.join(empty) or 'none'}.",
-            f"Finished: {', '.join(f'--dataset {shlex.quote(name)}' for name in sorted(other))}."
-            if other
-            else "dissect train",
-        )
-    return entries, empty, dataset
-
-
-def same_test_set(entries: Iterable[Entry], runs_dir: Path | str, verb: str = "dissect compare") -> None:
-    """Raises UsageError, with the calls of `verb` that split them, where rows were tested on different data."""
-    by_split: dict[str, list[Entry]] = {}
-    for row in entries:
-        by_split.setdefault(row.split[0], []).append(row)
-    if len(by_split) > 1:
-        a, b = (rows[0] for rows in list(by_split.values())[:2])
-        here = Path(runs_dir).resolve()
-        paths = [dict.fromkeys(row.group.resolve() for row in rows) for rows in by_split.values()]
-        names = [[path.name if path.parent == here else str(path) for path in groups] for groups in paths]
-        raise UsageError(
-            f"{a.name} and {b.name} have different test sets (split {a.split[0][:8]} of {a.config['dataset']}, "
-            f"{b.split[0][:8]} of {b.config['dataset']}): their numbers do not belong in one column.",
-            "Each by itself:" + "".join(f"\n  {verb} {shlex.join(group)}" for group in names),
-        )
-
-
-def by_table(entries: Iterable[Entry]) -> list[list[Entry]]:
-    """Rows by split and protocol, the largest table first; a row named twice counts once."""
+    if names:
+        if dataset:
+            raise UsageError(
+                "RUN and --dataset exclude each other.", "dissect compare --dataset takes all groups on it."
+            )
+        several = [names] if isinstance(names, (str, Path)) else names
+        entries = entries_of_names(map(str, several), runs_dir, warn)
+        same_test_set(entries, runs_dir)
+    else:
+        entries = entries_of_dataset(dataset, runs_dir, warn)
     tables: dict[tuple[str, str], list[Entry]] = {}
-    seen = set()
     for row in entries:
-        if row.runs not in seen:
-            seen.add(row.runs)
-            tables.setdefault(row.split, []).append(row)
-    return sorted(tables.values(), key=len, reverse=True)
+        tables.setdefault(row.split, []).append(row)
+    largest_first = sorted(tables.values(), key=len, reverse=True)
+    read = [read_gains(rows, warn, report and report("reading ranks")) for rows in largest_first]
+    read = [table for table in read if table[0]]
+    require_two([rows for rows, _, _ in read], bool(lost))
+    return [compared(*table, resamples, seed, every_pair, report and report("drawing resamples")) for table in read]
 
 
-def labels(entries: list[Entry]) -> list[str]:
-    """A name for each row that says what sets it apart: model, variant, dissected or not, and only where rows would
-    still be called the same, settings in which they differ, the group's hash, the seed.
-    """
-    found = [_plain_label(row) for row in entries]
-    flat = [_flat(row.config) for row in entries]
-    for label, rivals in _places(found).items():
-        names = dict.fromkeys(name for i in rivals for name in flat[i])
-        apart = [name for name in names if len({repr(flat[i].get(name)) for i in rivals}) > 1][:MOST_SETTINGS]
-        for i in rivals if apart else ():
-            found[i] = f"{label} ({', '.join(_in_words(name, flat[i].get(name, 'unset')) for name in apart)})"
-    for label, rivals in _places(found).items():
-        groups = {entries[i].group for i in rivals}
-        same = Counter(entries[i].name for i in rivals)
-        for i in rivals:
-            if len(groups) > 1:
-                found[i] = f"{label} [{entries[i].group.name.rsplit('-', 1)[-1]}]"
-            if same[entries[i].name] > 1:
-                seeds = [run.name[1:] for run in entries[i].runs]
-                found[i] += f" seed{'s' * (len(seeds) != 1)} {', '.join(seeds)}"
-    return found
+def require_two(tables: list[list[Entry]], lost: bool) -> None:
+    """Raises DataError or UsageError, with the way out, where there are no two rows; `lost`: some were damaged."""
+    if not tables:
+        raise DataError("Nothing is left to compare.", "What is wrong with each run stands above.")
+    if len(tables) == len(tables[0]) == 1:
+        row = tables[0][0]
+        on = shlex.quote(row.config["dataset"])
+        raise (DataError if lost else UsageError)(
+            f"Only {row.name} is there: it takes two to compare.",
+            f"Train another on the same data: dissect train attenmixer --dataset {on}\n"
+            f"or name one of the finished: dissect compare --dataset {on}",
+        )
 
 
-def _in_words(name: str, value: Any) -> str:
-    return f"{name.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
-
-
-def _places(found: list[str]) -> dict[str, list[int]]:
-    """Where each label stands."""
-    places: dict[str, list[int]] = {}
-    for i, label in enumerate(found):
-        places.setdefault(label, []).append(i)
-    return places
-
-
-def _plain_label(row: Entry) -> str:
-    model = str(row.config["model"])
-    words = [model, *_model_words(model, row.config.get("model_options", {}))]
-    if row.variant != folders.FULL:
-        words.append("without " + row.variant.removeprefix("without-").replace("-", ", "))
-    if row.config["where"] != "none":
-        words.append(f"SparseVD {row.config['where']}")
-    if row.config.get("refit"):  # trained on the validation part too
-        words.append("refit")
-    return " ".join(words)
-
-
-def _model_words(model: str, options: Mapping[str, Any]) -> list[str]:
-    """What sets a model apart from its defaults: a preset where there is one, then single settings; not the width."""
-    if model not in MODELS:
-        return []
-    cls: Any = MODELS[model]
-    defaults = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
-
-    def special(settings: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in settings.items() if name != "dim" and defaults.get(name) != value}
-
-    left, words = special(options), []
-    presets = {name: special(settings) for name, settings in cls.presets.items()}
-    fitting = [name for name, settings in presets.items() if settings and settings.items() <= left.items()]
-    if fitting:
-        best = max(fitting, key=lambda name: len(presets[name]))
-        words, left = [best], {name: value for name, value in left.items() if name not in presets[best]}
-    return [*words, *(_in_words(name, value) for name, value in left.items())]
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a group, those of the model's constructor first."""
-    plain = {name: value for name, value in config.items() if not isinstance(value, Mapping)}
-    return {**config.get("model_options", {}), **plain}
-
-
-def settings(row: Entry) -> dict[str, Any]:
-    """What decided the outcome of a row and may differ within a table: nothing of a baseline, which has no settings.
-
-    What is without effect on the row is left out, and so is what label and selection say. `option <name>` are arguments
-    of a model of ours, which the label names unless they are the defaults; `setting <name>` is all else.
-    """
-    if not row.is_trained:
-        return {}
-    config = Config(**row.config)
-    idle = {"model", "dataset", "split_hash", "model_options", "where", "protocol", "select", "refit"}
-    if not config.is_sparse:
-        idle |= {"noise", "prior", "threshold", "log_sigma2", "kl_weight", "kl_warmup", "decay_everything"}
-    if config.select == "last":
-        idle |= {"patience"}
-    if config.refit or config.protocol == "paper":
-        idle |= {"validation"}
-    found = {f"setting {name}": value for name, value in config.to_dict().items() if name not in idle}
-    for name, value in {**_defaults(config.model), **config.model_options}.items():
-        found[f"option {name}" if config.model in MODELS and name != "dim" else f"setting {name}"] = value
-    return found
-
-
-def _defaults(model: str) -> dict[str, Any]:
-    """The arguments of a model of ours that it need not be given."""
-    parameters = inspect.signature(MODELS[model]).parameters if model in MODELS else {}
-    return {name: p.default for name, p in parameters.items() if p.default is not p.empty and name != "without"}
-
-
-def differing(entries: list[Entry]) -> dict[str, list[Any]]:
-    """The `settings` in which rows differ that have them, with the value of each row; NaN where it has none."""
-    of_rows = [settings(row) for row in entries]
-    for row, of in zip(entries, of_rows):  # another model has another file: the label says so
-        sources = {
-            other.config.get("model_source") for other in entries if other.config["model"] == row.config["model"]
-        }
-        if len(sources) == 1:
-            of.pop("setting model_source", None)
-    names = dict.fromkeys(name for of in of_rows for name in of)
-    apart = [name for name in names if len({repr(of[name]) for of in of_rows if name in of}) > 1]
-    return {name: [of.get(name, np.nan) for of in of_rows] for name in apart}
-
-
-def catalogue_size(entries: list[Entry]) -> float:
-    """How many items are ranked, as the first group says that can be read; NaN where none does."""
-    for row in entries:
-        try:
-            n_items = files.read_json(row.group / "data.json").get("n_items")
-        except DataError:
-            continue
-        if isinstance(n_items, int):
-            return n_items
-    return float("nan")
+def compared(
+    entries: list[Entry],
+    gains: list[Gains],
+    count: np.ndarray,
+    resamples: int | None = None,
+    seed: int = 0,
+    every_pair: bool = False,
+    report: Report | None = None,
+) -> Comparison:
+    """The means of rows of one split and protocol, and their pairs, from what `read_gains` gives."""
+    rows = means(entries)
+    tests = n_tests(len(rows))
+    resamples = resamples or enough_resamples(tests)
+    pairs, best_first = pd.DataFrame(), [gains[place] for place in rows.pop("entry")]
+    if tests:
+        pairs = pairs_table(best_first, count, resamples, seed, every_pair, report)
+    for side in "ab" if tests else "":
+        pairs[f"{side} run"] = pairs[side].map(run_names(rows))
+        pairs[side] = pairs[side].map(rows["label"])
+    split, protocol = entries[0].split
+    rows.attrs = pairs.attrs = {
+        "dataset": str(entries[0].config["dataset"]),
+        "split_hash": split,
+        "protocol": protocol,
+        "ties": TIES,
+        "test_prefixes": int(count.sum()),
+        "test_sessions": len(count),
+        "holm_tests": tests,
+        "resamples": resamples,
+        "notes": notes(rows, tests, resamples),
+    }
+    return Comparison(rows, pairs)
 
 
 def means(entries: list[Entry]) -> pd.DataFrame:
@@ -348,43 +168,73 @@ def means(entries: list[Entry]) -> pd.DataFrame:
 
     Where MRR@20 is known with ties against the target, the place of a row goes by that: equal scores win nothing.
     """
-    items = catalogue_size(entries)
-    rows = []
-    for place, (row, label) in enumerate(zip(entries, labels(entries))):
-        first = row.summaries[0]
-        test = pd.DataFrame([summary["test"] for summary in row.summaries])
-        epochs = [s["seconds"] / s["epochs"] for s in row.summaries if s["epochs"]]
-        bias = {m: [(s.get("selection_bias") or {}).get(m, np.nan) for s in row.summaries] for m in JUDGED}
-        worst = {m: [(s.get("test_worst_ties") or {}).get(m, np.nan) for s in row.summaries] for m in METRICS}
-        chosen_on_test = row.config["protocol"] == "paper" and row.is_trained
-        rows.append(
-            {
-                "label": label,
-                "group": row.group.name,
-                "model": row.config["model"],
-                "variant": row.variant,
-                "where": row.config["where"],
-                "protocol": row.config["protocol"],
-                "ties": TIES,
-                "selection": row.selection,
-                "seeds": len(row.summaries),
-                "seed_list": " ".join(str(summary["seed"]) for summary in row.summaries),
-                "unfinished": row.unfinished,
-                "damaged": row.damaged,
-                "parameters": first["n_parameters"],
-                "items": items,
-                "seconds_per_epoch": float(np.mean(epochs)) if epochs else float("nan"),
-                **{metric: float(test[metric].mean()) for metric in METRICS},
-                **{f"{metric} sd": float(test[metric].std(ddof=1)) for metric in METRICS},
-                **{f"worst {m}": float(np.mean(worst[m])) for m in METRICS},
-                **{f"bias {m}": float("nan") if chosen_on_test else float(np.mean(bias[m])) for m in JUDGED},
-                "entry": place,
-            }
-        )
+    rows = [
+        {
+            "label": label,
+            "group": row.group.name,
+            "model": row.config["model"],
+            "variant": row.variant,
+            "where": row.config["where"],
+            "protocol": row.config["protocol"],
+            "ties": TIES,
+            "selection": row.selection,
+            "seeds": len(row.summaries),
+            "seed_list": " ".join(str(summary["seed"]) for summary in row.summaries),
+            "unfinished": row.unfinished,
+            "damaged": row.damaged,
+            "parameters": row.summaries[0]["n_parameters"],
+            "items": catalogue_size(row.group),
+            **over_seeds(row),
+            "entry": place,
+        }
+        for place, (row, label) in enumerate(zip(entries, labels(entries)))
+    ]
     table = pd.DataFrame(rows).assign(**{n: pd.Series(v, dtype=object) for n, v in differing(entries).items()})
     # A stable order: ties by name, so that the same runs give the same table.
     order = table.assign(fair=fair(table, "mrr@20")).sort_values(["fair", "label"], ascending=[False, True]).index
     return table.loc[order].reset_index(drop=True)
+
+
+def over_seeds(row: Entry) -> dict[str, float]:
+    """The measured columns of `means`; NaN where a seed has not measured something."""
+
+    def mean(part: str, metric: str) -> float:
+        return float(np.mean([summary.get(part, {}).get(metric, np.nan) for summary in row.summaries]))
+
+    test = pd.DataFrame([summary["test"] for summary in row.summaries])
+    epochs = [summary["seconds"] / summary["epochs"] for summary in row.summaries if summary["epochs"]]
+    is_within = row.config["protocol"] == "paper" and row.is_trained
+    return {
+        "seconds_per_epoch": float(np.mean(epochs)) if epochs else np.nan,
+        **{metric: mean("test", metric) for metric in METRICS},
+        **{f"{metric} sd": float(test[metric].std(ddof=1)) for metric in METRICS},
+        **{f"worst {metric}": mean("test_worst_ties", metric) for metric in METRICS},
+        **{f"bias {metric}": np.nan if is_within else mean("selection_bias", metric) for metric in JUDGED},
+    }
+
+
+def catalogue_size(group: Path) -> float:
+    """How many items are ranked, as data.json says; NaN where it cannot be read."""
+    try:
+        return int(files.read_json(group / "data.json", Data)["n_items"])
+    except DataError:
+        return np.nan
+
+
+def results_table(runs_dir: Path, split_hash: str, protocol: str) -> pd.DataFrame:
+    """`means` of the finished groups of a split and protocol; empty where there are none."""
+    on, wanted = sound_configs(runs_dir), (split_hash, protocol)
+    groups = [group for group, config in on.items() if (config["split_hash"], config["protocol"]) == wanted]
+    finished = [row for group in groups for row in entries_of_group(group)]
+    return means(finished).drop(columns="entry") if finished else pd.DataFrame()
+
+
+# --- what a reader must know of the means ------------------------------------------------------------------
+
+
+def run_names(rows: pd.DataFrame) -> pd.Series:
+    """<group>, or <group>/<variant>, as `dissect compare` takes it."""
+    return rows["group"].where(rows["variant"] == "full", rows["group"] + "/" + rows["variant"])
 
 
 def fair(rows: pd.DataFrame, metric: str) -> pd.Series:
@@ -392,11 +242,130 @@ def fair(rows: pd.DataFrame, metric: str) -> pd.Series:
     return np.fmin(rows[metric], rows[f"worst {metric}"])
 
 
-def results_table(runs_dir: Path, split_hash: str, protocol: str) -> pd.DataFrame:
-    """`means` of the finished groups of a split and protocol; empty where there are none."""
-    rows = []
-    for group, config in sound_configs(runs_dir).items():
-        if (config["split_hash"], config["protocol"]) == (split_hash, protocol):
-            rows += [entry(group, variant) for variant in folders.variants(group)]
-    finished = [row for row in rows if row is not None]
-    return means(finished).drop(columns="entry") if finished else pd.DataFrame()
+def is_best(rows: pd.DataFrame, metric: str) -> pd.Series:
+    """Which rows are the best: what looks the same is equally good, ties against the target where that is known.
+
+    None is where there is nothing to win: a row that stands alone, or a metric that `is_certain`.
+    """
+    shown = fair(rows, metric).map("{:.2f}".format)
+    return (shown == f"{fair(rows, metric).max():.2f}") & (len(rows) > 1 and not is_certain(rows, metric))
+
+
+def is_certain(rows: pd.DataFrame, metric: str) -> bool:
+    """Whether a hit rate is 100 % whatever the model does, because the list is as long as the catalogue."""
+    kind, cutoff = metric.split("@")
+    return kind == "hr" and bool((rows["items"] <= int(cutoff)).any())
+
+
+def has_ties(rows: pd.DataFrame) -> pd.Series:
+    """Which rows' HR@20 or MRR@20 looks another with ties against the target."""
+    apart = [rows[m].map("{:.2f}".format) != rows[f"worst {m}"].map("{:.2f}".format) for m in JUDGED]
+    return (apart[0] | apart[1]) & rows["worst mrr@20"].notna()
+
+
+def settings_apart(rows: pd.DataFrame) -> dict[str, str]:
+    """The columns of settings that rows differ in, by their names in words; those of options stand in the labels."""
+    found = {name.removeprefix("setting "): name for name in rows.columns if name.startswith("setting ")}
+    return {words.replace("_", " "): name for words, name in found.items()}
+
+
+def has_bias(rows: pd.DataFrame) -> pd.Series:
+    """Which rows have a selection bias: it is on record, or within the numbers, which were chosen on test."""
+    return (rows["selection"] != "") & (rows["bias hr@20"].notna() | (rows["protocol"] == "paper"))
+
+
+def marked(rows: pd.DataFrame) -> pd.Series:
+    """The labels, with a dagger where ties flatter a row in differences and tests (notes_of_pairs)."""
+    return rows["label"].where(~has_ties(rows), rows["label"] + " †")
+
+
+def selections(rows: pd.DataFrame) -> list[str]:
+    """How the epochs of the rows were chosen, as keys of EPOCHS."""
+    return [how for how in EPOCHS if how in set(rows["selection"])]
+
+
+def cautions(rows: pd.DataFrame) -> list[str]:
+    """What makes numbers of a table incomparable, empty or too good, in words."""
+    said = []
+    if names := settings_apart(rows):
+        said.append(f"Rows differ in settings: {', '.join(names)}. What sets such rows apart need not be the model.")
+    for metric in METRICS:
+        if is_certain(rows, metric):
+            n_items = int(rows["items"].max())
+            said.append(f"{metric.upper()} is 100 % by construction: the catalogue has {n_items} items.")
+    return [*said, PAPER] if (rows["protocol"] == "paper").any() else said
+
+
+def notes(rows: pd.DataFrame, tests: int, resamples: int) -> tuple[str, ...]:
+    """What the numbers of a comparison cannot show, in words."""
+    said = cautions(rows)
+    if PAPER in said:
+        said[-1] += " The pairs compare the epoch with the best MRR@20."
+    trained = rows[rows["selection"] != ""]
+    single = trained["label"][trained["seeds"] == 1]
+    if len(single) and tests:
+        which = "each" if len(single) == len(trained) > 1 else f"({', '.join(single)})"
+        said.append(
+            f"One seed {which}: intervals and p say what other test sessions would change, not what "
+            "another seed would. Train three or more: --seed 1 --seed 2 --seed 3."
+        )
+    for what in ("unfinished", "damaged"):
+        if left := [f"{n} of {label}" for label, n in zip(rows["label"], rows[what]) if n]:
+            said.append(f"Left out, {what}: {', '.join(left)}.")
+    if not can_count(resamples, tests):
+        said.append(
+            f"For {tests:,} tests a p that is counted in {resamples:,} resamples is too coarse: where none of them "
+            "contradicts the sign, p is that of a normal distribution with their mean and standard deviation."
+        )
+    if not tests:
+        said.append("Nothing else has this split and protocol: nothing to compare it with.")
+    return tuple(said)
+
+
+def explanations(rows: pd.DataFrame, of_training: bool = False) -> list[str]:
+    """How to read the means: what the numbers are, what is in bold, how the epoch was chosen, and how ties count.
+
+    `of_training`: what was trained just now is in bold, and the bias has no column.
+    """
+    seeds, chosen = sorted(set(rows["seeds"])), selections(rows)
+    over = "seeds" if len(seeds) > 1 else f"{seeds[0]} seeds"
+    said = "Percent, one seed each" if seeds == [1] else f"Percent, mean ± standard deviation over {over}"
+    said += "; in bold what was trained now." if of_training else "; best in bold."
+    if not of_training and has_bias(rows).any():
+        said += " Bias: how much higher HR@20 and MRR@20 of the best epoch on test lie."
+    epochs = "; ".join(f"{EPOCHS[how][0]}, {EPOCHS[how][1]}" for how in chosen)
+    return [said, *([f"Epoch reported: {epochs}."] if len(chosen) > 1 else []), ties_note(rows)]
+
+
+def ties_note(rows: pd.DataFrame) -> str:
+    """How ties count, where they matter, and for which rows that is unknown."""
+    said = (
+        f"Ties count in the target's favour ({TIES}): a rank is one more than the number of items with a strictly "
+        "higher score. That flatters models with many equal scores, such as neighbours and popularity"
+    )
+    measured = rows["worst hr@20"].notna()
+    if not measured.any():
+        return f"{said}; by how much, dissect evaluate RUN --ties worst says."
+    others = "" if measured.all() else "; of the others, dissect evaluate RUN --ties worst tells"
+    if not has_ties(rows).any():
+        return f"{said}. Counting ties against the target changes no number here{others}."
+    return (
+        f"{said}. Rows whose numbers change when ties count against the target show both; order and bold follow the "
+        f"lower{others}."
+    )
+
+
+def notes_of_pairs(table: Comparison) -> list[str]:
+    """How to read the pairs."""
+    facts = table.rows.attrs
+    said = (
+        f"Difference in percentage points, and in percent of the second. Bootstrap over seeds, then sessions "
+        f"({facts['resamples']:,} resamples): the test that counts. Paired t-test over prefixes: as the paper tests. "
+        f"Both p by Holm over {facts['holm_tests']:,} tests: all pairs, both metrics. d_z: mean of the per-prefix "
+        "differences in units of their standard deviation."
+    )
+    tied = (
+        "† Its scores tie with the target's. Differences and tests count ties in the target's favour, which flatters "
+        "this row: see its values with ties against it."
+    )
+    return [said, tied] if has_ties(table.rows).any() else [said]

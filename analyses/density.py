@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analyses.sound import each_sound
 from dissect.errors import DataError, unknown
 from dissect.runs.files import AGAIN, read_jsonl
-from dissect.runs.folders import group_runs, is_done, leave_out, read_summary, variants
+from dissect.runs.folders import group_runs, is_done, place_of, read_summary, variants
 from dissect.runs.records import Density
 from dissect.sparsevd.density import BINS_PER_UNIT, LOWEST
 
@@ -33,16 +34,14 @@ def density_table(group: Path, variant: str = "full") -> pd.DataFrame:
 def density_of(found: list[Path], group: Path) -> pd.DataFrame:
     """`density_table` of some runs of a group."""
     rows: list[dict[str, Any]] = []
-    damaged = []
-    for run in found:
-        try:
-            of_run = density_rows(run)
-            if rows and of_run and rows[0].keys() != of_run[0].keys():
-                raise DataError(f"{run} counts by other thresholds than seed {rows[0]['seed']}.", AGAIN)
-            rows += of_run
-        except DataError as error:
-            damaged.append(error)
-    leave_out(damaged, is_all=not rows)
+
+    def read(run: Path) -> None:
+        of_run = density_rows(run)
+        if rows and of_run and rows[0].keys() != of_run[0].keys():
+            raise DataError(f"{run} counts by other thresholds than seed {rows[0]['seed']}.", AGAIN)
+        rows.extend(of_run)
+
+    each_sound(found, read)
     if not rows:
         raise DataError(f"{group} has no density record.", "A dense run (--where none, dissect train) has none.")
     return pd.DataFrame(rows)
@@ -50,7 +49,7 @@ def density_of(found: list[Path], group: Path) -> pd.DataFrame:
 
 def density_rows(run: Path) -> list[dict[str, Any]]:
     """The density records of a run. Raises DataError where one is damaged, or that of a finished run lacks its end."""
-    path, seed = run / "density.jsonl", int(run.name[1:])
+    path, seed = run / "density.jsonl", place_of(run)[1]
     rows = [{"seed": seed, **flat(record)} for record in read_jsonl(path, Density)]
     for number, row in enumerate(rows, 1):
         if row.keys() != rows[0].keys():
@@ -94,6 +93,52 @@ def at_step(table: pd.DataFrame, share: float = 1.0) -> pd.DataFrame:
     return early[early["step"] == early.groupby("seed")["step"].transform("max")]
 
 
+def densities(table: pd.DataFrame, threshold: str, limit: float) -> dict[str, Any]:
+    """Mean over seeds of the density at the end of training: of each matrix and block, also at other thresholds, of
+    roles and of modules. `before_decay`: of the roles when the learning rate begins to fall.
+
+    `beyond_control` is the density where the useless control keeps at most `limit` (None without that control),
+    `beyond_control_at` the log alpha at which that is so, by seed. It describes; no rule of a verdict uses it.
+    """
+    final, kept = at_step(table), f"kept {threshold}"
+    counts = [name for name in final if name.startswith(COUNTS)]
+    beyond = beyond_control(final, limit=limit)
+    mean_beyond = beyond.groupby(["matrix", "block"])["density"].mean().to_dict()
+    matrices = []
+    for (matrix, block), part in final.groupby(["matrix", "block"], sort=False):
+        shares, first = part[counts].div(part["numel"], axis=0), part.iloc[0]
+        matrices.append(
+            {
+                "matrix": matrix,
+                "block": block,
+                "role": first["role"],
+                "module": first["module"],
+                "numel": int(first["numel"]),
+                "density": float(shares[kept].mean()),
+                "sd": float(shares[kept].std(ddof=1)) if len(part) > 1 else None,
+                "beyond_control": mean_beyond.get((matrix, block)),
+                **shares.mean().to_dict(),
+                "log_alpha_hist": np.sum(part["log_alpha_hist"].tolist(), axis=0).tolist(),
+            }
+        )
+    whole = final[final["block"] == ""]
+    return {
+        "matrices": matrices,
+        "beyond_control_at": {str(seed): at for seed, at in beyond.groupby("seed")["limit_at"].first().items()},
+        "roles": over_seeds(final, "role", kept),
+        "modules": over_seeds(final, "module", kept),
+        # Each matrix counts the same, however large it is.
+        "roles_macro": (whole[kept] / whole["numel"]).groupby(whole["role"], sort=False).mean().to_dict(),
+        "before_decay": over_seeds(at_step(table, 0.8), "role", kept),
+    }
+
+
+def over_seeds(table: pd.DataFrame, by: str, count: str) -> dict[str, float]:
+    """Mean over seeds of `density`, by role or module."""
+    shares: dict[str, float] = density(table, ["seed", by], count).groupby(level=by, sort=False).mean().to_dict()
+    return shares
+
+
 def beyond_control(final: pd.DataFrame, control: str = "control.rolled", limit: float = 0.05) -> pd.DataFrame:
     """What a matrix keeps where a useless one keeps at most `limit`: one row per seed, matrix and block of `final`.
 
@@ -101,22 +146,18 @@ def beyond_control(final: pd.DataFrame, control: str = "control.rolled", limit: 
     most that share of its weights, in this very seed), density (the share of weights below that edge). Seeds without
     that control are left out, and so are those where already the lowest bin holds more.
     """
-    rows = []
-    for seed, part in final.groupby("seed"):
+    parts = [pd.DataFrame(columns=["seed", "matrix", "block", "limit_at", "density"])]
+    for _, part in final.groupby("seed"):
         useless = part[(part["matrix"] == control) & (part["block"] == "")]
         if useless.empty:
             continue
         below = np.cumsum(useless["log_alpha_hist"].iloc[0]) / useless["numel"].iloc[0]
         bins = int(np.searchsorted(below, limit, side="right"))  # the first so many hold at most `limit`
-        if not bins:
-            continue
-        at = LOWEST + (bins - 1) / BINS_PER_UNIT
-        for matrix, block, counts, numel in part[["matrix", "block", "log_alpha_hist", "numel"]].itertuples(
-            index=False
-        ):
-            share = sum(counts[:bins]) / numel
-            rows.append({"seed": seed, "matrix": matrix, "block": block, "limit_at": at, "density": share})
-    return pd.DataFrame(rows, columns=["seed", "matrix", "block", "limit_at", "density"])
+        if bins:
+            counts = np.stack(part["log_alpha_hist"])[:, :bins].sum(1)
+            at = LOWEST + (bins - 1) / BINS_PER_UNIT
+            parts.append(part[["seed", "matrix", "block"]].assign(limit_at=at, density=counts / part["numel"]))
+    return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
 def log_alpha_shares(table: pd.DataFrame) -> pd.DataFrame:

@@ -31,13 +31,12 @@ import pandas as pd
 from scipy import stats
 
 from analyses.bootstrap import RESAMPLES, Report, resampled
-from analyses.compare import JUDGED, Entry, Warn
+from analyses.entries import JUDGED, Entry, Warn
 from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.files import AGAIN
-from dissect.runs.folders import left_out
+from dissect.training.evaluation import gains
 
-CUTOFF = 20
 ALPHA = 0.05
 MOST_RESAMPLES = 10_000  # that are drawn without being asked for
 NOTHING = 1e-12  # a difference of shares that is rounding
@@ -56,14 +55,13 @@ class Gains:
 
 def gains_of_ranks(rank: np.ndarray, session: np.ndarray) -> Gains:
     """The gains of K seeds from their ranks [K, P] and the session of each prefix, numbered 0..S-1, [P]."""
-    hit = rank <= CUTOFF
-    gain = np.stack([hit.astype(float), np.where(hit, 1.0 / rank, 0.0)])  # [2, K, P]
-    sums = [[np.bincount(session, weights=seed) for seed in metric] for metric in gain]
+    gain = np.stack([gains(rank, metric) for metric in JUDGED])  # [2, K, P]
+    sums = [[np.bincount(session, weights=seed) for seed in of_metric] for of_metric in gain]
     return Gains(gain.mean(1), np.array(sums))
 
 
 def read_gains(
-    entries: list[Entry], warn: Warn = left_out, report: Report | None = None
+    entries: list[Entry], warn: Warn = folders.left_out, report: Report | None = None
 ) -> tuple[list[Entry], list[Gains], np.ndarray]:
     """(rows whose ranks are sound, gains of each, number of prefixes of each session [S]).
 
@@ -71,51 +69,44 @@ def read_gains(
     most runs have, is left out, and `warn` is told. Raises DataError where no prefixes have most runs: which are right
     cannot be known.
     """
-    found: list[tuple[int, Path, np.ndarray, int]] = []  # (row, run, rank, which of `prefixes` they are of)
-    prefixes: list[dict[str, np.ndarray]] = []
-    of_rows = [(at, run, summary) for at, row in enumerate(entries) for run, summary in zip(row.runs, row.summaries)]
-    for done, (at, run, summary) in enumerate(of_rows, 1):
+    number: dict[bytes, int] = {}  # of each set of prefixes
+    sessions: list[np.ndarray] = []  # by that number
+    ranks: dict[Path, tuple[int, np.ndarray]] = {}  # by run: (number of its prefixes, rank)
+    summary_of = {run: summary for row in entries for run, summary in zip(row.runs, row.summaries)}
+    for done, (run, summary) in enumerate(summary_of.items(), 1):
         try:
             arrays = _read_run(run, summary)
         except DataError as error:
             warn(error)
         else:
-            which = _place_of(arrays, prefixes)
-            found.append((at, run, arrays["rank"], which))
+            prefixes = b"".join(arrays[name].astype(np.int32).tobytes() for name in ("session", "length", "target"))
+            if prefixes not in number:
+                number[prefixes] = len(sessions)
+                sessions.append(arrays["session"])
+            ranks[run] = number[prefixes], arrays["rank"]
         if report:
-            report(done, len(of_rows))
-    if not found:
+            report(done, len(summary_of))
+    if not ranks:
         return [], [], np.zeros(0, int)
-    usual = _of_most(found)
-    for _, run, _, which in found:
+    usual = _of_most({run: which for run, (which, _) in ranks.items()})
+    for run, (which, _) in ranks.items():
         if which != usual:
             warn(DataError(f"{run} ranks other test prefixes than the others on its split.", AGAIN))
-    _, session, count = np.unique(prefixes[usual]["session"], return_inverse=True, return_counts=True)
-    sound, gains = [], []
-    for place, row in enumerate(entries):
-        ranks = {run: rank for at, run, rank, which in found if at == place and which == usual}
-        if ranks:
-            summaries = tuple(summary for run, summary in zip(row.runs, row.summaries) if run in ranks)
-            lost = len(row.runs) - len(ranks)
-            sound.append(replace(row, runs=tuple(ranks), summaries=summaries, damaged=row.damaged + lost))
-            gains.append(gains_of_ranks(np.stack(list(ranks.values())), session))
-    return sound, gains, count
+    _, session, count = np.unique(sessions[usual], return_inverse=True, return_counts=True)
+    sound, found = [], []
+    for row in entries:
+        if runs := tuple(run for run in row.runs if run in ranks and ranks[run][0] == usual):
+            lost = row.damaged + len(row.runs) - len(runs)
+            sound.append(replace(row, runs=runs, summaries=tuple(summary_of[run] for run in runs), damaged=lost))
+            found.append(gains_of_ranks(np.stack([ranks[run][1] for run in runs]), session))
+    return sound, found, count
 
 
-def _place_of(arrays: dict[str, np.ndarray], prefixes: list[dict[str, np.ndarray]]) -> int:
-    """Where the prefixes that are ranked stand among those known, where new ones are added."""
-    for place, known in enumerate(prefixes):
-        if all(np.array_equal(arrays[name], known[name]) for name in known):
-            return place
-    prefixes.append({name: arrays[name] for name in ("session", "length", "target")})
-    return len(prefixes) - 1
-
-
-def _of_most(found: list[tuple[int, Path, np.ndarray, int]]) -> int:
-    """Which prefixes most runs rank. Raises DataError where others have as many."""
-    votes = Counter(which for *_, which in found).most_common(2)
+def _of_most(which: dict[Path, int]) -> int:
+    """The prefixes that most runs rank. Raises DataError where others have as many."""
+    votes = Counter(which.values()).most_common(2)
     if len(votes) == 2 and votes[0][1] == votes[1][1]:
-        a, b = (next(run for _, run, _, which in found if which == vote) for vote, _ in votes)
+        a, b = (next(run for run in which if which[run] == vote) for vote, _ in votes)
         raise DataError(
             f"{a} and {b} rank different test prefixes, though their split hash is the same.",
             "One of them is damaged: train it again with the same command and --force.",
@@ -127,28 +118,25 @@ def _read_run(run: Path, summary: dict[str, Any]) -> dict[str, np.ndarray]:
     """The ranks of a run on test, checked against its summary."""
     path = folders.test_ranks(run)
     arrays = folders.read_ranks(path)
-    rank = arrays["rank"]
-    if summary["protocol"] != "paper":  # there each metric of the summary is of an epoch of its own
-        hit = rank <= CUTOFF
-        for metric, value in (("hr@20", hit.mean()), ("mrr@20", np.where(hit, 1 / rank, 0.0).mean())):
-            if abs(100 * value - summary["test"][metric]) > 1e-3:
-                raise DataError(
-                    f"{path} gives {metric.upper()} {100 * value:.3f}, the summary beside it "
-                    f"{summary['test'][metric]:.3f}: one of them is damaged.",
-                    folders.write_again(run),
-                )
+    for name in JUDGED if summary["protocol"] != "paper" else ():  # there each metric is of an epoch of its own
+        found, said = 100 * gains(arrays["rank"], name).mean(), summary["test"][name]
+        if abs(found - said) > 1e-3:
+            raise DataError(
+                f"{path} gives {name.upper()} {found:.3f}, the summary beside it {said:.3f}: one of them is damaged.",
+                folders.write_again(run),
+            )
     return arrays
 
 
 def pairs_table(
-    gains: list[Gains],
+    rows: list[Gains],
     count: np.ndarray,
     resamples: int | None = None,
     seed: int = 0,
     every: bool = True,
     report: Report | None = None,
 ) -> pd.DataFrame:
-    """Every pair of rows (a before b, as places in `gains`), or those with the first, by HR@20 and by MRR@20.
+    """Every pair of rows (a before b, as places in `rows`), or those with the first, by HR@20 and by MRR@20.
 
     The first is the best of these same numbers, so Holm corrects for all pairs even where only its own are returned.
 
@@ -157,22 +145,22 @@ def pairs_table(
     no resample contradicts the sign, so that the bootstrap's p may be smaller still; d_z: Cohen's d_z, the mean of
     the per-example differences (averaged over seeds) in units of their standard deviation.
     """
-    a, b = np.triu_indices(len(gains), 1)
-    tests = n_tests(len(gains))
+    a, b = np.triu_indices(len(rows), 1)
+    tests = n_tests(len(rows))
     resamples = resamples or enough_resamples(tests)
     counts = can_count(resamples, tests)
-    drawn = resampled([g.session for g in gains], count, resamples, seed, report)
+    drawn = resampled([g.session for g in rows], count, resamples, seed, report)
     limits, p = [], []
-    for first in range(len(gains) - 1):
+    for first in range(len(rows) - 1):
         apart = drawn[first] - drawn[first + 1 :]  # [its pairs, 2, R]
         p.append(p_value(apart, tail=not counts))
         if every or not first:
             limits.append(np.quantile(apart, [ALPHA / 2, 1 - ALPHA / 2], axis=-1))
-    shown = len(a) if every else len(gains) - 1
+    shown = len(a) if every else len(rows) - 1
     low, high = np.concatenate(limits, 1)
-    share = np.array([g.session.sum(2).mean(1) for g in gains]) / count.sum()  # [G, 2]
+    share = np.array([g.session.sum(2).mean(1) for g in rows]) / count.sum()  # [G, 2]
     difference, of_b = (share[a] - share[b])[:shown], share[b][:shown]
-    by_t = [paired_t_tests([g.example[m] for g in gains]) for m in range(len(JUDGED))]
+    by_t = [paired_t_tests([g.example[m] for g in rows]) for m in range(len(JUDGED))]
     t, p_t, d_z = (np.stack([of[number][a, b] for of in by_t], 1) for number in range(3))
     p_bootstrap = np.concatenate(p)
     by_pair = {

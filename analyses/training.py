@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analyses.sound import each_sound
 from dissect.errors import DataError
 from dissect.runs import files, folders
 from dissect.runs.records import Eval, Train
@@ -24,29 +25,11 @@ def training_table(group: Path, variant: str = folders.FULL) -> pd.DataFrame:
     those spent in training steps, without evaluation. A damaged seed is left out, and said. Raises DataError where
     nothing was recorded or all is damaged.
     """
-    rows: list[dict[str, Any]] = []
     stretch = max(1, round(folders.group_config(group)["max_steps"] / LOSS_POINTS))
-    there, damaged = folders.group_runs(group, variant), []
+    there = folders.group_runs(group, variant)
     # A seed that has just begun would shift the mean where it ends.
-    for run in [run for run in there if folders.is_done(run)] or there:
-        try:
-            records = files.read_jsonl(run / "metrics.jsonl", Train | Eval)
-        except DataError as error:
-            damaged.append(error)
-            continue
-        trained = [r for r in records if r["kind"] == "train"]
-        # Evaluations carry no clock of their own: it is read off the losses around them.
-        steps = [0, *(r["step"] for r in trained)]
-        seconds = [0.0, *(r["seconds"] for r in trained)]
-        for record in [*averaged(trained, stretch), *(r for r in records if r["kind"] == "eval")]:
-            split = record.get("split", "train")
-            minutes = float(np.interp(record["step"], steps, seconds)) / 60
-            where = {"step": record["step"], "epoch": record["epoch"], "minutes": minutes}
-            for name, curve in CURVES.items():
-                if name in record:
-                    rows.append({"seed": int(run.name[1:]), "curve": curve, "split": split, **where})
-                    rows[-1]["value"] = record[name]
-    folders.leave_out(damaged, is_all=not rows)
+    chosen = [run for run in there if folders.is_done(run)] or there
+    rows = [row for of_run in each_sound(chosen, lambda run: training_rows(run, stretch)) for row in of_run]
     if not rows:
         known = folders.variants(group)
         raise DataError(
@@ -54,6 +37,29 @@ def training_table(group: Path, variant: str = folders.FULL) -> pd.DataFrame:
             "A baseline without gradients has none." if variant in known else f"In it: {', '.join(known) or 'no run'}.",
         )
     return pd.DataFrame(rows)
+
+
+def training_rows(run: Path, stretch: int) -> list[dict[str, Any]]:
+    """The rows of a run, its losses as means over so many steps. Raises DataError where its record is damaged."""
+    records = files.read_jsonl(run / "metrics.jsonl", Train | Eval)
+    trained = [record for record in records if record["kind"] == "train"]
+    # Evaluations carry no clock of their own: it is read off the losses around them.
+    steps = [0, *(record["step"] for record in trained)]
+    seconds = [0.0, *(record["seconds"] for record in trained)]
+    return [
+        {
+            "seed": folders.place_of(run)[1],
+            "curve": curve,
+            "split": record.get("split", "train"),
+            "step": record["step"],
+            "epoch": record["epoch"],
+            "minutes": float(np.interp(record["step"], steps, seconds)) / 60,
+            "value": record[name],
+        }
+        for record in [*averaged(trained, stretch), *(record for record in records if record["kind"] == "eval")]
+        for name, curve in CURVES.items()
+        if name in record
+    ]
 
 
 def averaged(records: list[dict[str, Any]], stretch: int) -> list[dict[str, Any]]:

@@ -169,7 +169,7 @@ def shares(training: Training, load: Callable[[], Any], buffer: torch.Tensor, ro
         for owner, attribute, name in (
             (training, "encode", "forward"),
             (loop, "next_item_loss", "scoring"),
-            (loop, "total_kl", "KL"),
+            (loop, "penalty", "KL"),
             (torch.Tensor, "backward", "backward"),
             (loop, "backward_to_table", "backward"),
             (training.optimiser, "step", "update"),

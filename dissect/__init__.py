@@ -1,3 +1,65 @@
-"""Find out which parts of a session-based recommender carry its predictions."""
+"""Find out which parts of a session-based recommender carry its predictions.
+
+From Python (docs/python.md):
+
+    data = dissect.load("demo")
+    group = dissect.run("srgnn", data, seeds=(1, 2, 3))  # as `dissect run`; dissect.train as `dissect train`
+    group.verdict(), group.density(), group.figure("density")
+    dissect.compare([group, other])
+
+Nothing of it is imported before it is used: torch and pandas take seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dissect import errors, sparsevd
+    from dissect.api import compare, load, open_group, recommend, run, train
+    from dissect.data.sessions import Dataset, Sessions
+    from dissect.group import Group
+    from dissect.runs.config import Config
 
 __version__ = "0.1.0"
+__all__ = [
+    "Config",
+    "Dataset",
+    "Group",
+    "Sessions",
+    "compare",
+    "errors",
+    "load",
+    "open_group",
+    "recommend",
+    "run",
+    "sparsevd",
+    "train",
+]
+
+_MODULES = {
+    "Config": "dissect.runs.config",
+    "Dataset": "dissect.data.sessions",
+    "Group": "dissect.group",
+    "Sessions": "dissect.data.sessions",
+    "compare": "dissect.api",
+    "errors": "dissect.errors",
+    "load": "dissect.api",
+    "open_group": "dissect.api",
+    "recommend": "dissect.api",
+    "run": "dissect.api",
+    "sparsevd": "dissect.sparsevd",
+    "train": "dissect.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'dissect' has no attribute {name!r}")
+    module = importlib.import_module(_MODULES[name])
+    return module if module.__name__ == f"dissect.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 SHOWN = 12  # names in a message, at most
 
@@ -26,6 +27,14 @@ class UsageError(DissectError):
     """A name or a value that does not exist or does not fit (exit code 2)."""
 
     exit_code = 2
+
+
+class FinishedError(UsageError):
+    """Nothing is left to train: `group` is the folder with all that was asked for (exit code 2)."""
+
+    def __init__(self, message: str, hint: str, group: Path) -> None:
+        super().__init__(message, hint)
+        self.group = group
 
 
 class DataError(DissectError):

@@ -41,7 +41,8 @@ def draw(values: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylab
     """Mean of each line of `by_seed`, the range over seeds as a band; controls thin and grey; labels at the ends."""
     import seaborn as sns
 
-    own, controls = (list(part["line"].unique()) for part in _apart(values))
+    is_control = values["role"] == "control"
+    own, controls = (list(values[chosen]["line"].unique()) for chosen in (~is_control, is_control))
     colours = {line: COLOURS[number % len(COLOURS)] for number, line in enumerate(own)} | dict.fromkeys(controls, GREY)
     # Other dashes when the colours come again.
     dashes = {line: DASHES[(number + number // len(COLOURS)) % len(DASHES)] for number, line in enumerate(own)}
@@ -78,19 +79,12 @@ def draw(values: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylab
     return figure
 
 
-def _apart(values: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The lines of the model, and those of the controls."""
-    is_control = values["role"] == "control"
-    return values[~is_control], values[is_control]
-
-
 def describe(shown: pd.DataFrame, module: str, caption: str) -> str:
     """The figure in words, from its data."""
     last = shown[shown["step"] == shown["step"].max()]
     ends = "; ".join(
-        f"{row.line} {row.mean_:.3f}"
-        + (f" (range over {row.seeds} seeds {row.low:.3f} to {row.high:.3f})" if row.seeds > 1 else "")
-        for row in last.rename(columns={"mean": "mean_"}).itertuples()
+        f"{line} {mean:.3f}" + (f" (range over {seeds} seeds {low:.3f} to {high:.3f})" if seeds > 1 else "")
+        for line, mean, low, high, seeds in last[["line", "mean", "low", "high", "seeds"]].itertuples(index=False)
     )
     first = shown[shown["step"] == shown["step"].min()]["mean"]
     return (

@@ -74,3 +74,10 @@ def limits(table: pd.DataFrame, threshold: float) -> tuple[float, float]:
     """The range of log alpha with every bin of more than a thousandth of a matrix and the threshold, with some air."""
     seen = [*table[table["share"] > 1e-3]["log_alpha"].clip(-20, 20), threshold]
     return float(np.floor(min(seen))) - 1, float(np.ceil(max(seen))) + 1
+
+
+def describe(table: pd.DataFrame, threshold: float, caption: str) -> str:
+    """The figure in words, from its data."""
+    kept = table[table["log_alpha"] < threshold].groupby("matrix", sort=False)["share"].sum()
+    shares = "; ".join(f"{name} {value:.3f}" for name, value in kept.items())
+    return f"{caption}. Share of weights below it: {shares}."

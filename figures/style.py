@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,6 +27,12 @@ DASHES: tuple[Any, ...] = (
     (6, 1.5),
 )
 GREY = "#777777"
+# What each kind of file would say of when, and by what, it was made.
+UNDATED: dict[str, Any] = {
+    "pdf": {"CreationDate": None, "ModDate": None},
+    "svg": {"Date": None},
+    "png": {"Software": None},
+}
 LONGEST = 24  # letters of a name; of a longer one the end is shown
 LABEL: Any = {"va": "center", "fontsize": 6.5}  # of text beside a line
 
@@ -51,20 +58,13 @@ def save(figure: Figure, stem: Path, table: pd.DataFrame, description: str) -> l
     The files are the same to the byte for the same data: no dates, fixed identifiers.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths = {suffix: stem.with_name(f"{stem.name}.{suffix}") for suffix in (*UNDATED, "csv", "txt")}
     with mpl.rc_context(SETTINGS):
-        for suffix, metadata in (
-            ("pdf", {"CreationDate": None, "ModDate": None}),
-            ("svg", {"Date": None}),
-            ("png", {"Software": None}),
-        ):
-            path = stem.with_name(f"{stem.name}.{suffix}")
-            figure.savefig(path, dpi=300, metadata=metadata)
-            paths.append(path)
-    numbers, words = stem.with_name(f"{stem.name}.csv"), stem.with_name(f"{stem.name}.txt")
-    table.to_csv(numbers, index=False, float_format="%.6g")
-    words.write_text(description + "\n")
-    return [*paths, numbers, words]
+        for suffix, metadata in UNDATED.items():
+            figure.savefig(paths[suffix], dpi=300, metadata=metadata)
+    table.to_csv(paths["csv"], index=False, float_format="%.6g")
+    paths["txt"].write_text(description + "\n")
+    return list(paths.values())
 
 
 def short_names(names: list[str]) -> dict[str, str]:
@@ -90,10 +90,9 @@ def label_ends(axes: Axes, labels: list[tuple[float, str, str]], gap: float, mar
     places = spread([label[0] for label in labels], gap, low, high)
     bundles: list[list[int]] = []  # labels that share a leader, from below
     for index in sorted(range(len(labels)), key=lambda i: places[i]):
-        if bundles and labels[index][0] - labels[bundles[-1][0]][0] < same:
-            bundles[-1].append(index)
-        else:
-            bundles.append([index])
+        if not bundles or labels[index][0] - labels[bundles[-1][0]][0] >= same:
+            bundles.append([])
+        bundles[-1].append(index)
         axes.text(1.12, places[index], labels[index][1], transform=beside, color=labels[index][2], **LABEL)
     for bundle in bundles:
         colour = labels[bundle[0]][2] if len(bundle) == 1 else GREY
@@ -115,34 +114,21 @@ def label_points(axes: Axes, labels: list[tuple[float, float, str, str]], gap: f
     points = axes.transAxes.inverted().transform(axes.transData.transform([label[:2] for label in labels]))
     heights = spread([float(y) for _, y in points], gap, 0.0, 1.0)
     for (x, y), height, (_, _, text, colour) in zip(points, heights, labels):
-        axes.plot(
-            [x, max(x, 1.0), 1.03, 1.05],
-            [y, y, height, height],
-            transform=axes.transAxes,
-            color=colour,
-            linewidth=0.5,
-            clip_on=False,
-        )
-        axes.text(1.06, height, text, transform=axes.transAxes, color=colour, va="center", fontsize=6.5)
+        way: Any = {"transform": axes.transAxes, "color": colour}
+        axes.plot([x, max(x, 1.0), 1.03, 1.05], [y, y, height, height], linewidth=0.5, clip_on=False, **way)
+        axes.text(1.06, height, text, **way, **LABEL)
 
 
 def spread(positions: list[float], gap: float, low: float, high: float) -> list[float]:
     """Positions at least `gap` apart, in the same order, each as near as can be to where it was, within limits."""
-    order = sorted(range(len(positions)), key=lambda i: positions[i])
-    blocks: list[list[float]] = []  # of labels that touch, from below: where each block wishes to be
+    from scipy.optimize import isotonic_regression
 
-    def start(block: list[float]) -> float:
-        """Where the lowest label of a block stands: the block is centred on its wishes, within limits."""
-        height = gap * (len(block) - 1)
-        return max(low, min(sum(block) / len(block) - height / 2, high - height))
-
-    for index in order:
-        blocks.append([positions[index]])
-        while len(blocks) > 1 and start(blocks[-2]) + len(blocks[-2]) * gap > start(blocks[-1]):
-            last = blocks.pop()
-            blocks[-1] += last
-    placed = [start(block) + step * gap for block in blocks for step in range(len(block))]
-    result = [0.0] * len(positions)
-    for index, place in zip(order, placed):
-        result[index] = place
-    return result
+    if not positions:
+        return []
+    order = np.argsort(positions, kind="stable")
+    steps = gap * np.arange(len(positions))
+    # Without the gaps between them, labels only have to rise.
+    placed = isotonic_regression(np.asarray(positions)[order] - steps).x.clip(low, max(low, high - steps[-1]))
+    result = np.empty(len(positions))
+    result[order] = placed + steps
+    return [float(place) for place in result]

@@ -48,9 +48,7 @@ def draw(shown: pd.DataFrame, split: str, caption: str, x: str = "epoch") -> Fig
             axes.set_xlim(0, shown[x].max() * 1.02)
             labels = []
             for place, line in enumerate(lines):
-                part = shown[(shown["line"] == line) & (shown["curve"] == curve)]
-                part = part[part["split"] == ("train" if curve == "loss" else split)]
-                if len(part):
+                if len(part := _curve(shown, line, curve, split)):
                     colour = COLOURS[place % len(COLOURS)]
                     _line(axes, part, x, colour, DASHES[place % len(DASHES)], dots=curve != "loss")
                     labels.append((float(part["mean"].iloc[-1]), words[line], colour))
@@ -72,6 +70,12 @@ def draw(shown: pd.DataFrame, split: str, caption: str, x: str = "epoch") -> Fig
     return figure
 
 
+def _curve(shown: pd.DataFrame, line: str, curve: str, split: str) -> pd.DataFrame:
+    """The points of one curve of one model."""
+    is_split = shown["split"] == ("train" if curve == "loss" else split)
+    return shown[(shown["line"] == line) & (shown["curve"] == curve) & is_split]
+
+
 def _line(axes: Axes, part: pd.DataFrame, x: str, colour: str, dashes: Any, dots: bool) -> None:
     """One curve: solid and banded as far as all seeds go, thin beyond; evaluations are few and get dots."""
     whole = part[part["seeds"] == part["seeds"].max()]
@@ -90,9 +94,7 @@ def describe(shown: pd.DataFrame, split: str, caption: str) -> str:
     for line in dict.fromkeys(shown["line"]):
         ends = []
         for curve in panels(split):
-            part = shown[(shown["line"] == line) & (shown["curve"] == curve)]
-            part = part[part["split"] == ("train" if curve == "loss" else split)]
-            if not len(part):
+            if not len(part := _curve(shown, line, curve, split)):
                 continue
             last = part.iloc[-1]
             best = part.loc[part["mean"].idxmin() if curve == "loss" else part["mean"].idxmax()]
@@ -102,8 +104,5 @@ def describe(shown: pd.DataFrame, split: str, caption: str) -> str:
             )
         minutes = shown[shown["line"] == line]["minutes"].max()
         said.append(f"{line}, {minutes:.2g} minutes of training: {'; '.join(ends)}")
-    return (
-        f"Training loss, HR@20 and MRR@20 ({SPLITS[split]}) against training. {caption}. Means over seeds. "
-        + ". ".join(said)
-        + "."
-    )
+    what = f"Training loss, HR@20 and MRR@20 ({SPLITS[split]}) against training"
+    return f"{what}. {caption}. Means over seeds. {'. '.join(said)}."

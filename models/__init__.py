@@ -4,21 +4,18 @@ from typing import Any
 
 from models.attenmixer import AttenMixer
 from models.base import Matrix, SessionModel
+from models.batch import Batch, Prefixes
 from models.neighbours import SessionKNN, VectorSessionKNN
 from models.popularity import Popularity, SessionPopularity
 from models.srgnn import SRGNN
 
-MODELS: dict[str, type[SessionModel]] = {
+MODELS: dict[str, Any] = {
     "srgnn": SRGNN,
     "attenmixer": AttenMixer,
-}
-
-# Without gradients: `fit(train_sessions)`, then `scores(items, lengths)`.
-BASELINES: dict[str, Any] = {
     "pop": Popularity,
     "spop": SessionPopularity,
     "sknn": SessionKNN,
     "vsknn": VectorSessionKNN,
 }
 
-__all__ = ["BASELINES", "MODELS", "SRGNN", "AttenMixer", "Matrix", "SessionModel"]
+__all__ = ["MODELS", "SRGNN", "AttenMixer", "Batch", "Matrix", "Prefixes", "SessionModel"]

@@ -3,7 +3,7 @@
 `paper` follows Equations 4 to 8 and Algorithm 1; `official` computes what the released code computes; `fixed` is the
 released code with heads that are heads and attention that can tell clicks apart.
 
-Letters as in models/base.py: B sessions, C packed clicks, L slots of a padded session, D width, V items, H heads.
+Letters as in models/base.py: B sessions, C clicks, N nodes, D width, V items, H heads.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.base import Matrix, SessionModel, init_uniform, lookup
+from models.base import Matrix, SessionModel, init_uniform, inside, lookup
+from models.batch import Batch
 from models.dropout import dropout
-from models.graph import pack
-from models.readout import READOUT_OPTIONS, AttenMixerReadout, arange_like
+from models.readout import READOUT_OPTIONS, atten_mixer_readout
 
 # What `official` and `fixed` share.
 RELEASED: dict[str, Any] = {
@@ -40,7 +40,9 @@ RELEASED: dict[str, Any] = {
 
 
 class AttenMixer(SessionModel):
-    """Item embeddings of unit length, dropout, and the multi-level readout; candidates have unit length too.
+    """Multi-level attention over the clicks, without a GNN.
+
+    Item embeddings of unit length, dropout, and the multi-level readout; candidates have unit length too.
 
     n_items            V
     dim                D
@@ -53,6 +55,7 @@ class AttenMixer(SessionModel):
     switches           the other arguments of AttenMixerReadout
     """
 
+    readout: Any
     removable: ClassVar[tuple[str, ...]] = ("attention",)
     more_options = READOUT_OPTIONS
     unit_candidates = True
@@ -92,34 +95,21 @@ class AttenMixer(SessionModel):
         self.dropout, self.candidate_dropout = dropout, candidate_dropout
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         attend = "attention" not in without
-        self.readout = AttenMixerReadout(dim, levels, heads, p, scale, attend=attend, **switches)
-        self.matrices: Mapping[str, Matrix] = {  # type: ignore[misc]  # its names depend on the levels
-            f"readout.{name}": matrix for name, matrix in self.readout.matrices.items()
-        }
+        options: dict[str, Any] = {"levels": levels, "heads": heads, "p": p, "scale": scale, "attend": attend}
+        self.readout = atten_mixer_readout(dim, **options, **switches)
+        self.matrices: Mapping[str, Matrix] = inside("readout", self.readout.matrices)  # type: ignore[misc]
         init_uniform(self, dim)
 
     def item_states(self) -> Tensor:
         return self.items
 
-    def encode(self, S: Tensor, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        clicks = pack(items, lengths, self.all_slots)
-        h = self.drop(lookup(S, clicks.items), items, None if clicks.width else items > 0)  # [C, D]
-        return self.readout(h, lengths, width=clicks.width, uniform=self.switched_off == "attention"), {}
-
-    def drop(self, h: Tensor, items: Tensor, real: Tensor | None) -> Tensor:
-        """Dropout on click states, one mask for all clicks of a session on one item; the readout gives them length one.
-
-        h holds the slots of items [B, L] row by row, all of them or those that are `real` [B, L].
-        """
-        if not (self.training and self.dropout):
-            return h
-        keep = dropout(torch.ones_like(h), self.dropout, self.training)
-        first = (items[:, :, None] == items[:, None, :]).byte().argmax(2)  # [B, L] slot that has it first
-        first = first + arange_like(items)[:, None] * items.shape[1]
-        if real is None:
-            return h * keep[first.flatten()]
-        place = real.flatten().cumsum(0) - 1  # of a slot among the real ones
-        return h * keep[place[first[real]]]
+    def encode(self, S: Tensor, batch: Batch) -> Tensor:
+        # Clicks on one item of a session lose the same numbers.
+        h = dropout(lookup(S, batch.nodes.items), self.dropout, self.training)  # [N, D]
+        return self.readout(batch.nodes.to_clicks(h), batch.clicks, uniform=self.switched_off == "attention")  # [B, D]
 
     def candidates(self, S: Tensor) -> tuple[Tensor, Tensor | None]:
         return dropout(S, self.candidate_dropout, self.training), None
+
+    def warnings(self, longest: int) -> list[str]:
+        return self.readout.warnings(longest)

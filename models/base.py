@@ -1,7 +1,7 @@
 """The contract between a model and everything around it.
 
-Dimension letters, used in every model: B sessions of a batch, L clicks (padded), C real clicks of the batch,
-N graph nodes of the batch, D width, V items, H heads.
+Dimension letters, used in every model: B sessions of a batch, L clicks of its longest session, C clicks, N nodes and
+E edges of the batch, D width, V items, H heads.
 
 A model says three things: `item_states` gives the table that everything of one step reads, `encode` turns
 sessions into vectors, `candidates` gives the catalogue as it enters the dot product. Loss and ranks belong to
@@ -14,7 +14,8 @@ where `removable` names roles. models/check.py runs a model once and says what i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,8 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.batch import Batch
+
 ROLES = ("embedding", "propagation", "update", "encoder", "attention", "transformation", "other")
 MODULES = ("gnn", "encoder", "readout", "other")
+NORM_EPS = 1e-12  # keeps a row of zeros a row of zeros
 
 
 @dataclass(frozen=True)
@@ -52,24 +56,34 @@ class SessionModel(nn.Module):
 
     matrices   the weight matrices by the qualified name of their layer
     removable  what `without` in the constructor leaves out of the model, and `switched_off` out of a trained one
-    more_options  arguments of the constructor that it takes by ** and hands on, with their defaults
-    presets    arguments of the constructor by a name
-    all_slots  an instance's layout of a batch: every slot of the padded sessions, session by session, or only the real
-               clicks; None: every slot on any device but the CPU (models/graph.py)
-    unit_candidates  vector . candidate is divided by the length of the item's row of S, by whoever multiplies: the loss
-               over the catalogue does so without writing down a table of unit rows
+    presets    arguments of the constructor by a name, which tells their source
+    recipes    settings of the training (fields of Config: lr, l2, optimiser, schedule, ...) that belong to a preset
+    in_name    options that are part of the name of the run's folder where a user gives them
+    more_options     arguments of the constructor that it takes by ** and hands on, with their defaults
+    unit_candidates  scores divide by the length of the item's row of S: the loss does so without a second table
+    every_position   `encode` gives a vector for each click, [B, L, D], and each click of a training session is followed
+                     by a target; otherwise it gives one a session, and each prefix is an example of its own
+    learns           False for a model without gradients, which `prepare` fits and `scores` ranks by
+    older_names      beginnings of parameter names in earlier checkpoints, and what they are called now
     """
 
     matrices: ClassVar[Mapping[str, Matrix]] = {}
     removable: ClassVar[tuple[str, ...]] = ()
-    more_options: ClassVar[Mapping[str, Any]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    in_name: ClassVar[tuple[str, ...]] = ()
+    more_options: ClassVar[Mapping[str, Any]] = {}
     unit_candidates: bool = False
+    every_position: bool = False
+    learns: bool = True
+    older_names: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self) -> None:
         super().__init__()
         self.switched_off: str | None = None
-        self.all_slots: bool | None = None
+
+    def prepare(self, sessions: Any) -> None:
+        """See the training sessions once, before training: arrays `items` (from 1) and `offsets`. Optional."""
 
     def item_states(self) -> Tensor:
         """Abstract. A subclass returns the table S, float [V, D], that one step reads: item i is row i - 1.
@@ -78,15 +92,15 @@ class SessionModel(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define item_states()")
 
-    def encode(self, S: Tensor, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Abstract. A subclass returns (vectors, auxiliary losses) of B sessions.
+    def encode(self, S: Tensor, batch: Batch) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Abstract. A subclass returns the vectors of B sessions, or (vectors, auxiliary losses).
 
-        S        [V, D], what item_states returned
-        items    int [B, L], item numbers from 1, padded with 0 on the right; the padding must not change the result
-        lengths  int [B], how many clicks are real, at least 1
+        S      [V, D], what item_states returned
+        batch  the sessions: `batch.items` [B, L] (0 pads on the right) and `batch.lengths` [B], or as rows without
+               padding `batch.clicks`, `batch.nodes`, `batch.edges` (models/rows.py)
 
-        The vectors are float [B, D], with the D of `candidates`. The losses are scalars by name, each added to the
-        cross-entropy; {} where there are none.
+        The vectors are float [B, D], with the D of `candidates`; [B, L, D] with `every_position`. The losses are
+        scalars by name, each added to the cross-entropy. Padding and the other sessions must not change a vector.
         """
         raise NotImplementedError(f"{type(self).__name__} must define encode()")
 
@@ -99,14 +113,83 @@ class SessionModel(nn.Module):
         """
         return S, None
 
+    def warnings(self, longest: int) -> list[str]:
+        """What a user should know where the longest prefix has so many clicks. Raises ValueError for what cannot be."""
+        return []
+
+    @torch.no_grad()
+    def scores(self, batch: Batch) -> Tensor:
+        """The score of each item after each session, [B, V]."""
+        S = self.item_states()
+        matrix, bias = catalogue(self, S)
+        scores = session_vectors(self, S, batch) @ matrix.t()
+        return scores if bias is None else scores + bias
+
+
+def prepares(model: Any) -> bool:
+    """Whether a model wants to see the training sessions before training."""
+    return getattr(type(model), "prepare", None) is not SessionModel.prepare
+
+
+def encoded(model: Any, S: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """(vectors, auxiliary losses) of a model, whether or not it has such losses."""
+    answer = model.encode(S, batch)
+    return answer if isinstance(answer, tuple) else (answer, {})
+
+
+def session_vectors(model: Any, S: Tensor, batch: Batch) -> Tensor:
+    """The vectors [B, D] at the ends of the sessions."""
+    vectors = encoded(model, S, batch)[0]
+    if vectors.dim() == 2:
+        return vectors
+    return vectors[torch.arange(len(batch), device=vectors.device), batch.lengths - 1]
+
+
+def catalogue(model: Any, S: Tensor) -> tuple[Tensor, Tensor | None]:
+    """(candidates [V, D], bias [V] or None) of a model and its table S as they enter the dot product."""
+    matrix, bias = model.candidates(S)
+    return matrix / lengths_of(S)[:, None] if model.unit_candidates else matrix, bias
+
+
+def lengths_of(rows: Tensor) -> Tensor:
+    """|row| [n] of rows [n, D], and not quite zero for a row of zeros."""
+    return torch.linalg.vector_norm(rows, dim=1).clamp(min=NORM_EPS)
+
+
+_sparse = False
+
 
 def lookup(S: Tensor, ids: Tensor) -> Tensor:
-    """Rows [..., D] of the table for item numbers `ids` [...] from 1 on.
+    """Rows [..., D] of the table for item numbers `ids` [...] from 1 on."""
+    return F.embedding(ids - 1, S, sparse=_sparse)
 
-    The gradient is sparse: it is added to the dense gradient of the scores in place, instead of costing
-    another table of V x D zeros at every step. (torch.compile knows no sparse gradients.)
-    """
-    return F.embedding(ids - 1, S, sparse=not torch.compiler.is_compiling())
+
+@contextmanager
+def sparse_lookups() -> Iterator[None]:
+    """Within it the gradient of `lookup` is sparse, for a caller that adds it to a dense one in place."""
+    global _sparse
+    before, _sparse = _sparse, True
+    try:
+        yield
+    finally:
+        _sparse = before
+
+
+def inside(name: str, matrices: Mapping[str, Matrix]) -> dict[str, Matrix]:
+    """The matrices of a part of a model, under the names that they have in the whole."""
+    return {f"{name}.{inner}": matrix for inner, matrix in matrices.items()}
+
+
+def with_current_names(cls: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of an earlier version of a model class, with the names that its parameters have now."""
+
+    def current(name: str) -> str:
+        for old, new in getattr(cls, "older_names", {}).items():
+            if name == old or name.startswith(f"{old}."):
+                return new + name[len(old) :]
+        return name
+
+    return {current(name): weight for name, weight in weights.items()}
 
 
 def init_uniform(module: nn.Module, dim: int) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from models.base import Matrix
+from models.base import Matrix, session_vectors
+from models.batch import Batch
 
 
 def check(model: Any, n_items: int) -> Tensor:
@@ -19,14 +20,14 @@ def check(model: Any, n_items: int) -> Tensor:
     expected, with B = 2, L = 3 and V = n_items, and what came.
     """
     _check_declaration(model)
-    items, lengths = torch.tensor([[1, 2, 1], [2, 0, 0]]), torch.tensor([3, 1])
+    batch = Batch.of([[1, 2, 1], [2]])
     mode, vectors = model.training, torch.empty(0)
     # As in training, as in evaluation, and as when a part of the trained model is switched off.
     for training, off in ((True, None), (False, None), *((False, part) for part in model.removable)):
         model.train(training)
         model.switched_off = off
         try:
-            answer = _check_once(model, items, lengths, n_items)
+            answer = _check_once(model, batch, n_items)
         except ValueError as error:
             raise ValueError(f"with switched_off = {off!r}, {error}" if off else str(error)) from error.__cause__
         finally:
@@ -37,15 +38,28 @@ def check(model: Any, n_items: int) -> Tensor:
 
 
 @torch.no_grad()
-def _check_once(model: Any, items: Tensor, lengths: Tensor, n_items: int) -> Tensor:
+def _check_once(model: Any, batch: Batch, n_items: int) -> Tensor:
+    if not model.learns:
+        scores = _call("scores(batch)", model.scores, batch)
+        wanted = f"scores, float32 [B, V] with B = {len(batch)} and V = {n_items}"
+        _expect(_is_float(scores, len(batch), n_items), "scores(batch)", wanted, scores)
+        assert isinstance(scores, Tensor)
+        return scores
     S = _call("item_states()", model.item_states)
     _expect(_is_float(S, n_items, None), "item_states()", f"the item table, float32 [V, D] with V = {n_items}", S)
-    call = encode = f"encode(S {list(S.shape)}, items {list(items.shape)}, lengths {list(lengths.shape)})"
-    answer = _call(call, model.encode, S, items, lengths)
-    is_pair = isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)
-    _expect(is_pair, call, "a pair: vectors [B, D], and a dict of auxiliary losses by name", answer)
-    vectors, auxiliary = answer
-    _expect(_is_float(vectors, len(items), None), call, f"vectors, float32 [B, D] with B = {len(items)}", vectors)
+    B, L = batch.items.shape
+    call = encode = f"encode(S {list(S.shape)}, batch of items {[B, L]})"
+    answer = _call(call, model.encode, S, batch)
+    is_right = isinstance(answer, Tensor) or (
+        isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)
+    )
+    _expect(is_right, call, "vectors [B, D], or a pair: these and a dict of auxiliary losses by name", answer)
+    vectors, auxiliary = answer if isinstance(answer, tuple) else (answer, {})
+    if model.every_position:
+        is_fit = isinstance(vectors, Tensor) and vectors.dim() == 3 and vectors.shape[:2] == (B, L)
+        _expect(is_fit, call, f"vectors for every click, [B, L, D] with B = {B} and L = {L}", vectors)
+        vectors = vectors[torch.arange(B), batch.lengths - 1]
+    _expect(_is_float(vectors, B, None), call, f"vectors, float32 [B, D] with B = {B}", vectors)
     _expect(bool(torch.isfinite(vectors).all()), call, "vectors of finite numbers", "NaN or infinity")
     for name, loss in auxiliary.items():
         _expect(isinstance(loss, Tensor) and loss.dim() == 0, call, f"a scalar as the loss {name!r}", loss)
@@ -61,7 +75,7 @@ def _check_once(model: Any, items: Tensor, lengths: Tensor, n_items: int) -> Ten
     _expect(is_bias, call, f"a bias [V] with V = {n_items}, or None", bias)
     assert isinstance(vectors, Tensor)
     if not model.training:
-        alone = _call("encode of one session alone", model.encode, S, items[1:, :1], lengths[1:])[0]
+        alone = _call("encode of one session alone", session_vectors, model, S, Batch.of([[2]]))
         same = torch.allclose(vectors[1:], alone, rtol=1e-3, atol=1e-5)
         _expect(
             same, f"{encode} of a session padded beside a longer one", "the vector that it has alone", "another one"
@@ -75,7 +89,8 @@ def refusal(model: Any, length: int, training: bool = False) -> str:
     model.train(training)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model.encode(model.item_states(), torch.ones(1, length, dtype=torch.long), torch.tensor([length]))
+            batch = Batch.of([[1] * length])
+            model.encode(model.item_states(), batch) if model.learns else model.scores(batch)
     except (Exception, SystemExit) as error:
         return f"{type(error).__name__}: {error}"
     finally:
@@ -92,7 +107,7 @@ def longest_taken(model: Any, length: int) -> int:
     return low
 
 
-def _call(call: str, method: Any, *arguments: Tensor) -> Any:
+def _call(call: str, method: Any, *arguments: Any) -> Any:
     try:
         return method(*arguments)
     except (Exception, SystemExit) as error:

@@ -12,20 +12,22 @@ The definitions are those of the session-rec framework (algorithms/knn/sknn.py a
 Items of equal score are ranked by the one rule of all models here, behind those with strictly higher scores.
 session-rec sorts by score with pandas' default, quicksort, which promises no order among equal scores.
 
-The models have no gradients: `fit` on training sessions, then `scores`. Whole batches are handled by sorting and
-counting, without a loop over clicks or sessions.
+The models have no gradients: `prepare` sees the training sessions, `scores` ranks. Whole batches are handled by sorting
+and counting, without a loop over clicks or sessions.
 
-B sessions of a batch, L clicks (padded), V items, S training sessions. "Matches" are pairs of a session of
+B sessions of a batch, C clicks, V items, S training sessions. "Matches" are pairs of a session of
 the batch, the query, and a training session that share an item.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from models.base import SessionModel
+from models.batch import Batch
 from models.popularity import support_share
 
 WEIGHTINGS = ("same", "div", "linear", "quadratic", "log")
@@ -49,8 +51,10 @@ class Matches(NamedTuple):
     step: Tensor  # [M] float, distance of the latest shared item from the end of the query, 1 is the last click
 
 
-class SessionKNN:
-    """SKNN: the k sessions with the highest cosine |s and n| / sqrt(|s| |n|) vote with it for their items.
+class SessionKNN(SessionModel):
+    """The k most similar sessions vote for their items.
+
+    Similar is what has a high cosine |s and n| / sqrt(|s| |n|), with which the session votes.
 
     Compared are the sets of items, with the `sample` most recent training sessions that share an item (file
     order is time order). Between equally similar sessions the more recent one is the neighbour. Items of the
@@ -62,12 +66,15 @@ class SessionKNN:
     sample   training sessions compared
     """
 
+    learns = False
+
     def __init__(self, n_items: int, k: int = 100, sample: int = 500) -> None:
+        super().__init__()
         if k < 1 or sample < 1:
             raise ValueError(f"k and sample are at least 1, not {k} and {sample}")
         self.n_items, self.k, self.sample = n_items, k, sample
 
-    def fit(self, sessions: Any) -> Self:
+    def prepare(self, sessions: Any) -> None:
         """Index S training sessions, given as arrays `items` (numbered from 1) and `offsets` [S + 1]."""
         offsets = torch.tensor(sessions.offsets, dtype=torch.long)
         items = torch.tensor(sessions.items, dtype=torch.long) - 1
@@ -82,21 +89,19 @@ class SessionKNN:
         self.size = self.items_of.start.diff().float()  # [S] different items
         self.idf = (self.n_sessions / clicks.clamp(min=1)).log()  # [V]
         self.fallback = support_share(sessions, self.n_items) - 1  # [V] below every vote
-        return self
 
-    def scores(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """Scores [B, V] after the sessions `items` [B, L] (0 pads on the right) of `lengths` [B]."""
-        found, size = self.matches(items, lengths)
+    def scores(self, batch: Batch) -> Tensor:
+        found, size = self.matches(batch)
         similarity = self.similarity(found, size)
         near = _highest(found.query, similarity, self.k)
         vote = similarity[near] * self.decay(found.step[near])
         place, which = _entries(self.items_of, found.session[near])
         item = self.items_of.values[place]
-        scores = self.fallback.repeat(len(items))
+        scores = self.fallback.repeat(len(batch))
         cell = found.query[near][which] * self.n_items + item
         scores[cell] = 0
         scores.index_add_(0, cell, vote[which] * self.item_factor(item))
-        return scores.view(len(items), self.n_items)
+        return scores.view(len(batch), self.n_items)
 
     def similarity(self, found: Matches, size: Tensor) -> Tensor:
         """[M], from the number of different items of each session of the batch, `size` [B]."""
@@ -114,15 +119,15 @@ class SessionKNN:
         """Factor of a vote for each of the rows `item`."""
         return torch.ones_like(item, dtype=torch.float32)
 
-    def matches(self, items: Tensor, lengths: Tensor) -> tuple[Matches, Tensor]:
-        """The matches with the `sample` most recent sessions; and how many different items a row has [B]."""
-        query, slot = (items > 0).nonzero(as_tuple=True)
-        key, order = (query * self.n_items + items[query, slot] - 1).sort(stable=True)
+    def matches(self, batch: Batch) -> tuple[Matches, Tensor]:
+        """The matches with the `sample` most recent sessions; and how many different items a session has [B]."""
+        query, slot = batch.clicks.owner, batch.clicks.position
+        key, order = (query * self.n_items + batch.clicks.items - 1).sort(stable=True)
         last = torch.ones_like(key, dtype=torch.bool)  # of the clicks on one item, the last one
         torch.ne(key[1:], key[:-1], out=last[:-1])
         key, slot = key[last], slot[order][last]
         query, item = key // self.n_items, key % self.n_items  # [P] the different items of each session
-        length = lengths[query]
+        length = batch.lengths[query]
         weight = self.weight((slot + 1).float(), length.float())
 
         place, which = _entries(self.sessions_of, item, self.sample)
@@ -136,14 +141,16 @@ class SessionKNN:
             weight=torch.zeros(len(pair)).index_add_(0, group, weight[which]),
             step=torch.full((len(pair),), torch.inf).scatter_reduce_(0, group, (length - slot).float()[which], "amin"),
         )
-        count = torch.bincount(found.query, minlength=len(items))
+        count = torch.bincount(found.query, minlength=len(batch))
         age = count.cumsum(0)[found.query] - torch.arange(len(pair))  # 1 is the most recent match of its query
         recent = age <= self.sample
-        return Matches(*(x[recent] for x in found)), torch.bincount(query, minlength=len(items)).float()
+        return Matches(*(x[recent] for x in found)), torch.bincount(query, minlength=len(batch)).float()
 
 
 class VectorSessionKNN(SessionKNN):
-    """V-SKNN: as SKNN, but late clicks weigh more, and so do neighbours that share them, and rare items.
+    """SKNN where late clicks and rare items weigh more.
+
+    Late clicks weigh more in the similarity, and so do neighbours that share them, and rare items.
 
     weighting  weight of the item clicked i-th of m, when sessions are compared: "div" i / m, "quadratic"
                (i / m)^2, "linear" 1 - 0.1 (m - i) but at least 0, "log" 1 / log10(m - i + 1.7), "same" 1;

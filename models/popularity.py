@@ -1,15 +1,18 @@
 """Two baselines that know nothing of order or of other sessions: item popularity and session popularity.
 
-They have no gradients: `fit` on training sessions (whole sessions, not prefixes, which would count early
-clicks more often), then `scores`. B sessions of a batch, L clicks (padded), V items.
+They have no gradients: `prepare` sees the training sessions (whole sessions, not prefixes, which would count early
+clicks more often), `scores` ranks. B sessions of a batch, C clicks, V items.
 """
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from models.base import SessionModel
+from models.batch import Batch
 
 
 def support_share(sessions: Any, n_items: int) -> Tensor:
@@ -22,26 +25,29 @@ def support_share(sessions: Any, n_items: int) -> Tensor:
     return (support / (support.max() + 1)).float()
 
 
-class Popularity:
+class Popularity(SessionModel):
     """The most clicked items, the same for everybody."""
 
+    learns = False
+
     def __init__(self, n_items: int) -> None:
+        super().__init__()
         self.n_items = n_items
 
-    def fit(self, sessions: Any) -> Self:
+    def prepare(self, sessions: Any) -> None:
         self.share = support_share(sessions, self.n_items)
-        return self
 
-    def scores(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """Scores [B, V] after the sessions `items` [B, L] (0 pads on the right) of `lengths` [B]."""
-        return self.share.expand(len(items), -1)
+    def scores(self, batch: Batch) -> Tensor:
+        return self.share.expand(len(batch), -1)
 
 
 class SessionPopularity(Popularity):
-    """The items of the session by the number of their clicks in it, then all others by popularity."""
+    """The items of the session, then the most clicked.
 
-    def scores(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """Scores [B, V] after the sessions `items` [B, L] (0 pads on the right) of `lengths` [B]."""
-        clicks = (items > 0).to(self.share.dtype)
-        scores = self.share.repeat(len(items), 1)
-        return scores.scatter_add_(1, (items - 1).clamp(min=0), clicks)
+    The first by the number of their clicks in the session, all others by popularity.
+    """
+
+    def scores(self, batch: Batch) -> Tensor:
+        cell = batch.clicks.owner * self.n_items + batch.clicks.items - 1
+        clicks = torch.ones(len(cell), dtype=self.share.dtype)
+        return self.share.repeat(len(batch)).index_add_(0, cell, clicks).view(len(batch), -1)

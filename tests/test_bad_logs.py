@@ -30,8 +30,8 @@ from click.testing import CliRunner
 
 from dissect.cli import main
 from dissect.data import archive, catalog, lines, log
+from dissect.data.bring import prepare
 from dissect.data.formats import import_files
-from dissect.data.prepare import prepare
 from dissect.data.recipes import RECIPES, own_log
 from dissect.errors import DataError
 
@@ -229,18 +229,16 @@ def test_rows_of_parquet_that_are_broken(typed, tmp_path):
 # --- while it is made ----------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_leaves_nothing(tmp_path):
-    """Of a process that may write 1,000 bytes a file and no more."""
-    (tmp_path / "log.csv").write_text(LOG)
-    words = [sys.executable, "-m", "dissect", "data", "prepare", "diginetica", "--from", str(tmp_path / "log.csv")]
-    done = subprocess.run(
-        [*words, "--data-dir", str(tmp_path / "data")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
-    )
-    assert done.returncode == 3 and "File too large" in done.stderr and "--data-dir" in done.stderr
+def test_a_full_disk_leaves_nothing(typed, tmp_path):
+    """Of a process that may write 1,000 bytes a file and no more, for as long as the command takes."""
+    Path("log.csv").write_text(LOG)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        code, _, err = typed("diginetica", "--from", "log.csv")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == 3 and "File too large" in err and "--data-dir" in err
     assert not (tmp_path / "data").exists()
 
 

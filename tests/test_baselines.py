@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from dissect.data.sessions import Sessions
-from models import BASELINES
+from models import MODELS, Batch
 from models.neighbours import DECAYS, WEIGHTINGS, SessionKNN, VectorSessionKNN
 from models.popularity import Popularity, SessionPopularity
 
@@ -22,12 +21,9 @@ def random_sessions(count: int, seed: int) -> list[list[int]]:
     return [[int(i) for i in rng.integers(1, N_ITEMS + 1, rng.integers(1, 8))] for _ in range(count)]
 
 
-def pad(sessions: list[list[int]], width: int | None = None) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([len(s) for s in sessions])
-    items = torch.zeros(len(sessions), width or int(lengths.max()), dtype=torch.long)
-    for row, session in enumerate(sessions):
-        items[row, : len(session)] = torch.tensor(session)
-    return items, lengths
+def fitted(model, sessions):
+    model.prepare(sessions)
+    return model
 
 
 def clicks_on(item: int, sessions: list[list[int]]) -> int:
@@ -99,8 +95,8 @@ def vsknn_twin(
 
 
 def test_popularity_orders_items_by_their_clicks():
-    model = Popularity(N_ITEMS).fit(Sessions.from_lists(TRAIN))
-    scores = model.scores(*pad(QUERIES))
+    model = fitted(Popularity(N_ITEMS), Sessions.from_lists(TRAIN))
+    scores = model.scores(Batch.of(QUERIES))
     assert scores.shape == (len(QUERIES), N_ITEMS) and scores.dtype == torch.float32
     support = np.array([clicks_on(i, TRAIN) for i in range(1, N_ITEMS + 1)])
     usual = support / (1 + support)
@@ -109,8 +105,8 @@ def test_popularity_orders_items_by_their_clicks():
 
 
 def test_session_popularity_counts_the_session_first():
-    model = SessionPopularity(N_ITEMS).fit(Sessions.from_lists(TRAIN))
-    scores = model.scores(*pad(QUERIES, width=15)).numpy()
+    model = fitted(SessionPopularity(N_ITEMS), Sessions.from_lists(TRAIN))
+    scores = model.scores(Batch.of(QUERIES)).numpy()
     support = np.array([clicks_on(i, TRAIN) for i in range(1, N_ITEMS + 1)])
     for row, session in zip(scores, QUERIES):
         usual = np.array([session.count(i) for i in range(1, N_ITEMS + 1)]) + support / (1 + support)
@@ -119,16 +115,16 @@ def test_session_popularity_counts_the_session_first():
 
 def test_popular_items_do_not_tie():
     many = [[1]] * 5000 + [[2]] * 5001 + [[1, 2]]
-    scores = SessionPopularity(3).fit(Sessions.from_lists(many)).scores(*pad([[3, 1, 2, 1, 2]]))
+    scores = fitted(SessionPopularity(3), Sessions.from_lists(many)).scores(Batch.of([[3, 1, 2, 1, 2]]))
     assert scores[0, 1] > scores[0, 0] > scores[0, 2]
 
 
 @pytest.mark.parametrize(("k", "sample"), [(1, 500), (2, 3), (100, 500), (3, 4)])
 def test_sknn_equals_the_definition(k, sample):
     for train, queries in ((TRAIN, QUERIES), (random_sessions(60, 1), random_sessions(30, 2))):
-        model = SessionKNN(N_ITEMS, k, sample).fit(Sessions.from_lists(train))
+        model = fitted(SessionKNN(N_ITEMS, k, sample), Sessions.from_lists(train))
         expected = np.array([sknn_twin(train, q, k, sample) for q in queries])
-        scores = model.scores(*pad(queries))
+        scores = model.scores(Batch.of(queries))
         assert scores.dtype == torch.float32
         np.testing.assert_allclose(scores.numpy(), expected, rtol=2e-6)
 
@@ -137,15 +133,15 @@ def test_sknn_equals_the_definition(k, sample):
 @pytest.mark.parametrize(("k", "sample", "idf"), [(2, 4, 5.0), (500, 5000, 0.0)])
 def test_vsknn_equals_the_definition(weighting, falls, k, sample, idf):
     for train, queries in ((TRAIN, QUERIES), (random_sessions(40, 3), random_sessions(15, 4))):
-        model = VectorSessionKNN(N_ITEMS, k, sample, weighting, falls, idf).fit(Sessions.from_lists(train))
+        model = fitted(VectorSessionKNN(N_ITEMS, k, sample, weighting, falls, idf), Sessions.from_lists(train))
         expected = np.array([vsknn_twin(train, q, k, sample, weighting, falls, idf) for q in queries])
-        np.testing.assert_allclose(model.scores(*pad(queries)).numpy(), expected, rtol=2e-5, atol=1e-6)
+        np.testing.assert_allclose(model.scores(Batch.of(queries)).numpy(), expected, rtol=2e-5, atol=1e-6)
 
 
 def test_idf_counts_clicks_and_not_sessions():
     """As session-rec, which counts rows of its log. Items 2 and 3 are in two sessions each; 3 has four clicks."""
     train = [[1, 2, 3, 3], [1, 3, 3], [2], [4], [4]]
-    scores = VectorSessionKNN(N_ITEMS, idf=1.0).fit(Sessions.from_lists(train)).scores(*pad([[1]]))[0]
+    scores = fitted(VectorSessionKNN(N_ITEMS, idf=1.0), Sessions.from_lists(train)).scores(Batch.of([[1]]))[0]
     assert scores[2 - 1] == pytest.approx(1 + math.log(5 / 2)) and scores[3 - 1] == pytest.approx(
         2 + 2 * math.log(5 / 4)
     )
@@ -154,35 +150,34 @@ def test_idf_counts_clicks_and_not_sessions():
 def test_weights_that_would_turn_negative_are_nothing():
     train = [[1, 2], [3, 3, 3, 3, 3, 3, 3]]
     session = [1, *[4] * 11]
-    linear = VectorSessionKNN(N_ITEMS, weighting="same", decay="linear", idf=0.0).fit(Sessions.from_lists(train))
-    assert linear.scores(*pad([session]))[0, 2 - 1] == 0  # 12 clicks from the end: 1 - 1.2
-    often = VectorSessionKNN(N_ITEMS, idf=5.0).fit(Sessions.from_lists(train)).scores(*pad([[3]]))
+    linear = fitted(VectorSessionKNN(N_ITEMS, weighting="same", decay="linear", idf=0.0), Sessions.from_lists(train))
+    assert linear.scores(Batch.of([session]))[0, 2 - 1] == 0  # 12 clicks from the end: 1 - 1.2
+    often = fitted(VectorSessionKNN(N_ITEMS, idf=5.0), Sessions.from_lists(train)).scores(Batch.of([[3]]))
     assert often[0, 3 - 1] == 0  # 1 + 5 ln(2 / 7)
 
 
 def test_between_equally_similar_sessions_the_later_is_the_neighbour():
     train = [[1, 2], [1, 3], [1, 4]]
     for model in (SessionKNN(N_ITEMS, k=1), VectorSessionKNN(N_ITEMS, k=1)):
-        scores = model.fit(Sessions.from_lists(train)).scores(*pad([[1]]))[0]
+        scores = fitted(model, Sessions.from_lists(train)).scores(Batch.of([[1]]))[0]
         assert scores[4 - 1] > 0 > max(scores[2 - 1], scores[3 - 1])
 
 
-MODELS = [Popularity, SessionPopularity, SessionKNN, VectorSessionKNN]
+BASELINES = [cls for cls in MODELS.values() if not cls.learns]
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", BASELINES)
 def test_batch_and_padding_change_nothing(model):
-    model = model(N_ITEMS).fit(Sessions.from_lists(TRAIN))
-    together = model.scores(*pad(QUERIES))
-    torch.testing.assert_close(model.scores(*pad(QUERIES, width=20)), together)
-    alone = torch.cat([model.scores(*pad([session])) for session in QUERIES])
+    model = fitted(model(N_ITEMS), Sessions.from_lists(TRAIN))
+    together = model.scores(Batch.of(QUERIES))
+    alone = torch.cat([model.scores(Batch.of([session])) for session in QUERIES])
     torch.testing.assert_close(alone, together)
 
 
 @pytest.mark.parametrize("model", [SessionKNN, VectorSessionKNN])
 def test_items_that_no_neighbour_has_come_last_by_popularity(model):
     """If they tied, a rank that counts better scores only would call a target that nobody named a hit."""
-    scores = model(N_ITEMS).fit(Sessions.from_lists(TRAIN)).scores(*pad([[5, 1], [12]])).numpy()
+    scores = fitted(model(N_ITEMS), Sessions.from_lists(TRAIN)).scores(Batch.of([[5, 1], [12]])).numpy()
     named = {1, 2, 3, 4, 5, 6, 7}  # by the sessions with 5 or 1
     others = sorted(set(range(1, N_ITEMS + 1)) - named, key=lambda i: -clicks_on(i, TRAIN))
     assert min(scores[0, i - 1] for i in named) > 0 > max(scores[0, i - 1] for i in others)
@@ -193,8 +188,8 @@ def test_items_that_no_neighbour_has_come_last_by_popularity(model):
 def test_part_of_the_sessions_can_be_fitted():
     """`offsets` of a part begin at 0 again."""
     sessions = Sessions.from_lists(TRAIN)
-    part = SessionKNN(N_ITEMS).fit(sessions.part(2, 7)).scores(*pad(QUERIES))
-    assert torch.equal(part, SessionKNN(N_ITEMS).fit(Sessions.from_lists(TRAIN[2:7])).scores(*pad(QUERIES)))
+    part = fitted(SessionKNN(N_ITEMS), sessions.part(2, 7)).scores(Batch.of(QUERIES))
+    assert torch.equal(part, fitted(SessionKNN(N_ITEMS), Sessions.from_lists(TRAIN[2:7])).scores(Batch.of(QUERIES)))
 
 
 def test_settings_are_checked():
@@ -206,13 +201,13 @@ def test_settings_are_checked():
         VectorSessionKNN(N_ITEMS, decay="cubic")
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_arrays_that_cannot_be_written_are_fitted_without_a_warning(name):
+@pytest.mark.parametrize("model", BASELINES)
+def test_arrays_that_cannot_be_written_are_fitted_without_a_warning(model):
     sessions = Sessions.from_lists(TRAIN)
     for array in (sessions.items, sessions.offsets):
         array.flags.writeable = False  # as mapped from disk
     torch.set_warn_always(True)
     try:
-        BASELINES[name](N_ITEMS).fit(sessions).scores(*pad(QUERIES))
+        fitted(model(N_ITEMS), sessions).scores(Batch.of(QUERIES))
     finally:
         torch.set_warn_always(False)

@@ -75,7 +75,7 @@ def test_run_leaves_a_group_and_a_verdict_and_is_refused_the_second_time(typed, 
         (["--validation", "0"], "--validation 0 leaves nothing to choose the epoch on"),
         (["--validation", "0.00001"], "leaves nothing to choose the epoch on"),
         (["--negatives", "999999"], "no fewer than the 300 items"),
-        (["--patience", "-1"], "patience must not be negative"),
+        (["--patience", "-1"], "'--patience': -1 is not in the range"),
         (["--option", "dropout=1.5"], "cannot be built so"),
     ],
 )
@@ -254,8 +254,7 @@ def test_where_chooses_the_module(typed):
     assert verdict["O2"]["answer"] == "not applicable"
 
 
-@pytest.mark.parametrize("noise", ["lrt_shared", "weight"])
-@pytest.mark.parametrize("prior", ["normal", "ard"])
+@pytest.mark.parametrize(("noise", "prior"), [("weight", "normal"), ("lrt", "ard")])
 def test_every_noise_and_prior_trains(typed, noise, prior):
     assert typed("run", *TINY, "--noise", noise, "--prior", prior)[0] == 0
 
@@ -284,19 +283,18 @@ def test_a_dense_run_can_be_the_start_of_a_dissection(typed):
         (["run", "--option", "steps=x"], 2, "steps of srgnn is a whole number, not 'x'"),
         (["run", "--option", "steps=-1"], 2, "steps is 0 (no graph) or more"),
         (["train", "srgnn", "--option", "readout=attenmixer", "--option", "levels=x"], 2, "srgnn cannot be built so"),
-        (["train", "attenmixer", "--option", "levels=50"], 2, "At most --option levels="),
-        (["run", "--threshold", "99"], 2, "from -20 to 20, not 99"),
+        (["train", "attenmixer", "--option", "levels=50"], 2, "and the longest prefix has"),
+        (["run", "--threshold", "99"], 2, "at most 20, not 99"),
         (["run", "--kl-weight", "inf"], 2, "kl_weight must"),
         (["run", "--model", "sknn"], 2, "baseline"),
-        (["models", "sknn"], 2, "no weight matrices"),
         (["models", "attenmixer", "--dim", "0"], 2, "range"),
-        (["train", "sknn", "--preset", "x", "--option", "k=3"], 2, "takes no --preset, --option"),
+        (["train", "sknn", "--preset", "x", "--option", "k=3"], 2, "sknn has no presets"),
         (["train", "srgnn", "--epochs", "1", "--max-steps", "5"], 2, "exclude"),
         (["run", "--lr", "-1"], 2, "lr must"),
         (["run", "--epochs", "0"], 2, "above 0"),
         (["run", "--epochs", "1", "--max-steps", "5"], 2, "exclude"),
         (["run", "--validation", "1.5"], 2, "validation"),
-        (["run", "--max-steps", "0"], 2, "'--max-steps': 0 is not in"),
+        (["run", "--max-steps", "0"], 2, "learns in steps, and --max-steps is 0"),
         (["run", "--model", "nofile.py:X"], 2, "no file"),
         (["run", "--init-from", "nowhere"], 2, "no group"),
         (["plot", "density"], 2, "dissect run"),

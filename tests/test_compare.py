@@ -8,19 +8,20 @@ import time
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from rich.console import Console
 from rich.progress import Progress
 
-from analyses import compare
-from analyses.compare import METRICS, entry, labels, means, results_table
+from analyses import entries
+from analyses.compare import compare, means, results_table
+from analyses.entries import JUDGED, entry, labels
 from analyses.significance import pairs_table, read_gains
-from dissect.cli import main
-from dissect.cli.compare_view import AT_20, means_view, render_results
+from dissect.cli.compare_view import means_columns, render_results
 from dissect.cli.comparing import report_to
-from dissect.cli.text_table import PROSE
+from dissect.cli.text_table import PROSE, TextTable
+from dissect.errors import UsageError
 from dissect.runs import files, folders
 from dissect.runs.config import Config
+from dissect.runs.records import METRICS
 from dissect.training.evaluation import metrics
 from models.attenmixer import AttenMixer
 
@@ -73,18 +74,10 @@ def make_group(
 
 
 @pytest.fixture
-def typed(tmp_path, monkeypatch):
+def typed(typed, monkeypatch):
     """Types `dissect <words>` in an empty folder, 100 columns wide; returns exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*words):
-        result = CliRunner().invoke(main, [str(word) for word in words], prog_name="dissect")
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.exit_code, result.stdout, result.stderr
-
-    return run
+    return lambda *words: typed(*map(str, words))
 
 
 @pytest.fixture
@@ -134,7 +127,7 @@ def test_labels_say_what_is_different_and_nothing_else(folder):
     ]
     assert labels([rows[3], entry(make_group(folder, refit=True, validation=0.0))]) == ["attenmixer", "srgnn refit"]
     assert labels(rows[2:4]) == ["srgnn SparseVD both", "attenmixer"]
-    twins = [entry(groups[0], seed=1), entry(groups[0], seed=2)]
+    twins = [entry(groups[0], runs=[folders.run_path(groups[0], seed)]) for seed in (1, 2)]
     assert labels(twins) == ["srgnn seed 1", "srgnn seed 2"]
 
 
@@ -177,6 +170,26 @@ def test_json_holds_the_numbers_and_csv_the_same(typed, folder):
     words = ["--resamples", "300", "--seed", "5", "--format", "csv", "--pairs"]
     pairs = list(csv.DictReader(io.StringIO(typed("compare", a.name, b.name, *words)[1])))
     assert float(pairs[0]["p bootstrap holm"]) == pytest.approx(pair["p bootstrap holm"], rel=1e-5)
+
+
+def test_python_gets_the_same_tables_with_their_facts(typed, folder):
+    a, b = make_group(folder, hit=0.8), make_group(folder, model="attenmixer", hit=0.4)
+    make_group(folder, protocol="paper")
+    clean, paper = compare(runs_dir=folder, dataset="x", resamples=300)
+    first, second = json.loads(typed("compare", "--dataset", "x", "--resamples", "300", "--json")[1])["tables"]
+    for table, said in ((clean, first), (paper, second)):
+        facts = table.rows.attrs
+        assert facts == table.pairs.attrs and facts.items() >= {"dataset": "x", "ties": "best"}.items()
+        assert {**facts, "notes": list(facts["notes"])} == {name: said[name] for name in facts}
+        assert table.rows["mrr@20"].tolist() == pytest.approx([row["mrr@20"] for row in said["rows"]], rel=1e-12)
+    pairs = clean.pairs.set_index("metric")
+    assert pairs.loc["hr@20", ["a", "b", "a run", "b run"]].tolist() == ["srgnn", "attenmixer", a.name, b.name]
+    assert pairs["low"].tolist() == pytest.approx([pair["low"] for pair in first["pairs"]], rel=1e-9)
+    assert paper.pairs.empty
+    (named,) = compare([a, f"{b.name}/s2"], folder, resamples=300)
+    with pytest.raises(UsageError, match="Only srgnn-x"):
+        compare(a.name, folder)
+    assert named.rows["seed_list"].tolist() == ["1 2 3", "2"]
 
 
 def test_another_protocol_has_a_table_of_its_own(typed, folder):
@@ -251,11 +264,11 @@ def test_the_rule_for_ties_is_named_wherever_ranks_are(typed, folder):
 def cells(view, name):
     """The texts of a column by the name of the row."""
     place = [column.name for column in view.columns].index(name)
-    return {row[0].text: row[place].text for row in view.rows}
+    return {row[0][0]: row[place][0] for row in view.rows()}
 
 
-def view_of(folder, newest=None, **more):
-    return means_view("x", results_table(folder, "a" * 16, "clean"), AT_20, newest, **more)
+def view_of(folder, newest=None):
+    return TextTable("x", means_columns(results_table(folder, "a" * 16, "clean"), JUDGED, newest))
 
 
 def test_settings_in_which_rows_differ_are_columns_and_stand_in_every_format(typed, folder):
@@ -356,8 +369,8 @@ def test_a_model_that_wins_in_spite_of_its_ties_is_bold(folder):
     worst_of(best, **{metric: value - 1 for metric, value in test.items()})
     make_group(folder, model="stamp", hit=0.2, seeds=(1,))
     view = view_of(folder)
-    assert [[cell.bold for cell in row[1:3]] for row in view.rows] == [[True, True], [False, False]]
-    assert view.rows[0][3].text == f"{test['hr@20'] - 1:.2f} / {test['mrr@20'] - 1:.2f}"
+    assert [[bold for _, bold in row[1:3]] for row in view.rows()] == [[True, True], [False, False]]
+    assert view.rows()[0][3][0] == f"{test['hr@20'] - 1:.2f} / {test['mrr@20'] - 1:.2f}"
 
 
 def test_what_ties_are_worth_is_told_where_a_run_knows_it(typed, folder):
@@ -377,7 +390,7 @@ def test_a_hit_rate_over_the_whole_catalogue_is_told_and_never_bold(typed, folde
     view = view_of(folder)
     (hr,) = (i for i, column in enumerate(view.columns) if column.name.startswith("HR@20"))
     assert view.columns[hr].name == ("HR@20\n(all items)" if certain else "HR@20")
-    assert [row[hr].bold for row in view.rows] == [not certain] * 2 and view.rows[0][hr + 1].bold
+    assert [row[hr][1] for row in view.rows()] == [not certain] * 2 and view.rows()[0][hr + 1][1]
     says = "HR@20 is 100 % by construction: the catalogue has 20 items."
     (table,) = json.loads(typed("compare", "--json")[1])["tables"]
     assert (says in table["notes"]) == (says in typed("compare", "--format", "csv")[2]) == certain
@@ -405,7 +418,7 @@ def test_how_the_epoch_was_chosen_is_told_where_rows_differ_in_it(typed, folder)
         words = " ".join(notes.split())
         assert "best valid, chosen by MRR@20 on validation" in words and "last, the final step, nothing chosen" in words
     place = [column.name for column in trained.columns].index("epoch")
-    assert {row[0].text.split("-")[0]: row[place].text for row in trained.rows}["pop"] == ""
+    assert {row[0][0].split("-")[0]: row[place][0] for row in trained.rows()}["pop"] == ""
     make_group(folder, protocol="paper", select="mrr@20")
     assert results_table(folder, "a" * 16, "paper")["selection"].tolist() == ["test"]
 
@@ -420,16 +433,15 @@ def test_the_table_of_a_training(folder):
             files.write_json(run / "summary.json", {**summary, "seconds": 0.07})
     for name in runs_of:
         table = render_results(results_table(folder, "a" * 16, "clean"), "x", "clean", name)
-        assert {row[0].text: row[0].bold for row in table.rows} == {
-            f"{other} (SparseVD both)": other == name for other in runs_of
-        }
+        assert dict(row[0] for row in table.rows()) == {f"{other} (SparseVD both)": other == name for other in runs_of}
         for width in (60, 80, 200):
             console = Console(file=io.StringIO(), width=width)
             console.print(table)
             text = console.file.getvalue()
             assert all(other in text for other in runs_of) and "…" not in text
             assert "0.035" in text and max(map(len, text.splitlines())) <= max(width, PROSE)
-    assert "flatter" in render_results(results_table(folder, "a" * 16, "clean"), "x", "paper", "").notes[-1]
+    make_group(folder, protocol="paper")
+    assert "flatter" in render_results(results_table(folder, "a" * 16, "paper"), "x", "paper", "").notes[-1]
 
 
 def test_what_is_the_same_in_all_rows_has_no_column(typed, folder, monkeypatch):
@@ -525,8 +537,8 @@ def test_progress_stands_on_a_terminal_only(folder, monkeypatch, typed):
     told = []
     progress = Progress(console=Console(file=io.StringIO()))
     tell = report_to(progress, "reading")
-    entries, gains, count = read_gains([entry(group) for group in folders.find_groups(folder)], report=tell)
-    assert (progress.tasks[0].completed, progress.tasks[0].total, len(entries)) == (6, 6, 2)
+    rows, gains, count = read_gains([entry(group) for group in folders.find_groups(folder)], report=tell)
+    assert (progress.tasks[0].completed, progress.tasks[0].total, len(rows)) == (6, 6, 2)
     pairs_table(gains, count, 300, report=lambda done, total: told.append((done, total)))
     assert told[-1] == (300, 300)
 
@@ -538,29 +550,21 @@ def test_the_stand_in_of_a_data_set_is_found_and_told(typed, folder):
     assert code == 0 and "diginetica-srgnn (split" in out and "another split" in err
 
 
-def break_lengths(run):
-    arrays = folders.read_ranks(run / "ranks-test-best.npz")
-    folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"][:-1]})
+def breaks(name, change):
+    """What changes an array beside the ranks of a run, or the ranks."""
+
+    def harm(run):
+        arrays = folders.read_ranks(run / "ranks-test-best.npz")
+        folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, name: change(arrays[name])})
+
+    return harm
 
 
-def break_values(run):
-    arrays = folders.read_ranks(run / "ranks-test-best.npz")
-    folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"] * 0 + 1})
-
-
-def break_targets(run):
-    arrays = folders.read_ranks(run / "ranks-test-best.npz")
-    folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, "target": arrays["target"] + 1})
-
-
-def break_shape(run):
-    arrays = folders.read_ranks(run / "ranks-test-best.npz")
-    folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"][:, None]})
-
-
-def break_kind(run):
-    arrays = folders.read_ranks(run / "ranks-test-best.npz")
-    folders.write_ranks(run / "ranks-test-best.npz", **{**arrays, "rank": arrays["rank"].astype(str)})
+break_lengths = breaks("rank", lambda rank: rank[:-1])
+break_values = breaks("rank", lambda rank: rank * 0 + 1)
+break_targets = breaks("target", lambda target: target + 1)
+break_shape = breaks("rank", lambda rank: rank[:, None])
+break_kind = breaks("rank", lambda rank: rank.astype(str))
 
 
 def put(run, **what):
@@ -579,8 +583,7 @@ ODD = [
 
 
 def break_test(run):
-    summary = files.read_json(run / "summary.json")
-    files.write_json(run / "summary.json", {**summary, "test": {**summary["test"], "hr@5": "12"}})
+    put(run, test={**files.read_json(run / "summary.json")["test"], "hr@5": "12"})
 
 
 def cut(run):
@@ -666,8 +669,8 @@ def test_runs_that_rank_different_prefixes_are_an_error_where_no_most_say_which_
     [
         (["nothing"], 2, "no group named 'nothing'"),
         (["srgn"], 2, "Only srgnn-x"),
-        (["srgnn-x/s7"], 2, "no run s7 in srgnn-x"),
-        (["srgnn-x/without-gnn"], 2, "no run without-gnn in srgnn-x"),
+        (["srgnn-x/s7"], 2, "named 's7'"),
+        (["srgnn-x/without-gnn"], 2, "named 'without-gnn'"),
         (["runs/attenmixer-y"], 2, "no group"),
         (["begun"], 3, "has no finished seed"),
         (["srgnn-x", "--dataset", "x"], 2, "exclude each other"),
@@ -786,4 +789,4 @@ def test_a_real_training_can_be_compared(typed):
     ],
 )
 def test_models_are_called_by_preset_and_by_what_departs_from_it(model, options, label):
-    assert " ".join([model, *compare._model_words(model, options)]) == label
+    assert " ".join([model, *entries._model_words(model, options)]) == label

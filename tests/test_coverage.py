@@ -176,11 +176,12 @@ OWN = """
         def item_states(self):
             return self.items
 
-        def encode(self, S, items, lengths):
+        def encode(self, S, batch):
+            items = batch.items
             real = (items > 0)[..., None]
             x = self.map(lookup(S, items.clamp(min=1)) * real) @ self.bare
             x = (self.lstm(x)[0] + self.both["gru"](x)[0]) * real
-            return self.attend(x.sum(1)) + self.extra(x[:, 0]), {}
+            return self.attend(x.sum(1)) + self.extra(x[:, 0])
 """
 TINY = ["--max-steps", "3", "--dim", "8", "--device", "cpu", "--quiet"]
 LSTM, MAP = 2 * 4 * 64, 64

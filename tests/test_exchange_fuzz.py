@@ -28,7 +28,7 @@ from dissect.data.export import export
 from dissect.data.sessions import Dataset, Sessions
 
 LONG = 30  # seconds, on a busy machine; reading takes milliseconds
-quick = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 TRAIN = [[1, 2, 3], [4, 5], [2, 2, 300, 1]]
 TEST = [[3, 1], [5, 4, 2]]

@@ -14,6 +14,7 @@ import pytest
 
 from dissect.data import fetch as module
 from dissect.data import sources
+from dissect.data.bring import load
 from dissect.data.fetch import checksum, fetch
 from dissect.data.sources import Source
 from dissect.errors import DataError, UsageError
@@ -213,7 +214,7 @@ def test_a_full_disk_is_said(server, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module._Resuming, "_continue", full)
+    monkeypatch.setattr(module, "_continue", full)
     with pytest.raises(DataError, match="No space left"):
         fetch(source(server.url("log.csv")), tmp_path)
 
@@ -258,11 +259,25 @@ def test_run_fetches_what_is_not_there(server, typed, tmp_path, monkeypatch):
     code, out, err = typed(*words)
     assert code == 0 and json.loads(out)["model"] == "srgnn"  # stdout has the result and nothing else
     assert f"Fetching {server.url('log.csv')}" in err and "expected 42,596" in err
-    assert typed(*words, "--force")[0] == 0 and len(server.asked) == 1
     record = json.loads((tmp_path / "data" / "diginetica" / "data.json").read_text())
     assert record["provenance"]["source"]["sha256"] == check.removeprefix("sha256:")
     code, out, _ = typed("data", "fetch", "diginetica", "--force")  # the log is still in the cache
     assert code == 0 and "prefixes" in out and len(server.asked) == 1
+
+
+def test_a_name_is_enough_in_python_too(server, tmp_path, monkeypatch):
+    server.content, said = a_log(), []
+    check = "sha256:" + hashlib.sha256(server.content).hexdigest()
+    monkeypatch.setitem(sources.SOURCES, "diginetica-srgnn", source(server.url("log.csv"), check=check))
+    assert load("demo", tmp_path, say=said.append).name == "demo"
+    with pytest.raises(DataError, match="is not in"):
+        load("diginetica-srgnn", tmp_path, fetch=False, say=said.append)
+    assert not server.asked and not said
+    assert load("diginetica-srgnn", tmp_path, say=said.append).n_items == 19
+    assert f"Fetching {server.url('log.csv')}" in said and said[-1].startswith(f"In {tmp_path}")
+    assert load("diginetica-srgnn", tmp_path).n_items == 19 and len(server.asked) == 1
+    assert load("diginetica", tmp_path, say=said.append).name == "diginetica-srgnn"
+    assert said[-1].startswith("'diginetica' is not here; using 'diginetica-srgnn', another split")
 
 
 def test_where_nothing_can_be_fetched_the_manual_way_is_said(server, typed, tmp_path, monkeypatch):

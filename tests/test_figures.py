@@ -147,7 +147,9 @@ def test_labels_keep_their_order_and_distance(positions):
 
 
 def test_labels_that_have_room_stay_where_they_are():
-    assert spread([0.1, 0.5, 0.9], 0.1, 0, 1) == [0.1, 0.5, 0.9]
+    assert spread([], 0.1, 0, 1) == []
+    assert spread([0.1, 0.5, 0.9], 0.1, 0, 1) == pytest.approx([0.1, 0.5, 0.9])
+    assert spread([0.9, 0.5, 0.1], 0.5, 0, 0.8) == pytest.approx([1.0, 0.5, 0.0])  # no room: from below
     assert spread([0.0, 0.0, 0.9], 0.1, 0, 1) == pytest.approx([0.0, 0.1, 0.9])
 
 

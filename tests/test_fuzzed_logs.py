@@ -77,7 +77,7 @@ def damaged(content, changes, length):
 
 
 @pytest.mark.parametrize("name", FILES)
-@settings(max_examples=40, deadline=5_000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=5_000, suppress_health_check=list(HealthCheck))
 @given(changes=CHANGES, length=st.sampled_from([1 << 20, 1 << 20, 1 << 20, 700, 90, 20, 0]))
 def test_damaged_logs(tmp_path_factory, name, changes, length):
     folder = tmp_path_factory.mktemp("log")

@@ -10,13 +10,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from dissect.cli import main, recommend
-from dissect.cli.trained import read_identified, read_sessions
+from dissect.cli import main, models_view
 from dissect.data import catalog
+from dissect.data.bring import prepare
 from dissect.data.formats import import_files
-from dissect.data.prepare import prepare
 from dissect.data.recipes import own_log
 from dissect.errors import DataError, DivergedError, UsageError
+from dissect.experiment.recommended import read_identified, read_sessions, rows_of
 from dissect.runs import files, folders
 from dissect.training.recommend import Recommended, scores_after
 from models import SRGNN
@@ -158,11 +158,11 @@ def test_a_file_of_sessions_keeps_the_clicks_that_the_model_knows(tmp_path):
 @pytest.mark.parametrize("on_terminal", [False, True])
 def test_identifiers_in_csv_are_no_formulas_and_steer_no_terminal(capsys, monkeypatch, on_terminal):
     names = ["=cmd|'/c calc'!A0", "@x", "-1+1", -7, "-7", "\x1b[31mred", "a\nb", "tea"]
-    rows = [{"session": 1, **row} for row in recommend._rows([Recommended(i, 0.5, None) for i in range(1, 9)], names)]
-    recommend._print_rows(rows, as_json=True)
+    rows = [{"session": 1, **row} for row in rows_of([Recommended(i, 0.5, None) for i in range(1, 9)], names)]
+    models_view.print_rows(rows, as_json=True)
     assert [json.loads(line)["identifier"] for line in capsys.readouterr().out.splitlines()] == names
     monkeypatch.setattr("sys.stdout.isatty", lambda: on_terminal)
-    recommend._print_rows(rows, as_json=False)
+    models_view.print_rows(rows, as_json=False)
     out = capsys.readouterr().out
     safe = ["'=cmd|'/c calc'!A0", "'@x", "'-1+1", "-7", "-7", "\x1b[31mred", "a\nb", "tea"]
     if on_terminal:

@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from dissect.cli.jobs import at_once, device_of
 from dissect.errors import DissectError
+from dissect.experiment.jobs import at_once, device_of
 
 
-def is_taken_away(seeds, console):
+def is_taken_away(seed):
     os._exit(9)
 
 
-def takes_long(seeds, console):
+def takes_long(seed):
     time.sleep(60)
 
 
 def test_a_process_that_was_taken_away_is_an_error():
     with pytest.raises(DissectError, match="from outside") as error:
-        at_once(is_taken_away, [1, 2], 2)
+        at_once(is_taken_away, [1], 1)
     assert error.value.exit_code == 1
 
 
@@ -49,39 +49,38 @@ PARENT = """
 import os, sys, time
 from pathlib import Path
 
-from dissect.cli.jobs import at_once
+from dissect.experiment.jobs import at_once
 from dissect.training.resume import stop_on_signal
 
 
-def train(seeds, console, folder):
+def train(seed, folder):
     with stop_on_signal() as stopped:
-        (folder / f"{seeds[0]}.tmp").write_text(str(os.getpid()))
-        (folder / f"{seeds[0]}.tmp").rename(folder / f"{seeds[0]}.begun")
+        (folder / f"{seed}.tmp").write_text(str(os.getpid()))
+        (folder / f"{seed}.tmp").rename(folder / f"{seed}.begun")
         while not stopped():
             time.sleep(0.05)
-    (folder / f"{seeds[0]}.ended").touch()
+    (folder / f"{seed}.ended").touch()
 
 
 if __name__ == "__main__":
-    at_once(train, [1, 2], 2, folder=Path(sys.argv[1]))
+    at_once(train, [1], 1, folder=Path(sys.argv[1]))
 """
 
 
-def test_processes_write_their_checkpoints_and_end_when_their_parent_is_killed(tmp_path):
+def test_a_process_writes_its_checkpoint_and_ends_when_its_parent_is_killed(tmp_path):
     (tmp_path / "parent.py").write_text(PARENT)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     parent = subprocess.Popen([sys.executable, tmp_path / "parent.py", tmp_path], env=environment)
-    wait_for(lambda: len(list(tmp_path.glob("*.begun"))) == 2)
-    children = [int(path.read_text()) for path in tmp_path.glob("*.begun")]
+    wait_for((tmp_path / "1.begun").exists)
+    child = int((tmp_path / "1.begun").read_text())
     parent.kill()
     parent.wait()
     try:
-        wait_for(lambda: len(list(tmp_path.glob("*.ended"))) == 2)
-        wait_for(lambda: not any(Path(f"/proc/{child}/cmdline").exists() for child in children))
+        wait_for((tmp_path / "1.ended").exists)
+        wait_for(lambda: not Path(f"/proc/{child}/cmdline").exists())
     finally:
-        for child in children:
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def wait_for(condition, seconds=60):

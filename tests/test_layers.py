@@ -21,7 +21,6 @@ from dissect.sparsevd import (
     kl_divergence,
     log_alpha,
     one_sample,
-    rows_belong_to,
 )
 from dissect.sparsevd.layers import CONSTANT_LOG_SIGMA2, VARIANCE_EPS, initial_log_sigma2
 
@@ -156,81 +155,12 @@ def test_weight_noise_is_exact_jointly() -> None:
     assert torch.corrcoef(y.t())[0, 1].item() == pytest.approx(-0.646, abs=0.02)
 
 
-@pytest.mark.parametrize(("noise", "correlation"), [("lrt", 0.0), ("lrt_shared", 1.0)])
-def test_correlation_over_time(noise: str, correlation: float) -> None:
-    layer = linear(torch.randn(1, 3), torch.zeros(1, 3), noise=noise)
+def test_rows_are_independent_by_local_reparameterisation() -> None:
+    layer = linear(torch.randn(1, 3), torch.zeros(1, 3))
     x = torch.randn(1, 2, 3)  # [B, T, in]
     with torch.no_grad():
         y = layer(x.expand(DRAWS, 2, 3))[..., 0]
-    assert torch.corrcoef(y.t())[0, 1].item() == pytest.approx(correlation, abs=0.05)
-
-
-# --- lrt_shared ---
-
-
-def epsilon(layer: LinearVD, x: Tensor) -> Tensor:
-    """The standard normal numbers behind one output."""
-    mean = F.linear(x, layer.weight, layer.bias)
-    std = (F.linear(x.square(), layer.log_sigma2.exp()) + VARIANCE_EPS).sqrt()
-    return ((layer(x) - mean) / std).detach()
-
-
-def test_shared_noise_is_one_draw_for_each_session() -> None:
-    layer = linear(torch.randn(3, 4), torch.zeros(3, 4), noise="lrt_shared")
-    eps = epsilon(layer, torch.randn(2, 5, 4))  # [B, T, out]
-    assert torch.allclose(eps, eps[:, :1].expand_as(eps), atol=1e-4)
-    assert (eps[0, 0] - eps[1, 0]).abs().min() > 1e-3
-    # deeper: [B, H, T, out]
-    eps = epsilon(layer, torch.randn(2, 2, 5, 4))
-    assert torch.allclose(eps, eps[:, :1, :1].expand_as(eps), atol=1e-4)
-
-
-def test_shared_noise_of_packed_rows() -> None:
-    layer = linear(torch.randn(3, 4), torch.zeros(3, 4), noise="lrt_shared")
-    x = torch.randn(5, 4)
-    session = torch.tensor([0, 0, 1, 2, 2])
-    alone = epsilon(layer, x)
-    assert (alone[0] - alone[1]).abs().min() > 1e-3  # nothing says that they belong together
-    with rows_belong_to(session, 3):
-        eps = epsilon(layer, x)
-        assert torch.allclose(eps[0], eps[1], atol=1e-4) and torch.allclose(eps[3], eps[4], atol=1e-4)
-        assert (eps[0] - eps[2]).abs().min() > 1e-3
-        # Other packings are open at the same time; rows of which no one speaks stay independent.
-        with rows_belong_to(torch.tensor([0, 0, 1]), 2):
-            nodes = epsilon(layer, torch.randn(3, 4))
-            assert torch.allclose(nodes[0], nodes[1], atol=1e-4)
-            eps = epsilon(layer, x)
-            assert torch.allclose(eps[0], eps[1], atol=1e-4)
-            other = epsilon(layer, torch.randn(7, 4))
-            assert (other[0] - other[1]).abs().min() > 1e-3
-    after = epsilon(layer, x)
-    assert (after[0] - after[1]).abs().min() > 1e-3
-
-
-def test_packed_rows_have_the_variance_of_padded_ones() -> None:
-    layer = linear(torch.randn(2, 4), torch.zeros(2, 4), noise="lrt_shared")
-    x = torch.randn(3, 4)
-    with torch.no_grad(), rows_belong_to(torch.tensor([0, 0, 1]), 2):
-        y = torch.stack([layer(x) for _ in range(5000)])
-    expected = (x.square() @ layer.log_sigma2.exp().t()).sqrt()
-    assert torch.allclose(y.std(0), expected, rtol=0.06)
-
-
-def test_groups_are_closed_after_an_error() -> None:
-    layer = linear(torch.randn(3, 4), torch.zeros(3, 4), noise="lrt_shared")
-    with pytest.raises(RuntimeError), rows_belong_to(torch.zeros(5, dtype=torch.long), 1):
-        raise RuntimeError
-    eps = epsilon(layer, torch.randn(5, 4))
-    assert (eps[0] - eps[1]).abs().min() > 1e-3
-
-
-def test_shared_noise_of_a_convolution() -> None:
-    layer = Conv1dVD.from_dense(nn.Conv1d(2, 3, 3), noise="lrt_shared", log_sigma2=0.0)
-    x = torch.randn(2, 2, 8)
-    std = (layer._conv_forward(x.square(), layer.log_sigma2.exp(), None) + VARIANCE_EPS).sqrt()
-    eps = ((layer(x) - layer._conv_forward(x, layer.weight, layer.bias)) / std).detach()  # [B, out, T]
-    assert torch.allclose(eps, eps[..., :1].expand_as(eps), atol=1e-4)
-    assert (eps[0, :, 0] - eps[1, :, 0]).abs().min() > 1e-3
+    assert torch.corrcoef(y.t())[0, 1].item() == pytest.approx(0.0, abs=0.05)
 
 
 # --- one sample ---
@@ -278,19 +208,6 @@ def test_gradient_of_a_sample_that_is_used_twice() -> None:
         (layer(x[:1]) + layer(x[1:])).sum().backward()
     assert torch.allclose(layer.weight.grad, x.sum(0, keepdim=True))
     assert torch.allclose(layer.log_sigma2.grad, x.sum(0, keepdim=True) * (w - layer.weight.detach()) / 2)
-
-
-def test_a_cell_shares_its_noise_over_steps_within_one_sample() -> None:
-    """Test 7 of the sheet: eps differs between forwards, and is equal across steps in shared mode."""
-    _, layer = make("cell", "lrt_shared", log_sigma2=-2.0)
-    x, h = torch.randn(2, 4), torch.randn(2, 3)
-    with one_sample(layer):
-        y = layer(x, h)
-        assert torch.equal(y, layer(x, h))
-    assert not torch.allclose(y, layer(x, h))
-    layer.noise = "lrt"
-    with one_sample(layer):
-        assert not torch.allclose(layer(x, h), layer(x, h))
 
 
 def test_one_sample_keeps_the_masked_weights_of_an_evaluation() -> None:
@@ -538,6 +455,8 @@ def test_cell_against_its_equations() -> None:
     noise = torch.randn(2, 9), torch.randn(2, 9)
     assert torch.allclose(y, gru_step(x, h, layer, noise), atol=1e-6)
     assert layer(x).shape == (2, 3) and layer(x[0]).shape == (3,)
+    layer.eval()  # as PyTorch's own: a single one without the axis of the batch
+    torch.testing.assert_close(layer(x[0], h[0]), layer(x, h)[0])
 
 
 @pytest.mark.parametrize("noise", NOISES)
@@ -599,19 +518,14 @@ def test_gru_of_one_step_has_the_moments_of_the_cell() -> None:
 
 
 def test_gru_noise_over_the_steps() -> None:
-    """Equal inputs at every step, no state: shared noise gives equal input products, lrt does not."""
+    """Equal inputs at every step, no state: each step has noise of its own."""
     dense = nn.GRU(4, 3, batch_first=True)
     with torch.no_grad():
         dense.weight_hh_l0.zero_()
         dense.bias_hh_l0.zero_()
         dense.bias_hh_l0[3:6] = -30  # z = 0: the state is the candidate
     x = torch.ones(1, 2, 4)
-    layer = GRUVD.from_dense(dense, noise="lrt_shared", log_sigma2=-2.0)
-    with torch.no_grad():
-        layer.log_sigma2_hh_l0.fill_(-60)
-    y = layer(x)[0][0]
-    assert torch.allclose(y[0], y[1], atol=1e-3)
-    layer.noise = "lrt"
+    layer = GRUVD.from_dense(dense, log_sigma2=-2.0)
     y = layer(x)[0][0]
     assert (y[0] - y[1]).abs().max() > 1e-2
 
@@ -744,7 +658,7 @@ def test_reset_parameters_leaves_log_sigma2_whole(kind: str) -> None:
 def test_made_directly() -> None:
     layers = [
         LinearVD(4, 3, bias=False, noise="weight", threshold=2.0),
-        Conv1dVD(4, 3, 3, padding=1, noise="lrt_shared"),
+        Conv1dVD(4, 3, 3, padding=1),
         GRUCellVD(4, 3, log_sigma2=-9.0),
         GRUVD(4, 3, 2, batch_first=True, noise="weight"),
     ]

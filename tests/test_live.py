@@ -12,16 +12,24 @@ from dissect.cli.live import LiveObserver, PlainObserver
 @pytest.fixture
 def shown(tmp_path):
     """Renders a view of a long run at a width; returns its lines."""
+    now = [100.0]
 
     def render(width, step, doing=()):
-        console = Console(width=width, file=io.StringIO(), force_terminal=False)
+        console = Console(width=width, file=io.StringIO(), force_terminal=False, get_time=lambda: now[0])
         view = LiveObserver(console, "attenmixer on diginetica-srgnn, seed 1 (1 of 3), without attention", 3.0)
-        view.clock.begin(0, 60_000, 6_474)
-        view.step(step, 6.5, 1.0, 1e-3)
+        view.begin(tmp_path, 0, 60_000, 6_474)
         row = {"matrix": "readout.attend_query", "role": "attention", "shape": [256, 256], "numel": 4, "block": ""}
         view.density(step, [{**row, "kept": {"3": 3}}])
+        for done in (step // 2, step):
+            now[0] += 60
+            view.step(done, 6.5, 1.0, 1e-3)
         if doing:
-            view.evaluating(*doing)
+            split, done, total = doing
+            for ranked in (0, done // 2, done):
+                now[0] += 1
+                view.evaluating(split, ranked, total)
+        view.live.stop()
+        console.file = io.StringIO()
         console.print(view.render())
         return console.file.getvalue().splitlines()
 
@@ -31,16 +39,17 @@ def shown(tmp_path):
 def test_at_80_columns_nothing_wraps(shown):
     title, progress, facts, _, _, row = shown(80, 30_000)
     assert title.strip() == "attenmixer on diginetica-srgnn, seed 1 (1 of 3), without attention"
-    assert "step 30,000/60,000  epoch 4.63" in progress and progress.rstrip().endswith("left")
-    assert facts.split() == ["loss", "6.500", "KL", "weight", "1.00", "learning", "rate", "1.0e-03"]
+    assert progress.startswith("step ━") and progress.rstrip().endswith(" 30,000/60,000, left 0:02:00")
+    assert facts.strip() == "epoch 4.63  loss 6.500  KL weight 1.00  learning rate 1.0e-03"
     assert "0.750  ██████████████████" in row
     for split in ("test, propagation zero", "valid, for the summary"):
         ranking = shown(80, 30_000, (split, 10_000, 60_858))
-        assert f"ranking {split} 10,000/60,858, 0 s left" in ranking[1] and len(ranking) == 6
+        assert ranking[2].startswith(f"ranking {split} ━━╸") and len(ranking) == 7
+        assert ranking[2].rstrip().endswith(" 10,000/60,858, left 0:00:11")
 
 
 def test_at_the_end_it_says_how_long_it_took(shown):
-    assert "took 0 s" in shown(120, 60_000)[1]
+    assert shown(120, 60_000)[1].rstrip().endswith(" 60,000/60,000, took 0:02:00")
 
 
 def test_a_file_is_told_how_far_a_long_evaluation_is(monkeypatch):

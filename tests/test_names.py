@@ -11,11 +11,12 @@ import pytest
 from click.testing import CliRunner
 from matplotlib.figure import Figure
 
-from dissect.cli import LazyGroup, plot
-from dissect.cli.compare_view import Comparison, means_csv, pairs_csv
+from dissect.cli import LazyGroup
+from dissect.cli.comparing import to_csv
 from dissect.data import catalog
 from dissect.data.export import export
 from dissect.data.sessions import Dataset, Sessions
+from dissect.drawing import Drawing
 from dissect.errors import DataError, DissectError, UsageError
 from dissect.runs import files, folders
 from dissect.runs.config import Config
@@ -30,10 +31,14 @@ def small(name="shop", **more):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_name_is_of_letters_digits_and_a_few_signs(typed, tmp_path, name):
+def test_a_name_is_of_letters_digits_and_a_few_signs(name):
     with pytest.raises(UsageError) as error:
         check_name(name, "A data set")
     assert "letters" in error.value.hint and error.value.message.isprintable()
+
+
+@pytest.mark.parametrize("name", ["", "-x", "../x", "\x1b[2J"])  # none, like an option, elsewhere, what steers
+def test_every_command_that_gives_a_name_checks_it_first(typed, tmp_path, name):
     Path("log.csv").write_text("visit,item,at\n1,2,3\n")
     bring = ["data", "prepare", f"--from={tmp_path}/log.csv", "--item-col=item", "--time-col=at", "--session-col=visit"]
     short = ["--max-steps", "2", "--quiet", f"--name={name}"]
@@ -138,11 +143,9 @@ def test_a_cell_of_a_csv_is_no_formula_and_a_number_stays_one():
 
 def test_every_csv_is_written_without_formulas(tmp_path):
     rows = pd.DataFrame({"label": ["=HYPERLINK(1)"], "group": ["@g"], "variant": ["full"], "hr@20": [-1.25]})
-    pairs = pd.DataFrame({"a": [0], "b": [0], "difference": [-0.5]})
-    table = Comparison("-x", "0" * 16, "clean", 1, 1, rows, pairs, 1, 100, ())
-    assert means_csv([table]).splitlines()[1] == "'-x,0000000000000000,clean,best,'=HYPERLINK(1),'@g,full,-1.25"
-    assert "'=HYPERLINK(1),'=HYPERLINK(1),-0.5" in pairs_csv([table])
-    plot._save(Figure(figsize=(1, 1)), tmp_path / "x", rows, "words")
+    rows.attrs = {"dataset": "-x", "split_hash": "0" * 16, "protocol": "clean", "ties": "best"}
+    assert to_csv([rows]).splitlines()[1] == "'-x,0000000000000000,clean,best,'=HYPERLINK(1),'@g,full,-1.25"
+    Drawing("x", Figure(figsize=(1, 1)), "words", rows).save(tmp_path)
     assert (tmp_path / "x.csv").read_text().splitlines()[1] == "'=HYPERLINK(1),'@g,full,-1.25"
 
 

@@ -32,7 +32,8 @@ MODEL = """
         def item_states(self):
             return self.items
 
-        def encode(self, S, items, lengths):
+        def encode(self, S, batch):
+            items, lengths = batch.items, batch.lengths
             vectors = self.last(lookup(S, items[:, 0]))
             if hasattr(self, "mean"):
                 vectors = vectors + self.mean((lookup(S, items.clamp(min=1)) * (items > 0)[..., None]).sum(1))
@@ -73,7 +74,7 @@ def test_the_model_as_it_is_runs(own):
             "padded beside a longer one",
         ),
         ("return self.items", "pass", "the item table, float32 [V, D] with V = 5, and returned None"),
-        ("return vectors, {}", "return vectors", "a pair: vectors [B, D], and a dict of auxiliary losses by name"),
+        ("return vectors, {}", "return 1", "vectors [B, D], or a pair: these and a dict of auxiliary losses by name"),
         ("return vectors, {}", "return vectors, []", "and returned (float32 [2, 8], a list)"),
         (
             "return vectors, {}",
@@ -85,13 +86,13 @@ def test_the_model_as_it_is_runs(own):
         (
             "return vectors, {}",
             "return vectors / nothing, {}",
-            "NameError: name 'nothing' is not defined (own.py, line 27)",
+            "NameError: name 'nothing' is not defined (own.py, line 28)",
         ),
         ("return vectors, {}", "return (vectors if not self.switched_off else 1), {}", "with switched_off = 'encoder'"),
         (
             "self.last(lookup(S, items[:, 0]))",
             "self.last(items)",
-            "encode(S [5, 8], items [2, 3], lengths [2]) raised",
+            "encode(S [5, 8], batch of items [2, 3]) raised",
         ),
         ("        return self.items", "        return super().item_states()", "must define item_states()"),
         ("return vectors, {}", "return vectors * torch.nan, {}", "vectors of finite numbers, and returned NaN"),

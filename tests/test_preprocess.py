@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dissect.data import preprocess
-from dissect.data.prepare import differences, prepare
+from dissect.data import catalog, preprocess
+from dissect.data.bring import differences, prepare
 from dissect.data.preprocess import milliseconds
-from dissect.data.recipes import RECIPES, Recipe, own_log
+from dissect.data.recipes import RECIPES, Recipe, choose, own_log
 from dissect.errors import DataError, UsageError
 
 # --- plain twins: (session, item, time) lists, one loop a rule ------------------------------------------------
@@ -194,14 +194,14 @@ def diginetica_like(seed):
     return rows
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rows=diginetica_rows)
 def test_lessr_rules_on_any_diginetica_log(tmp_path_factory, rows):
     path = write_diginetica(tmp_path_factory.mktemp("d") / "log.csv", rows)
     assert made("x", path, RECIPES["diginetica"]) == expected(lessr_diginetica(rows))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rows=diginetica_rows)
 def test_srgnn_rules_on_any_diginetica_log(tmp_path_factory, rows):
     path = write_diginetica(tmp_path_factory.mktemp("d") / "log.csv", rows, "session_id")
@@ -224,7 +224,7 @@ def plays_recipe(top):
     return Recipe(recipe.log, rules, recipe.split, recipe.after)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rows=play_rows, top=st.integers(1, 7))
 def test_lessr_rules_on_any_log_of_plays(tmp_path_factory, rows, top):
     path = write_plays(tmp_path_factory.mktemp("p") / "log.tsv", rows)
@@ -406,13 +406,20 @@ def test_ones_own_log_by_sessions_or_by_gaps_gives_the_same(tmp_path):
         ({"session": "s", "gap": "1h"}, "the one or the other"),
         ({"gap": "1h"}, "--user-col"),
         ({"session": "s", "test_share": 1.0}, "--test-share"),
+        ({"session": "s", "test_share": 0.0}, "--test-share"),
         ({"session": "s", "test_last": "week"}, "--test-last"),
     ],
 )
 def test_settings_that_do_not_fit_together(words, says):
     with pytest.raises(UsageError) as error:
-        own_log(item="i", time="t", **words)
+        choose("x", item="i", time="t", **words)
     assert says in error.value.message
+
+
+def test_rules_are_chosen_by_a_name_as_papers_write_it_or_by_columns(tmp_path):
+    assert choose("yoochoose-1/64", encoding="latin-1").log.encoding == "iso8859-1"
+    assert choose("x", item="i", time="t", session="s", separator="\\t", gap="").log.separator == "\t"
+    assert catalog.check_name("yoochoose-1/64", tmp_path) == "yoochoose-1-64"
 
 
 def test_the_record_has_every_rule_and_every_difference(tmp_path):

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dissect.data.sessions import PrefixTensors, Sessions
+from dissect.data.sessions import Sessions
 from dissect.errors import UsageError
 from dissect.runs.config import PRODUCTS, Config
 from dissect.runs.files import read_json
 from dissect.training import loop, products, workers
+from dissect.training.evaluation import prefixes_of
 from dissect.training.loop import fit, train_step
 from dissect.training.products import ALLOWED, KERNELS, is_usable, multiply, multiplying_as
 from dissect.training.resume import Interrupted
@@ -31,24 +32,24 @@ def test_every_choice_has_kernels():
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_only_the_loss_is_made_of_such_products(kernel, monkeypatch):
-    prefixes = PrefixTensors(Sessions.from_lists([[1, 2, 3, 2, 4], [5, 5, 6]]))
+    prefixes = prefixes_of(Sessions.from_lists([[1, 2, 3, 2, 4], [5, 5, 6]]))
     config = Config("srgnn", "x", "", {"dim": 8}, where="both", batch_size=6, max_steps=50)
     training = assemble(lambda: MODELS["srgnn"](n_items=9, dim=8), config, prefixes, 1, "full")
     training.kernel = kernel
     seen, model = {}, training.model
     encode, candidates = model.encode, model.candidates
 
-    def watched(S, items, lengths):
+    def watched(S, batch):
         seen["forward"] = torch.get_float32_matmul_precision()
-        vectors, auxiliary = encode(S, items, lengths)
+        vectors = encode(S, batch)
         vectors.register_hook(lambda _: seen.update(backward=torch.get_float32_matmul_precision()))
-        return vectors, auxiliary
+        return vectors
 
     def watched_candidates(S):
         seen["candidates"] = torch.get_float32_matmul_precision()
         return candidates(S)
 
-    training.encode, model.candidates = watched, watched_candidates
+    model.encode, model.candidates = watched, watched_candidates
     asked = []
 
     def watched_loss(*arguments):
@@ -130,7 +131,7 @@ def test_the_quickest_kernel_comes_first(slow):
 
 
 def trained(kind):
-    prefixes = PrefixTensors(Sessions.from_lists([[1, 2, 3, 2, 4], [5, 5, 6]]))
+    prefixes = prefixes_of(Sessions.from_lists([[1, 2, 3, 2, 4], [5, 5, 6]]))
     config = Config("srgnn", "x", "", {"dim": 8}, where="none", batch_size=6, products=kind)
     return assemble(lambda: MODELS["srgnn"](n_items=9, dim=8), config, prefixes, 1, "full")
 

@@ -84,7 +84,7 @@ def test_the_rules_find_the_sessions_of_srgnns_authors():
         :4
     ]:  # number, date, sort, drop single clicks; which items are rare, a part cannot say
         log = preprocess.RULES[rule](log, **settings)
-    train, test = preprocess.SPLITS[recipe.split[0]](log, **recipe.split[1])
+    train, test = preprocess.RULES[recipe.split[0]](log, **recipe.split[1])
     ours = [to_sessions(part) for part in preprocess.order_sessions(train, test, "date")]
 
     known: dict[tuple[int, ...], list[int]] = {}

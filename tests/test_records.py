@@ -5,8 +5,8 @@ import io
 import json
 import os
 import random
+import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,20 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from analyses.compare import entry, labels, means
+from analyses.compare import means
 from analyses.coverage import read_coverage
-from analyses.density import density_table
+from analyses.density import density_rows, density_table
+from analyses.entries import entry, labels
 from analyses.significance import read_gains
 from analyses.training import over_seeds, training_table
 from analyses.verdict import judge
-from dissect.cli.launch import prepare_group
 from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, UsageError
+from dissect.experiment.train import prepare_group
 from dissect.runs import files, folders, records
 from dissect.runs.config import Config
 from dissect.sparsevd.density import BINS
+from dissect.training import loop
 from dissect.training.loop import fit
 from dissect.training.rebuild import read_run
 from dissect.training.record import Observer
@@ -70,7 +72,9 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("made")
     group = root / "runs" / NAME
     prepare_group(group, CONFIG, DATA)
-    train(group / "s1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "DENSITY_MEASUREMENTS", 4)  # every test below reads them
+        train(group / "s1")
     catalog.save(DATA, root / "data")
     return root / "runs"
 
@@ -115,21 +119,34 @@ def test_a_histogram_has_as_many_bins_on_record_as_are_counted():
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"test": ...}, "required field `test`"),
         ({"test": {"hr@20": 50.0}}, "required field `hr@5`"),
         ({"seed": "1"}, "Expected `int`, got `str` - at `$.seed`"),
-        ({"seed": 4}, "is of seed 4, and the folder of seed 2"),
+        ({"seed": 4}, "is of seed 4, and the folder of seed 1"),
         ({"epochs": None}, "`$.epochs`"),
         ({"seconds": -1.0}, "`$.seconds`"),
         ({"protocol": "other"}, "`$.protocol`"),
         ({"checks": {"masked": {}}}, "`$.checks"),
-        ({"checks": {}}, "lacks the checks of the masked and the mean weights"),
         ({"selection_bias": {"hr@20": 1e9}}, "`$.selection_bias"),
         ({"removable": "gnn"}, "`$.removable`"),
         ({"removable": ["\x1b[31mgnn"]}, "`$.removable"),
         ({"checks": {"\x1b[31m": {"hr@20": 1.0, "mrr@20": 1.0}}}, "`$.checks"),
         ({"test_worst_ties": 3}, "`$.test_worst_ties`"),
     ],
+    ids=str,
+)
+def test_a_changed_summary_is_named(made, tmp_path, values, says):
+    run = tmp_path / "s1"
+    shutil.copytree(made / NAME / "s1", run, ignore=lambda folder, names: set(names) - {"summary.json"})
+    assert folders.read_summary(run)["seed"] == 1
+    change(run / "summary.json", **values)
+    with pytest.raises(DataError, match=re.escape(says)) as caught:
+        folders.read_summary(run)
+    assert "s1/summary.json" in caught.value.message and f"dissect resume {run}" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [({"test": ...}, "required field `test`"), ({"checks": {}}, "lacks the checks of the masked and the mean weights")],
     ids=str,
 )
 def test_a_changed_summary_leaves_its_seed_out_of_the_verdict(group, capsys, values, says):
@@ -184,14 +201,24 @@ def alter_line(path, number, **values):
     ],
     ids=str,
 )
-def test_a_changed_line_of_density_leaves_its_seed_out(group, capsys, values, says):
-    alter_line(group / "s2" / "density.jsonl", 5 if "step" not in values else -4, **values)
+def test_a_changed_line_of_density_is_named(made, tmp_path, values, says):
+    run = tmp_path / "s1"
+    shutil.copytree(made / NAME / "s1", run, ignore=lambda folder, names: {"checkpoints"})
+    assert density_rows(run)
+    alter_line(run / "density.jsonl", 5 if "step" not in values else -4, **values)
+    with pytest.raises(DataError, match=re.escape(says)) as caught:
+        density_rows(run)
+    assert "s1/density.jsonl, line" in caught.value.message and "--force" in caught.value.hint
+
+
+def test_a_changed_line_of_density_leaves_its_seed_out(group, capsys):
+    alter_line(group / "s2" / "density.jsonl", 5, numel=0)
     assert set(density_table(group)["seed"]) == {1, 3}
     err = capsys.readouterr().err
-    assert says in err and "s2/density.jsonl, line" in err and "--force" in err
+    assert "`$.numel`" in err and "s2/density.jsonl, line" in err and "--force" in err
     assert judge(group)["seeds"] == [1, 3]
     for seed in (1, 3):
-        alter_line(group / f"s{seed}" / "density.jsonl", 5 if "step" not in values else -4, **values)
+        alter_line(group / f"s{seed}" / "density.jsonl", 5, numel=0)
     with pytest.raises(DataError, match=r"s1.density.jsonl"):
         judge(group)
 
@@ -230,12 +257,15 @@ def test_ranks_of_another_shape_or_kind_are_refused(tmp_path, arrays, says):
     assert folders.read_ranks(path)["rank"].tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("name", ["environment.json", "../data.json"])
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"max_steps": "x", "n_items": "y"}', "", "\x00\xff"])
-def test_a_damaged_record_of_a_run_is_named(group, name, text):
-    (group / "s1" / name).write_text(text)
-    with pytest.raises(DataError, match=Path(name).name):
-        read_run(group / "s1")
+def test_a_damaged_record_of_a_run_is_named(group, text):
+    for name in ("environment.json", "../data.json"):
+        path = group / "s1" / name
+        whole = path.read_bytes()
+        path.write_text(text)
+        with pytest.raises(DataError, match=path.name):
+            read_run(group / "s1")
+        path.write_bytes(whole)
 
 
 @pytest.mark.parametrize("name", ["matrix", "role", "module", "reason"])
@@ -247,7 +277,8 @@ def test_words_that_steer_the_terminal_make_a_record_of_coverage_damaged(group, 
         read_coverage(group / "s1")
 
 
-def test_a_group_whose_name_steers_the_terminal_is_left_out_and_said(group, typed):
+def test_a_group_whose_name_steers_the_terminal_is_left_out_and_said(group, typed, monkeypatch):
+    monkeypatch.setattr("figures.style.save", lambda drawn, stem, table, words: [stem])
     root = str(group.parent)
     other = group.rename(group.with_name("\x1b[31mred"))
     shutil.copytree(other, group)
@@ -352,7 +383,7 @@ def test_figures_that_cannot_be_written_beside_the_runs_go_elsewhere(group, type
     assert code == 1 and "--out" in err
 
 
-@pytest.mark.parametrize("moment", ["test", "test, for the summary", "test, mean"])
+@pytest.mark.parametrize("moment", ["test", "test, mean"])
 def test_a_run_folder_that_is_deleted_while_it_is_trained_ends_the_run(tmp_path, moment):
     class Delete(Observer):
         def evaluating(self, what, done, total):
@@ -372,7 +403,7 @@ def test_a_run_folder_that_is_deleted_while_it_is_trained_ends_the_run(tmp_path,
 def test_a_record_that_is_lost_while_it_is_written_ends_the_run_with_a_message(tmp_path):
     class Delete(Observer):
         def evaluating(self, what, done, total):
-            if what == "test, for the summary":
+            if what == "test":
                 (tmp_path / "s1" / "metrics.jsonl").unlink(missing_ok=True)
 
     with pytest.raises(DataError, match="has lost the accuracy on test"):

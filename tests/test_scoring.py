@@ -18,14 +18,43 @@ from dissect.training.scoring import (
     score_buffer,
 )
 
+# Each pair of values is in a case, and each combination of what shares code: scores kept or not, unit, bias, layout.
+CASES = [
+    # width of the buffer: below 11 the scores are made twice
+    # piece: rows at a time
+    # unit: whose rows' lengths the scores are divided by
+    # with a bias or not
+    # scale: with 30 the target's probability is far below the smallest float
+    # by item or by session: how the scores lie
+    (None, 11, "own", True, 30.0, False),
+    (None, 11, "other", True, 30.0, False),
+    (None, 4, "no", True, 0.1, False),
+    (None, 4, "no", False, 0.1, False),
+    (None, 4, "other", False, 30.0, True),
+    (None, 4, "other", True, 30.0, True),
+    (None, 1, "no", False, 30.0, True),
+    (None, 1, "own", False, 30.0, True),
+    (11, 11, "no", True, 30.0, True),
+    (11, 4, "own", True, 30.0, True),
+    (11, 1, "own", False, 30.0, False),
+    (11, 1, "other", False, 0.1, False),
+    (10, 11, "other", True, 0.1, False),
+    (10, 4, "no", False, 0.1, False),
+    (10, 4, "own", False, 0.1, True),
+    (10, 1, "other", True, 30.0, True),
+    (3, 11, "own", False, 30.0, False),
+    (3, 4, "no", True, 0.1, True),
+    (3, 1, "own", True, 0.1, True),
+    (3, 1, "other", False, 0.1, True),
+    (1, 11, "no", False, 0.1, True),
+    (1, 4, "other", False, 30.0, False),
+    (1, 1, "no", True, 0.1, False),
+    (1, 1, "own", True, 30.0, False),
+]
 
-@pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("width", [None, 11, 10, 3, 1])  # of the buffer: below 11 the scores are made twice
-@pytest.mark.parametrize("piece", [11, 4, 1])  # rows at a time
-@pytest.mark.parametrize("scale", [0.1, 30.0])  # with 30 the target's probability is far below the smallest float
-@pytest.mark.parametrize("unit", ["no", "own", "other"])  # whose rows' lengths the scores are divided by
-@pytest.mark.parametrize("by_item", [False, True])
-def test_loss_and_gradients_equal_cross_entropy(with_bias, width, piece, scale, unit, by_item, monkeypatch):
+
+@pytest.mark.parametrize(("width", "piece", "unit", "with_bias", "scale", "by_item"), CASES)
+def test_loss_and_gradients_equal_cross_entropy(width, piece, unit, with_bias, scale, by_item, monkeypatch):
     monkeypatch.setitem(PIECE, "cpu", 4 * 5 * piece)
     monkeypatch.setattr(scoring, "multiplies_faster_by_item", lambda: by_item)
     monkeypatch.setattr(scoring, "ROWS_IN_CACHE", 3)
@@ -48,7 +77,9 @@ def test_loss_and_gradients_equal_cross_entropy(with_bias, width, piece, scale, 
         torch.testing.assert_close(a, b)
 
 
-def test_loss_of_an_impossible_target_is_finite_in_single_precision():
+@pytest.mark.parametrize("piece", [2, 1])  # rows at a time: the highest score is that of all so far
+def test_loss_of_an_impossible_target_is_finite_in_single_precision(piece, monkeypatch):
+    monkeypatch.setitem(PIECE, "cpu", 4 * piece)
     vectors = torch.tensor([[500.0]], requires_grad=True)
     matrix = torch.tensor([[1.0], [-1.0]], requires_grad=True)
     loss = catalogue_loss(vectors, matrix, None, torch.tensor([1]))
@@ -107,7 +138,7 @@ def test_the_sampled_normaliser_has_no_bias_and_the_loss_tends_to_the_exact_one(
 
     def losses(n: int, draws: int) -> torch.Tensor:
         drawn = torch.randint(50, (draws, n))
-        return torch.stack([sampled_loss(vector, table[[7]], table[d], (d == 7)[None], 50) for d in drawn])
+        return torch.vmap(lambda d: sampled_loss(vector, table[[7]], table[d], (d == 7)[None], 50))(drawn)
 
     few, many = losses(5, 20_000), losses(500, 400)
     normaliser = few.exp().mean()  # times exp(target): relative to it

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dissect.data.sessions import Dataset, PrefixTensors, Sessions, prefix_index, split_validation
+from dissect.data.sessions import Dataset, Sessions, prefix_index, split_validation
 
 lists = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=7), min_size=1, max_size=12)
 
@@ -19,11 +18,6 @@ def test_prefixes_are_all_beginnings_that_have_a_target(sessions):
     assert flat.n_clicks == sum(map(len, sessions)) and len(flat) == len(sessions)
     session, length = prefix_index(flat)
     assert [(flat[s][:k].tolist(), int(flat[s][k])) for s, k in zip(session, length)] == expected
-    if expected:
-        items, lengths, targets = PrefixTensors(flat).batch(torch.arange(len(expected)))
-        rows = [(row[:n].tolist(), int(t)) for row, n, t in zip(items, lengths, targets)]
-        assert rows == expected
-        assert all(not row[n:].any() for row, n in zip(items, lengths))
 
 
 @given(lists, st.floats(0, 0.99))
@@ -36,22 +30,6 @@ def test_validation_is_the_last_part_in_time(sessions, fraction):
 def test_a_validation_share_of_one_is_refused():
     with pytest.raises(ValueError, match="below 1"):
         split_validation(Sessions.from_lists([[1, 2]]), 1.0)
-
-
-def test_batches_can_be_padded_to_a_fixed_width():
-    prefixes = PrefixTensors(Sessions.from_lists([[1, 2, 3, 4, 5], [6, 7]]))
-    items, _, _ = prefixes.batch(torch.tensor([0, 4]), pad_to=4)
-    assert items.tolist() == [[1, 0, 0, 0], [6, 0, 0, 0]]
-
-
-@given(lists, st.integers(1, 8))
-def test_of_long_prefixes_the_last_clicks_are_kept_and_the_target_stays(sessions, longest):
-    flat = Sessions.from_lists(sessions)
-    if flat.n_prefixes:
-        items, lengths, targets = PrefixTensors(flat, longest=longest).batch(torch.arange(flat.n_prefixes))
-        expected = [(s[:k][-longest:], s[k]) for s in sessions for k in range(1, len(s))]
-        assert [(row[:n].tolist(), int(t)) for row, n, t in zip(items, lengths, targets)] == expected
-        assert items.shape[1] <= longest
 
 
 def test_parts_carry_times_and_users():

@@ -23,6 +23,7 @@ from analyses.significance import (
     paired_t_tests,
     pairs_table,
 )
+from dissect.training.evaluation import gains, metrics
 
 SESSIONS = 40
 SESSION = np.repeat(np.arange(SESSIONS, dtype=np.int32), 3)
@@ -97,10 +98,20 @@ def drawn_of(gains, count, resamples, seed=0):
 
 def test_gains_are_summed_by_session_and_averaged_over_seeds():
     rank = np.array([[1, 2, 21, 4], [20, 100, 1, 2]])
-    gains = gains_of_ranks(rank, np.array([0, 0, 1, 1]))
-    assert gains.session[0].tolist() == [[2, 1], [1, 2]]
-    np.testing.assert_allclose(gains.session[1], [[1.5, 0.25], [0.05, 1.5]])
-    np.testing.assert_allclose(gains.example[1], [(1 + 0.05) / 2, 0.25, 0.5, 0.375])
+    found = gains_of_ranks(rank, np.array([0, 0, 1, 1]))
+    assert found.session[0].tolist() == [[2, 1], [1, 2]]
+    np.testing.assert_allclose(found.session[1], [[1.5, 0.25], [0.05, 1.5]])
+    np.testing.assert_allclose(found.example[1], [(1 + 0.05) / 2, 0.25, 0.5, 0.375])
+
+
+@given(st.lists(st.integers(1, 25), min_size=1, max_size=9))
+def test_every_metric_is_the_mean_of_what_each_rank_gains(ranks):
+    of = metrics(np.array(ranks))
+    for k in (5, 10, 20):
+        plain = {"hr": [float(r <= k) for r in ranks], "mrr": [1 / r if r <= k else 0.0 for r in ranks]}
+        for kind, values in plain.items():
+            assert gains(np.array(ranks), f"{kind}@{k}").tolist() == values
+            assert of[f"{kind}@{k}"] == pytest.approx(100 * np.mean(values))
 
 
 def plain_resamples(gains, count, resamples, rng):

@@ -4,6 +4,7 @@ import copy
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,14 +22,17 @@ from dissect.sparsevd import (
     densify,
     kept_count,
     kl_divergence,
+    layers_in,
     measure,
     named_variational,
     one_sample,
+    own_parameters,
+    penalty,
     reset_log_sigma2,
+    scores,
+    sparsified,
     sparsify,
-    total_kl,
     unmasked,
-    variational_parameters,
 )
 
 
@@ -220,14 +224,14 @@ def test_a_model_that_is_one_layer(layer: nn.Module) -> None:
 def test_a_layer_is_its_own_model() -> None:
     layer = LinearVD(3, 2)
     assert names(layer) == ["weight"]
-    assert torch.equal(total_kl(layer), kl_divergence(layer.weight, layer.log_sigma2))
+    assert torch.equal(penalty(layer), kl_divergence(layer.weight, layer.log_sigma2))
     assert type(densify(layer)) is nn.Linear
 
 
 def test_a_model_without_layers() -> None:
     report = sparsify(nn.ReLU())
     assert not report.swapped and not report.left_out
-    assert total_kl(nn.ReLU()).item() == 0 and measure(nn.ReLU()) == []
+    assert penalty(nn.ReLU()).item() == 0 and measure(nn.ReLU()) == []
 
 
 # --- what is left out ---
@@ -352,9 +356,9 @@ def test_a_layer_at_several_places_stays_one() -> None:
     report = sparsify(model, probe=lambda: model(torch.randn(2, 3)))
     assert isinstance(model.a, LinearVD) and model.a is model.b is model.list[0]
     assert list(report.swapped) == names(model) == ["a", "list.1"]
-    expected = total_kl(model.a) + total_kl(model.list[1])
-    assert total_kl(model).item() == pytest.approx(expected.item())  # once
-    assert len(variational_parameters(model)) == 4
+    expected = penalty(model.a) + penalty(model.list[1])
+    assert penalty(model).item() == pytest.approx(expected.item())  # once
+    assert len(sparsified(model)) == len(own_parameters(model)) == 2
     densify(model)
     assert type(model.a) is nn.Linear and model.a is model.b is model.list[0]
 
@@ -370,8 +374,8 @@ def test_layers_that_share_a_weight_share_its_posterior() -> None:
     report = sparsify(model, noise="weight")
     assert list(report.swapped) == ["a", "b", "c"]
     assert model["a"].weight is model["b"].weight and model["a"].log_sigma2 is model["b"].log_sigma2
-    assert names(model) == ["a", "c"] and len(variational_parameters(model)) == 4
-    assert total_kl(model).item() == pytest.approx((total_kl(model["a"]) + total_kl(model["c"])).item())
+    assert names(model) == ["a", "c"] and len(own_parameters(model)) == 2
+    assert penalty(model).item() == pytest.approx((penalty(model["a"]) + penalty(model["c"])).item())
     x = torch.randn(2, 3)
     with one_sample(model):  # one weight, hence one draw
         assert torch.allclose(model["a"](x) - model["a"].bias, model["b"](x) - model["b"].bias, atol=1e-6)
@@ -552,14 +556,89 @@ def test_log_sigma2_after_the_hosts_own_reset() -> None:
 
 
 @pytest.mark.parametrize("prior", ["log-uniform", "normal", "ard"])
-def test_total_kl_reaches_every_matrix(prior: str) -> None:
+def test_the_penalty_reaches_every_matrix(prior: str) -> None:
     model = Nested()
     sparsify(model)
-    total = total_kl(model, prior)
+    total = penalty(model, prior)
     total.backward()
     assert total.item() == pytest.approx(sum(row["kl"] for row in measure(model, prior=prior)), rel=1e-5)
     for _, theta, log_sigma2 in named_variational(model):
         assert theta.grad.abs().sum() > 0 and log_sigma2.grad.abs().sum() > 0
+
+
+# --- what others ask of a sparsifier ---
+
+
+def test_the_score_of_a_weight_says_whether_it_is_kept() -> None:
+    model = Nested()
+    sparsify(model, threshold=1.0)
+    with torch.no_grad():
+        for parameter in own_parameters(model):
+            parameter.uniform_(-8, 4)
+    found = scores(model)
+    assert list(found) == list(sparsified(model)) == names(model)
+    for (name, score), weight, (_, theta, log_sigma2) in zip(
+        found.items(), sparsified(model).values(), named_variational(model), strict=True
+    ):
+        assert weight is theta and not score.requires_grad
+        torch.testing.assert_close(score, 2 * (theta.abs() / (log_sigma2 / 2).exp()).log(), atol=1e-4, rtol=1e-4)
+        for t in (1.0, 3.0):
+            assert 0 < int((score > -t).sum()) == int(kept_count(theta, log_sigma2, t)) < theta.numel(), name
+    densify(model)
+    assert torch.equal(model.dead.weight != 0, found["dead"] > -1)
+
+
+def test_own_parameters_are_what_the_dense_model_does_not_have() -> None:
+    dense, model = Nested(), Nested()
+    sparsify(model)
+    new = dict(model.named_parameters()).keys() - dict(dense.named_parameters()).keys()
+    assert {id(model.get_parameter(name)) for name in new} == {id(p) for p in own_parameters(model)}
+    assert own_parameters(dense) == [] and sparsified(dense) == {} and scores(dense) == {}
+
+
+def test_a_state_dict_tells_which_layers_it_is_of() -> None:
+    model = Nested()
+    assert layers_in(model.state_dict()) == set()
+    report = sparsify(model, ["inner", "rnn", "cell"])
+    assert layers_in(model.state_dict()) == set(report.layers) == {"inner.first", "inner.deep.0", "rnn", "cell"}
+    assert layers_in(LinearVD(2, 2).state_dict()) == {""}
+
+
+# The setting of that name: a field or argument, its value, a keyword, an entry in a list of settings.
+SETTING = re.compile(
+    r"""config\.log_sigma2|log_sigma2: float|log_sigma2=|["']log_sigma2["'](?=[,:\]}])|: log_sigma2,"""
+)
+
+
+def spells(line: str) -> bool:
+    """Whether a line of code speaks of the parameter log_sigma2."""
+    return "log_sigma2" in SETTING.sub("", line)
+
+
+def test_nobody_else_spells_the_parameters_of_sparsevd() -> None:
+    root = Path(__file__).resolve().parent.parent
+    files = [path for room in ("dissect", "analyses", "figures") for path in (root / room).rglob("*.py")]
+    others = [path for path in files if path.parent != root / "dissect" / "sparsevd"]
+    lines = [(path.name, line) for path in others for line in path.read_text().splitlines()]
+    assert len(others) > 50 and [(name, line) for name, line in lines if spells(line)] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ('if "log_sigma2" in name:', True),
+        ('if name.startswith("log_sigma2"):', True),
+        ("for _, theta, log_sigma2 in named_variational(model):", True),
+        ("layer.log_sigma2.exp()", True),
+        ("log_sigma2: dict[int, Tensor] = {}", True),
+        ("    log_sigma2: float | None = None", False),
+        ('{"noise": config.noise, "log_sigma2": config.log_sigma2}', False),
+        ('sparsify(model, log_sigma2=-8.0, **{"log_sigma2": log_sigma2, "noise": noise})', False),
+        ('idle |= {"noise", "log_sigma2", "kl_weight"}', False),
+    ],
+)
+def test_a_spelling_is_seen(line: str, wrong: bool) -> None:
+    assert spells(line) is wrong
 
 
 # --- a planted answer ---
@@ -586,7 +665,7 @@ def test_planted_branches_come_out(noise: str) -> None:
     y = (scores + 0.3 * torch.randn(n, 4)).argmax(1)
     model = Branches()
     sparsify(model, noise=noise)
-    theta, log_sigma2 = variational_parameters(model)[::2], variational_parameters(model)[1::2]
+    theta, log_sigma2 = [*sparsified(model).values()], own_parameters(model)
     variational = {id(p) for p in (*theta, *log_sigma2)}
     host = [p for p in model.parameters() if id(p) not in variational]
     groups = [{"params": host}, {"params": theta}, {"params": log_sigma2, "eps": 1e-12}]
@@ -597,7 +676,7 @@ def test_planted_branches_come_out(noise: str) -> None:
         optimiser.zero_grad()
         with one_sample(model):
             loss = F.cross_entropy(model(x), y)
-        (loss + min(1.0, step / (0.3 * steps)) / n * total_kl(model)).backward()
+        (loss + min(1.0, step / (0.3 * steps)) / n * penalty(model)).backward()
         optimiser.step()
     density = {row["matrix"]: row["kept"]["3"] / row["numel"] for row in measure(model)}
     assert density["useless"] < 0.1 and density["dead"] < 0.01

@@ -7,21 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dissect.cli.compare_view import p_value, signed
-from dissect.cli.text_table import NO_LIMIT, PROSE, Cell, Column, TextTable, latex, to_latex, to_markdown, to_screen
+from dissect.cli.compare_view import name_and_settings, p_value, signed
+from dissect.cli.text_table import NO_LIMIT, PROSE, Column, TextTable, latex, to_latex, to_markdown, to_screen
 
 NASTY = r"my_model.py:A&B 100% #1 {x} ~^\\ $5 a|b *c* [d] <e> --seed"
-COLUMNS = (
-    Column("model", is_number=False),
-    Column("HR@20"),
-    Column("bias of\nMRR", spare=True),
-    Column("s", spare=True),
-)
 
 
 def table_of(names):
-    rows = [(Cell(name), Cell(f"{n}.25"), Cell(f"0.{n}"), Cell("7")) for n, name in enumerate(names, 10)]
-    return TextTable("title", COLUMNS, tuple(rows), ("a note of some words",))
+    numbers = range(10, 10 + len(names))
+    columns = (
+        Column("model", names),
+        Column("HR@20", [f"{n}.25" for n in numbers]),
+        Column("bias of\nMRR", [f"0.{n}" for n in numbers], spare=True),
+        Column("s", ["7"] * len(names), spare=True),
+    )
+    return TextTable("title", columns, ("a note of some words",))
 
 
 def shown(table, width):
@@ -63,6 +63,13 @@ def test_numbers_stand_below_each_other():
         assert len({re.search(r"1\d\.25", line).start() for line in lines if re.search(r"1\d\.25", line)}) == 1
 
 
+def test_words_stand_to_the_left_and_numbers_to_the_right():
+    table = TextTable("t", [Column("n", ["7"]), *(Column("name", [cell]) for cell in ("last", "?", "−1", "<0.1", ""))])
+    assert shown(table, 80)[2] == "7  last     ?    −1  <0.1"
+    assert to_markdown(table).splitlines()[3] == "| --- | --- | ---: | ---: | ---: | ---: |"
+    assert r"{llrrrr}" in to_latex(table)
+
+
 def test_what_has_no_room_is_named():
     table = table_of(["m"])
     wide, narrow, narrower = (" ".join(shown(table, width)) for width in (30, 18, 10))
@@ -73,7 +80,7 @@ def test_what_has_no_room_is_named():
 
 
 def test_notes_are_read_as_text():
-    table = TextTable("t", COLUMNS, (), ("word " * 100,))
+    table = TextTable("t", table_of([]).columns, ("word " * 100,))
     assert max(map(len, shown(table, NO_LIMIT))) <= PROSE
     assert max(map(len, shown(table, 40))) <= 40
 
@@ -91,8 +98,7 @@ def test_every_letter_is_escaped():
     plain = re.sub(r"\\text[a-z]+\{\}|\$[^$]*\$|-\{\}-", "", unescaped(escaped))
     assert not set(plain) & set("&%$#_{}~^\\<>|") and "--" not in plain
     assert latex("[d]") == "{}[d]" and latex("*c") == "{}*c"
-    columns = (Column("na\nme", is_number=False), Column("b"))
-    table = TextTable("t|_", columns, ((Cell(NASTY, bold=True), Cell("", bold=True)),), ("n_",))
+    table = TextTable("t|_", (Column("na\nme", [NASTY], [True]), Column("b", [""], [True])), ("n_",))
     markdown = to_markdown(table).splitlines()
     assert markdown[2] == "| na me | b |"
     assert len(re.findall(r"(?<!\\)\|", markdown[4])) == 3 and "\\*c\\*" in markdown[4]
@@ -122,13 +128,26 @@ def test_long_names_are_paragraphs(name):
 
 
 def test_a_label_can_be_referred_to():
-    table = TextTable("t", COLUMNS, (), label="tab:my_own %{data}#1-clean")
+    table = TextTable("t", table_of([]).columns, label="tab:my_own %{data}#1-clean")
     lines = to_latex(table).splitlines()
     assert lines[lines.index(r"  \caption{t}") + 1] == r"  \label{tab:my-own-data-1-clean}"
-    assert r"\label" not in to_latex(TextTable("t", COLUMNS, ()))
+    assert r"\label" not in to_latex(TextTable("t", table_of([]).columns))
 
 
 def test_numbers_as_they_are_read():
     assert [signed(v) for v in (1.234, -0.5, -0.001, np.inf)] == ["+1.23", "−0.50", "0.00", "+∞"]
     assert [p_value(p) for p in (0.0004, 0.02, 1.0)] == ["<0.001", "0.020", "1.000"]
     assert p_value(0.02, at_most=True) == "≤0.020"
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        ("srgnn", "srgnn-x-1a"),
+        ("srgnn without propagation [1a]", "srgnn-x-1a (without propagation)"),
+        ("srgnn SparseVD gnn (kl weight 2)", "srgnn-x-1a (SparseVD gnn (kl weight 2))"),
+        ("srgnn (dataset x, dim 4)", "srgnn-x-1a (dataset x, dim 4)"),
+    ],
+)
+def test_a_run_is_named_with_what_its_label_says_beyond_it(label, shown):
+    assert name_and_settings("srgnn-x-1a", label, "srgnn") == shown

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import tomllib
 from dataclasses import replace
@@ -10,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from dissect.data.sessions import Dataset, PrefixTensors, Sessions
+from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, DivergedError, UsageError
 from dissect.runs.config import Config, decay_step, kl_weight_at, lr_at
 from dissect.runs.files import locked, read_json, read_jsonl, set_aside, write_toml
 from dissect.runs.folders import is_done, read_ranks
 from dissect.training import loop
 from dissect.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from dissect.training.evaluation import evaluate, metrics
+from dissect.training.evaluation import evaluate, metrics, prefixes_of
 from dissect.training.loop import fit
 from dissect.training.record import Observer
 from dissect.training.resume import Interrupted
@@ -130,8 +131,10 @@ class StopAt(Observer):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("moment", [1, 17, 29, 30, 59, "test", "valid"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [(moment, signal.SIGTERM) for moment in (1, 17, 29, 30, 59, "test", "valid")] + [(17, signal.SIGINT)],
+)
 def test_a_stopped_run_ends_with_the_same_numbers(finished, tmp_path, moment, number):
     folder, summary = finished
     with pytest.raises(Interrupted) as stop:
@@ -143,11 +146,19 @@ def test_a_stopped_run_ends_with_the_same_numbers(finished, tmp_path, moment, nu
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in summary.items() if k != "seconds"}
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that was stopped at step 40, with the checkpoint of step 39 beside the last."""
+    folder = tmp_path_factory.mktemp("stopped") / "s1"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)  # one at every step
+        train(folder, observer=StopAt(40))
+    return folder
+
+
 @pytest.mark.parametrize("damage", ["cut", "garbled", "one bit"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path, damage, monkeypatch):
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)  # one at every step
-    with pytest.raises(Interrupted):
-        train(tmp_path / "s1", observer=StopAt(40))
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, stopped, tmp_path, damage):
+    shutil.copytree(stopped, tmp_path / "s1")
     last = tmp_path / "s1" / "checkpoints" / "last.pt"
     content = bytearray(last.read_bytes())
     if damage == "cut":
@@ -214,7 +225,7 @@ def test_a_full_disk_is_an_error_that_says_so(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
-@pytest.mark.parametrize("what", ["items", "transform.bias"])
+@pytest.mark.parametrize("what", ["items", "readout.transform.bias"])
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_record(tmp_path, what):
     def build():
         model = SRGNN(V, 8)
@@ -232,8 +243,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_record(tmp_path, wh
 
 def test_scores_that_are_no_numbers_are_not_ranked():
     """They would put every target first."""
-    model, prefixes = SRGNN(V, 8), PrefixTensors(DATA.test)
-    for name in ("items", "transform.bias"):
+    model, prefixes = SRGNN(V, 8), prefixes_of(DATA.test)
+    for name in ("items", "readout.transform.bias"):
         broken = SRGNN(V, 8)
         with torch.no_grad():
             broken.get_parameter(name)[0] = float("nan")
@@ -311,8 +322,8 @@ def test_a_resumed_run_adds_up_with_the_threads_it_began_with(tmp_path):
 
 def test_an_auxiliary_loss_that_is_no_number_ends_the_run(tmp_path):
     class Sick(SRGNN):
-        def encode(self, S, items, lengths):
-            return super().encode(S, items, lengths)[0], {"sick": torch.tensor(float("nan"))}
+        def encode(self, S, batch):
+            return super().encode(S, batch), {"sick": torch.tensor(float("nan"))}
 
     with pytest.raises(DivergedError, match="no longer a number at step 1"):
         fit(lambda: Sick(V, 8), DATA, CONFIG, tmp_path / "s1", seed=1)

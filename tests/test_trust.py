@@ -12,8 +12,8 @@ from dataclasses import fields
 
 import pytest
 
-from dissect import own_models
 from dissect.errors import UsageError
+from dissect.experiment import own_models
 from dissect.runs import files, folders
 from dissect.runs.config import Config
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dissect.data.sessions import PrefixTensors, Sessions
+from dissect.data.sessions import Sessions
 from dissect.runs.config import Config
-from dissect.training.evaluation import evaluate
+from dissect.training.evaluation import evaluate, prefixes_of
 from dissect.training.loop import next_item_loss
 from dissect.training.recommend import scores_after
 from dissect.training.scoring import sampled_loss
-from models import MODELS
+from models import MODELS, Batch
 
 V = 23
 SESSIONS = [[1, 2, 3, 2, 4], [5, 5], [6, 7, 8, 9, 6, 7], [10, 11, 10], [18, 19, 20], [21, 22, 23]]
@@ -29,20 +29,20 @@ def model(request):
     return made
 
 
-def scores_by_hand(model, items, lengths):
+def scores_by_hand(model, batch):
     rows = model.items.detach().numpy()
     unit = rows / np.sqrt((rows * rows).sum(1, keepdims=True))
-    return model.encode(model.item_states(), items, lengths)[0].detach().numpy() @ unit.T  # [B, V]
+    return model.encode(model.item_states(), batch).detach().numpy() @ unit.T  # [B, V]
 
 
 def test_ranks_and_recommendations_are_by_unit_rows(model):
-    prefixes = PrefixTensors(Sessions.from_lists(SESSIONS))
-    items, lengths, targets = prefixes.batch(torch.arange(len(prefixes)))
-    scores = scores_by_hand(model, items, lengths)
-    own = scores[np.arange(len(targets)), targets.numpy() - 1]
+    prefixes = prefixes_of(Sessions.from_lists(SESSIONS))
+    batch = prefixes.batch(torch.arange(len(prefixes)))
+    scores = scores_by_hand(model, batch)
+    own = scores[np.arange(len(batch)), batch.targets.numpy() - 1]
     assert evaluate(model, prefixes).tolist() == (1 + (scores > own[:, None]).sum(1)).tolist()
     session = SESSIONS[2]
-    by_hand = scores_by_hand(model, torch.tensor([session]), torch.tensor([len(session)]))[0]
+    by_hand = scores_by_hand(model, Batch.of([session]))[0]
     np.testing.assert_allclose(
         scores_after(model, [session], torch.device("cpu"))[0].numpy(), by_hand, rtol=1e-5, atol=1e-6
     )

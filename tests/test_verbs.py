@@ -1,7 +1,6 @@
 """Verbs that work from a run folder alone: evaluate, recommend, resume; and what they say where it is not enough."""
 
 import csv
-import io
 import json
 import os
 import shutil
@@ -9,26 +8,25 @@ import signal
 import sys
 import tomllib
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from rich.console import Console
 
-from dissect.cli import launch, main
-from dissect.cli.dissecting import longest_prefix
+from dissect.cli import live, main
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions, prefix_index
 from dissect.errors import DataError, UsageError
+from dissect.experiment.train import longest_prefix
 from dissect.runs import files, folders
+from dissect.runs.config import Config
 from dissect.training import loop, recommend
 from dissect.training.checkpoint import load_checkpoint, save_checkpoint
 from dissect.training.evaluation import metrics
 from dissect.training.rebuild import read_run, rebuild, roles_without
 from dissect.training.record import Observer
-from models import BASELINES, SRGNN
+from models import MODELS, SRGNN, Batch
 
 V = 40
 WORDS = ["--dataset", "small", "--dim", "4", "--device", "cpu", "--quiet", "--batch-size", "32"]
@@ -50,6 +48,7 @@ def invoke(*words):
     return result.exit_code, result.stdout, result.stderr
 
 
+BASELINES = [name for name, cls in MODELS.items() if not cls.learns]
 KINDS = ["sparse", "gnn", "reduced", "dense", "mixer", "capped", "refit", "paper", "own model", "started", *BASELINES]
 
 
@@ -130,19 +129,20 @@ def test_ranks_are_those_of_counting_by_hand(made, tmp_path, kind, ties):
     data = small()
     record = read_run(made[kind])
     if kind in BASELINES:
-        model = BASELINES[kind](V).fit(data.train)
+        model = MODELS[kind](V)
+        model.prepare(data.train)
     else:
         model, _ = rebuild(record, SRGNN, lambda: data.train)
     sessions, lengths = prefix_index(data.test)
     for place in range(0, len(sessions), 5):
         clicks = data.test[sessions[place]]
-        items = torch.tensor(clicks[None, : lengths[place]]).long()
+        batch = Batch.of([clicks[: lengths[place]].tolist()])
         with torch.no_grad():
             if kind in BASELINES:
-                scores = model.scores(items, torch.tensor([items.shape[1]]))[0].numpy()
+                scores = model.scores(batch)[0].numpy()
             else:
                 S = model.item_states()
-                vector = model.encode(S, items, torch.tensor([items.shape[1]]))[0][0].numpy()
+                vector = model.encode(S, batch)[0].numpy()
                 scores = np.array([vector @ row for row in S.numpy()])
         # Scores of other batches differ in the last bit; those of the kinds with ties here are counts.
         assert ranks["rank"][place] == twin_ranks(scores, int(clicks[lengths[place]]), ties)
@@ -257,14 +257,15 @@ def test_a_long_session_is_told_with_the_cure(tmp_path):
     rng = np.random.default_rng(1)
     sessions = [*([rng.integers(1, V, 6).tolist()] * 300), rng.integers(1, V, 4000).tolist()]
     data = Dataset("long", V, Sessions.from_lists(sessions), Sessions.from_lists(sessions[:30]))
-    console = Console(file=io.StringIO(), width=1000)
-    asked = SimpleNamespace(longest=0, batch_size=100)
-    assert longest_prefix(data, asked, 256, console) == 3999
-    said = console.file.getvalue()
-    assert "has 3,999 clicks" in said and "0.41 GB" in said and "--longest 20 keeps the last 20" in said
-    assert longest_prefix(small(), asked, 256, console) == 6 and longest_prefix(data, asked, 8, console) == 3999
-    assert longest_prefix(data, SimpleNamespace(longest=20, batch_size=100), 256, console) == 20
-    assert console.file.getvalue() == said
+    said = []
+
+    def longest(data, dim, **settings):
+        return longest_prefix(data, Config("srgnn", "long", "", {"dim": dim}, **settings), said.append)
+
+    assert longest(data, 256) == 3999
+    assert "has 3,999 clicks" in said[0] and "0.41 GB" in said[0] and "--longest 20 keeps the last 20" in said[0]
+    assert longest(small(), 256) == 6 and longest(data, 8) == 3999 and longest(data, 256, longest=20) == 20
+    assert len(said) == 1
     catalog.save(data, tmp_path / "data")
     words = ["--dataset", "long", "--runs-dir", tmp_path / "runs", "--data-dir", tmp_path / "data", "--max-steps", "1"]
     code, _, err = invoke("train", "attenmixer", *words, "--dim", "16", "--longest", "20", "--device", "cpu")
@@ -344,7 +345,9 @@ def test_of_equal_scores_the_lower_number_comes_first():
     scores = torch.tensor([[1.0, 3, 2, 3, 2, 2]])
 
     class Fixed:
-        def scores(self, items, lengths):
+        learns = False
+
+        def scores(self, batch):
             return scores
 
     def items(k, unseen=False):
@@ -443,7 +446,7 @@ def test_a_checkpoint_that_is_not_the_runs_is_refused(copied, kind, damage):
         weights = dict(state["model"])
         weights["items"] = weights["items"][:-1]
         if damage == "lacks":
-            del weights["transform.weight"]
+            del weights["readout.transform.weight"]
         save_checkpoint(path, {**state, "model": weights})
     code, out, err = typed(copied, "evaluate", run)
     assert (code, out) == (3, "") and str(path) in err and "--force" in err
@@ -500,7 +503,7 @@ class StopAt(Observer):
 def interrupted(made, folder, monkeypatch, kind, at=4, number=1, more=()):
     """Stop a training of this kind at step `at`, in a runs folder of its own; returns the run."""
     observer = StopAt(at, number)
-    monkeypatch.setattr(launch, "make_observer", lambda *_: observer)
+    monkeypatch.setattr(live, "make_observer", lambda *_: observer)
     words = [*WORDS, "--runs-dir", folder, "--data-dir", made["data"], *more]
     code, _, err = invoke(*verb_of(kind, made), *words)
     monkeypatch.undo()
@@ -547,7 +550,7 @@ def test_resume_tells_what_the_command_would_have_done_next(made, tmp_path, monk
 def test_resume_says_where_it_had_to_fall_back(made, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     observer = StopAt(9, 1)
-    monkeypatch.setattr(launch, "make_observer", lambda *_: observer)
+    monkeypatch.setattr(live, "make_observer", lambda *_: observer)
     words = [*WORDS, "--runs-dir", tmp_path / "runs", "--data-dir", made["data"]]
     assert invoke(*verb_of("sparse", made), *words)[0] == 130
     monkeypatch.undo()
@@ -564,7 +567,7 @@ def test_a_group_is_all_its_unfinished_runs(made, tmp_path, monkeypatch):
     second = folders.run_path(first.parent, 2)
     third = folders.run_path(first.parent, 3)
     assert invoke("run", "--max-steps", "30", *words, "--seed", "2")[0] == 0
-    monkeypatch.setattr(launch, "make_observer", lambda *_: StopAt(4, 1))
+    monkeypatch.setattr(live, "make_observer", lambda *_: StopAt(4, 1))
     assert invoke("run", "--max-steps", "30", *words, "--without", "gnn")[0] == 130
     monkeypatch.undo()
     before = (second / "summary.json").stat().st_mtime_ns

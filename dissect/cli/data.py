@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
 
-from dissect.cli.options import as_json, data_dir
+from dissect.cli.options import Decorator, as_json, data_dir
 
 FORMATS = ("srgnn", "lessr", "recbole", "gru4rec", "parquet")
 
@@ -16,16 +23,19 @@ def command() -> None:
     """Bring data sets in, hand them on, list them, count them."""
 
 
+def verb(name: str, short_help: str | None, *examples: str) -> Decorator:
+    """A command with examples, which its help shows last."""
+    lines = [f"  dissect data {name} {words}".rstrip() for words in examples]
+    head = f"\b\nExample{'s' if len(examples) > 1 else ''}:\n"
+    return command.command(name, short_help=short_help, epilog=head + "\n".join(lines))
+
+
 force = click.option("--force", is_flag=True, help="Replace a data set of that name.")
+column = partial(click.option, metavar="COLUMN")
+in_format = partial(click.option, "--format", type=click.Choice(FORMATS), required=True)
 
 
-@command.command(
-    short_help="Download a public log, check it, prepare it.",
-    epilog="""\b
-Examples:
-  dissect data fetch diginetica
-  dissect data fetch lastfm --accept-terms""",
-)
+@verb("fetch", "Download a public log, check it, prepare it.", "diginetica", "lastfm --accept-terms")
 @click.argument("name")
 @click.option("--accept-terms", is_flag=True, help="Say that you accept the terms of the data set's owner.")
 @click.option("--only-download", is_flag=True, help="Leave it at the download.")
@@ -33,37 +43,35 @@ Examples:
 @data_dir
 def fetch(name: str, accept_terms: bool, only_download: bool, force: bool, data_dir: str | None) -> None:
     """Download a data set whose log is public, check it, and prepare it."""
-    from dissect.cli.bring import download, prepare_and_save
-    from dissect.data import catalog
-    from dissect.data.recipes import RECIPES
+    from dissect.data import bring, catalog
 
-    name = catalog.canonical(name)
-    if not only_download:
-        catalog.check_name(name, data_dir, force)
-    path = download(name, data_dir, accept_terms)
+    name = catalog.canonical(name) if only_download else catalog.check_name(name, data_dir, force)
+    path = bring.download(name, data_dir, accept_terms, partial(click.echo, err=True), progress_bar)
     if only_download:
         click.echo(path)
     else:
-        prepare_and_save(name, path, RECIPES[name], data_dir, force)
+        for line, is_warning in bring.report(*bring.from_log(name, path, None, data_dir, force)):
+            click.echo(line, err=is_warning)
 
 
-@command.command(
-    short_help="Make a data set from a raw log.",
-    epilog="""\b
-Examples:
-  dissect data prepare diginetica --from train-item-views.csv
-  dissect data prepare lastfm --from lastfm-dataset-1K.tar.gz
-  dissect data prepare shop --from log.csv --session-col visit --item-col product --time-col time
-  dissect data prepare radio --from plays.tsv --user-col user --gap 30m --item-col track --time-col at""",
+@verb(
+    "prepare",
+    "Make a data set from a raw log.",
+    "diginetica --from train-item-views.csv",
+    "lastfm --from lastfm-dataset-1K.tar.gz",
+    "shop --from log.csv --session-col visit --item-col product --time-col time",
+    "radio --from plays.tsv --user-col user --gap 30m --item-col track --time-col at",
 )
 @click.argument("name")
 @click.option("--from", "source", required=True, metavar="FILE", help="The log, or the archive with it.")
 @click.option("--recipe", help="Whose rules to follow. [default: those of NAME]")
-@click.option("--item-col", metavar="COLUMN", help="A log of your own: what was clicked.")
-@click.option("--time-col", metavar="COLUMN", help="When: ISO 8601, 20140407, or a number since 1970 in any unit.")
-@click.option("--time-format", metavar="FORMAT", help="iso, seconds, milliseconds, ... or such as '%d/%m/%Y %H:%M'.")
-@click.option("--session-col", metavar="COLUMN", help="The session; or give --user-col and --gap.")
-@click.option("--user-col", metavar="COLUMN", help="The user; with --session-col, a session is of one user.")
+@column("--item-col", "item", help="A log of your own: what was clicked.")
+@column("--time-col", "time", help="When: ISO 8601, 20140407, or a number since 1970 in any unit.")
+@click.option(
+    "--time-format", "clock", metavar="FORMAT", help="iso, seconds, milliseconds, ... or such as '%d/%m/%Y %H:%M'."
+)
+@column("--session-col", "session", help="The session; or give --user-col and --gap.")
+@column("--user-col", "user", help="The user; with --session-col, a session is of one user.")
 @click.option("--gap", metavar="SPAN", help="A session ends where a user pauses for longer, such as 30m.")
 @click.option("--separator", help="Between fields. [default: seen from the header]")
 @click.option("--encoding", metavar="NAME", help="Of the text, such as latin-1 or cp1252. [default: UTF-8]")
@@ -73,48 +81,36 @@ Examples:
     metavar="TEXT",
     help="What stands for no value; may be repeated. [default: '', NULL, NaN, NA, N/A, None and the like]",
 )
-@click.option("--min-clicks", type=click.IntRange(1), help="Drop items with fewer. [default: 5]")
+@click.option("--min-clicks", "least_clicks", type=click.IntRange(1), help="Drop items with fewer. [default: 5]")
 @click.option("--longest", type=click.IntRange(2), help="Keep the first clicks of a session only.")
-@click.option("--top-items", type=click.IntRange(1), help="Keep the most clicked items only.")
+@click.option("--top-items", "top", type=click.IntRange(1), help="Keep the most clicked items only.")
 @click.option("--drop-repeats", is_flag=True, help="Drop clicks on the item clicked just before.")
 @click.option("--test-share", type=float, help="Last share of the sessions that tests. [default: 0.2]")
 @click.option("--test-last", metavar="SPAN", help="Or: what ends in the last span, such as 7d, tests.")
 @force
 @data_dir
-def prepare(
-    name: str, source: str, recipe: str | None, encoding: str | None, force: bool, data_dir: str | None, **own: Any
-) -> None:
+def prepare(name: str, source: str, recipe: str | None, force: bool, data_dir: str | None, **own: Any) -> None:
     """Make the data set NAME from a raw log, by the rules of a recipe or of your own."""
-    from pathlib import Path
+    from dissect.data import bring
 
-    from dissect.cli.bring import choose_recipe, prepare_and_save
-    from dissect.data import catalog
-
-    name = catalog.canonical(name)
-    catalog.check_name(name, data_dir, force)
-    prepare_and_save(name, Path(source), choose_recipe(recipe or name, own, encoding), data_dir, force)
+    for line, is_warning in bring.report(*bring.from_log(name, Path(source), recipe, data_dir, force, **own)):
+        click.echo(line, err=is_warning)
 
 
-@command.command(
+@verb(
     "import",
-    short_help="Bring in a split from exchange files.",
-    epilog="""\b
-Examples:
-  dissect data import diginetica-srgnn --format srgnn all_train_seq.txt test.txt
-  dissect data import gowalla --format lessr train.txt test.txt
-  dissect data import mine --format lessr --first-id 1 train.txt test.txt
-  dissect data import shop --format recbole shop.train.inter shop.valid.inter shop.test.inter
-  dissect data import quick --format srgnn all_train_seq.txt test.txt --recent 1/8""",
+    "Bring in a split from exchange files.",
+    "diginetica-srgnn --format srgnn all_train_seq.txt test.txt",
+    "gowalla --format lessr train.txt test.txt",
+    "mine --format lessr --first-id 1 train.txt test.txt",
+    "shop --format recbole shop.train.inter shop.valid.inter shop.test.inter",
+    "quick --format srgnn all_train_seq.txt test.txt --recent 1/8",
 )
 @click.argument("name")
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(FORMATS),
-    required=True,
-    help="srgnn: pickles, items from 1; lessr: comma lists, items from 0; the others: tables of clicks or prefixes.",
+@in_format(
+    help="srgnn: pickles, items from 1; lessr: comma lists, items from 0; the others: tables of clicks or prefixes."
 )
-@click.argument("files", nargs=-1, type=click.Path(), required=True, metavar="TRAIN [VALID] TEST")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), required=True, metavar="TRAIN [VALID] TEST")
 @click.option(
     "--recent",
     default="1",
@@ -123,7 +119,10 @@ Examples:
     help="Keep the last share of the training sessions in time, such as 1/8.",
 )
 @click.option(
-    "--items", type=click.IntRange(1, 2**31 - 1), help="Size of the catalogue. [default: the largest number in use]"
+    "--items",
+    "n_items",
+    type=click.IntRange(1, 2**31 - 1),
+    help="Size of the catalogue. [default: the largest number in use]",
 )
 @click.option(
     "--first-id",
@@ -132,110 +131,57 @@ Examples:
 )
 @force
 @data_dir
-def import_(
-    name: str,
-    format_: str,
-    files: tuple[str, ...],
-    recent: str,
-    items: int | None,
-    first_id: int | None,
-    force: bool,
-    data_dir: str | None,
-) -> None:
+def import_(name: str, format: str, files: tuple[Path, ...], force: bool, data_dir: str | None, **how: Any) -> None:
     """Import TRAIN and TEST files as the data set NAME; a VALID file joins the training sessions."""
-    from pathlib import Path
+    from dissect.data import bring
 
-    from dissect.cli.bring import as_share, tell
-    from dissect.data import catalog, formats
-    from dissect.errors import UsageError
-
-    if len(files) not in (2, 3):
-        raise UsageError(
-            f"Import takes a TRAIN, perhaps a VALID, and a TEST file, not {len(files)} files.",
-            "For example: dissect data import NAME --format srgnn all_train_seq.txt test.txt",
-        )
-    name = catalog.canonical(name)
-    catalog.check_name(name, data_dir, force)
-    paths = [Path(file) for file in files]
-    with catalog.claimed(name, data_dir):
-        valid = paths[1] if len(paths) == 3 else None
-        dataset = formats.import_files(name, format_, paths[0], paths[-1], as_share(recent), valid, items, first_id)
-        folder = catalog.save(dataset, data_dir, force)
-    if times := dataset.provenance.get("times"):
-        click.echo(f"Clicks are in the order of their times, read as {times}.")
-    tell(dataset, folder)
-    counts_from, smallest = (dataset.provenance.get(what, 0) for what in ("first_id", "smallest_id"))
-    if smallest > counts_from:
-        click.echo(
-            f"Warning: items were taken to count from {counts_from}, but {counts_from} never occurs in the files; the "
-            f"smallest number is {smallest}.\nIf they count from {smallest}: the same command with "
-            f"--first-id {smallest} --force",
-            err=True,
-        )
+    for line, is_warning in bring.report(*bring.from_files(name, format, files, data_dir, force, **how)):
+        click.echo(line, err=is_warning)
 
 
-@command.command(
-    epilog="""\b
-Examples:
-  dissect data export diginetica --format recbole
-  dissect data export demo-walk --format srgnn --out walk"""
-)
+@verb("export", None, "diginetica --format recbole", "demo-walk --format srgnn --out walk")
 @click.argument("name")
-@click.option("--format", "format_", type=click.Choice(FORMATS), required=True, help="As for import.")
+@in_format(help="As for import.")
 @click.option("--out", metavar="DIR", help="Folder for the files. [default: NAME-FORMAT]")
 @click.option(
     "--validation", type=float, default=0.1, show_default=True, help="Last share of training, as RecBole's valid file."
 )
 @click.option("--force", is_flag=True, help="Replace the folder.")
 @data_dir
-def export(name: str, format_: str, out: str | None, validation: float, force: bool, data_dir: str | None) -> None:
+def export(name: str, format: str, out: str | None, validation: float, force: bool, data_dir: str | None) -> None:
     """Write a data set in the files of other people's code."""
-    import shlex
-    from pathlib import Path
-
     from dissect.data import catalog
     from dissect.data.export import export as write
-    from dissect.errors import UsageError
     from dissect.text import as_name
 
-    if not 0 <= validation < 1:
-        raise UsageError(f"--validation is a share of the training sessions, at least 0 and below 1, not {validation}.")
     dataset = catalog.load(name, data_dir)
-    folder, files = write(dataset, format_, Path(out or f"{dataset.name}-{format_}"), validation, force)
-    for path in sorted(folder.iterdir()):
-        click.echo(path)
+    folder, files = write(dataset, format, Path(out or f"{dataset.name}-{format}"), validation, force)
+    click.echo("\n".join(map(str, sorted(folder.iterdir()))))
     paths = shlex.join(str(folder / file) for file in files)
-    click.echo(f"Back again: dissect data import {as_name(f'{dataset.name}-copy')} --format {format_} {paths}")
+    click.echo(f"Back again: dissect data import {as_name(f'{dataset.name}-copy')} --format {format} {paths}")
 
 
-@command.command("list", epilog="\b\nExample:\n  dissect data list")
+@verb("list", None, "")
 @data_dir
 @as_json
 def list_(data_dir: str | None, as_json: bool) -> None:
     """List the data sets at hand, and those that have a known way in."""
-    import json
-
-    from dissect.data import catalog, planted
+    from dissect.data import catalog
     from dissect.text import shown
 
-    names, damaged = catalog.names(data_dir), catalog.damaged(data_dir)
-    present = [name for name in names if name not in damaged]
-    missing = [name for name in catalog.KNOWN if name not in names]
+    found = catalog.at_hand(data_dir)
     if as_json:
-        found = {"present": present, "damaged": damaged, "built_in": list(planted.BUILT_IN), "known": missing}
         click.echo(json.dumps(found))
         return
-    click.echo(f"In {catalog.data_root(data_dir)}: {', '.join(map(shown, present)) or 'none'}")
-    for reason in damaged.values():
+    click.echo(f"In {catalog.data_root(data_dir)}: {', '.join(map(shown, found['present'])) or 'none'}")
+    for reason in found["damaged"].values():
         click.echo(f"Damaged: {shown(reason)} Bring it again with --force.")
-    click.echo(f"Built in: {', '.join(planted.BUILT_IN)}")
-    for name in missing:
+    click.echo(f"Built in: {', '.join(found['built_in'])}")
+    for name in found["known"]:
         click.echo(f"Not here: {name}. {catalog.ways(name)}")
 
 
-@command.command(
-    short_help="Count data sets: Table 1 and beyond.", epilog="\b\nExample:\n  dissect data stats diginetica demo-walk"
-)
+@verb("stats", "Count data sets: Table 1 and beyond.", "diginetica demo-walk")
 @click.argument("names", nargs=-1, required=True)
 @click.option("--markdown", is_flag=True, help="A table for a document.")
 @data_dir
@@ -246,11 +192,9 @@ def stats(names: tuple[str, ...], markdown: bool, data_dir: str | None, as_json:
     The graph of a session is a chain where no item comes back, and a chain but for loops where one comes back only
     right after itself.
     """
-    import json
-
     from rich.console import Console
 
-    from dissect.cli.text_table import Cell, Column, TextTable, to_markdown
+    from dissect.cli.text_table import Column, TextTable, to_markdown
     from dissect.data import catalog
     from dissect.data.stats import ROWS, statistics
     from dissect.text import shown
@@ -259,22 +203,28 @@ def stats(names: tuple[str, ...], markdown: bool, data_dir: str | None, as_json:
     if as_json:
         click.echo(json.dumps({column["name"]: column for column in counted}, indent=1))
         return
+
     note = 'The paper\'s Table 1 prints "clicks", prefixes as "No. of Sessions", items, and mean length.'
-
-    def table(some: list[dict[str, Any]]) -> TextTable:
-        rows = [
-            (Cell(label), *(Cell(f"{v:,}" if isinstance(v := column[key], int) else f"{v:.2f}") for column in some))
-            for key, label in ROWS.items()
-        ]
-        last = (note,) if some[-1] is counted[-1] else ()
-        return TextTable(
-            "Train and test together", (Column("", False), *(Column(shown(c["name"])) for c in some)), tuple(rows), last
-        )
-
-    if markdown:
-        click.echo(to_markdown(table(counted)), nl=False)
-        return
     console = Console()
     room = max(1, (console.width - max(map(len, ROWS.values()))) // (2 + max(10, *(len(c["name"]) for c in counted))))
-    for start in range(0, len(counted), room):  # beside one another as far as the screen goes
-        console.print(table(counted[start : start + room]))
+    room = len(counted) if markdown else room  # beside one another as far as the screen goes
+    for some in (counted[start : start + room] for start in range(0, len(counted), room)):
+        columns = [Column("", list(ROWS.values()))]
+        for c in some:
+            cells = [f"{c[key]:,}" if isinstance(c[key], int) else f"{c[key]:.2f}" for key in ROWS]
+            columns.append(Column(shown(c["name"]), cells))
+        table = TextTable("Train and test together", columns, [note] if some[-1] is counted[-1] else [])
+        click.echo(to_markdown(table), nl=False) if markdown else console.print(table)
+
+
+@contextmanager
+def progress_bar(source: Any) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on stderr for a download, where that is a terminal."""
+    from rich import progress as rich
+    from rich.console import Console
+
+    kinds = rich.BarColumn, rich.DownloadColumn, rich.TransferSpeedColumn, rich.TimeRemainingColumn
+    columns = rich.TextColumn("{task.description}"), *(kind() for kind in kinds)
+    with rich.Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(source.file, total=source.size)
+        yield lambda done, total: progress.update(task, completed=done, total=total or source.size)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from dissect.cli import options
-
-if TYPE_CHECKING:
-    from dissect.training.evaluation import Ranked
 
 
 @click.command(
@@ -33,7 +30,6 @@ Examples:
 )
 @click.option(
     "--ranks",
-    "out",
     metavar="OUT.npz",
     help="Write the rank of each prefix there (2147483647: the model does not know the target).",
 )
@@ -43,19 +39,7 @@ Examples:
 @options.data_dir
 @options.as_json
 @options.quiet
-def command(
-    run: str,
-    dataset: str | None,
-    split: str,
-    ties: str,
-    out: str | None,
-    model: str | None,
-    device: str,
-    runs_dir: str,
-    data_dir: str | None,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def command(run: str, runs_dir: str, as_json: bool, quiet: bool, ranks: str | None, **given: Any) -> None:
     """HR@K and MRR@K of the trained model of RUN, over the whole catalogue.
 
     RUN is a seed's folder, or a group with one seed. The weights are those that the run reports: of the epoch it
@@ -64,72 +48,21 @@ def command(
     Of another data set, a prefix keeps the clicks on items that the model knows. One whose target the model does not
     know, or none of whose clicks, counts as a miss; what comes out over the known targets alone is said beside it.
     """
+    import json
     from pathlib import Path
 
-    from rich.console import Console
-
-    from dissect.cli.trained import data_of, finished_run, other_data, trained_model
-    from dissect.data.sessions import split_validation
+    from dissect.cli.models_view import show_accuracy
     from dissect.errors import UsageError
-    from dissect.training.evaluation import rank_sessions
-    from dissect.training.finish import write_ranks_of
+    from dissect.experiment.opened import evaluate, finished_run
 
-    console = Console(stderr=True, quiet=quiet)
-    if out is not None and Path(out).suffix != ".npz":
-        raise UsageError(f"--ranks writes a NumPy archive, not {out!r}.", "Give a name that ends in .npz.")
-    record = finished_run(run, runs_dir)
-    config = record.config
-    data, numbers = (
-        other_data(record, dataset, data_dir, console) if dataset else (data_of(record, data_dir, console), None)
-    )
-    train, valid = split_validation(data.train, config.held_out)
-    sessions = {"test": data.test, "valid": valid, "train": train}[split]
-    if not sessions.n_prefixes:
-        raise UsageError(f"The run's '{split}' part has no prefix to rank.", "It can be evaluated on: --split test")
-    found, step, where = trained_model(record, model, device, data_dir, console, int(sessions.lengths.max()) - 1)
-    with console.status(f"ranking {sessions.n_prefixes:,} prefixes over {record.n_items:,} items"):
-        ranked = rank_sessions(found, sessions, where, ties, numbers, config.longest)
-    if out is not None:
-        write_ranks_of(Path(out), ranked.rank, sessions)
-    where_from = {"run": str(record.run), "model": config.model, "variant": record.variant, "seed": record.seed}
-    what = {"dataset": data.name, "split_hash": data.split_hash, "split": split, "ties": ties, "n": len(ranked.rank)}
-    _show({**where_from, "step": step, **what}, ranked, as_json)
-
-
-def _show(about: dict[str, Any], ranked: Ranked, as_json: bool) -> None:
-    """Print the accuracy; and, where the model does not know every target, how many misses that makes."""
-    import json
-
-    from rich.console import Console
-    from rich.table import Table
-
-    from dissect.training.evaluation import metrics
-
-    every = metrics(ranked.rank)
-    misses: dict[str, Any] = {}
-    of_known: dict[str, float] = {}
-    if ranked.known is not None:
-        misses = {"unknown_targets": int((~ranked.known).sum()), "without_known_click": ranked.without_click}
-        of_known = metrics(ranked.rank[ranked.known])
+    if ranks is not None and Path(ranks).suffix != ".npz":
+        raise UsageError(f"--ranks writes a NumPy archive, not {ranks!r}.", "Give a name that ends in .npz.")
+    screen = options.console(quiet)
+    record, tell = finished_run(run, runs_dir), options.say_on(screen)
+    with screen.status("ranking"):
+        load = options.loader(tell)
+        found = evaluate(record, load, ranks=None if ranks is None else Path(ranks), say=tell, **given)
     if as_json:
-        print(json.dumps({**about, **every, **misses, **({"known_targets": of_known} if misses else {})}, indent=1))
-        return
-    if not any(misses.values()):  # every target is known, and both rows would be the same
-        misses = {}
-    rows = {"all prefixes": every, **({"known targets": of_known} if misses else {})}
-    title = "{run}, step {step:,}; {dataset}, {split}: {n:,} prefixes, ties {ties}".format(**about)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    if misses:
-        table.add_column("")
-    for name in every:
-        table.add_column(name.upper(), justify="right")
-    for name, row in rows.items():
-        table.add_row(*([name] if misses else []), *(f"{value:.2f}" for value in row.values()))
-    Console().print(title, highlight=False, markup=False, soft_wrap=True)
-    if misses:
-        says = (
-            "Counted as misses: {unknown_targets:,} prefixes whose target the model does not know, and "
-            "{without_known_click:,} without a click that it knows."
-        )
-        Console().print(says.format(**misses), highlight=False, soft_wrap=True)
-    Console().print(table)
+        print(json.dumps(found, indent=1))
+    else:
+        show_accuracy(found)

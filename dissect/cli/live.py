@@ -6,73 +6,40 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rich.bar import Bar
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from dissect.sparsevd.density import key
 from dissect.training.record import Observer
 
-BAR_WIDTH = 24
-BLOCKS = " ▏▎▍▌▋▊▉█"
 QUIET = 10.0  # seconds after which a file is told how far an evaluation is
-
-
-def bar(share: float, width: int = BAR_WIDTH) -> str:
-    """A bar of `share` (0..1) of `width` characters, in eighths of a character."""
-    eighths = round(max(0.0, min(1.0, share)) * width * 8)
-    full, rest = divmod(eighths, 8)
-    return ("█" * full + (BLOCKS[rest] if rest else "")).ljust(width)
 
 
 def duration(seconds: float) -> str:
     """1 h 02 min, 3 min 20 s, or 12 s."""
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    if hours:
-        return f"{hours} h {minutes:02d} min"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-class _Clock:
-    """Steps done, and the time that is left by the pace of this process, or that it took."""
+class Pace:
+    """So many steps to do, from the first on: the time that is left by the pace so far, or that they took."""
 
-    def __init__(self) -> None:
-        self.began, self.first, self.now, self.steps, self.per_epoch = time.monotonic(), 0, 0, 1, 1
+    def __init__(self, total: int, first: int = 0) -> None:
+        self.total, self.first, self.now, self.began = total, first, first, time.monotonic()
 
-    def begin(self, step: int, steps: int, per_epoch: int) -> None:
-        self.began, self.first, self.now, self.steps, self.per_epoch = (
-            time.monotonic(),
-            step,
-            step,
-            steps,
-            per_epoch,
-        )
-
-    def left(self) -> str:
-        done = self.now - self.first
-        if done < 1:
+    def left(self, now: int) -> str:
+        self.now, took = now, time.monotonic() - self.began
+        if now <= self.first:
             return "…"
-        if self.now >= self.steps:
-            return f"took {duration(time.monotonic() - self.began)}"
-        return f"{duration((time.monotonic() - self.began) / done * (self.steps - self.now))} left"
-
-
-class _Evaluation:
-    """How far the evaluation at hand is."""
-
-    def __init__(self) -> None:
-        self.split, self.clock = "", _Clock()
-
-    def in_words(self, split: str, done: int, total: int) -> str:
-        """What is evaluated, how many prefixes are ranked, and the time left."""
-        if split != self.split or done < self.clock.now:
-            self.split = split
-            self.clock.begin(0, total, 1)
-        self.clock.now = done
-        return f"ranking {split} {done:,}/{total:,}, {self.clock.left()}"
+        if now >= self.total:
+            return f"took {duration(took)}"
+        return f"{duration(took / (now - self.first) * (self.total - now))} left"
 
 
 class PlainObserver(Observer):
@@ -81,34 +48,33 @@ class PlainObserver(Observer):
     """
 
     def __init__(self, console: Console, title: str) -> None:
-        self.console, self.title, self.clock, self.tenth = console, title, _Clock(), -1
-        self.evaluation, self.said = _Evaluation(), time.monotonic()
-
-    def evaluating(self, split: str, done: int, total: int) -> None:
-        text = self.evaluation.in_words(split, done, total)
-        if done < total and time.monotonic() - self.said > QUIET:
-            self.say(text)
+        self.console, self.title, self.tenth, self.split = console, title, -1, ""
+        self.pace, self.ranking, self.said, self.per_epoch = Pace(1), Pace(1), time.monotonic(), 1
 
     def say(self, text: str) -> None:
         self.said = time.monotonic()
         self.console.print(f"{self.title}: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
-        self.clock.begin(step, steps, steps_per_epoch)
-        self.tenth = 10 * step // steps
+        self.pace, self.per_epoch = Pace(steps, step), steps_per_epoch
+        self.tenth = 10 * step // max(1, steps)
         going_on = f"going on at step {step} of" if step else "beginning"
-        self.say(f"{going_on} {steps} steps, {steps_per_epoch} an epoch, in {run}")
+        if steps:  # a model without gradients makes none
+            self.say(f"{going_on} {steps} steps, {steps_per_epoch} an epoch, in {run}")
 
     def step(self, step: int, loss: float, kl_weight: float, lr: float) -> None:
-        self.clock.now = step
-        tenth = 10 * step // self.clock.steps
-        if tenth > self.tenth:
-            self.tenth = tenth
-            self.say(
-                f"step {step}/{self.clock.steps}, epoch {step / self.clock.per_epoch:.2f}, loss {loss:.4f}, "
-                + (f"KL weight {kl_weight:.2f}, " if kl_weight else "")
-                + self.clock.left()
-            )
+        left, steps = self.pace.left(step), self.pace.total
+        if 10 * step // steps > self.tenth:
+            self.tenth = 10 * step // steps
+            kl = f"KL weight {kl_weight:.2f}, " if kl_weight else ""
+            self.say(f"step {step}/{steps}, epoch {step / self.per_epoch:.2f}, loss {loss:.4f}, {kl}{left}")
+
+    def evaluating(self, what: str, done: int, total: int) -> None:
+        if what != self.split or done < self.ranking.now:
+            self.split, self.ranking = what, Pace(total)
+        left = self.ranking.left(done)
+        if done < total and time.monotonic() - self.said > QUIET:
+            self.say(f"ranking {what} {done:,}/{total:,}, {left}")
 
     def evaluated(self, split: str, step: int, values: dict[str, float]) -> None:
         self.say(f"step {step}, {split}: HR@20 {values['hr@20']:.2f}, MRR@20 {values['mrr@20']:.2f}")
@@ -118,34 +84,43 @@ class PlainObserver(Observer):
 
 
 class LiveObserver(Observer):
-    """Epoch, loss, KL weight, HR and MRR, density per matrix as bars, time left; redrawn in place."""
+    """Step, epoch, loss, KL weight, HR and MRR, density per matrix as bars, time left; redrawn in place."""
 
     def __init__(self, console: Console, title: str, threshold: float) -> None:
-        self.console, self.title, self.threshold, self.clock = console, title, threshold, _Clock()
-        self.loss = self.kl_weight = self.lr = float("nan")
-        self.accuracy: dict[str, tuple[int, dict[str, float]]] = {}
-        self.rows: list[dict[str, Any]] = []
-        self.doing, self.evaluation = "", _Evaluation()
+        self.console, self.title, self.threshold, self.steps, self.per_epoch = console, title, threshold, 1, 1
+        self.facts, self.accuracy, self.rows = "", dict[str, str](), list[dict[str, Any]]()
+        counts = TextColumn("{task.completed:,.0f}/{task.total:,.0f}, {task.fields[time]}")
+        time_left = TimeRemainingColumn(elapsed_when_finished=True)
+        columns = (TextColumn("{task.description}"), BarColumn(16), counts, time_left)
+        self.progress = Progress(*columns, console=console, speed_estimate_period=600)
+        self.training = self.progress.add_task("step", time="left")
+        self.ranking = self.progress.add_task("ranking", time="left", visible=False)
         self.live = Live(console=console, refresh_per_second=4, get_renderable=self.render, transient=False)
 
     def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
-        self.clock.begin(step, steps, steps_per_epoch)
+        self.steps, self.per_epoch = steps, steps_per_epoch
+        self.progress.reset(self.training, total=steps, completed=step)
         if step:
             self.console.print(f"Going on at step {step:,} of {steps:,}.", highlight=False)
         self.live.start()
 
     def step(self, step: int, loss: float, kl_weight: float, lr: float) -> None:
-        self.clock.now, self.loss, self.kl_weight, self.lr, self.doing = step, loss, kl_weight, lr, ""
+        kl = f"  KL weight {kl_weight:.2f}" if self.rows else ""  # a dense run has none
+        self.facts = f"epoch {step / self.per_epoch:.2f}  loss {loss:.3f}{kl}  learning rate {lr:.1e}"
+        self.progress.update(self.training, completed=step, time="left" if step < self.steps else "took")
 
     def density(self, step: int, rows: list[dict[str, Any]]) -> None:
         self.rows = [row for row in rows if not row["block"]]
 
-    def evaluating(self, split: str, done: int, total: int) -> None:
-        text = self.evaluation.in_words(split, done, total)
-        self.doing = text if done < total else ""
+    def evaluating(self, what: str, done: int, total: int) -> None:
+        task, words = self.progress.tasks[1], f"ranking {what}"
+        if words != task.description or done < task.completed:
+            self.progress.reset(self.ranking, total=total, description=words)
+        self.progress.update(self.ranking, completed=done, visible=done < total)
 
     def evaluated(self, split: str, step: int, values: dict[str, float]) -> None:
-        self.accuracy[split] = (step, values)
+        at_20 = f"HR@20 {values['hr@20']:5.2f}  MRR@20 {values['mrr@20']:5.2f}"
+        self.accuracy[split] = f"{split:5} {at_20}  (step {step:,})"
 
     def note(self, text: str) -> None:
         self.console.print(Text(text, style="yellow"))
@@ -155,36 +130,21 @@ class LiveObserver(Observer):
         self.console.print()
 
     def render(self) -> Group:
-        clock = self.clock
-        head = Table.grid(padding=(0, 2))
-        where = (f"step {clock.now:,}/{clock.steps:,}", f"epoch {clock.now / clock.per_epoch:.2f}", clock.left())
-        bar_of_steps = ProgressBar(total=clock.steps, completed=clock.now, width=16 if self.doing else 28)
-        head.add_row(bar_of_steps, *((self.doing,) if self.doing else where))
-        facts = Table.grid(padding=(0, 2))
-        kl = [f"KL weight {self.kl_weight:.2f}"] if self.rows else []  # a dense run has none
-        facts.add_row(f"loss {self.loss:.3f}", *kl, f"learning rate {self.lr:.1e}")
-        parts: list[Any] = [Text(self.title, style="bold"), head, facts]
-        for split, (step, values) in self.accuracy.items():
-            parts.append(
-                Text(f"{split:5} HR@20 {values['hr@20']:5.2f}  MRR@20 {values['mrr@20']:5.2f}  (step {step:,})")
-            )
-        if self.rows:
-            parts.append(density_table(self.rows, self.threshold))
-        return Group(*parts)
+        table = [density_table(self.rows, self.threshold)] if self.rows else []
+        facts = (Text(text) for text in (self.facts, *self.accuracy.values()))
+        return Group(Text(self.title, style="bold"), self.progress, *facts, *table)
 
 
 def density_table(rows: list[dict[str, Any]], threshold: float) -> Table:
     """Matrices with their density at `threshold` as bars."""
-    table = Table(box=None, padding=(0, 1), title=f"density, log α < {threshold:g}", title_justify="left")
-    for name in ("matrix", "role", "shape"):
-        table.add_column(name)
-    table.add_column("kept", justify="right")
-    table.add_column("")
+    title = f"density, log α < {threshold:g}"
+    table = Table("matrix", "role", "shape", "kept", "", box=None, padding=(0, 1), title=title, title_justify="left")
     for row in rows:
         share = row["kept"][key(threshold)] / row["numel"]
-        shape = "×".join(map(str, row["shape"]))
-        style = "dim" if row["role"] == "control" else ""
-        table.add_row(row["matrix"], row["role"], shape, f"{share:.3f}", f"[cyan]{bar(share)}[/]", style=style)
+        style, shape = "dim" if row["role"] == "control" else "", "×".join(map(str, row["shape"]))
+        table.add_row(
+            row["matrix"], row["role"], shape, f"{share:.3f}", Bar(1, 0, share, width=24, color="cyan"), style=style
+        )
     return table
 
 

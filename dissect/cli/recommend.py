@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from dissect.cli import options
-
-if TYPE_CHECKING:
-    from dissect.training.recommend import Recommended
-
-PATIENCE = 2.0  # seconds before progress is shown
 
 
 @click.command(
@@ -45,14 +39,11 @@ def command(
     session: str | None,
     file: str | None,
     by_identifier: bool,
-    k: int,
-    unseen: bool,
-    model: str | None,
-    device: str,
     runs_dir: str,
     data_dir: str | None,
     as_json: bool,
     quiet: bool,
+    **given: Any,
 ) -> None:
     """The K items with the highest scores after a session, by the trained model of RUN.
 
@@ -64,112 +55,27 @@ def command(
     rank. In CSV, an identifier that a spreadsheet would take for a formula has a ' before it; --json has identifiers
     exactly. By identifier, clicks on items that the model does not know are left out and counted.
     """
-    from pathlib import Path
+    from functools import partial
 
-    from rich.console import Console
-
-    from dissect.cli.trained import finished_run, read_identified, read_session, read_sessions, trained_model
+    from dissect.cli.models_view import print_list, print_rows, with_progress
     from dissect.errors import UsageError
+    from dissect.experiment.opened import data_of, finished_run
+    from dissect.experiment.recommended import read, recommended
     from dissect.runs import files
-    from dissect.training.recommend import recommend
 
     if (session is None) == (file is None):
         raise UsageError("Give one session, or a file of them.", "--session 12,7,99, or --sessions FILE")
-    console = Console(stderr=True, quiet=quiet)
-    record = finished_run(run, runs_dir)
+    screen = options.console(quiet)
+    record, tell = finished_run(run, runs_dir), options.say_on(screen)
     identifiers = files.read_identifiers(record.group, record.n_items)
-    says = ""
+    sessions = read(session, file, record.n_items, identifiers, by_identifier, tell)
+    data = partial(data_of, record, options.loader(tell), data_dir)
+    answers = recommended(record, list(sessions.values()), data, identifiers, **given)
     if file is not None:
-        sessions, says = read_sessions(Path(file), record.n_items, identifiers, by_identifier)
-    elif by_identifier:
-        sessions = {1: read_identified(str(session), identifiers)}
-    else:
-        sessions = {1: read_session(str(session), record.n_items, bool(identifiers))}
-    if says:
-        console.print(says, highlight=False, markup=False, soft_wrap=True)
-    longest = max(map(len, sessions.values()))
-    found, _, where = trained_model(record, model, device, data_dir, console, longest)
-    answers = recommend(found, list(sessions.values()), record.n_items, where, k, unseen, record.config.longest)
-    if file is not None:
-        lists = zip(sessions, _with_progress(answers, len(sessions), console), strict=True)
-        _print_rows(({"session": at, **row} for at, found in lists for row in _rows(found, identifiers)), as_json)
+        lists = zip(sessions, with_progress(answers, len(sessions), screen), strict=True)
+        print_rows(({"session": at, **row} for at, rows in lists for row in rows), as_json)
         return
-    rows = _rows(next(answers), identifiers)
+    rows = next(answers)
     if not rows:
         raise UsageError("The session has every item: with --unseen nothing is left.", "Leave --unseen out.")
-    _print_list(str(record.run), sessions[1], identifiers, rows, as_json)
-
-
-def _rows(found: Iterable[Recommended], identifiers: list[int | str] | None) -> list[dict[str, Any]]:
-    return [
-        {
-            "rank": rank,
-            "item": each.item,
-            **({"identifier": identifiers[each.item - 1]} if identifiers else {}),
-            "score": each.score,
-            "probability": each.probability,
-        }
-        for rank, each in enumerate(found, 1)
-    ]
-
-
-def _with_progress(answers: Iterator[list[Recommended]], total: int, console: Any) -> Iterator[list[Recommended]]:
-    """The answers as they come; on a terminal, with a bar once they take a while."""
-    import time
-
-    from rich.progress import Progress
-
-    began = time.monotonic()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("sessions", total=total, visible=False)
-        for answer in answers:
-            progress.update(task, advance=1, visible=time.monotonic() - began > PATIENCE)
-            yield answer
-
-
-def _print_rows(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
-    """CSV with a header, or JSON lines; on a terminal, CSV shows as escapes what could steer it."""
-    import csv
-    import json
-    import sys
-
-    from dissect.text import shown, without_formula
-
-    def cell(value: Any) -> Any:
-        safe = without_formula(value)
-        return shown(safe) if isinstance(safe, str) and sys.stdout.isatty() else safe
-
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    for number, row in enumerate(rows):
-        if as_json:
-            print(json.dumps(row))
-            continue
-        if number == 0:
-            writer.writerow(row)
-        writer.writerow(map(cell, row.values()))
-
-
-def _print_list(
-    run: str, clicks: list[int], identifiers: list[int | str] | None, rows: list[dict[str, Any]], as_json: bool
-) -> None:
-    import json
-
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from dissect.text import shown
-
-    if as_json:
-        named = {"identifiers": [identifiers[item - 1] for item in clicks]} if identifiers else {}
-        print(json.dumps({"run": run, "session": clicks, **named, "items": rows}, indent=1))
-        return
-    called = [f"{item} ({shown(identifiers[item - 1])})" if identifiers else str(item) for item in clicks]
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name == "identifier" else "right")
-    for row in rows:
-        *names, score, p = row.values()
-        table.add_row(*(escape(shown(name)) for name in names), f"{score:.4f}", "-" if p is None else f"{p:.4f}")
-    Console().print(f"{run} after {', '.join(called)}", highlight=False, markup=False, soft_wrap=True)
-    Console().print(table)
+    print_list(str(record.run), sessions[1], identifiers, rows, as_json)

@@ -2,78 +2,62 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from dissect.cli import options
+from dissect.runs.config import DISSECTED
 
 
 @click.command(
+    cls=options.Command,
     epilog="""\b
 Examples:
   dissect run
   dissect run --model srgnn --dataset diginetica --seed 1 --seed 2 --seed 3
   dissect run --model srgnn --dataset diginetica --without propagation
-  dissect run --model path/to/mymodel.py:MyModel --dataset diginetica"""
+  dissect run --model path/to/mymodel.py:MyModel --dataset diginetica
+  dissect run --config runs/srgnn-demo-58ce72c0/config.toml --seed 2""",
 )
-@click.option(
+@options.option(
     "--model",
     default="srgnn",
     show_default=True,
+    group="model",
     help="A name of `dissect models`, or path/to/file.py:ClassName; the file is executed, its folder is not on Python's"
     " path.",
 )
-@click.option("--dataset", default="demo", show_default=True, help="A name of `dissect data list`.")
-@click.option(
-    "--where",
-    default="both",
-    show_default=True,
-    help="Which matrices: both, none, a module (gnn, encoder, readout) or a role.",
-)
-@click.option("--kl-weight", type=float, default=1.0, show_default=True, help="Final beta; the loss has beta / N x KL.")
-@click.option(
-    "--kl-warmup",
-    type=float,
-    default=0.3,
-    show_default=True,
-    help="Share of the steps over which beta rises from 0.",
-)
-@click.option("--prior", type=click.Choice(["log-uniform", "normal", "ard"]), default="log-uniform", show_default=True)
-@click.option(
-    "--noise",
-    type=click.Choice(["lrt", "lrt_shared", "weight"]),
-    default="lrt",
-    show_default=True,
-    help="How weight noise is drawn.",
-)
-@click.option(
-    "--threshold",
-    type=float,
-    default=3.0,
-    show_default=True,
-    help="A weight is kept where log alpha lies below.",
-)
-@click.option("--log-sigma2", type=float, help="Initial log sigma^2. [default: log Var(theta) - 4 in each matrix]")
-@click.option(
-    "--schedule",
-    type=click.Choice(["linear-end", "steps"]),
-    default="linear-end",
-    show_default=True,
-    help="Rate constant to 80 %, then linear to 0; or x 0.1 every 3 epochs.",
-)
-@click.option(
-    "--decay-everything",
-    is_flag=True,
-    help="Decay theta and log sigma^2 too (what the authors' optimiser would do; distorts density).",
-)
+@options.option("--dataset", default="demo", show_default=True, group="data", help="A name of `dissect data list`.")
 @options.training
-def command(**given: Any) -> None:
+@options.settings(DISSECTED, but=("protocol", "patience"))
+@click.pass_context
+def command(context: click.Context, /, as_json: bool, **given: Any) -> None:
     """Dissect a model: which of its weight matrices carry the prediction?
 
     Puts Sparse Variational Dropout in place of the model's weight matrices, trains, records the density of
     every matrix, and says the verdict. The same command again goes on with a run that was stopped.
     """
-    from dissect.cli.dissecting import dissect_model
+    from dissect.training import workers
 
-    dissect_model(**given)
+    group, data = options.start(context, DISSECTED, **given)
+    if workers.is_first():
+        show_verdict(group, data.name, as_json)
+
+
+def show_verdict(group: Path, dataset: str, as_json: bool) -> None:
+    """Judge a group, trained on the data set of that name, and print its verdict."""
+    import json
+
+    from rich.console import Console
+
+    from analyses.verdict import judge
+    from dissect.cli.verdict_view import render_verdict
+    from dissect.data import planted
+
+    verdict = judge(group, judged=planted.judged(dataset))
+    if as_json:
+        print(json.dumps(verdict, indent=1, allow_nan=False))
+    else:
+        Console().print(render_verdict(verdict))

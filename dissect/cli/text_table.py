@@ -5,77 +5,58 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"$<$",
-    ">": r"$>$",
-    "|": r"$|$",
-    "≤": r"$\le$",
-    "±": r"$\pm$",
-    "−": r"$-$",
-    "∞": r"$\infty$",
-    "α": r"$\alpha$",
-    "θ": r"$\theta$",
-    "†": r"$\dagger$",
-}
-
-
+LATEX = {letter: "\\" + letter for letter in "&%$#_{}"}
+LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {letter: f"${letter}$" for letter in "<>|"} | {"−": "$-$"}
+LATEX |= {"≤": r"$\le$", "±": r"$\pm$", "∞": r"$\infty$", "α": r"$\alpha$", "θ": r"$\theta$", "†": r"$\dagger$"}
 LONG_NAME = 24  # letters, beyond which LaTeX breaks the name of a row
 NO_LIMIT = 10_000  # the width of a file, or of a pipe
 PROSE = 100  # notes are read as text: no line is longer
 
 
 @dataclass(frozen=True)
-class Cell:
-    text: str
-    bold: bool = False
-
-
-@dataclass(frozen=True)
 class Column:
-    """A column of numbers, or of words; a name may have line breaks, for the screen.
+    """A column: its name, which may have line breaks, its cells, and which of them are bold.
 
     A `spare` one is left out where the screen is too narrow for all: the last of them first.
     """
 
     name: str
-    is_number: bool = True
+    cells: Sequence[str]
+    bold: Sequence[bool] = ()
     spare: bool = False
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is set to the right: no cell begins with a letter."""
+        return not any(cell[:1].isalpha() for cell in self.cells)
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """Columns, of which the first names its row; rows as long as there are columns; notes below; a LaTeX label."""
+    """Columns, the first of which names its row; notes below; a label for LaTeX."""
 
     title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...] = field(default=())
+    columns: Sequence[Column]
+    notes: Sequence[str] = ()
     label: str = ""
 
-    def __post_init__(self) -> None:
-        assert all(len(row) == len(self.columns) for row in self.rows)
-
     def heads(self) -> list[list[str]]:
-        """The names of the columns in lines, each as many as the tallest has, empty ones on top."""
+        """The names of the columns in lines from top to bottom, for as many as the tallest has."""
         split = [column.name.split("\n") for column in self.columns]
         tall = max(map(len, split))
-        return [[""] * (tall - len(lines)) + lines for lines in split]
+        return [list(line) for line in zip(*([""] * (tall - len(lines)) + lines for lines in split))]
+
+    def rows(self) -> list[list[tuple[str, bool]]]:
+        """The cells of each row, and whether they are bold."""
+        columns = [zip(c.cells, c.bold or [False] * len(c.cells)) for c in self.columns]
+        return [list(row) for row in zip(*columns)]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Text]:
         yield to_screen(self, options.max_width)
@@ -86,59 +67,52 @@ def to_screen(table: TextTable, width: int) -> Text:
 
     No name is cut: one that is too long for its column stands on lines of its own, above its numbers.
     """
-    heads = table.heads()
-    widths = [max(map(cell_len, [*head, *(row[place].text for row in table.rows)])) for place, head in enumerate(heads)]
-    shown, dropped = list(range(1, len(widths))), []
-    while sum(widths[i] + 2 for i in shown) > width and any(table.columns[i].spare for i in shown):
-        dropped.append(max(i for i in shown if table.columns[i].spare))
-        shown.remove(dropped[-1])
+    columns, heads, rows = table.columns, table.heads(), table.rows()
+    widths = [max(map(cell_len, [*column.name.split("\n"), *column.cells])) for column in columns]
+    shown = list(range(1, len(columns)))
+    for i in reversed(range(1, len(columns))):
+        if columns[i].spare and sum(widths[k] + 2 for k in shown) > width:
+            shown.remove(i)
     room = max(0, min(widths[0], width - sum(widths[i] + 2 for i in shown)))
 
-    def line(cells: Sequence[Cell]) -> Text:
-        name, lines = cells[0], [cells[0].text]
-        if cell_len(name.text) > room:
-            lines = textwrap.wrap(
-                name.text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-            )
+    def line(cells: Sequence[tuple[str, bool]]) -> Text:
+        name, lines = cells[0][0], [cells[0][0]]
+        if cell_len(name) > room:
+            lines = textwrap.wrap(name, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
             lines.append("")
-        out = Text("\n".join(lines) + " " * (room - cell_len(lines[-1])), "bold" if name.bold else "")
+        out = Text("\n".join(lines) + " " * (room - cell_len(lines[-1])), "bold" if cells[0][1] else "")
         for i in shown:
-            gap = " " * (widths[i] - cell_len(cells[i].text))
-            before, behind = (gap, "") if table.columns[i].is_number else ("", gap)
-            out.append("  " + before).append(cells[i].text, "bold" if cells[i].bold else "").append(behind)
+            words, is_bold = cells[i]
+            gap = " " * (widths[i] - cell_len(words))
+            before, behind = (gap, "") if columns[i].is_number else ("", gap)
+            out.append("  " + before).append(words, "bold" if is_bold else "").append(behind)
         out.rstrip()
         return out
 
-    over = [words for words in zip(*heads) if words[0] or any(words[i] for i in shown)]
-    lines = [Text(table.title, "bold"), *(line([Cell(word) for word in words]) for words in over)]
-    lines += [line(row) for row in table.rows]
+    over = [words for words in heads if words[0] or any(words[i] for i in shown)]
+    lines = [Text(table.title, "bold"), *(line([(word, False) for word in words]) for words in over), *map(line, rows)]
     notes = list(table.notes)
-    if dropped:
-        names = ", ".join(" ".join(heads[i]).strip() for i in sorted(dropped))
-        notes.append(f"No room for: {names}. A wider screen has it, and so have --json and a file.")
-    lines += [
-        Text(part, "dim") for note in notes for part in textwrap.wrap(note, min(width, PROSE), break_on_hyphens=False)
-    ]
-    return Text("\n").join(lines)
+    if dropped := [" ".join(columns[i].name.split()) for i in range(1, len(columns)) if i not in shown]:
+        notes.append(f"No room for: {', '.join(dropped)}. A wider screen has it, and so have --json and a file.")
+    prose = [part for note in notes for part in textwrap.wrap(note, min(width, PROSE), break_on_hyphens=False)]
+    return Text("\n").join([*lines, *(Text(part, "dim") for part in prose)])
 
 
 def to_markdown(table: TextTable) -> str:
     """A pipe table under a heading in bold, the notes as paragraphs."""
 
-    def line(cells: list[str]) -> str:
-        return f"| {' | '.join(cells)} |"
-
     def text(words: str) -> str:
         return re.sub(r"([\\|*_`<\[\]])", r"\\\1", words.replace("\n", " "))
 
-    lines = [
-        f"**{text(table.title)}**",
-        "",
-        line([text(column.name) for column in table.columns]),
-        line(["---:" if column.is_number else "---" for column in table.columns]),
-        *(line([f"**{text(c.text)}**" if c.bold and c.text else text(c.text) for c in row]) for row in table.rows),
-    ]
-    return "\n".join([*lines, *(f"\n{text(note)}" for note in table.notes)]) + "\n"
+    def line(cells: Iterable[tuple[str, bool]]) -> str:
+        return f"| {' | '.join(f'**{text(words)}**' if words and bold else text(words) for words, bold in cells)} |"
+
+    names, *rows = [line((column.name, False) for column in table.columns), *map(line, table.rows())]
+    rule = line((side, False) for side in ("---", *("---:" if c.is_number else "---" for c in table.columns[1:])))
+    return (
+        "\n".join([f"**{text(table.title)}**\n", names, rule, *rows, *(f"\n{text(note)}" for note in table.notes)])
+        + "\n"
+    )
 
 
 def to_latex(table: TextTable) -> str:
@@ -146,15 +120,13 @@ def to_latex(table: TextTable) -> str:
 
     Line breaks in the names of columns are rows of the head; long names of rows are set as paragraphs.
     """
-    names = [row[0].text for row in table.rows]
-    is_long = max(map(len, names), default=0) > LONG_NAME
-    layout = "".join("r" if column.is_number else "l" for column in table.columns)
-    if is_long:
-        layout = r"p{0.25\linewidth}" + layout[1:]
+    is_long = max(map(len, table.columns[0].cells), default=0) > LONG_NAME
+    layout = r"p{0.25\linewidth}" if is_long else "l"
+    layout += "".join("r" if column.is_number else "l" for column in table.columns[1:])
 
-    def line(cells: Sequence[Cell]) -> str:
-        words = [rf"\textbf{{{latex(c.text)}}}" if c.bold and c.text else latex(c.text) for c in cells]
-        return "    " + (r"\raggedright " if len(cells[0].text) > LONG_NAME else "") + " & ".join(words) + r" \\"
+    def line(cells: Sequence[tuple[str, bool]]) -> str:
+        words = [rf"\textbf{{{latex(text)}}}" if bold and text else latex(text) for text, bold in cells]
+        return "    " + (r"\raggedright " if len(cells[0][0]) > LONG_NAME else "") + " & ".join(words) + r" \\"
 
     lines = [
         r"\begin{table}  % \usepackage{booktabs}",
@@ -164,9 +136,9 @@ def to_latex(table: TextTable) -> str:
         *([rf"  \label{{{re.sub('[^A-Za-z0-9:.-]+', '-', table.label)}}}"] if table.label else []),
         rf"  \begin{{tabular}}{{{layout}}}",
         r"    \toprule",
-        *(line([Cell(word) for word in words]) for words in zip(*table.heads())),
+        *(line([(word, False) for word in words]) for words in table.heads()),
         r"    \midrule",
-        *(line(row) for row in table.rows),
+        *map(line, table.rows()),
         r"    \bottomrule",
         r"  \end{tabular}",
         *(rf"  \par\smallskip{{\footnotesize {latex(note)}\par}}" for note in table.notes),

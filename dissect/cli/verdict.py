@@ -23,20 +23,20 @@ def command(group: str | None, runs_dir: str, as_json: bool) -> None:
     """
     import shlex
 
-    from dissect.cli.dissecting import show_verdict
+    from dissect.cli.run import show_verdict
     from dissect.errors import UsageError
     from dissect.runs import folders
-    from models import BASELINES
+    from dissect.runs.config import Config
 
     if group is None:
         found = folders.newest_group(runs_dir, dissected=True)
     else:
         named = folders.resolve_runs(group, runs_dir)
         found = folders.group_of(named[0]) if named else folders.resolve_group(group, runs_dir)
-    config = folders.group_config(found)
-    if config.get("select", "last") != "last" or config.get("refit") or config["model"] in BASELINES:
+    config = Config(**folders.group_config(found))
+    if not config.has_verdict:
         raise UsageError(
             f"{found.name} was made by dissect train: a verdict is on what dissect run has trained to its end.",
             f"See it: dissect compare {shlex.quote(str(found))}",
         )
-    show_verdict(found, config["dataset"], as_json)
+    show_verdict(found, config.dataset, as_json)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Group
+from rich.bar import Bar
+from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from dissect.cli.live import bar
-
 SHOWN = 12  # lines of a list, at most
-QUESTIONS = {
-    "O1": "O1  propagation withers (Figure 3)",
-    "O2": "O2  the readout holds (Figure 4)",
-}
+LEFT: Any = {"title_justify": "left", "caption_justify": "left"}
+QUESTIONS = {"O1": "O1  propagation withers (Figure 3)", "O2": "O2  the readout holds (Figure 4)"}
 STYLES = {"holds": "green", "fails": "red", "undecided": "yellow", "redundant": "green", "needed": "red"}
 CHECKS = {
     "masked": "as evaluated: weights with log α above the threshold are zero",
@@ -28,145 +25,111 @@ CHECKS = {
 
 def render_verdict(verdict: dict[str, Any]) -> Group:
     """The whole verdict as something that rich can print."""
-    parts: list[Any] = [heading(verdict)]
+    parts: list[RenderableType] = [heading(verdict)]
     if verdict["density"]:
-        parts.append(density_bars(verdict))
-        parts.append(dense_weights(verdict.get("coverage")))
+        parts += [density_bars(verdict), dense_weights(verdict.get("coverage") or {"roles": {}})]
     if verdict["checks"]:
-        parts.append(check_table(verdict))
+        parts.append(check_table(verdict["checks"]))
     parts.append(Text("\nVerdict", style="bold"))
-    common = [
-        reason
-        for reason in verdict["O1"]["reasons"]
-        if reason in verdict["O2"]["reasons"] and not reason.startswith("by the figures")
-    ]
-    if verdict["O1"]["answer"] == "not applicable":
-        common = []
+    first, second = verdict["O1"], verdict["O2"]
+    common = [r for r in first["reasons"] if r in second["reasons"] and first["answer"] == "undecided"]
     for name, question in QUESTIONS.items():
         own = [reason for reason in verdict[name]["reasons"] if reason not in common]
-        parts.append(answer_text(question, {**verdict[name], "reasons": own}))
+        parts.append(answer_text(f"{question}: ", {**verdict[name], "reasons": own}))
     if common:
-        parts.append(answer_text("O1 and O2 stay", {"answer": "undecided", "reasons": common}, "while"))
+        parts.append(answer_text("O1 and O2 are ", {"answer": "undecided", "reasons": common}, " because:"))
     for role, given in verdict["need"].items():
-        parts.append(answer_text(f"need  of {role}", {**given, "reasons": [need_words(given), *given["reasons"]]}))
+        parts.append(answer_text(f"need  for {role}: ", {**given, "reasons": [need_words(given), *given["reasons"]]}))
     if not verdict["need"] and verdict["where"] != "none":
-        parts.append(answer_text("need", {"answer": "not asked", "reasons": [need_hint(verdict["removable"])]}))
+        parts.append(answer_text("need: ", {"answer": "not asked", "reasons": [need_hint(verdict["removable"])]}))
     return Group(*parts)
 
 
 def heading(verdict: dict[str, Any]) -> Text:
-    seeds = ", ".join(map(str, verdict["seeds"])) or "none finished"
-    text = Text(f"\n{verdict['model']} on {verdict['dataset']}", style="bold")
-    text.append(
-        f", {verdict['steps']:,} steps, seed{'s' * (len(verdict['seeds']) != 1)} {seeds}\n"
-        f"where {verdict['where']}, prior {verdict['prior']}, noise {verdict['noise']}, "
-        f"KL weight {verdict['kl_weight']:g}",
-        style="not bold",
-    )
+    seeds, accuracy = verdict["seeds"], verdict["accuracy"]
+    lines = [
+        f", {verdict['steps']:,} steps, seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds)) or 'none finished'}",
+        "where {where}, prior {prior}, noise {noise}, KL weight {kl_weight:g}".format_map(verdict),
+    ]
     if verdict["need"]:
-        text.append("\nthe full model; what it loses without a role stands under need", style="not bold")
-    test = verdict["accuracy"].get("test")
-    if test:
-        bias = verdict["accuracy"]["selection_bias"]  # not on record in the oldest runs
-        worst = verdict["accuracy"].get("test_worst_ties") or test
-        ties = f"; {worst['hr@20']:.2f} and {worst['mrr@20']:.2f} where ties count against the target"
-        text.append(
-            f"\ntest: HR@20 {test['hr@20']:.2f}, MRR@20 {test['mrr@20']:.2f} at the final step"
-            + (ties if worst["mrr@20"] < 0.995 * test["mrr@20"] else "")
-            + (
-                f"\n(choosing the epoch on test would add {bias['hr@20']:.2f} and {bias['mrr@20']:.2f})" if bias else ""
-            ),
-            style="not bold",
-        )
-    return text
+        lines.append("the full model; for what it loses without a role, see need below")
+    if test := accuracy.get("test"):
+        bias, worst = accuracy["selection_bias"], accuracy.get("test_worst_ties") or test  # absent in the oldest runs
+        lines.append(f"test: HR@20 {test['hr@20']:.2f}, MRR@20 {test['mrr@20']:.2f} at the final step")
+        if worst["mrr@20"] < 0.995 * test["mrr@20"]:
+            lines[-1] += f"; {worst['hr@20']:.2f} and {worst['mrr@20']:.2f} with ties counted against the target"
+        if bias:
+            lines.append(f"(choosing the epoch on test would add {bias['hr@20']:.2f} and {bias['mrr@20']:.2f})")
+    return Text(f"\n{verdict['model']} on {verdict['dataset']}", "bold").append("\n".join(lines), "not bold")
+
+
+def plain(title: str, names: int, *columns: str, **more: Any) -> Table:
+    """A table without lines; all columns but the first `names` are numbers."""
+    both = [
+        Column(name, justify="left" if place < names else "right", no_wrap=True) for place, name in enumerate(columns)
+    ]
+    return Table(*both, box=None, title=f"\n{title}", title_style="bold", **LEFT, **more)
 
 
 def density_bars(verdict: dict[str, Any]) -> Table:
     """Matrices and blocks with the share of weights kept, at three thresholds and at that of the useless control."""
     at = sorted({f"{value:g}" for value in verdict["density"]["beyond_control_at"].values()}, key=float)
-    table = Table(
-        box=None,
-        padding=(0, 1),
-        title=f"\nDensity: share of weights with log α < {verdict['threshold']:g}",
-        title_justify="left",
-        title_style="bold",
-        caption=f"beyond: where control.rolled keeps at most 5 %, at log α < {', '.join(at)}" if at else None,
-        caption_justify="left",
-    )
-    for name in ("matrix", "role"):
-        table.add_column(name, no_wrap=True)
-    for name in ("t = 2", f"t = {verdict['threshold']:g}", "t = 4"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    if at:
-        table.add_column("beyond", justify="right", no_wrap=True)
-    for row in verdict["density"]["matrices"]:
-        block = row["block"]
-        if "/" in block:  # in verdict.json, and too fine for the screen
-            continue
-        values = (
-            f"{row['kept 2']:.3f}",
-            f"{row['density']:.3f}",
-            f"{row['kept 4']:.3f}",
-            bar(row["density"], 16),
-            *([f"{row['beyond_control']:.3f}"] if at else []),
-        )
-        style = "dim" if block or row["role"] == "control" else ""
-        table.add_row(f"  {block}" if block else row["matrix"], "" if block else row["role"], *values, style=style)
+    t, more = f"{verdict['threshold']:g}", ("beyond",) if at else ()
+    caption = f"beyond: kept below log α = {', '.join(at)}, where control.rolled keeps at most 5 %" if at else None
+    title = f"Density: share of weights with log α < {t}"
+    table = plain(title, 2, "matrix", "role", "t = 2", f"t = {t}", "t = 4", "", *more, caption=caption)
+    for row in (row for row in verdict["density"]["matrices"] if "/" not in row["block"]):  # too fine for the screen
+        names = (f"  {row['block']}", "") if row["block"] else (row["matrix"], row["role"])
+        shares = [f"{row[name]:.3f}" for name in ("kept 2", "density", "kept 4", *(["beyond_control"] if at else []))]
+        style = "dim" if row["block"] or row["role"] == "control" else ""
+        table.add_row(*names, *shares[:3], Bar(1, 0, row["density"], width=16), *shares[3:], style=style)
     return table
 
 
-def dense_weights(coverage: dict[str, Any] | None) -> Text:
+def check_table(checks: dict[str, dict[str, float]]) -> Table:
+    table = plain("Quick checks on test, at the end of training", 1, "", "HR@20", "MRR@20")
+    for name, values in checks.items():
+        table.add_row(CHECKS.get(name, name), f"{values['hr@20']:.2f}", f"{values['mrr@20']:.2f}")
+    return table
+
+
+def dense_weights(coverage: dict[str, Any]) -> Text:
     """The weights that no density speaks for, a line for each name; without those that --where has left out."""
-    lines = []
-    for role, share in (coverage or {"roles": {}})["roles"].items():
-        for name, part in share["dense"].items():
-            known_as = "no role" if coverage and name in coverage["undeclared"] else role
-            if part["reason"] != "not chosen":
-                lines.append(f"\n  {name}, {known_as}, {part['weights']:,} weights: {part['reason']}")
+    dense = [(role, *item) for role, share in coverage["roles"].items() for item in share["dense"].items()]
+    lines = [
+        f"\n  {name}, {'no role' if name in coverage['undeclared'] else role}, {part['weights']:,} weights: "
+        + part["reason"]
+        for role, name, part in dense
+        if part["reason"] != "not chosen"
+    ]
     more = f"\n  and {len(lines) - SHOWN} more: --json" if len(lines) > SHOWN else ""
     text = Text("\nNot dissected, so not in the densities above:" if lines else "", style="yellow")
     return text.append("".join(lines[:SHOWN]) + more, style="not bold")
 
 
-def check_table(verdict: dict[str, Any]) -> Table:
-    table = Table(
-        box=None,
-        padding=(0, 1),
-        title="\nQuick checks on test, at the end of training",
-        title_justify="left",
-        title_style="bold",
-    )
-    table.add_column("", no_wrap=True)
-    table.add_column("HR@20", justify="right")
-    table.add_column("MRR@20", justify="right")
-    for name, values in verdict["checks"].items():
-        table.add_row(CHECKS.get(name, name), f"{values['hr@20']:.2f}", f"{values['mrr@20']:.2f}")
-    return table
-
-
 def answer_text(question: str, given: dict[str, Any], then: str = "") -> Group:
     """A question with its answer, and the reasons below it, indented on every line that they take."""
-    text = Text(f"  {question}{'' if then else ':'} ")
-    text.append(given["answer"], style=f"bold {STYLES.get(given['answer'], '')}")
-    text.append(f" {then}" if then else "")
-    return Group(text, *(Padding(Text(reason, style="dim"), (0, 0, 0, 6), expand=False) for reason in given["reasons"]))
+    text = Text(f"  {question}").append(given["answer"], style=f"bold {STYLES.get(given['answer'], '')}")
+    without_doubts = given.get("figures_say", given["answer"])
+    if without_doubts != given["answer"]:
+        text.append(f" (the numbers alone say: {without_doubts})")
+    reasons = (Padding(Text(reason, style="dim"), (0, 0, 0, 6), expand=False) for reason in given["reasons"])
+    return Group(text.append(then), *reasons)
 
 
 def need_words(given: dict[str, Any]) -> str:
-    words = "without it "
-    if "hr@20_full" in given:  # older verdicts have MRR only
-        words += f"HR@20 goes from {given['hr@20_full']:.2f} to {given['hr@20_reduced']:.2f}, "
-    words += f"MRR@20 from {given['mrr@20_full']:.2f} to {given['mrr@20_reduced']:.2f}"
-    if given["loss"] is None:
-        return words
-    words += f": a loss of {100 * given['loss']:.2f} %"
-    if given["low"] is None:
-        return words
-    return (
-        f"{words} [{100 * given['low']:.2f}, {100 * given['high']:.2f}] "
-        f"(95 %, seeds and sessions), by the figures {given['figures_say']}"
-    )
+    """What the model loses without a role, with the interval where there is one."""
+    changes = [
+        f"{name.upper()} goes from {given[f'{name}_full']:.2f} to {given[f'{name}_reduced']:.2f}"
+        for name in ("hr@20", "mrr@20")
+        if f"{name}_full" in given  # older verdicts have MRR only
+    ]
+    words = f"without it, {' and '.join(changes)}"
+    if given["loss"] is not None:
+        words += f": a relative loss of {100 * given['loss']:.2f} % in MRR@20"
+    if given["low"] is not None:
+        words += f", 95 % interval (seeds and sessions) {100 * given['low']:.2f} to {100 * given['high']:.2f} %"
+    return words
 
 
 def need_hint(removable: list[str]) -> str:

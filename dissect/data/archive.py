@@ -19,8 +19,6 @@ from dissect.errors import DataError
 from dissect.text import shown
 
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
-
-
 # What a damaged archive makes the readers raise when it is opened.
 OPEN_ERRORS = (*READ_ERRORS, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error)
 MOST_FILES = 10_000  # in a tar archive
@@ -89,15 +87,11 @@ def _unreadable(path: Path, error: BaseException) -> DataError:
 def _member(path: Path, names: list[str], wanted: str) -> str:
     matching = [name for name in names if Path(name).name == wanted] or (names if len(names) == 1 else [])
     if len(matching) != 1:
-        held = (
-            f"{len(names)} files ({shown(', '.join(names[:5]))}{', ...' if len(names) > 5 else ''})"
-            if names
-            else "no file"
-        )
-        raise DataError(
-            f"{path} holds {held}{f', and not one {wanted}' if wanted and names else ''}.",
-            "Unpack it and name the log with --from." if names else "",
-        )
+        if not names:
+            raise DataError(f"{path} holds no file.")
+        some = shown(", ".join(names[:5])) + (", ..." if len(names) > 5 else "")
+        says = f"{path} holds {len(names)} files ({some}){f', and not one {wanted}' if wanted else ''}."
+        raise DataError(says, "Unpack it and name the log with --from.")
     return matching[0]
 
 

@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,18 @@ FILES = ("data.json", "items.json", *ARRAY_FILES)
 INT32 = int(np.iinfo(np.int32).max)
 
 # Data sets that people will ask for by name, and the commands that bring each.
-PREPARE = "dissect data prepare {name} --from {file}"
-FETCH = "dissect data fetch {name}"
-SRGNN = "dissect data import {name} --format srgnn all_train_seq.txt test.txt"
-LESSR = "dissect data import {name} --format lessr train.txt test.txt"
+FETCH = "fetch {name}"
+SRGNN = "import {name} --format srgnn all_train_seq.txt test.txt"
+LESSR = "import {name} --format lessr train.txt test.txt"
 KNOWN = {
-    "diginetica": (FETCH, PREPARE.replace("{file}", "train-item-views.csv"), LESSR),
-    "diginetica-srgnn": (FETCH, PREPARE.replace("{file}", "train-item-views.csv"), SRGNN),
-    "gowalla": (FETCH, PREPARE.replace("{file}", "loc-gowalla_totalCheckins.txt.gz"), LESSR),
-    "lastfm": (FETCH + " --accept-terms", PREPARE.replace("{file}", "lastfm-dataset-1K.tar.gz"), LESSR),
-    "retailrocket": (PREPARE.replace("{file}", "events.csv"),),
+    "diginetica": (FETCH, "prepare {name} --from train-item-views.csv", LESSR),
+    "diginetica-srgnn": (FETCH, "prepare {name} --from train-item-views.csv", SRGNN),
+    "gowalla": (FETCH, "prepare {name} --from loc-gowalla_totalCheckins.txt.gz", LESSR),
+    "lastfm": (FETCH + " --accept-terms", "prepare {name} --from lastfm-dataset-1K.tar.gz", LESSR),
+    "retailrocket": ("prepare {name} --from events.csv",),
     "tmall": (SRGNN,),
-    "yoochoose-1-4": (PREPARE.replace("{file}", "yoochoose-clicks.dat"),),
-    "yoochoose-1-64": (PREPARE.replace("{file}", "yoochoose-clicks.dat"),),
+    "yoochoose-1-4": ("prepare {name} --from yoochoose-clicks.dat",),
+    "yoochoose-1-64": ("prepare {name} --from yoochoose-clicks.dat",),
 }
 
 # Names as papers write them, which are no folder names.
@@ -76,6 +76,17 @@ def damaged(data_dir: str | Path | None = None) -> dict[str, str]:
     return reasons
 
 
+def at_hand(data_dir: str | Path | None = None) -> dict[str, Any]:
+    """The data sets that are present, damaged (with the reason), built in, and those known that are not here."""
+    here, reasons = names(data_dir), damaged(data_dir)
+    return {
+        "present": [name for name in here if name not in reasons],
+        "damaged": reasons,
+        "built_in": list(planted.BUILT_IN),
+        "known": [name for name in KNOWN if name not in here],
+    }
+
+
 def canonical(name: str) -> str:
     """The name under which a data set lies."""
     return WRITTEN_AS.get(name, name)
@@ -83,8 +94,8 @@ def canonical(name: str) -> str:
 
 def ways(name: str) -> str:
     """The commands that bring a known data set, one a line; "" for one that is not known."""
-    commands = [command.format(name=name) for command in KNOWN.get(name, ())]
-    return "Bring it:\n" + "\n".join(f"  {command}" for command in commands) if commands else ""
+    commands = [f"\n  dissect data {command.format(name=name)}" for command in KNOWN.get(name, ())]
+    return f"Bring it:{''.join(commands)}" if commands else ""
 
 
 def present_as(name: str, data_dir: str | Path | None = None) -> str | None:
@@ -100,13 +111,12 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     UsageError for an unknown name, DataError for one that is not on disk (with the command that brings it) or
     whose folder is damaged.
     """
-    name = canonical(name)
-    found = present_as(name, data_dir)
-    if found is None and name in KNOWN:
-        raise DataError(f"The data set '{name}' is not in {data_root(data_dir)}.", ways(name))
-    if found is None:
-        raise unknown("data set", name, {*names(data_dir), *planted.BUILT_IN, *KNOWN})
-    name = found
+    asked = canonical(name)
+    name = present_as(asked, data_dir) or ""
+    if not name and asked in KNOWN:
+        raise DataError(f"The data set '{asked}' is not in {data_root(data_dir)}.", ways(asked))
+    if not name:
+        raise unknown("data set", asked, {*names(data_dir), *planted.BUILT_IN, *KNOWN})
     if name in planted.BUILT_IN:
         return planted.generate(name)
     folder = data_root(data_dir) / name
@@ -131,11 +141,8 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / "data.json").read_text())
         if not isinstance(record, dict):
             raise ValueError("data.json should hold one JSON object")
-        for key, kind, words in (
-            ("n_items", int, "a whole number"),
-            ("split_hash", str, "a text"),
-            ("provenance", dict, "an object"),
-        ):
+        kinds = {"n_items": (int, "a whole number"), "split_hash": (str, "a text"), "provenance": (dict, "an object")}
+        for key, (kind, words) in kinds.items():
             if type(record.get(key)) is not kind:
                 raise ValueError(f"data.json lacks {key}, {words}")
         if not 1 <= record["n_items"] <= INT32:
@@ -157,8 +164,7 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
     Raises UsageError where the name is taken (see `check_name`), DataError where the sessions are not what `Sessions`
     says of them, or the disk refuses.
     """
-    check_name(dataset.name, data_dir, force)
-    folder = data_root(data_dir) / dataset.name
+    folder = data_root(data_dir) / check_name(dataset.name, data_dir, force)
     try:
         for sessions in (dataset.train, dataset.test):
             require_sound(sessions, dataset.n_items)
@@ -166,11 +172,9 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
         raise DataError(f"The data set '{dataset.name}' cannot be kept: {error}.") from error
     try:
         with folders.whole(folder) as staging:
-            for part in ("train", "test"):
-                for array in ARRAYS:
-                    values = getattr(getattr(dataset, part), array)
-                    if values is not None:
-                        np.save(staging / f"{part}-{array}.npy", values)
+            for part, array in product(("train", "test"), ARRAYS):
+                if (values := getattr(getattr(dataset, part), array)) is not None:
+                    np.save(staging / f"{part}-{array}.npy", values)
             write_identifiers(staging, dataset.identifiers)
             write_json(staging / "data.json", describe(dataset))
     except (OSError, DissectError) as error:
@@ -179,11 +183,13 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
     return folder
 
 
-def check_name(name: str, data_dir: str | Path | None = None, force: bool = False) -> None:
-    """Raises UsageError where a data set cannot have this name, or one has it already and `force` is not given.
+def check_name(name: str, data_dir: str | Path | None = None, force: bool = False) -> str:
+    """The name under which a new data set will lie.
 
-    With `force` as well, where the folder of that name holds anything but a data set.
+    Raises UsageError where it cannot have it, or one has it already and `force` is not given; with `force` as well,
+    where the folder of that name holds anything but a data set.
     """
+    name = canonical(name)
     text.check_name(name, "A data set")
     if name in planted.BUILT_IN:
         raise UsageError(f"A data set cannot be named {name!r}: that one is built in.", "Choose another name.")
@@ -192,10 +198,9 @@ def check_name(name: str, data_dir: str | Path | None = None, force: bool = Fals
     if folder.exists() or folder.is_symlink():
         folders.require_own(folder, "a data set", FILES, ARRAY_FILES)
         if not force:
-            raise UsageError(
-                f"There is a data set '{name}' in {root} already.",
-                "Choose another name, or --force to replace it.",
-            )
+            says = f"There is a data set '{name}' in {root} already."
+            raise UsageError(says, "Choose another name, or --force to replace it.")
+    return name
 
 
 @contextmanager
@@ -210,9 +215,8 @@ def claimed(name: str, data_dir: str | Path | None = None) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         file = open(lock, "w")  # noqa: SIM115  # closed below; the empty file stays for the next
     except OSError as error:
-        raise DataError(
-            f"Could not write to {root}: {error.strerror}.", "Name another folder with --data-dir."
-        ) from error
+        says = f"Could not write to {root}: {error.strerror}."
+        raise DataError(says, "Name another folder with --data-dir.") from error
     with file:
         busy = f"Another process is making the data set '{name}' in {root}."
         hold(file, DataError(busy, "Wait for it; then it is there."))
@@ -232,36 +236,26 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         part: {"sessions": len(sessions), "clicks": sessions.n_clicks, "prefixes": sessions.n_prefixes}
         for part, sessions in (("train", dataset.train), ("test", dataset.test))
     }
-    return {
-        "name": dataset.name,
-        "n_items": dataset.n_items,
-        "split_hash": dataset.split_hash,
-        **counts,
-        "provenance": dataset.provenance,
-    }
+    about = {"name": dataset.name, "n_items": dataset.n_items, "split_hash": dataset.split_hash}
+    return {**about, **counts, "provenance": dataset.provenance}
 
 
 def _read(folder: Path, part: str, n_items: int) -> Sessions:
     """One part of a data set, its arrays mapped into memory. Raises ValueError where they are not what they should."""
     arrays: dict[str, Any] = {}
-    for array in ARRAYS:
-        path = folder / f"{part}-{array}.npy"
-        if array in ("items", "offsets") or path.exists():
-            arrays[array] = _mapped(path)
+    for path in (folder / f"{part}-{array}.npy" for array in ARRAYS):
+        if path.stem.endswith(("items", "offsets")) or path.exists():
+            try:
+                with warnings.catch_warnings(action="error"):  # of headers as Python 2 wrote them
+                    array = np.load(path, mmap_mode="r", allow_pickle=False)
+            except Exception as error:  # the parser of a damaged header raises whatever Python's own raises
+                raise ValueError(f"{path.name} is no array: {error or type(error).__name__}") from error
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{path.name} is an archive, not an array")
+            arrays[path.stem.partition("-")[2]] = array
     sessions = Sessions(**arrays)
     try:
         require_sound(sessions, n_items)
     except ValueError as error:
         raise ValueError(f"{part}: {error}") from error
     return sessions
-
-
-def _mapped(path: Path) -> np.ndarray:
-    try:
-        with warnings.catch_warnings(action="error"):  # of headers as Python 2 wrote them
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # the parser of a damaged header raises whatever Python's own raises
-        raise ValueError(f"{path.name} is no array: {error or type(error).__name__}") from error
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path.name} is an archive, not an array")
-    return array

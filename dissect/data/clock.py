@@ -66,10 +66,9 @@ def _stamps(values: pd.Series, clock: str) -> pd.Series:
         return values
     text = _text(values)
     if clock != "iso":
-        yearless = not any(sign in clock for sign in ("%Y", "%y", "%c", "%x", "%G"))
-        return pd.to_datetime(
-            "1972 " + text if yearless else text, format="%Y " * yearless + clock, utc=True, errors="coerce"
-        )
+        if not any(sign in clock for sign in ("%Y", "%y", "%c", "%x", "%G")):
+            text, clock = "1972 " + text, "%Y " + clock
+        return pd.to_datetime(text, format=clock, utc=True, errors="coerce")
     stamps = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
     left = stamps.isna() & text.notna()
     if left.any():
@@ -83,9 +82,8 @@ def _text(values: pd.Series) -> pd.Series:
     """Times as text, missing ones missing; whole numbers as such."""
     if values.dtype == object:
         return values
-    return pd.Series(
-        [None if pd.isna(v) else f"{v:.0f}" if float(v).is_integer() else str(v) for v in values], dtype=object
-    )
+    text = [None if pd.isna(v) else f"{v:.0f}" if float(v).is_integer() else str(v) for v in values]
+    return pd.Series(text, dtype=object)
 
 
 def check_format(name: str) -> str:
@@ -96,10 +94,8 @@ def check_format(name: str) -> str:
             return name
     except ValueError:
         pass
-    raise UsageError(
-        f"--time-format {name!r} is no form of a time.",
-        f"It is iso, {', '.join(UNITS)}, or a form such as '%d/%m/%Y %H:%M'.",
-    )
+    forms = f"It is iso, {', '.join(UNITS)}, or a form such as '%d/%m/%Y %H:%M'."
+    raise UsageError(f"--time-format {name!r} is no form of a time.", forms)
 
 
 def described(clock: str, since: int = 0) -> str:

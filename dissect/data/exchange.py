@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from dissect.data.archive import sha256
-from dissect.data.log import MISSING, WHOLE, LogFormat, Source, read_log
+from dissect.data.log import MISSING, WHOLE, LogFormat, Source, heads, read_log
 from dissect.data.prefixes import INT32, rebuild
 from dissect.data.preprocess import order_sessions, part_users, sort_clicks, to_sessions
 from dissect.data.sessions import Sessions
@@ -43,40 +43,32 @@ OF_EXPORT = "numbers of an export"
 
 SPARSE = 10  # ids up to this many times the number of items are kept as they are
 
-GRU4REC = LogFormat(
-    separator="",
-    options=(),
-    columns={
-        "session": ("SessionId", "session_id", "session"),
-        "item": ("ItemId", "item_id", "item"),
-        "time": ("Time", "timestamp", "time"),
-    },
-)
-PARQUET = LogFormat(
-    separator=",",
-    options=(),
-    columns={
-        "session": ("session", "SessionId", "session_id"),
-        "item": ("item", "ItemId", "item_id"),
-        "time": ("time", "Time", "timestamp"),
-        "user": ("user", "UserId", "user_id", "visitor_id", "visitorid"),
-    },
-    optional=("time", "user"),
-)
-RECBOLE = LogFormat(
-    separator="",
-    options=(),
-    typed=True,
-    columns={
-        "session": ("session_id", "sessionid", "user_id", "userid", "visitor_id", "visitorid"),
-        "item": ("item_id", "itemid"),
-        "history": ("item_id_list",),
-        "time": ("timestamp",),
-        "user": ("user_id", "userid", "visitor_id", "visitorid"),
-    },
-    optional=("history", "time", "user"),
-)
-TABLES = {"recbole": RECBOLE, "gru4rec": GRU4REC, "parquet": PARQUET}
+TABLES = {
+    "gru4rec": LogFormat(
+        separator="",
+        columns=heads("session:SessionId,session_id,session item:ItemId,item_id,item time:Time,timestamp,time"),
+        options=(),
+    ),
+    "parquet": LogFormat(
+        separator=",",
+        columns=heads(
+            "session:session,SessionId,session_id item:item,ItemId,item_id time:time,Time,timestamp "
+            "user:user,UserId,user_id,visitor_id,visitorid"
+        ),
+        optional=("time", "user"),
+        options=(),
+    ),
+    "recbole": LogFormat(
+        separator="",
+        columns=heads(
+            "session:session_id,sessionid,user_id,userid,visitor_id,visitorid item:item_id,itemid history:item_id_list "
+            "time:timestamp user:user_id,userid,visitor_id,visitorid"
+        ),
+        typed=True,
+        optional=("history", "time", "user"),
+        options=(),
+    ),
+}
 
 
 @dataclass
@@ -214,21 +206,16 @@ def _translate(source: Source, role: str, place: dict[str, int]) -> np.ndarray:
 
 
 def _from_clicks(table: pd.DataFrame, record: dict[str, Any] | None) -> Sessions:
-    """Sessions of a table with a click a row."""
+    """Sessions of a table with a click a row: by time, or as they stand where there is none or an export wrote them."""
     clicks = table.assign(session=pd.factorize(table["session"].to_numpy())[0])
-    timed = "time" in clicks and not (np.diff(clicks["time"].to_numpy()) == 1000).all()  # a mere count is no time
-    if record is not None:  # as it was written: the order, and times of clicks, of ends, or none
-        sessions = to_sessions(sort_clicks(clicks if "time" in clicks else clicks.assign(time=0), ["session"]))
-        timing = record["times"]
-        return Sessions(
-            sessions.items,
-            sessions.offsets,
-            None if timing == "none" else sessions.times,
-            sessions.users,
-            sessions.click_times if timing == "clicks" else None,
-        )
-    if timed:
+    has_time = "time" in clicks
+    if record is None and has_time and not (np.diff(clicks["time"].to_numpy()) == 1000).all():  # no mere count
         clicks = sort_clicks(clicks, ["session", "time"])
         return to_sessions(order_sessions(clicks, clicks[:0], "time")[0])
-    sessions = to_sessions(sort_clicks(clicks.assign(time=0), ["session"]))
-    return Sessions(sessions.items, sessions.offsets, None, sessions.users, None)
+    timing = record["times"] if record else "none"
+    sessions = to_sessions(sort_clicks(clicks if record and has_time else clicks.assign(time=0), ["session"]))
+    return replace(
+        sessions,
+        times=None if timing == "none" else sessions.times,
+        click_times=sessions.click_times if timing == "clicks" else None,
+    )

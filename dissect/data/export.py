@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from dissect.data.archive import sha256
 from dissect.data.catalog import describe
 from dissect.data.exchange import EXPORTED, recorded_files
 from dissect.data.parquet import no_parquet
+from dissect.data.parts import session_of_clicks
 from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.data.translate import numbering_of
 from dissect.errors import DataError, DissectError, UsageError
@@ -37,6 +39,8 @@ def export(
     one. The folder appears whole or not at all. Raises UsageError where it exists (with `force`: where it holds
     anything but an export), DataError where the disk refuses.
     """
+    if not 0 <= validation < 1:
+        raise UsageError(f"--validation is a share of the training sessions, at least 0 and below 1, not {validation}.")
     if out.name in ("", ".."):  # the folder one stands in
         out = out.resolve()
     if out.exists() or out.is_symlink():
@@ -46,16 +50,9 @@ def export(
     try:
         with folders.whole(out) as staging:
             files = WRITERS[format](dataset, staging, validation)
-            write_json(
-                staging / EXPORTED,
-                {
-                    **describe(dataset),
-                    "format": format,
-                    "times": timing(dataset),
-                    "files": {path.name: sha256(path) for path in sorted(staging.iterdir())},
-                    "identifiers": numbering_of(dataset).names,
-                },
-            )
+            record = {**describe(dataset), "format": format, "times": timing(dataset)}
+            record["files"] = {path.name: sha256(path) for path in sorted(staging.iterdir())}
+            write_json(staging / EXPORTED, {**record, "identifiers": numbering_of(dataset).names})
     except OSError as error:
         raise DataError(f"Could not write {out}: {error.strerror or error}.", "Make room, or choose --out.") from error
     except DissectError as error:
@@ -80,32 +77,40 @@ def _in_order(sessions: Sessions) -> bool:
     times = sessions.click_times
     if times is None or sessions.times is None:
         return False
-    inside = np.diff(session_numbers(sessions)) == 0
+    inside = np.diff(session_of_clicks(sessions)) == 0
     ends = times[sessions.offsets[1:] - 1]
     return bool((np.diff(times)[inside] >= 0).all() and (np.diff(ends) >= 0).all() and (ends == sessions.times).all())
 
 
-def session_numbers(sessions: Sessions) -> np.ndarray:
-    """The session of each click, from 0, int64 [C]."""
-    return np.repeat(np.arange(len(sessions)), sessions.lengths)
-
-
-def clock(dataset: Dataset, sessions: Sessions, first: int) -> np.ndarray:
-    """A time for each click, int64 [C]: as `timing` says; where there is none, clicks are counted from `first`."""
-    kind = timing(dataset)
-    if kind == "clicks" and sessions.click_times is not None:
-        return np.asarray(sessions.click_times)
-    if kind == "ends" and sessions.times is not None:
-        return np.repeat(sessions.times, sessions.lengths)
-    return np.arange(first, first + sessions.n_clicks)
+def listed(sessions: Sessions) -> list[list[int]]:
+    """The items of each session."""
+    items, offsets = sessions.items.tolist(), sessions.offsets.tolist()
+    return [items[start:stop] for start, stop in pairwise(offsets)]
 
 
 def prefixes(sessions: Sessions) -> Iterator[tuple[int, list[int], int]]:
     """(session, prefix, target) of every prefix, a session's longest first, as SR-GNN lists them."""
-    items, offsets = sessions.items.tolist(), sessions.offsets.tolist()
-    for session, (start, stop) in enumerate(pairwise(offsets)):
-        for end in range(stop - 1, start, -1):
-            yield session, items[start:end], items[end]
+    for session, items in enumerate(listed(sessions)):
+        for end in range(len(items) - 1, 0, -1):
+            yield session, items[:end], items[end]
+
+
+def tables(dataset: Dataset) -> dict[str, pd.DataFrame]:
+    """The clicks of train and test: session, item, time as `timing` says (else clicks are counted), and user if known.
+
+    Sessions are counted from 1, and those of test go on from those of train.
+    """
+    found, kind, session, click = {}, timing(dataset), 1, 0
+    for name, part in (("train", dataset.train), ("test", dataset.test)):
+        time = part.click_times if kind == "clicks" else np.arange(click, click + part.n_clicks)
+        if kind == "ends" and part.times is not None:
+            time = np.repeat(part.times, part.lengths)
+        users = {} if part.users is None else {"user": np.repeat(part.users, part.lengths)}
+        found[name] = pd.DataFrame(
+            {"session": session_of_clicks(part) + session, "item": part.items, "time": time, **users}
+        )
+        session, click = session + len(part), click + part.n_clicks
+    return found
 
 
 # --- one function a format -----------------------------------------------------------------------------------
@@ -113,11 +118,10 @@ def prefixes(sessions: Sessions) -> Iterator[tuple[int, list[int], int]]:
 
 def write_srgnn(dataset: Dataset, folder: Path, validation: float) -> Files:
     """all_train_seq.txt with whole sessions; train.txt and test.txt with (prefixes, targets)."""
-    items, offsets = dataset.train.items.tolist(), dataset.train.offsets.tolist()
-    content: dict[str, Any] = {"all_train_seq.txt": [items[a:b] for a, b in pairwise(offsets)]}
+    content: dict[str, Any] = {"all_train_seq.txt": listed(dataset.train)}
     for name, part in (("train.txt", dataset.train), ("test.txt", dataset.test)):
-        rows = [(prefix, target) for _, prefix, target in prefixes(part)]
-        content[name] = ([prefix for prefix, _ in rows], [target for _, target in rows])
+        rows = list(prefixes(part))
+        content[name] = ([prefix for _, prefix, _ in rows], [target for _, _, target in rows])
     for name, value in content.items():
         with open(folder / name, "wb") as file:
             pickle.dump(value, file, protocol=2)
@@ -127,9 +131,8 @@ def write_srgnn(dataset: Dataset, folder: Path, validation: float) -> Files:
 def write_lessr(dataset: Dataset, folder: Path, validation: float) -> Files:
     """train.txt and test.txt: a session a line, items from 0; num_items.txt."""
     for name, part in (("train.txt", dataset.train), ("test.txt", dataset.test)):
-        items, offsets = list(map(str, (part.items - 1).tolist())), part.offsets.tolist()
-        lines = (",".join(items[a:b]) + "\n" for a, b in pairwise(offsets))
-        (folder / name).write_text("".join(lines))
+        from_0 = listed(replace(part, items=part.items - 1))
+        (folder / name).write_text("".join(",".join(map(str, items)) + "\n" for items in from_0))
     (folder / "num_items.txt").write_text(str(dataset.n_items))
     return ["train.txt", "test.txt"]
 
@@ -178,37 +181,21 @@ def write_recbole(dataset: Dataset, folder: Path, validation: float) -> Files:
 
 def write_gru4rec(dataset: Dataset, folder: Path, validation: float) -> Files:
     """train.tsv and test.tsv: SessionId, ItemId, Time in seconds, or a count of the clicks where times are unknown."""
-    for name, part, sessions, clicks in _numbered(dataset):
-        table = pd.DataFrame(
-            {
-                "SessionId": session_numbers(part) + sessions,
-                "ItemId": part.items,
-                "Time": clock(dataset, part, clicks),
-            }
-        )
-        table.to_csv(folder / f"{name}.tsv", sep="\t", index=False)
+    heads = {"session": "SessionId", "item": "ItemId", "time": "Time"}
+    for name, table in tables(dataset).items():
+        table[list(heads)].rename(columns=heads).to_csv(folder / f"{name}.tsv", sep="\t", index=False)
     return ["train.tsv", "test.tsv"]
 
 
 def write_parquet(dataset: Dataset, folder: Path, validation: float) -> Files:
     """train.parquet and test.parquet: session, item, and time and user where they are known."""
-    for name, part, sessions, _ in _numbered(dataset):
-        columns: dict[str, Any] = {"session": session_numbers(part) + sessions, "item": part.items}
-        if timing(dataset) != "none":
-            columns["time"] = clock(dataset, part, 0)
-        if part.users is not None:
-            columns["user"] = np.repeat(part.users, part.lengths)
+    for name, table in tables(dataset).items():
+        known = table.drop(columns="time") if timing(dataset) == "none" else table
         try:
-            pd.DataFrame(columns).to_parquet(folder / f"{name}.parquet", index=False)
+            known.to_parquet(folder / f"{name}.parquet", index=False)
         except ImportError as error:
             raise no_parquet() from error
     return ["train.parquet", "test.parquet"]
-
-
-def _numbered(dataset: Dataset) -> list[tuple[str, Sessions, int, int]]:
-    """(name, part, its first session number, its first click) of train and test."""
-    train, test = dataset.train, dataset.test
-    return [("train", train, 1, 0), ("test", test, len(train) + 1, train.n_clicks)]
 
 
 WRITERS: dict[str, Callable[[Dataset, Path, float], Files]] = {

@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pooch  # type: ignore[import-untyped]  # has no types of its own
 import requests
 
 from dissect.data.archive import sha256
@@ -43,19 +42,17 @@ def fetch(
     """
     if source.terms and not accept_terms:
         raise UsageError(f"{source.file}: {source.terms}", "If you accept that, say --accept-terms.")
-    path = folder / source.file
-    if path.exists() and matches(path, source.checksum) and _is_as_first(path, source, folder):
+    path, part = folder / source.file, folder / f"{source.file}.part"
+    if path.exists() and matches(path, source.checksum) and _is_as_first(path, source):
         return path
-    path.unlink(missing_ok=True)  # another file under that name; pooch would take it for the right one
-    pooch.get_logger().setLevel("WARNING")  # it says on stderr what `say` says better
     problems = []
     try:
-        with _alone(folder / f"{source.file}.part"):
+        with _alone(part):
             for url in source.urls:
                 say(f"Fetching {url}")
                 try:
-                    pooch.retrieve(url, None, source.file, folder, downloader=_Resuming(folder, source, show))
-                    return path
+                    _download(url, part, source, show)
+                    return part.replace(path)
                 except _Missing as problem:
                     problems.append(f"{url}: {problem}")
     except OSError as error:
@@ -84,65 +81,56 @@ def _alone(part: Path) -> Iterator[None]:
                         folder.rmdir()
 
 
-class _Resuming:
-    """A downloader for pooch that continues a broken download and checks what it hands over."""
+def _download(url: str, part: Path, source: Source, show: Show) -> None:
+    """Download to `part`, from where it ends, as long as each attempt brings something new.
 
-    def __init__(self, folder: Path, source: Source, show: Show) -> None:
-        self.part = folder / f"{source.file}.part"
-        self.source, self.show = source, show
+    Raises _Missing where it is not whole then, or another file.
+    """
+    arrived = part.stat().st_size
+    while problem := _continue(url, part, source, show):
+        before, arrived = arrived, part.stat().st_size
+        if arrived <= before:
+            raise _Missing(f"{problem}; {arrived:,} bytes are kept" if arrived else problem)
+    if not matches(part, source.checksum):
+        found = checksum(part, source.checksum.split(":")[0])
+        raise _thrown_away(part, f"its checksum is {found}, and should be {source.checksum}")
+    if not _is_as_first(part, source):
+        raise _thrown_away(part, f"its SHA-256 is not that of the first download, in {source.file}.sha256")
 
-    def __call__(self, url: str, output_file: str, _: Any) -> None:
-        arrived = self._arrived()
-        while (problem := self._continue(url, arrived)) is not None:
-            before, arrived = arrived, self._arrived()
-            if arrived <= before:  # as long as an attempt brings something new, there is another
-                raise _Missing(f"{problem}; {arrived:,} bytes are kept" if arrived else problem)
-        if not matches(self.part, self.source.checksum):
-            found = checksum(self.part, self.source.checksum.split(":")[0])
-            raise self._thrown_away(f"its checksum is {found}, and should be {self.source.checksum}")
-        if not _is_as_first(self.part, self.source, self.part.parent):
-            raise self._thrown_away(f"its SHA-256 is not that of the first download, in {self.source.file}.sha256")
-        Path(output_file).unlink(missing_ok=True)
-        self.part.replace(output_file)
 
-    def _thrown_away(self, reason: str) -> _Missing:
-        os.truncate(self.part, 0)  # and not unlink: it carries the lock
-        return _Missing(f"{reason}; it was thrown away")
+def _thrown_away(part: Path, reason: str) -> _Missing:
+    os.truncate(part, 0)  # and not unlink: it carries the lock
+    return _Missing(f"{reason}; it was thrown away")
 
-    def _arrived(self) -> int:
-        return self.part.stat().st_size if self.part.exists() else 0
 
-    def _continue(self, url: str, start: int) -> str | None:
-        """Download from byte `start` on; None when the file is whole, else why it is not."""
-        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
-        try:
-            with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-                if answer.status_code == 416:  # nothing behind `start`: it is whole, or another file
-                    return None
-                if answer.status_code not in (200, 206):
-                    raise _Missing(f"the server says {answer.status_code} {answer.reason}")
-                resumed = answer.status_code == 206
-                length = answer.headers.get("Content-Length", "")
-                done = start if resumed else 0
-                total = done + int(length) if length.isdecimal() else None
-                with open(self.part, "ab" if resumed else "wb") as file:
-                    for block in answer.iter_content(BLOCK):
-                        done += len(block)
-                        if max(done, total or 0) > self.source.limit:
-                            break
-                        file.write(block)
-                        self.show(done, total)
-            if max(done, total or 0) > self.source.limit:
-                raise self._thrown_away(
-                    f"it is longer than the {self.source.limit:,} bytes that {self.source.file} may have"
-                )
-            if total is not None and done < total:
-                return f"the connection ended after {done:,} of {total:,} bytes"
-            return None
-        except requests.exceptions.ConnectionError as error:
-            return f"no connection ({_reason(error)})"
-        except requests.exceptions.RequestException as error:
-            return f"the connection broke ({_reason(error)})"
+def _continue(url: str, part: Path, source: Source, show: Show) -> str:
+    """Download what `part` lacks; "" when the server has no more, else why there is more to come."""
+    start = part.stat().st_size
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+            if answer.status_code == 416:  # nothing behind `start`: it is whole, or another file
+                return ""
+            if answer.status_code not in (200, 206):
+                raise _Missing(f"the server says {answer.status_code} {answer.reason}")
+            resumed, length = answer.status_code == 206, answer.headers.get("Content-Length", "")
+            done = start if resumed else 0
+            total = done + int(length) if length.isdecimal() else None
+            with open(part, "ab" if resumed else "wb") as file:
+                for block in answer.iter_content(BLOCK):
+                    done += len(block)
+                    if max(done, total or 0) > source.limit:
+                        break
+                    file.write(block)
+                    show(done, total)
+        if max(done, total or 0) > source.limit:
+            raise _thrown_away(part, f"it is longer than the {source.limit:,} bytes that {source.file} may have")
+        is_cut = total is not None and done < total
+        return f"the connection ended after {done:,} of {total:,} bytes" if is_cut else ""
+    except requests.exceptions.ConnectionError as error:
+        return f"no connection ({_reason(error)})"
+    except requests.exceptions.RequestException as error:
+        return f"the connection broke ({_reason(error)})"
 
 
 def _reason(error: BaseException) -> str:
@@ -151,19 +139,19 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _is_as_first(path: Path, source: Source, folder: Path) -> bool:
+def _is_as_first(path: Path, source: Source) -> bool:
     """Whether a file has the SHA-256 that the first download had; the first is put on record, as sha256sum writes it.
 
     Of a source whose SHA-256 is known nothing is recorded.
     """
     if source.checksum.startswith("sha256:"):
         return True
-    found, record = sha256(path), folder / f"{source.file}.sha256"
-    if not record.exists():
-        with suppress(OSError):  # a cache that can only be read serves as well
-            record.write_text(f"{found}  {source.file}\n")
-        return True
-    return record.read_bytes().split()[:1] == [found.encode()]
+    found, record = sha256(path), path.with_name(f"{source.file}.sha256")
+    if record.exists():
+        return record.read_bytes().split()[:1] == [found.encode()]
+    with suppress(OSError):  # a cache that can only be read serves as well
+        record.write_text(f"{found}  {source.file}\n")
+    return True
 
 
 def matches(path: Path, expected: str) -> bool:
@@ -173,10 +161,8 @@ def matches(path: Path, expected: str) -> bool:
 
 def checksum(path: Path, kind: str) -> str:
     """The checksum of a file as kind:hex; of kind `git`, the SHA-1 of "blob <size>\\0" and the content."""
-    if kind != "git":
-        return f"{kind}:{pooch.file_hash(str(path), alg=kind)}"
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    digest = hashlib.new("sha1" if kind == "git" else kind, usedforsecurity=False)
+    if kind == "git":
+        digest.update(f"blob {path.stat().st_size}\0".encode())
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return f"git:{digest.hexdigest()}"
+        return f"{kind}:{hashlib.file_digest(file, lambda: digest).hexdigest()}"

@@ -57,10 +57,9 @@ def require_own(folder: Path, what: str, known: Collection[str], signs: Collecti
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise UsageError(f"{folder} cannot be read: {error.strerror or error}.", elsewhere) from error
+    has_sign = any(path.name in signs for path in entries)
     foreign = [shown(path.name) for path in entries if path.name not in known or path.is_dir()]
-    if not foreign and entries and not any(path.name in signs for path in entries):
-        foreign = [shown(path.name) for path in entries]
-    if foreign:
+    if foreign := foreign or ([] if has_sign else [shown(path.name) for path in entries]):
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise UsageError(
             f"{folder} holds files that do not belong to {what}: {', '.join(foreign[:3])}{more}. "

@@ -16,6 +16,7 @@ import re
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 
 from dissect.data.archive import sha256
 from dissect.data.exchange import TABLES, Read, exported, named, read_tables
+from dissect.data.parts import are_targets, joined, keep_clicks
 from dissect.data.prefixes import INT32, flatten, rebuild
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, UsageError
@@ -73,12 +75,9 @@ def _check_instructions(content: bytes) -> None:
         return
     known = {op.code.encode("latin-1"): op.name for op in pickletools.opcodes}
     name = known.get(content[at : at + 1], "")
-    what = {"SETITEM": "a dict", "SETITEMS": "a dict", "EMPTY_DICT": "a dict", "DICT": "a dict", "EMPTY_SET": "a set"}
-    held = what.get(name, f"the instruction {name}" if name else "no instruction")
-    if name == "STOP":
-        held = "its end, and more after it"
-    elif at == len(content):
-        held = "no more, but no end either"
+    what = {"EMPTY_SET": "a set", "STOP": "its end, and more after it", "": "no instruction"}
+    what |= dict.fromkeys(("SETITEM", "SETITEMS", "EMPTY_DICT", "DICT"), "a dict")
+    held = "no more, but no end either" if at == len(content) else what.get(name, f"the instruction {name}")
     raise pickle.UnpicklingError(f"at byte {at} it has {held}")
 
 
@@ -136,7 +135,8 @@ def read_pickle(path: Path) -> Any:
 
 def _sessions(path: Path, content: Any, lowest: int = 1) -> Sessions:
     """A list of whole sessions, or (prefixes, targets), from which they are rebuilt. Raises DataError for others."""
-    lists = content[0] if _is_prefixes(content) else content
+    is_prefixes = _is_prefixes(content)
+    lists = content[0] if is_prefixes else content
     if isinstance(lists, list | tuple):
         clicks = sum(len(session) for session in lists if isinstance(session, list | tuple))
         if clicks > max(MANY, REPEATED * path.stat().st_size):
@@ -144,22 +144,18 @@ def _sessions(path: Path, content: Any, lowest: int = 1) -> Sessions:
                 f"{path} repeats lists by reference, up to {clicks:,} clicks, which is far more than it holds.",
                 "Write every session as a list of its own.",
             )
-    if not _is_prefixes(content):
-        return flatten(path, content, lowest)
-    prefixes, targets = content
-    return rebuild(path, prefixes, targets, lowest)
+    return rebuild(path, lists, content[1], lowest) if is_prefixes else flatten(path, content, lowest)
 
 
 def _is_prefixes(content: Any) -> bool:
+    def is_lists(value: Any) -> bool:
+        return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], list | tuple)
+
     is_pair = isinstance(content, list | tuple) and len(content) == 2
-    return is_pair and _is_lists(content[0]) and not _is_lists(content[1])
+    return is_pair and is_lists(content[0]) and not is_lists(content[1])
 
 
-def _is_lists(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], list | tuple)
-
-
-def _srgnn(paths: Sequence[Path], lowest: int) -> Read:
+def _srgnn(paths: Sequence[Path], lowest: int) -> tuple[list[Sessions], int | None]:
     """Raises DataError for prefixes to train on and whole sessions to test on: the field's files, swapped."""
     contents = [read_pickle(path) for path in paths]
     parts = [_sessions(path, content, lowest) for path, content in zip(paths, contents)]
@@ -169,9 +165,7 @@ def _srgnn(paths: Sequence[Path], lowest: int) -> Read:
             "file and the second all_train_seq.txt.",
             f"The training file comes first: {paths[-1]} {paths[0]}",
         )
-    record = exported(paths)
-    names, notes = named(record)
-    return Read(parts, record["n_items"] if record else None, notes, names)
+    return parts, None
 
 
 # --- text ----------------------------------------------------------------------------------------------------
@@ -206,19 +200,17 @@ def read_lessr(path: Path, lowest: int = 0) -> Sessions:
     return Sessions(numbers.astype(np.int32), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
 
-def _lessr(paths: Sequence[Path], lowest: int) -> Read:
-    parts = [read_lessr(path, lowest) for path in paths]
-    names, notes = named(exported(paths))
-    count = paths[0].parent / "num_items.txt"
+def _lessr(paths: Sequence[Path], lowest: int) -> tuple[list[Sessions], int | None]:
+    parts, count = [read_lessr(path, lowest) for path in paths], paths[0].parent / "num_items.txt"
     if not count.exists():
-        return Read(parts, len(names) if names else None, notes, names)
+        return parts, None
     try:
         n_items = int(_bytes(count))
     except ValueError:
         n_items = 0
     if n_items < 1:
         raise DataError(f"{count} should hold one whole number, how many items there are.")
-    return Read(parts, n_items, notes, names)
+    return parts, n_items
 
 
 def _bytes(path: Path) -> bytes:
@@ -231,8 +223,26 @@ def _bytes(path: Path) -> bytes:
     return content
 
 
-NUMBERED: dict[str, Callable[[Sequence[Path], int], Read]] = {"srgnn": _srgnn, "lessr": _lessr}
+# Formats that know items by number only -> (sessions of each file, number of items where it is told).
+NUMBERED = {"srgnn": _srgnn, "lessr": _lessr}
 FORMATS = (*NUMBERED, *TABLES)
+
+
+def _read(paths: Sequence[Path], format: str, lowest: int) -> Read:
+    if format in TABLES:
+        return read_tables(paths, TABLES[format])
+    parts, n_items = NUMBERED[format](paths, lowest)
+    record = exported(paths)
+    names, notes = named(record)
+    if names is not None and lowest != FIRST_ID[format]:
+        raise UsageError(
+            f"{paths[0]} is of an export, whose items count from {FIRST_ID[format]}, not {lowest}.",
+            "Leave --first-id out.",
+        )
+    return Read(parts, n_items or (record["n_items"] if record else None), notes, names)
+
+
+# --- an import as a whole ------------------------------------------------------------------------------------
 
 
 def import_files(
@@ -240,7 +250,7 @@ def import_files(
     format: str,
     train: Path,
     test: Path,
-    recent: float = 1.0,
+    recent: str | float = 1.0,
     valid: Path | None = None,
     n_items: int | None = None,
     first_id: int | None = None,
@@ -254,53 +264,68 @@ def import_files(
     have are dropped from the test sessions and the rest renumbered, as SR-GNN does with Yoochoose 1/64.
     Raises DataError where a file is not what it should be, or test repeats train.
     """
-    if not 0 < recent <= 1:
-        raise UsageError(f"--recent is a share of the training sessions, above 0 and at most 1, not {recent}.")
+    share = _as_share(recent)
     if first_id is not None and format not in FIRST_ID:
         raise UsageError(
             f"--first-id is for files that know items by number only: {' and '.join(FIRST_ID)}, not {format}."
         )
     lowest = FIRST_ID.get(format, 1) if first_id is None else first_id
     files = {"train": train, **({"valid": valid} if valid else {}), "test": test}
-    paths = list(files.values())
-    read = NUMBERED[format](paths, lowest) if format in NUMBERED else read_tables(paths, TABLES[format])
-    parts, dropped = {}, {}
-    for (part, path), sessions in zip(files.items(), read.parts):
-        parts[part], dropped[part] = drop_single_clicks(sessions)
-        if not len(parts[part]):
-            raise DataError(f"{path} has no session of two clicks or more.")
-    sources = {part: {"file": path.name, "sha256": sha256(path)} for part, path in files.items()}
-    for part in list(files)[:-1]:
-        if sources[part]["sha256"] == sources["test"]["sha256"] or _same(parts[part], parts["test"]):
-            raise DataError(f"{test} repeats {files[part]}: a test file holds other sessions.")
-    if valid:
-        parts["train"] = joined(parts["train"], parts.pop("valid"))
-    if not np.isin(_targets(parts["test"]), parts["train"].items).any():
-        raise DataError(
-            f"No session of {test} goes on to an item that {train} has: there is nothing to predict.",
-            "Are both files of the same split, with the same numbers for items?",
-        )
+    read = _read(list(files.values()), format, lowest)
+    parts, record = _checked(files, read.parts)
     known = _catalogue(files, parts, n_items or read.n_items, lowest, insisted=n_items is not None)
-    provenance: dict[str, Any] = {"format": format, **sources, "dropped_single_clicks": dropped, **read.notes}
+    provenance = {"format": format, **record, **read.notes}
     if format in FIRST_ID:
         smallest = min(int(sessions.items.min()) for sessions in read.parts if len(sessions.items))
         provenance |= {"first_id": lowest, "smallest_id": smallest - 1 + lowest}
     identifiers = read.identifiers
-    if identifiers is not None and lowest != FIRST_ID.get(format, 1):
-        raise UsageError(
-            f"{train} is of an export, whose items count from {FIRST_ID[format]}, not {lowest}.",
-            "Leave --first-id out.",
-        )
     if identifiers is not None:  # of clicked items only, and of some that were dropped since
         identifiers = [*identifiers[:known], *[""] * (known - len(identifiers))]
     elif lowest != 1:
         identifiers = range(lowest, known + lowest)
-    if recent < 1:
-        kept, parts["train"], parts["test"], lost = keep_recent(parts["train"], parts["test"], recent)
-        provenance |= {"recent": recent, "dropped_unseen": lost}
+    if share < 1:
+        kept, parts["train"], parts["test"], lost = keep_recent(parts["train"], parts["test"], share)
+        provenance |= {"recent": share, "dropped_unseen": lost}
         identifiers = [identifiers[item - 1] if identifiers else item for item in kept.tolist()]
         known = len(kept)
     return Dataset(name, known, parts["train"], parts["test"], provenance, identifiers)
+
+
+def _as_share(recent: str | float) -> float:
+    try:
+        share = float(Fraction(recent))
+    except (ValueError, ArithmeticError):
+        says = f"--recent is a share of the training sessions, such as 0.125 or 1/8, not {recent!r}."
+        raise UsageError(says) from None
+    if not 0 < share <= 1:
+        raise UsageError(f"--recent is a share of the training sessions, above 0 and at most 1, not {share}.")
+    return share
+
+
+def _checked(files: Mapping[str, Path], read: Sequence[Sessions]) -> tuple[dict[str, Sessions], dict[str, Any]]:
+    """(train and test sessions of two clicks or more, what goes on record of the files).
+
+    Raises DataError where nothing is left of a file, test repeats train, or there is nothing to predict.
+    """
+    parts, dropped = {}, {}
+    for (part, path), sessions in zip(files.items(), read):
+        parts[part], dropped[part] = keep_clicks(sessions, np.ones(len(sessions.items), bool))
+        if not len(parts[part]):
+            raise DataError(f"{path} has no session of two clicks or more.")
+    sources = {part: {"file": path.name, "sha256": sha256(path)} for part, path in files.items()}
+    test = parts["test"]
+    for part in list(files)[:-1]:
+        same = np.array_equal(parts[part].offsets, test.offsets) and np.array_equal(parts[part].items, test.items)
+        if same or sources[part]["sha256"] == sources["test"]["sha256"]:
+            raise DataError(f"{files['test']} repeats {files[part]}: a test file holds other sessions.")
+    if "valid" in parts:
+        parts["train"] = joined(parts["train"], parts.pop("valid"))
+    if not np.isin(test.items[are_targets(test)], parts["train"].items).any():
+        raise DataError(
+            f"No session of {files['test']} goes on to an item that {files['train']} has: there is nothing to predict.",
+            "Are both files of the same split, with the same numbers for items?",
+        )
+    return parts, {**sources, "dropped_single_clicks": dropped}
 
 
 def _catalogue(
@@ -331,58 +356,6 @@ def _catalogue(
     return known
 
 
-def _targets(sessions: Sessions) -> np.ndarray:
-    """All clicks but the first of each session."""
-    is_target = np.ones(len(sessions.items), bool)
-    is_target[sessions.offsets[:-1] - sessions.offsets[0]] = False
-    return sessions.items[is_target]
-
-
-def _same(a: Sessions, b: Sessions) -> bool:
-    return np.array_equal(a.offsets, b.offsets) and np.array_equal(a.items, b.items)
-
-
-def joined(first: Sessions, then: Sessions) -> Sessions:
-    """The sessions of both, one after the other; times and users where both have them."""
-
-    def both(name: str) -> np.ndarray | None:
-        a, b = getattr(first, name), getattr(then, name)
-        return None if a is None or b is None else np.concatenate([a, b])
-
-    return Sessions(
-        np.concatenate([first.items, then.items]),
-        np.concatenate([first.offsets, first.offsets[-1] + then.offsets[1:]]),
-        both("times"),
-        both("users"),
-        both("click_times"),
-    )
-
-
-def drop_single_clicks(sessions: Sessions) -> tuple[Sessions, int]:
-    """Sessions of two clicks or more, and how many were dropped."""
-    return keep_clicks(sessions, np.ones(len(sessions.items), bool))
-
-
-def keep_clicks(sessions: Sessions, keep: np.ndarray) -> tuple[Sessions, int]:
-    """The clicks chosen by `keep` (bool [C]) in the sessions that have two or more of them, and how many had not."""
-    owner = np.repeat(np.arange(len(sessions)), sessions.lengths)
-    left = np.bincount(owner[keep], minlength=len(sessions))
-    stay = left >= 2
-    keep = keep & stay[owner]
-
-    def some(values: np.ndarray | None, chosen: np.ndarray) -> np.ndarray | None:
-        return None if values is None else np.ascontiguousarray(values[chosen])
-
-    kept = Sessions(
-        np.ascontiguousarray(sessions.items[keep]),
-        np.concatenate([[0], np.cumsum(left[stay])]).astype(np.int64),
-        some(sessions.times, stay),
-        some(sessions.users, stay),
-        some(sessions.click_times, keep),
-    )
-    return kept, len(sessions) - len(kept)
-
-
 def keep_recent(train: Sessions, test: Sessions, share: float) -> tuple[np.ndarray, Sessions, Sessions, dict[str, int]]:
     """(items kept, train, test, what test lost) of the last `share` of the training sessions.
 
@@ -391,16 +364,12 @@ def keep_recent(train: Sessions, test: Sessions, share: float) -> tuple[np.ndarr
     """
     train = train.part(len(train) - max(1, round(len(train) * share)), len(train))
     items, first = np.unique(train.items, return_index=True)
-    number = np.zeros(int(max(train.items.max(), test.items.max())) + 1, np.int32)
     items = items[np.argsort(first)]
+    number = np.zeros(int(max(train.items.max(), test.items.max())) + 1, np.int32)
     number[items] = np.arange(1, len(items) + 1)
     known = number[test.items] > 0
     left, sessions_lost = keep_clicks(test, known)
     if not len(left):
         raise DataError(f"With the last {share:g} of the training sessions no test session is left.")
-    return (
-        items,
-        replace(train, items=number[train.items]),
-        replace(left, items=number[left.items]),
-        {"clicks": int((~known).sum()), "sessions": sessions_lost},
-    )
+    train, left = (replace(part, items=number[part.items]) for part in (train, left))
+    return items, train, left, {"clicks": int((~known).sum()), "sessions": sessions_lost}

@@ -45,22 +45,19 @@ def blocks(path: Path, file: IO[bytes], encoding: str = "", hint: str = ENCODING
 
 def _as_utf8(path: Path, file: IO[bytes], encoding: str) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder(encoding)() if encoding else None
-    first, ends = True, b"\n"
-    while True:
+    mark, ends, more = codecs.BOM_UTF8, b"\n", True
+    while more:
         data = file.read(BLOCK)
-        end = not data
+        more = bool(data)
         if decoder is not None:
             try:
-                data = decoder.decode(data, end).encode()
+                data = decoder.decode(data, not more).encode()
             except ValueError as error:
                 raise DataError(f"{path} is not in the encoding {encoding}: {error}.") from error
-        if first and data:
-            first, data = False, data.removeprefix(codecs.BOM_UTF8)
         if data:
-            ends = data[-1:]
+            data, mark = data.removeprefix(mark), b""
+            ends = data[-1:] or ends
             yield data
-        if end:
-            break
     if ends != b"\n":
         yield b"\n"
 
@@ -71,9 +68,8 @@ def check_encoding(name: str) -> str:
         "".encode(name)
         found = codecs.lookup(name).name
     except (LookupError, ValueError):
-        raise UsageError(
-            f"--encoding {name!r} is no known encoding of text.", "For example latin-1, cp1252, utf-16 or gb18030."
-        ) from None
+        says = f"--encoding {name!r} is no known encoding of text."
+        raise UsageError(says, "For example latin-1, cp1252, utf-16 or gb18030.") from None
     return "" if found in ("utf-8", "utf-8-sig") else found
 
 
@@ -86,9 +82,8 @@ def not_utf8(path: Path, file: IO[bytes], hint: str) -> DataError:
         except UnicodeDecodeError as error:
             line += block.count(b"\n", 0, error.start)
             begin = max(block.rfind(b"\n", 0, error.start) + 1, error.start - 20)
-            return DataError(
-                f"{path}, line {line:,}: {block[begin : error.end + 10].splitlines()[0]!r} is not UTF-8.", hint
-            )
+            some = block[begin : error.end + 10].splitlines()[0]
+            return DataError(f"{path}, line {line:,}: {some!r} is not UTF-8.", hint)
         line += block.count(b"\n")
     return DataError(f"{path} is not UTF-8.", hint)
 

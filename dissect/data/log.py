@@ -40,22 +40,17 @@ from dissect.text import shown
 
 CHUNK = 1_000_000  # rows that are text at a time
 MISSING = -1
-NO_VALUE = (
-    "NULL",
-    "Null",
-    "null",
-    "NaN",
-    "nan",
-    "NA",
-    "N/A",
-    "<NA>",
-    "None",
-    "none",
-)  # what programs write for no value
+# What programs write for no value.
+NO_VALUE = ("NULL", "Null", "null", "NaN", "nan", "NA", "N/A", "<NA>", "None", "none")
 SEPARATORS = "\t;,|"
 WHOLE = re.compile("0|-?[1-9][0-9]{0,17}")  # fits int64, and no other text is the same number
 IDS = ("session", "user", "item")
 CLOCKS = ("time", "day", "offset")
+
+
+def heads(text: str) -> dict[str, tuple[str, ...]]:
+    """Columns with the headers that each may have, from `session:sessionId,session_id item:itemId`."""
+    return {role: tuple(names.split(",")) for role, names in (column.split(":") for column in text.split())}
 
 
 @dataclass(frozen=True)
@@ -98,6 +93,11 @@ class LogFormat:
     def encoding_hint(self) -> str:
         return ENCODING_HINT if "--encoding" in self.options else TO_UTF8
 
+    @property
+    def since(self) -> int:
+        """Earlier times are broken: in milliseconds since 1970."""
+        return 0 if self.counts or self.clock != "auto" else EARLIEST
+
 
 @dataclass
 class Source:
@@ -121,38 +121,32 @@ def read_log(path: Path, format: LogFormat) -> Source:
     if path.suffix == ".parquet":
         return _read_parquet(path, format)
     layout = _find_layout(path, format)
-    kept: dict[str, list[Any]] = {role: [] for role in layout.columns}
-    broken = _Broken(path, format, layout)
-    clocks: dict[str, str] = {}
-    rows = 0
+    read = _Read(path, format, layout)
     with ThreadPoolExecutor(1) as other, opened(path, format.member) as file:
         checksum = other.submit(sha256, path)
         for chunk in _chunks(path, file, format, layout):
             for role, position in layout.columns.items():
-                values = chunk[position]
                 if role in CLOCKS:
-                    clocks[role] = clocks.get(role) or _clock(path, role, values, format)
-                    kept[role].append(_times(values, clocks[role], role, broken, rows))
-                else:
-                    codes, known = pd.factorize(values.to_numpy())
-                    kept[role].append((codes.astype(np.int32), known))
-                    if format.free:
-                        broken.add(rows, _undecoded(codes, known), partial(_not_utf8, format.columns[role][0]))
-                if role not in format.may_lack:
-                    broken.add_empty(rows, np.flatnonzero(values.isna()), role)
+                    read.add_times(role, chunk[position])
+                    continue
+                codes, known = pd.factorize(chunk[position].to_numpy())
+                read.add_identifiers(role, codes.astype(np.int32), known)
+                if format.free:
+                    bad = np.array([*("\ufffd" in text for text in known), False])
+                    read.add_broken(bad[codes], f"has bytes that are not UTF-8 in its {format.columns[role][0]}")
             if layout.width in chunk:
-                too_long = np.flatnonzero(chunk[layout.width].notna())
-                broken.add(rows, too_long, lambda _: f"has more than {layout.width} fields")
-            rows += len(chunk)
-        if not rows:
-            raise DataError(f"{path} has no clicks in it.")
-        broken.refuse()
-        return _source(kept, {"file": path.name, "sha256": checksum.result(), "rows": rows}, clocks)
+                read.add_broken(chunk[layout.width].notna().to_numpy(), f"has more than {layout.width} fields")
+            read.rows += len(chunk)
+        return read.finish(checksum.result)
 
 
 def _chunks(path: Path, file: IO[bytes], format: LogFormat, layout: _Layout) -> Iterator[pd.DataFrame]:
     """The fields of a log as text, by position, CHUNK clicks at a time. Raises DataError where it is no table."""
-    lines = _lines(path, file, format, layout)
+    lines = blocks(path, file, format.encoding, format.encoding_hint)
+    if layout.header:
+        lines = itertools.chain([next(lines).partition(b"\n")[2]], lines)
+    if format.quoted:
+        lines = Quotes(path, layout.separator, layout.width).checked(lines, 1 + layout.header)
     # A header of our own tells pandas of one column more, for what a line has too much.
     ours = layout.separator.join(map(str, range(layout.width + 1))) + "\n"
     try:
@@ -181,26 +175,142 @@ def _chunks(path: Path, file: IO[bytes], format: LogFormat, layout: _Layout) -> 
         raise DataError(f"{path} cannot be read as a table: {error}.") from error
 
 
-def _lines(path: Path, file: IO[bytes], format: LogFormat, layout: _Layout) -> Iterator[bytes]:
-    """Blocks of whole clicks, without the header."""
-    lines = blocks(path, file, format.encoding, format.encoding_hint)
-    if layout.header:
-        lines = itertools.chain([next(lines).partition(b"\n")[2]], lines)
-    if format.quoted:
-        return Quotes(path, layout.separator, layout.width).checked(lines, 1 + layout.header)
-    return lines
+def _read_parquet(path: Path, format: LogFormat) -> Source:
+    """`read_log` for parquet."""
+
+    def choose(names: list[str]) -> dict[str, str]:
+        found = _places(path, names, format)
+        if set(format.columns) - set(found) - set(format.optional):
+            raise _other_columns(path, names, format, format.separator or ",")
+        return {role: names[place] for role, place in found.items()}
+
+    columns = read_columns(path, choose)
+    read = _Read(path, format)
+    if not (rows := len(next(iter(columns.values())))):
+        raise DataError(f"{path} has no clicks in it.")
+    for role, column in columns.items():
+        _add_column(read, role, column)
+    read.rows = rows
+    return read.finish(partial(sha256, path))
 
 
-def _source(kept: Mapping[str, list[Any]], record: dict[str, Any], clocks: Mapping[str, str]) -> Source:
-    """What was read, with the clock of its times and how often a column was empty on record."""
-    table, labels = _table(kept)
-    empty = {role: int((table[role].to_numpy() == MISSING).sum()) for role in labels if role in IDS}
-    if seen := clocks.get("time", clocks.get("day", "")):
-        record["times"] = described(seen)
-    return Source(table, labels, record | {"empty": {role: count for role, count in empty.items() if count}})
+def _add_column(read: _Read, role: str, column: Any) -> None:
+    """Raises DataError for a parquet column of another type."""
+    name, values = read.format.columns[role][0], times(column) if role in CLOCKS else identifiers(column)
+    if values is None:
+        wanted = "times" if role in CLOCKS else "text or whole numbers"
+        raise DataError(f"{read.path}: the column {name} holds {column.type}; expected {wanted}.")
+
+    def held(row: int) -> object:
+        return column[row].as_py()
+
+    if isinstance(values, pd.Series):
+        return read.add_times(role, values, held)
+    codes, texts = values
+    none = np.array([*(text is None for text in texts), False])[codes]  # code -1 is the last
+    says = f"in the column {name}, which is neither text nor a whole number"
+    read.add_broken(none, lambda row: f"has {held(row)!r} {says}")
+    place, known = pd.factorize(np.array([None if text in read.format.missing else text for text in texts], object))
+    return read.add_identifiers(role, np.append(place, MISSING).astype(np.int32)[codes], known, held)
 
 
-def _table(kept: Mapping[str, list[Any]]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+class _Read:
+    """What has been read: the chunks of each column, and the broken lines, how many there are and the first of them.
+
+    A chunk begins at row `rows`; `layout` is None where the file has rows and no lines.
+    """
+
+    def __init__(self, path: Path, format: LogFormat, layout: _Layout | None = None) -> None:
+        self.path, self.format, self.layout, self.rows = path, format, layout, 0
+        self.kept: dict[str, list[Any]] = {}
+        self.clocks: dict[str, str] = {}
+        self.broken: list[np.ndarray] = []
+        self.first: tuple[int, str, Callable[[str], str]] | None = None
+
+    def add_times(self, role: str, values: pd.Series, held: Callable[[int], object] | None = None) -> None:
+        """Times of a chunk. Raises DataError where no clock fits them."""
+        name, since = self.format.columns[role][0], self.format.since if role != "offset" else 0
+        if role not in self.clocks:
+            fixed = "milliseconds" if role == "offset" else self.format.clock
+            self.clocks[role] = clock = guess(values, since) if fixed == "auto" else fixed
+            if not clock:
+                some = str(values.dropna().iloc[0])
+                says = f"the times in the column {name}, such as {some!r}, are before 1990 in every unit."
+                raise DataError(f"{self.path}: {says}", HINT)
+        clock = self.clocks[role]
+        found, bad = to_milliseconds(values, clock, since)
+        expected = f"in the column {name}; expected {described(clock, since)}"
+        self.add_broken(bad, lambda row: f"has {str(values.iloc[row])!r} {expected}", lambda line: HINT)
+        self.kept.setdefault(role, []).append(found)
+        self._add_empty(values.isna().to_numpy(), role, held)
+
+    def add_identifiers(
+        self, role: str, codes: np.ndarray, known: np.ndarray, held: Callable[[int], object] | None = None
+    ) -> None:
+        """Identifiers of a chunk, their numbers int32 [N] and what they are."""
+        self.kept.setdefault(role, []).append((codes, known))
+        self._add_empty(codes == MISSING, role, held)
+
+    def add_broken(
+        self, bad: np.ndarray, what: str | Callable[[int], str], hint: Callable[[str], str] = lambda line: ""
+    ) -> None:
+        """Rows `bad` (bool [N]) of a chunk: `what` says what is wrong with one, `hint` what to do, from its line."""
+        places = np.flatnonzero(bad)
+        if len(places):
+            if self.first is None or self.rows + places[0] < self.first[0]:
+                says = what if isinstance(what, str) else what(int(places[0]))
+                self.first = (self.rows + int(places[0]), says, hint)
+            self.broken.append(places + self.rows)
+
+    def _add_empty(self, empty: np.ndarray, role: str, held: Callable[[int], object] | None) -> None:
+        """Rows that have nothing in the column of `role`; `held` gives the value of a row where there are no lines."""
+        none = [text for text in self.format.missing if text and "--missing" in self.format.options]
+
+        def hint(line: str) -> str:
+            if (held(int(empty.argmax())) if held else self._field(line, role)) not in none:
+                return ""
+            return f"{', '.join(none)} stand for no value: `dissect data prepare --missing` changes that."
+
+        if role not in self.format.may_lack:
+            self.add_broken(empty, f"has no {self.format.columns[role][0]}", hint)
+
+    def _field(self, line: str, role: str) -> str:
+        """The text of a column on a line."""
+        assert self.layout is not None
+        return dict(enumerate(_fields(line, self.layout.separator, self.format))).get(self.layout.columns[role], "")
+
+    def _line(self, row: int, layout: _Layout) -> tuple[int, str]:
+        """(number from 1, text) of the line on which the click of a row begins."""
+        quotes = Quotes(self.path, layout.separator, layout.width) if self.format.quoted else None
+        with opened(self.path, self.format.member) as file:
+            found = clicks(blocks(self.path, file, self.format.encoding), quotes, layout.separator)
+            return next(itertools.islice(found, row + layout.header, None), (row + 1, ""))
+
+    def finish(self, checksum: Callable[[], str]) -> Source:
+        """The log that has been read. Raises DataError where it has no clicks, or has broken lines."""
+        if not self.rows:
+            raise DataError(f"{self.path} has no clicks in it.")
+        if self.first is not None:
+            row, what, hint = self.first
+            kind, number, line, text = "row", row, "", ""
+            if self.layout is not None:
+                kind, (number, text) = "line", self._line(row, self.layout)
+                line = f", {text[:120]!r}"
+            count = len(np.unique(np.concatenate(self.broken)))
+            raise DataError(
+                f"{self.path}: {count:,} {kind}{'s are' if count > 1 else ' is'} broken. "
+                f"The first is {kind} {number}{line}: it {what}.",
+                hint(text) or f"Mend or delete the broken {kind}s; nothing was written.",
+            )
+        record = {"file": self.path.name, "sha256": checksum(), "rows": self.rows}
+        table, labels = _table(self.kept)
+        if seen := self.clocks.get("time", self.clocks.get("day", "")):
+            record["times"] = described(seen)
+        empty = {role: int((table[role].to_numpy() == MISSING).sum()) for role in labels if role in IDS}
+        return Source(table, labels, record | {"empty": {role: count for role, count in empty.items() if count}})
+
+
+def _table(kept: dict[str, list[Any]]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """(table, identifiers) of the chunks of each column; the chunks of a column are given up once they are joined."""
     table: dict[str, Any] = {}
     labels: dict[str, np.ndarray] = {}
@@ -218,134 +328,17 @@ def _table(kept: Mapping[str, list[Any]]) -> tuple[pd.DataFrame, dict[str, np.nd
 
 
 def _join(chunks: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """(numbers int32 [N], identifiers in order) of (numbers, identifiers) of each chunk."""
-    labels = [found for _, found in chunks]
-    number, known = pd.factorize(np.concatenate(labels))
-    order = _order(known)
+    """(numbers int32 [N], identifiers in order) of (numbers, identifiers) of each chunk.
+
+    The order is that of numbers where all identifiers are whole numbers as one writes them, else that of text.
+    """
+    number, known = pd.factorize(np.concatenate([found for _, found in chunks]))
+    order = np.argsort(known.astype(np.int64) if all(map(WHOLE.fullmatch, known)) else known)
     place = np.empty(len(known), np.int32)
     place[order] = np.arange(len(known), dtype=np.int32)
-    ends = np.cumsum([len(found) for found in labels])
-    joined = []
-    for (codes, found), end in zip(chunks, ends):
-        to = np.append(place[number[end - len(found) : end]], np.int32(MISSING))  # code -1 is the last
-        joined.append(to[codes])
-    return np.concatenate(joined), known[order]
-
-
-def _order(identifiers: np.ndarray) -> np.ndarray:
-    """The order of distinct texts: that of numbers where all are whole numbers as one writes them, else of text."""
-    if all(map(WHOLE.fullmatch, identifiers)):
-        return np.argsort(identifiers.astype(np.int64))
-    return np.argsort(identifiers)
-
-
-def _clock(path: Path, role: str, values: pd.Series, format: LogFormat) -> str:
-    """The clock of a column. Raises DataError where it is to be seen from values that no clock fits."""
-    if role == "offset":
-        return "milliseconds"
-    clock = guess(values, _since(format)) if format.clock == "auto" else format.clock
-    if not clock:
-        raise DataError(
-            f"{path}: the times in the column {format.columns[role][0]}, such as {str(values.dropna().iloc[0])!r}, are "
-            "before 1990 in every unit.",
-            HINT,
-        )
-    return clock
-
-
-def _since(format: LogFormat) -> int:
-    """Earlier times are broken: in milliseconds since 1970."""
-    return 0 if format.counts or format.clock != "auto" else EARLIEST
-
-
-def _times(values: pd.Series, clock: str, role: str, broken: _Broken, rows: int) -> np.ndarray:
-    """Milliseconds int64 [N] of the times from row `rows` on; values that are not times go to `broken`."""
-    since = _since(broken.format) if role != "offset" else 0
-    found, bad = to_milliseconds(values, clock, since)
-
-    def what(row: int) -> str:
-        name = broken.format.columns[role][0]
-        return f"has {str(values.iloc[row])!r} in the column {name}; expected {described(clock, since)}"
-
-    broken.add(rows, np.flatnonzero(bad), what, lambda line: HINT)
-    return found
-
-
-def _undecoded(codes: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The rows whose text had bytes that are not UTF-8."""
-    bad = np.array([*("\ufffd" in text for text in known), False])
-    return np.flatnonzero(bad[codes])
-
-
-def _not_utf8(name: str, row: int) -> str:
-    return f"has bytes that are not UTF-8 in its {name}"
-
-
-def _held(column: Any, row: int) -> object:
-    return column[row].as_py()
-
-
-def _no_identifier(name: str, column: Any, row: int) -> str:
-    return f"has {column[row].as_py()!r} in the column {name}, which is neither text nor a whole number"
-
-
-class _Broken:
-    """Broken lines: how many there are, and where and what the first is."""
-
-    def __init__(self, path: Path, format: LogFormat, layout: _Layout | None) -> None:
-        self.path, self.format, self.layout = path, format, layout
-        self.rows: list[np.ndarray] = []
-        self.first: tuple[int, str, Callable[[str], str]] | None = None
-
-    def add(
-        self, rows: int, places: np.ndarray, what: Callable[[int], str], hint: Callable[[str], str] = lambda line: ""
-    ) -> None:
-        """Rows `places` of a chunk that begins at row `rows`.
-
-        `what` says what is wrong with a row of the chunk, and `hint` what to do, from the line of the first.
-        """
-        if not len(places):
-            return
-        if self.first is None or rows + places[0] < self.first[0]:
-            self.first = (rows + int(places[0]), what(int(places[0])), hint)
-        self.rows.append(places + rows)
-
-    def add_empty(self, rows: int, places: np.ndarray, role: str, held: Callable[[int], object] | None = None) -> None:
-        """Rows that have nothing in the column of `role`; `held` gives the text of a row where there are no lines."""
-        none = [text for text in self.format.missing if text and "--missing" in self.format.options]
-
-        def hint(line: str) -> str:
-            if (held(int(places[0])) if held else self._field(line, role)) not in none:
-                return ""
-            return f"{', '.join(none)} stand for no value: `dissect data prepare --missing` changes that."
-
-        self.add(rows, places, lambda _: f"has no {self.format.columns[role][0]}", hint)
-
-    def refuse(self) -> None:
-        """Raises DataError where there was one; rows are counted where the file has no lines."""
-        if self.first is None:
-            return
-        row, what, hint = self.first
-        number, text = (row, "") if self.layout is None else self._line(row, self.layout)
-        kind, count = "row" if self.layout is None else "line", len(np.unique(np.concatenate(self.rows)))
-        line = "" if self.layout is None else f", {text[:120]!r}"
-        raise DataError(
-            f"{self.path}: {count:,} {kind}{'s are' if count > 1 else ' is'} broken. "
-            f"The first is {kind} {number}{line}: it {what}.",
-            hint(text) or f"Mend or delete the broken {kind}s; nothing was written.",
-        )
-
-    def _field(self, line: str, role: str) -> str:
-        """The text of a column on a line."""
-        assert self.layout is not None
-        return dict(enumerate(_fields(line, self.layout.separator, self.format))).get(self.layout.columns[role], "")
-
-    def _line(self, row: int, layout: _Layout) -> tuple[int, str]:
-        """(number from 1, text) of the line on which the click of a row begins."""
-        quotes = Quotes(self.path, layout.separator, layout.width) if self.format.quoted else None
-        with opened(self.path, self.format.member) as file:
-            found = clicks(blocks(self.path, file, self.format.encoding), quotes, layout.separator)
-            return next(itertools.islice(found, row + layout.header, None), (row + 1, ""))
+    ends = np.cumsum([len(found) for _, found in chunks])
+    to = [np.append(place[part], np.int32(MISSING)) for part in np.split(number, ends[:-1])]  # code -1 is the last
+    return np.concatenate([part[codes] for part, (codes, _) in zip(to, chunks)]), known[order]
 
 
 # --- columns -------------------------------------------------------------------------------------------------
@@ -427,41 +420,3 @@ def _other_columns(path: Path, fields: list[str], format: LogFormat, separator: 
         f"expected {', '.join(format.names or roles)}, separated by {words.get(separator, repr(separator))}.",
         hint,
     )
-
-
-def _read_parquet(path: Path, format: LogFormat) -> Source:
-    """`read_log` for parquet."""
-
-    def choose(names: list[str]) -> dict[str, str]:
-        found = _places(path, names, format)
-        if set(format.columns) - set(found) - set(format.optional):
-            raise _other_columns(path, names, format, format.separator or ",")
-        return {role: names[place] for role, place in found.items()}
-
-    columns = read_columns(path, choose)
-    rows = len(next(iter(columns.values())))
-    if not rows:
-        raise DataError(f"{path} has no clicks in it.")
-    kept: dict[str, list[Any]] = {}
-    broken, clocks = _Broken(path, format, None), {}
-    for role, column in columns.items():
-        values = times(column) if role in CLOCKS else identifiers(column)
-        if values is None:
-            wanted = "times" if role in CLOCKS else "text or whole numbers"
-            raise DataError(f"{path}: the column {format.columns[role][0]} holds {column.type}; expected {wanted}.")
-        if isinstance(values, pd.Series):
-            clocks[role] = _clock(path, role, values, format)
-            kept[role] = [_times(values, clocks[role], role, broken, 0)]
-            lacking = values.isna().to_numpy()
-        else:
-            codes, texts = values
-            none = np.array([*(text is None for text in texts), False])[codes]
-            broken.add(0, np.flatnonzero(none), partial(_no_identifier, format.columns[role][0], column))
-            good = np.array([*(text is not None and text not in format.missing for text in texts), False])
-            to = np.where(good, np.cumsum(good) - 1, MISSING).astype(np.int32)  # code -1 is the last
-            kept[role] = [(to[codes], np.array(texts, object)[good[:-1]])]
-            lacking = kept[role][0][0] == MISSING
-        if role not in format.may_lack:
-            broken.add_empty(0, np.flatnonzero(lacking), role, partial(_held, column))
-    broken.refuse()
-    return _source(kept, {"file": path.name, "sha256": sha256(path), "rows": rows}, clocks)

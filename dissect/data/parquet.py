@@ -57,18 +57,18 @@ def identifiers(values: Any) -> tuple[np.ndarray, list[str | None]] | None:
         return None
     encoded = values.dictionary_encode()
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
-    return codes, [identifier(value) for value in encoded.dictionary.to_pylist()]
+    return codes, [_identifier(value) for value in encoded.dictionary.to_pylist()]
 
 
-def identifier(value: str | float | Decimal) -> str | None:
+def _identifier(value: str | float | Decimal) -> str | None:
     """A value as text, "" where it is NaN; None where it is neither text nor a whole number."""
     if value != value:
         return ""
-    if isinstance(value, float):
-        return str(int(value)) if abs(value) < EXACT and value.is_integer() else None
-    if isinstance(value, Decimal):
-        return str(int(value)) if value == value.to_integral_value() else None
-    return str(value)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and abs(value) >= EXACT:
+        return None
+    return str(int(value)) if value == int(value) else None
 
 
 def times(values: Any) -> pd.Series | None:
@@ -84,13 +84,7 @@ def times(values: Any) -> pd.Series | None:
 
 
 def _is_text(kind: Any) -> bool:
-    from pyarrow import types
-
-    return any(
-        check(kind)
-        for name in ("is_string", "is_large_string", "is_string_view")
-        if (check := getattr(types, name, None))
-    )
+    return str(kind) in ("string", "large_string", "string_view")
 
 
 def _is_number(kind: Any) -> bool:

@@ -80,11 +80,7 @@ def item_popularity(recipe: Recipe) -> np.ndarray:
 
 
 def _walk(
-    rng: np.random.Generator,
-    popularity: np.ndarray,
-    intents: np.ndarray,
-    cycles: np.ndarray,
-    lengths: np.ndarray,
+    rng: np.random.Generator, popularity: np.ndarray, intents: np.ndarray, cycles: np.ndarray, lengths: np.ndarray
 ) -> np.ndarray:
     """Item numbers [C]: a fresh cycle of `cycles` distinct items of the intent, walked for `lengths` clicks."""
     # Weighted draws without replacement, in random order: the largest Gumbel-perturbed log weights come first.

@@ -97,10 +97,8 @@ def _rebuild(path: Path, heads: Sessions, tails: Sessions, longest_first: bool) 
     same = sessions.items[inside + position] == heads.items
     same_target = sessions.items[sessions.offsets[owner] + lengths] == tails.items
     if not (same.all() and same_target.all()):
-        by_click = np.flatnonzero(~same)
-        bad = [int(np.searchsorted(heads.offsets, by_click[0], side="right")) - 1] if len(by_click) else []
-        bad += [int(np.flatnonzero(~same_target)[0])] if not same_target.all() else []
-        raise _no_prefix(path, min(bad))
+        wrong_click = np.repeat(np.arange(len(heads)), lengths)[~same]  # the prefix of each
+        raise _no_prefix(path, min(*wrong_click[:1].tolist(), *np.flatnonzero(~same_target)[:1].tolist(), len(heads)))
     return sessions
 
 

@@ -93,9 +93,7 @@ def drop_immediate_repeats(log: pd.DataFrame) -> pd.DataFrame:
 
 def first_clicks(log: pd.DataFrame, most: int) -> pd.DataFrame:
     """Keep the first `most` clicks of each session."""
-    starts, lengths = runs(log)
-    position = np.arange(len(log)) - np.repeat(starts, lengths)
-    return log[position < most]
+    return log[_positions(log) < most]
 
 
 def drop_short_sessions(log: pd.DataFrame, least: int = 2) -> pd.DataFrame:
@@ -126,30 +124,10 @@ def until_stable(log: pd.DataFrame, steps: Sequence[Step], dropped: Dropped | No
         for rule, settings in steps:
             kept = RULES[rule](log, **settings)
             if dropped is not None:
-                dropped.add(rule, settings, [log], [kept])
+                dropped.add(rule, settings, (log,), (kept,))
             log = kept
         if len(log) == before:
             return log
-
-
-RULES: dict[str, Callable[..., pd.DataFrame]] = {
-    rule.__name__: rule
-    for rule in (
-        drop_missing,
-        keep_events,
-        number_by_appearance,
-        part_users,
-        sort_clicks,
-        split_at_gaps,
-        date_sessions,
-        drop_immediate_repeats,
-        first_clicks,
-        drop_short_sessions,
-        drop_rare_items,
-        keep_top_items,
-        until_stable,
-    )
-}
 
 
 # --- rules that split ----------------------------------------------------------------------------------------
@@ -177,11 +155,6 @@ def split_last_share(log: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.
     train = np.ones(len(ends), bool)
     train[np.argsort(ends, kind="stable")[len(ends) - n_test :]] = False
     return _divide(log, train)
-
-
-SPLITS: dict[str, Callable[..., tuple[pd.DataFrame, pd.DataFrame]]] = {
-    rule.__name__: rule for rule in (split_by_end, split_by_date, split_last_share)
-}
 
 
 # --- rules after the split -----------------------------------------------------------------------------------
@@ -217,7 +190,7 @@ def last_samples(train: pd.DataFrame, test: pd.DataFrame, one_in: int) -> tuple[
 
     So the first session that is kept may lose its end: its longest prefixes come first, and are cut off.
     """
-    starts, lengths = runs(train)
+    _, lengths = runs(train)
     kept = int((lengths - 1).sum()) // one_in
     from_here = np.cumsum((lengths - 1)[::-1])[::-1]  # samples from each session to the end
     whole = from_here <= kept
@@ -226,16 +199,18 @@ def last_samples(train: pd.DataFrame, test: pd.DataFrame, one_in: int) -> tuple[
     if first >= 0:
         left = kept - (int(from_here[first + 1]) if first + 1 < len(from_here) else 0)
         clicks[first] = left + 1 if left else 0
-    position = np.arange(len(train)) - np.repeat(starts, lengths)
-    return train[position < np.repeat(clicks, lengths)], test
-
-
-AFTER: dict[str, Callable[..., tuple[pd.DataFrame, pd.DataFrame]]] = {
-    rule.__name__: rule for rule in (drop_unseen_items, drop_short_tests, order_sessions, number_items, last_samples)
-}
+    return train[_positions(train) < np.repeat(clicks, lengths)], test
 
 
 # --- a recipe as a whole -------------------------------------------------------------------------------------
+
+Rules = tuple[Callable[..., Any], ...]
+ON_CLICKS: Rules = (drop_missing, keep_events, number_by_appearance, part_users, sort_clicks, split_at_gaps)
+ON_SESSIONS: Rules = (date_sessions, drop_immediate_repeats, first_clicks, drop_short_sessions, until_stable)
+ON_ITEMS: Rules = (drop_rare_items, keep_top_items)
+SPLITS: Rules = (split_by_end, split_by_date, split_last_share)
+AFTER: Rules = (drop_unseen_items, drop_short_tests, order_sessions, number_items, last_samples)
+RULES = {rule.__name__: rule for rule in (*ON_CLICKS, *ON_SESSIONS, *ON_ITEMS, *SPLITS, *AFTER)}
 
 
 class Dropped:
@@ -245,7 +220,9 @@ class Dropped:
         self.rows: dict[str, dict[str, Any]] = {}
         self.formed = False  # whether the clicks of a session stand together, so that sessions can be counted
 
-    def add(self, rule: str, settings: Mapping[str, Any], before: Sequence[pd.DataFrame], after: Any) -> None:
+    def add(
+        self, rule: str, settings: Mapping[str, Any], before: Sequence[pd.DataFrame], after: Sequence[pd.DataFrame]
+    ) -> None:
         """A rule made the tables `after` of the tables `before`."""
         clicks = sum(map(len, before)) - sum(map(len, after))
         if clicks:
@@ -266,50 +243,32 @@ def apply(
     dropped. Raises DataError, with the step, where nothing is left for training or for test.
     """
     steps: list[dict[str, Any]] = []
-    dropped = Dropped()
-    for rule, settings in rules:
-        before = log
-        log = RULES[rule](log, **settings, **({"dropped": dropped} if rule == "until_stable" else {}))
-        steps.append({"rule": rule, **_plain(settings), "clicks": len(log)})
+    dropped, numbered = Dropped(), np.zeros(0, np.int32)
+    parts: tuple[pd.DataFrame, ...] = (log,)
+    del log  # a table is given up once the next one is made
+    for rule, settings in (*rules, split, *after):
+        more = {"dropped": dropped} if rule == "until_stable" else {}
+        made = RULES[rule](*parts, **settings, **more)
+        made = (made,) if isinstance(made, pd.DataFrame) else made
+        left = [len(table) for table in made]
+        steps.append({"rule": rule, **_plain(settings), "clicks": left if len(left) > 1 else left[0]})
         if rule == "part_users":
-            steps[-1]["sessions"] = [before["session"].nunique(), log["session"].nunique()]
-        if rule != "until_stable":
-            dropped.add(rule, settings, [before], [log])
-        del before
-        if not len(log):
-            raise _nothing_left("No click is", rule, steps)
-    name, settings = split
-    train, test = SPLITS[name](log, **settings)
-    steps.append({"rule": name, **_plain(settings), "clicks": [len(train), len(test)]})
-    dropped.add(name, settings, [log], [train, test])
-    _both(train, test, name, steps)
-    del log
-    numbered = np.zeros(0, np.int32)
-    for rule, settings in after:
+            steps[-1]["sessions"] = [table["session"].nunique() for table in (*parts, *made)]
         if rule == "number_items":
-            numbered = pd.unique(train["item"].to_numpy())
-        parts = train, test
-        train, test = AFTER[rule](train, test, **settings)
-        steps.append({"rule": rule, **_plain(settings), "clicks": [len(train), len(test)]})
-        dropped.add(rule, settings, parts, [train, test])
-        _both(train, test, rule, steps)
-        if rule == "number_items":
+            numbered = pd.unique(parts[0]["item"].to_numpy())
             steps[-1]["items"] = len(numbered)
+        if rule != "until_stable":
+            dropped.add(rule, settings, parts, made)
+        parts = made
+        if 0 in left:
+            what = "click" if len(left) == 1 else "test session" if left[0] else "training session"
+            record = ", ".join(f"{step['rule']} {step['clicks']}" for step in steps)
+            raise DataError(
+                f"No {what} is left after {rule}. Clicks after each rule: {record}.",
+                "The log is too small for these rules, or its times or identifiers are not what they should be.",
+            )
+    train, test = parts
     return train, test, {"rules": steps, "dropped": list(dropped.rows.values())}, numbered
-
-
-def _both(train: pd.DataFrame, test: pd.DataFrame, rule: str, record: Sequence[Mapping[str, Any]]) -> None:
-    for part, table in (("training", train), ("test", test)):
-        if not len(table):
-            raise _nothing_left(f"No {part} session is", rule, record)
-
-
-def _nothing_left(what: str, rule: str, record: Sequence[Mapping[str, Any]]) -> DataError:
-    steps = ", ".join(f"{step['rule']} {step['clicks']}" for step in record)
-    return DataError(
-        f"{what} left after {rule}. Clicks after each rule: {steps}.",
-        "The log is too small for these rules, or its times or identifiers are not what they should be.",
-    )
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -349,6 +308,12 @@ def runs(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     begins[1:] = session[1:] != session[:-1]
     starts = np.flatnonzero(begins)
     return starts, np.diff(np.append(starts, len(session)))
+
+
+def _positions(table: pd.DataFrame) -> np.ndarray:
+    """The place of each click in its session, from 0, int64 [C]."""
+    starts, lengths = runs(table)
+    return np.arange(len(table)) - np.repeat(starts, lengths)
 
 
 def session_maxima(table: pd.DataFrame, column: str) -> np.ndarray:

@@ -8,13 +8,15 @@ files that their authors released.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from dissect.data import catalog
 from dissect.data.clock import check_format
 from dissect.data.lines import check_encoding
-from dissect.data.log import NO_VALUE, LogFormat
+from dissect.data.log import NO_VALUE, LogFormat, heads
 from dissect.data.preprocess import Step, milliseconds
-from dissect.errors import UsageError
+from dissect.errors import UsageError, unknown
 
 
 @dataclass(frozen=True)
@@ -28,68 +30,59 @@ class Recipe:
     rules: tuple[Step, ...]
     split: Step
     after: tuple[Step, ...]
-    file: str = ""  # what the full log is called
     expected: Mapping[str, int] = field(default_factory=dict)
 
 
 DIGINETICA_LOG = LogFormat(
     separator="",  # the owner's are semicolons, copies have commas
-    columns={
-        "session": ("sessionId", "session_id"),
-        "user": ("userId", "user_id"),
-        "item": ("itemId", "item_id"),
-        "offset": ("timeframe",),
-        "day": ("eventdate",),
-    },
+    columns=heads(
+        "session:sessionId,session_id user:userId,user_id item:itemId,item_id offset:timeframe day:eventdate"
+    ),
     clock="iso",
     missing=("", "NA"),
     member="train-item-views.csv",
 )
 GOWALLA_LOG = LogFormat(
     separator="\t",
+    columns=heads("user:user time:time item:item"),
     names=("user", "time", "latitude", "longitude", "item"),
-    columns={"user": ("user",), "time": ("time",), "item": ("item",)},
     clock="iso",
     missing=("",),
     may_lack=("item",),
     member="loc-gowalla_totalCheckins.txt",
 )
-LASTFM_LOG = LogFormat(
-    separator="\t",
+LASTFM_LOG = replace(
+    GOWALLA_LOG,
+    columns=heads("user:userid time:timestamp item:artid"),
     names=("userid", "timestamp", "artid", "artname", "traid", "traname"),
-    columns={"user": ("userid",), "time": ("timestamp",), "item": ("artid",)},
-    clock="iso",
-    missing=("",),
-    may_lack=("item",),
     free=True,  # names of artists and tracks, as they were typed
     member="userid-timestamp-artid-artname-traid-traname.tsv",
 )
 YOOCHOOSE_LOG = LogFormat(
     separator=",",
+    columns=heads("session:session_id,sessionId time:timestamp item:item_id,itemId"),
     names=("session_id", "timestamp", "item_id", "category"),
-    columns={"session": ("session_id", "sessionId"), "time": ("timestamp",), "item": ("item_id", "itemId")},
     clock="iso",
     missing=("",),
     member="yoochoose-clicks.dat",
 )
 RETAILROCKET_LOG = LogFormat(
     separator="",
-    columns={
-        "time": ("timestamp",),
-        "user": ("visitorid", "visitor_id"),
-        "event": ("event",),
-        "item": ("itemid", "item_id"),
-    },
+    columns=heads("time:timestamp user:visitorid,visitor_id event:event item:itemid,item_id"),
     clock="milliseconds",
     missing=("",),
     may_lack=(),
     member="events.csv",
 )
 
-# --- LESSR's rules -------------------------------------------------------------------------------------------
-
 SHORT: Step = ("drop_short_sessions", {"least": 2})
 RARE: Step = ("drop_rare_items", {"least": 5})
+FIRST: Step = ("first_clicks", {"most": 20})
+PRESENT: Step = ("drop_missing", {"columns": ("user", "time", "item")})
+LAST_FIFTH: Step = ("split_last_share", {"share": 0.2})
+
+# --- LESSR's rules -------------------------------------------------------------------------------------------
+
 LESSR_AFTER: tuple[Step, ...] = (
     ("drop_unseen_items", {}),
     ("drop_short_tests", {"least": 2}),
@@ -98,45 +91,39 @@ LESSR_AFTER: tuple[Step, ...] = (
 )
 
 
-def plays(gap: str, top: int) -> tuple[Step, ...]:
+def cut_at(gap: str) -> tuple[Step, ...]:
+    """Sessions of a log of users, which a pause of more than `gap` ends."""
+    numbered = ("number_by_appearance", {"column": "user"})
+    return numbered, ("sort_clicks", {"by": ("user", "time")}), ("split_at_gaps", {"gap": gap})
+
+
+def plays(first: Step, gap: str, *more: Step) -> tuple[Step, ...]:
     """LESSR's rules for a log of users without sessions."""
-    return (
-        ("drop_missing", {"columns": ("user", "time", "item")}),
-        ("number_by_appearance", {"column": "user"}),
-        ("sort_clicks", {"by": ("user", "time")}),
-        ("split_at_gaps", {"gap": gap}),
-        ("drop_immediate_repeats", {}),
-        ("first_clicks", {"most": 20}),
-        ("keep_top_items", {"most": top}),
-        ("until_stable", {"steps": (SHORT, RARE)}),
-    )
+    until_stable = ("until_stable", {"steps": (SHORT, RARE)})
+    return first, *cut_at(gap), ("drop_immediate_repeats", {}), FIRST, *more, until_stable
 
 
 # --- SR-GNN's rules ------------------------------------------------------------------------------------------
 
-SRGNN_AFTER: tuple[Step, ...] = (
-    ("order_sessions", {"by": "date"}),
-    ("drop_unseen_items", {}),
-    ("drop_short_tests", {"least": 2}),
-    ("number_items", {}),
-)
+SRGNN_AFTER: tuple[Step, ...] = (("order_sessions", {"by": "date"}), *LESSR_AFTER[:3])
+
+
+def srgnn(column: str, unit: str, *by: str) -> tuple[Step, ...]:
+    """SR-GNN's rules for a log of sessions, which are dated by a column in whole units."""
+    numbered, dated = (
+        ("number_by_appearance", {"column": "session"}),
+        ("date_sessions", {"column": column, "unit": unit}),
+    )
+    return numbered, dated, ("sort_clicks", {"by": ("session", *by)}), SHORT, RARE, SHORT
 
 
 def yoochoose(one_in: int, train_prefixes: int) -> Recipe:
     """The last 1 / `one_in` of Yoochoose; items keep the numbers that they have in the whole of it."""
     return Recipe(
         log=YOOCHOOSE_LOG,
-        rules=(
-            ("number_by_appearance", {"column": "session"}),
-            ("date_sessions", {"column": "time", "unit": "s"}),
-            ("sort_clicks", {"by": ("session",)}),
-            SHORT,
-            RARE,
-            SHORT,
-        ),
+        rules=srgnn("time", "s"),
         split=("split_by_date", {"last": "1d"}),
         after=(*SRGNN_AFTER, ("last_samples", {"one_in": one_in})),
-        file="yoochoose-clicks.dat",
         expected={"train_prefixes": train_prefixes, "test_prefixes": 55_898, "items": 37_483},
     )
 
@@ -144,64 +131,35 @@ def yoochoose(one_in: int, train_prefixes: int) -> Recipe:
 RECIPES: dict[str, Recipe] = {
     "diginetica": Recipe(
         log=DIGINETICA_LOG,
-        rules=(
-            ("sort_clicks", {"by": ("session", "time")}),
-            SHORT,
-            ("first_clicks", {"most": 20}),
-            RARE,
-            SHORT,
-        ),
+        rules=(("sort_clicks", {"by": ("session", "time")}), SHORT, FIRST, RARE, SHORT),
         split=("split_by_end", {"last": "7d"}),
         after=LESSR_AFTER,
-        file="train-item-views.csv",
         expected={"clicks": 981_620, "items": 42_596, "train_prefixes": 716_835, "test_prefixes": 60_194},
     ),
     "diginetica-srgnn": Recipe(
         log=DIGINETICA_LOG,
-        rules=(
-            ("number_by_appearance", {"column": "session"}),
-            ("date_sessions", {"column": "day", "unit": "d"}),
-            ("sort_clicks", {"by": ("session", "offset")}),
-            SHORT,
-            RARE,
-            SHORT,
-        ),
+        rules=srgnn("day", "d", "offset"),
         split=("split_by_date", {"last": "7d"}),
         after=SRGNN_AFTER,
-        file="train-item-views.csv",
         expected={"items": 43_097, "train_prefixes": 719_470, "test_prefixes": 60_858},
     ),
     "gowalla": Recipe(
         log=GOWALLA_LOG,
-        rules=plays("1d", 30_000),
-        split=("split_last_share", {"share": 0.2}),
+        rules=plays(PRESENT, "1d", ("keep_top_items", {"most": 30_000})),
+        split=LAST_FIFTH,
         after=LESSR_AFTER,
-        file="loc-gowalla_totalCheckins.txt",
         expected={"clicks": 1_122_788, "items": 29_510, "prefixes": 830_893, "test_prefixes": 155_332},
     ),
     "lastfm": Recipe(
         log=LASTFM_LOG,
-        rules=plays("8h", 40_000),
-        split=("split_last_share", {"share": 0.2}),
+        rules=plays(PRESENT, "8h", ("keep_top_items", {"most": 40_000})),
+        split=LAST_FIFTH,
         after=LESSR_AFTER,
-        file="userid-timestamp-artid-artname-traid-traname.tsv",
         expected={"clicks": 3_835_706, "items": 38_615, "prefixes": 3_510_163},
     ),
     # Those who use RetailRocket agree on no rules: these are Gowalla's, on views, with a gap of 30 minutes.
     "retailrocket": Recipe(
-        log=RETAILROCKET_LOG,
-        rules=(
-            ("keep_events", {"kind": "view"}),
-            ("number_by_appearance", {"column": "user"}),
-            ("sort_clicks", {"by": ("user", "time")}),
-            ("split_at_gaps", {"gap": "30m"}),
-            ("drop_immediate_repeats", {}),
-            ("first_clicks", {"most": 20}),
-            ("until_stable", {"steps": (SHORT, RARE)}),
-        ),
-        split=("split_last_share", {"share": 0.2}),
-        after=LESSR_AFTER,
-        file="events.csv",
+        RETAILROCKET_LOG, plays(("keep_events", {"kind": "view"}), "30m"), split=LAST_FIFTH, after=LESSR_AFTER
     ),
     "yoochoose-1-4": yoochoose(4, 5_917_745),
     "yoochoose-1-64": yoochoose(64, 369_859),
@@ -238,6 +196,39 @@ def own_log(
 
     Raises UsageError where these do not fit together.
     """
+    _check(session, user, gap, separator, test_last, test_share)
+    columns = {"session": session, "user": user, "item": item, "time": time}
+    given = [name for name in columns.values() if name]
+    if len({name.lower() for name in given}) < len(given):
+        raise UsageError(f"One column cannot be two things: {', '.join(given)} name the same column twice.")
+    format = LogFormat(
+        separator=separator,
+        columns={role: (name,) for role, name in columns.items() if name},
+        clock="auto" if clock == "auto" else check_format(clock),
+        counts=False,
+        quoted=True,
+        encoding=check_encoding(encoding),
+        missing=("", *missing),  # an empty field is always empty
+        may_lack=() if gap else ("user",),
+        optional=(),
+        options=("--encoding", "--missing"),
+    )
+    parted: Step = ("part_users", {}) if user else ("number_by_appearance", {"column": "session"})
+    rules = (
+        *(cut_at(gap) if gap else (parted, ("sort_clicks", {"by": ("session", "time")}))),
+        *([("drop_immediate_repeats", {})] if drop_repeats else []),
+        *([("first_clicks", {"most": longest})] if longest else []),
+        *([("keep_top_items", {"most": top})] if top else []),
+        ("until_stable", {"steps": (SHORT, ("drop_rare_items", {"least": least_clicks}))}),
+    )
+    split = ("split_by_end", {"last": test_last}) if test_last else ("split_last_share", {"share": test_share})
+    return Recipe(format, rules, split, LESSR_AFTER)
+
+
+def _check(
+    session: str | None, user: str | None, gap: str | None, separator: str, test_last: str | None, test_share: float
+) -> None:
+    """Raises UsageError unless these arguments of `own_log` make sense, and say once what a session is."""
     if (session is None) == (gap is None):
         raise UsageError(
             "Sessions come from --session-col, or from --user-col and --gap: give the one or the other.",
@@ -254,39 +245,28 @@ def own_log(
             raise UsageError(f"{name}: {error}") from None
     if separator and (len(separator) > 1 or not separator.isascii() or separator in '"\r\n\0'):
         raise UsageError(f"--separator is one character, such as ',' or ';', not {separator!r}.")
-    columns = {"session": session, "user": user, "item": item, "time": time}
-    given = [name for name in columns.values() if name]
-    if len({name.lower() for name in given}) < len(given):
-        raise UsageError(f"One column cannot be two things: {', '.join(given)} name the same column twice.")
-    if session is not None:
-        rules: list[Step] = [
-            ("part_users", {}) if user is not None else ("number_by_appearance", {"column": "session"}),
-            ("sort_clicks", {"by": ("session", "time")}),
-        ]
-    else:
-        rules = [
-            ("number_by_appearance", {"column": "user"}),
-            ("sort_clicks", {"by": ("user", "time")}),
-            ("split_at_gaps", {"gap": str(gap)}),
-        ]
-    rules += [("drop_immediate_repeats", {})] if drop_repeats else []
-    rules += [("first_clicks", {"most": longest})] if longest else []
-    rules += [("keep_top_items", {"most": top})] if top else []
-    rules.append(("until_stable", {"steps": (SHORT, ("drop_rare_items", {"least": least_clicks}))}))
-    return Recipe(
-        log=LogFormat(
-            separator=separator,
-            columns={role: (name,) for role, name in columns.items() if name},
-            clock="auto" if clock == "auto" else check_format(clock),
-            counts=False,
-            quoted=True,
-            encoding=check_encoding(encoding),
-            missing=("", *missing),  # an empty field is always empty
-            may_lack=() if gap else ("user",),
-            optional=(),
-            options=("--encoding", "--missing"),
-        ),
-        rules=tuple(rules),
-        split=("split_by_end", {"last": test_last}) if test_last else ("split_last_share", {"share": test_share}),
-        after=LESSR_AFTER,
-    )
+
+
+# Arguments of `own_log` whose option of `dissect data prepare` has another name.
+OPTIONS = {"item": "item-col", "time": "time-col", "session": "session-col", "user": "user-col", "clock": "time-format"}
+OPTIONS |= {"least_clicks": "min-clicks", "top": "top-items"}
+
+
+def choose(name: str, encoding: str | None = None, **own: Any) -> Recipe:
+    """The recipe of that name for a log in that encoding; where columns are named, `own_log` of what is given.
+
+    Raises UsageError for an unknown name, and for arguments that are not of use with it.
+    """
+    own = {name: value for name, value in own.items() if value not in (None, (), "") and value is not False}
+    if {"item", "time", "session", "user", "gap"} & own.keys():
+        if not {"item", "time"} <= own.keys():
+            raise UsageError("A log of your own needs --item-col and --time-col.")
+        own["separator"] = own.get("separator", "").replace("\\t", "\t")
+        return own_log(**own, encoding=encoding or "utf-8")
+    if (known := catalog.canonical(name)) not in RECIPES:
+        error = unknown("recipe", name, RECIPES)
+        raise UsageError(error.message, f"{error.hint} For a log of your own, say --item-col and --time-col.")
+    if own:
+        option = "--" + OPTIONS.get(next(iter(own)), next(iter(own))).replace("_", "-")
+        raise UsageError(f"{option} is for a log of your own; the rules of {name} are fixed.", f"Leave {option} out.")
+    return replace(RECIPES[known], log=replace(RECIPES[known].log, encoding=check_encoding(encoding or "utf-8")))

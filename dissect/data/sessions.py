@@ -1,8 +1,8 @@
-"""Sessions as flat arrays, and their prefixes as tensors on the device.
+"""Sessions as flat arrays.
 
 A data set of C clicks in S sessions is two arrays: the items one after the other, and the offsets at which
 sessions begin. A training example is a prefix (session, length) whose target is the click that follows;
-prefixes are index pairs and never lists.
+prefixes are index pairs and never lists (models/batch.py makes batches of them).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 
 @dataclass(frozen=True)
@@ -143,33 +142,3 @@ def split_validation(train: Sessions, fraction: float) -> tuple[Sessions, Sessio
         raise ValueError(f"The validation fraction must be at least 0 and below 1, not {fraction}.")
     cut = len(train) - round(len(train) * fraction)
     return train.part(0, cut), train.part(cut, len(train))
-
-
-class PrefixTensors:
-    """All P prefixes of some sessions on a device; a batch is an index into them.
-
-    items int32 [C]; start, length int64 [P]: a prefix is items[start : start + length], its target the next item.
-    Of a prefix with more than `longest` clicks the last so many are kept; 0 keeps all.
-    """
-
-    def __init__(self, sessions: Sessions, device: torch.device | str = "cpu", longest: int = 0) -> None:
-        session, length = prefix_index(sessions)
-        kept = np.minimum(length, longest) if longest else length
-        self.items = torch.tensor(sessions.items, dtype=torch.int32, device=device)
-        self.start = torch.tensor(sessions.offsets[session] + length - kept, dtype=torch.int64, device=device)
-        self.length = torch.tensor(kept, dtype=torch.int64, device=device)
-
-    def __len__(self) -> int:
-        return len(self.start)
-
-    def batch(self, index: torch.Tensor, pad_to: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Items int64 [B, L] padded with 0 on the right, lengths int64 [B], targets int64 [B].
-
-        L is the longest length of the batch, or `pad_to` where static shapes are wanted.
-        """
-        start, length = self.start[index], self.length[index]
-        columns = torch.arange(pad_to or int(length.max()), device=length.device)  # [L]
-        inside = columns < length[:, None]  # [B, L]
-        where = torch.where(inside, start[:, None] + columns, 0)
-        items = self.items[where] * inside  # [B, L]
-        return items.long(), length, self.items[start + length].long()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dissect.data.parts import are_targets, joined, session_of_clicks
 from dissect.data.sessions import Dataset, Sessions
 
 # What is counted -> how it is printed. The graph of a session, as SR-GNN draws it, has its distinct items as nodes
@@ -42,7 +43,7 @@ POINTS_PER_DECADE = 40  # of a curve: more than a figure can show, fewer than th
 def statistics(dataset: Dataset) -> dict[str, Any]:
     """The counts of ROWS over train and test together, unless they say otherwise; shares in percent."""
     train, test = dataset.train, dataset.test
-    both = together(dataset)
+    both = joined(dataset.train, dataset.test)
     lengths, items = both.lengths, both.items
     repeated = already_clicked(both)  # [C]
     inside = np.diff(session_of_clicks(both)) == 0  # [C - 1] both clicks in one session
@@ -52,11 +53,13 @@ def statistics(dataset: Dataset) -> dict[str, Any]:
     first, first_return = first_place(both, repeated), first_place(both, repeated & ~stalls)
     first_other = first_place(both, items != np.repeat(items[both.offsets[:-1]], lengths))
     popularity = item_clicks(dataset)
-    targets = test.items[np.setdiff1d(np.arange(test.n_clicks), test.offsets[:-1])]
+
+    def percent(part: np.ndarray, whole: int) -> float:
+        return 100 * float(part.sum() / whole)
 
     def of_prefixes(place: np.ndarray) -> float:
-        """The share of prefixes, in percent, that end before the click at `place` of their session."""
-        return 100 * float(np.minimum(place, lengths - 1).sum() / both.n_prefixes)
+        """The share of prefixes that end before the click at `place` of their session."""
+        return percent(np.minimum(place, lengths - 1), both.n_prefixes)
 
     return {
         "name": dataset.name,
@@ -72,29 +75,17 @@ def statistics(dataset: Dataset) -> dict[str, Any]:
         "test_prefixes": test.n_prefixes,
         "median_length": float(np.median(lengths)),
         "longest": int(lengths.max()),
-        "distinct": 100 * float((first == lengths).mean()),
-        "stalling": 100 * float((first_return == lengths).mean()),
+        "distinct": percent(first == lengths, len(both)),
+        "stalling": percent(first_return == lengths, len(both)),
         "single_node": of_prefixes(first_other),
         "chain_prefixes": of_prefixes(first),
         "stalling_prefixes": of_prefixes(first_return),
-        "immediate_repeats": 100 * float(stalls.sum() / both.n_prefixes),
-        "target_seen": 100 * float(repeated.sum() / both.n_prefixes),
-        "unseen_targets": 100 * float((~np.isin(targets, train.items)).mean()),
-        "top_items": 100 * float(popularity[: max(1, dataset.n_items // 100)].sum() / len(items)),
+        "immediate_repeats": percent(stalls, both.n_prefixes),
+        "target_seen": percent(repeated, both.n_prefixes),
+        "unseen_targets": percent(~np.isin(test.items[are_targets(test)], train.items), test.n_prefixes),
+        "top_items": percent(popularity[: max(1, dataset.n_items // 100)], len(items)),
         "gini": gini(popularity),
     }
-
-
-def together(dataset: Dataset) -> Sessions:
-    """The sessions of train, then those of test."""
-    train, test = dataset.train, dataset.test
-    offsets = np.concatenate([train.offsets, train.offsets[-1] + test.offsets[1:]])
-    return Sessions(np.concatenate([train.items, test.items]), offsets)
-
-
-def session_of_clicks(sessions: Sessions) -> np.ndarray:
-    """The session of each click, int64 [C]."""
-    return np.repeat(np.arange(len(sessions)), sessions.lengths)
 
 
 def already_clicked(sessions: Sessions) -> np.ndarray:
@@ -114,7 +105,7 @@ def first_place(sessions: Sessions, chosen: np.ndarray) -> np.ndarray:
 
 def item_clicks(dataset: Dataset) -> np.ndarray:
     """How often each item of the catalogue is clicked, in train and test, int64 [V], most first."""
-    return np.sort(np.bincount(together(dataset).items, minlength=dataset.n_items + 1)[1:])[::-1]
+    return np.sort(np.bincount(joined(dataset.train, dataset.test).items, minlength=dataset.n_items + 1)[1:])[::-1]
 
 
 def gini(counts: np.ndarray) -> float:
@@ -135,7 +126,7 @@ def curves(datasets: Sequence[Dataset]) -> pd.DataFrame:
     """
     parts = []
     for dataset in datasets:
-        lengths = together(dataset).lengths
+        lengths = joined(dataset.train, dataset.test).lengths
         longer = np.cumsum(np.bincount(lengths)[::-1])[::-1]  # [longest + 1] sessions of at least so many clicks
         popularity = item_clicks(dataset)
         popularity = popularity[popularity > 0]

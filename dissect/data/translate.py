@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dissect.data.exchange import AS_IN_FILES, BY_RECORD, OF_EXPORT
+from dissect.data.parts import are_targets
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError
 from dissect.runs import files
@@ -113,16 +114,12 @@ def translation(data: Numbering, known: Numbering) -> np.ndarray:
 
 def _old(*sides: Numbering) -> str:
     """What to do where an earlier version read the identifiers of one side as numbers, and the other side has text."""
-    old = [
-        any(isinstance(each, int) for each in side.identifiers or ()) and side.provenance.get("items") != AS_IN_FILES
-        for side in sides
-    ]
-    if sum(old) != 1:
+    numbers = [side for side in sides if any(isinstance(each, int) for each in side.identifiers or ())]
+    old = [side.name for side in numbers if side.provenance.get("items") != AS_IN_FILES]
+    if len(old) != 1:
         return ""
-    return (
-        f"An earlier version, which made '{sides[old.index(True)].name}', read identifiers as numbers (0012 as 12): "
-        "prepare the log again with --force, and train again."
-    )
+    says = f"An earlier version, which made '{old[0]}', read identifiers as numbers (0012 as 12)"
+    return f"{says}: prepare the log again with --force, and train again."
 
 
 def is_identity(numbers: np.ndarray, n_known: int) -> bool:
@@ -150,9 +147,7 @@ def translated(sessions: Sessions, numbers: np.ndarray) -> tuple[Sessions, np.nd
     is_known = items > 0
     seen = np.concatenate([[0], np.cumsum(is_known)])
     lengths = np.diff(seen[sessions.offsets])
-    # The prefixes by their targets: every click but the first of a session.
-    is_target = np.ones(len(items), bool)
-    is_target[sessions.offsets[:-1]] = False
+    is_target = are_targets(sessions)
     clicks_before = seen[:-1] - np.repeat(seen[sessions.offsets[:-1]], sessions.lengths)
     known = is_known[is_target]
     kept = Sessions(items[is_known], np.concatenate([[0], np.cumsum(lengths[lengths > 0])]).astype(np.int64))

@@ -1,21 +1,60 @@
-"""What decides the outcome of a run, and nothing else: no seed, no device, no path."""
+"""What decides the outcome of a run, and nothing else: no seed, no device, no path.
+
+Each setting is declared once, as a field of `Config`. Its metadata hold what the command line, the checks and the
+documentation need; `settings()` lists those that a user sets.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+import operator
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from dissect.errors import UsageError
 from dissect.text import STEERS
 
-SCHEDULES = ("linear-end", "steps")
-PROTOCOLS = ("clean", "paper")
-ORDERS = ("shuffled", "chronological")
+EPOCHS = 10  # of a training that chooses one, where no length is given
 PRODUCTS = ("float32", "tf32", "bf16", "auto")  # the kernels behind each are in training/products.py
+LIMITS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
+
+
+class Setting(NamedTuple):
+    """How a user sees a field of `Config`."""
+
+    name: str
+    kind: str  # "int", "float", "bool" or "str"
+    default: Any
+    group: str  # "model", "data", "training" or "SparseVD": where --help lists it
+    help: str
+    flag: str = ""  # as the command line spells it, where that is not --name
+    choices: tuple[str, ...] = ()
+    limits: Mapping[str, float] = MappingProxyType({})  # by the words of LIMITS
+    shown: bool = True  # --help tells the default
+    rare: bool = False  # --help lists it behind the others of its group
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value lies within the limits, or is one of the choices."""
+        within = all(LIMITS[word](value, limit) for word, limit in self.limits.items())
+        return within and (not self.choices or value in self.choices)
+
+    @property
+    def allowed(self) -> str:
+        """The same in words: "one of a, b", or "at least 0 and below 1"."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        named = (f"{word} {limit:,}" if math.isfinite(limit) else "finite" for word, limit in self.limits.items())
+        return " and ".join(named)
+
+
+def setting(default: Any, group: str, help: str, **more: Any) -> Any:
+    """A field of `Config` that a user sets; `more` are further fields of `Setting`."""
+    return field(default=default, metadata={"group": group, "help": help, **more})
 
 
 @dataclass(frozen=True)
@@ -23,7 +62,7 @@ class Config:
     """The resolved configuration of a group; its hash names the folder.
 
     The defaults are those of `dissect run` (design: density needs a constant learning rate until the KL
-    weight has been 1 for long; no choice of epoch). `dissect train` passes its own.
+    weight has been 1 for long; no choice of epoch). DENSE has those of `dissect train`.
     """
 
     model: str
@@ -31,71 +70,127 @@ class Config:
     split_hash: str
     model_options: dict[str, Any] = field(default_factory=dict)  # numbers for the constructor, e.g. dim
     model_source: str | None = None  # SHA-256 of the file of a model that is not ours
-    where: str = "both"  # what SparseVD replaces: a module, a role, "both" is all, "none" trains dense
-    noise: str = "lrt"
-    prior: str = "log-uniform"
-    threshold: float = 3.0  # log alpha below which a weight is kept
-    log_sigma2: float | None = None  # None: log Var(theta) - 4 in each matrix
-    kl_weight: float = 1.0  # beta at the end; the KL enters the loss as beta / N
-    kl_warmup: float = 0.3  # share of the steps over which beta rises from 0
-    max_steps: int = 60_000
-    batch_size: int = 100
-    longest: int = 0  # clicks of a prefix that count, its last, in training and in ranking; 0: all
-    negatives: int = 0  # items drawn at each step for a sampled softmax; 0: the whole catalogue
-    products: str = "float32"  # how products with the catalogue multiply in training, of PRODUCTS
-    compiled: bool = False  # the model's part of a step by torch.compile, which draws other noise
-    lr: float = 1e-3
-    schedule: str = "linear-end"  # constant to 80 % of the steps, then linear to 0; or x 0.1 every 3 epochs
-    l2: float = 1e-5  # coupled decay of what SparseVD does not regularise
-    decay_everything: bool = False  # also theta and log sigma^2, as the authors' optimiser would: a trap, on show
-    order: str = "shuffled"
-    protocol: str = "clean"
-    validation: float = 0.1  # last share of the training sessions in time
-    select: str = "last"  # "last", or the epoch with the best validation "mrr@20"
-    patience: int = 0  # epochs without a better validation MRR@20 before stopping; 0 never stops
+    where: str = setting("both", "SparseVD", "Which matrices: both, none, a module (gnn, encoder, readout) or a role.")
+    noise: str = setting("lrt", "SparseVD", "How weight noise is drawn.", choices=("lrt", "weight"), rare=True)
+    prior: str = setting(
+        "log-uniform", "SparseVD", "Prior over the weights.", choices=("log-uniform", "normal", "ard"), rare=True
+    )
+    threshold: float = setting(
+        3.0,
+        "SparseVD",
+        "A weight is kept where log alpha lies below.",
+        limits={"at least": -20, "at most": 20},
+    )
+    log_sigma2: float | None = setting(
+        None,
+        "SparseVD",
+        "Initial log sigma^2. [default: log Var(theta) - 4 in each matrix]",
+        rare=True,
+    )
+    kl_weight: float = setting(
+        1.0, "SparseVD", "Final beta; the loss has beta / N x KL.", limits={"at least": 0, "below": math.inf}
+    )
+    kl_warmup: float = setting(
+        0.3,
+        "SparseVD",
+        "Share of the steps over which beta rises from 0.",
+        limits={"at least": 0, "at most": 1},
+    )
+    max_steps: int = setting(
+        60_000,
+        "training",
+        "Steps of training. [default of run: 60000; fewer on built-in data]",
+        limits={"at least": 0, "at most": 10**9},
+        shown=False,
+    )
+    batch_size: int = setting(100, "training", "Examples in a step.", limits={"at least": 1, "at most": 10**6})
+    longest: int = setting(
+        0,
+        "data",
+        "Keep the last N clicks of longer prefixes, in training and in every ranking; 0 keeps all.",
+        limits={"at least": 0, "at most": 10**6},
+    )
+    negatives: int = setting(
+        0,
+        "training",
+        "Sampled softmax over so many drawn items, for catalogues beyond memory or patience (biased: the loss comes"
+        " out too small); 0 is the whole catalogue.",
+        limits={"at least": 0},
+        rare=True,
+    )
+    products: str = setting(
+        "float32",
+        "training",
+        "How products with the catalogue multiply in training; sums and ranks stay in float32. bf16: factors of 8"
+        " bits, three times as fast on CPUs that have them; tf32: 11 bits, CUDA only; auto: whatever is quickest here.",
+        choices=PRODUCTS,
+        rare=True,
+    )
+    lr: float = setting(1e-3, "training", "Adam's learning rate.", limits={"above": 0, "below": 10})
+    optimiser: str = setting(
+        "adam",
+        "training",
+        "adamw decays the weights apart from the gradient; amsgrad is Adam with the largest second moment so far.",
+        choices=("adam", "adamw", "amsgrad"),
+        rare=True,
+    )
+    schedule: str = setting(
+        "linear-end",
+        "training",
+        "Rate constant to 80 %, then linear to 0; x 0.1 every 3 epochs; or constant.",
+        choices=("linear-end", "steps", "constant"),
+    )
+    l2: float = setting(
+        1e-5,
+        "training",
+        "Decay of what SparseVD does not regularise.",
+        limits={"at least": 0, "below": math.inf},
+    )
+    decay_everything: bool = setting(
+        False,
+        "SparseVD",
+        "Decay theta and log sigma^2 too (what the authors' optimiser would do; distorts density).",
+        rare=True,
+    )
+    order: str = setting(
+        "shuffled",
+        "data",
+        "Order of the training examples.",
+        choices=("shuffled", "chronological"),
+    )
+    protocol: str = setting(
+        "clean",
+        "training",
+        "clean: the epoch is chosen on validation; paper: trained on all, each metric at its best epoch on test.",
+        choices=("clean", "paper"),
+    )
+    validation: float = setting(
+        0.1,
+        "data",
+        "Last share of the training sessions, held out.",
+        limits={"at least": 0, "below": 1},
+    )
+    select: str = "last"  # or "mrr@20": the epoch with the best one on validation
+    patience: int = setting(0, "training", "Epochs without a better MRR@20; 0 never stops.", limits={"at least": 0})
     refit: bool = False  # on all training sessions, for the epochs that a run with validation chose for this seed
     init_from: str | None = None  # fingerprint of the weights that the run starts from
 
     def __post_init__(self) -> None:
-        def check(right: bool, message: str) -> None:
-            if not right:
-                raise UsageError(message)
-
-        # Which file a record means is its hash: a name alone must execute nothing (own_models.py).
-        check(
-            self.model_source is not None or not is_file_name(self.model),
-            f"model {self.model} is a file, and model_source does not say which: its SHA-256 is missing.",
-        )
+        # Which file a record means is its hash: a name alone must execute nothing (experiment/own_models.py).
+        if self.model_source is None and is_file_name(self.model):
+            raise UsageError(
+                f"model {self.model} is a file, and model_source does not say which: its SHA-256 is missing."
+            )
         for name, value in {**self.to_dict(), **self.model_options}.items():
-            right = not re.search(f"[{STEERS}]", f"{name}{value}")  # lists and the like are written with escapes
-            check(right, f"{name!r} must have no control characters, not {value!r}.")
-        check(0 < self.lr < 10, f"lr must lie between 0 and 10, not {self.lr}.")
-        check(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}.")
-        check(self.longest >= 0, f"longest must not be negative, not {self.longest}.")
-        check(self.negatives >= 0, f"negatives must not be negative, not {self.negatives}.")
-        check(
-            not self.negatives or self.products == "float32",
-            f"products are those with the whole catalogue: negatives={self.negatives} takes products=float32 only.",
-        )
-        check(self.patience >= 0, f"patience must not be negative, not {self.patience}.")
-        check(self.max_steps >= 1, f"max_steps must be at least 1, not {self.max_steps}.")
-        check(0 <= self.kl_weight < math.inf, f"kl_weight must be a number from 0 on, not {self.kl_weight}.")
-        check(-20 <= self.threshold <= 20, f"threshold (of log alpha) must lie from -20 to 20, not {self.threshold:g}.")
-        check(0 <= self.kl_warmup <= 1, f"kl_warmup is a share of the steps, 0 to 1, not {self.kl_warmup}.")
-        check(
-            0 <= self.validation < 1,
-            f"validation is a share of the sessions, 0 to below 1, not {self.validation}.",
-        )
-        check(0 <= self.l2 < math.inf, f"l2 must be a number from 0 on, not {self.l2}.")
-        for name, valid in (
-            ("schedule", SCHEDULES),
-            ("protocol", PROTOCOLS),
-            ("order", ORDERS),
-            ("products", PRODUCTS),
-        ):
-            check(
-                getattr(self, name) in valid,
-                f"{name} must be one of {', '.join(valid)}, not {getattr(self, name)}.",
+            if re.search(f"[{STEERS}]", f"{name}{value}"):  # lists and the like are written with escapes
+                raise UsageError(f"{name!r} must have no control characters, not {value!r}.")
+        for each in SETTINGS:
+            value = getattr(self, each.name)
+            if value is not None and not each.allows(value):
+                raise UsageError(f"{each.name} must be {each.allowed}, not {value}.")
+        if self.negatives and self.products != "float32":
+            raise UsageError(
+                f"products are those with the whole catalogue: negatives={self.negatives} takes products=float32 only."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,12 +210,39 @@ class Config:
 
     @property
     def held_out(self) -> float:
-        """The share of the training sessions that is held out: none under protocol `paper`, which chooses on test."""
-        return self.validation if self.protocol == "clean" else 0.0
+        """The share of the training sessions that is held out: none under protocol `paper`, which chooses on test, and
+        none where there is nothing to choose, for a model without training steps."""
+        return self.validation if self.protocol == "clean" and self.max_steps else 0.0
 
     @property
     def is_sparse(self) -> bool:
         return self.where != "none"
+
+    @property
+    def has_verdict(self) -> bool:
+        """Whether there is a verdict on it: a model that was trained by `dissect run` to its last step."""
+        return self.select == "last" and not self.refit and self.max_steps > 1  # 1 was that of a baseline once
+
+    @property
+    def chooses(self) -> bool:
+        """Whether a run reports the epoch that was best on validation, not its last step."""
+        return self.select != "last"
+
+
+SETTINGS = tuple(
+    Setting(
+        f.name,
+        str(f.type).removesuffix(" | None"),
+        f.default,
+        **{"flag": f"--{f.name.replace('_', '-')}", **f.metadata},
+    )
+    for f in fields(Config)
+    if f.metadata
+)
+# The settings of `dissect run` and of `dissect train`, where they are not the defaults: the second is dense and chooses
+# an epoch, of EPOCHS at most. How long the first is, experiment/train.py says by the data set.
+DISSECTED: Mapping[str, Any] = MappingProxyType({})
+DENSE: Mapping[str, Any] = MappingProxyType({"where": "none", "schedule": "steps", "select": "mrr@20", "patience": 3})
 
 
 def kl_weight_at(config: Config, step: int) -> float:
@@ -135,6 +257,8 @@ def lr_at(config: Config, step: int, steps_per_epoch: int) -> float:
     """Learning rate of step `step` (from 0) under the schedule."""
     if config.schedule == "steps":
         return config.lr * 0.1 ** (step // steps_per_epoch // 3)
+    if config.schedule == "constant":
+        return config.lr
     decay_from = decay_step(config)
     return config.lr * min(1.0, (config.max_steps - step) / (config.max_steps - decay_from))
 

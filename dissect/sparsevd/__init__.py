@@ -1,35 +1,30 @@
 """Sparse Variational Dropout (Molchanov, Ashukha and Vetrov 2017, arXiv 1701.05369), for any nn.Module.
 
 sparsify(model)             exchange its layers
-with one_sample(model):     a training step: loss + beta / N * total_kl(model)
-measure(model)              how many weights are in use
+with one_sample(model):     a training step: loss + beta / N * penalty(model)
+density(model)              which share of each matrix is kept, as a table (counts for a record: measure)
+scores(model)               the score of each weight
 densify(model)              back to dense layers, pruned
 coverage(model, ...)        how many weights all of that speaks for
+
+docs/sparsevd.md shows all of it on a small network.
 """
 
 from dissect.sparsevd.coverage import coverage, declared_for, in_words, is_partial, shares
-from dissect.sparsevd.density import SIGNED_TAUS, TAUS, THRESHOLDS, measure
+from dissect.sparsevd.density import SIGNED_TAUS, TAUS, THRESHOLDS, density, measure
 from dissect.sparsevd.kl import PRIORS, kept, kept_count, kl_divergence, log_alpha
-from dissect.sparsevd.layers import (
-    GRUVD,
-    NOISES,
-    Conv1dVD,
-    GRUCellVD,
-    LinearVD,
-    VariationalLayer,
-    one_sample,
-    rows_belong_to,
-)
-from dissect.sparsevd.sparsify import (
-    SparsifyReport,
-    densify,
+from dissect.sparsevd.layers import GRUVD, NOISES, Conv1dVD, GRUCellVD, LinearVD, VariationalLayer, one_sample
+from dissect.sparsevd.sparsifier import (
+    layers_in,
     named_variational,
+    own_parameters,
+    penalty,
     reset_log_sigma2,
-    sparsify,
-    total_kl,
+    scores,
+    sparsified,
     unmasked,
-    variational_parameters,
 )
+from dissect.sparsevd.sparsify import SparsifyReport, densify, sparsify
 
 __all__ = [
     "GRUVD",
@@ -46,20 +41,23 @@ __all__ = [
     "coverage",
     "declared_for",
     "densify",
+    "density",
     "in_words",
     "is_partial",
     "kept",
     "kept_count",
     "kl_divergence",
+    "layers_in",
     "log_alpha",
     "measure",
     "named_variational",
     "one_sample",
+    "own_parameters",
+    "penalty",
     "reset_log_sigma2",
-    "rows_belong_to",
+    "scores",
     "shares",
+    "sparsified",
     "sparsify",
-    "total_kl",
     "unmasked",
-    "variational_parameters",
 ]

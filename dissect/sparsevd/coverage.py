@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from dissect.sparsevd.sparsify import named_variational, nearest
+from dissect.sparsevd.sparsifier import own_parameters, sparsified
+from dissect.sparsevd.sparsify import nearest
 
 NORMALISATIONS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 SCALES = ("_g", ".original0")  # how weight normalisation names the lengths of rows that it takes out of a matrix
@@ -21,7 +22,7 @@ Row = dict[str, Any]
 
 
 def declared_for(matrix: str, declared: Mapping[str, Any]) -> Any | None:
-    """What is declared for a matrix as `named_variational` calls it: a layer, or a weight of one that has several."""
+    """What is declared for a matrix as `sparsified` calls it: a layer, or a weight of one that has several."""
     name = nearest(f"{matrix}.weight", declared)
     return None if name is None else declared[name]
 
@@ -38,7 +39,7 @@ def coverage(model: nn.Module, declared: Mapping[str, Any], left_out: Mapping[st
     are). A weight that two names share counts for the first; the second has it as not covered where its role is
     another one.
     """
-    covered = {id(theta) for _, theta, _ in named_variational(model)}
+    covered = {id(weight) for weight in sparsified(model).values()}
     rows: dict[str, Row] = {}
     first: dict[int, Row] = {}  # by the id of a weight, the row that counts it
     for name, weight in _weight_matrices(model, declared):
@@ -111,12 +112,12 @@ def _weight_matrices(model: nn.Module, declared: Mapping[str, Any]) -> Iterator[
 
     A parameter that is declared by its own name is one, whatever its name.
     """
-    variances = {id(log_sigma2) for _, _, log_sigma2 in named_variational(model)}
+    own = {id(parameter) for parameter in own_parameters(model)}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in variances or is_lazy(parameter) or parameter.dim() < 2:
+        if id(parameter) in own or is_lazy(parameter) or parameter.dim() < 2:
             continue
-        owner, _, own = name.rpartition(".")
-        is_other = "bias" in own or name.endswith(SCALES) or isinstance(model.get_submodule(owner), NORMALISATIONS)
+        owner, _, last = name.rpartition(".")
+        is_other = "bias" in last or name.endswith(SCALES) or isinstance(model.get_submodule(owner), NORMALISATIONS)
         if name in declared or not is_other:
             yield name, parameter
 

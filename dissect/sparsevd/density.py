@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dissect.errors import UsageError
 from dissect.sparsevd.kl import kept, kl_per_weight, log_alpha
-from dissect.sparsevd.sparsify import named_variational
+from dissect.sparsevd.sparsifier import matrices_of, named_variational, variational_layers
 
 THRESHOLDS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0)  # t, of log alpha
 TAUS = (0.001, 0.01, 0.05)
@@ -38,6 +38,27 @@ class _Counts(NamedTuple):
     theta_abs_gt: Tensor
     theta_gt: Tensor
     kl: Tensor
+
+
+@torch.no_grad()
+def density(model: nn.Module, threshold: float | None = None) -> Any:
+    """Which share of each SparseVD matrix is kept, as a pandas DataFrame: a row a matrix.
+
+    matrix            its name as in `sparsified`
+    kept, size        weights with log alpha below the threshold, and all of them
+    density           kept / size
+    threshold         the layer's, or the one given: another threshold needs no other training
+    median_log_alpha  far below the threshold most weights are sure, far above it most are noise
+    """
+    import pandas
+
+    own = {name: layer.threshold for at, layer in variational_layers(model) for name, _, _ in matrices_of(at, layer)}
+    rows = []
+    for name, theta, log_sigma2 in named_variational(model):
+        a, t, size = log_alpha(theta, log_sigma2), own[name] if threshold is None else threshold, theta.numel()
+        n = int(kept(a, t).sum())
+        rows.append((name, n, size, n / size, t, float(a.median())))
+    return pandas.DataFrame(rows, columns=["matrix", "kept", "size", "density", "threshold", "median_log_alpha"])
 
 
 @torch.no_grad()

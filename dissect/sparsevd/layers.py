@@ -5,16 +5,12 @@ parameter of the same shape for each weight matrix: `log_sigma2`, named after th
 `log_sigma2_ih`). So the state dict of a dense model loads with strict=False. Biases stay deterministic and
 never enter a variance.
 
-In training there is noise, in one of three modes (NOISES):
+In training there is noise, in one of two modes (NOISES):
 
-    lrt         the local reparameterisation (Kingma, Salimans and Welling 2015, arXiv 1506.02557): each
-                output has the mean and the variance that noise on the weights would give it, but each row has
-                noise of its own. Exact for a row alone; rows are independent, which they are not if all see
-                one W.
-    lrt_shared  the same, with one draw for all rows of a session: over T in [B, T, out], over the steps of a
-                GRU, over the positions of a Conv1d. Packed rows [rows, in] do not say which session they
-                belong to: `rows_belong_to` says it, and without it they are independent.
-    weight      one W for all rows: exact jointly. Each call draws anew, outside of `one_sample`.
+    lrt     the local reparameterisation (Kingma, Salimans and Welling 2015, arXiv 1506.02557): each output has
+            the mean and the variance that noise on the weights would give it, but each row has noise of its
+            own. Exact for a row alone; rows are independent, which they are not if all see one W.
+    weight  one W for all rows: exact jointly. Each call draws anew, outside of `one_sample`.
 
 In evaluation there is none, and weights that do not count as kept (log alpha >= threshold) are zero, so that
 the weights that are evaluated are those that a density describes; `masked = False` evaluates theta as it is.
@@ -25,7 +21,7 @@ Letters: B sessions, T steps or positions, H units of a GRU.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Self
 
@@ -37,11 +33,9 @@ from torch.nn.utils.rnn import PackedSequence
 from dissect.errors import UsageError, unknown
 from dissect.sparsevd.kl import kept, log_alpha
 
-NOISES = ("lrt", "lrt_shared", "weight")
+NOISES = ("lrt", "weight")
 VARIANCE_EPS = 1e-8  # under the square root: a finite gradient at rows of zeros, for noise of 1e-4
 CONSTANT_LOG_SIGMA2 = -10.0  # to start a matrix without spread, where log Var(theta) has no value
-
-_ROWS: list[tuple[Tensor, int]] = []  # what `rows_belong_to` has open, innermost last
 
 
 class VariationalLayer(nn.Module):
@@ -169,26 +163,19 @@ class VariationalLayer(nn.Module):
         theta, log_sigma2 = self._pair(name)
         if not (self.training or self.masked):
             return theta
-
-        def make() -> Tensor:
+        held = {} if self._held is None else self._held
+        key = (id(theta), self.training, self.threshold)
+        if key not in held:
             with _full_precision(theta):
                 if self.training:
-                    return theta + (0.5 * log_sigma2).exp() * torch.randn_like(theta)
-                return theta.masked_fill(~kept(log_alpha(theta, log_sigma2), self.threshold), 0.0)
-
-        return self._hold((id(theta), self.training, self.threshold), make)
-
-    def _hold(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
-        """make(), or what it made before within `one_sample`."""
-        if self._held is None:
-            return make()
-        if key not in self._held:
-            self._held[key] = make()
-        return self._held[key]
+                    held[key] = theta + (0.5 * log_sigma2).exp() * torch.randn_like(theta)
+                else:
+                    held[key] = theta.masked_fill(~kept(log_alpha(theta, log_sigma2), self.threshold), 0.0)
+        return held[key]
 
 
 class LinearVD(VariationalLayer, nn.Linear):
-    """Linear: x [..., in] -> [..., out]; weight, log_sigma2 [out, in]. The first axis of x is the session."""
+    """Linear: x [..., in] -> [..., out]; weight, log_sigma2 [out, in]."""
 
     dense_class = nn.Linear
     log_sigma2: nn.Parameter
@@ -198,78 +185,55 @@ class LinearVD(VariationalLayer, nn.Linear):
             return F.linear(x, self._weight("weight"), self.bias)
         mean = F.linear(x, self.weight, self.bias)
         with _full_precision(x):
-            variance = F.linear(x.to(self.log_sigma2.dtype).square(), self.log_sigma2.exp())
-            return _add_noise(mean, variance, self._noise_like(mean, variance.dtype))
-
-    def _noise_like(self, mean: Tensor, dtype: torch.dtype) -> Tensor:
-        """Standard normal, of the shape of mean [..., out] or broadcast to it."""
-        shape = mean.shape
-        if self.noise == "lrt_shared" and len(shape) > 2:
-            shape = torch.Size((shape[0], *(1 for _ in shape[1:-1]), shape[-1]))
-        elif self.noise == "lrt_shared" and len(shape) == 2:
-            for session, n_sessions in reversed(_ROWS):
-                if len(session) == len(mean):
-                    noise = torch.randn(n_sessions, shape[-1], dtype=dtype, device=mean.device)
-                    return noise.index_select(0, session)
-        return torch.randn(shape, dtype=dtype, device=mean.device)
+            return _add_noise(mean, F.linear(x.to(self.log_sigma2.dtype).square(), self.log_sigma2.exp()))
 
 
 class Conv1dVD(VariationalLayer, nn.Conv1d):
     """Conv1d: x [B, in, T] or [in, T] -> [B, out, T'] or [out, T']; weight, log_sigma2 [out, in / groups, k].
 
-    The noise of two positions is independent (or, lrt_shared, the same), although overlapping windows see the
-    same weights.
+    The noise of two positions is independent, although overlapping windows see the same weights.
     """
 
     dense_class = nn.Conv1d
     log_sigma2: nn.Parameter
 
     def forward(self, x: Tensor) -> Tensor:
+        weight = self._weight("weight") if self._uses_weights() else self.weight
+        mean: Tensor = self._conv_forward(x, weight, self.bias)
         if self._uses_weights():
-            result: Tensor = self._conv_forward(x, self._weight("weight"), self.bias)
-            return result
-        mean: Tensor = self._conv_forward(x, self.weight, self.bias)
+            return mean
         with _full_precision(x):
             square = x.to(self.log_sigma2.dtype).square()
             # The same padding, stride and dilation, but no bias: variance does not depend on it.
-            variance: Tensor = self._conv_forward(square, self.log_sigma2.exp(), None)
-            shape = (*mean.shape[:-1], 1) if self.noise == "lrt_shared" else mean.shape
-            return _add_noise(mean, variance, torch.randn(shape, dtype=variance.dtype, device=x.device))
+            return _add_noise(mean, self._conv_forward(square, self.log_sigma2.exp(), None))
 
 
 class GRUCellVD(VariationalLayer, nn.GRUCell):
-    """GRUCell: x [B, in], h [B, H] -> [B, H]; weight_ih [3H, in], weight_hh [3H, H] in the order r, z, n.
+    """GRUCell: x [B, in], h [B, H] -> [B, H], or all without B; weight_ih [3H, in], weight_hh [3H, H], order r, z, n.
 
-    The two products have noise of their own: the reset gate multiplies one of them. lrt_shared keeps it over
-    the calls within `one_sample` (the cell does not know which calls are steps of the same sequences).
+    The two products have noise of their own: the reset gate multiplies one of them.
     """
 
     dense_class = nn.GRUCell
+    log_sigma2_ih: nn.Parameter
+    log_sigma2_hh: nn.Parameter
 
     def theta_names(self) -> Sequence[str]:
         return ("weight_ih", "weight_hh")
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        x = input
+        if input.dim() == 1:
+            return self.forward(input[None], None if hx is None else hx[None])[0]
         if hx is None:
-            hx = x.new_zeros(*x.shape[:-1], self.hidden_size)
+            hx = input.new_zeros(len(input), self.hidden_size)
         if self._uses_weights():
             w_ih, w_hh = self._weight("weight_ih"), self._weight("weight_hh")
-            return torch.gru_cell(x, hx, w_ih, w_hh, self.bias_ih, self.bias_hh)
-        with _full_precision(x):
-            x, h = x.to(self.weight_ih.dtype), hx.to(self.weight_hh.dtype)
-            gi = self._noisy(x, "ih", self.bias_ih)
-            gh = self._noisy(h, "hh", self.bias_hh)
+            return torch.gru_cell(input, hx, w_ih, w_hh, self.bias_ih, self.bias_hh)
+        with _full_precision(input):
+            x, h = input.to(self.weight_ih.dtype), hx.to(self.weight_hh.dtype)
+            gi = _noisy_product(x, self.weight_ih, self.log_sigma2_ih.exp(), self.bias_ih)
+            gh = _noisy_product(h, self.weight_hh, self.log_sigma2_hh.exp(), self.bias_hh)
             return _gates(gi, gh, h)
-
-    def _noisy(self, x: Tensor, which: str, bias: Tensor | None) -> Tensor:
-        theta, log_sigma2 = self._pair(f"weight_{which}")
-        mean = F.linear(x, theta, bias)
-        variance = F.linear(x.square(), log_sigma2.exp())
-        if self.noise == "lrt":
-            return _add_noise(mean, variance, torch.randn_like(mean))
-        key = (id(theta), "noise", mean.shape)
-        return _add_noise(mean, variance, self._hold(key, lambda: torch.randn_like(mean)))
 
 
 class GRUVD(VariationalLayer, nn.GRU):
@@ -282,17 +246,13 @@ class GRUVD(VariationalLayer, nn.GRU):
 
     dense_class = nn.GRU
 
-    @classmethod
-    def from_dense(
-        cls, dense: nn.Module, *, noise: str = "lrt", threshold: float = 3.0, log_sigma2: float | None = None
-    ) -> Self:
-        """As for the other layers; raises UsageError for a GRU of two directions."""
-        if isinstance(dense, nn.GRU) and dense.bidirectional:
-            raise UsageError("GRUVD runs in one direction, this GRU in both.")
-        return super().from_dense(dense, noise=noise, threshold=threshold, log_sigma2=log_sigma2)
-
     def theta_names(self) -> Sequence[str]:
         return [f"weight_{which}_l{layer}" for layer in range(self.num_layers) for which in ("ih", "hh")]
+
+    def _make_variational(self, *settings: Any) -> None:
+        if self.bidirectional:
+            raise UsageError("GRUVD runs in one direction, this GRU in both.")
+        super()._make_variational(*settings)
 
     # PyTorch's GRU.forward is overloaded in its types: tensors give tensors, packed sequences packed ones.
     def forward(self, input: Any, hx: Tensor | None = None) -> Any:
@@ -305,10 +265,14 @@ class GRUVD(VariationalLayer, nn.GRU):
             if input.unsorted_indices is not None:
                 states = states.index_select(1, input.unsorted_indices)
             return input._replace(data=rows), states
-        if input.dim() == 2:  # one sequence [T, in], h [layers, H]
-            out, states = self._noisy_padded(input[:, None], None if hx is None else hx[:, None])
+        is_single = input.dim() == 2  # one sequence [T, in], h [layers, H]
+        x = input[:, None] if is_single else input.transpose(0, 1) if self.batch_first else input  # [T, B, in]
+        steps, batch, width = x.shape
+        hx = hx[:, None] if is_single and hx is not None else hx
+        rows, states = self._noisy_steps(x.reshape(steps * batch, width), [batch] * steps, hx)
+        out = rows.reshape(steps, batch, -1)
+        if is_single:
             return out[:, 0], states[:, 0]
-        out, states = self._noisy_padded(input.transpose(0, 1) if self.batch_first else input, hx)
         return (out.transpose(0, 1) if self.batch_first else out), states
 
     def _dense_forward(self, input: Any, hx: Tensor | None) -> Any:
@@ -323,45 +287,28 @@ class GRUVD(VariationalLayer, nn.GRU):
         finally:
             self._flat_weights = thetas
 
-    def _noisy_padded(self, x: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x [T, B, in] -> [T, B, H] and the last states [layers, B, H]."""
-        steps, batch, width = x.shape
-        rows, states = self._noisy_steps(x.reshape(steps * batch, width), [batch] * steps, hx)
-        return rows.reshape(steps, batch, -1), states
-
     def _noisy_steps(self, rows: Tensor, batch_sizes: list[int], hx: Tensor | None) -> tuple[Tensor, Tensor]:
         """Packed rows [sum of batch_sizes, in] -> [sum, H] and the last states [layers, B, H]."""
-        batch = batch_sizes[0]
         with _full_precision(rows):
             x = rows.to(self.get_parameter("weight_ih_l0").dtype)
             if hx is None:
-                hx = x.new_zeros(self.num_layers, batch, self.hidden_size)
-            session = torch.cat([torch.arange(n) for n in batch_sizes]).to(x.device)  # [rows]
+                hx = x.new_zeros(self.num_layers, batch_sizes[0], self.hidden_size)
             last = []
             for layer in range(self.num_layers):
                 if layer:
                     x = F.dropout(x, self.dropout)
-                x, h = self._noisy_layer(x, hx[layer].to(x.dtype), layer, batch_sizes, session)
+                x, h = self._noisy_layer(x, hx[layer].to(x.dtype), layer, batch_sizes)
                 last.append(h)
             return x, torch.stack(last)
 
-    def _noisy_layer(
-        self, x: Tensor, h: Tensor, layer: int, batch_sizes: list[int], session: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        shared = self.noise == "lrt_shared"
+    def _noisy_layer(self, x: Tensor, h: Tensor, layer: int, batch_sizes: list[int]) -> tuple[Tensor, Tensor]:
         (w_ih, log_ih), (w_hh, log_hh) = (self._pair(f"weight_{which}_l{layer}") for which in ("ih", "hh"))
         b_ih, b_hh = (self.get_parameter(f"bias_{w}_l{layer}") if self.bias else None for w in ("ih", "hh"))
-        s_ih, s_hh = log_ih.exp(), log_hh.exp()
-        mean = F.linear(x, w_ih, b_ih)  # [rows, 3H]
-        noise = torch.randn(len(h) if shared else len(x), mean.shape[1], dtype=x.dtype, device=x.device)
-        gi = _add_noise(mean, F.linear(x.square(), s_ih), noise[session] if shared else noise)
-        noise_h = torch.randn_like(mean[: len(h)])  # [B, 3H], for lrt_shared
-        outputs = []
+        gi = _noisy_product(x, w_ih, log_ih.exp(), b_ih)  # [rows, 3H]
+        s_hh, outputs = log_hh.exp(), list[Tensor]()
         for gi_t in torch.split(gi, batch_sizes):
             n = len(gi_t)  # the sequences that still run, the longest first
-            mean_h = F.linear(h[:n], w_hh, b_hh)
-            noise_t = noise_h[:n] if shared else torch.randn_like(mean_h)
-            gh_t = _add_noise(mean_h, F.linear(h[:n].square(), s_hh), noise_t)
+            gh_t = _noisy_product(h[:n], w_hh, s_hh, b_hh)
             outputs.append(_gates(gi_t, gh_t, h[:n]))
             h = torch.cat([outputs[-1], h[n:]]) if n < len(h) else outputs[-1]
         return torch.cat(outputs), h
@@ -392,9 +339,9 @@ def initial_log_sigma2(theta: Tensor) -> float:
 def one_sample(model: nn.Module) -> Iterator[None]:
     """Within it each matrix has one set of weights, however often its layer is called.
 
-    In training that is the draw of noise = weight (and the noise of a GRUCellVD with lrt_shared): open it for
-    each step, or rows that should see one W see several. In evaluation it is the masked theta, which is then
-    not computed again for each batch; weights must not change within it. Tied matrices share their draw.
+    In training that is the draw of noise = weight: open it for each step, or rows that should see one W see
+    several. In evaluation it is the masked theta, which is then not computed again for each batch; weights must
+    not change within it. Tied matrices share their draw.
     """
     layers = [m for m in model.modules() if isinstance(m, VariationalLayer) and m._held is None]
     held: dict[Any, Tensor] = {}
@@ -405,20 +352,6 @@ def one_sample(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer._held = None
-
-
-@contextmanager
-def rows_belong_to(session: Tensor, n_sessions: int) -> Iterator[None]:
-    """Within it, packed rows [rows, in] of a LinearVD with lrt_shared have one draw for each session.
-
-    session [rows] says where each row belongs, from 0. It holds for inputs of as many rows; the contexts of
-    several packings (clicks, nodes) can be open at once, of two with as many rows the inner one counts.
-    """
-    _ROWS.append((session, n_sessions))
-    try:
-        yield
-    finally:
-        _ROWS.pop()
 
 
 def _is_finite(theta: Tensor) -> bool:
@@ -436,10 +369,16 @@ def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _add_noise(mean: Tensor, variance: Tensor, noise: Tensor) -> Tensor:
-    """mean + std * noise, in the precision of the variance, returned in that of the mean."""
+def _add_noise(mean: Tensor, variance: Tensor) -> Tensor:
+    """mean + std * noise of each element's own, in the precision of the variance, returned in that of the mean."""
     std = (variance + VARIANCE_EPS).sqrt()
+    noise = torch.randn(mean.shape, dtype=std.dtype, device=std.device)
     return torch.addcmul(mean.to(std.dtype), std, noise).to(mean.dtype)
+
+
+def _noisy_product(x: Tensor, theta: Tensor, sigma2: Tensor, bias: Tensor | None) -> Tensor:
+    """x [..., in] times W ~ N(theta, sigma2) [out, in], and the bias: [..., out]."""
+    return _add_noise(F.linear(x, theta, bias), F.linear(x.square(), sigma2))
 
 
 def _gates(gi: Tensor, gh: Tensor, h: Tensor) -> Tensor:

@@ -8,20 +8,18 @@ on working. Layers are exchanged in the model, in place: a reference to a dense 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
-from torch.overrides import TorchFunctionMode
 
 from dissect.errors import UsageError, unknown
-from dissect.sparsevd.kl import sum_of_kl
 from dissect.sparsevd.layers import LAYERS, VariationalLayer, sigma_name
+from dissect.sparsevd.probe import watch
+from dissect.sparsevd.sparsifier import matrices_of, variational_layers
 
 Choice = Callable[[str, nn.Module], bool]
 Where = Choice | Collection[str]
@@ -33,24 +31,13 @@ READS_PAST_FORWARD: dict[type[nn.Module], str] = {
 }
 # What the parameters of a layer are called as PyTorch makes it; pruning and weight norm leave others behind.
 OWN_PARAMETER = re.compile(r"(weight|bias)(_(ih|hh)(_l\d+)?)?")
-# Functions that look at the shape or kind of a weight, not at its values, beside new_... and ..._like.
-LOOKS_ONLY = (
-    "size",
-    "dim",
-    "numel",
-    "stride",
-    "element_size",
-    "is_contiguous",
-    "is_floating_point",
-    "__len__",
-)
 
 
 @dataclass(frozen=True)
 class SparsifyReport:
     """What became of each layer or weight matrix of a model.
 
-    swapped   by the name of the matrix as in `named_variational`, its shape
+    swapped   by the name of the matrix as in `sparsified`, its shape
     layers    the names of the layers that were exchanged
     left_out  by the name of the layer, or of the parameter where no layer is to blame, the reason
     """
@@ -103,30 +90,34 @@ def sparsify(
     _leave_out_half_tied(model, chosen, left_out)
     _require_each(names, chosen, left_out)
 
+    layers = _with_noise(chosen, noise=noise, threshold=threshold, log_sigma2=log_sigma2)
+    _exchange(model, {id(chosen[name]): layer for name, layer in layers.items()})
+    return _report(model, [*layers], left_out)
+
+
+def _with_noise(chosen: dict[str, nn.Module], **settings: Any) -> dict[str, VariationalLayer]:
+    """The SparseVD layers for the chosen ones; layers that share a weight share its log sigma^2."""
     layers: dict[str, VariationalLayer] = {}
-    log_sigma2_of: dict[int, nn.Parameter] = {}  # by id of theta: tied weights have one
+    log_sigma2_of: dict[int, nn.Parameter] = {}  # by id of theta
     for name, module in chosen.items():
-        variational = LAYERS[type(module)]
         try:
-            layer = variational.from_dense(module, noise=noise, threshold=threshold, log_sigma2=log_sigma2)
+            layers[name] = LAYERS[type(module)].from_dense(module, **settings)
         except UsageError as error:
             raise UsageError(f"{name}: {error.message}", error.hint) from error
-        for theta_name, theta, own in layer.variational():
-            setattr(layer, sigma_name(theta_name), log_sigma2_of.setdefault(id(theta), own))
-        layers[name] = layer
-    _exchange(model, {id(chosen[name]): layer for name, layer in layers.items()})
-
-    return _report(model, [*layers], left_out)
+        for theta_name, theta, own in layers[name].variational():
+            setattr(layers[name], sigma_name(theta_name), log_sigma2_of.setdefault(id(theta), own))
+    return layers
 
 
 def _report(model: nn.Module, layers: list[str], left_out: dict[str, str]) -> SparsifyReport:
     """What became of a model whose `layers` were exchanged; adds to left_out the matrices that belong to no layer."""
     report = SparsifyReport(layers=layers, left_out=left_out)
     covered = set()
-    for layer_name, name, theta, own in _all_variational(model):
-        covered |= {id(theta), id(own)}
-        if layer_name in layers:
-            report.swapped[name] = tuple(theta.shape)
+    for layer_name, layer in variational_layers(model):
+        for name, theta, own in matrices_of(layer_name, layer):
+            covered |= {id(theta), id(own)}
+            if layer_name in layers:
+                report.swapped[name] = tuple(theta.shape)
     for name, parameter in model.named_parameters():
         is_dense_matrix = not is_lazy(parameter) and parameter.dim() >= 2 and id(parameter) not in covered
         if is_dense_matrix and nearest(name, left_out) is None:
@@ -150,66 +141,8 @@ def densify(model: nn.Module, prune: bool = True) -> nn.Module:
     """
     if isinstance(model, VariationalLayer):
         return model.to_dense(prune)
-    dense = {id(m): m.to_dense(prune) for m in model.modules() if isinstance(m, VariationalLayer)}
-    _exchange(model, dense)
+    _exchange(model, {id(layer): layer.to_dense(prune) for _, layer in variational_layers(model)})
     return model
-
-
-def named_variational(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
-    """(name, theta, log_sigma2) of each SparseVD matrix, each once, however many layers share it.
-
-    The name is that of the layer, e.g. "edge_in", and for layers of several matrices that of the weight, e.g.
-    "rnn.weight_ih"; a model that is itself a Linear is "weight".
-    """
-    seen = set()
-    for _, name, theta, log_sigma2 in _all_variational(model):
-        if id(theta) not in seen:
-            seen.add(id(theta))
-            yield name, theta, log_sigma2
-
-
-def variational_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """All theta and log_sigma2, each once: what weight decay must not touch."""
-    return [parameter for _, *pair in named_variational(model) for parameter in pair]
-
-
-def total_kl(model: nn.Module, prior: str = "log-uniform") -> Tensor:
-    """The KL (nats) of all SparseVD matrices from `prior`, a scalar; one that layers share counts once."""
-    return sum_of_kl([(theta, log_sigma2) for _, theta, log_sigma2 in named_variational(model)], prior)
-
-
-def reset_log_sigma2(model: nn.Module) -> None:
-    """Put every log sigma^2 back to where it starts for the present theta.
-
-    For use after a `reset_parameters` of the model itself that fills all of its parameters: SR-GNN's does,
-    and with log sigma^2 in U(-1/sqrt(d), 1/sqrt(d)) no weight counts as kept. A SparseVD layer's own is safe.
-    """
-    for module in model.modules():
-        if isinstance(module, VariationalLayer):
-            module.reset_log_sigma2()
-
-
-@contextmanager
-def unmasked(model: nn.Module) -> Iterator[None]:
-    """Within it, evaluation uses theta as it is, also where log alpha is above the threshold."""
-    before = [(module, module.masked) for module in model.modules() if isinstance(module, VariationalLayer)]
-    for layer, _ in before:
-        layer.masked = False
-    try:
-        yield
-    finally:
-        for layer, masked in before:
-            layer.masked = masked
-
-
-def _all_variational(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter, nn.Parameter]]:
-    """(name of the layer, name of the matrix, theta, log_sigma2); a shared weight once for each layer."""
-    for name, module in model.named_modules():
-        if isinstance(module, VariationalLayer):
-            matrices = list(module.variational())
-            for theta_name, theta, log_sigma2 in matrices:
-                full = f"{name}.{theta_name}" if name and len(matrices) > 1 else name or theta_name
-                yield name, full, theta, log_sigma2
 
 
 def _choice(model: nn.Module, where: Where | None) -> tuple[Choice | None, list[str]]:
@@ -264,7 +197,7 @@ def _leave_out_unused(
     refuse: bool,
 ) -> None:
     """Take out layers that the probe does not call, or whose weights others read (`refuse` raises)."""
-    ran, read_by = _watch(model, chosen, probe)
+    ran, read_by = watch(model, chosen, probe)
     for name in [*chosen]:
         if name in read_by:
             left_out[name] = f"its weight is read past its forward, by {read_by[name]}"
@@ -329,28 +262,26 @@ def _no_layer_for(owner: nn.Module) -> str:
 
 def _leave_out_half_tied(model: nn.Module, chosen: dict[str, nn.Module], left_out: dict[str, str]) -> None:
     """Take layers out of `chosen` whose weight also belongs to something that is not in it."""
-    owners: dict[int, list[tuple[str, nn.Module, str]]] = {}
+    places: dict[int, list[tuple[str, int, bool]]] = {}  # by id of a parameter: its names, owners, is it a weight there
     for owner_name, owner in model.named_modules():
-        for parameter_name, parameter in owner._parameters.items():
-            if parameter is not None:
-                owners.setdefault(id(parameter), []).append((owner_name, owner, parameter_name))
+        for name, parameter in owner._parameters.items():
+            place = (f"{owner_name}.{name}".lstrip("."), id(owner), "weight" in name)
+            places.setdefault(id(parameter), []).append(place)
     again = True
     while again:  # a layer that is left out may be tied to another one
         again = False
         swapped = {id(module) for module in chosen.values()}
-        for name, module in [*chosen.items()]:
-            for parameter_name, parameter in module._parameters.items():
-                if parameter is None or "weight" not in parameter_name:
-                    continue
-                for other_name, other, as_name in owners[id(parameter)]:
-                    if name in chosen and (id(other) not in swapped or "weight" not in as_name):
-                        other_place = f"{other_name}.{as_name}".lstrip(".")
-                        left_out[name] = f"its weight is also {other_place}, which stays dense"
-                        del chosen[name]
-                        again = True
+        for layer, module in [*chosen.items()]:
+            weights = [id(p) for name, p in module._parameters.items() if p is not None and "weight" in name]
+            also = [place for weight in weights for place in places[weight]]
+            dense = [name for name, owner, is_weight in also if owner not in swapped or not is_weight]
+            if dense:
+                left_out[layer] = f"its weight is also {dense[0]}, which stays dense"
+                del chosen[layer]
+                again = True
 
 
-def _exchange(model: nn.Module, replacements: dict[int, Any]) -> None:
+def _exchange(model: nn.Module, replacements: Mapping[int, nn.Module]) -> None:
     """Put replacements[id(child)] in place of each child, wherever it appears; on an error put all back."""
     places = [
         (parent, attribute, child)
@@ -365,102 +296,3 @@ def _exchange(model: nn.Module, replacements: dict[int, Any]) -> None:
         for parent, attribute, child in places:
             parent._modules[attribute] = child
         raise
-
-
-def _watch(
-    model: nn.Module, layers: dict[str, nn.Module], probe: Callable[[], object]
-) -> tuple[set[str], dict[str, str]]:
-    """Run the probe and see which layers are called, and which functions read their weights outside of that.
-
-    Returns the names of the former, and by name of the layer the name of such a function.
-    """
-    ran: set[str] = set()
-    running: list[str] = []
-    read_elsewhere: dict[str, str] = {}
-    owner = {
-        id(parameter): name
-        for name, layer in layers.items()
-        for parameter_name, parameter in layer._parameters.items()
-        if parameter is not None and "weight" in parameter_name
-    }
-    tied = {
-        id(p): {name for name, layer in layers.items() if any(p is q for q in layer._parameters.values())}
-        for layer in layers.values()
-        for p in layer._parameters.values()
-        if p is not None
-    }
-
-    class Reads(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            function = getattr(func, "__name__", str(func))
-            is_property = function == "__get__" and getattr(func, "__self__", None) not in _VIEWS
-            if not is_property and not _looks_only(function):
-                for value in _tensors((*args, *(kwargs or {}).values())):
-                    if id(value) in owner and not tied[id(value)] & set(running):
-                        if function == "__get__":
-                            function = getattr(func.__self__, "__name__", function)
-                        read_elsewhere.setdefault(owner[id(value)], function)
-            return func(*args, **(kwargs or {}))
-
-    def enter(name: str) -> Callable[..., None]:
-        return lambda *_: running.append(name)
-
-    def leave(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            running.remove(name)
-            ran.add(name)
-
-        return hook
-
-    with _as_before(model), torch.no_grad():
-        handles = []
-        try:
-            for name, layer in layers.items():
-                handles.append(layer.register_forward_pre_hook(enter(name)))
-                handles.append(layer.register_forward_hook(leave(name)))
-            with Reads():
-                probe()
-        finally:
-            for handle in handles:
-                handle.remove()
-    return ran, read_elsewhere
-
-
-_VIEWS = tuple(getattr(Tensor, name) for name in ("T", "mT", "H", "mH", "data", "real"))  # they give the values
-
-
-def _looks_only(function: str) -> bool:
-    return function in LOOKS_ONLY or function.startswith("new_") or function.endswith("_like")
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
-
-
-@contextmanager
-def _as_before(model: nn.Module) -> Iterator[None]:
-    """At its end, torch's random numbers, the mode of each module and all buffers are what they were."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, name, buffer, None if buffer is None else buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-    ]
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(device.index for device in devices)):
-        try:
-            yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
-            with torch.no_grad():
-                for module, name, buffer, saved in buffers:
-                    module._buffers[name] = buffer
-                    # Always: batch normalisation changes its statistics and keeps their version. Sparse
-                    # buffers (a graph, say) can only be replaced, not changed in place.
-                    if buffer is not None and saved is not None and buffer.layout == torch.strided:
-                        buffer.copy_(saved)

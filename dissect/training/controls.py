@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from dissect.sparsevd import LinearVD
+from dissect.sparsevd import sparsify
 
 ROLE = "control"
 
@@ -13,26 +15,24 @@ ROLE = "control"
 class Controls(nn.Module):
     """Two D x D matrices with the initialisation, noise and learning rate of the model's own.
 
-    kl_only  never runs: it feels the KL and no data
+    kl_only  never runs: it feels the penalty and no data
     rolled   is fed with the session vector of another row, cut off from the gradient, and added to the vector
              in training (absent in evaluation): it runs, gets a gradient from data, and cannot help. The mean
              over the batch is taken away first: it is the same for every row, and through it the matrix would
              learn a popularity vector, which does help
     """
 
-    kl_only: LinearVD
-    rolled: LinearVD
+    kl_only: nn.Module
+    rolled: nn.Module
 
-    def __init__(self, dim: int, noise: str, threshold: float, log_sigma2: float | None) -> None:
+    def __init__(self, dim: int, **sparsity: Any) -> None:
+        """`sparsity`: the settings of `sparsify`."""
         super().__init__()
         for name in ("kl_only", "rolled"):
-            dense = nn.Linear(dim, dim, bias=False)
-            nn.init.uniform_(dense.weight, -(dim**-0.5), dim**-0.5)
-            setattr(
-                self,
-                name,
-                LinearVD.from_dense(dense, noise=noise, threshold=threshold, log_sigma2=log_sigma2),
-            )
+            matrix = nn.Linear(dim, dim, bias=False)
+            nn.init.uniform_(matrix.weight, -(dim**-0.5), dim**-0.5)
+            setattr(self, name, matrix)
+        sparsify(self, **sparsity)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Session vectors [B, D] with what `rolled` adds to them."""
@@ -41,8 +41,8 @@ class Controls(nn.Module):
         return vectors + added
 
 
-def seeded_controls(seed: int, dim: int, noise: str, threshold: float, log_sigma2: float | None) -> Controls:
+def seeded_controls(seed: int, dim: int, **sparsity: Any) -> Controls:
     """Controls drawn from their own generator, so that a model is the same with and without them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1_000_003)
-        return Controls(dim, noise, threshold, log_sigma2)
+        return Controls(dim, **sparsity)

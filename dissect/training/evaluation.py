@@ -9,21 +9,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dissect.data.sessions import PrefixTensors, Sessions
+from dissect.data.sessions import Sessions
 from dissect.data.translate import translated
 from dissect.errors import DivergedError
+from dissect.runs.records import METRICS
 from dissect.sparsevd import one_sample
 from dissect.training import workers
-from dissect.training.scoring import AT_ONCE, catalogue, ranks_by, scores_over
+from dissect.training.scoring import AT_ONCE, ranks_by, scores_over
+from models.base import catalogue, session_vectors
+from models.batch import Batch, Prefixes
 
-CUTOFFS = (5, 10, 20)
 MISS = int(np.iinfo(np.int32).max)  # the rank of a target that the model does not know: beyond every cutoff
 Report = Callable[[int, int], None]
 
 
+def prefixes_of(sessions: Sessions, device: torch.device | str = "cpu", longest: int = 0) -> Prefixes:
+    """All prefixes of some sessions that have a target, on a device; each keeps its last `longest` clicks (0: all)."""
+    return Prefixes(sessions.items, sessions.offsets, device, longest)
+
+
 def evaluate(
     model: Any,
-    prefixes: PrefixTensors,
+    prefixes: Prefixes,
     batch_size: int | None = None,
     report: Report | None = None,
     ties: str = "best",
@@ -35,7 +42,7 @@ def evaluate(
 @torch.inference_mode()
 def evaluate_by(
     model: Any,
-    prefixes: PrefixTensors,
+    prefixes: Prefixes,
     ties: Sequence[str],
     batch_size: int | None = None,
     report: Report | None = None,
@@ -49,21 +56,18 @@ def evaluate_by(
     """
     was_training = model.training
     model.eval()
-    out = torch.zeros(len(ties), len(prefixes), dtype=torch.int32, device=prefixes.start.device)
+    out = torch.zeros(len(ties), len(prefixes), dtype=torch.int32, device=prefixes.device)
     try:
-        S = model.item_states()
-        matrix, bias = catalogue(model, S)
-        sound = torch.isfinite(matrix).all() & (bias is None or torch.isfinite(bias).all())
-        batch_size = batch_size or max(1, min(512, AT_ONCE // (4 * len(matrix))))
-        # Prefixes of like length go together, so that a batch is hardly wider than its sessions.
-        by_length = torch.argsort(prefixes.length, stable=True)[workers.number() :: workers.count()]
         with one_sample(model):  # the masked weights are computed once
+            scores_of, n_items, sound = scorer(model)
+            batch_size = batch_size or max(1, min(512, AT_ONCE // (4 * n_items)))
+            # Prefixes of like length go together: kernels are quickest so.
+            by_length = prefixes.by_length(torch.arange(len(prefixes)))[workers.number() :: workers.count()]
             for start in range(0, len(by_length), batch_size):
-                index = by_length[start : start + batch_size]
-                items, lengths, targets = prefixes.batch(index)
-                vectors: Tensor = model.encode(S, items, lengths)[0]
-                sound = sound & torch.isfinite(vectors).all()
-                out[:, index] = ranks_by(scores_over(vectors, matrix, bias), targets - 1, ties).int()
+                batch = prefixes.batch(by_length[start : start + batch_size])
+                scores, is_sound = scores_of(batch)
+                sound = sound & is_sound
+                out[:, batch.index.to(out.device)] = ranks_by(scores, batch.targets - 1, ties).int()
                 if report:
                     report(min(start + batch_size, len(by_length)), len(by_length))
     finally:
@@ -74,19 +78,22 @@ def evaluate_by(
     return workers.add_up(out).cpu().numpy()
 
 
-@torch.inference_mode()
-def evaluate_scores(
-    model: Any, prefixes: PrefixTensors, batch_size: int = 256, report: Report | None = None, ties: str = "best"
-) -> np.ndarray:
-    """`evaluate` for a model without gradients, which gives `scores(items, lengths)` [B, V]."""
-    out = torch.empty(len(prefixes), dtype=torch.int32)
-    for start in range(0, len(prefixes), batch_size):
-        index = torch.arange(start, min(start + batch_size, len(prefixes)))
-        items, lengths, targets = prefixes.batch(index)
-        out[index] = ranks_by(model.scores(items, lengths), targets - 1, (ties,))[0].int()
-        if report:
-            report(int(index[-1]) + 1, len(prefixes))
-    return out.numpy()
+def scorer(model: Any) -> tuple[Callable[[Batch], tuple[Tensor, Tensor]], int, Tensor]:
+    """(function, V, sound): the function gives the scores [B, V] of a batch, and whether they are numbers.
+
+    The catalogue is computed once; `sound` says whether it is made of numbers. A model without gradients has its own.
+    """
+    if not model.learns:
+        return lambda batch: (model.scores(batch), torch.tensor(True)), model.n_items, torch.tensor(True)
+    S = model.item_states()
+    matrix, bias = catalogue(model, S)
+    sound = torch.isfinite(matrix).all() & (bias is None or torch.isfinite(bias).all())
+
+    def scores_of(batch: Batch) -> tuple[Tensor, Tensor]:
+        vectors = session_vectors(model, S, batch)
+        return scores_over(vectors, matrix, bias), torch.isfinite(vectors).all()
+
+    return scores_of, len(matrix), sound
 
 
 class Ranked(NamedTuple):
@@ -111,21 +118,24 @@ def rank_sessions(
     its rank is MISS where the model does not know its target, or none of its clicks. Then its last `longest` clicks
     count; 0 is all.
     """
-    rank_by = evaluate if hasattr(model, "encode") else evaluate_scores
     if numbers is None:
-        return Ranked(rank_by(model, PrefixTensors(sessions, device, longest), ties=ties))
+        return Ranked(evaluate(model, prefixes_of(sessions, device, longest), ties=ties))
     kept, ranked, known = translated(sessions, numbers)
     rank = np.full(len(ranked), MISS, np.int32)
     if ranked.any():
-        rank[ranked] = rank_by(model, PrefixTensors(kept, device, longest), ties=ties)
+        rank[ranked] = evaluate(model, prefixes_of(kept, device, longest), ties=ties)
     return Ranked(rank, known, int((known & ~ranked).sum()))
 
 
+def gains(rank: np.ndarray, metric: str) -> np.ndarray:
+    """What each prefix adds to a metric such as hr@20 or mrr@5, by its rank (1 is first): 1, or 1/rank, within K.
+
+    The mean over prefixes is the metric as a share. float64, of the shape of `rank`.
+    """
+    kind, k = metric.split("@")
+    return np.where(rank <= int(k), 1 / rank if kind == "mrr" else 1.0, 0.0)
+
+
 def metrics(rank: np.ndarray) -> dict[str, float]:
-    """HR@K and MRR@K in percent from ranks [P] (1 is first): the share within K, the mean of 1/rank within K."""
-    result: dict[str, float] = {}
-    for k in CUTOFFS:
-        result[f"hr@{k}"] = 100 * float(np.mean(rank <= k)) if len(rank) else 0.0
-    for k in CUTOFFS:
-        result[f"mrr@{k}"] = 100 * float(np.mean(np.where(rank <= k, 1 / rank, 0.0))) if len(rank) else 0.0
-    return result
+    """HR@K and MRR@K in percent from ranks [P]: the means of `gains`."""
+    return {metric: 100 * float(gains(rank, metric).mean()) if len(rank) else 0.0 for metric in METRICS}

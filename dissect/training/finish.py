@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
-from dissect.data.sessions import Dataset, PrefixTensors, Sessions, prefix_index, split_validation
+from dissect.data.sessions import Dataset, Sessions, prefix_index, split_validation
 from dissect.errors import DataError
 from dissect.runs.files import AGAIN, read_jsonl
 from dissect.runs.folders import write_ranks
 from dissect.runs.records import Eval, Train
-from dissect.sparsevd import named_variational, unmasked
+from dissect.sparsevd import own_parameters, sparsified, unmasked
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluation import Report, evaluate, evaluate_by, metrics
 from dissect.training.record import density_rows
 from dissect.training.setup import Training
+from models.base import with_current_names
+from models.batch import Prefixes
 
 # A role or module that a trained model can be evaluated without, and the name of the check in the summary.
 SWITCHES = {"propagation": "propagation_zero", "gnn": "gnn_bypassed", "attention": "attention_uniform"}
@@ -28,37 +31,43 @@ def finish(
     training: Training,
     data: Dataset,
     run: Path,
-    splits: dict[str, PrefixTensors],
+    splits: dict[str, Prefixes],
     steps_per_epoch: int,
     report: Callable[[str], Report],
+    ranks: dict[str, np.ndarray],
 ) -> dict[str, Any]:
     """Write the ranks of a run whose last step is done, and return its summary.
 
-    `report(what)` gives what to call after each batch of an evaluation; it may raise, to stop.
+    `report(what)` gives what to call after each batch of an evaluation; it may raise, to stop. `ranks` are those of the
+    weights that are reported, by split and rule for ties [2, P], where they are known already.
     """
     config, state, model = training.config, training.state, training.model
     which, step = "last", state.step
     if config.select != "last":
         which, step = "best", state.best_step
-        model.load_state_dict(load_checkpoint(run / "checkpoints" / "best.pt")["model"])
+        best = load_checkpoint(run / "checkpoints" / "best.pt")["model"]
+        model.load_state_dict(with_current_names(type(model), best))
     values: dict[str, dict[str, float]] = {}
     worst: dict[str, dict[str, float]] = {}
     for split, prefixes in splits.items():
-        rank, rank_worst = evaluate_by(model, prefixes, ("best", "worst"), report=report(f"{split}, for the summary"))
+        if len(ranks.get(split, ())) != 2:
+            says = report(f"{split}, for the summary")
+            ranks[split] = evaluate_by(model, prefixes, ("best", "worst"), report=says)
+        rank, rank_worst = ranks[split]
         values[split], worst[split] = metrics(rank), metrics(rank_worst)
-        sessions = data.test if split == "test" else split_validation(data.train, config.validation)[1]
+        sessions = data.test if split == "test" else split_validation(data.train, config.held_out)[1]
         write_ranks_of(run / f"ranks-{split}-{which}.npz", rank, sessions)
     lines = read_jsonl(run / "metrics.jsonl", Train | Eval)
     history = [row for row in lines if row["kind"] == "eval" and row["split"] == "test"]
     if not history:
         raise DataError(f"{run / 'metrics.jsonl'} has lost the accuracy on test.", AGAIN)
-    rule, evaluated = config.select, values["test"]
+    rule, evaluated = config.select if config.max_steps else "no epochs", values["test"]
     if config.protocol == "paper" and config.select != "last":
         # As the released code reports: every metric at its own best epoch on test.
         rule = "each metric's maximum on test"
         values["test"] = {metric: max(row[metric] for row in history) for metric in values["test"]}
     # Else each metric is of an epoch of its own.
-    against = {"test_worst_ties": worst["test"]} if rule == config.select else {}
+    against = {"test_worst_ties": worst["test"]} if rule != "each metric's maximum on test" else {}
     settings = ("where", "noise", "prior", "threshold", "kl_weight", "batch_size", "protocol", "order")
     return {
         # First, so that an option which is called as a field below does not replace it.
@@ -72,7 +81,7 @@ def finish(
         "steps": state.step,
         "epochs": state.step / steps_per_epoch,
         "seconds": state.seconds,
-        "n_parameters": sum(p.numel() for name, p in model.named_parameters() if "log_sigma2" not in name),
+        "n_parameters": count(model.parameters()) - count(own_parameters(model)),
         "selected": {"rule": rule, "step": step, "epoch": step / steps_per_epoch},
         "test": values["test"],
         **against,
@@ -84,6 +93,11 @@ def finish(
         "left_out": training.left_out,
         "removable": list(model.removable),
     }
+
+
+def count(parameters: Iterable[nn.Parameter]) -> int:
+    """How many weights these are."""
+    return sum(parameter.numel() for parameter in parameters)
 
 
 def _in_json(value: Any) -> bool:
@@ -99,7 +113,7 @@ def write_ranks_of(path: Path, rank: np.ndarray, sessions: Sessions) -> None:
 
 
 def quick_checks(
-    training: Training, test: PrefixTensors, evaluated: dict[str, float], report: Callable[[str], Report]
+    training: Training, test: Prefixes, evaluated: dict[str, float], report: Callable[[str], Report]
 ) -> dict[str, dict[str, float]]:
     """HR@20 and MRR@20 on test with other weights, or with parts of the trained model switched off.
 
@@ -112,7 +126,7 @@ def quick_checks(
         return {metric: values[metric] for metric in ("hr@20", "mrr@20")}
 
     checks = {}
-    if any(True for _ in named_variational(model)):
+    if sparsified(model):
         checks["masked"] = {metric: evaluated[metric] for metric in ("hr@20", "mrr@20")}
         with unmasked(model):
             checks["mean"] = accuracy("mean")

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dissect.data.sessions import Dataset, PrefixTensors, split_validation
+from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import DataError, DivergedError, UsageError
 from dissect.runs.config import Config, decay_step, kl_weight_at, lr_at
 from dissect.runs.files import write_json
 from dissect.runs.folders import mark_done
-from dissect.sparsevd import one_sample, rows_belong_to, total_kl
+from dissect.sparsevd import one_sample, penalty
 from dissect.training import workers
 from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
 from dissect.training.device import describe_environment
+from dissect.training.evaluation import prefixes_of
 from dissect.training.finish import finish
 from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
-from dissect.training.scoring import (
-    catalogue,
-    catalogue_loss,
-    sampled_loss,
-    score_buffer,
-)
-from dissect.training.setup import Training, assemble, choose_kernel, require_compiler, set_lr
+from dissect.training.scoring import catalogue_loss, sampled_loss, score_buffer
+from dissect.training.setup import Training, assemble, choose_kernel, set_lr
+from models.base import catalogue, encoded, sparse_lookups
+from models.batch import Batch, Prefixes
 
 CHECKPOINT_SECONDS = 300.0
 DENSITY_MEASUREMENTS = 200  # over a run
 LOSS_LINES = 500  # over a run
-WIDTHS = 8  # of padded batches are multiples of it, where shapes are to be few
 
 
 def fit(
@@ -65,123 +61,143 @@ def fit(
     observer = observer or Observer()
     with workers.run_folder(run) as folder, stop_on_signal() as stopped:
         try:
-            return _fit(build, data, config, folder, seed, variant, device, observer, weights, stopped)
+            prefixes, splits = examples_of(data, config, device)
+            training = assemble(build, config, prefixes, seed, variant, weights)
+            begin(training, data, folder, torch.device(device), observer)
+            return _Fit(folder, training, data, prefixes, splits, observer, stopped).run_all()
         finally:
             observer.end()
 
 
-def _fit(
-    build: Callable[[], nn.Module],
-    data: Dataset,
-    config: Config,
-    run: Path,
-    seed: int,
-    variant: str,
-    device: torch.device | str,
-    observer: Observer,
-    weights: dict[str, Tensor] | None,
-    stopped: Callable[[], bool],
-) -> dict[str, Any]:
+def examples_of(data: Dataset, config: Config, device: torch.device | str) -> tuple[Prefixes, dict[str, Prefixes]]:
+    """(training prefixes, ranked prefixes by name): test, and valid where a part of the sessions is held out."""
     train, valid = split_validation(data.train, config.held_out)
     if not train.n_prefixes:
         raise DataError(f"{data.name} has no training prefix left after the validation split.")
-    require_compiler(config)
-    prefixes = PrefixTensors(train, device, config.longest)
-    splits = {"test": PrefixTensors(data.test, device, config.longest)}
-    if valid.n_prefixes:
-        splits["valid"] = PrefixTensors(valid, device, config.longest)
-    steps_per_epoch = math.ceil(len(prefixes) / config.batch_size)
+    splits = {"test": data.test, **({"valid": valid} if valid.n_prefixes else {})}
+    ranked = {name: prefixes_of(sessions, device, config.longest) for name, sessions in splits.items()}
+    return prefixes_of(train, device, config.longest), ranked
 
-    training = assemble(build, config, prefixes, seed, variant, weights)
-    if hasattr(training.model, "prepare"):
-        training.model.prepare(train)
-    last = run / "checkpoints" / "last.pt"
+
+def begin(training: Training, data: Dataset, run: Path, device: torch.device, observer: Observer) -> None:
+    """Bring a run to where its last checkpoint is, or begin it: choose a kernel, and write the environment down."""
+    config, last = training.config, run / "checkpoints" / "last.pt"
+    began = time.perf_counter()
+    training.model.prepare(split_validation(data.train, config.held_out)[0])
+    prepared = time.perf_counter() - began
     saved, note = latest_checkpoint(last)
     if note:
         observer.note(note)
     if not workers.is_first():  # noise of its own; the weights are the same
-        torch.manual_seed(seed + 1_000_033 * workers.number())
-    if saved is None:
-        tried = choose_kernel(training, data.n_items, device)
-        environment = describe_environment(torch.device(device))
-        products = {"kernel": training.kernel, "milliseconds": tried}
-        write_json(run / "environment.json", {**environment, "max_steps": config.max_steps, "products": products})
-    else:
+        torch.manual_seed(training.seed + 1_000_033 * workers.number())
+    if saved is not None:
         restore(training, saved, last)
-    state = training.state
-    recorder = Recorder(run, training, len(prefixes), steps_per_epoch, observer)
-    order = ExampleOrder(prefixes.length, config, seed, static=config.compiled or prefixes.start.device.type != "cpu")
-    buffer = score_buffer(config.batch_size, data.n_items, device)  # for the scores of every step
-    loss_every = max(1, config.max_steps // LOSS_LINES)
-    density_every = max(1, config.max_steps // DENSITY_MEASUREMENTS)
+        return
+    training.state.seconds = prepared
+    tried = choose_kernel(training, data.n_items, device)
+    products = {"kernel": training.kernel, "milliseconds": tried}
+    environment = {**describe_environment(device), "max_steps": config.max_steps, "products": products}
+    write_json(run / "environment.json", environment)
 
-    def checkpoint() -> None:
-        recorder.mark()
-        save_checkpoint(last, snapshot(training))
 
-    def report(split: str) -> Callable[[int, int], None]:
+class _Fit:
+    """A run in training: its loop, and what is due between its steps."""
+
+    def __init__(
+        self,
+        run: Path,
+        training: Training,
+        data: Dataset,
+        prefixes: Prefixes,
+        splits: dict[str, Prefixes],
+        observer: Observer,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self.run, self.training, self.data, self.prefixes, self.splits = run, training, data, prefixes, splits
+        self.observer, self.stopped = observer, stopped
+        config = training.config
+        self.order = ExampleOrder(prefixes, config, training.seed, training.model.every_position)
+        self.recorder = Recorder(run, training, len(prefixes), self.order.steps, observer)
+        self.buffer = score_buffer(config.batch_size, data.n_items, prefixes.device)  # for the scores of every step
+        self.loss_every = max(1, config.max_steps // LOSS_LINES)
+        self.density_every = max(1, config.max_steps // DENSITY_MEASUREMENTS)
+
+    def run_all(self) -> dict[str, Any]:
+        """Train to the end and write the summary, which is returned."""
+        state, config = self.training.state, self.training.config
+        self.observer.begin(self.run, state.step, config.max_steps, self.order.steps)
+        self.saved_at = time.monotonic()
+        try:
+            while not self.due():
+                self.step()
+        finally:
+            self.recorder.close()
+        ranks = self.recorder.ranks if config.select == "last" or state.best_step == state.step else {}
+        summary = finish(self.training, self.data, self.run, self.splits, self.order.steps, self.report, ranks)
+        write_json(self.run / "summary.json", summary)
+        mark_done(self.run)
+        return summary
+
+    def due(self) -> bool:
+        """Do what is due at this step; whether the run ends here. Raises Interrupted after a signal.
+
+        A checkpoint comes first: a run that stops in between cuts its records back to it and writes them again.
+        """
+        config, state = self.training.config, self.training.state
+        ends = state.step == config.max_steps
+        ends_epoch = ends or (state.step > 0 and state.step % self.order.steps == 0)
+        is_late = time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+        stops, is_late = workers.any_says(self.stopped(), is_late, device=self.prefixes.device)
+        if ends_epoch or stops or is_late:
+            self.recorder.mark()
+            save_checkpoint(self.run / "checkpoints" / "last.pt", snapshot(self.training))
+            self.saved_at = time.monotonic()
+        if stops:
+            raise Interrupted(state.step, config.max_steps, self.run / "checkpoints")
+        if state.n_sum and (ends or state.step % self.loss_every == 0):
+            self.recorder.loss()
+        if config.is_sparse and (ends or state.step in (0, decay_step(config)) or state.step % self.density_every == 0):
+            self.recorder.density()
+        if not ends_epoch:
+            return False
+        values = self.recorder.accuracy(self.splits, self.report, ("best", "worst") if ends else ("best",))
+        if choose_epoch(self.training, values, self.run, self.order.steps) and not ends:
+            says = f"Stopped after step {state.step:,}: no better MRR@20 in {config.patience} epochs (--patience)."
+            self.observer.note(says)
+            return True
+        return ends
+
+    def step(self) -> None:
+        """One update. Raises DivergedError where the loss is no number."""
+        training, state = self.training, self.training.state
+        began = time.perf_counter()
+        set_lr(training.optimiser, lr_at(training.config, state.step, self.order.steps))
+        beta = kl_weight_at(training.config, state.step) / len(self.prefixes)
+        index, weight = workers.share(self.order.batch(state.step))
+        ce, kl, loss = train_step(training, self.prefixes.batch(index), beta, self.buffer, weight)
+        state.step += 1
+        state.seconds += time.perf_counter() - began
+        if not math.isfinite(loss):
+            raise diverged(training, ce, kl, self.run)
+        state.sum_ce, state.sum_kl, state.n_sum = state.sum_ce + ce, state.sum_kl + kl, state.n_sum + 1
+
+    def report(self, split: str) -> Callable[[int, int], None]:
+        """What an evaluation calls after each batch: it tells the observer, and stops after a signal."""
+
         def tell(done: int, total: int) -> None:
-            observer.evaluating(split, done, total)
+            self.observer.evaluating(split, done, total)
             # The checkpoint made before this evaluation stands. Several processes stop together, in the loop.
-            if workers.count() == 1 and stopped():
-                raise Interrupted(state.step, config.max_steps, last.parent)
+            if workers.count() == 1 and self.stopped():
+                state, config = self.training.state, self.training.config
+                raise Interrupted(state.step, config.max_steps, self.run / "checkpoints")
 
         return tell
 
-    observer.begin(run, state.step, config.max_steps, steps_per_epoch)
-    saved_at = time.monotonic()
-    try:
-        while True:
-            # First what is due at this step. A checkpoint comes before it: a run that stops in between cuts its
-            # records back to the checkpoint and writes them again.
-            ends = state.step == config.max_steps
-            ends_epoch = ends or (state.step > 0 and state.step % steps_per_epoch == 0)
-            is_late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
-            stops, is_late = workers.any_says(stopped(), is_late, device=device)
-            if ends_epoch or stops or is_late:
-                checkpoint()
-                saved_at = time.monotonic()
-            if stops:
-                raise Interrupted(state.step, config.max_steps, last.parent)
-            if state.n_sum and (ends or state.step % loss_every == 0):
-                recorder.loss()
-            if config.is_sparse and (ends or state.step in (0, decay_step(config)) or state.step % density_every == 0):
-                recorder.density()
-            if ends_epoch:
-                values = recorder.accuracy(splits, report)
-                if choose_epoch(training, values, run, steps_per_epoch) and not ends:
-                    epochs = config.patience
-                    observer.note(
-                        f"Stopped after step {state.step:,}: no better MRR@20 in {epochs} epochs (--patience)."
-                    )
-                    ends = True
-            if ends:
-                break
-
-            began = time.perf_counter()
-            set_lr(training.optimiser, lr_at(config, state.step, steps_per_epoch))
-            beta = kl_weight_at(config, state.step) / len(prefixes)
-            index, pad_to = order.batch(state.step, steps_per_epoch)
-            index, weight = workers.share(index)
-            ce, kl, loss = train_step(training, prefixes.batch(index, pad_to), beta, buffer, weight)
-            state.step += 1
-            state.seconds += time.perf_counter() - began
-            if not math.isfinite(loss):
-                raise diverged(training, ce, kl, run)
-            state.sum_ce, state.sum_kl, state.n_sum = state.sum_ce + ce, state.sum_kl + kl, state.n_sum + 1
-    finally:
-        recorder.close()
-    summary = finish(training, data, run, splits, steps_per_epoch, report)
-    write_json(run / "summary.json", summary)
-    mark_done(run)
-    return summary
-
 
 def train_step(
-    training: Training, batch: tuple[Tensor, Tensor, Tensor], beta: float, buffer: Tensor, weight: float = 1.0
+    training: Training, batch: Batch, beta: float, buffer: Tensor, weight: float = 1.0
 ) -> tuple[float, float, float]:
-    """One update on items [B, L], lengths [B], targets [B]; returns the mean cross-entropy, the summed KL, and the loss
-    that both are part of (nats).
+    """One update on B sessions; returns the mean cross-entropy, the summed KL, and the loss of both (nats).
 
     loss = mean CE + beta * sum of KL over all SparseVD weights, where beta is already divided by N. `buffer`
     (of `score_buffer`) takes the scores. Where several processes share a batch, `weight` is this one's part of it, the
@@ -189,14 +205,16 @@ def train_step(
     as they were.
     """
     model, controls = training.model, training.controls
-    items, lengths, targets = batch
     training.optimiser.zero_grad(set_to_none=True)
     S = model.item_states()  # [V, D]
     # The table enters twice. Apart, its two gradients can be added in place: one is dense, the other a few rows.
     looked_up, scored = S.detach().requires_grad_(), S.detach().requires_grad_()
     with one_sample(model):
-        with rows_by_session(items, training.config):
-            vectors, auxiliary = training.encode(looked_up, items, lengths)  # [B, D]
+        with sparse_lookups():
+            vectors, auxiliary = encoded(model, looked_up, batch)  # [B, D]
+        targets = batch.targets
+        if model.every_position:  # [B, L, D]
+            vectors, targets = batch.clicks.unpadded(vectors), batch.targets_of_clicks
         if controls is not None:
             vectors = controls(vectors)
         loss = cross_entropy = next_item_loss(
@@ -206,7 +224,7 @@ def train_step(
         loss = loss + value
     kl = loss.new_zeros(())
     if controls is not None:
-        kl = total_kl(model, training.config.prior) + total_kl(controls, training.config.prior)
+        kl = penalty(model, training.config.prior) + penalty(controls, training.config.prior)
         loss = loss + beta * kl
     told = workers.add_up(torch.stack([loss.detach(), cross_entropy.detach(), kl.detach()]).double() * weight)
     total, ce, kl_sum = told.tolist()
@@ -235,20 +253,6 @@ def next_item_loss(
     return sampled_loss(vectors, matrix[: len(targets)], matrix[len(targets) :], is_target, len(S))
 
 
-@contextmanager
-def rows_by_session(items: Tensor, config: Config) -> Iterator[None]:
-    """For noise = lrt_shared: says which session each row of a batch belongs to, where all its slots stand as rows.
-
-    Models that lay them out otherwise in spite of `all_slots` have independent noise in those layers.
-    """
-    if config.noise != "lrt_shared":
-        yield
-        return
-    B, L = items.shape
-    with rows_belong_to(torch.arange(B, device=items.device).repeat_interleave(L), B):
-        yield
-
-
 def backward_to_table(S: Tensor, *gradients: Tensor | None) -> None:
     """Send the gradients of the item table S [V, D] on to the parameters it was made of; sparse ones come last."""
     given = [gradient for gradient in gradients if gradient is not None]
@@ -266,30 +270,24 @@ def backward_to_table(S: Tensor, *gradients: Tensor | None) -> None:
 class ExampleOrder:
     """Which examples make up which batch: a permutation for each epoch from (seed, epoch), or time order.
 
-    `lengths` [P] are those of all examples, on the device. `static`: the widths to which batches are padded are fetched
-    once an epoch, so that no step waits for its own, and are few.
+    An example is a prefix; with `every_position` a whole session, whose every click has a target.
     """
 
-    def __init__(self, lengths: Tensor, config: Config, seed: int, static: bool) -> None:
-        self.lengths, self.config, self.seed, self.static = lengths, config, seed, static
-        self.epoch, self.permutation = -1, torch.empty(0)
-        self.widths: list[int] = []
+    def __init__(self, prefixes: Prefixes, config: Config, seed: int, every_position: bool = False) -> None:
+        self.prefixes, self.config, self.seed = prefixes, config, seed
+        self.examples = prefixes.whole if every_position else torch.arange(len(prefixes))
+        self.steps = math.ceil(len(self.examples) / config.batch_size)  # of an epoch
+        self.epoch, self.permutation = -1, self.examples
 
-    def batch(self, step: int, steps_per_epoch: int) -> tuple[Tensor, int | None]:
-        """(indices [B] of the examples of a step, fewer at an epoch's end; width to pad them to, or None)."""
-        (epoch, at), B = divmod(step, steps_per_epoch), self.config.batch_size
+    def batch(self, step: int) -> Tensor:
+        """The prefixes [B] of a step, fewer at an epoch's end, in the order of their lengths."""
+        (epoch, at), B = divmod(step, self.steps), self.config.batch_size
         if epoch != self.epoch:
-            n = len(self.lengths)
-            if self.config.order == "chronological":
-                permutation = torch.arange(n)
-            else:
+            self.epoch, self.permutation = epoch, self.examples
+            if self.config.order == "shuffled":
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-                permutation = torch.randperm(n, generator=generator)
-            self.epoch, self.permutation = epoch, permutation.to(self.lengths.device)
-            if self.static:
-                longest = F.pad(self.lengths[self.permutation], (0, -n % B)).view(-1, B).amax(1)
-                self.widths = [WIDTHS * -(-width // WIDTHS) for width in longest.tolist()]
-        return self.permutation[at * B : (at + 1) * B], self.widths[at] if self.static else None
+                self.permutation = self.examples[torch.randperm(len(self.examples), generator=generator)]
+        return self.prefixes.by_length(self.permutation[at * B : (at + 1) * B])
 
 
 def choose_epoch(training: Training, values: dict[str, dict[str, float]], run: Path, steps_per_epoch: int) -> bool:

@@ -15,8 +15,9 @@ from dissect.data.sessions import Sessions, split_validation
 from dissect.errors import DataError, DissectError
 from dissect.runs import files, folders, records
 from dissect.runs.config import Config
-from dissect.sparsevd import sparsify
+from dissect.sparsevd import layers_in, sparsify
 from dissect.training.checkpoint import load_checkpoint
+from models.base import prepares, with_current_names
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,9 @@ def roles_without(variant: str, removable: Collection[str]) -> tuple[str, ...]:
 def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[Any, int]:
     """(model, step): the trained model of class `cls` with the weights that the run reports, and their step.
 
-    These are checkpoints/best.pt where the run has chosen an epoch, else last.pt. SparseVD layers stand where the
-    weights have a log_sigma2. `train` gives the training sessions of the run's data set, for a model that prepares
-    itself with them. On the CPU, in evaluation mode.
+    These are checkpoints/best.pt where the run has chosen an epoch, else last.pt. SparseVD layers stand where the run
+    had them. `train` gives the training sessions of the run's data set, for a model that prepares itself with them. On
+    the CPU, in evaluation mode.
 
     Raises DataError where the checkpoint is missing, damaged, or of another model, configuration or seed.
     """
@@ -99,16 +100,15 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
         raise DataError(f"The checkpoint {path} belongs to another run: {'; '.join(other)}.", again)
     without = roles_without(record.variant, cls.removable)
     try:
-        weights = saved["model"]
+        weights = with_current_names(cls, saved["model"])
         step = saved["step"] if "step" in saved else saved["state"]["step"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(record.seed)
             extra = {"without": without} if without else {}
             model = cls(n_items=record.n_items, **config.model_options, **extra)
-        owners = {name.rpartition(".")[0] for name in weights if name.rpartition(".")[2].startswith("log_sigma2")}
-        if owners:
-            sparsify(model, lambda name, _: name in owners, noise=config.noise, threshold=config.threshold)
-        if hasattr(model, "prepare"):
+        if layers := layers_in(weights):
+            sparsify(model, lambda name, _: name in layers, noise=config.noise, threshold=config.threshold)
+        if prepares(model):
             model.prepare(split_validation(train(), config.held_out)[0])
         model.load_state_dict(weights)
     except DissectError:

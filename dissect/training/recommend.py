@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dissect.errors import DivergedError
-from dissect.training.scoring import AT_ONCE, catalogue
+from dissect.training.scoring import AT_ONCE
+from models.batch import Batch
 
 
 class Recommended(NamedTuple):
@@ -38,7 +39,7 @@ def recommend(
     for start in range(0, len(sessions), at_once):
         part = sessions[start : start + at_once]
         scores = scores_after(model, [session[-longest:] for session in part], device).cpu()  # -0 keeps all
-        chances = scores.double().softmax(1) if hasattr(model, "encode") else None
+        chances = scores.double().softmax(1) if model.learns else None
         for row, session in enumerate(part):
             rows = _best(scores[row], torch.tensor(session).unique() - 1 if unseen else None, k)
             probable = [None] * len(rows) if chances is None else chances[row][rows].tolist()
@@ -63,18 +64,7 @@ def scores_after(model: Any, sessions: Sequence[Sequence[int]], device: torch.de
 
     Raises DivergedError where a trained model's are no numbers.
     """
-    lengths = torch.tensor([len(session) for session in sessions])
-    items = torch.zeros(len(sessions), int(lengths.max()), dtype=torch.long)
-    for row, session in enumerate(sessions):
-        items[row, : len(session)] = torch.tensor(session)
-    items, lengths = items.to(device), lengths.to(device)
-    if not hasattr(model, "encode"):
-        scores: Tensor = model.scores(items, lengths)
-        return scores
-    S = model.item_states()
-    matrix, bias = catalogue(model, S)
-    scores = model.encode(S, items, lengths)[0] @ matrix.t()
-    scores = scores if bias is None else scores + bias
+    scores: Tensor = model.scores(Batch.of(sessions, device))
     if not torch.isfinite(scores).all():
         raise DivergedError("The model's scores are no longer numbers: there is nothing to recommend by.")
     return scores

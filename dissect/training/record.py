@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dissect.data.sessions import PrefixTensors
+import numpy as np
+
 from dissect.runs.config import kl_weight_at, lr_at
 from dissect.runs.files import Lines, write_json
-from dissect.sparsevd import declared_for, in_words, is_partial, measure, named_variational, shares
+from dissect.sparsevd import declared_for, in_words, is_partial, measure, shares, sparsified
 from dissect.training.controls import ROLE
-from dissect.training.evaluation import evaluate, metrics
+from dissect.training.evaluation import evaluate_by, metrics
 from dissect.training.setup import Training
+from models.batch import Prefixes
 
 
 class Observer:
@@ -56,15 +58,14 @@ class Recorder:
             for role, share in shares(training.coverage, "role").items():
                 if is_partial(share):
                     observer.note(f"{role}: {in_words(share)}. Its density speaks for that part only.")
+        self.ranks: dict[str, np.ndarray] = {}  # of the last evaluation, by split: [ties, P]
         self.metrics = Lines(run / "metrics.jsonl", training.state.metrics_size)
         self.densities = Lines(run / "density.jsonl", training.state.density_size)
 
     def mark(self) -> None:
         """Note in the state how long the files are now."""
-        self.training.state.metrics_size, self.training.state.density_size = (
-            self.metrics.size(),
-            self.densities.size(),
-        )
+        state = self.training.state
+        state.metrics_size, state.density_size = self.metrics.size(), self.densities.size()
 
     def close(self) -> None:
         self.metrics.close()
@@ -99,15 +100,15 @@ class Recorder:
         self.observer.density(now["step"], rows)
 
     def accuracy(
-        self, splits: dict[str, PrefixTensors], report: Callable[[str], Callable[[int, int], None]]
+        self, splits: dict[str, Prefixes], report: Callable[[str], Callable[[int, int], None]], ties: Sequence[str]
     ) -> dict[str, dict[str, float]]:
-        """Rank every split and write HR and MRR; returns them by split."""
+        """Rank every split and write HR and MRR; returns them by split. The ranks by each rule for ties are kept."""
         now = self.now()
         values = {}
         for split, prefixes in splits.items():
-            rank = evaluate(self.training.model, prefixes, report=report(split))
-            values[split] = metrics(rank)
-            where = {"step": now["step"], "epoch": now["epoch"], "n": len(rank)}
+            self.ranks[split] = evaluate_by(self.training.model, prefixes, ties, report=report(split))
+            values[split] = metrics(self.ranks[split][0])
+            where = {"step": now["step"], "epoch": now["epoch"], "n": len(prefixes)}
             self.metrics.append({"kind": "eval", "split": split, **where, **values[split]})
             self.observer.evaluated(split, now["step"], values[split])
         return values
@@ -115,14 +116,14 @@ class Recorder:
 
 def density_rows(training: Training) -> list[dict[str, Any]]:
     """Counts for every matrix and block of the model and of the controls, with roles and modules."""
-    config, rows = training.config, []
-    declared = {name: declared_for(name, training.model.matrices) for name, _, _ in named_variational(training.model)}
+    model, controls, rows = training.model, training.controls, []
+    settings: dict[str, Any] = {"thresholds": (training.config.threshold,), "prior": training.config.prior}
+    declared = {name: declared_for(name, model.matrices) for name in sparsified(model)}
     blocks = {name: (matrix.rows, matrix.cols) for name, matrix in declared.items() if matrix}
-    for row in measure(training.model, blocks, thresholds=(config.threshold,), prior=config.prior):
+    for row in measure(model, blocks, **settings):
         matrix = declared[row["matrix"]]
         role, module = (matrix.role, matrix.module) if matrix else ("other", "other")
         rows.append({**row, "role": role, "module": module})
-    if training.controls is not None:
-        for row in measure(training.controls, {}, thresholds=(config.threshold,), prior=config.prior):
-            rows.append({**row, "matrix": f"control.{row['matrix']}", "role": ROLE, "module": ROLE})
+    for row in [] if controls is None else measure(controls, **settings):
+        rows.append({**row, "matrix": f"control.{row['matrix']}", "role": ROLE, "module": ROLE})
     return rows

@@ -15,6 +15,7 @@ import torch
 from dissect.errors import DataError, DissectError
 from dissect.training import workers
 from dissect.training.setup import Training
+from models.base import with_current_names
 
 
 class Interrupted(DissectError):
@@ -85,7 +86,7 @@ def restore(training: Training, saved: dict[str, Any], path: Path) -> None:
     if tuple(saved.get(key) for key in ("config", "variant", "seed")) != mine:
         raise DataError(f"The checkpoint {path} belongs to another configuration.", "Start over with --force.")
     try:
-        training.model.load_state_dict(saved["model"])
+        training.model.load_state_dict(with_current_names(type(training.model), saved["model"]))
         if training.controls is not None:
             training.controls.load_state_dict(saved["controls"])
         training.optimiser.load_state_dict(saved["optimiser"])

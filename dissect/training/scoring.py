@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from dissect.training.device import largest_cache, multiplies_faster_by_item
 from dissect.training.products import KERNELS, factor, multiply, multiplying_as
+from models.base import lengths_of
 
 # Scores up to this many bytes stand in memory at once; beyond it they are made a second time for the gradients.
 AT_ONCE = 1 << 28
@@ -23,7 +24,6 @@ PIECE = {"cpu": max(1 << 20, largest_cache() // 24), "cuda": 1 << 26}
 # Whether scores are made item by item [V, B] on a CPU, where the processor does not decide it (docs/performance.md).
 BY_ITEM = {"bf16-mode": True, "bf16-operands": False}
 ROWS_IN_CACHE = 1024  # rows of the table that a pass over them, on a CPU, finds in its caches: 1 MB at D = 256
-NORM_EPS = 1e-12  # keeps a row of zeros a row of zeros
 
 
 def score_buffer(batch_size: int, n_items: int, device: torch.device | str) -> Tensor:
@@ -175,17 +175,6 @@ def catalogue_loss(
             vectors, matrix, bias, targets, buffer, norm, own, kernel
         )
     return loss
-
-
-def lengths_of(rows: Tensor) -> Tensor:
-    """|row| [n] of rows [n, D], and not quite zero for a row of zeros."""
-    return torch.linalg.vector_norm(rows, dim=1).clamp(min=NORM_EPS)
-
-
-def catalogue(model: Any, S: Tensor) -> tuple[Tensor, Tensor | None]:
-    """(candidates [V, D], bias [V] or None) of a model and its table S as they enter the dot product."""
-    matrix, bias = model.candidates(S)
-    return matrix / lengths_of(S)[:, None] if model.unit_candidates else matrix, bias
 
 
 def sampled_loss(vectors: Tensor, target_rows: Tensor, sampled_rows: Tensor, is_target: Tensor, n_items: int) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dissect.data.sessions import PrefixTensors
-from dissect.errors import DataError, UsageError
+from dissect.errors import DataError
 from dissect.runs.config import Config
-from dissect.sparsevd import SparsifyReport, coverage, declared_for, named_variational, sparsify
+from dissect.sparsevd import SparsifyReport, coverage, declared_for, own_parameters, sparsified, sparsify
 from dissect.training import products, workers
 from dissect.training.controls import Controls, seeded_controls
 from dissect.training.scoring import catalogue_loss, score_buffer
+from models.base import with_current_names
+from models.batch import Prefixes
 
 ITEMS_TIMED = 1 << 14  # in the loss that kernels are timed by: more than caches hold, few enough for milliseconds
 
@@ -49,9 +48,127 @@ class Training:
     optimiser: torch.optim.Optimizer
     left_out: dict[str, str]  # layers that SparseVD did not replace, with the reason
     coverage: list[dict[str, Any]]  # dissect.sparsevd.coverage; empty where the model is dense
-    encode: Callable[..., Any]  # the model's, or that compiled: what a training step calls
     kernel: str = "float32"  # how products with the catalogue multiply: the one of products.KERNELS that was chosen
     state: State = field(default_factory=State)
+
+
+def assemble(
+    build: Callable[[], nn.Module],
+    config: Config,
+    prefixes: Prefixes,
+    seed: int,
+    variant: str,
+    weights: dict[str, Tensor] | None = None,
+) -> Training:
+    """Build the model from its seed, put SparseVD in it, and make controls and optimiser on the prefixes' device."""
+    device = prefixes.device
+    torch.manual_seed(seed)
+    model: Any = build()
+    if weights is not None:
+        load_dense(model, weights)
+    model.to(device)
+    left_out, covered, controls = {}, [], None
+    if config.is_sparse:
+        left_out = instrument(model, config, prefixes)
+        n_items, dim = model.candidates(model.item_states())[0].shape
+        covered = coverage(model, model.matrices, left_out, n_items)
+        controls = seeded_controls(seed, dim, **sparsity(config)).to(device)
+    optimiser = make_optimiser(model, controls, config)
+    return Training(config, seed, variant, model, controls, optimiser, left_out, covered)
+
+
+def instrument(model: Any, config: Config, prefixes: Prefixes) -> dict[str, str]:
+    """Put SparseVD layers in place of the chosen matrices; returns what was left out, and why.
+
+    Raises DataError where the choice names no matrix of this model.
+    """
+    batch = prefixes.batch(torch.arange(min(len(prefixes), 64)))
+
+    def probe() -> None:
+        S = model.item_states()
+        model.encode(S, batch)
+        model.candidates(S)
+
+    return exchange(model, config, probe).left_out
+
+
+def exchange(model: Any, config: Config, probe: Callable[[], object] | None = None) -> SparsifyReport:
+    """`sparsify` as configured. Raises DataError where that exchanges nothing, with the reasons."""
+    choice = selects(config.where, model.matrices)
+    report = sparsify(model, choice, probe=probe, refuse=False, **sparsity(config))
+    if not report.swapped:
+        reasons = [f"{name}: {reason}" for name, reason in report.left_out.items() if reason != "not chosen"]
+        raise DataError(
+            f"SparseVD can replace no layer that '{config.where}' names{': ' * bool(reasons)}{'; '.join(reasons)}.",
+            "See: dissect models MODEL",
+        )
+    return report
+
+
+def selects(where: str, matrices: Any) -> Callable[[str, nn.Module], bool] | None:
+    """The choice that `where` makes among a model's layers: a module or a role; None for "both", which is all.
+
+    With None, layers that cannot be replaced are left out with the reason instead of being refused.
+    """
+    if where == "both":
+        return None
+
+    def chosen(name: str, module: nn.Module) -> bool:
+        declared = [declared_for(f"{name}.{own}", matrices) for own, _ in module.named_parameters(recurse=False)]
+        return any(where in (matrix.module, matrix.role) for matrix in declared if matrix is not None)
+
+    return chosen
+
+
+def sparsity(config: Config) -> dict[str, Any]:
+    """The settings of `sparsify` in a configuration."""
+    return {"noise": config.noise, "threshold": config.threshold, "log_sigma2": config.log_sigma2}
+
+
+def make_optimiser(model: nn.Module, controls: Controls | None, config: Config) -> torch.optim.Optimizer:
+    """The configured optimiser, fused, in three groups: the host's parameters with L2; what the sparsifier penalises,
+    and what it has added, without.
+
+    The gradient of the KL with respect to log sigma^2 is at most 0.5 / N, below Adam's usual epsilon, hence a
+    smaller one there.
+    """
+    parts = [model] if controls is None else [model, controls]
+    penalised = [weight for part in parts for weight in sparsified(part).values()]
+    own = [parameter for part in parts for parameter in own_parameters(part)]
+    apart = {id(parameter) for parameter in (*penalised, *own)}
+    host = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
+    decay = config.l2 if config.decay_everything else 0.0
+    groups: list[dict[str, Any]] = [
+        {"params": host, "weight_decay": config.l2, "eps": 1e-8},
+        {"params": penalised, "weight_decay": decay, "eps": 1e-8},
+        {"params": own, "weight_decay": decay, "eps": 1e-12},
+    ]
+    kind = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
+    is_amsgrad = config.optimiser == "amsgrad"
+    # A model without gradients has no parameters, and an optimiser wants some.
+    some = [group for group in groups if group["params"]] or [{"params": [torch.zeros(0)]}]
+    return kind(some, lr=config.lr, amsgrad=is_amsgrad, fused=True)
+
+
+def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+
+
+def load_dense(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load the weights of a dense model of the same shape; what is NaN keeps the model's own value.
+
+    Raises DataError where they do not fit.
+    """
+    mine, weights = model.state_dict(), with_current_names(type(model), weights)
+    missing = [name for name in mine if name not in weights]
+    wrong = [name for name in mine if name in weights and weights[name].shape != mine[name].shape]
+    if missing or wrong:
+        raise DataError(
+            f"The weights to start from do not fit: missing {missing or 'none'}, of another shape {wrong or 'none'}.",
+            "--init-from takes a run of the same model and width.",
+        )
+    model.load_state_dict({name: torch.where(weights[name].isnan(), mine[name], weights[name]) for name in mine})
 
 
 def choose_kernel(training: Training, n_items: int, device: torch.device | str) -> dict[str, float]:
@@ -80,142 +197,3 @@ def choose_kernel(training: Training, n_items: int, device: torch.device | str) 
     names = list(products.KERNELS)
     training.kernel = names[int(workers.gather(torch.tensor(names.index(kernels[0])))[0])]
     return tried
-
-
-def assemble(
-    build: Callable[[], nn.Module],
-    config: Config,
-    prefixes: PrefixTensors,
-    seed: int,
-    variant: str,
-    weights: dict[str, Tensor] | None = None,
-) -> Training:
-    """Build the model from its seed, put SparseVD in it, and make controls and optimiser on the prefixes' device."""
-    device = prefixes.start.device
-    torch.manual_seed(seed)
-    model: Any = build()
-    if weights is not None:
-        load_dense(model, weights)
-    model.to(device)
-    if config.noise == "lrt_shared" or config.compiled:
-        model.all_slots = True  # as `rows_by_session` says, and so that no shape depends on the data
-    left_out, covered, controls = {}, [], None
-    if config.is_sparse:
-        left_out = instrument(model, config, prefixes)
-        n_items, dim = model.candidates(model.item_states())[0].shape
-        covered = coverage(model, model.matrices, left_out, n_items)
-        controls = seeded_controls(seed, dim, config.noise, config.threshold, config.log_sigma2).to(device)
-    optimiser = make_optimiser(model, controls, config)
-    encode = model.encode
-    if config.compiled:
-        # A graph for each width of a batch, and those of the last one of an epoch.
-        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-        # On CUDA its pieces are captured as graphs: a launch for each, in place of one for each of their operations.
-        encode = torch.compile(encode, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
-    return Training(config, seed, variant, model, controls, optimiser, left_out, covered, encode)
-
-
-def require_compiler(config: Config) -> None:
-    """Raises UsageError where the model is to be compiled and there is no compiler."""
-    compiler = os.environ.get("CXX", "g++")
-    if config.compiled and shutil.which(compiler) is None:
-        raise UsageError(
-            f"--compile needs a C++ compiler, and there is no {compiler}.",
-            "Install one, name it in CXX, or leave it out.",
-        )
-
-
-def selects(where: str, matrices: Any) -> Callable[[str, nn.Module], bool] | None:
-    """The choice that `where` makes among a model's layers: a module or a role; None for "both", which is all.
-
-    With None, layers that cannot be replaced are left out with the reason instead of being refused.
-    """
-    if where == "both":
-        return None
-
-    def chosen(name: str, module: nn.Module) -> bool:
-        declared = [declared_for(f"{name}.{own}", matrices) for own, _ in module.named_parameters(recurse=False)]
-        return any(where in (matrix.module, matrix.role) for matrix in declared if matrix is not None)
-
-    return chosen
-
-
-def instrument(model: Any, config: Config, prefixes: PrefixTensors) -> dict[str, str]:
-    """Put SparseVD layers in place of the chosen matrices; returns what was left out, and why.
-
-    Raises DataError where the choice names no matrix of this model.
-    """
-    some = torch.arange(min(len(prefixes), 64), device=prefixes.start.device)
-    items, lengths, _ = prefixes.batch(some)
-
-    def probe() -> None:
-        S = model.item_states()
-        model.encode(S, items, lengths)
-        model.candidates(S)
-
-    return exchange(model, config, probe).left_out
-
-
-def exchange(model: Any, config: Config, probe: Callable[[], object] | None = None) -> SparsifyReport:
-    """`sparsify` as configured. Raises DataError where that exchanges nothing, with the reasons."""
-    choice = selects(config.where, model.matrices)
-    report = sparsify(
-        model,
-        choice,
-        noise=config.noise,
-        threshold=config.threshold,
-        log_sigma2=config.log_sigma2,
-        probe=probe,
-        refuse=False,
-    )
-    if not report.swapped:
-        reasons = [f"{name}: {reason}" for name, reason in report.left_out.items() if reason != "not chosen"]
-        raise DataError(
-            f"SparseVD can replace no layer that '{config.where}' names{': ' * bool(reasons)}{'; '.join(reasons)}.",
-            "See: dissect models MODEL",
-        )
-    return report
-
-
-def make_optimiser(model: nn.Module, controls: Controls | None, config: Config) -> torch.optim.Optimizer:
-    """Fused Adam in three groups: the host's parameters with L2, theta and log sigma^2 without.
-
-    The gradient of the KL with respect to log sigma^2 is at most 0.5 / N, below Adam's usual epsilon, hence a
-    smaller one there.
-    """
-    theta: dict[int, Tensor] = {}
-    log_sigma2: dict[int, Tensor] = {}
-    for part in (model, controls):
-        if part is not None:
-            for _, t, s in named_variational(part):
-                theta[id(t)], log_sigma2[id(s)] = t, s
-    variational = theta.keys() | log_sigma2.keys()
-    host = [p for p in model.parameters() if p.requires_grad and id(p) not in variational]
-    decay = config.l2 if config.decay_everything else 0.0
-    groups: list[dict[str, Any]] = [
-        {"params": host, "weight_decay": config.l2, "eps": 1e-8},
-        {"params": list(theta.values()), "weight_decay": decay, "eps": 1e-8},
-        {"params": list(log_sigma2.values()), "weight_decay": decay, "eps": 1e-12},
-    ]
-    return torch.optim.Adam([g for g in groups if g["params"]], lr=config.lr, fused=True)
-
-
-def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = lr
-
-
-def load_dense(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load the weights of a dense model of the same shape; what is NaN keeps the model's own value.
-
-    Raises DataError where they do not fit.
-    """
-    mine = model.state_dict()
-    missing = [name for name in mine if name not in weights]
-    wrong = [name for name in mine if name in weights and weights[name].shape != mine[name].shape]
-    if missing or wrong:
-        raise DataError(
-            f"The weights to start from do not fit: missing {missing or 'none'}, of another shape {wrong or 'none'}.",
-            "--init-from takes a run of the same model and width.",
-        )
-    model.load_state_dict({name: torch.where(weights[name].isnan(), mine[name], weights[name]) for name in mine})

@@ -15,6 +15,7 @@ from dissect.data.sessions import Dataset
 from dissect.data.translate import in_words, is_identity, numbering_of, numbering_of_group, translation
 from dissect.errors import DataError, UsageError
 from dissect.runs import folders
+from dissect.sparsevd import layers_in
 from dissect.training.checkpoint import load_checkpoint
 
 
@@ -38,7 +39,7 @@ def weights_of(run: Path, data: Dataset, build: Callable[[int], nn.Module]) -> S
     if not last.exists() and not best.exists():
         raise UsageError(f"{run} has no weights to start from.", "--init-from takes a dense run: dissect train MODEL")
     weights = load_checkpoint(best if best.exists() else last)["model"]
-    if any(name.rpartition(".")[2].startswith("log_sigma2") for name in weights):
+    if layers_in(weights):
         raise DataError(f"{run} is itself dissected.", "--init-from takes a dense run: dissect train, or --where none.")
     if broken := [name for name, weight in weights.items() if weight.isnan().any()]:
         raise DataError(f"{run} has weights that are no numbers: {', '.join(broken)}.", "Start from another run.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import traceback
 import types
 import typing
@@ -15,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dissect import own_models
 from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.errors import DataError, UsageError, unknown
+from dissect.experiment import own_models
 from dissect.runs.config import Config, is_file_name
+from dissect.sparsevd import coverage, shares, sparsify
 from dissect.training import workers
-from models import BASELINES, MODELS, base, check
+from models import MODELS, base, check
 
 _BY_NAME = inspect.Parameter.VAR_KEYWORD
 CONTRACT = f"The contract is in models/base.py ({base.__file__})"
@@ -37,32 +39,68 @@ class Subject:
     source: str | None = None  # SHA-256 of the file of a user's own model
     given: str = ""  # what the user called it, where that is not the name
 
+    @property
+    def learns(self) -> bool:
+        """Whether it is trained; a baseline is only fitted."""
+        return bool(self.cls.learns)
 
-def find_model(name: str) -> Subject:
-    """A registered model, or a user's own as `path/to/file.py:ClassName`, which is executed.
+    def require_weights(self) -> None:
+        """Raises UsageError for a baseline."""
+        if not self.learns:
+            raise UsageError(
+                f"{self.name} is a baseline: it has no weight matrices, and nothing to dissect.",
+                f"Rank with it: dissect train {self.name}",
+            )
+
+    def __reduce__(self) -> Any:
+        """In another process the class of a user's file has to be found again, by executing that file there."""
+        return find_model, (self.given or self.name,)
+
+
+def find_model(model: str | type | Subject) -> Subject:
+    """A registered model, a baseline, or a user's own: its class, or `path/to/file.py:ClassName`, which is executed.
 
     Raises UsageError with the nearest names, or with what is wrong about the file.
     """
-    if name in BASELINES:
-        raise UsageError(
-            f"{name} is a baseline: it has no weight matrices, and nothing to dissect.",
-            f"Rank with it: dissect train {name}",
-        )
-    if is_file_name(name):
-        return subject_of(own_models.read(name), name)
-    if name not in MODELS:
-        raise unknown("model", name, MODELS)
-    return Subject(name, MODELS[name])
+    if isinstance(model, Subject):
+        return model
+    if isinstance(model, type):
+        registered = next((name for name, cls in MODELS.items() if cls is model), None)
+        return Subject(registered, model) if registered else _of_class(model)
+    if is_file_name(model):
+        return subject_of(own_models.read(model), model)
+    if model not in MODELS:
+        raise unknown("model", model, MODELS)
+    return Subject(model, MODELS[model])
 
 
 def subject_of(file: own_models.ModelFile, given: str) -> Subject:
     """A user's own model: the class in its file, which is executed. Raises UsageError with what is wrong about it."""
-    cls, class_name = own_models.load(file), file.class_name
+    cls = own_models.load(file)
+    require_contract(cls)
+    return Subject(f"{file.path.name}:{file.class_name}", cls, file.sha256, given)
+
+
+def _of_class(cls: Any) -> Subject:
+    """A user's class: by its file, as the command line has it, where it was imported, else by its text.
+
+    Raises UsageError where it lacks something, or is called like one of ours.
+    """
+    require_contract(cls)
+    if file := own_models.file_of(cls):
+        return Subject(f"{file.path.name}:{file.class_name}", cls, file.sha256, f"{file.path}:{file.class_name}")
+    if cls.__name__ in MODELS:
+        raise UsageError(f"dissect has a model called {cls.__name__}.", "Give your class another name.")
+    return Subject(cls.__name__, cls, own_models.sha256_of(cls))
+
+
+def require_contract(cls: Any) -> None:
+    """Raises UsageError where a class lacks what the contract asks for."""
     needed = ("item_states", "encode", "candidates", "unit_candidates", "matrices", "removable")
     lacking = [name for name in needed if not hasattr(cls, name)]
-    if lacking:
-        raise UsageError(f"{class_name} lacks {', '.join(lacking)}.", f"{CONTRACT}: derive from SessionModel.")
-    return Subject(f"{file.path.name}:{class_name}", cls, file.sha256, given)
+    if lacking or not issubclass(cls, base.SessionModel):
+        what = f"lacks {', '.join(lacking)}" if lacking else "is no SessionModel"
+        raise UsageError(f"{cls.__name__} {what}.", f"{CONTRACT}: derive from SessionModel.")
 
 
 def changes(subject: Subject, preset: str) -> bool:
@@ -84,70 +122,88 @@ def defaults(subject: Subject) -> dict[str, Any]:
     return usual | {name: more[name] if isinstance(more, Mapping) else "unknown" for name in more if name not in usual}
 
 
+def taken(subject: Subject) -> list[str]:
+    """The names of the options that a model takes, those that it hands on included."""
+    return list(defaults(subject))
+
+
+def option_values(texts: Sequence[str]) -> dict[str, Any]:
+    """Options from texts such as "steps=2", "bias=true", "dropout=none". Raises UsageError for another."""
+    values = dict[str, Any]()
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"An option of a model is KEY=VALUE, not {text!r}.", "For example: --option steps=2")
+        values[name] = _value(value)
+    return values
+
+
 def model_options(
     subject: Subject,
     given: Mapping[str, Any],
     preset: str | None = None,
-    extra: Sequence[str] = (),
     dim: int | None = None,
     without: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Arguments for the constructor: those of a preset, then `given`, then `key=value` texts.
+    """Arguments for the constructor: those of a preset, then `given`.
 
     `dim` is the width where nothing else says one and the model takes one. Raises UsageError for an argument that the
-    model does not take, a preset that it does not have, and for a model that breaks the contract when it is tried out.
+    model does not take, a preset or a role to leave out that it does not have, and for a model that breaks the
+    contract when it is tried out.
     """
-    parameters = inspect.signature(subject.cls).parameters
-    named = [name for name, parameter in parameters.items() if parameter.kind is not _BY_NAME]
-    more = getattr(subject.cls, "more_options", ())
-    takes = [name for name in dict.fromkeys([*named, *more]) if name not in ("n_items", "without")]
-    anything = len(named) < len(parameters) and not more
-    options: dict[str, Any] = {}
-    if preset is not None:
-        presets = getattr(subject.cls, "presets", {})
-        if not presets:
-            raise UsageError(f"{subject.name} has no presets.", "Give its arguments by --option KEY=VALUE.")
-        if preset not in presets:
-            raise unknown(f"preset of {subject.name}", preset, presets)
-        options |= presets[preset]
-    all_of_it = f"It takes: {', '.join(takes)}." if takes else f"Its constructor takes no options. {CONTRACT}."
-    for name, value in given.items():
-        if value is None:
-            continue
-        if name not in takes:
-            raise UsageError(f"{subject.name} takes no {name}.", all_of_it)
-        options[name] = value
-    for text in extra:
-        name, equals, value = text.partition("=")
-        if not equals or not (name in takes or anything):
-            near = difflib.get_close_matches(name, takes, n=1)
+    for role in without:
+        if role not in subject.cls.removable:
             raise UsageError(
-                f"{subject.name} takes no option {text!r}.",
-                f"Did you mean {near[0]}=...?" if near else all_of_it,
+                f"{subject.name} cannot be built without {role!r}.",
+                f"It can without: {', '.join(subject.cls.removable) or 'nothing'}.",
             )
-        options[name] = _value(value)
+    parameters, takes = inspect.signature(subject.cls).parameters, taken(subject)
+    anything = any(p.kind is _BY_NAME for p in parameters.values()) and not getattr(subject.cls, "more_options", ())
+    for name in given:
+        if name not in takes and not anything:
+            near = difflib.get_close_matches(name, takes, n=1)
+            what = f"It takes: {', '.join(takes)}." if takes else f"Its constructor takes no options. {CONTRACT}."
+            raise UsageError(f"{subject.name} takes no {name}.", f"Did you mean {near[0]}=...?" if near else what)
+    options = _of_preset(subject, preset) | dict(given)
     if dim is not None and "dim" in takes:
         own = parameters["dim"].default if subject.source and "dim" in parameters else None  # a user's class knows best
         options.setdefault("dim", own if isinstance(own, int) else dim)
+    usual = {name: p.default for name, p in parameters.items() if p.kind is not _BY_NAME}
     # TOML has no word for none: where it is the default it need not be said, elsewhere it would be lost.
-    lost = [n for n, v in options.items() if v is None and n in named and parameters[n].default is not None]
+    lost = [name for name, value in options.items() if value is None and usual.get(name) is not None]
     if lost:
         raise UsageError(f"{subject.name} takes no {lost[0]}=none.", "Leave it out for the default.")
     # What says no more than the defaults is not written down, so that it does not make another group; but the width.
-    usual = {name: parameter.default for name, parameter in parameters.items()}
-    options = {n: v for n, v in options.items() if v is not None and (n == "dim" or usual.get(n) != v)}
+    # In the order of the constructor, so that the file of a group is the same however they were given.
+    order = [name for name in dict.fromkeys([*takes, *options]) if options.get(name) is not None]
+    options = {name: options[name] for name in order if name == "dim" or usual.get(name) != options[name]}
     _check_kinds(subject, options)
     _check_names(subject, try_out(subject, options)[0], options)
+    _check_without(subject, options, without, [f"--option {n}={v}" for n, v in given.items() if n != "dim"])
+    return options
+
+
+def _of_preset(subject: Subject, preset: str | None) -> dict[str, Any]:
+    """The arguments that a preset stands for. Raises UsageError where the model has none of that name."""
+    presets = getattr(subject.cls, "presets", {})
+    if preset is not None and not presets:
+        raise UsageError(f"{subject.name} has no presets.", "Give its arguments by --option KEY=VALUE.")
+    if preset is not None and preset not in presets:
+        raise unknown(f"preset of {subject.name}", preset, presets)
+    return {} if preset is None else dict(presets[preset])
+
+
+def _check_without(subject: Subject, options: Mapping[str, Any], without: Sequence[str], said: list[str]) -> None:
+    """Raises UsageError where leaving a role out changes nothing; `said` are the options that the user gave."""
     for role in without:
         others = [other for other in without if other != role]
         (some, before), (less, after) = (try_out(subject, options, roles) for roles in (others, without))
         if some.state_dict().keys() == less.state_dict().keys() and torch.equal(before, after):
-            said = " ".join([*(f"--option {text}" for text in extra), *(f"--without {other}" for other in others)])
+            given = " ".join([*said, *(f"--without {other}" for other in others)])
             raise UsageError(
-                f"--without {role} changes nothing: {subject.name} has none{said and ' with '}{said}.",
+                f"--without {role} changes nothing: {subject.name} has none{given and ' with '}{given}.",
                 f"Leave --without {role} out.",
             )
-    return options
 
 
 def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str] = ()) -> tuple[Any, Tensor]:
@@ -165,8 +221,7 @@ def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str]
             hint = f"See it: dissect models {subject.name}" if subject.source is None else f"{CONTRACT}."
             raise UsageError(f"{subject.name} cannot be built so: {kind}{error}.", hint) from error
         try:
-            if hasattr(model, "prepare"):
-                model.prepare(Sessions.from_lists([[1, 2, 3], [2, 4, 5, 1]]))
+            model.prepare(Sessions.from_lists([[1, 2, 3], [2, 4, 5, 1]]))
             return model, check.check(model, PROBE_ITEMS)
         except (Exception, SystemExit) as error:
             message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -212,9 +267,10 @@ def require_length(model: Any, name: str, longest: int, which: str) -> None:
 
 def _line_of(error: BaseException, subject: Subject) -> str:
     """Where in the user's file an error arose: " (own.py, line 12)"; empty where it did not."""
-    file = inspect.getsourcefile(subject.cls) if subject.source else None
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f" ({Path(str(file)).name}, line {lines[-1]})" if lines else ""
+    methods = filter(inspect.isfunction, vars(subject.cls).values()) if subject.source else ()
+    files = {method.__code__.co_filename for method in methods}
+    found = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    return f" ({Path(found[-1].filename).name}, line {found[-1].lineno})" if found else ""
 
 
 def _check_kinds(subject: Subject, options: Mapping[str, Any]) -> None:
@@ -258,3 +314,54 @@ def _value(text: str) -> Any:
         except ValueError:
             pass
     return text
+
+
+def describe(subject: Subject, options: Mapping[str, Any], items: int) -> dict[str, Any]:
+    """What a model is made of: its matrices with shapes and roles, what SparseVD can dissect, options and presets.
+
+    Its layers are exchanged as a run would, with a few clicks to try.
+    """
+    tried, _ = try_out(subject, options)
+    model, rows = subject.cls(n_items=items, **options), list[dict[str, Any]]()
+    total = sum(parameter.numel() for parameter in model.parameters())
+    if subject.learns:
+        report = sparsify(tried, probe=lambda: check.check(tried, len(tried.item_states())))
+        if report.layers:
+            sparsify(model, report.layers)
+        rows = coverage(model, model.matrices, report.left_out, items)
+    order = {name: place for place, name in enumerate(model.matrices)}
+    rows.sort(key=lambda row: order.get(row["matrix"], len(order)))
+    blocks = {name: [*matrix.rows, *matrix.cols] for name, matrix in model.matrices.items()}
+    return {
+        "model": subject.name,
+        "dim": options.get("dim"),
+        "items": items,
+        "parameters": total,
+        "matrices": [
+            {
+                "matrix": row["matrix"],
+                "shape": row["shapes"][0] if len(row["shapes"]) == 1 else None,
+                "shapes": row["shapes"],
+                "parameters": row["numel"],
+                "role": row["role"] if row["declared"] else None,
+                "module": row["module"] if row["declared"] else None,
+                "blocks": blocks.get(row["matrix"], []),
+                "dissected": row["covered"],
+                "reason": row["reason"],
+            }
+            for row in rows
+        ],
+        "roles": shares([row for row in rows if row["declared"]], "role"),
+        "options": _plain(defaults(subject)),
+        "presets": _plain(getattr(subject.cls, "presets", {})),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value in the words of JSON; what it has none for (infinity, a class) as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    known = value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if known else str(value)

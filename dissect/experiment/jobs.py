@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from dissect.errors import DissectError
 from dissect.training.resume import Interrupted
@@ -24,9 +22,9 @@ AGAIN = "The same command again goes on from the checkpoints."
 
 
 def at_once(train: Callable[..., Any], seeds: Sequence[int], jobs: int, **arguments: Any) -> None:
-    """Call `train(seeds=[seed], console=..., **arguments)` for each seed, `jobs` at a time, each in its own process.
+    """Call `train(seed, **arguments)` for each seed, `jobs` at a time, each in its own process.
 
-    The cores, or the CUDA devices, are shared out. Progress comes as lines. SIGINT and SIGTERM reach all of them, and
+    The cores, or the CUDA devices, are shared out. SIGINT and SIGTERM reach all of them, and
     where this process is killed they write their checkpoints and end.
     Raises DissectError, with the exit code of the first seed that failed, once all have ended; 130 after a signal.
     """
@@ -85,7 +83,7 @@ def _train_one(
     seed: int,
     arguments: dict[str, Any],
 ) -> None:
-    """In a process of its own: train with its share of the machine, no Ctrl-C but by way of the parent."""
+    """In a process of its own: train with its share of the machine; signals reach it only through the parent."""
     threads, device = settled
     os.setpgrp()
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -94,7 +92,7 @@ def _train_one(
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     failure: Failure | None = None
     try:
-        train(seeds=[seed], console=Console(file=sys.stderr, force_terminal=False), **arguments)
+        train(seed, **arguments)
     except DissectError as error:
         failure = error.exit_code, f"Seed {seed}: {error.message}", error.hint
     given.send(failure)

@@ -18,6 +18,7 @@ import inspect
 import os
 import shlex
 import sys
+import textwrap
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ import platformdirs
 
 from dissect.errors import UsageError, unknown
 
+OURS = ("builtins", "abc", "typing", "torch", "models")  # packages whose classes need not be identified
 HOW = "--model takes path/to/file.py:ClassName."
 
 
@@ -67,6 +69,50 @@ def read(name: str) -> ModelFile:
     return ModelFile(Path(path), class_name, content)
 
 
+def file_of(cls: type) -> ModelFile | None:
+    """The file of a class that Python has imported, which counts as named.
+
+    None for a class in a notebook, or in the script that runs: that file changes with what the script does.
+    """
+    if cls.__module__ == "__main__" or "." in cls.__qualname__:
+        return None
+    try:
+        path = Path(inspect.getsourcefile(cls) or "")
+        file = ModelFile(path, cls.__name__, path.read_bytes())
+    except (OSError, TypeError):
+        return None
+    _note_named(file)
+    return file
+
+
+def sha256_of(cls: type) -> str:
+    """What identifies a class without a file: the SHA-256 of its text and of what it derives from, up to ours.
+
+    Raises UsageError where the text cannot be read.
+    """
+    own = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in OURS]
+    return hashlib.sha256("".join(map(_text_of, own)).encode()).hexdigest()
+
+
+def _text_of(cls: type) -> str:
+    """The text of a class in a file, or in a cell of a notebook: there inspect knows only methods, which lead to it."""
+    with suppress(OSError, TypeError):
+        return textwrap.dedent(inspect.getsource(cls)).rstrip() + "\n"
+    for method in filter(inspect.isfunction, vars(cls).values()):
+        with suppress(OSError, TypeError, SyntaxError):
+            lines, at = inspect.findsource(method)
+            for node in ast.walk(ast.parse("".join(lines))):
+                if not isinstance(node, ast.ClassDef) or node.name != cls.__name__:
+                    continue
+                begin = min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1
+                if begin <= at < (node.end_lineno or 0):
+                    return textwrap.dedent("".join(lines[begin : node.end_lineno])).rstrip() + "\n"
+    raise UsageError(
+        f"The source text of the class {cls.__name__} cannot be read, and it says which model a run is of.",
+        "Write the class into a file, or into a cell of a notebook.",
+    )
+
+
 def _named() -> Path:
     """The folder with an empty file for each model file that was named, called by its SHA-256."""
     return Path(os.environ.get("DISSECT_STATE") or platformdirs.user_state_dir("dissect")) / "model-files"
@@ -77,14 +123,18 @@ def was_named(file: ModelFile) -> bool:
     return (_named() / file.sha256).is_file()
 
 
+def _note_named(file: ModelFile) -> None:
+    with suppress(OSError):  # a folder that cannot be written to: the file has to be named again each time
+        _named().mkdir(mode=0o700, parents=True, exist_ok=True)
+        (_named() / file.sha256).touch(mode=0o600)
+
+
 def load(file: ModelFile) -> Any:
     """The class. Executes the file, once a process, and keeps that this user has named it.
 
     Raises UsageError where it cannot be executed, or has no such class.
     """
-    with suppress(OSError):  # a folder that cannot be written to: the file has to be named again each time
-        _named().mkdir(mode=0o700, parents=True, exist_ok=True)
-        (_named() / file.sha256).touch(mode=0o600)
+    _note_named(file)
     key = file.path.resolve(), file.sha256
     if key not in _executed:
         _executed[key] = _execute(file)

@@ -1,0 +1,322 @@
+"""Which runs stand in a row of a table, which rows may share a table, and what sets rows apart.
+
+Runs belong in one column only where they share the split and the protocol. A row is one configuration in one
+variant: the full model, or the model without a role.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dissect.data.catalog import STAND_INS
+from dissect.errors import DataError, UsageError, unknown
+from dissect.runs import folders
+from dissect.runs.config import Config
+from dissect.runs.folders import left_out, read_summary
+from models import MODELS
+
+JUDGED = ("hr@20", "mrr@20")  # what pairs are judged by, and for what the selection bias is on record
+MOST_SETTINGS = 3  # that a label names
+# Settings that labels, and the selection of the epoch, say already; and those without effect on a dense model.
+SAID = ("model", "dataset", "split_hash", "model_options", "where", "protocol", "select", "refit")
+OF_SPARSEVD = ("noise", "prior", "threshold", "log_sigma2", "kl_weight", "kl_warmup", "decay_everything")
+
+Warn = Callable[[DataError], object]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row: a group in one variant, its seeds that count, their summaries, and how many are left out and why."""
+
+    group: Path
+    variant: str
+    config: dict[str, Any]
+    runs: tuple[Path, ...]
+    summaries: tuple[dict[str, Any], ...] = ()
+    unfinished: int = 0
+    damaged: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.group.name if self.variant == folders.FULL else f"{self.group.name}/{self.variant}"
+
+    @property
+    def split(self) -> tuple[str, str]:
+        """(split hash, protocol): the table to which the row belongs."""
+        return str(self.config["split_hash"]), str(self.config["protocol"])
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a seed had anything to decide: a baseline without gradients has no epochs."""
+        return any(summary["epochs"] for summary in self.summaries)
+
+    @property
+    def selection(self) -> str:
+        """The epoch reported: chosen by MRR@20 on `validation`, or by each metric on `test`; the `final` one; the
+        final one of a `refit`, whose length was chosen on validation; nothing where there are no epochs.
+        """
+        if not self.is_trained or self.config.get("refit"):
+            return "refit" if self.is_trained else ""
+        if self.config.get("select", "last") == "last":
+            return "final"
+        return "test" if self.config["protocol"] == "paper" else "validation"
+
+
+def entry(
+    group: Path, variant: str = folders.FULL, runs: Sequence[Path] | None = None, warn: Warn = left_out
+) -> Entry | None:
+    """The finished runs of a variant, or those of `runs`; None where there is none.
+
+    A damaged run is left out, and `warn` is told. Raises DataError where the configuration is damaged.
+    """
+    config = folders.group_config(group)
+    found = folders.group_runs(group, variant) if runs is None else runs
+    done = [run for run in found if folders.is_done(run)]
+    sound: dict[Path, dict[str, Any]] = {}
+    for run in done:
+        try:
+            sound[run] = read_summary(run)
+        except DataError as error:
+            warn(error)
+    if not sound:
+        return None
+    left = len(found) - len(done), len(done) - len(sound)
+    return Entry(group, variant, config, tuple(sound), tuple(sound.values()), *left)
+
+
+def entries_of_group(group: Path, warn: Warn = left_out) -> list[Entry]:
+    """The rows of a group: its variants with a finished run."""
+    rows = (entry(group, variant, warn=warn) for variant in folders.variants(group))
+    return [row for row in rows if row is not None]
+
+
+def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> list[Entry]:
+    """The rows that a name stands for (folders.resolve_runs): a group with all its variants, a variant, or a seed.
+
+    Raises UsageError where there is no such thing, DataError where it is no run, or nothing of it is finished and
+    whole.
+    """
+    try:
+        found = folders.resolve_runs(name, runs_dir)
+    except UsageError:
+        at = next((path for path in (Path(name), Path(runs_dir) / name) if path.exists()), None)
+        if at is None:
+            raise
+        raise DataError(f"{at} is no run: a run lies in a folder with a config.toml.") from None
+    by_variant: dict[tuple[Path, str], list[Path]] = {}
+    for run in (path.resolve() for path in found):  # the same thing by two names is one row
+        by_variant.setdefault((folders.group_of(run), folders.place_of(run)[0]), []).append(run)
+    rows = (entry(group, variant, runs, warn) for (group, variant), runs in by_variant.items())
+    entries = [row for row in rows if row is not None]
+    if not entries:
+        inside = os.path.commonpath(found or [folders.resolve_group(name, runs_dir)])
+        again = f"Go on with it: dissect resume {shlex.quote(inside)}"
+        raise DataError(f"{inside} has no finished seed that is whole.", again)
+    return entries
+
+
+def entries_of_names(names: Iterable[str], runs_dir: Path | str, warn: Warn = left_out) -> list[Entry]:
+    """The rows of all names, each once. What is no run, or has nothing finished, is left out, and `warn` is told."""
+    found: dict[tuple[Path, ...], Entry] = {}
+    for name in names:
+        try:
+            rows = entries_named(name, runs_dir, warn)
+        except DataError as error:
+            warn(error)
+            continue
+        if again := [row.name for row in rows if row.runs in found]:
+            print(f"Named more than once, counts once: {', '.join(again)}.", file=sys.stderr)
+        found.update({row.runs: row for row in rows})
+    return list(found.values())
+
+
+def sound_configs(runs_dir: Path | str, warn: Warn = left_out) -> dict[Path, dict[str, Any]]:
+    """The groups of a runs folder, oldest first, with their configurations; `warn` is told of damaged ones."""
+    configs = {}
+    for group in folders.find_groups(runs_dir):
+        try:
+            configs[group] = folders.group_config(group)
+        except DataError as error:
+            warn(error)
+    return configs
+
+
+def entries_of_dataset(dataset: str | None, runs_dir: Path | str, warn: Warn = left_out) -> list[Entry]:
+    """The rows of all groups on a data set, or on the newest group's; what was chosen or left out is said on stderr.
+
+    Where only a stand-in of the data set was trained on (`diginetica-srgnn` for `diginetica`) its rows come.
+    Raises UsageError with near names where no group was trained on it, DataError where none is finished and whole.
+    """
+    configs = sound_configs(runs_dir, warn)
+    if not configs:
+        there = folders.find_groups(runs_dir)
+        raise (DataError if there else UsageError)(
+            f"There are no {'undamaged ' if there else ''}runs in {runs_dir}.",
+            "Make some: dissect train srgnn; dissect train attenmixer",
+        )
+    groups: dict[str, list[Path]] = {}
+    for group, config in configs.items():
+        groups.setdefault(str(config["dataset"]), []).append(group)
+    asked = dataset or str(list(configs.values())[-1]["dataset"])
+    on = asked if asked in groups else STAND_INS.get(asked, asked)
+    if on not in groups:
+        raise unknown(f"data set among the runs in {runs_dir}", asked, groups)
+    if dataset is None:
+        print(f"Data set: {on} (as in the newest group).", file=sys.stderr)
+    elif on != dataset:
+        print(f"No run on '{dataset}'; these are on '{on}', another split of the same log.", file=sys.stderr)
+    entries = [row for group in groups[on] for row in entries_of_group(group, warn)]
+    empty = [group.name for group in groups[on] if not _has_finished(group)]
+    if not entries:
+        others = [shlex.quote(name) for name in sorted(groups) if name != on and any(map(_has_finished, groups[name]))]
+        hint = f"Finished: {', '.join(f'--dataset {name}' for name in others)}." if others else "dissect train"
+        raise DataError(f"No run on {on} is finished and whole. Begun: {', '.join(empty) or 'none'}.", hint)
+    for name in empty:
+        print(f"{name} has no finished seed and is left out.", file=sys.stderr)
+    return entries
+
+
+def _has_finished(group: Path) -> bool:
+    return any(folders.is_done(run) for v in folders.variants(group) for run in folders.group_runs(group, v))
+
+
+def same_test_set(entries: Iterable[Entry], runs_dir: Path | str, verb: str = "dissect compare") -> None:
+    """Raises UsageError, with the calls of `verb` that split them, where rows were tested on different data."""
+    by_split: dict[str, list[Entry]] = {}
+    for row in entries:
+        by_split.setdefault(row.split[0], []).append(row)
+    if len(by_split) > 1:
+        a, b = (rows[0] for rows in list(by_split.values())[:2])
+        here = Path(runs_dir).resolve()
+        paths = [dict.fromkeys(row.group.resolve() for row in rows) for rows in by_split.values()]
+        names = [[path.name if path.parent == here else str(path) for path in groups] for groups in paths]
+        raise UsageError(
+            f"{a.name} and {b.name} have different test sets (split {a.split[0][:8]} of {a.config['dataset']}, "
+            f"{b.split[0][:8]} of {b.config['dataset']}): their numbers do not belong in one column.",
+            "Each by itself:" + "".join(f"\n  {verb} {shlex.join(group)}" for group in names),
+        )
+
+
+# --- labels and settings -----------------------------------------------------------------------------------
+
+
+def labels(entries: list[Entry]) -> list[str]:
+    """A name for each row that says what sets it apart: model, variant, dissected or not, and only where rows would
+    still be called the same, settings in which they differ, the group's hash, the seed.
+    """
+    found = [_plain_label(row) for row in entries]
+    for tell_apart in (_settings_in_words, _hashes, _seeds):
+        places: dict[str, list[int]] = {}
+        for i, label in enumerate(found):
+            places.setdefault(label, []).append(i)
+        for rivals in (rivals for rivals in places.values() if len(rivals) > 1):
+            words = tell_apart([entries[i] for i in rivals])
+            for i, more in zip(rivals, words):
+                found[i] += more if len(set(words)) > 1 else ""
+    return found
+
+
+def _settings_in_words(rows: list[Entry]) -> list[str]:
+    flat = [_flat(Config(**row.config)) for row in rows]
+    names = _apart(flat)[:MOST_SETTINGS]
+    return [f" ({', '.join(_in_words(name, of.get(name)) for name in names)})" for of in flat]
+
+
+def _hashes(rows: list[Entry]) -> list[str]:
+    return [f" [{row.group.name.rsplit('-', 1)[-1]}]" for row in rows]
+
+
+def _seeds(rows: list[Entry]) -> list[str]:
+    return [f" seed{'s' * (len(row.runs) != 1)} {', '.join(run.name[1:] for run in row.runs)}" for row in rows]
+
+
+def _apart(of_rows: list[dict[str, Any]]) -> list[str]:
+    """In what rows differ that have it."""
+    names = dict.fromkeys(chain.from_iterable(of_rows))
+    return [name for name in names if len({repr(of[name]) for of in of_rows if name in of}) > 1]
+
+
+def _in_words(name: str, value: Any) -> str:
+    words = "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{name.replace('_', ' ')} {words}"
+
+
+def _plain_label(row: Entry) -> str:
+    model = str(row.config["model"])
+    words = [model, *_model_words(model, row.config.get("model_options", {}))]
+    if row.variant != folders.FULL:
+        words.append("without " + row.variant.removeprefix("without-").replace("-", ", "))
+    if row.config["where"] != "none":
+        words.append(f"SparseVD {row.config['where']}")
+    if row.config.get("refit"):  # trained on the validation part too
+        words.append("refit")
+    return " ".join(words)
+
+
+def _defaults(model: str) -> dict[str, Any]:
+    """The arguments of a model of ours that it need not be given."""
+    parameters = inspect.signature(MODELS[model]).parameters if model in MODELS else {}
+    return {name: p.default for name, p in parameters.items() if p.default is not p.empty and name != "without"}
+
+
+def _model_words(model: str, options: Mapping[str, Any]) -> list[str]:
+    """What sets a model apart from its defaults: a preset where there is one, then single settings; not the width."""
+    if model not in MODELS:
+        return []
+    defaults = _defaults(model)
+
+    def special(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in settings.items() if name != "dim" and defaults.get(name) != value}
+
+    left, presets = special(options), {name: special(of) for name, of in MODELS[model].presets.items()}
+    fitting = [name for name, settings in presets.items() if settings and settings.items() <= left.items()]
+    preset = max(fitting, key=lambda name: len(presets[name]), default="")
+    rest = [_in_words(name, value) for name, value in left.items() if name not in presets.get(preset, {})]
+    return [preset, *rest] if preset else rest
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    """The settings of a group, those of the model's constructor first."""
+    return {**config.model_options, **{name: of for name, of in config.to_dict().items() if name != "model_options"}}
+
+
+def settings(row: Entry) -> dict[str, Any]:
+    """What decided the outcome of a row and may differ within a table: nothing of a baseline, which has no settings.
+
+    What is without effect on the row is left out, and so is what label and selection say. `option <name>` are arguments
+    of a model of ours, which the label names unless they are the defaults; `setting <name>` is all else.
+    """
+    if not row.is_trained:
+        return {}
+    config = Config(**row.config)
+    idle = {*SAID, *(() if config.is_sparse else OF_SPARSEVD)}
+    if config.select == "last":
+        idle.add("patience")
+    if config.refit or config.protocol == "paper":
+        idle.add("validation")
+    found = {f"setting {name}": value for name, value in config.to_dict().items() if name not in idle}
+    for name, value in {**_defaults(config.model), **config.model_options}.items():
+        found[f"option {name}" if config.model in MODELS and name != "dim" else f"setting {name}"] = value
+    return found
+
+
+def differing(entries: list[Entry]) -> dict[str, list[Any]]:
+    """The `settings` in which rows differ that have them, with the value of each row; NaN where it has none."""
+    of_rows = [settings(row) for row in entries]
+    files = {(row.config["model"], row.config.get("model_source")) for row in entries}
+    number_of_files = Counter(model for model, _ in files)
+    for row, of in zip(entries, of_rows):
+        if number_of_files[row.config["model"]] == 1:  # another model has another file: the label says so
+            of.pop("setting model_source", None)
+    return {name: [of.get(name, np.nan) for of in of_rows] for name in _apart(of_rows)}

@@ -1,0 +1,245 @@
+"""What stands in `dissect` for Python: the calls behind `dissect train` and `dissect run`, and their results as
+DataFrames and Figures.
+
+Results are read from the folder of a group when they are asked for: it does not matter whether the command line or
+Python trained it, nor when.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analyses import compare as comparing
+from dissect.data import bring
+from dissect.data.sessions import Dataset
+from dissect.data.translate import number_by_name
+from dissect.errors import FinishedError, UsageError, unknown
+from dissect.experiment import opened
+from dissect.experiment import train as experiment
+from dissect.experiment.recommended import recommended
+from dissect.experiment.subject import Subject, defaults, find_model
+from dissect.group import Group
+from dissect.runs import files, folders
+from dissect.runs.config import DENSE, DISSECTED, SETTINGS
+from dissect.training.record import Observer
+
+Model = str | type[Any]  # a name, "path/to/file.py:ClassName", or a class
+# What is no setting and no option of a model.
+BESIDE = set(inspect.signature(experiment.train).parameters) - {"model", "data", "observe", "say", "settings"}
+
+
+def load(name: str, data_dir: str | Path | None = None) -> Dataset:
+    """A data set by name, as `dissect data list` has them; one whose log is public is fetched where it is not here.
+
+    `data_dir` is where data sets lie: $DISSECT_DATA, or the user's data folder, unless given.
+    """
+    return bring.load(name, data_dir, say=_say)
+
+
+def train(model: Model, data: Dataset | str, *, seeds: Sequence[int] = (1,), quiet: bool = False, **more: Any) -> Group:
+    """Train a model as it is, like `dissect train`: each seed reports the epoch that is best on validation.
+
+    model     a name of `dissect models`, "path/to/file.py:ClassName", or a class that keeps the contract of
+              models/base.py
+    data      a data set, or its name
+    more      settings (fields of Config: lr, batch_size, max_steps, ...) and options of the model (dim, steps, ...)
+              alike; beside them epochs, without, preset, init_from (a dense group or run), refit, jobs, device,
+              runs_dir, name, force. `options={"lr": 3}` is for an option that is called like one of these
+    quiet     no progress and no notes on stderr
+
+    The same call again goes on with what was stopped, and trains nothing twice. Raises UsageError for what does not
+    exist or fit.
+    """
+    return _trained(model, data, {**more, "seeds": seeds}, DENSE, quiet)
+
+
+def run(model: Model, data: Dataset | str, *, seeds: Sequence[int] = (1,), quiet: bool = False, **more: Any) -> Group:
+    """Dissect a model, like `dissect run`: train it with SparseVD, and judge.
+
+    The arguments are those of `train`, and the settings of SparseVD: where, kl_weight, kl_warmup, threshold, ...
+    """
+    find_model(model).require_weights()
+    group = _trained(model, data, {**more, "seeds": seeds}, DISSECTED, quiet)
+    group.verdict()  # the folder has it, as the command leaves it
+    return group
+
+
+def open_group(name: str | Path, runs_dir: str | Path = "runs", model: Model | None = None) -> Group:
+    """A group that was trained before, by its path, its name, or the beginning of its name.
+
+    `model` is the class of a model of one's own, or its file; it must be the one that the group was trained with.
+    """
+    path = folders.resolve_group(name, runs_dir)
+    config = folders.group_config(path)
+    if model is not None:
+        opened.recorded_model(config["model"], config.get("model_source"), str(path), given=model)
+    return Group(path, model)
+
+
+def compare(
+    groups: Sequence[Group | str | Path], pairs: bool = False, *, runs_dir: str | Path = "runs", **more: Any
+) -> pd.DataFrame:
+    """Groups on one data set side by side, like `dissect compare`: means over seeds, best MRR@20 first.
+
+    With `pairs`, every pair of rows instead: the difference in percentage points with its interval, and p by the
+    bootstrap and by the t-test, before and after Holm's correction. `more` are resamples and seed. What a reader must
+    know beside the numbers stands in `.attrs["notes"]`.
+    """
+    names = [group.path if isinstance(group, Group) else group for group in groups]
+    tables = comparing.compare(names, runs_dir, every_pair=pairs, **more)
+    parts = [table.pairs if pairs else table.rows for table in tables]
+    return parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+
+
+def recommend(
+    group: Group | str | Path,
+    sessions: Sequence[Sequence[int | str]],
+    k: int = 20,
+    unseen: bool = False,
+    *,
+    seed: int | None = None,
+    device: str = "auto",
+    runs_dir: str | Path = "runs",
+) -> pd.DataFrame:
+    """The k items with the highest scores after each session, like `dissect recommend`; `unseen` leaves out its own.
+
+    A session has item numbers, or identifiers as texts. `group` may be the path of a run; of a group with several seeds
+    `seed` names the one. Columns: session (from 0), rank, item, identifier (where the data set has them), score,
+    probability (of the softmax over the catalogue; a baseline has none).
+    """
+    group = group if isinstance(group, Group) else Group(Path(group))
+    where = group.path if seed is None else folders.run_path(group.path, seed)
+    record = opened.finished_run(where, runs_dir)
+    identifiers = files.read_identifiers(record.group, record.n_items)
+    number = number_by_name(identifiers or (), "The group's data set")
+    clicks = [_numbers(session, record.n_items, number) for session in sessions]
+    if not clicks or k < 1:
+        raise UsageError("There is nothing to recommend.", "Give a session, and k of at least 1.")
+
+    def data() -> Dataset:
+        return group.data or opened.data_of(record, lambda name, data_dir: bring.load(name, data_dir))
+
+    with _processor_as_it_was(device):
+        how = {"k": k, "unseen": unseen, "model": group.model, "device": device}
+        answers = list(recommended(record, clicks, data, identifiers, **how))
+    named = ["identifier"] if identifiers else []
+    return pd.DataFrame(
+        [{"session": session, **row} for session, rows in enumerate(answers) for row in rows],
+        columns=["session", "rank", "item", *named, "score", "probability"],
+    )
+
+
+def _numbers(session: Sequence[int | str], n_items: int, number: Mapping[str, int]) -> list[int]:
+    """The item numbers of a session. Raises UsageError for an empty one, or an item that there is not."""
+    if isinstance(session, str) or not len(session):
+        raise UsageError(f"A session is a list of items, not {session!r}.", "For example: [[12, 7, 99], [3]]")
+    for item in session:
+        if isinstance(item, str) and item not in number:
+            raise unknown("item", item, number)
+        if not isinstance(item, str) and not (isinstance(item, (int, np.integer)) and 1 <= item <= n_items):
+            raise UsageError(f"There is no item {item!r}.", f"The items are numbered from 1 to {n_items}.")
+    return [number[item] if isinstance(item, str) else int(item) for item in session]
+
+
+def _trained(
+    model: Model, data: Dataset | str, given: Mapping[str, Any], usual: Mapping[str, Any], quiet: bool
+) -> Group:
+    """Train with the `usual` settings of a verb, but what is given; on stderr, how far it is, unless `quiet`."""
+    subject = find_model(model)
+    arguments = _apart(subject, given, usual)
+    if arguments.get("jobs", 1) > 1 and subject.source and not subject.given:
+        raise UsageError(
+            f"jobs={arguments['jobs']} needs {subject.name} in a file: other processes do not have this class.",
+            'Name the file: "path/to/file.py:ClassName".',
+        )
+    data = load(data) if isinstance(data, str) else data
+    shown = not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    with _processor_as_it_was(arguments.get("device", "auto")):
+        try:
+            observe = ProgressLine if shown else None
+            path = experiment.train(subject, data, observe=observe, say=None if quiet else _say, **arguments)
+        except FinishedError as error:
+            path = error.group
+    return Group(path, model if subject.source else None, data)
+
+
+def _apart(subject: Subject, given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of experiment.train, with the options of the model by themselves; UsageError for an unknown one."""
+    is_dense = usual is DENSE
+    other = {s.name for s in SETTINGS if (s.group == "SparseVD" if is_dense else s.name in ("protocol", "patience"))}
+    options, known = defaults(subject), BESIDE | {s.name for s in SETTINGS} - other
+    own = dict[str, Any]()
+    found: dict[str, Any] = {"usual": usual, "options": {}}
+    for name, value in given.items():
+        if name in known:
+            found[name] = value.path if isinstance(value, Group) else value  # init_from=group
+        elif name in options:
+            own[name] = value
+        elif name in other:
+            verbs = ("train", "run") if is_dense else ("run", "train")
+            raise UsageError(f"dissect.{verbs[0]} has no setting {name}.", f"dissect.{verbs[1]} has it.")
+        else:
+            raise unknown(f"setting, or option of {subject.name},", name, known | options.keys())
+    for name in {"seeds", "without"} & found.keys():
+        if isinstance(found[name], (int, str)):
+            raise UsageError(f"{name} takes a list, not {found[name]!r}.", f"For example: {name}=[{found[name]!r}]")
+    dim = {"dim": own["dim"]} if "dim" in own else {}  # the first, as a command has it
+    return {**found, "options": {**dim, **own, **found["options"]}}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def _processor_as_it_was(device: str) -> Iterator[None]:
+    """What a training sets for the whole process (threads, denormals, random numbers) is as before at its end."""
+    if device not in (known := ("auto", "cpu", "cuda")):
+        raise unknown("device", device, known)
+    threads = torch.get_num_threads()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
+
+
+class ProgressLine(Observer):
+    """How far a run is, on one line of stderr that is written over."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.steps, self.where, self.accuracy, self.width = title, 0, "", "", 0
+
+    def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
+        self.steps = steps
+
+    def step(self, step: int, loss: float, kl_weight: float, lr: float) -> None:
+        self.where = f"step {step:,} of {self.steps:,}, loss {loss:.3f}"
+        self.show(self.where + self.accuracy)
+
+    def evaluating(self, what: str, done: int, total: int) -> None:
+        self.show(f"ranking {what}, {done:,} of {total:,}")
+
+    def evaluated(self, split: str, step: int, values: dict[str, float]) -> None:
+        self.accuracy = f", {split} HR@20 {values['hr@20']:.2f}, MRR@20 {values['mrr@20']:.2f}"
+
+    def note(self, text: str) -> None:
+        self.show(f"{text}\n")
+
+    def end(self) -> None:
+        self.show(f"{self.where}{self.accuracy}\n")
+
+    def show(self, text: str) -> None:
+        line = f"{self.title}: {text}"
+        print(f"\r{line:{self.width}}", end="", file=sys.stderr, flush=True)
+        self.width = len(line)

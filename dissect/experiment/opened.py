@@ -1,0 +1,226 @@
+"""A finished run read back: its record, data set, class and weights; and a configuration from its file."""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dissect.data.sessions import Dataset, split_validation
+from dissect.data.translate import (
+    in_words,
+    is_identity,
+    numbering_of,
+    numbering_of_group,
+    translation,
+)
+from dissect.errors import DataError, UsageError, unknown
+from dissect.experiment import own_models
+from dissect.experiment.subject import Subject, find_model, require_length, subject_of
+from dissect.experiment.train import Say, unsaid, work
+from dissect.runs import folders
+from dissect.runs.config import Config, is_file_name
+from dissect.training.device import prepare_device
+from dissect.training.evaluation import metrics, rank_sessions
+from dissect.training.finish import write_ranks_of
+from dissect.training.rebuild import Recorded, read_run, rebuild, require_finished
+
+Load = Callable[[str, str | None], Dataset]  # the data set of a name, from a data folder or the usual one
+
+
+def finished_run(name: str | Path, runs_dir: str | Path) -> Recorded:
+    """The record of a finished run by its name, or by that of a group with one seed."""
+    record = read_run(folders.resolve_run(name, runs_dir))
+    require_finished(record)
+    return record
+
+
+def read_settings(path: str | Path, usual: Mapping[str, Any], has_weights: bool = False) -> dict[str, Any]:
+    """What a group's config.toml holds, or a file with some of it, for the verb whose settings are `usual`.
+
+    Raises UsageError for a setting that does not exist, where it is of the other verb, and where it begins with weights
+    and the request does not (`has_weights`).
+    """
+    try:
+        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read: {error}.", "It should be like the config.toml of a group.") from error
+    for name in found.keys() - Config.__dataclass_fields__.keys():
+        wrong = unknown("setting", name, Config.__dataclass_fields__)
+        raise UsageError(f"{path}: {wrong.message}", wrong.hint)
+    if found.pop("refit", False):
+        raise UsageError(
+            f"{path} is of a training on everything, whose length each seed chose before.",
+            "Name the config.toml of the group that chose it, and --refit.",
+        )
+    if found.get("select", usual.get("select", "last")) != usual.get("select", "last"):
+        verb = "run" if found["select"] == "last" else "train"
+        raise UsageError(f"{path} is of dissect {verb}.", f"Give it to that: dissect {verb} --config {path}")
+    if "init_from" in found and not has_weights:
+        raise UsageError(f"{path} begins with weights {found['init_from']}.", "Name their run: --init-from RUN")
+    return found
+
+
+def model_named(name: str | None, file: Mapping[str, Any], path: str | Path) -> Subject:
+    """The model of that name, else that of the settings in the file at `path`."""
+    if name is None and "model" in file:
+        return recorded_model(file["model"], file.get("model_source"), str(path))
+    return find_model(name or "")
+
+
+def group_name(path: str | Path) -> str | None:
+    """The name before the hash of the group whose config.toml this is; None for another file."""
+    group = Path(path).resolve().parent.name
+    return folders.HASHED.sub("", group) if folders.HASHED.search(group) else None
+
+
+def newest_dataset(runs_dir: str | Path, say: Say) -> str:
+    """The name of the data set of the newest group, or of the built-in one, which is said."""
+    newest = folders.newest_sound_group(runs_dir)
+    dataset = str(folders.group_config(newest)["dataset"]) if newest else "demo"
+    say(f"Data set: {dataset} ({'as in the newest group' if newest else 'built in'}).")
+    return dataset
+
+
+def model_of(record: Recorded, given: str | type | None = None) -> Subject:
+    """The class that a run was made with: a registered one, or that of a user's file (`recorded_model`)."""
+    config = record.config
+    return recorded_model(config.model, config.model_source, str(record.run), record.command, given)
+
+
+def recorded_model(
+    name: str, source: str | None, where: str, command: Sequence[str] = (), given: str | type | None = None
+) -> Subject:
+    """The class that the record at `where` names: a registered one, or that of a user's file with this SHA-256.
+
+    The file is `given`, else the one that the command on record names; or the class itself is given. Raises DataError
+    where it is gone or has changed, or where only the record names it and this user never did (own_models.py).
+    """
+    if source is None:
+        return find_model(name)
+    if isinstance(given, type) or not is_file_name(name):  # a class that was given to Python: its text is known
+        if given is None:
+            raise DataError(
+                f"{where} was made with the class {name}, which was given to Python and stands in no record.",
+                f"In Python: dissect.open_group({where!r}, model={name}); else --model path/to/file.py:{name}",
+            )
+        cls = given if isinstance(given, type) else subject_of(own_models.read(given), given).cls
+        if source != find_model(cls).source and source != own_models.sha256_of(cls):
+            raise DataError(
+                f"{cls.__name__} is not the class that {where} was made with: its text is another, or that of a class "
+                "from which it derives.",
+                "Give it as it was then, or train anew.",
+            )
+        return Subject(name, cls, source)
+    named = [word.removeprefix("--model=") for word in command]
+    path = given or next((word for word in named if Path(word).name == name), name)
+    hint = "Name it: --model path/to/file.py:ClassName"
+    if not Path(path.rsplit(":", 1)[0]).is_file():
+        raise DataError(f"The run's model was {path}, and that file is not here.", hint)
+    file = own_models.read(path)
+    if file.sha256 != source:
+        raise DataError(
+            f"{path} is not the file that the run was made with: its SHA-256 begins with {file.sha256[:12]}, "
+            f"that of the run's with {source[:12]}.",
+            hint,
+        )
+    if given is None and not own_models.was_named(file):
+        raise DataError(
+            f"{where} was made with the model in {path}, and to open it means to execute that file. "
+            "You have not named this file in a command so far.",
+            f"Read it first. If you trust it, name it: --model {shlex.quote(path)}",
+        )
+    return subject_of(file, path)
+
+
+def data_of(record: Recorded, load: Load, data_dir: str | None = None) -> Dataset:
+    """The data set of a run. Raises DataError, with both hashes, where what has its name is another split."""
+    data = load(record.config.dataset, data_dir or record.option("--data-dir"))
+    require_split(data, record.config.split_hash, str(record.run))
+    return data
+
+
+def require_split(data: Dataset, split_hash: str, run: str) -> None:
+    """Raises DataError, with both hashes, where a data set has another split than a run."""
+    if data.split_hash != split_hash:
+        raise DataError(
+            f"The data set '{data.name}' is not the one of the run: its split is {data.split_hash}, "
+            f"that of {run} is {split_hash}.",
+            "Bring the run's own split (its provenance stands in data.json of the group), or name a --data-dir.",
+        )
+
+
+def numbers_for(record: Recorded, data: Dataset, say: Say) -> np.ndarray | None:
+    """The number that a run has for each item of another data set; None where both number them alike.
+
+    Says how many items were matched. Raises DataError where nothing tells which item is which.
+    """
+    mine, runs_own = numbering_of(data), numbering_of_group(record.group)
+    numbers = translation(mine, runs_own)
+    if is_identity(numbers, record.n_items):
+        return None
+    say(in_words(mine, runs_own, numbers))
+    return numbers
+
+
+def trained_model(
+    record: Recorded, data: Callable[[], Dataset], longest: int, given: str | type | None = None, device: str = "auto"
+) -> tuple[Any, int, torch.device]:
+    """(model, step, device): the trained model of a run; a baseline is fitted again, its step is 0.
+
+    `data` gives the run's data set, where that is needed; `given` is where the user's own model lies now. Raises
+    DataError where the model cannot take a session of `longest` clicks.
+    """
+    config, subject = record.config, model_of(record, given)
+    if not subject.learns:
+        prepare_device("cpu")
+        fitted = subject.cls(record.n_items)
+        fitted.prepare(data().train)
+        return fitted, 0, torch.device("cpu")
+    where = prepare_device(device, work(config, record.n_items))
+    model, step = rebuild(record, subject.cls, lambda: data().train)
+    require_length(model, subject.name, config.kept(longest), "session asked for")
+    return model.to(where), step, where
+
+
+def evaluate(
+    record: Recorded,
+    load: Load,
+    *,
+    split: str = "test",
+    ties: str = "best",
+    dataset: str | None = None,
+    ranks: Path | None = None,
+    model: str | None = None,
+    device: str = "auto",
+    data_dir: str | None = None,
+    say: Say = unsaid,
+) -> dict[str, Any]:
+    """HR and MRR of the trained model of a run, on a part of its own data set or of another; writes `ranks`.
+
+    Of another data set the misses are counted, and the accuracy over the targets that the model knows stands beside.
+    """
+    own = partial(data_of, record, load, data_dir)
+    data = load(dataset, data_dir) if dataset else own()
+    numbers = numbers_for(record, data, say) if dataset else None
+    train, valid = split_validation(data.train, record.config.held_out)
+    sessions = {"test": data.test, "valid": valid, "train": train}[split]
+    if not sessions.n_prefixes:
+        raise UsageError(f"The run's '{split}' part has no prefix to rank.", "It can be evaluated on: --split test")
+    found, step, where = trained_model(record, own, int(sessions.lengths.max()) - 1, model, device)
+    ranked = rank_sessions(found, sessions, where, ties, numbers, record.config.longest)
+    if ranks is not None:
+        write_ranks_of(ranks, ranked.rank, sessions)
+    result = {"run": str(record.run), "model": record.config.model, "variant": record.variant, "seed": record.seed}
+    result |= {"step": step, "dataset": data.name, "split_hash": data.split_hash, "split": split, "ties": ties}
+    result |= {"n": len(ranked.rank), **metrics(ranked.rank)}
+    if ranked.known is not None:
+        misses = {"unknown_targets": int((~ranked.known).sum()), "without_known_click": ranked.without_click}
+        result |= {**misses, "known_targets": metrics(ranked.rank[ranked.known])}
+    return result

@@ -1,0 +1,116 @@
+"""Going on with interrupted runs, from what their folders say."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dissect.data.sessions import Dataset
+from dissect.errors import DataError, UsageError
+from dissect.experiment.opened import Load, data_of, model_of
+from dissect.experiment.subject import Subject
+from dissect.experiment.train import Manner, Plan, starting_weights, train_seeds
+from dissect.runs import folders
+from dissect.training.rebuild import Recorded, read_run, roles_without
+
+
+def unfinished(name: str, runs_dir: str | Path) -> list[Recorded]:
+    """The records of the runs to go on with: of the run named, or of all of a group that are not finished.
+
+    Those of the same command that were not begun yet are among them. Raises UsageError where nothing is left to do.
+    """
+    found, damaged = list[Recorded](), list[DataError]()
+    for run in folders.resolve_runs(name, runs_dir):
+        try:
+            found.append(read_run(run))
+        except DataError as error:
+            damaged.append(error)
+    folders.leave_out(damaged, is_all=not found)
+    if not folders.RUN.fullmatch(Path(name).resolve().name):
+        found += _not_begun(found)
+    records = [record for record in found if not folders.is_done(record.run)]
+    if not records:
+        for record in found:
+            folders.read_summary(record.run)  # says how to write a lost one again
+        sparse = [record.group for record in found if record.config.is_sparse]
+        see = f"dissect verdict {shlex.quote(str(sparse[0]))}" if sparse else "dissect compare; dissect evaluate RUN"
+        raise UsageError(
+            f"Finished already: {', '.join(str(record.run) for record in found) or name}.", f"See it: {see}"
+        )
+    for record in records:
+        if record.run != folders.run_path(record.group, record.seed, record.variant):
+            raise UsageError(f"{record.run} was set aside by --force.", "Name the run that came in its place.")
+    return records
+
+
+def go_on(
+    records: Sequence[Recorded],
+    load: Load,
+    manner: Manner,
+    runs_dir: str | Path = "runs",
+    model: str | None = None,
+    data_dir: str | None = None,
+    device: str | None = None,
+) -> Dataset:
+    """Go on with runs of one group, as the command that began them would; returns their data set.
+
+    `model` is where the user's own model lies now. The device is that of the command unless given.
+    """
+    data, subject = data_of(records[0], load, data_dir), model_of(records[0], model)
+    for record in records:
+        without = roles_without(record.variant, subject.cls.removable) if subject.learns else ()
+        chosen = device or record.option("--device") or "auto"
+        train_seeds(
+            Plan(
+                subject,
+                data,
+                record.config,
+                record.group,
+                (record.seed,),
+                without,
+                _weights_for(record, runs_dir, subject, data),
+                {record.seed: record.steps},
+            ),
+            replace(manner, device=chosen),
+        )
+    command = records[0].command
+    if not records[0].config.refit and "--refit" in command:
+        manner.say(f"The training on everything comes next: {shlex.join(command)}")
+    return data
+
+
+def _not_begun(found: list[Recorded]) -> list[Recorded]:
+    """The seeds that the commands of these runs name and that have no folder yet."""
+    to_come: dict[Path, Recorded] = {}
+    for record in found:
+        for text in record.options("--seed"):
+            run = folders.run_path(record.group, int(text), record.variant) if text.isdigit() else record.run
+            if not run.exists() and not record.config.refit:  # a refit's steps come out of the run before it
+                to_come[run] = replace(record, run=run, seed=int(text))
+    return list(to_come.values())
+
+
+def _weights_for(record: Recorded, runs_dir: str | Path, subject: Subject, data: Dataset) -> dict[str, Any] | None:
+    """The weights that a run starts from, where it has no checkpoint yet; from the run that its command names."""
+    config, begun = record.config, any((record.run / "checkpoints").glob("last*.pt"))
+    if begun:
+        return None
+    if config.refit and not (record.run / "environment.json").exists():
+        raise DataError(
+            f"{record.run} stopped before it was on record for how many steps it is.", "Give the same command again."
+        )
+    if config.init_from is None:
+        return None
+    source = record.option("--init-from")
+    folder = Path(record.option("--runs-dir") or runs_dir)
+    start = starting_weights(source, folder, subject, config.model_options, data)
+    if start.fingerprint != config.init_from:
+        raise DataError(
+            f"{record.run} starts from weights {config.init_from}, and {source or 'the run they came from'} "
+            f"has {start.fingerprint or 'none'}.",
+            "Give the same command again.",
+        )
+    return start.weights

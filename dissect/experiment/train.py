@@ -1,0 +1,385 @@
+"""From a request to finished run folders: it is resolved to a Config, whose seeds are trained into a group."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from torch import Tensor
+
+from dissect.data import catalog, planted
+from dissect.data.sessions import Dataset, split_validation
+from dissect.errors import DataError, FinishedError, UsageError, unknown
+from dissect.experiment.jobs import at_once
+from dissect.experiment.subject import Subject, changes, find_model, model_options, try_on, try_out
+from dissect.runs import files, folders
+from dissect.runs.config import DENSE, DISSECTED, EPOCHS, SETTINGS, Config
+from dissect.text import as_name, check_name
+from dissect.training import workers
+from dissect.training.device import prepare_device
+from dissect.training.loop import fit
+from dissect.training.products import at_hand
+from dissect.training.record import Observer
+from dissect.training.setup import exchange, load_dense
+from dissect.training.start import Start, weights_of
+from models import base, check
+
+DIM = 256  # width of a model, where nothing says another
+# What built-in data get where nothing else is said: a small model, done in about a minute a seed.
+BUILT_IN_DIM = 32
+BUILT_IN_STEPS = {"demo": 2_000, "demo-bag": 3_000, "demo-walk": 3_000}
+LONG_PREFIX = 200  # clicks
+LARGE_BATCH = 2**26  # bytes of a padded layer
+
+Say = Callable[[str], None]  # takes a note of one line
+
+
+def unsaid(text: str) -> None:
+    """Nobody is told."""
+
+
+def unobserved(title: str) -> Observer:
+    """Nobody watches."""
+    return Observer()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained: some seeds of a configuration, into the folder of its group."""
+
+    subject: Subject
+    data: Dataset
+    config: Config
+    group: Path
+    seeds: tuple[int, ...] = (1,)
+    without: tuple[str, ...] = ()  # roles left out of the model
+    weights: dict[str, Tensor] | None = None  # to start from
+    steps: Mapping[int, int] = field(default_factory=dict)  # of seeds that do not make config.max_steps
+
+    @property
+    def variant(self) -> str:
+        return f"without-{'-'.join(sorted(self.without))}" if self.without else folders.FULL
+
+    def run(self, seed: int) -> Path:
+        return folders.run_path(self.group, seed, self.variant)
+
+    def build(self) -> Any:
+        extra = {"without": self.without} if self.without else {}
+        return self.subject.cls(n_items=self.data.n_items, **self.config.model_options, **extra)
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How it is trained, and who is told. `observe` makes the observer of a run from its title.
+
+    With several `jobs`, both travel to other processes, so that they must be functions that pickle knows.
+    """
+
+    device: str = "auto"
+    jobs: int = 1
+    force: bool = False  # train again what is finished; the old run is kept aside
+    observe: Callable[[str], Observer] = unobserved
+    say: Say = unsaid
+
+
+def train(
+    model: str | type | Subject,
+    data: Dataset,
+    *,
+    options: Mapping[str, Any] | None = None,
+    preset: str | None = None,
+    without: Sequence[str] = (),
+    seeds: Sequence[int] = (1,),
+    epochs: float | None = None,
+    jobs: int = 1,
+    device: str = "auto",
+    runs_dir: str | Path = "runs",
+    name: str | None = None,
+    force: bool = False,
+    init_from: str | Path | None = None,
+    refit: bool = False,
+    observe: Callable[[str], Observer] | None = None,
+    say: Say | None = None,
+    usual: Mapping[str, Any] = DISSECTED,
+    **settings: Any,
+) -> Path:
+    """Train a model on a data set, each seed in a run folder of its own; returns the folder of the group.
+
+    `settings` are fields of `Config`. They win over the recipe of the preset, which wins over `usual`: DISSECTED, the
+    settings of `dissect run`, or DENSE, those of `dissect train`. `options` are arguments of the model, on top of those
+    of the preset; `without` names roles that are left out of it. `init_from` is a finished dense run to start from;
+    `refit` trains once more on everything, for the epochs chosen.
+
+    The same call again goes on with what was stopped. Raises UsageError, before anything is written, for what does not
+    exist or fit; and where all is finished already, unless `force`.
+    """
+    known = {each.name for each in SETTINGS} | {"select"}
+    for setting in settings.keys() - known:
+        raise unknown("setting", setting, known)
+    subject, runs_dir, given = find_model(model), Path(runs_dir), dict(options or {})
+    settings = {**usual, **recipe(subject, preset, epochs), **settings}
+    if settings.get("where", "both") != "none":
+        subject.require_weights()
+    manner = Manner(device, jobs, force, observe or unobserved, say or unsaid)
+    if settings.get("protocol") == "paper":
+        if refit:
+            raise UsageError("--refit has nothing to add to --protocol paper, which trains on everything already.")
+        manner.say(
+            "Protocol 'paper': trained on everything, each metric at its best epoch on test. These numbers flatter."
+        )
+    if not subject.learns:
+        idle = {"--seed": tuple(seeds) != (1,), "--epochs": epochs is not None, "--dim": given.pop("dim", None)}
+        idle |= {"--init-from": init_from, "--refit": refit}
+        settings = untrained(subject, settings, [flag for flag, value in idle.items() if value], manner.say)
+        seeds, epochs, init_from, refit = (1,), None, None, False
+    kept = model_options(subject, given, preset, BUILT_IN_DIM if data.name in planted.BUILT_IN else DIM, without)
+    start = starting_weights(init_from, runs_dir, subject, kept, data)
+    config = configure(subject, data, {**settings, "model_options": kept, "init_from": start.fingerprint}, epochs)
+    suits(subject, data, config, manner.say)
+    try_on(subject, data, config, without)
+    if start.says:
+        manner.say(start.says)
+    parts = [preset] if preset and changes(subject, preset) else []
+    parts += [str(kept[option]) for option in getattr(subject.cls, "in_name", ()) if option in given and option in kept]
+    group, once = folder_of(config, runs_dir, name, parts), tuple(dict.fromkeys(seeds))
+    plan = Plan(subject, data, config, group, once, tuple(without), start.weights)
+    return _train_twice(plan, name, parts, manner) if refit else train_seeds(plan, manner)
+
+
+def recipe(subject: Subject, preset: str | None, epochs: float | None) -> dict[str, Any]:
+    """The settings of the training that belong to a preset; its length only where none is given."""
+    found = dict(getattr(subject.cls, "recipes", {}).get(preset, {}))
+    return {name: value for name, value in found.items() if name != "max_steps" or epochs is None}
+
+
+def configure(subject: Subject, data: Dataset, settings: Mapping[str, Any], epochs: float | None) -> Config:
+    """The configuration of these settings, for so many `epochs` where they do not say the steps.
+
+    Where neither is given, a training that chooses its epoch makes EPOCHS, one that reports its last step the default
+    of `max_steps`, or less on built-in data. Raises UsageError for a wrong value.
+    """
+    choices = dict.fromkeys(("both", "none", *base.MODULES, *base.ROLES))
+    if settings.get("where", "none") not in choices:
+        raise unknown("module or role", settings["where"], choices)
+    if epochs is not None and "max_steps" in settings:
+        raise UsageError("--epochs and --max-steps exclude each other.")
+    about = {"model": subject.name, "dataset": data.name, "split_hash": data.split_hash, "model_source": subject.source}
+    try:  # with 1.0 for 1, so that both are the same group
+        config = msgspec.convert({**about, **settings}, Config)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"A setting has a value of another kind: {error}.") from error
+    if "max_steps" in settings:
+        return config
+    if epochs is None and not config.chooses:
+        return replace(config, max_steps=BUILT_IN_STEPS.get(data.name, config.max_steps))
+    return replace(config, max_steps=steps_of(EPOCHS if epochs is None else epochs, data, config))
+
+
+def steps_of(epochs: float, data: Dataset, config: Config) -> int:
+    """Steps of so many epochs. Raises UsageError unless they are more than 0."""
+    if not 0 < epochs < 1e6:
+        raise UsageError(f"--epochs must be above 0, and below a million, not {epochs:g}.")
+    prefixes = split_validation(data.train, config.held_out)[0].n_prefixes
+    return max(1, math.ceil(epochs * math.ceil(prefixes / config.batch_size)))
+
+
+def suits(subject: Subject, data: Dataset, config: Config, say: Say) -> None:
+    """Raises UsageError where the data set is too small for the configuration or the model, or the two do not go
+    together; says what a user should know about the model on these data.
+    """
+    model, _ = try_out(subject, config.model_options)
+    longest = longest_prefix(data, config, say)
+    try:
+        for warning in model.warnings(longest) if isinstance(model, base.SessionModel) else ():
+            say(f"{subject.name} on {data.name}: {warning}")
+    except ValueError as error:
+        raise UsageError(f"{subject.name} does not suit {data.name}: {error}.") from error
+    if (
+        config.chooses
+        and config.protocol == "clean"
+        and not split_validation(data.train, config.held_out)[1].n_prefixes
+    ):
+        raise UsageError(
+            f"--validation {config.validation:g} leaves nothing to choose the epoch on.",
+            f"{_hold_out(len(data.train))}; --protocol paper chooses on test.",
+        )
+    if subject.learns and config.max_steps == 0:
+        raise UsageError(f"{subject.name} learns in steps, and --max-steps is 0.", "Give it some, or --epochs.")
+    if config.negatives >= data.n_items:
+        raise UsageError(
+            f"--negatives {config.negatives} are no fewer than the {data.n_items} items of {data.name}.",
+            "Leave the option out: the whole catalogue is exact, and quicker.",
+        )
+    if config.negatives and model.candidates(model.item_states())[1] is not None:
+        raise UsageError(f"--negatives is for models without a bias per item; {subject.name} has one.", "Leave it out.")
+    if unnamed := check.without_role(model):
+        say(f"{subject.name} gives no role to {', '.join(unnamed)}: see `matrices` in models/base.py. Role: other.")
+
+
+def _hold_out(sessions: int) -> str:
+    if sessions == 1:
+        return "There is one training session, so nothing can be held out"
+    return f"Hold a part of the {sessions:,} training sessions out, such as --validation {max(0.1, 1 / sessions):.2g}"
+
+
+def longest_prefix(data: Dataset, config: Config, say: Say) -> int:
+    """How many clicks the longest prefix has that a model is given; says so where it makes batches large."""
+    lengths = np.concatenate([data.train.lengths, data.test.lengths]) - 1
+    longest, dim = int(lengths.max()), config.model_options.get("dim", DIM)
+    size = 4 * config.batch_size * longest * dim
+    if longest > LONG_PREFIX and size > LARGE_BATCH and not config.longest:
+        usual = max(20, int(np.quantile(lengths, 0.99)))
+        cut = np.maximum(lengths - usual, 0).sum() / lengths.sum()
+        say(
+            f"The longest prefix of {data.name} has {longest:,} clicks. A batch that is padded to it takes "
+            f"{size / 1e9:.2g} GB in each layer of width {dim}, and its step is slow. --longest {usual} keeps the last "
+            f"{usual} clicks; {100 * cut:.2g} % of the prefixes are longer."
+        )
+    return config.kept(longest)
+
+
+def starting_weights(
+    run: str | Path | None, runs_dir: Path, subject: Subject, options: Mapping[str, Any], data: Dataset
+) -> Start:
+    """The weights of a finished run to start from; an empty Start where none is asked for."""
+    if run is None:
+        return Start()
+    return weights_of(folders.resolve_run(run, runs_dir), data, lambda n: subject.cls(n_items=n, **options))
+
+
+def folder_of(config: Config, runs_dir: Path, name: str | None, parts: Sequence[str] = ()) -> Path:
+    """runs/<name>-<hash>, where the name is that of the model, `parts` and the data set unless given.
+
+    A group that an older version has named otherwise keeps its name. Raises UsageError for a name that no folder has.
+    """
+    if name is not None:
+        check_name(name, "A group (--name)")
+        return runs_dir / f"{name}-{config.hash}"
+    file, _, cls = config.model.rpartition(":")  # of a user's own
+    told = [*parts, config.dataset]
+    of_option = [part for part in told if part not in config.model_options.values()]
+    older = ([Path(file or cls).stem, *told], [cls, *of_option])
+    paths = [runs_dir / f"{as_name('-'.join(words))}-{config.hash}" for words in (*older, [cls, *told])]
+    return next((path for path in paths if path.exists()), paths[-1])
+
+
+def prepare_group(group: Path, config: Config, data: Dataset) -> None:
+    """Write what a group is about, once. Raises DataError where what is there has been changed by hand."""
+    if (group / "config.toml").exists():
+        folders.group_config(group)
+        return
+    about = {"name": data.name, "split_hash": data.split_hash, **catalog.describe(data)}
+    files.write_json(group / "data.json", about)
+    files.write_identifiers(group, data.identifiers)
+    files.write_toml(group / "config.toml", config.to_dict())
+
+
+def _train_twice(plan: Plan, name: str | None, parts: Sequence[str], manner: Manner) -> Path:
+    """`train_seeds`, then again on all training sessions, each seed for the epochs that it chose before."""
+    everything = replace(plan.config, refit=True, validation=0.0, select="last", patience=0)
+    try_on(plan.subject, plan.data, everything, plan.without)  # now, not after the first training
+    chosen = {seed: plan.run(seed) for seed in plan.seeds}
+    if manner.force or not all(folders.is_done(run) for run in chosen.values()):
+        train_seeds(plan, manner)
+    steps = {}
+    for seed, run in chosen.items():
+        selected = folders.read_summary(run).get("selected")
+        if selected is None:
+            raise DataError(f"{run / 'summary.json'} does not tell the epoch chosen.", folders.write_again(run))
+        steps[seed] = steps_of(selected["epoch"], plan.data, everything)
+        manner.say(f"Seed {seed}: {selected['epoch']:g} epochs, now on everything.")
+    group = folder_of(everything, plan.group.parent, name, [*parts, "refit"])
+    return train_seeds(replace(plan, config=everything, group=group, steps=steps), manner)
+
+
+def train_seeds(plan: Plan, manner: Manner) -> Path:
+    """Train each seed into the group, or the reduced model beside it; returns the folder of the group.
+
+    A run without DONE goes on where it stopped. Raises UsageError where all are finished already, unless `force`.
+    """
+    config, data = plan.config, plan.data
+    places = {seed: plan.run(seed) for seed in plan.seeds}
+    done = [seed for seed, run in places.items() if folders.is_done(run)]
+    where = prepare_device(manner.device if plan.subject.learns else "cpu", work(config, data.n_items))
+    at_hand(config.products, where)  # refused before anything is written
+    workers.wait()
+    if manner.force:
+        for run in places.values():
+            if run.exists() and workers.is_first():
+                manner.say(f"The old run is kept as {files.set_aside(run)}")
+    elif len(done) == len(places):
+        raise _finished(plan)
+    if plan.weights is not None:  # that they fit, and `where` names something, is found out before anything is written
+        load_dense(plan.build(), plan.weights)
+    if config.is_sparse:
+        exchange(plan.build(), config)
+    if workers.is_first():
+        prepare_group(plan.group, config, data)
+    workers.wait()
+    todo = [seed for seed, run in places.items() if not folders.is_done(run)]
+    if manner.jobs > 1 and len(todo) > 1:
+        alone = replace(manner, jobs=1, force=False)
+        at_once(_train_one, todo, min(manner.jobs, len(todo)), plan=plan, manner=alone)
+    for number, (seed, run) in enumerate(places.items(), 1):
+        if folders.is_done(run):
+            if seed in done:
+                manner.say(f"Seed {seed} is finished already: {run}")
+            continue
+        of = f" ({number} of {len(places)})" if len(places) > 1 else ""
+        lacking = f", without {', '.join(plan.without)}" if plan.without else ""
+        fit(
+            plan.build,
+            data,
+            replace(config, max_steps=plan.steps.get(seed, config.max_steps)),
+            run,
+            seed=seed,
+            variant=plan.variant,
+            device=where,
+            observer=manner.observe(f"{plan.subject.name} on {data.name}, seed {seed}{of}{lacking}"),
+            weights=plan.weights,
+        )
+    return plan.group
+
+
+def _train_one(seed: int, plan: Plan, manner: Manner) -> None:
+    """`train_seeds` for one seed, in a process of its own."""
+    train_seeds(replace(plan, seeds=(seed,)), manner)
+
+
+def work(config: Config, n_items: int) -> int:
+    """Multiplications in the scores of a batch, by which a small problem is told (`prepare_device`)."""
+    return int(config.batch_size * n_items * config.model_options.get("dim", DIM))
+
+
+def _finished(plan: Plan) -> FinishedError:
+    """The error for a command that has nothing left to do."""
+    for seed in plan.seeds:
+        folders.read_summary(plan.run(seed))  # says how to write a lost one again
+    dense = f"dissect compare --dataset {shlex.quote(plan.data.name)}"
+    see = f"dissect verdict {shlex.quote(str(plan.group))}" if plan.config.is_sparse else dense
+    return FinishedError(
+        f"Finished already: {', '.join(str(plan.run(seed)) for seed in plan.seeds)}.",
+        f"Choose another --seed, or --force (the old run is kept aside). See it: {see}",
+        plan.group,
+    )
+
+
+def untrained(subject: Subject, settings: Mapping[str, Any], idle: Sequence[str], say: Say) -> dict[str, Any]:
+    """The settings that count for a model without gradients, which makes no steps; says which others were given.
+
+    Several models of a comparison may be given the same settings.
+    """
+    counts = ("where", "protocol", "longest")
+    usual = {each.name: each.default for each in SETTINGS} | dict(DENSE)
+    changed = [
+        e.flag for e in SETTINGS if e.name not in counts and settings.get(e.name, usual[e.name]) != usual[e.name]
+    ]
+    if flags := [*idle, *changed]:
+        say(f"{', '.join(flags)}: without effect on {subject.name}, which is not trained.")
+    return {**{name: settings[name] for name in counts if name in settings}, "max_steps": 0}

@@ -1,0 +1,138 @@
+"""What was trained, read back from its folder as DataFrames and Figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from analyses.density import density_table
+from analyses.training import training_table
+from analyses.verdict import judge
+from dissect import drawing
+from dissect.data import planted
+from dissect.data.sessions import Dataset
+from dissect.errors import UsageError, unknown
+from dissect.runs import folders
+from dissect.runs.config import Config
+from dissect.sparsevd.density import key
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Group:
+    """One configuration of a model on a data set, trained with one seed or several: a folder of runs.
+
+    path   the folder, as `dissect train` and `dissect run` make it
+    model  the class of a model of one's own, or its file: only `recommend` needs it
+    data   the data set, where the group was trained just now
+
+    The tables are of the finished seeds of the full model, or of a `variant` such as "without-propagation".
+    """
+
+    path: Path
+    model: Any = field(default=None, compare=False)
+    data: Dataset | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        seeds = ", ".join(run.name for run in self.runs()) or "no finished seed"
+        return f"Group({str(self.path)!r}: {seeds})"
+
+    @property
+    def config(self) -> Config:
+        """The settings that decide the outcome: config.lr, config.kl_weight, config.model_options["dim"]."""
+        return Config(**folders.group_config(self.path))
+
+    @property
+    def variants(self) -> list[str]:
+        """The models trained: "full", and "without-<role>" for each without a role."""
+        return folders.variants(self.path)
+
+    def runs(self, variant: str = folders.FULL) -> list[Path]:
+        """The folders of the finished seeds, by seed. Raises UsageError for a variant that there is not."""
+        if variant not in (known := [folders.FULL, *self.variants]):
+            raise unknown(f"variant in {self.path.name}", variant, known)
+        return [run for run in folders.group_runs(self.path, variant) if folders.is_done(run)]
+
+    def summaries(self, variant: str = folders.FULL) -> list[dict[str, Any]]:
+        """What each finished seed wrote at its end (summary.json): accuracy, checks, time, the epoch chosen."""
+        return [folders.read_summary(run) for run in self.runs(variant)]
+
+    def metrics(self, variant: str = folders.FULL) -> pd.DataFrame:
+        """Accuracy at the epoch that each seed reports, in percent; a row for each seed and split.
+
+        Columns: seed, variant, split (test, valid), epoch, hr@5, hr@10, hr@20, mrr@5, mrr@10, mrr@20.
+        """
+        rows = [
+            {"seed": of["seed"], "variant": variant, "split": split, "epoch": of["selected"]["epoch"], **of[split]}
+            for of in self.summaries(variant)
+            for split in ("test", "valid")
+            if of.get(split)
+        ]
+        return pd.DataFrame(rows)
+
+    def ranks(self, split: str = "test", variant: str = folders.FULL) -> pd.DataFrame:
+        """The rank of the item that was clicked next, from 1 on; a row for each seed and prefix.
+
+        Columns: seed, session (from 0, in the order of the split), length (clicks of the prefix), target (item), rank.
+        """
+        if split not in ("test", "valid"):
+            raise unknown("split", split, ("test", "valid"))
+        tables = []
+        for run in self.runs(variant):
+            path = folders.test_ranks(run)
+            ranks = folders.read_ranks(path.with_name(path.name.replace("test", split)))
+            tables.append(pd.DataFrame({"seed": folders.place_of(run)[1], **ranks}))
+        columns = ["seed", "session", "length", "target", "rank"]
+        return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+    def training(self, variant: str = folders.FULL) -> pd.DataFrame:
+        """How loss and accuracy went; a row for each seed, curve, split and step.
+
+        Columns: seed, curve (loss in nats, HR@20 and MRR@20 in percent), split (train, valid, test), step, epoch,
+        minutes (in training steps, without evaluation), value.
+        """
+        return training_table(self.path, variant)
+
+    def density(
+        self, variant: str = folders.FULL, threshold: float | None = None, blocks: bool = False
+    ) -> pd.DataFrame:
+        """How many weights each matrix keeps; a row for each seed, measurement and matrix. Of `dissect.run` only.
+
+        Columns: seed, step, epoch, matrix, role, module, kept (weights with log alpha below the threshold), size
+        (weights in all), density (kept / size). `threshold` is the group's unless given; with `blocks` the parts of
+        matrices have rows too (the gates of a GRU: column block, "" for the whole).
+        """
+        found = density_table(self.path, variant)
+        counts = f"kept {key(self.config.threshold if threshold is None else threshold)}"
+        if counts not in found:
+            known = [name.removeprefix("kept ") for name in found if name.startswith("kept ")]
+            raise UsageError(f"{self.path.name} has no counts at threshold={threshold}.", f"At: {', '.join(known)}.")
+        table = found.rename(columns={counts: "kept", "numel": "size"}).assign(density=found[counts] / found["numel"])
+        names = ["seed", "step", "epoch", "matrix", *["block"] * blocks, "role", "module", "kept", "size", "density"]
+        return table[names] if blocks else table[table["block"] == ""][names].reset_index(drop=True)
+
+    def verdict(self) -> dict[str, Any]:
+        """The answers of `dissect verdict`, with reasons, also written to verdict.json. Of `dissect.run` only."""
+        config = self.config
+        if not config.has_verdict:
+            raise UsageError(f"{self.path.name} was made by train: a verdict is on what run has trained to its end.")
+        return judge(self.path, judged=planted.judged(config.dataset))
+
+    def figure(self, kind: str, **options: Any) -> Figure:
+        """A figure of `dissect plot`: "density", "histogram" or "training", not registered with pyplot.
+
+        `options` are those of the command: module, x, threshold, measure, tau and variant of a density (without a
+        module, the first that has one), threshold of a histogram, by and variants of a training.
+        """
+        kinds = [name for name in drawing.FIGURES if name != "data"]
+        if kind not in kinds:
+            raise unknown("figure of a group", kind, kinds)
+        drawings = drawing.FIGURES[kind](self.path, **options)
+        if not drawings:
+            raise UsageError(f"There is no {kind} figure with {options} of {self.path.name}.")
+        return drawings[0].figure

@@ -1,0 +1,121 @@
+"""Watching a model run once: which layers it calls, and which weights are read past the forward of their layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+# Functions that look at the shape or kind of a weight, not at its values, beside new_... and ..._like.
+LOOKS_ONLY = (
+    "size",
+    "dim",
+    "numel",
+    "stride",
+    "element_size",
+    "is_contiguous",
+    "is_floating_point",
+    "__len__",
+)
+VIEWS = tuple(getattr(Tensor, name) for name in ("T", "mT", "H", "mH", "data", "real"))  # they give the values
+
+
+def watch(
+    model: nn.Module, layers: dict[str, nn.Module], probe: Callable[[], object]
+) -> tuple[set[str], dict[str, str]]:
+    """Run the probe and see which layers are called, and which functions read their weights outside of that.
+
+    Returns the names of the former, and by name of the layer the name of such a function. Nothing of the run is left
+    in the model (see `as_before`).
+    """
+    reads = _Reads(layers)
+    handles = []
+    with as_before(model), torch.no_grad():
+        try:
+            for name, layer in layers.items():
+                handles.append(layer.register_forward_pre_hook(reads.entering(name)))
+                handles.append(layer.register_forward_hook(reads.leaving(name)))
+            with reads:
+                probe()
+        finally:
+            for handle in handles:
+                handle.remove()
+    return reads.ran, reads.elsewhere
+
+
+class _Reads(TorchFunctionMode):
+    """Notes every function that gets a weight of a layer while no layer with that weight runs."""
+
+    def __init__(self, layers: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.ran: set[str] = set()
+        self.running: list[str] = []
+        self.elsewhere: dict[str, str] = {}
+        self.owners: dict[int, list[str]] = {}  # by the id of a weight, the layers that have it
+        for name, layer in layers.items():
+            for parameter_name, parameter in layer._parameters.items():
+                if parameter is not None and "weight" in parameter_name:
+                    self.owners.setdefault(id(parameter), []).append(name)
+
+    def entering(self, name: str) -> Callable[..., None]:
+        return lambda *_: self.running.append(name)
+
+    def leaving(self, name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            self.running.remove(name)
+            self.ran.add(name)
+
+        return hook
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        function = getattr(func, "__name__", str(func))
+        is_property = function == "__get__" and getattr(func, "__self__", None) not in VIEWS
+        if not is_property and not _looks_only(function):
+            for value in _tensors((*args, *(kwargs or {}).values())):
+                owners = self.owners.get(id(value), [])
+                if owners and not set(owners) & set(self.running):
+                    if function == "__get__":
+                        function = getattr(func.__self__, "__name__", function)
+                    self.elsewhere.setdefault(owners[-1], function)
+        return func(*args, **(kwargs or {}))
+
+
+def _looks_only(function: str) -> bool:
+    return function in LOOKS_ONLY or function.startswith("new_") or function.endswith("_like")
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+@contextmanager
+def as_before(model: nn.Module) -> Iterator[None]:
+    """At its end, torch's random numbers, the mode of each module and all buffers are what they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, None if buffer is None else buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+    ]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(device.index for device in devices)):
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            with torch.no_grad():
+                for module, name, buffer, saved in buffers:
+                    module._buffers[name] = buffer
+                    # Always: batch normalisation changes its statistics and keeps their version. Sparse
+                    # buffers (a graph, say) can only be replaced, not changed in place.
+                    if buffer is not None and saved is not None and buffer.layout == torch.strided:
+                        buffer.copy_(saved)

@@ -1,0 +1,205 @@
+"""Batches of sessions, made on the device from arrays that are computed once per data set.
+
+A prefix is the beginning of a session; the click that follows is its target. Which click is the first on its item, and
+which transition is new, is the same for every prefix of a session. So the numbers of clicks, nodes and edges of a batch
+are sums of look-ups on the host, and its rows are a few gathers: a step searches nothing and waits for no device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.rows import Clicks, Edges, Nodes
+
+NEVER = 2**31 - 1
+
+
+class Structure(NamedTuple):
+    """What is known of the session graphs before training."""
+
+    back: Tensor  # [clicks] how many clicks ago the session had this item; NEVER: not before
+    edge_back: Tensor  # [clicks] how many clicks ago it had the transition that ends here; NEVER: not before
+    nodes: Tensor  # [P] different items of each prefix; on the host
+    edges: Tensor  # [P] different transitions of each prefix; on the host
+    repeats: int  # clicks on one item in one session, at most
+
+
+class Prefixes:
+    """All P prefixes of some sessions on a device; a batch is an index into them.
+
+    items    whole numbers from 1, one after the other, session by session (a list or an array)
+    offsets  where the sessions begin, and the end [S + 1]
+    longest  a prefix keeps its last so many clicks; 0: all
+    """
+
+    def __init__(self, items: Any, offsets: Any, device: torch.device | str = "cpu", longest: int = 0) -> None:
+        self.device, self.longest = torch.device(device), longest
+        self._items, offsets = torch.tensor(items, dtype=torch.int32), torch.tensor(offsets, dtype=torch.int64)
+        self._begin = offsets[:-1].repeat_interleave(offsets.diff())  # [clicks] where its session begins
+        self._stop = offsets[1:].repeat_interleave(offsets.diff())  # [clicks] where it ends
+        place = torch.arange(len(self._items))
+        self._end = place[place < self._stop - 1]  # [P] the last click of each prefix
+        whole = self._end - self._begin[self._end] + 1
+        self.length = whole.clamp(max=longest) if longest else whole  # [P] clicks kept; on the host
+        self.items = self._items.to(self.device)
+        self.end = self._end.to(self.device)
+
+    def __len__(self) -> int:
+        return len(self._end)
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """The prefixes [S'] that are the longest of their session."""
+        return (self._end == self._stop[self._end] - 2).nonzero()[:, 0]
+
+    def batch(self, index: Tensor) -> Batch:
+        """The prefixes `index` [B], a tensor on the host. Kernels are quickest where lengths ascend (`by_length`)."""
+        return Batch(self, index)
+
+    def by_length(self, index: Tensor) -> Tensor:
+        """The same prefixes in the order of their lengths."""
+        return index[self.length[index].argsort(stable=True)]
+
+    @cached_property
+    def structure(self) -> Structure:
+        """Computed when a model asks for a graph for the first time."""
+        n, width = len(self._items), int(self._items.max()) + 1
+        previous, first, repeats = _earlier(self._begin * width + self._items)
+        place = torch.arange(n)
+        # A transition is the pair (its source's first click, its target's first click); no two sessions share one.
+        pairs = torch.where(place == self._begin, -place - 1, first.roll(1) * n + first)
+        previous_edge = _earlier(pairs)[0]
+        longest = self.longest or n + 1
+        # A click is new in the windows that hold it and not the click before on its item; so is a transition.
+        nodes = _windows(place, previous, longest, self._stop)
+        edges = _windows(place - 1, previous_edge - 1, longest, self._stop, place, is_one=place > self._begin)
+        back, edge_back = (
+            torch.where(before < 0, NEVER, place - before).int().to(self.device) for before in (previous, previous_edge)
+        )
+        return Structure(back, edge_back, nodes[self._end], edges[self._end], repeats)
+
+
+def _earlier(key: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Of equal keys: the place before each [n], -1 for none; the first place [n]; how often the commonest occurs."""
+    order = key.argsort(stable=True)
+    ordered, place = key[order], torch.arange(len(key))
+    begins = torch.ones_like(place, dtype=torch.bool)
+    torch.ne(ordered[1:], ordered[:-1], out=begins[1:])
+    run = torch.where(begins, place, 0).cummax(0).values  # where the run of equal keys begins
+    previous, first = torch.empty_like(place), torch.empty_like(place)
+    previous[order] = torch.where(begins, -1, order.roll(1))
+    first[order] = order[run]
+    return previous, first, int((place - run).max()) + 1
+
+
+def _windows(
+    begin: Tensor, before: Tensor, longest: int, stop: Tensor, place: Tensor | None = None, is_one: Tensor | None = None
+) -> Tensor:
+    """For the window of `longest` clicks that ends at each click: how many different things lie in it, [n].
+
+    Thing i lies at clicks begin[i] to place[i] (place is begin if not given); its last occurrence began at before[i]
+    (negative: there was none). It counts in the windows that hold it and not its last occurrence: low to high.
+    """
+    place = begin if place is None else place
+    low = torch.where(before < 0, place, torch.maximum(place, before + longest))
+    high = torch.minimum(begin + longest - 1, stop - 1)
+    counts = low <= high if is_one is None else (low <= high) & is_one
+    change = torch.zeros(len(place) + 1, dtype=torch.long)
+    change.index_add_(0, low[counts], torch.ones_like(low[counts]))
+    change.index_add_(0, high[counts] + 1, -torch.ones_like(high[counts]))
+    return change.cumsum(0)[:-1]
+
+
+class Batch:
+    """B sessions: `items` and `lengths` for models that like them padded, `clicks`, `nodes` and `edges` as rows.
+
+    Each is made when it is asked for, once. B sessions, L clicks of the longest, C clicks, N nodes, E edges.
+    """
+
+    def __init__(self, prefixes: Prefixes, index: Tensor) -> None:
+        self._prefixes, self.index = prefixes, index
+        self.host_lengths = at(prefixes.length, index)
+        self._end = at(prefixes.end, index.to(prefixes.device, non_blocking=True))  # [B] the last click
+        self.lengths = self.host_lengths.to(prefixes.device, non_blocking=True)  # [B]
+        self._start = self._end - self.lengths + 1
+
+    @classmethod
+    def of(cls, sessions: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Batch:
+        """A batch of lists of item numbers, whose targets are not known (0)."""
+        items = [item for session in sessions for item in (*session, 0)]
+        offsets = list(accumulate((len(session) + 1 for session in sessions), initial=0))
+        prefixes = Prefixes(items, offsets, device)
+        return prefixes.batch(prefixes.whole)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """The item clicked after each session, [B]."""
+        return at(self._prefixes.items, self._end + 1).long()
+
+    @cached_property
+    def items(self) -> Tensor:
+        """Item numbers [B, L], padded with 0 on the right."""
+        return self.clicks.padded(self.clicks.items)
+
+    @cached_property
+    def _place(self) -> Tensor:
+        """Where in the data each click stands, [C]."""
+        first = self.lengths.cumsum(0) - self.lengths
+        return torch.arange(len(self._owner), device=self._owner.device) + at(self._start - first, self._owner)
+
+    @cached_property
+    def _owner(self) -> Tensor:
+        B, C = len(self), int(self.host_lengths.sum())
+        return torch.arange(B, device=self.lengths.device).repeat_interleave(self.lengths, output_size=C)
+
+    @cached_property
+    def clicks(self) -> Clicks:
+        items = at(self._prefixes.items, self._place).long()
+        return Clicks(self._owner, len(self), items, self.lengths, self.host_lengths)
+
+    @cached_property
+    def targets_of_clicks(self) -> Tensor:
+        """The item clicked after each click, [C]."""
+        return at(self._prefixes.items, self._place + 1).long()
+
+    @cached_property
+    def nodes(self) -> Nodes:
+        known, clicks = self._prefixes.structure, self.clicks
+        n, row = int(at(known.nodes, self.index).sum()), torch.arange(len(clicks), device=self._owner.device)
+        back = at(known.back, self._place)
+        is_new = back > clicks.position  # not among the clicks that are kept
+        first = torch.where(is_new, row, row - back)
+        for _ in range(max(0, known.repeats - 2).bit_length()):  # each goes twice as far back
+            first = at(first, first)
+        node = is_new.cumsum(0) - 1  # of the clicks that are new
+        rows = _where(is_new, node, n)  # [N]
+        return Nodes(at(self._owner, rows), len(self), at(clicks.items, rows), at(node, first))
+
+    @cached_property
+    def edges(self) -> Edges:
+        known, clicks, nodes = self._prefixes.structure, self.clicks, self.nodes
+        n = int(at(known.edges, self.index).sum())
+        # A transition begins one click before it ends: that click has to be kept too.
+        is_new = (at(known.edge_back, self._place) >= clicks.position) & (clicks.position > 0)
+        rows = _where(is_new, is_new.cumsum(0) - 1, n)  # [E] the clicks that end them
+        return Edges(at(nodes.of_click, rows - 1), at(nodes.of_click, rows), len(nodes))
+
+
+def _where(chosen: Tensor, number: Tensor, n: int) -> Tensor:
+    """The places [n] that are `chosen` (bool), given their `number` among them: nonzero() for a known n."""
+    places = torch.arange(len(chosen), device=chosen.device)
+    return places.new_empty(n + 1).scatter_(0, torch.where(chosen, number, n), places)[:n]
+
+
+def at(x: Tensor, index: Tensor) -> Tensor:
+    """x[index], along the first dimension; half as long on its way as the brackets."""
+    return x.index_select(0, index)

@@ -1,0 +1,84 @@
+"""Gated propagation over session graphs: the GNN that SR-GNN, GC-SAN, SGNN-HN and NISER+ share.
+
+N nodes of a batch, E edges, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.base import Matrix
+from models.rows import Edges
+
+GATES = ("r", "z", "n")
+
+
+class GatedPropagation(nn.Module):
+    """Equations 1 to 5 of SR-GNN (AAAI 2019), as its authors' code computes them: binary edges, nn.GRUCell's gates.
+
+    steps      how often the states are propagated, with the same weights
+    map_first  A (H W), as the authors wrote it, instead of (A H) W. Without noise on W the two are equal; with it only
+               the second has the right variance per node
+    listens    False leaves the messages out: what remains of each gate's input is its bias
+    """
+
+    matrices: ClassVar = {
+        "edge_in": Matrix("propagation", "gnn"),  # [D, D]
+        "edge_out": Matrix("propagation", "gnn"),  # [D, D]
+        "gate_ih": Matrix("update", "gnn", rows=GATES, cols=("in", "out")),  # [3D, 2D]
+        "gate_hh": Matrix("update", "gnn", rows=GATES),  # [3D, D]
+    }
+
+    # None where the model does not listen, or does.
+    edge_in: Any
+    edge_out: Any
+    bias_along: Any
+    bias_node: Any
+    gate_ih: Any
+    gate_bias: Any
+
+    def __init__(self, dim: int, steps: int = 1, map_first: bool = False, listens: bool = True) -> None:
+        super().__init__()
+        self.steps, self.map_first = steps, map_first
+        self.gate_hh = nn.Linear(dim, 3 * dim)
+        self.edge_in = nn.Linear(dim, dim, bias=False) if listens else None
+        self.edge_out = nn.Linear(dim, dim, bias=False) if listens else None
+        # Each direction has a bias that travels along edges and one that every node gets.
+        self.bias_along = nn.Parameter(torch.empty(2, dim)) if listens else None
+        self.bias_node = nn.Parameter(torch.empty(2, dim)) if listens else None
+        self.gate_ih = nn.Linear(2 * dim, 3 * dim) if listens else None
+        self.gate_bias = None if listens else nn.Parameter(torch.empty(3 * dim))
+
+    def forward(self, h: Tensor, edges: Edges, listens: bool = True) -> Tensor:
+        """States [N, D] after `steps` propagations; `listens=False` switches the messages of a trained model off."""
+        for _ in range(self.steps):
+            if self.gate_ih is None:
+                gates = self.gate_bias  # [3D]
+            else:
+                gates = self.gate_ih(self.messages(h, edges)) if listens else self.gate_ih.bias  # [N, 3D]
+            h = self.update(gates, h)
+        return h
+
+    def messages(self, h: Tensor, edges: Edges) -> Tensor:
+        """a_v of Equation 1, [N, 2D]: what each node hears from its predecessors and from its successors."""
+        heard = []
+        for side, weight, mean, has_any in (
+            (0, self.edge_in, edges.mean_of_sources, edges.into.count.sign()),
+            (1, self.edge_out, edges.mean_of_targets, edges.out_of.count.sign()),
+        ):
+            along = mean(weight(h)) if self.map_first else weight(mean(h))  # A (H W) or (A H) W
+            # The mean over neighbours of a constant is that constant, or zero where there are none.
+            constant = torch.addcmul(self.bias_node[side], has_any[:, None].to(h.dtype), self.bias_along[side])
+            heard.append(along + constant)
+        return torch.cat(heard, 1)
+
+    def update(self, gates: Tensor, h: Tensor) -> Tensor:
+        """Equations 2 to 5: nn.GRUCell with `gates` as what its input contributes."""
+        i_r, i_z, i_n = gates.chunk(3, -1)
+        h_r, h_z, h_n = self.gate_hh(h).chunk(3, -1)  # [N, D] each
+        r, z = torch.sigmoid(i_r + h_r), torch.sigmoid(i_z + h_z)
+        n = torch.tanh(i_n + r * h_n)
+        return n + z * (h - n)

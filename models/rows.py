@@ -1,0 +1,168 @@
+"""Rows with owners: the words in which a model speaks of sessions, clicks, nodes and edges without padding.
+
+A batch of B sessions has C clicks, N nodes (different items) and E edges (different transitions). Clicks and nodes are
+owned by sessions, edges by nodes. The states of all rows are one tensor, [C, D] or [N, D], without padding: with 4.1
+clicks a prefix (Diginetica), but up to 69 in one, a padded batch would be mostly padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from models.kernels import dots_by_length
+
+
+@dataclass(frozen=True)
+class Rows:
+    """n rows, each with one of `n_owners` owners."""
+
+    owner: Tensor  # [n]
+    n_owners: int
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """To each row what its owner has: [owners, ...] -> [n, ...]."""
+        return x.index_select(0, self.owner)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Over the rows of each owner: [n, ...] -> [owners, ...]; 0 for an owner without rows."""
+        return x.new_zeros(self.n_owners, *x.shape[1:]).index_add(0, self.owner, x)
+
+    @cached_property
+    def count(self) -> Tensor:
+        """Rows of each owner, float [owners]."""
+        return self.sum(torch.ones(len(self.owner), device=self.owner.device))
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Over the rows of each owner: [n, D] -> [owners, D]; 0 for an owner without rows."""
+        return self.sum(x) / self.count.clamp(min=1).to(x.dtype)[:, None]
+
+    def log_softmax(self, x: Tensor) -> Tensor:
+        """Over the rows of each owner, column by column: [n, H] -> [n, H]."""
+        index = self.owner[:, None].expand(x.shape)
+        highest = x.new_full((self.n_owners, x.shape[1]), -torch.inf).scatter_reduce(0, index, x.detach(), "amax")
+        x = x - self.spread(highest)
+        return x - self.spread(self.sum(x.exp()).log())
+
+    def softmax(self, x: Tensor) -> Tensor:
+        """Over the rows of each owner, column by column: [n, H] -> [n, H]."""
+        return self.log_softmax(x).exp()
+
+
+@dataclass(frozen=True)
+class Clicks(Rows):
+    """The clicks of B sessions, session by session; `owner` is the session [C]."""
+
+    items: Tensor  # [C] item numbers from 1
+    lengths: Tensor  # [B] clicks of each session
+    host_lengths: Tensor  # [B] the same, where Python can read them without asking a device
+
+    @cached_property
+    def first(self) -> Tensor:
+        """The row of each session's first click, [B]."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    @cached_property
+    def last(self) -> Tensor:
+        """The row of each session's last click, [B]."""
+        return self.lengths.cumsum(0) - 1
+
+    @cached_property
+    def position(self) -> Tensor:
+        """Of each click in its session, from 0 on, [C]."""
+        return torch.arange(len(self), device=self.owner.device) - self.spread(self.first)
+
+    @cached_property
+    def from_end(self) -> Tensor:
+        """Clicks that come after each click in its session, [C]; 0 for the last one."""
+        return self.spread(self.last) - torch.arange(len(self), device=self.owner.device)
+
+    @cached_property
+    def width(self) -> int:
+        """L, the clicks of the longest session."""
+        return int(self.host_lengths.max())
+
+    def padded(self, x: Tensor, width: int | None = None) -> Tensor:
+        """[C, ...] -> [B, L, ...], zeros on the right. L is the longest session's or `width`: then the latest count."""
+        L = width or self.width
+        place = self.position - self.spread((self.lengths - L).clamp(min=0))
+        slot = torch.where(place >= 0, self.owner * L + place, self.n_owners * L)  # the last one is thrown away
+        out = x.new_zeros(self.n_owners * L + 1, *x.shape[1:]).index_copy(0, slot, x)
+        return out[:-1].view(self.n_owners, L, *x.shape[1:])
+
+    def unpadded(self, x: Tensor) -> Tensor:
+        """[B, L, ...] -> [C, ...]."""
+        return x.flatten(0, 1).index_select(0, self.owner * x.shape[1] + self.position)
+
+    def back(self, x: Tensor, steps: int) -> Tensor:
+        """What the click `steps` before the last one has: [C, D] -> [B, D]; 0 where the session is shorter."""
+        there = self.lengths > steps
+        return x.index_select(0, (self.last - steps).clamp(min=0)) * there[:, None]
+
+    @cached_property
+    def lone(self) -> int:
+        """How many sessions of one click come before all others."""
+        return int((self.host_lengths == 1).cumprod(0).sum())
+
+    def after(self, lone: int) -> Clicks:
+        """The clicks of the other sessions than the first `lone`, which have one click each."""
+        return Clicks(
+            self.owner[lone:] - lone,
+            self.n_owners - lone,
+            self.items[lone:],
+            self.lengths[lone:],
+            self.host_lengths[lone:],
+        )
+
+    def weighted_sums(self, weights: Tensor, x: Tensor) -> Tensor:
+        """Over the clicks of each session, with weights of H heads: [C, H], [C, D] -> [B, H, D]."""
+        return self.sum(weights[..., None] * x[:, None])
+
+    def dots(self, query: Tensor, key: Tensor) -> Tensor:
+        """Products of each click's key with the queries of its session: [B, M, H, E], [C, H, E] -> [C, H, M]."""
+        return dots_by_length(query, key, self.owner, self.host_lengths)
+
+
+@dataclass(frozen=True)
+class Nodes(Rows):
+    """The different items of each session, in the order of their first clicks; `owner` is the session [N]."""
+
+    items: Tensor  # [N] item numbers from 1
+    of_click: Tensor  # [C] the node that each click visits
+
+    def to_clicks(self, x: Tensor) -> Tensor:
+        """[N, ...] -> [C, ...]."""
+        return x.index_select(0, self.of_click)
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Different transitions from one node of a session to another, or to itself; a transition seen twice is one."""
+
+    source: Tensor  # [E] node
+    target: Tensor  # [E] node
+    n_nodes: int
+
+    @cached_property
+    def into(self) -> Rows:
+        """The edges by the node that they lead to."""
+        return Rows(self.target, self.n_nodes)
+
+    @cached_property
+    def out_of(self) -> Rows:
+        """The edges by the node that they leave."""
+        return Rows(self.source, self.n_nodes)
+
+    def mean_of_sources(self, x: Tensor) -> Tensor:
+        """A_in X: for each node the mean over its predecessors, [N, D]; 0 where it has none."""
+        return self.into.mean(self.out_of.spread(x))
+
+    def mean_of_targets(self, x: Tensor) -> Tensor:
+        """A_out X: for each node the mean over its successors, [N, D]; 0 where it has none."""
+        return self.out_of.mean(self.into.spread(x))

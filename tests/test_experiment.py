@@ -1,0 +1,340 @@
+"""The experiment from Python and from the command line: the same folders; settings from a file; options of models."""
+
+import re
+import shutil
+import tomllib
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from dissect.cli import COMMANDS, main, options
+from dissect.data import planted
+from dissect.data.sessions import split_validation
+from dissect.errors import DataError, UsageError
+from dissect.experiment.opened import evaluate, finished_run
+from dissect.experiment.subject import find_model
+from dissect.experiment.train import train
+from dissect.runs import folders
+from dissect.runs.config import DENSE, DISSECTED, SETTINGS, Config
+from dissect.training.record import Observer
+from models import MODELS, SRGNN
+
+TINY = ["--max-steps", "3", "--dim", "4", "--device", "cpu", "--quiet"]
+ALSO = {"max_steps": 3, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return planted.generate("demo")
+
+
+def parts(group):
+    """What a group says about itself, to the byte, and the ranks of its runs."""
+    about = {name: (group / name).read_bytes() for name in ("config.toml", "data.json")}
+    ranks = {path.relative_to(group): path.read_bytes() for path in sorted(group.rglob("ranks-*.npz"))}
+    return group.name, about, ranks
+
+
+# --- the same from Python ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "usual", "given"),
+    [
+        (["run", *TINY], DISSECTED, {"options": {"dim": 4}}),
+        (["run", *TINY, "--kl-weight", "2"], DISSECTED, {"options": {"dim": 4}, "kl_weight": 2}),
+        (["train", "srgnn", *TINY], DENSE, {"options": {"dim": 4}}),
+        (["train", "srgnn", *TINY, "--lr", "1"], DENSE, {"options": {"dim": 4}, "lr": 1}),
+        (
+            ["train", "srgnn", *TINY, "--readout", "attenmixer", "--without", "gnn"],
+            DENSE,
+            {"options": {"readout": "attenmixer", "dim": 4}, "without": ["gnn"]},
+        ),
+        (["train", "pop"], DENSE, {}),
+    ],
+)
+def test_python_and_the_command_line_leave_the_same_folder(typed, demo, tmp_path, words, usual, given):
+    model = words[1] if words[0] == "train" else "srgnn"
+    code, _, err = typed(*words, *(["--dataset", "demo"] if words[0] == "train" else []))
+    assert code == 0, err
+    also = ALSO if model == "srgnn" else {}
+    group = train(model, demo, runs_dir=tmp_path / "python", **{**usual, **also, **given})
+    assert parts(group) == parts(folders.newest_group("runs"))
+
+
+def test_the_length_where_none_is_given(demo, tmp_path, monkeypatch):
+    """Of a training that chooses its epoch ten epochs; of one that does not, that of its data set."""
+    steps = []
+    monkeypatch.setattr("dissect.experiment.train.fit", lambda build, data, config, *_, **more: steps.append(config))
+    for usual in (DISSECTED, DENSE):
+        train("srgnn", demo, runs_dir=tmp_path, device="cpu", **usual)
+    assert steps[0].max_steps == 2000
+    prefixes = split_validation(demo.train, 0.1)[0].n_prefixes
+    assert steps[1].max_steps == 10 * -(-prefixes // 100)
+
+
+def test_a_class_is_a_model_under_the_name_of_its_file(typed, demo, tmp_path, monkeypatch):
+    (tmp_path / "own_of_python.py").write_text("from models import SRGNN\n\n\nclass Own(SRGNN):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import own_of_python
+
+    group = train(own_of_python.Own, demo, runs_dir="runs", options={"dim": 4}, **ALSO)
+    assert folders.group_config(group)["model"] == "own_of_python.py:Own" and group.name.startswith("Own-demo-")
+    code, _, err = typed("run", *TINY, "--model", "own_of_python.py:Own")
+    assert code == 2 and f"Finished already: {group}/s1" in err.replace(f"{tmp_path}/", "")
+    assert find_model(SRGNN).name == "srgnn" and find_model(SRGNN).source is None
+    with pytest.raises(UsageError, match="source text of the class Nowhere cannot be read"):
+        find_model(type("Nowhere", (SRGNN,), {"__module__": "nowhere"}))
+
+
+def test_a_users_file_is_executed_once_a_command(typed, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from models import SRGNN\n\nwith open('executed', 'a') as file:\n    file.write('x')\n\n\n"
+        "class Own(SRGNN):\n    pass\n"
+    )
+    words = ["own.py:Own", "--dataset", "demo", "--dim", "4", "--device", "cpu", "--quiet", "--epochs", "0.1"]
+    assert typed("train", *words, "--refit")[0] == 0
+    assert (tmp_path / "executed").read_text() == "x"
+
+
+def test_the_library_says_and_shows_what_it_is_given_and_prints_nothing(demo, tmp_path, capfd):
+    said, titles = [], []
+
+    def observe(title):
+        titles.append(title)
+        return Observer()
+
+    train("srgnn", demo, runs_dir=tmp_path, options={"dim": 4}, seeds=(1, 2), observe=observe, say=said.append, **ALSO)
+    assert titles == ["srgnn on demo, seed 1 (1 of 2)", "srgnn on demo, seed 2 (2 of 2)"] and said == []
+    again = {"runs_dir": tmp_path, "options": {"dim": 4}, "say": said.append, **ALSO}
+    group = train("srgnn", demo, seeds=(2, 3), **again)
+    assert said == [f"Seed 2 is finished already: {group}/s2"]
+    train("srgnn", demo, seeds=(2,), force=True, **again)
+    assert said[1:] == [f"The old run is kept as {group}/s2.old-1"]
+    found = evaluate(finished_run(group / "s1", tmp_path), lambda name, folder: demo)
+    assert found["n"] == demo.test.n_prefixes and found["mrr@20"] > 0
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"lrr": 1.0}, "no setting named 'lrr'"),
+        ({"where": "gnnn"}, "no module or role named 'gnnn'"),
+        ({"lr": "fast"}, "Expected `float`, got `str` - at `$.lr`"),
+        ({"batch_size": 0}, "batch_size must be at least 1 and at most 1,000,000, not 0"),
+        ({"epochs": 1, "max_steps": 3}, "exclude each other"),
+        ({"refit": True, "protocol": "paper"}, "nothing to add"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_anything_is_written(demo, tmp_path, given, says):
+    with pytest.raises(UsageError, match=re.escape(says)):
+        train("srgnn", demo, runs_dir=tmp_path / "runs", **given)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_baseline_is_not_dissected(demo, tmp_path):
+    with pytest.raises(UsageError, match="nothing to dissect"):
+        train("pop", demo, runs_dir=tmp_path)
+
+
+# --- --config ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, demo):
+    """A folder with a dissected and a dense group of one seed, with settings and options of their own."""
+    folder = tmp_path_factory.mktemp("made")
+    also = {"runs_dir": folder / "runs", "device": "cpu", "max_steps": 3}
+    dissected = train("srgnn", demo, options={"dim": 4, "steps": 2}, kl_weight=2.0, **also)
+    dense = train("attenmixer", demo, preset="paper-LP", options={"dim": 8}, **{**DENSE, "lr": 0.01}, **also)
+    return folder, dissected.relative_to(folder), dense.relative_to(folder)
+
+
+@pytest.fixture
+def copied(made, typed, tmp_path):
+    folder, dissected, dense = made
+    shutil.copytree(folder / "runs", tmp_path / "runs")
+    return dissected, dense
+
+
+def test_a_seed_joins_the_group_whose_configuration_is_given(typed, copied):
+    dissected, dense = copied
+    for words, group in ((["run"], dissected), (["train"], dense)):
+        code, _, err = typed(*words, "--config", str(group / "config.toml"), "--seed", "2", "--quiet")
+        assert code == 0, err
+        assert folders.is_done(group / "s2")
+    assert len(folders.find_groups("runs")) == 2
+
+
+def test_what_is_typed_wins_over_the_file(typed, copied):
+    dissected, dense = copied
+    words = ["--config", str(dissected / "config.toml"), "--quiet", "--device", "cpu", "--kl-weight", "1.0"]
+    assert typed("run", *words, "--dim", "6", "--option", "steps=1", "--seed", "3")[0] == 0
+    config = Config(**folders.group_config(folders.newest_group("runs")))
+    assert (config.kl_weight, config.model_options, config.max_steps) == (1.0, {"dim": 6}, 3)
+    assert typed("run", *words, "--epochs", "0.2")[0] == 0
+    assert Config(**folders.group_config(folders.newest_group("runs"))).max_steps > 3
+    assert "no data set named 'dmo'" in typed("run", *words, "--dataset", "dmo")[2]
+    words = ["--config", str(dense / "config.toml"), "--quiet", "--device", "cpu"]
+    assert typed("train", "srgnn", *words, "--dim", "4")[0] == 0  # another model, and none of the options of the first
+    config = Config(**folders.group_config(folders.newest_group("runs")))
+    assert (config.model, config.lr, config.model_options, config.select) == ("srgnn", 0.01, {"dim": 4}, "mrr@20")
+
+
+@pytest.mark.parametrize(
+    ("verb", "change", "code", "says"),
+    [
+        ("train", ("", ""), 2, "is of dissect run"),
+        ("run", ("kl_weight", "kl_wieght"), 2, "no setting named 'kl_wieght'"),
+        ("run", ('split_hash = "', 'split_hash = "0'), 3, "is not the one of the run"),
+        ("run", ("refit = false", "refit = true"), 2, "whose length each seed chose before"),
+        ("run", ("refit = false", 'init_from = "0123"'), 2, "--init-from RUN"),
+        ("run", ("kl_weight = 2.0", 'kl_weight = "2"'), 2, "Expected `float`, got `str`"),
+        ("run", ("kl_weight = 2.0", "kl_weight = -2.0"), 2, "kl_weight must be at least 0"),
+        ("run", ("kl_weight = 2.0", "kl_weight = "), 2, "cannot be read"),
+        ("run", ('model = "srgnn"', 'model = "own.py:Own"\nmodel_source = "00"'), 3, "that file is not here"),
+    ],
+)
+def test_a_file_that_cannot_be_taken_is_told(typed, copied, tmp_path, verb, change, code, says):
+    (tmp_path / "c.toml").write_text((copied[0] / "config.toml").read_text().replace(*change, 1))
+    found, out, err = typed(verb, "--config", "c.toml", "--seed", "9", "--quiet")
+    assert (found, out) == (code, "") and says in err
+    assert len(folders.find_groups("runs")) == 2
+
+
+def test_a_file_with_some_settings_does(typed, tmp_path):
+    (tmp_path / "some.toml").write_text("lr = 0.5\nmax_steps = 2\n\n[model_options]\ndim = 4\n")
+    assert typed("train", "srgnn", "--dataset", "demo", "--config", "some.toml", "--quiet", "--dim", "4")[0] == 0
+    config = Config(**folders.group_config(folders.newest_group("runs")))
+    assert (config.lr, config.max_steps, config.patience) == (0.5, 2, DENSE["patience"])
+    code, _, err = typed("train", "--config", "some.toml")
+    assert code == 2 and "MODEL" in err
+
+
+def test_a_model_that_only_a_file_names_is_not_executed_unless_named_before(typed, tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text("from models import SRGNN\n\n\nclass Own(SRGNN):\n    pass\n")
+    assert typed("run", *TINY, "--model", "own.py:Own")[0] == 0
+    path = str(folders.newest_group("runs") / "config.toml")
+    assert typed("run", "--config", path, "--seed", "2", "--quiet")[0] == 0
+    monkeypatch.setenv("DISSECT_STATE", str(tmp_path / "somebody else"))
+    code, _, err = typed("run", "--config", path, "--seed", "3", "--quiet")
+    assert code == 3 and "You have not named this file" in err
+    assert typed("run", "--config", path, "--seed", "3", "--quiet", "--model", "own.py:Own")[0] == 0
+
+
+# --- options are fields of Config ------------------------------------------------------------------------------
+
+
+def parameters(verb):
+    command = main.get_command(click.Context(main), verb)
+    return {parameter.name: parameter for parameter in command.params}
+
+
+def test_every_setting_is_an_option_of_its_verbs_with_its_default():
+    for verb, usual, lacks in (
+        ("run", DISSECTED, {"protocol", "patience"}),
+        ("train", DENSE, {each.name for each in SETTINGS if each.group == "SparseVD"}),
+    ):
+        found = parameters(verb)
+        for each in SETTINGS:
+            if each.name in lacks:
+                assert each.name not in found
+                continue
+            option, default = found[each.name], usual.get(each.name, each.default)
+            assert option.opts == [each.flag] and option.help == each.help
+            assert option.default == (default if each.shown else None) or not default
+            assert not each.choices or tuple(option.type.choices) == each.choices
+
+
+@pytest.mark.parametrize("each", [each for each in SETTINGS if each.choices or each.limits], ids=lambda each: each.name)
+def test_every_limit_is_checked_and_told(each):
+    wrong = (
+        "nothing of the kind" if each.choices else max(each.limits.get("at least", 0), each.limits.get("above", 0)) - 30
+    )
+    with pytest.raises(UsageError, match=re.escape(f"{each.name} must be {each.allowed}, not {wrong}")):
+        Config("srgnn", "x", "", **{each.name: wrong})
+    if "below" in each.limits:
+        with pytest.raises(UsageError, match=f"{each.name} must be"):
+            Config("srgnn", "x", "", **{each.name: each.limits["below"]})
+    assert each.allows(each.default)
+
+
+def test_the_defaults_are_those_that_folders_are_named_for():
+    """The hashes of an earlier version."""
+    for usual, name in ((DISSECTED, "acd4d7b9"), (DENSE, "db48fe4d")):
+        assert Config("srgnn", "demo", "x", {"dim": 32}, **usual).hash == name
+
+
+def test_help_has_its_groups_and_the_common_options_first():
+    out = CliRunner().invoke(main, ["run", "-h"]).stdout
+    places = [out.index(f"\n{title}:\n") for title in ("Model", "Data", "Training", "SparseVD", options.PLACES)]
+    assert places == sorted(places)
+    order = [out.index(f"  {flag} ") for flag in ("--model", "--dataset", "--epochs", "--lr", "--products", "--where")]
+    assert order == sorted(order) and out.index("--threshold") < out.index("--log-sigma2")
+    assert {parameter.opts[0] for parameter in parameters("run").values()} <= set(re.findall(r"  (--[a-z0-9-]+)", out))
+
+
+def test_an_argument_of_a_registered_model_is_an_option(typed):
+    def options_of(*words):
+        code, _, err = typed("train", *words, "--dataset", "demo", *TINY, "--force")
+        assert code == 0, err
+        return tomllib.loads((folders.newest_group("runs") / "config.toml").read_text())["model_options"]
+
+    assert options_of("srgnn", "--steps", "2") == options_of("srgnn", "--steps=2") == {"dim": 4, "steps": 2}
+    assert options_of("srgnn", "--propagation", "A(HW)")["propagation"] == "A(HW)"
+    assert options_of("attenmixer", "--heads", "2")["heads"] == 2
+    code, _, err = typed("train", "pop", "--steps", "2", "--dataset", "demo")
+    assert code == 2 and "pop takes no steps" in err
+    code, _, err = typed("train", "srgnn", "--stepz", "2")
+    assert code == 2 and "No such option" in err
+
+
+def test_a_readout_that_is_an_option_names_the_group_as_the_old_flag_did(typed, demo):
+    assert typed("train", "srgnn", "--dataset", "demo", *TINY, "--option", "readout=attenmixer")[0] == 0
+    (group,) = folders.find_groups("runs")
+    assert group.name.startswith("srgnn-attenmixer-demo-")
+    older = group.rename(group.with_name(group.name.replace("srgnn-attenmixer-demo", "srgnn-demo")))
+    code, _, err = typed("train", "srgnn", "--dataset", "demo", *TINY, "--readout", "attenmixer")
+    assert code == 2 and f"Finished already: {older}" in err  # as earlier versions named it
+
+
+def test_what_a_model_warns_of_is_said_with_the_data(typed, demo):
+    words = ["--dataset", "demo", *TINY[:2], "--device", "cpu", "--quiet", "--dim", "8"]
+    longest = int(max(demo.train.lengths.max(), demo.test.lengths.max())) - 1
+    few = f"padded_length={longest}"
+    code, _, err = typed("train", "attenmixer", *words, "--preset", "official", "--option", few)
+    assert code == 0 and f"here padded_length={longest + 1}" in " ".join(err.split())
+    code, _, err = typed("train", "srgnn", *words, "--readout", "attenmixer", "--levels", "50")
+    assert code == 2 and f"the longest prefix has {longest}" in err and f"levels={longest} at most" in err
+
+
+def test_names_are_known_in_one_place():
+    assert [name for name in MODELS if not find_model(name).learns] == ["pop", "spop", "sknn", "vsknn"]
+    assert {"run", "train"} <= COMMANDS.keys()
+
+
+def test_another_split_than_the_files_is_refused(typed, copied, tmp_path):
+    (tmp_path / "c.toml").write_text((copied[0] / "config.toml").read_text().replace("demo", "demo-bag"))
+    code, _, err = typed("run", "--config", "c.toml")
+    assert code == 3 and "is not the one of the run" in err
+    with pytest.raises(DataError):
+        evaluate(finished_run(copied[0], "runs"), lambda name, folder: planted.generate("demo-bag"))
+
+
+def test_the_recipe_of_a_preset_gives_way_to_what_is_said(typed, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from models import SRGNN\n\nclass Own(SRGNN):\n    presets = {'mine': {'dim': 4}}\n"
+        "    recipes = {'mine': {'optimiser': 'adamw', 'lr': 0.002, 'batch_size': 50}}\n"
+    )
+    words = ["train", "own.py:Own", "--dataset", "demo", "--max-steps", "2", "--quiet", "--device", "cpu"]
+    for more, wanted in (
+        (["--preset", "mine"], ("adamw", 0.002, 50)),
+        (["--preset", "mine", "--lr", "0.5"], ("adamw", 0.5, 50)),
+    ):
+        assert typed(*words, *more, "--name", f"a{len(more)}")[0] == 0
+        config = folders.group_config(folders.newest_group("runs"))
+        assert (config["optimiser"], config["lr"], config["batch_size"]) == wanted
+    assert typed(*words, "--name", "plain")[0] == 0
+    assert folders.group_config(folders.newest_group("runs"))["optimiser"] == "adam"
