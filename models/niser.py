@@ -21,16 +21,12 @@ from models.gnn import GatedPropagation
 from models.normalise import unit
 from models.readout import AttentionReadout
 
-# l2 and the schedule are SR-GNN's.
-RECIPE: dict[str, Any] = {"batch_size": 100, "lr": 1e-3, "schedule": "steps", "l2": 1e-5, "longest": 10}
-
 
 class NISER(SessionModel):
     """One gated propagation over the session graph, positions, and attention with the last click as the query.
 
     A session is its last `length` clicks. The model cuts longer sessions itself, so graph, positions and attention see
-    no more even if the batch does. Positions count forward from the first click that is left. The presets set
-    `longest` too, so that batches are cut once: for more clicks give both, `--option length=20 --longest 20`.
+    no more. Positions count forward from the first click that is left.
 
     n_items    V
     dim        D
@@ -49,10 +45,9 @@ class NISER(SessionModel):
     removable = ("propagation", "gnn", "attention")
     unit_candidates = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {"dim": 100, "scale": 16.0, "dropout": 0.1, "length": 10},  # NISER+
+        "paper": {"dim": 100, "scale": 16.0, "dropout": 0.1, "length": 10},  # NISER+, trained as SR-GNN is
         "niser": {"dim": 100, "scale": 16.0, "dropout": 0.0, "length": 10, "positions": False},
     }
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {"paper": RECIPE, "niser": RECIPE}
 
     def __init__(
         self,

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from dissect.runs.config import Config
 from models import NISER, SRGNN, Batch, Prefixes
 from models.base import catalogue
 
@@ -121,13 +120,6 @@ def test_dropout_is_per_node_and_before_the_unit_length():
     torch.testing.assert_close(u[0], u[2])  # both clicks on item 4 lost the same numbers
     torch.testing.assert_close(u.norm(dim=1), torch.ones(3).double())
     assert (u == 0).any()
-
-
-@pytest.mark.parametrize("preset", NISER.presets)
-def test_the_recipe_of_a_preset_has_settings_and_keeps_as_many_clicks_as_the_model(preset):
-    options, recipe = NISER.presets[preset], NISER.recipes[preset]
-    config = Config("niser", "x", "", dict(options), **recipe)
-    assert config.longest == options["length"] == 10
 
 
 @pytest.mark.parametrize("wrong", [{"dropout": 1.0}, {"dropout": -0.1}, {"length": 0}], ids=str)
