@@ -7,8 +7,7 @@ from dissect.data.sessions import Sessions
 from dissect.runs.config import Config
 from dissect.runs.files import read_jsonl
 from dissect.runs.folders import is_done
-from dissect.sparsevd import penalty
-from dissect.sparsevd.sparsify import sparsify
+from dissect.sparsevd import penalty, sparsify
 from dissect.training.evaluation import evaluate, prefixes_of
 from dissect.training.loop import fit, train_step
 from dissect.training.record import Observer
@@ -21,7 +20,11 @@ from tests.test_training import CONFIG, DATA
 from tests.test_training import V as N_ITEMS
 
 DEVICE = "cuda"
-QUIET = {"srgnn": {}, "attenmixer": {"dropout": 0.0}}  # no noise but that of SparseVD: generators differ by device
+QUIET = {
+    "srgnn": {},
+    "attenmixer": {"dropout": 0.0},
+    "niser": {"dropout": 0.0},
+}  # no noise but that of SparseVD: generators differ by device
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="There is no CUDA device here."),

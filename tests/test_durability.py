@@ -277,8 +277,16 @@ def test_sigterm_while_a_checkpoint_is_written(whole, tmp_path, monkeypatch, num
     assert_same_run(tmp_path / "s1", whole[CONFIG.hash])
 
 
-@pytest.mark.parametrize("config", [CONFIG, CHOOSING], ids=["last", "best"])
-@pytest.mark.parametrize("moment", ["test, for the summary", "valid, for the summary", "test, gnn bypassed"])
+@pytest.mark.parametrize(
+    ("config", "moment"),
+    [
+        (CONFIG, "valid"),
+        (CONFIG, "test, gnn bypassed"),
+        (CHOOSING, "test, for the summary"),
+        (CHOOSING, "test, gnn bypassed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.select,
+)
 def test_sigterm_in_the_last_evaluation_is_heard(whole, tmp_path, config, moment):
     class Stop(Observer):
         def evaluating(self, what, done, total):

@@ -11,11 +11,12 @@ import pytest
 from click.testing import CliRunner
 from matplotlib.figure import Figure
 
-from dissect.cli import LazyGroup, plot
+from dissect.cli import LazyGroup
 from dissect.cli.comparing import to_csv
 from dissect.data import catalog
 from dissect.data.export import export
 from dissect.data.sessions import Dataset, Sessions
+from dissect.drawing import Drawing
 from dissect.errors import DataError, DissectError, UsageError
 from dissect.runs import files, folders
 from dissect.runs.config import Config
@@ -144,7 +145,7 @@ def test_every_csv_is_written_without_formulas(tmp_path):
     rows = pd.DataFrame({"label": ["=HYPERLINK(1)"], "group": ["@g"], "variant": ["full"], "hr@20": [-1.25]})
     rows.attrs = {"dataset": "-x", "split_hash": "0" * 16, "protocol": "clean", "ties": "best"}
     assert to_csv([rows]).splitlines()[1] == "'-x,0000000000000000,clean,best,'=HYPERLINK(1),'@g,full,-1.25"
-    plot._save(Figure(figsize=(1, 1)), tmp_path / "x", rows, "words")
+    Drawing("x", Figure(figsize=(1, 1)), "words", rows).save(tmp_path)
     assert (tmp_path / "x.csv").read_text().splitlines()[1] == "'=HYPERLINK(1),'@g,full,-1.25"
 
 

@@ -383,7 +383,7 @@ def test_figures_that_cannot_be_written_beside_the_runs_go_elsewhere(group, type
     assert code == 1 and "--out" in err
 
 
-@pytest.mark.parametrize("moment", ["test", "test, for the summary", "test, mean"])
+@pytest.mark.parametrize("moment", ["test", "test, mean"])
 def test_a_run_folder_that_is_deleted_while_it_is_trained_ends_the_run(tmp_path, moment):
     class Delete(Observer):
         def evaluating(self, what, done, total):
@@ -403,7 +403,7 @@ def test_a_run_folder_that_is_deleted_while_it_is_trained_ends_the_run(tmp_path,
 def test_a_record_that_is_lost_while_it_is_written_ends_the_run_with_a_message(tmp_path):
     class Delete(Observer):
         def evaluating(self, what, done, total):
-            if what == "test, for the summary":
+            if what == "test":
                 (tmp_path / "s1" / "metrics.jsonl").unlink(missing_ok=True)
 
     with pytest.raises(DataError, match="has lost the accuracy on test"):

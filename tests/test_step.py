@@ -8,9 +8,8 @@ import torch.nn.functional as F
 
 from dissect.data.sessions import Sessions
 from dissect.runs.config import Config
-from dissect.sparsevd import penalty
+from dissect.sparsevd import named_variational, penalty
 from dissect.sparsevd.kl import kl_per_weight
-from dissect.sparsevd.sparsify import named_variational
 from dissect.training.evaluation import prefixes_of
 from dissect.training.loop import next_item_loss, train_step
 from dissect.training.scoring import score_buffer

@@ -186,7 +186,7 @@ def test_a_training_starts_from_the_rows_of_the_same_items(shop):
     for item, sku in enumerate(SHUFFLED, 2):
         assert torch.equal(start.weights["items"][item - 1], source["items"][SKUS.index(sku)])
     assert start.weights["items"][0].isnan().all() and torch.equal(
-        start.weights["transform.weight"], source["transform.weight"]
+        start.weights["readout.transform.weight"], source["readout.transform.weight"]
     )
     # One step of a rate of nearly nothing: as good on June as the model of May, by the beginning of its name.
     words = ["--init-from", run.parent.name[:-3], "--dim", "16", "--max-steps", "1", "--lr", "1e-9", "--device", "cpu"]

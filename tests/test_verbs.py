@@ -345,7 +345,9 @@ def test_of_equal_scores_the_lower_number_comes_first():
     scores = torch.tensor([[1.0, 3, 2, 3, 2, 2]])
 
     class Fixed:
-        def scores(self, items, lengths):
+        learns = False
+
+        def scores(self, batch):
             return scores
 
     def items(k, unseen=False):
@@ -444,7 +446,7 @@ def test_a_checkpoint_that_is_not_the_runs_is_refused(copied, kind, damage):
         weights = dict(state["model"])
         weights["items"] = weights["items"][:-1]
         if damage == "lacks":
-            del weights["transform.weight"]
+            del weights["readout.transform.weight"]
         save_checkpoint(path, {**state, "model": weights})
     code, out, err = typed(copied, "evaluate", run)
     assert (code, out) == (3, "") and str(path) in err and "--force" in err

@@ -233,6 +233,7 @@ def start(context: click.Context, usual: Mapping[str, Any], **given: Any) -> tup
     if usual.get("where") != "none":
         subject.require_weights()
     data = loader()(asked["dataset"] or newest_dataset(given["runs_dir"], say), given.pop("data_dir"))
+    name = given.pop("name")
     is_same = file.get("model") == subject.name and file.get("dataset") == data.name
     if file.get("dataset") == data.name and "split_hash" in file:
         require_split(data, file["split_hash"], path)
@@ -248,7 +249,7 @@ def start(context: click.Context, usual: Mapping[str, Any], **given: Any) -> tup
         subject,
         data,
         options=options | option_values(given.pop("extra")),
-        name=given.pop("name") or (group_name(path) if is_same else None),
+        name=group_name(path) if name is None and is_same else name,
         observe=watch,
         say=say,
         usual=usual,

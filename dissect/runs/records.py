@@ -53,7 +53,7 @@ class Summary(TypedDict):
 class Environment(TypedDict):
     """environment.json"""
 
-    max_steps: NotRequired[Positive]
+    max_steps: NotRequired[Count]  # 0 for a baseline
     command: NotRequired[list[str]]
 
 
