@@ -48,7 +48,7 @@ class AttenMixer(SessionModel):
     dim                D
     levels, heads, p   K, H and the exponent of the pooling
     scale              sigma
-    dropout            probability at the click states, before they are normalised; clicks on one item lose the same numbers
+    dropout            probability at the states of the items of a session, before they are normalised
     candidate_dropout  probability at the catalogue of unit rows, one mask a step (the released code)
     without            roles left out of the model: "attention" (the mean of the clicks)
     switches           the other arguments of AttenMixerReadout

@@ -42,10 +42,7 @@ class Popularity(SessionModel):
 
 
 class SessionPopularity(Popularity):
-    """The items of the session, then the most clicked.
-
-    Items of the session rank by their clicks in it, all others by popularity.
-    """
+    """The items of the session by clicks, then the most clicked."""
 
     def scores(self, batch: Batch) -> Tensor:
         cell = batch.clicks.owner * self.n_items + batch.clicks.items - 1

@@ -116,7 +116,6 @@ class ReleasedReadout(nn.Module):
         self.matrices["transform"] = Matrix("transformation", "readout", cols=(*cols, "last"))
 
     def warnings(self, longest: int) -> list[str]:
-        """`SessionModel.warnings`."""
         require_levels(self.levels, longest)
         if not self.padded_length or self.padded_length > longest:
             return []

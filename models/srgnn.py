@@ -26,15 +26,13 @@ from models.readout import READOUT_OPTIONS, AttentionReadout, atten_mixer_readou
 class SRGNN(SessionModel):
     """A gated GNN over the session graph, then attention.
 
-    One propagation, then attention over the clicks with the last click as the query.
-
     n_items      V
     dim          D
     steps        how often the states are propagated (weights shared); 0 leaves the graph out
     propagation  "(AH)W" averages the neighbours and then maps them; "A(HW)" maps first, as the authors wrote
     normalised   items, session vectors and candidates have unit length, and the scores are multiplied by `scale`
     scale        sigma; only if normalised
-    dropout      probability at the item states of the nodes, before they are normalised; None: 0.1 if normalised, else 0
+    dropout      probability at the states of the nodes, before they are normalised; None: 0.1 if normalised, else 0
     readout      "attention", SR-GNN's own; "attenmixer": multi-level attention, which needs normalised states
     without      roles left out of the model: "propagation" (messages are zero), "gnn" (states are the
                  embeddings), "attention" (the mean of the clicks)

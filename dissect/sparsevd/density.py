@@ -4,8 +4,7 @@
     D2   theta_abs_gt: |theta| > tau
     D2s  theta_gt: theta > tau                    (equation 3 of the Atten-Mixer paper, read literally)
 
-Counts, never ratios: blocks add up to their matrix and matrices to a module. A density is a count divided by
-numel.
+Counts, never ratios: blocks add up to their matrix, matrices to a module. A density is a count divided by numel.
 """
 
 from __future__ import annotations
