@@ -455,7 +455,7 @@ def test_a_checkpoint_that_is_not_the_runs_is_refused(copied, kind, damage):
 def test_a_configuration_that_was_changed_is_noticed(copied):
     file = copied["dense"].parent / "config.toml"
     file.write_text(file.read_text().replace("lr = 0.1\n", "lr = 0.2\n"))
-    assert "named for" in typed(copied, "evaluate", copied["dense"])[2]
+    assert "do not match the hash" in typed(copied, "evaluate", copied["dense"])[2]
     file.write_text(file.read_text() + "\n[nonsense]\nx = 1\n")
     code, _, err = typed(copied, "evaluate", copied["dense"])
     assert code == 3 and "another version" in err

@@ -38,8 +38,8 @@ def finish(
 ) -> dict[str, Any]:
     """Write the ranks of a run whose last step is done, and return its summary.
 
-    `report(what)` gives what to call after each batch of an evaluation; it may raise, to stop. `ranks` are those of the
-    weights that are reported, by split and rule for ties [2, P], where they are known already.
+    `report(what)` returns the callback of an evaluation, which may raise to stop it. `ranks` are those of the reported
+    weights, by split and rule for ties [2, P], if known already.
     """
     config, state, model = training.config, training.state, training.model
     which, step = "last", state.step
@@ -66,11 +66,11 @@ def finish(
         # As the released code reports: every metric at its own best epoch on test.
         rule = "each metric's maximum on test"
         values["test"] = {metric: max(row[metric] for row in history) for metric in values["test"]}
-    # Else each metric is of an epoch of its own.
+    # Not with maxima: there each metric has its own epoch.
     against = {"test_worst_ties": worst["test"]} if rule != "each metric's maximum on test" else {}
     settings = ("where", "noise", "prior", "threshold", "kl_weight", "batch_size", "protocol", "order")
     return {
-        # First, so that an option which is called as a field below does not replace it.
+        # First, so that an option cannot replace a field below.
         **{name: value if _in_json(value) else str(value) for name, value in config.model_options.items()},
         "model": config.model,
         "dataset": data.name,
@@ -86,7 +86,7 @@ def finish(
         "test": values["test"],
         **against,
         "valid": values.get("valid"),
-        # How much higher the best epoch on test lies: what choosing on test would have won.
+        # How much choosing the epoch on test would have added.
         "selection_bias": {m: max(row[m] for row in history) - values["test"][m] for m in ("hr@20", "mrr@20")},
         "checks": quick_checks(training, splits["test"], evaluated, report),
         "density": [{"step": state.step, **row} for row in density_rows(training)],
@@ -101,7 +101,7 @@ def count(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def _in_json(value: Any) -> bool:
-    """Whether JSON has the number: infinity (the exponent of preset paper-LP) it has not."""
+    """False for infinity, which JSON lacks (the exponent of preset paper-LP)."""
     return not isinstance(value, float) or math.isfinite(value)
 
 

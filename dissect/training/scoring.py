@@ -17,17 +17,17 @@ from dissect.training.device import largest_cache, multiplies_faster_by_item
 from dissect.training.products import KERNELS, factor, multiply, multiplying_as
 from models.base import lengths_of
 
-# Scores up to this many bytes stand in memory at once; beyond it they are made a second time for the gradients.
+# Scores up to this many bytes are kept in memory; beyond it they are computed again for the gradients.
 AT_ONCE = 1 << 28
 # Bytes of scores that are worked on at a time: on a CPU a small part of its last cache, which rows of the table share.
 PIECE = {"cpu": max(1 << 20, largest_cache() // 24), "cuda": 1 << 26}
-# Whether scores are made item by item [V, B] on a CPU, where the processor does not decide it (docs/performance.md).
+# Whether scores are made item by item [V, B] on a CPU, for the kernels that decide it (docs/performance.md).
 BY_ITEM = {"bf16-mode": True, "bf16-operands": False}
 ROWS_IN_CACHE = 1024  # rows of the table that a pass over them, on a CPU, finds in its caches: 1 MB at D = 256
 
 
 def score_buffer(batch_size: int, n_items: int, device: torch.device | str) -> Tensor:
-    """A buffer [W, B] for `catalogue_loss`: W is V, or less where V x B scores would take too much memory."""
+    """A buffer [W, B] for `catalogue_loss`: W is V, or less if V x B scores would take more than AT_ONCE."""
     fits = batch_size * n_items * 4 <= AT_ONCE
     return torch.empty(n_items if fits else _piece_rows(batch_size, torch.device(device)), batch_size, device=device)
 
@@ -44,8 +44,8 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
     sums to the new t when it rises; in the second, softmax = E exp(t - log sum exp), whose factor goes into the
     vectors. With P = softmax and Y the one-hot targets, d/d scores = (P - Y) / B.
 
-    With `norm`, s = vector . row / norm: it goes into the scores and into E, so that no other table is written down.
-    Where it is the length of the rows themselves (`norm_is_own`), its gradient goes into that of the rows.
+    With `norm`, s = vector . row / norm: scores and E are divided, so that no second table is written. If it is the
+    length of the rows themselves (`norm_is_own`), its gradient is added to that of the rows.
 
     `kernel` says how the three products multiply. All else is float32: scores, logsumexp, sums, the targets' own scores
     and the gradients.
@@ -139,9 +139,9 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
 
 
 def _take_out_along(gradient: Tensor, rows: Tensor, norm: Tensor) -> None:
-    """In place, what of each row of `gradient` [V, D] points along `rows` [V, D] of length `norm` [V].
+    """In place: remove from each row of `gradient` [V, D] its component along that row of `rows`, of length `norm` [V].
 
-    A length that does not count has no gradient: g - h (h . g) with h = row / |row|.
+    The length of a row has no effect, hence no gradient: g - h (h . g) with h = row / |row|.
     """
     step = ROWS_IN_CACHE if rows.device.type == "cpu" else max(len(rows), 1)
     for g, e, length in zip(gradient.split(step), rows.split(step), norm.split(step), strict=True):
@@ -161,11 +161,12 @@ def catalogue_loss(
     """Mean cross-entropy (nats) of `targets` [B] (rows of `matrix`, from 0) under softmax over the catalogue.
 
     vectors [B, D], matrix [V, D], bias [V] or None; `buffer` (of `score_buffer`, for at least B sessions) is
-    overwritten, so that a step allocates nothing of that size; one that holds less than V x B scores makes the loss
-    compute them twice. Vector . row is divided by the length of the row of `unit_of` [V, D]. Differentiable once.
+    overwritten, so that a step allocates nothing of that size; with a buffer smaller than V x B the loss computes the
+    scores twice; the result is exact. Vector . row is divided by the length of the row of `unit_of` [V, D].
+    Differentiable once.
 
-    `kernel` (of products.KERNELS) says how the three products multiply. The targets' own scores are float32 with each,
-    so with factors of fewer bits the value is off by the error of a score.
+    `kernel` (of products.KERNELS) says how the three products multiply. The targets' own scores are always float32, so
+    with factors of fewer bits the loss is off by the error of a score.
     """
     own, norm = unit_of is matrix, None
     if unit_of is not None:
@@ -185,8 +186,8 @@ def sampled_loss(vectors: Tensor, target_rows: Tensor, sampled_rows: Tensor, is_
 
     The normaliser is exp(target) + V/n times the sum of exp over the drawn items that are not the target. It has no
     bias; its logarithm has one: by Jensen's inequality this loss is too small on average, by about half the relative
-    variance of the estimate, hence the less the larger n. Rare strong competitors of the target are mostly missed,
-    so that gradients push them down too rarely. Ranks in evaluation are exact all the same.
+    variance of the estimate, which falls with n. Rare strong competitors of the target are mostly missed, so gradients
+    push them down too rarely. Ranks in evaluation are still exact.
     """
     target = (vectors * target_rows).sum(1)  # [B]
     others = vectors @ sampled_rows.t() + math.log(n_items / len(sampled_rows))  # [B, n]
