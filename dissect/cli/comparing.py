@@ -1,4 +1,4 @@
-"""From the words of `dissect compare` to tables on the screen or in a file."""
+"""The tables of `dissect compare`, on the screen or in a file."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from analyses import compare as analysis
 from analyses.bootstrap import Report
 from analyses.compare import Comparison
 from analyses.entries import JUDGED
+from dissect.cli import options
 from dissect.cli.compare_view import views_of
 from dissect.cli.text_table import NO_LIMIT, to_latex, to_markdown, to_screen
 from dissect.errors import DissectError, UsageError
@@ -30,20 +31,19 @@ SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json", 
 def compare(*, form: str | None, out: str | None, all_metrics: bool, pairs: bool, as_json: bool, **asked: Any) -> None:
     """Print or write what `dissect compare` was asked for; `asked` goes to analyses.compare.compare."""
     form = chosen_form(form, out, as_json)
-    stderr = Console(stderr=True)
-    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        found = analysis.compare(**asked, every_pair=pairs, report=lambda what: report_to(progress, what))
+    with options.progress(transient=True) as bars:
+        found = analysis.compare(**asked, every_pair=pairs, report=lambda what: report_to(bars, what))
     write(found, form, out, METRICS if all_metrics else JUDGED, pairs)
 
 
 def report_to(progress: Progress, what: str) -> Report:
-    """What to call with (done, total), for a line of `progress`."""
+    """A function of (done, total) that updates a line of `progress`."""
     task = progress.add_task(what, total=None, visible=False)
     return lambda done, total: progress.update(task, completed=done, total=total, visible=True)
 
 
 def chosen_form(form: str | None, out: str | None, as_json: bool) -> str:
-    """The format asked for, or that of the file's suffix. Raises UsageError where they contradict or say nothing."""
+    """The format asked for, or that of the file's suffix. Raises UsageError if they contradict or none is given."""
     if as_json and form not in (None, "json"):
         raise UsageError(f"--json and --format {form} exclude each other.")
     asked = "json" if as_json else form
@@ -51,7 +51,9 @@ def chosen_form(form: str | None, out: str | None, as_json: bool) -> str:
         return asked or "screen"
     by_name = SUFFIXES.get(Path(out).suffix)
     if asked is None and by_name is None:
-        raise UsageError(f"{out}: what should be in it?", f"End it in {', '.join(SUFFIXES)}, or give --format.")
+        raise UsageError(
+            f"The name {out} does not say which format to write.", f"End it in {', '.join(SUFFIXES)}, or give --format."
+        )
     if asked and by_name not in (None, "screen", asked):  # any text may stand in a .txt
         raise UsageError(
             f"--out {out} means {by_name} by its ending, and {'--json' if as_json else f'--format {form}'} does not.",

@@ -1,4 +1,4 @@
-"""What a run looks like while it goes on: a live view on a terminal, plain lines elsewhere. All of it to stderr."""
+"""The progress of a run on stderr: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from dissect.cli import options
+from dissect.cli.text_table import plain
 from dissect.sparsevd.density import key
 from dissect.training.record import Observer
 
-QUIET = 10.0  # seconds after which a file is told how far an evaluation is
+QUIET = 10.0  # seconds between lines on the progress of an evaluation
 
 
 def duration(seconds: float) -> str:
@@ -28,7 +30,7 @@ def duration(seconds: float) -> str:
 
 
 class Pace:
-    """So many steps to do, from the first on: the time that is left by the pace so far, or that they took."""
+    """The time left for `total` steps from `first` on, by the pace so far, or the time that they took."""
 
     def __init__(self, total: int, first: int = 0) -> None:
         self.total, self.first, self.now, self.began = total, first, first, time.monotonic()
@@ -43,8 +45,8 @@ class Pace:
 
 
 class PlainObserver(Observer):
-    """A line for the beginning, each evaluation, each tenth of a run, and each QUIET seconds of an evaluation: for
-    files and pipes.
+    """For files and pipes: a line at the beginning, for each evaluation, each tenth of a run, and each QUIET seconds of
+    an evaluation.
     """
 
     def __init__(self, console: Console, title: str) -> None:
@@ -137,19 +139,18 @@ class LiveObserver(Observer):
 
 def density_table(rows: list[dict[str, Any]], threshold: float) -> Table:
     """Matrices with their density at `threshold` as bars."""
-    title = f"density, log α < {threshold:g}"
-    table = Table("matrix", "role", "shape", "kept", "", box=None, padding=(0, 1), title=title, title_justify="left")
+    table = plain(("matrix", "role", "shape", "kept", ""), ("kept",), f"density, log α < {threshold:g}")
     for row in rows:
         share = row["kept"][key(threshold)] / row["numel"]
         style, shape = "dim" if row["role"] == "control" else "", "×".join(map(str, row["shape"]))
-        table.add_row(
-            row["matrix"], row["role"], shape, f"{share:.3f}", Bar(1, 0, share, width=24, color="cyan"), style=style
-        )
+        bar = Bar(1, 0, share, width=24, color="cyan")
+        table.add_row(row["matrix"], row["role"], shape, f"{share:.3f}", bar, style=style)
     return table
 
 
-def make_observer(console: Console, title: str, threshold: float, quiet: bool) -> Observer:
-    """The live view on a terminal, plain lines elsewhere, nothing where `quiet`."""
-    if quiet:
+def observer(title: str, threshold: float, quiet: bool) -> Observer:
+    """The live view on a terminal, plain lines elsewhere, nothing if `quiet`."""
+    screen = options.console(quiet)
+    if screen.quiet:
         return Observer()
-    return LiveObserver(console, title, threshold) if console.is_terminal else PlainObserver(console, title)
+    return LiveObserver(screen, title, threshold) if screen.is_terminal else PlainObserver(screen, title)
