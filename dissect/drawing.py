@@ -58,7 +58,7 @@ def density(
     variant: str = "full",
     module: str | None = None,
 ) -> list[Drawing]:
-    """Density against training: Figure 3 (GNN module) and Figure 4 (readout).
+    """Draw density against training: Figure 3 (GNN module) and Figure 4 (readout).
 
     One drawing for each module that has densities, or for `module` alone. A weight counts by `measure`: D1, where
     log alpha lies below the threshold (the group's unless given); D2, |theta| > tau; D2s, theta > tau.
@@ -109,7 +109,7 @@ def density(
 
 
 def histogram(group: Path, *, threshold: float | None = None) -> list[Drawing]:
-    """Histograms of log alpha at the end of training, with the threshold."""
+    """Draw histograms of log alpha at the end of training, with the threshold."""
     from analyses.density import density_table, log_alpha_shares
     from dissect.runs import folders
     from figures import histogram as figure
@@ -128,7 +128,7 @@ def histogram(group: Path, *, threshold: float | None = None) -> list[Drawing]:
 def training(
     *groups: Path, by: str = "epoch", variants: Sequence[str] = (), runs_dir: Path | str = "runs"
 ) -> list[Drawing]:
-    """Loss, HR@20 and MRR@20 by epoch or by time, several groups in one figure; unfinished runs included.
+    """Draw loss, HR@20 and MRR@20 by epoch or by time, for several groups in one figure. Unfinished runs are included.
 
     A line for each of the `variants` (all unless given) of each group. A hint names groups as `runs_dir` has them.
     """
@@ -167,7 +167,7 @@ def training(
 
 
 def data(*sets: Dataset) -> list[Drawing]:
-    """Data sets side by side: session lengths and item popularity."""
+    """Draw data sets side by side: session lengths and item popularity."""
     from dissect.data.stats import curves
     from figures import data as figure
 

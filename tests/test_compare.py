@@ -15,8 +15,7 @@ from analyses import entries
 from analyses.compare import compare, means, results_table
 from analyses.entries import JUDGED, entry, labels
 from analyses.significance import pairs_table, read_gains
-from dissect.cli.compare_view import means_columns, render_results
-from dissect.cli.comparing import report_to
+from dissect.cli.compare_view import means_columns, render_results, report_to
 from dissect.cli.text_table import PROSE, TextTable
 from dissect.errors import UsageError
 from dissect.runs import files, folders

@@ -43,6 +43,6 @@ def command(**given: Any) -> None:
 
     CSV holds the means, or with --pairs every pair. With --out it is two files: FILE, and one for the pairs.
     """
-    from dissect.cli.comparing import compare
+    from dissect.cli.compare_view import run
 
-    compare(**given)
+    run(**given)
