@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dissect.errors import DissectError, UsageError, unknown
 
-if TYPE_CHECKING:  # imported where a figure is drawn, so that --help stays instant
+if TYPE_CHECKING:  # imported when a figure is drawn, so that --help stays instant
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -36,7 +36,7 @@ class Drawing(NamedTuple):
     table: pd.DataFrame
 
     def save(self, folder: Path) -> list[Path]:
-        """Write PDF, SVG, PNG, CSV and the caption; returns the paths. Raises DissectError where the disk refuses."""
+        """Write PDF, SVG, PNG, CSV and the caption; returns the paths. Raises DissectError if the disk refuses."""
         from dissect.text import without_formulas
         from figures.style import save
 
@@ -60,8 +60,8 @@ def density(
 ) -> list[Drawing]:
     """Draw density against training: Figure 3 (GNN module) and Figure 4 (readout).
 
-    One drawing for each module that has densities, or for `module` alone. A weight counts by `measure`: D1, where
-    log alpha lies below the threshold (the group's unless given); D2, |theta| > tau; D2s, theta > tau.
+    One drawing for each module that has densities, or for `module` alone. A weight counts by `measure`: D1, if
+    log alpha is below the threshold (the group's unless given); D2, |theta| > tau; D2s, theta > tau.
     """
     from analyses.coverage import coverage
     from analyses.density import density_table
@@ -181,7 +181,7 @@ def _without(variant: str) -> str:
 
 
 def _over_seeds(what: str, numbers: set[int]) -> str:
-    """What a line shows, where groups have these numbers of seeds."""
+    """What a line shows, for groups with these numbers of seeds."""
     if numbers == {1}:
         return "1 seed"
     return f"{what} {' to '.join(map(str, sorted({min(numbers), max(numbers)})))} seeds"

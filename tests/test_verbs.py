@@ -284,8 +284,8 @@ def test_a_long_session_is_told_with_the_cure(tmp_path):
         ("", "empty"),
         (" , ", "empty"),
         ("12,,7", "12,7?"),
-        ("12,7,", "has a gap"),
-        (", 12 7", "has a gap"),
+        ("12,7,", "has an empty place"),
+        (", 12 7", "has an empty place"),
     ],
 )
 def test_sessions_that_are_none_are_refused(made, session, says):

@@ -49,8 +49,7 @@ def name_and_settings(name: str, label: str, model: str) -> str:
 def means_columns(rows: pd.DataFrame, metrics: Sequence[str], newest: str | None = None) -> list[Column]:
     """The means of analyses.compare with the best in bold, or the group `newest`, then without the bias.
 
-    Seeds, settings and the selection of the epoch have a column only where rows differ in them, and so have ties where
-    they matter.
+    Seeds, settings and the selection of the epoch have a column only if rows differ in them, ties only if they matter.
     """
     is_new = (rows["group"] == newest).tolist()
     columns: list[Column] = []
@@ -69,12 +68,8 @@ def means_columns(rows: pd.DataFrame, metrics: Sequence[str], newest: str | None
         worst = at_20(rows, "worst").where(tied, "").mask(rows["worst mrr@20"].isna(), "?")  # not measured
         add("ties against\nHR / MRR", worst, spare=False)
     if len(compare.selections(rows)) > 1:
-        add(
-            "epoch",
-            rows["selection"].map({how: words for how, (words, _) in compare.EPOCHS.items()} | {"": ""}),
-            (),
-            False,
-        )
+        words_of = {how: words for how, (words, _) in compare.EPOCHS.items()}
+        add("epoch", rows["selection"].map({**words_of, "": ""}), spare=False)
     for words, name in compare.settings_apart(rows).items():
         add(words, rows[name].map(setting))
     if newest is None:  # `within`: the numbers contain it
@@ -96,7 +91,7 @@ def at_20(rows: pd.DataFrame, kind: str) -> pd.Series:
 
 
 def setting(value: Any) -> str:
-    """A setting in a cell; nothing where a row has no such setting."""
+    """A setting in a cell; nothing if a row has no such setting."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, float):
@@ -105,7 +100,7 @@ def setting(value: Any) -> str:
 
 
 def seconds(value: float) -> str:
-    """Rounded for a cell; nothing where there are none."""
+    """Rounded for a cell; nothing if there are none."""
     return "" if pd.isna(value) else f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
@@ -113,7 +108,7 @@ def seconds(value: float) -> str:
 
 
 def views_of(table: Comparison, metrics: Sequence[str], every_pair: bool) -> list[TextTable]:
-    """The means and, where there are two rows, the pairs; `every_pair` says that they are all."""
+    """The means and, if there are two rows, the pairs; `every_pair` says that they are all."""
     facts = table.rows.attrs
     label = f"tab:{facts['dataset']}-{facts['split_hash'][:8]}-{facts['protocol']}"
     notes = [*compare.explanations(table.rows), *facts["notes"]]
@@ -151,7 +146,7 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def p_value(p: float, at_most: bool = False) -> str:
-    """Three digits; `at_most` where the number of resamples sets the limit."""
+    """Three digits; `at_most` if the number of resamples sets the limit."""
     return "<0.001" if p < 0.001 else ("≤" if at_most and p < 1 else "") + f"{p:.3f}"
 
 
@@ -181,9 +176,8 @@ def chosen_form(form: str | None, out: str | None, as_json: bool) -> str:
         return asked or "screen"
     by_name = SUFFIXES.get(Path(out).suffix)
     if asked is None and by_name is None:
-        raise UsageError(
-            f"The name {out} does not say which format to write.", f"End it in {', '.join(SUFFIXES)}, or give --format."
-        )
+        hint = f"End it in {', '.join(SUFFIXES)}, or give --format."
+        raise UsageError(f"The name {out} does not say which format to write.", hint)
     if asked and by_name not in (None, "screen", asked):  # any text may stand in a .txt
         raise UsageError(
             f"--out {out} means {by_name} by its ending, and {'--json' if as_json else f'--format {form}'} does not.",

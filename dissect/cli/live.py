@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,6 @@ from dissect.training.record import Observer
 QUIET = 10.0  # seconds between lines on the progress of an evaluation
 
 
-def duration(seconds: float) -> str:
-    """1 h 02 min, 3 min 20 s, or 12 s."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 class Pace:
     """The time left for `total` steps from `first` on, by the pace so far, or the time that they took."""
 
@@ -40,8 +33,8 @@ class Pace:
         if now <= self.first:
             return "…"
         if now >= self.total:
-            return f"took {duration(took)}"
-        return f"{duration(took / (now - self.first) * (self.total - now))} left"
+            return f"took {timedelta(seconds=round(took))}"
+        return f"{timedelta(seconds=round(took / (now - self.first) * (self.total - now)))} left"
 
 
 class PlainObserver(Observer):
@@ -60,7 +53,7 @@ class PlainObserver(Observer):
     def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
         self.pace, self.per_epoch = Pace(steps, step), steps_per_epoch
         self.tenth = 10 * step // max(1, steps)
-        going_on = f"going on at step {step} of" if step else "beginning"
+        going_on = f"continuing at step {step} of" if step else "beginning"
         if steps:  # a model without gradients makes none
             self.say(f"{going_on} {steps} steps, {steps_per_epoch} an epoch, in {run}")
 
@@ -103,7 +96,7 @@ class LiveObserver(Observer):
         self.steps, self.per_epoch = steps, steps_per_epoch
         self.progress.reset(self.training, total=steps, completed=step)
         if step:
-            self.console.print(f"Going on at step {step:,} of {steps:,}.", highlight=False)
+            self.console.print(f"Continuing at step {step:,} of {steps:,}.", highlight=False)
         self.live.start()
 
     def step(self, step: int, loss: float, kl_weight: float, lr: float) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Decorator = Callable[[Any], Any]
 PLACES = "Folders and output"
 GROUPS = {"model": "Model", "data": "Data", "training": "Training", "SparseVD": "SparseVD", PLACES: PLACES}
-KINDS = {"int": int, "float": float, "str": str}
 
 
 class Option(click.Option):
@@ -38,7 +37,7 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """A verb. It refuses an option that is given twice, where click would take the last, and takes an argument of a
+    """A verb. It refuses an option that is given twice (click would take the last), and reads an argument of a
     registered model, `--steps 2`, as `--option steps=2`.
     """
 
@@ -73,7 +72,7 @@ def examples(*commands: str) -> str:
 
 
 def _with_option(args: Sequence[str], known: set[str]) -> Iterator[str]:
-    """The words of a command, where `--steps 2` and `--steps=2` have become `--option steps=2`."""
+    """The words of a command, with `--option steps=2` for `--steps 2` and `--steps=2`."""
     words = iter(args)
     for word in words:
         name, equals, value = word.removeprefix("--").partition("=")
@@ -91,19 +90,12 @@ def _is_argument(name: str) -> bool:
     return any(name.replace("-", "_") in defaults(find_model(model)) for model in MODELS)
 
 
-def option(*words: str, **more: Any) -> Decorator:
-    return click.option(*words, cls=Option, **more)
+option = partial(click.option, cls=Option)
 
 
 def several(*decorators: Decorator) -> Decorator:
     """One decorator for several options, in the order of --help."""
-
-    def decorate(function: Any) -> Any:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
+    return lambda function: reduce(lambda made, decorator: decorator(made), reversed(decorators), function)
 
 
 def each_once(context: click.Context, parameter: click.Parameter, values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -120,44 +112,41 @@ def settings(usual: Mapping[str, Any], but: Sequence[str] = ()) -> Decorator:
 
 
 def _setting(each: Setting, default: Any) -> Decorator:
-    more: dict[str, Any] = {"group": each.group, "rare": each.rare, "help": each.help}
-    if each.kind == "bool":
-        return option(each.flag, each.name, is_flag=True, **more)
-    kind: Any = KINDS[each.kind]
-    if each.choices:
-        kind = click.Choice(each.choices)
-    elif each.kind == "int":
-        kind = click.IntRange(*map(each.limits.get, ("at least", "at most")))  # type: ignore[arg-type]
-    shown = each.shown and default is not None
-    return option(each.flag, each.name, type=kind, default=default if shown else None, show_default=shown, **more)
+    how: dict[str, Any] = {"is_flag": True}
+    if each.kind != "bool":
+        low, high = map(each.limits.get, ("at least", "at most"))
+        kinds: dict[str, Any] = {"int": click.IntRange(low, high), "float": float}  # type: ignore[arg-type]
+        kind = click.Choice(each.choices) if each.choices else kinds.get(each.kind, str)
+        shown = each.shown and default is not None
+        how = {"type": kind, "default": default if shown else None, "show_default": shown}
+    return option(each.flag, each.name, group=each.group, rare=each.rare, help=each.help, **how)
 
 
-of_model, of_training = partial(option, group="model"), partial(option, group="training")
-data_dir = option(
-    "--data-dir", metavar="DIR", help="Folder of the data sets. [default: $DISSECT_DATA or the user's data folder]"
-)
-runs_dir = option("--runs-dir", default="runs", show_default=True, metavar="DIR", help="Folder of the runs.")
-as_json = option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-quiet = option("--quiet", is_flag=True, help="No progress on stderr.")
-DEVICES = click.Choice(["auto", "cpu", "cuda"])
-device = of_training("--device", type=DEVICES, default="auto", show_default=True)
-preset = of_model("--preset", help="A named set of model options, e.g. official for attenmixer.")
-extra = of_model(
-    "--option",
-    "extra",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Another argument of the model; `dissect models NAME` lists them. For a model from `dissect models`,"
-    " `--steps 2` is short for `--option steps=2`.",
+PLACE = "Folder of the data sets. [default: $DISSECT_DATA or the user's data folder]"
+WIDTH = "Width D of the model. [default: the preset's or the model file's, else 256; 32 on built-in data]"
+OPTION = (
+    "Another argument of the model; `dissect models NAME` lists them. For a model from `dissect models`, `--steps 2` is"
+    " short for `--option steps=2`."
 )
 MOVED = (
     "The model file of this run, if it has moved; it is executed. [default: the file it was trained with, if you have"
     " named it in a command before]"
 )
-WIDTH = "Width D of the model. [default: the preset's or the model file's, else 256; 32 on built-in data]"
-FROM = "Take settings, model and data set from a file such as a group's config.toml; other options given here win."
 SEEDS = "Random seed. Give the option several times to train several seeds."
+JOBS = "Number of seeds to train at the same time."
+FROM = "Take settings, model and data set from a file such as a group's config.toml; other options given here win."
 ONCE: dict[str, Any] = {"multiple": True, "callback": each_once}
+SHOWN: dict[str, Any] = {"show_default": True}
+
+of_model, of_training = partial(option, group="model"), partial(option, group="training")
+data_dir = option("--data-dir", metavar="DIR", help=PLACE)
+runs_dir = option("--runs-dir", default="runs", metavar="DIR", help="Folder of the runs.", **SHOWN)
+as_json = option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+quiet = option("--quiet", is_flag=True, help="No progress on stderr.")
+DEVICES = click.Choice(["auto", "cpu", "cuda"])
+device = of_training("--device", type=DEVICES, default="auto", **SHOWN)
+preset = of_model("--preset", help="A named set of model options, e.g. official for attenmixer.")
+extra = of_model("--option", "extra", multiple=True, metavar="KEY=VALUE", help=OPTION)
 # The options of a training beside its settings.
 training = several(
     of_model("--dim", type=click.IntRange(1), help=WIDTH),
@@ -166,14 +155,8 @@ training = several(
     of_model("--without", metavar="ROLE", help="Leave a role out: propagation, gnn, attention.", **ONCE),
     of_model("--init-from", metavar="RUN", help="Start from the weights of a trained dense run."),
     of_training("--epochs", type=float, help="Length of the training; or --max-steps. [default of train: 10]"),
-    of_training("--seed", "seeds", type=click.IntRange(0, 10**9), default=(1,), show_default=True, help=SEEDS, **ONCE),
-    of_training(
-        "--jobs",
-        type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="Number of seeds to train at the same time.",
-    ),
+    of_training("--seed", "seeds", type=click.IntRange(0, 10**9), default=(1,), help=SEEDS, **SHOWN, **ONCE),
+    of_training("--jobs", type=click.IntRange(1), default=1, help=JOBS, **SHOWN),
     device,
     option("--config", metavar="FILE", help=FROM),
     option("--name", help="Name of the group's folder, before the hash. [default: <model>-<dataset>]"),
@@ -186,7 +169,7 @@ training = several(
 
 
 def of_run(device: Decorator = device) -> Decorator:
-    """What verbs have that open a run: its name, and where it and what it needs are."""
+    """What verbs that open a run share: its name, and the places of what it needs."""
     own_model = option("--model", metavar="FILE:CLASS", help=MOVED)
     return several(click.argument("run"), own_model, device, runs_dir, data_dir, as_json, quiet)
 

@@ -128,7 +128,7 @@ def need_words(given: dict[str, Any]) -> str:
 
 
 def need_hint(removable: list[str]) -> str:
-    """How to ask for need: with the roles that this model can be built without."""
+    """How to ask for need, with the roles that this model can do without."""
     if not removable:
         return "this model cannot be built without a role: its class names none in `removable`"
     return f"train the model without a role ({', '.join(removable)}): the same command with --without {removable[0]}"

@@ -41,8 +41,7 @@ def unfinished(name: str, runs_dir: str | Path) -> list[Recorded]:
             folders.read_summary(record.run)  # says how to write a lost one again
         sparse = [record.group for record in found if record.config.is_sparse]
         see = f"dissect verdict {shlex.quote(str(sparse[0]))}" if sparse else "dissect compare; dissect evaluate RUN"
-        runs = ", ".join(str(record.run) for record in found)
-        raise UsageError(f"Finished already: {runs or name}.", f"See it: {see}")
+        raise UsageError(f"Finished already: {', '.join(str(each.run) for each in found) or name}.", f"See it: {see}")
     for record in records:
         if record.run != folders.run_path(record.group, record.seed, record.variant):
             raise UsageError(f"{record.run} was set aside by --force.", "Name the run that came in its place.")

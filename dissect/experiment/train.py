@@ -340,9 +340,9 @@ def train_seeds(plan: Plan, manner: Manner) -> Path:
         of = f" ({number} of {len(places)})" if len(places) > 1 else ""
         lacking = f", without {', '.join(plan.without)}" if plan.without else ""
         watch = manner.observe(f"{plan.subject.name} on {data.name}, seed {seed}{of}{lacking}")
+        more: dict[str, Any] = {"seed": seed, "variant": plan.variant, "weights": plan.weights, "observer": watch}
         own = replace(config, max_steps=plan.steps.get(seed, config.max_steps))
-        about: dict[str, Any] = {"seed": seed, "variant": plan.variant, "weights": plan.weights}
-        fit(plan.build, data, own, run, device=where, observer=watch, **about)
+        fit(plan.build, data, own, run, device=where, **more)
     return plan.group
 
 
