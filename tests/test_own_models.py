@@ -224,7 +224,7 @@ def test_a_table_of_positions_that_is_too_short_is_told_with_the_longest_session
     for verb in ("run", "train"):
         code, out, err = own(*places, verb=verb)
         assert (code, out) == (3, "") and not (tmp_path / "runs").exists()
-        says = f"sessions of 4 clicks at most, and the longest session of demo has {longest} clicks"
+        says = f"takes at most 4 clicks, but the longest session of demo has {longest}: "
         assert says in err and "--longest 4" in err
     assert own(*places, words=["--option", f"places={longest}"])[0] == 0
     run = str(folders.newest_group("runs"))
