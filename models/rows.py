@@ -86,7 +86,7 @@ class Clicks(Rows):
     @cached_property
     def width(self) -> int:
         """L, the clicks of the longest session."""
-        return int(self.host_lengths.max())
+        return int(self.host_lengths.max()) if len(self.host_lengths) else 0
 
     def padded(self, x: Tensor, width: int | None = None) -> Tensor:
         """[C, ...] -> [B, L, ...], zeros on the right. L is the longest session's or `width`: then the latest count."""

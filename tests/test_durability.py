@@ -279,7 +279,12 @@ def test_sigterm_while_a_checkpoint_is_written(whole, tmp_path, monkeypatch, num
 
 @pytest.mark.parametrize(
     ("config", "moment"),
-    [(CONFIG, "valid"), (CONFIG, "test, gnn bypassed"), (CHOOSING, "test, for the summary"), (CHOOSING, "test, mean")],
+    [
+        (CONFIG, "valid"),
+        (CONFIG, "test, gnn bypassed"),
+        (CHOOSING, "test, for the summary"),
+        (CHOOSING, "test, gnn bypassed"),
+    ],
     ids=lambda value: value if isinstance(value, str) else value.select,
 )
 def test_sigterm_in_the_last_evaluation_is_heard(whole, tmp_path, config, moment):

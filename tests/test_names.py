@@ -16,6 +16,7 @@ from dissect.cli.compare_view import to_csv
 from dissect.data import catalog
 from dissect.data.export import export
 from dissect.data.sessions import Dataset, Sessions
+from dissect.drawing import Drawing
 from dissect.errors import DataError, DissectError, UsageError
 from dissect.runs import files, folders
 from dissect.runs.config import Config

@@ -120,9 +120,7 @@ def test_a_group_with_noise_shared_by_sessions_is_refused_with_a_message(typed, 
     write_toml(group / "config.toml", {"model": "srgnn", "dataset": "demo", "split_hash": "0", "noise": "lrt_shared"})
     for words in (("verdict", "old"), ("evaluate", "old/s1"), ("resume", "old/s1")):
         code, _, err = typed(*words)
-        assert code == 3 and "lrt_shared (one draw for all rows of a session) is no longer offered" in " ".join(
-            err.split()
-        )
+        assert code == 3 and "noise = lrt_shared, which this version no longer offers" in " ".join(err.split())
 
 
 def controls():

@@ -503,7 +503,7 @@ class StopAt(Observer):
 def interrupted(made, folder, monkeypatch, kind, at=4, number=1, more=()):
     """Stop a training of this kind at step `at`, in a runs folder of its own; returns the run."""
     observer = StopAt(at, number)
-    monkeypatch.setattr(live, "make_observer", lambda *_: observer)
+    monkeypatch.setattr(live, "observer", lambda *_, **__: observer)
     words = [*WORDS, "--runs-dir", folder, "--data-dir", made["data"], *more]
     code, _, err = invoke(*verb_of(kind, made), *words)
     monkeypatch.undo()
@@ -550,7 +550,7 @@ def test_resume_tells_what_the_command_would_have_done_next(made, tmp_path, monk
 def test_resume_says_where_it_had_to_fall_back(made, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     observer = StopAt(9, 1)
-    monkeypatch.setattr(live, "make_observer", lambda *_: observer)
+    monkeypatch.setattr(live, "observer", lambda *_, **__: observer)
     words = [*WORDS, "--runs-dir", tmp_path / "runs", "--data-dir", made["data"]]
     assert invoke(*verb_of("sparse", made), *words)[0] == 130
     monkeypatch.undo()

@@ -28,7 +28,7 @@ from dissect.text import STEERS, shown_lines
 
 FULL = "full"
 HASHED = re.compile(r"-([0-9a-f]{8})$")  # how the name of a group ends (Config.hash)
-RETIRED = {"compiled": False}  # settings of earlier versions, which count where they had this value
+RETIRED = {"compiled": True, "noise": "lrt_shared"}  # what settings of earlier versions could be
 RUN = re.compile(r"s(\d+)(\.old-\d+)?")  # the folder of a seed, or one set aside
 
 
@@ -95,9 +95,11 @@ def group_config(group: Path) -> dict[str, Any]:
         if not path.exists():
             raise DataError(f"{group} is no group of runs: it has no config.toml.") from error
         raise DataError(f"{path} cannot be read: {error}.", by_hand) from error
-    for name, usual in RETIRED.items():
-        if settings.pop(name, usual) != usual:
-            raise DataError(f"{path} has {name}, which this version lacks.", "Read it with the version before.")
+    for name, value in RETIRED.items():
+        if settings.get(name) == value:
+            says = f"{path} has {name} = {value}, which this version no longer offers."
+            raise DataError(says, "An earlier version of dissect reads it.")
+    settings.pop("compiled", None)
     later = settings.keys() - {f.name for f in fields(Config)}
     if later:
         raise DataError(f"{path} is of another version: it has {', '.join(sorted(map(repr, later)))}.", by_hand)
