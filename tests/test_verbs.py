@@ -567,7 +567,7 @@ def test_a_group_is_all_its_unfinished_runs(made, tmp_path, monkeypatch):
     second = folders.run_path(first.parent, 2)
     third = folders.run_path(first.parent, 3)
     assert invoke("run", "--max-steps", "30", *words, "--seed", "2")[0] == 0
-    monkeypatch.setattr(live, "make_observer", lambda *_: StopAt(4, 1))
+    monkeypatch.setattr(live, "observer", lambda *_, **__: StopAt(4, 1))
     assert invoke("run", "--max-steps", "30", *words, "--without", "gnn")[0] == 130
     monkeypatch.undo()
     before = (second / "summary.json").stat().st_mtime_ns
@@ -595,7 +595,7 @@ def test_a_run_that_was_killed_before_its_first_step_begins_again(made, copied, 
 
 
 def test_what_the_folder_does_not_tell_is_asked_for(copied):
-    for kind, says in (("refit", "how many steps"), ("started", "starts from weights")):
+    for kind, says in (("refit", "its number of steps"), ("started", "starts from weights")):
         shutil.rmtree(copied[kind])
         copied[kind].mkdir()
         code, _, err = typed(copied, "resume", copied[kind])
