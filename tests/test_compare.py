@@ -15,8 +15,7 @@ from analyses import entries
 from analyses.compare import compare, means, results_table
 from analyses.entries import JUDGED, entry, labels
 from analyses.significance import pairs_table, read_gains
-from dissect.cli.compare_view import means_columns, render_results
-from dissect.cli.comparing import report_to
+from dissect.cli.compare_view import means_columns, render_results, report_to
 from dissect.cli.text_table import PROSE, TextTable
 from dissect.errors import UsageError
 from dissect.runs import files, folders
@@ -459,7 +458,9 @@ def test_what_is_the_same_in_all_rows_has_no_column(typed, folder, monkeypatch):
     assert re.search(r"bias of.*\n.*\bseeds\b", typed("compare")[1])
     monkeypatch.setenv("COLUMNS", "80")
     narrow = typed("compare", "--all-metrics")[1]
-    assert "No room for: MRR@10, bias of HR / MRR, seeds, s/epoch, parameters." in " ".join(narrow.split())
+    assert "Columns left out for lack of space: MRR@10, bias of HR / MRR, seeds, s/epoch, parameters." in " ".join(
+        narrow.split()
+    )
     assert max(map(len, narrow.splitlines())) <= 80 and re.search(r"HR@5.*MRR@20$", narrow, re.MULTILINE)
 
 

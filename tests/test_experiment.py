@@ -186,10 +186,10 @@ def test_what_is_typed_wins_over_the_file(typed, copied):
 @pytest.mark.parametrize(
     ("verb", "change", "code", "says"),
     [
-        ("train", ("", ""), 2, "is of dissect run"),
+        ("train", ("", ""), 2, "belongs to dissect run"),
         ("run", ("kl_weight", "kl_wieght"), 2, "no setting named 'kl_wieght'"),
         ("run", ('split_hash = "', 'split_hash = "0'), 3, "is not the one of the run"),
-        ("run", ("refit = false", "refit = true"), 2, "whose length each seed chose before"),
+        ("run", ("refit = false", "refit = true"), 2, "whose length each seed had chosen before"),
         ("run", ("refit = false", 'init_from = "0123"'), 2, "--init-from RUN"),
         ("run", ("kl_weight = 2.0", 'kl_weight = "2"'), 2, "Expected `float`, got `str`"),
         ("run", ("kl_weight = 2.0", "kl_weight = -2.0"), 2, "kl_weight must be at least 0"),
@@ -220,7 +220,7 @@ def test_a_model_that_only_a_file_names_is_not_executed_unless_named_before(type
     assert typed("run", "--config", path, "--seed", "2", "--quiet")[0] == 0
     monkeypatch.setenv("DISSECT_STATE", str(tmp_path / "somebody else"))
     code, _, err = typed("run", "--config", path, "--seed", "3", "--quiet")
-    assert code == 3 and "You have not named this file" in err
+    assert code == 3 and "you have never named it" in err
     assert typed("run", "--config", path, "--seed", "3", "--quiet", "--model", "own.py:Own")[0] == 0
 
 

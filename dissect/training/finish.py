@@ -42,11 +42,7 @@ def finish(
     weights, by split and rule for ties [2, P], if known already.
     """
     config, state, model = training.config, training.state, training.model
-    which, step = "last", state.step
-    if config.select != "last":
-        which, step = "best", state.best_step
-        best = load_checkpoint(run / "checkpoints" / "best.pt")["model"]
-        model.load_state_dict(with_current_names(type(model), best))
+    which, step = _take_reported(training, run)
     values: dict[str, dict[str, float]] = {}
     worst: dict[str, dict[str, float]] = {}
     for split, prefixes in splits.items():
@@ -57,10 +53,7 @@ def finish(
         values[split], worst[split] = metrics(rank), metrics(rank_worst)
         sessions = data.test if split == "test" else split_validation(data.train, config.held_out)[1]
         write_ranks_of(run / f"ranks-{split}-{which}.npz", rank, sessions)
-    lines = read_jsonl(run / "metrics.jsonl", Train | Eval)
-    history = [row for row in lines if row["kind"] == "eval" and row["split"] == "test"]
-    if not history:
-        raise DataError(f"{run / 'metrics.jsonl'} has lost the accuracy on test.", AGAIN)
+    history = _accuracy_on_test(run)
     rule, evaluated = config.select if config.max_steps else "no epochs", values["test"]
     if config.protocol == "paper" and config.select != "last":
         # As the released code reports: every metric at its own best epoch on test.
@@ -68,16 +61,8 @@ def finish(
         values["test"] = {metric: max(row[metric] for row in history) for metric in values["test"]}
     # Not with maxima: there each metric has its own epoch.
     against = {"test_worst_ties": worst["test"]} if rule != "each metric's maximum on test" else {}
-    settings = ("where", "noise", "prior", "threshold", "kl_weight", "batch_size", "protocol", "order")
     return {
-        # First, so that an option cannot replace a field below.
-        **{name: value if _in_json(value) else str(value) for name, value in config.model_options.items()},
-        "model": config.model,
-        "dataset": data.name,
-        "split_hash": data.split_hash,
-        "seed": training.seed,
-        "variant": training.variant,
-        **{name: getattr(config, name) for name in settings},
+        **_settings(training, data),
         "steps": state.step,
         "epochs": state.step / steps_per_epoch,
         "seconds": state.seconds,
@@ -92,6 +77,39 @@ def finish(
         "density": [{"step": state.step, **row} for row in density_rows(training)],
         "left_out": training.left_out,
         "removable": list(model.removable),
+    }
+
+
+def _take_reported(training: Training, run: Path) -> tuple[str, int]:
+    """(which, step): load the weights that the run reports, of its "best" step if it chooses one, else of its last."""
+    if not training.config.chooses:
+        return "last", training.state.step
+    best = load_checkpoint(run / "checkpoints" / "best.pt")["model"]
+    training.model.load_state_dict(with_current_names(type(training.model), best))
+    return "best", training.state.best_step
+
+
+def _accuracy_on_test(run: Path) -> list[dict[str, Any]]:
+    """The accuracy on test, each time it was measured. Raises DataError if the file has lost it."""
+    lines = read_jsonl(run / "metrics.jsonl", Train | Eval)
+    if history := [row for row in lines if row["kind"] == "eval" and row["split"] == "test"]:
+        return history
+    raise DataError(f"{run / 'metrics.jsonl'} has lost the accuracy on test.", AGAIN)
+
+
+def _settings(training: Training, data: Dataset) -> dict[str, Any]:
+    """What the run was asked for: the first fields of its summary."""
+    config = training.config
+    settings = ("where", "noise", "prior", "threshold", "kl_weight", "batch_size", "protocol", "order")
+    return {
+        # First, so that an option that is called as a field below does not replace it.
+        **{name: value if _in_json(value) else str(value) for name, value in config.model_options.items()},
+        "model": config.model,
+        "dataset": data.name,
+        "split_hash": data.split_hash,
+        "seed": training.seed,
+        "variant": training.variant,
+        **{name: getattr(config, name) for name in settings},
     }
 
 

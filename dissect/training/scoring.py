@@ -36,6 +36,44 @@ def _piece_rows(batch_size: int, device: torch.device) -> int:
     return max(1, PIECE.get(device.type, PIECE["cuda"]) // (4 * batch_size))
 
 
+class _Pieces:
+    """The scores of B sessions over V items, made in pieces of the catalogue that have room in a buffer."""
+
+    def __init__(
+        self,
+        vectors: Tensor,
+        matrix: Tensor,
+        bias: Tensor | None,
+        norm: Tensor | None,
+        buffer: Tensor | None,
+        kernel: str,
+    ) -> None:
+        self.bias, self.norm, self.operands = bias, norm, KERNELS[kernel].operands
+        self.B, V = len(vectors), len(matrix)
+        self.rows, self.queries = factor(matrix, self.operands), factor(vectors, self.operands)  # [V, D], [B, D]
+        self.space = vectors.new_empty(V * self.B) if buffer is None else buffer.view(-1)
+        self.keeps = len(self.space) >= V * self.B  # room for all scores at once
+        n = min(_piece_rows(self.B, vectors.device), len(self.space) // self.B)
+        self.pieces = [(low, min(low + n, V)) for low in range(0, V, n)]
+        self.by_item = vectors.device.type == "cpu" and BY_ITEM.get(kernel, multiplies_faster_by_item())
+
+    def scores(self, low: int, high: int) -> Tensor:
+        """Scores [n, B] of the items from `low` to `high`, in the buffer."""
+        start = low * self.B if self.keeps and self.operands is None else 0  # factors of another type lie elsewhere
+        room = self.space[start : start + (high - low) * self.B]
+        if self.by_item:
+            scores = multiply(self.rows[low:high], self.queries.t(), out=room.view(high - low, self.B))
+        else:
+            scores = multiply(self.queries, self.rows[low:high].t(), out=room.view(self.B, high - low)).t()
+        if self.norm is not None:
+            scores.div_(self.norm[low:high, None])
+        return scores if self.bias is None else scores.add_(self.bias[low:high, None])
+
+    def slopes(self, exps: Tensor, low: int, high: int) -> Tensor:
+        """E [n, B] in the derivative by vector . row, as a factor."""
+        return factor(exps if self.norm is None else exps.div_(self.norm[low:high, None]), self.operands)
+
+
 class _CatalogueCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of B sessions over V items with one V x B buffer instead of autograd's three.
 
@@ -63,40 +101,18 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         norm_is_own: bool,
         kernel: str,
     ) -> Tensor:
-        (B, _), V, operands = vectors.shape, len(matrix), KERNELS[kernel].operands
-        rows, queries = factor(matrix, operands), factor(vectors, operands)  # [V, D], [B, D]
-        space = vectors.new_empty(V * B) if buffer is None else buffer.view(-1)
-        keeps = len(space) >= V * B
-        n = min(_piece_rows(B, vectors.device), len(space) // B)
-        pieces = [(low, min(low + n, V)) for low in range(0, V, n)]
-        by_item = vectors.device.type == "cpu" and BY_ITEM.get(kernel, multiplies_faster_by_item())
-
-        def scores_of(low: int, high: int) -> Tensor:
-            start = low * B if keeps and operands is None else 0  # factors of another type lie elsewhere
-            room = space[start : start + (high - low) * B]
-            if by_item:
-                scores = multiply(rows[low:high], queries.t(), out=room.view(high - low, B))
-            else:
-                scores = multiply(queries, rows[low:high].t(), out=room.view(B, high - low)).t()  # [n, B] as well
-            if norm is not None:
-                scores.div_(norm[low:high, None])
-            return scores if bias is None else scores.add_(bias[low:high, None])
-
-        def slopes_of(exps: Tensor, low: int, high: int) -> Tensor:
-            """E in the derivative by vector . row, as a factor."""
-            return factor(exps if norm is None else exps.div_(norm[low:high, None]), operands)
-
+        B, over = len(vectors), _Pieces(vectors, matrix, bias, norm, buffer, kernel)
         with_grads = any(ctx.needs_input_grad)
         top, total, by_vectors = vectors.new_full((B,), -math.inf), vectors.new_zeros(B), torch.zeros_like(vectors)
         done = []
-        for low, high in pieces:
-            scores = scores_of(low, high)
+        for low, high in over.pieces:
+            scores = over.scores(low, high)
             before, top = top, torch.maximum(top, scores.amax(0))
             exps, shrink = scores.sub_(top).exp_(), (before - top).exp_()
             total.mul_(shrink).add_(exps.sum(0))
             if with_grads:
-                slopes = slopes_of(exps, low, high)
-                by_vectors.mul_(shrink[:, None]).add_(multiply(slopes.t(), rows[low:high]))
+                slopes = over.slopes(exps, low, high)
+                by_vectors.mul_(shrink[:, None]).add_(multiply(slopes.t(), over.rows[low:high]))
                 done.append((slopes, top))
         log_total = top + total.log()
         target_rows = matrix[targets] if norm is None else matrix[targets] / norm[targets, None]  # [B, D]
@@ -104,13 +120,12 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         if bias is not None:
             target_score += bias[targets]
         if with_grads:
-            by_matrix = torch.empty_like(matrix)
-            by_bias = None if bias is None else torch.empty_like(bias)
-            for (low, high), (slopes, top) in zip(pieces, done, strict=True):
-                if not keeps:
-                    slopes = slopes_of(scores_of(low, high).sub_(top).exp_(), low, high)
+            by_matrix, by_bias = torch.empty_like(matrix), None if bias is None else torch.empty_like(bias)
+            for (low, high), (slopes, top) in zip(over.pieces, done, strict=True):
+                if not over.keeps:
+                    slopes = over.slopes(over.scores(low, high).sub_(top).exp_(), low, high)
                 share = (top - log_total).exp_().div_(B)
-                multiply(slopes, factor(vectors * share[:, None], operands), out=by_matrix[low:high])
+                multiply(slopes, factor(vectors * share[:, None], over.operands), out=by_matrix[low:high])
                 if by_bias is not None:
                     torch.mv(slopes.to(share.dtype), share, out=by_bias[low:high])
             by_matrix.index_add_(0, targets, vectors if norm is None else vectors / norm[targets, None], alpha=-1 / B)
