@@ -31,7 +31,7 @@ def command(run: str, runs_dir: str, as_json: bool, quiet: bool, ranks: str | No
     epoch, or else the last. `train` and `valid` are the same parts as in the run. A baseline is fitted again on both.
 
     On another data set, clicks on items that the model does not know are dropped. A prefix counts as a miss if the
-    model does not know its target or any of its clicks. The result over known targets alone is printed too.
+    model does not know its target, or knows none of its clicks. The result over known targets alone is printed too.
     """
     import json
     from pathlib import Path
