@@ -225,7 +225,7 @@ def require_levels(levels: int, longest: int) -> None:
     """Raises ValueError for more levels than the longest prefix has clicks; the default is always allowed."""
     if levels > max(longest, LEVELS):
         raise ValueError(
-            f"levels={levels} needs prefixes of at least that many clicks, and the longest has {longest}: "
+            f"levels={levels} needs prefixes of at least that many clicks, and the longest prefix has {longest}: "
             f"use levels={longest} or less"
         )
 

@@ -307,7 +307,7 @@ def test_what_a_model_warns_of_is_said_with_the_data(typed, demo):
     code, _, err = typed("train", "attenmixer", *words, "--preset", "official", "--option", few)
     assert code == 0 and f"here padded_length={longest + 1}" in " ".join(err.split())
     code, _, err = typed("train", "srgnn", *words, "--readout", "attenmixer", "--levels", "50")
-    assert code == 2 and f"the longest prefix has {longest}" in err and f"levels={longest} at most" in err
+    assert code == 2 and f"the longest prefix has {longest}" in err and f"use levels={longest} or less" in err
 
 
 def test_names_are_known_in_one_place():
