@@ -44,7 +44,7 @@ def draw(values: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylab
     is_control = values["role"] == "control"
     own, controls = (list(values[chosen]["line"].unique()) for chosen in (~is_control, is_control))
     colours = {line: COLOURS[number % len(COLOURS)] for number, line in enumerate(own)} | dict.fromkeys(controls, GREY)
-    # Other dashes when the colours come again.
+    # Other dashes when the colours repeat.
     dashes = {line: DASHES[(number + number // len(COLOURS)) % len(DASHES)] for number, line in enumerate(own)}
     dashes |= {line: CONTROLS.get(line, "") for line in controls}
     above = 0.12 + HEADING + LINE * (caption.count("\n") + 1)  # inches, of title and caption
