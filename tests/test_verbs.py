@@ -9,6 +9,7 @@ import signal
 import sys
 import tomllib
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -651,5 +652,5 @@ def test_a_file_system_that_takes_no_file_is_told_in_words(tmp_path, monkeypatch
 
     monkeypatch.setattr("builtins.open", refuse)
     monkeypatch.setattr(Path, "unlink", refuse)
-    with pytest.raises(DissectError, match="Could not write .*: Read-only file system"):
+    with pytest.raises(DissectError, match="Read-only file system"):
         files.write_json(tmp_path / "x.json", {})
