@@ -17,7 +17,7 @@ from dissect.data import catalog, planted
 from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import DataError, FinishedError, UsageError, unknown
 from dissect.experiment.jobs import at_once
-from dissect.experiment.subject import Subject, changes, find_model, model_options, try_on, try_out
+from dissect.experiment.subject import Subject, changes, faults_named, find_model, model_options, try_on, try_out
 from dissect.runs import files, folders
 from dissect.runs.config import DENSE, DISSECTED, EPOCHS, SETTINGS, Config
 from dissect.text import as_name, check_name
@@ -342,7 +342,8 @@ def train_seeds(plan: Plan, manner: Manner) -> Path:
         watch = manner.observe(f"{plan.subject.name} on {data.name}, seed {seed}{of}{lacking}")
         more: dict[str, Any] = {"seed": seed, "variant": plan.variant, "weights": plan.weights, "observer": watch}
         own = replace(config, max_steps=plan.steps.get(seed, config.max_steps))
-        fit(plan.build, data, own, run, device=where, **more)
+        with faults_named(plan.subject, run):
+            fit(plan.build, data, own, run, device=where, **more)
     return plan.group
 
 
