@@ -96,6 +96,24 @@ class Config:
         "Share of the steps over which beta rises from 0.",
         limits={"at least": 0, "at most": 1},
     )
+    shadows: bool = setting(
+        False,
+        "SparseVD",
+        "Put a useless matrix beside each one, to tell what is kept by chance.",
+    )
+    average: float = setting(
+        0.0,
+        "training",
+        "Share of the steps, the last ones, whose parameters are averaged for all that is measured.",
+        limits={"at least": 0, "below": 1},
+    )
+    own_rate: float = setting(
+        1.0,
+        "SparseVD",
+        "The rate of log sigma^2, as a multiple of --lr.",
+        limits={"above": 0, "below": 1000},
+        rare=True,
+    )
     max_steps: int = setting(
         60_000,
         "training",
@@ -137,8 +155,9 @@ class Config:
     schedule: str = setting(
         "linear-end",
         "training",
-        "Rate constant to 80 %, then linear to 0; x 0.1 every 3 epochs; or constant.",
-        choices=("linear-end", "steps", "constant"),
+        "Rate constant to 80 %, then linear to 0; x 0.1 every 3 epochs; constant; or host: constant for the weights that"
+        " SparseVD covers, for all others constant to 40 %, then linear to 0.",
+        choices=("linear-end", "steps", "constant", "host"),
     )
     l2: float = setting(
         1e-5,
@@ -257,10 +276,18 @@ def lr_at(config: Config, step: int, steps_per_epoch: int) -> float:
     """Learning rate of step `step` (from 0) under the schedule."""
     if config.schedule == "steps":
         return config.lr * 0.1 ** (step // steps_per_epoch // 3)
-    if config.schedule == "constant":
+    if config.schedule in ("constant", "host"):
         return config.lr
     decay_from = decay_step(config)
     return config.lr * min(1.0, (config.max_steps - step) / (config.max_steps - decay_from))
+
+
+def host_lr_at(config: Config, step: int, steps_per_epoch: int) -> float:
+    """The rate of what SparseVD does not cover: the item table, biases and norms."""
+    if config.schedule != "host":
+        return lr_at(config, step, steps_per_epoch)
+    begin = 0.4 * config.max_steps
+    return config.lr * min(1.0, (config.max_steps - step) / (config.max_steps - begin))
 
 
 def decay_step(config: Config) -> int:

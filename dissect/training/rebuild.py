@@ -100,7 +100,7 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
         raise DataError(f"The checkpoint {path} belongs to another run: {'; '.join(other)}.", again)
     without = roles_without(record.variant, cls.removable)
     try:
-        weights = with_current_names(cls, saved["model"])
+        weights = with_current_names(cls, reported(saved))
         step = saved["step"] if "step" in saved else saved["state"]["step"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(record.seed)
@@ -117,3 +117,10 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
         reason = " ".join(str(error).split())
         raise DataError(f"The checkpoint {path} does not fit the model {config.model}: {reason}", again) from error
     return model.eval(), int(step)
+
+
+def reported(saved: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint's run reports: the means, where parameters were averaged."""
+    means = saved.get("averages", {}).get("means", {})
+    averaged = {name.removeprefix("model."): mean for name, mean in means.items() if name.startswith("model.")}
+    return {**saved["model"], **averaged}
