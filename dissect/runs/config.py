@@ -155,8 +155,8 @@ class Config:
     schedule: str = setting(
         "linear-end",
         "training",
-        "Rate constant to 80 %, then linear to 0; x 0.1 every 3 epochs; constant; or host: constant for the weights that"
-        " SparseVD covers, for all others constant to 40 %, then linear to 0.",
+        "Rate constant to 80 %, then linear to 0; x 0.1 every 3 epochs; constant; or host: constant for the weights"
+        " that SparseVD covers, for all others constant to 40 %, then linear to 0.",
         choices=("linear-end", "steps", "constant", "host"),
     )
     l2: float = setting(
