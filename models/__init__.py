@@ -6,16 +6,18 @@ from models.attenmixer import AttenMixer
 from models.base import Matrix, SessionModel
 from models.batch import Batch, Prefixes
 from models.neighbours import SessionKNN, VectorSessionKNN
+from models.niser import NISER
 from models.popularity import Popularity, SessionPopularity
 from models.srgnn import SRGNN
 
 MODELS: dict[str, Any] = {
     "srgnn": SRGNN,
     "attenmixer": AttenMixer,
+    "niser": NISER,
     "pop": Popularity,
     "spop": SessionPopularity,
     "sknn": SessionKNN,
     "vsknn": VectorSessionKNN,
 }
 
-__all__ = ["MODELS", "SRGNN", "AttenMixer", "Batch", "Matrix", "Prefixes", "SessionModel"]
+__all__ = ["MODELS", "NISER", "SRGNN", "AttenMixer", "Batch", "Matrix", "Prefixes", "SessionModel"]

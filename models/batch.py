@@ -7,6 +7,7 @@ are sums of look-ups on the host, and its rows are a few gathers: a step searche
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -49,6 +50,7 @@ class Prefixes:
         self.length = whole.clamp(max=longest) if longest else whole  # [P] clicks kept; on the host
         self.items = self._items.to(self.device)
         self.end = self._end.to(self.device)
+        self._latest: dict[int, Prefixes] = {}
 
     def __len__(self) -> int:
         return len(self._end)
@@ -61,6 +63,17 @@ class Prefixes:
     def batch(self, index: Tensor) -> Batch:
         """The prefixes `index` [B], a tensor on the host. Kernels are quickest where lengths ascend (`by_length`)."""
         return Batch(self, index)
+
+    def latest(self, n: int) -> Prefixes:
+        """The same prefixes, under the same index, each with its last `n` clicks at most; made once for each n."""
+        if 0 < self.longest <= n:
+            return self
+        if n not in self._latest:
+            shorter = copy.copy(self)
+            shorter.__dict__.pop("structure", None)
+            shorter.longest, shorter.length = n, self.length.clamp(max=n)
+            self._latest[n] = shorter
+        return self._latest[n]
 
     def by_length(self, index: Tensor) -> Tensor:
         """The same prefixes in the order of their lengths."""
@@ -139,6 +152,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def latest(self, n: int) -> Batch:
+        """The same sessions, each with its last `n` clicks at most, for a model that looks back no further."""
+        prefixes = self._prefixes.latest(n)
+        return self if prefixes is self._prefixes else prefixes.batch(self.index)
 
     @cached_property
     def targets(self) -> Tensor:

@@ -48,6 +48,24 @@ def test_clicks_nodes_and_edges_are_those_of_the_sessions(sessions, longest, ran
     assert sorted(by_length.tolist()) == sorted(chosen) and (prefixes.length[by_length].diff() >= 0).all()
 
 
+@given(few_items, st.integers(0, 5), st.integers(1, 5))
+def test_the_latest_clicks_are_those_of_prefixes_that_keep_no_more(sessions, longest, n):
+    prefixes = prefixes_of(sessions, longest)
+    if not len(prefixes):
+        return
+    index = torch.arange(len(prefixes)).flip(0)
+    batch = prefixes.batch(index)
+    edges, latest = len(batch.edges.source), batch.latest(n)
+    wanted = prefixes_of(sessions, min(longest or n, n)).batch(index)
+    for of in (lambda b: b.items, lambda b: b.targets, lambda b: b.nodes.items, lambda b: b.nodes.of_click):
+        assert torch.equal(of(latest), of(wanted))
+    assert torch.equal(latest.edges.source, wanted.edges.source) and torch.equal(
+        latest.edges.target, wanted.edges.target
+    )
+    assert latest.latest(n + 1) is latest and prefixes.latest(n) is prefixes.latest(n)
+    assert batch.host_lengths.equal(prefixes.length[index]) and len(batch.edges.source) == edges  # as they were
+
+
 def test_rows_sum_and_spread_by_owner():
     rows, x = Rows(torch.tensor([0, 0, 2, 0]), 3), torch.randn(4, 2, dtype=torch.float64)
     of = [[0, 1, 3], [], [2]]

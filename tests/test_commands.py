@@ -59,6 +59,7 @@ def test_run_leaves_a_group_and_a_verdict_and_is_refused_the_second_time(typed, 
     assert files.read_json(group / "data.json")["provenance"]["source"] == "generated"
     code, _, err = typed("run", *TINY)
     assert code == 2 and "Finished already" in err and "--force" in err
+    assert "…" not in typed("verdict")[1]  # all numbers fit into 80 columns
     assert typed("run", *TINY, "--force")[0] == 0
     assert (group / "s1.old-1" / "DONE").exists()
 

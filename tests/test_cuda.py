@@ -20,7 +20,11 @@ from tests.test_training import CONFIG, DATA
 from tests.test_training import V as N_ITEMS
 
 DEVICE = "cuda"
-QUIET = {"srgnn": {}, "attenmixer": {"dropout": 0.0}}  # no noise but that of SparseVD: generators differ by device
+QUIET = {
+    "srgnn": {},
+    "attenmixer": {"dropout": 0.0},
+    "niser": {"dropout": 0.0},
+}  # no noise but that of SparseVD: generators differ by device
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="There is no CUDA device here."),

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from dissect.sparsevd.density import key
 from dissect.training.record import Observer
+from models.base import MODULES
 
 QUIET = 10.0  # seconds after which a file is told how far an evaluation is
 
@@ -25,6 +26,12 @@ def duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def short_name(matrix: str) -> str:
+    """The name of a matrix without that of its module, which its role tells: edge_in, not gnn.edge_in."""
+    module, _, rest = matrix.partition(".")
+    return rest if rest and module in MODULES else matrix
 
 
 class Pace:
@@ -143,7 +150,12 @@ def density_table(rows: list[dict[str, Any]], threshold: float) -> Table:
         share = row["kept"][key(threshold)] / row["numel"]
         style, shape = "dim" if row["role"] == "control" else "", "×".join(map(str, row["shape"]))
         table.add_row(
-            row["matrix"], row["role"], shape, f"{share:.3f}", Bar(1, 0, share, width=24, color="cyan"), style=style
+            short_name(row["matrix"]),
+            row["role"],
+            shape,
+            f"{share:.3f}",
+            Bar(1, 0, share, width=24, color="cyan"),
+            style=style,
         )
     return table
 

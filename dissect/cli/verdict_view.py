@@ -10,6 +10,8 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
+from dissect.cli.live import short_name
+
 SHOWN = 12  # lines of a list, at most
 LEFT: Any = {"title_justify": "left", "caption_justify": "left"}
 QUESTIONS = {"O1": "O1  propagation withers (Figure 3)", "O2": "O2  the readout holds (Figure 4)"}
@@ -79,7 +81,7 @@ def density_bars(verdict: dict[str, Any]) -> Table:
     title = f"Density: share of weights with log α < {t}"
     table = plain(title, 2, "matrix", "role", "t = 2", f"t = {t}", "t = 4", "", *more, caption=caption)
     for row in (row for row in verdict["density"]["matrices"] if "/" not in row["block"]):  # too fine for the screen
-        names = (f"  {row['block']}", "") if row["block"] else (row["matrix"], row["role"])
+        names = (f"  {row['block']}", "") if row["block"] else (short_name(row["matrix"]), row["role"])
         shares = [f"{row[name]:.3f}" for name in ("kept 2", "density", "kept 4", *(["beyond_control"] if at else []))]
         style = "dim" if row["block"] or row["role"] == "control" else ""
         table.add_row(*names, *shares[:3], Bar(1, 0, row["density"], width=16), *shares[3:], style=style)

@@ -1,0 +1,84 @@
+"""NISER+: SR-GNN with items and sessions of unit length, dropout and positions (Gupta et al., GRLA 2019).
+
+Items seen often get longer embeddings, and so higher scores; with unit lengths the scores are cosines. The authors
+released no code: where the paper is silent, this is what RecBole-GNN's NISER computes.
+
+Letters as in models/base.py: B sessions, C clicks, N nodes, D width, V items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.base import Matrix, SessionModel, init_uniform, inside, lookup
+from models.batch import Batch
+from models.dropout import dropout
+from models.gnn import GatedPropagation
+from models.normalise import unit
+from models.readout import AttentionReadout
+
+
+class NISER(SessionModel):
+    """One gated propagation over the session graph, positions, and attention with the last click as the query.
+
+    A session is its last `length` clicks. The model cuts longer sessions itself, so graph, positions and attention see
+    no more. Positions count forward from the first click that is left.
+
+    n_items    V
+    dim        D
+    scale      sigma, what cosines are multiplied by
+    dropout    probability at the item states of the nodes, before they get unit length
+    positions  False adds no position to the clicks: NISER, without the +, has neither positions nor dropout
+    length     clicks of a session that count, and positions that are learned
+    without    roles left out of the model: "propagation" (messages are zero), "gnn" (states are the embeddings),
+               "attention" (the mean of the clicks)
+    """
+
+    matrices: ClassVar[dict[str, Matrix]] = {
+        **inside("gnn", GatedPropagation.matrices),
+        **inside("readout", AttentionReadout.matrices),
+    }
+    removable = ("propagation", "gnn", "attention")
+    unit_candidates = True
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {"dim": 100, "scale": 16.0, "dropout": 0.1, "length": 10},  # NISER+, trained as SR-GNN is
+        "niser": {"dim": 100, "scale": 16.0, "dropout": 0.0, "length": 10, "positions": False},
+    }
+
+    def __init__(
+        self,
+        n_items: int,
+        dim: int = 100,
+        scale: float = 16.0,
+        dropout: float = 0.1,
+        positions: bool = True,
+        length: int = 10,
+        without: Collection[str] = (),
+    ) -> None:
+        super().__init__()
+        if not 0 <= dropout < 1 or length < 1:
+            raise ValueError(f"dropout is from 0 to below 1 and length at least 1, not {dropout} and {length}")
+        self.scale, self.dropout, self.length = scale, dropout, length
+        self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
+        # [length, D], a bias for each position: it maps nothing, so it is no weight matrix to dissect.
+        self.position_bias = nn.Parameter(torch.empty(length, dim)) if positions else None
+        self.gnn = None if "gnn" in without else GatedPropagation(dim, listens="propagation" not in without)
+        self.readout = AttentionReadout(dim, attend="attention" not in without)
+        init_uniform(self, dim)
+
+    def item_states(self) -> Tensor:
+        return self.items
+
+    def encode(self, S: Tensor, batch: Batch) -> Tensor:
+        batch = batch.latest(self.length)
+        h = unit(dropout(lookup(S, batch.nodes.items), self.dropout, self.training))  # [N, D]
+        if self.gnn is not None and self.switched_off != "gnn":
+            h = self.gnn(h, batch.edges, listens=self.switched_off != "propagation")
+        u = batch.nodes.to_clicks(h)  # [C, D]
+        if self.position_bias is not None:
+            u = u + self.position_bias.index_select(0, batch.clicks.position)
+        return self.scale * unit(self.readout(u, batch.clicks, uniform=self.switched_off == "attention"))  # [B, D]
