@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dissect.cli import options
-from dissect.runs.config import DISSECTED
+from dissect.runs.config import CALIBRATED, DISSECTED
 
 
 @click.command(
@@ -30,6 +30,13 @@ Examples:
     " path.",
 )
 @options.option("--dataset", default="demo", show_default=True, group="data", help="A name of `dissect data list`.")
+@options.option(
+    "--calibrated",
+    is_flag=True,
+    group="SparseVD",
+    help="Settings under which density tells needed from useless: KL weight 4, averaged parameters, shadows, and a"
+    " dense training beside it. Settings given here win.",
+)
 @options.training
 @options.settings(DISSECTED, but=("protocol", "patience"))
 @click.pass_context
@@ -41,7 +48,8 @@ def command(context: click.Context, /, as_json: bool, **given: Any) -> None:
     """
     from dissect.training import workers
 
-    group, data = options.start(context, DISSECTED, **given)
+    usual = CALIBRATED if given.pop("calibrated") else DISSECTED
+    group, data = options.start(context, usual, **given)
     if workers.is_first():
         show_verdict(group, data.name, as_json)
 

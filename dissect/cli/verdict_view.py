@@ -75,6 +75,8 @@ def plain(title: str, names: int, *columns: str, **more: Any) -> Table:
 
 def density_bars(verdict: dict[str, Any]) -> Table:
     """Matrices and blocks with the share of weights kept, at three thresholds and at that of the useless control."""
+    if verdict.get("rules") == "shadows":
+        return shadow_bars(verdict)
     at = sorted({f"{value:g}" for value in verdict["density"]["beyond_control_at"].values()}, key=float)
     t, more = f"{verdict['threshold']:g}", ("beyond",) if at else ()
     caption = f"beyond: kept below log α = {', '.join(at)}, where control.rolled keeps at most 5 %" if at else None
@@ -85,6 +87,19 @@ def density_bars(verdict: dict[str, Any]) -> Table:
         shares = [f"{row[name]:.3f}" for name in ("kept 2", "density", "kept 4", *(["beyond_control"] if at else []))]
         style = "dim" if row["block"] or row["role"] == "control" else ""
         table.add_row(*names, *shares[:3], Bar(1, 0, row["density"], width=16), *shares[3:], style=style)
+    return table
+
+
+def shadow_bars(verdict: dict[str, Any]) -> Table:
+    """Matrices and blocks with the share of weights kept, and what their shadows keep."""
+    t = f"{verdict['threshold']:g}"
+    title = f"Density: share of weights with log α < {t}, and of a shadow's: useless by construction"
+    table = plain(title, 2, "matrix", "role", f"t = {t}", "shadow", "")
+    for row in (row for row in verdict["density"]["matrices"] if "/" not in row["block"]):
+        names = (f"  {row['block']}", "") if row["block"] else (short_name(row["matrix"]), row["role"])
+        shadow = "" if row["shadow"] is None else f"{row['shadow']:.3f}"
+        style = "dim" if row["block"] or row["role"] == "control" else ""
+        table.add_row(*names, f"{row['density']:.3f}", shadow, Bar(1, 0, row["density"], width=24), style=style)
     return table
 
 

@@ -73,6 +73,7 @@ def go_on(
                 without,
                 _weights_for(record, runs_dir, subject, data),
                 {record.seed: record.steps},
+                record.variant == folders.MATCHED,
             ),
             replace(manner, device=chosen),
         )

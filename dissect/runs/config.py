@@ -12,7 +12,7 @@ import math
 import operator
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -223,6 +223,14 @@ class Config:
         text = json.dumps(special, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
+    def matched(self) -> Config:
+        """The same training without SparseVD, its epoch chosen on validation: what a dissection is measured against."""
+        usual = {
+            name: getattr(Config, name) for name in ("where", "noise", "prior", "threshold", "log_sigma2", "shadows")
+        }
+        usual |= {name: getattr(Config, name) for name in ("kl_weight", "kl_warmup", "own_rate", "decay_everything")}
+        return replace(self, **{**usual, "where": "none", "select": "mrr@20"})
+
     def kept(self, clicks: int) -> int:
         """Of so many clicks of a prefix, how many count."""
         return min(clicks, self.longest) if self.longest else clicks
@@ -261,6 +269,21 @@ SETTINGS = tuple(
 # The settings of `dissect run` and of `dissect train`, where they are not the defaults: the second is dense and chooses
 # an epoch, of EPOCHS at most. How long the first is, experiment/train.py says by the data set.
 DISSECTED: Mapping[str, Any] = MappingProxyType({})
+# Of `dissect run --calibrated` (docs/method.md): the KL weight is a test at about 5 % for each weight, averaged
+# parameters take the noise of the gradient out, shadows say what is kept by chance.
+CALIBRATED: Mapping[str, Any] = MappingProxyType(
+    {
+        "kl_weight": 4.0,
+        "kl_warmup": 0.4,
+        "batch_size": 400,
+        "lr": 3e-3,
+        "own_rate": 3.0,
+        "schedule": "host",
+        "average": 0.4,
+        "shadows": True,
+    }
+)
+CALIBRATED_EPOCHS = 6.6
 DENSE: Mapping[str, Any] = MappingProxyType({"where": "none", "schedule": "steps", "select": "mrr@20", "patience": 3})
 
 

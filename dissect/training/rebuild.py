@@ -50,6 +50,7 @@ def read_run(run: Path) -> Recorded:
     variant, seed = folders.place_of(run)
     group = folders.group_of(run)
     config = Config(**folders.group_config(group))
+    config = config.matched() if variant == folders.MATCHED else config
     by_hand = "Has it been changed by hand? Put back what was there."
     n_items = files.read_json(group / "data.json", records.Data, by_hand)["n_items"]
     path, environment = run / "environment.json", dict[str, Any]()
@@ -68,7 +69,7 @@ def require_finished(record: Recorded) -> None:
 
 def roles_without(variant: str, removable: Collection[str]) -> tuple[str, ...]:
     """The roles that a variant lacks: without-<role>-<role>, or none. Raises DataError for another."""
-    if variant == folders.FULL:
+    if variant in (folders.FULL, folders.MATCHED):
         return ()
     text = variant.removeprefix("without-")
     for count in range(1, len(removable) + 1):
