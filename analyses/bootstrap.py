@@ -1,4 +1,4 @@
-"""Intervals that respect how the data came about: seeds were drawn, then sessions; prefixes only come along."""
+"""Bootstrap intervals over the two levels of the data: seeds, then sessions with all their prefixes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def relative_loss_interval(
     """(estimate, low, high): relative loss of MRR, 1 - MRR(reduced) / MRR(full), with its 95 % interval.
 
     full [K, S] and reduced [K', S] are sums of reciprocal ranks per seed and session, count [S] prefixes per session.
-    A loss relative to nothing is None: the estimate where MRR(full) is 0, the limits where it is 0 in a resample.
+    The estimate is None if MRR(full) is 0; the limits are None if MRR(full) is 0 in a resample.
     """
     chosen = np.flatnonzero(count)
     full, reduced = full[:, chosen], reduced[:, chosen]

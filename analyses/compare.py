@@ -1,4 +1,4 @@
-"""What was trained on one split, side by side: means over seeds, tests of pairs, and what a reader must know."""
+"""Runs on one split, side by side: means over seeds, tests of pairs, and what a reader must know."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from dissect.runs.folders import left_out
 from dissect.runs.records import METRICS, Data
 
 TIES = "best"  # how every training ranks: one more than the number of strictly better scores
-# How the epoch reported came about (analyses.entries.Entry.selection): in a cell, and in words.
+# How the reported epoch was chosen (analyses.entries.Entry.selection): in a cell, and in words.
 EPOCHS = {
     "validation": ("best valid", "chosen by MRR@20 on validation"),
-    "refit": ("refit", "trained again on everything for as many epochs as were chosen on validation"),
+    "refit": ("refit", "trained again on all sessions, for the number of epochs chosen on validation"),
     "test": ("best test", "chosen on test"),
-    "final": ("last", "the final step, nothing chosen (as dissect run reports)"),
+    "final": ("last", "the final step; no epoch is chosen (as in dissect run)"),
 }
 PAPER = (
-    "Protocol paper: every metric is taken at its best epoch on the test set. Such numbers flatter: the selection bias "
-    "is within them and cannot be told apart."
+    "Protocol paper: every metric is taken at its best epoch on the test set. Such numbers are too "
+    "high: they include the selection bias, which cannot be separated."
 )
 
 
 class Comparison(NamedTuple):
-    """A table of rows that may stand in one column (`means`), and their pairs (`pairs_table`, with labels for places).
+    """A table of comparable rows (`means`), and their pairs (`pairs_table`, with labels for places).
 
     Both have the facts of the table in `.attrs`: dataset, split_hash, protocol, ties, test_prefixes, test_sessions,
-    holm_tests (that the p values are corrected for), resamples, notes (what the numbers cannot show, in words). The
-    pairs, named by `a`, `b` (labels) and `a run`, `b run`, are empty where there is one row.
+    holm_tests (the number of tests in the correction), resamples, notes (what the numbers cannot show, in words). The
+    pairs, named by `a`, `b` (labels) and `a run`, `b run`, are empty if there is one row.
     """
 
     rows: pd.DataFrame
@@ -77,9 +77,9 @@ def compare(
 ) -> list[Comparison]:
     """The runs named (analyses.entries), or all on a data set, side by side: a table for each split and protocol.
 
-    Pairs are those with the best row, unless `every_pair`. `report` gives, by what is being done, whom to tell how far
-    it is. What is damaged or not finished is left out, and said on stderr. Raises UsageError or DataError where names
-    are wrong, runs named were tested on different data, or there are no two rows.
+    Pairs are those with the best row, unless `every_pair`. `report(what)` returns a callback for progress. Damaged and
+    unfinished runs are skipped with a warning on stderr. Raises UsageError or DataError if names are wrong, the runs
+    were tested on different data, or fewer than two rows are left.
     """
     lost: list[DataError] = []
 
@@ -108,9 +108,9 @@ def compare(
 
 
 def require_two(tables: list[list[Entry]], lost: bool) -> None:
-    """Raises DataError or UsageError, with the way out, where there are no two rows; `lost`: some were damaged."""
+    """Raises DataError or UsageError, with the way out, if there are fewer than two rows; `lost`: some were damaged."""
     if not tables:
-        raise DataError("Nothing is left to compare.", "What is wrong with each run stands above.")
+        raise DataError("Nothing is left to compare.", "The problem of each run is printed above.")
     if len(tables) == len(tables[0]) == 1:
         row = tables[0][0]
         on = shlex.quote(row.config["dataset"])
@@ -160,13 +160,11 @@ def means(entries: list[Entry]) -> pd.DataFrame:
 
     Columns: label, group, model, variant, where, protocol, ties, selection (Entry.selection), seeds (number),
     seed_list, unfinished, damaged (numbers of seeds left out), parameters, items (of the catalogue), seconds_per_epoch
-    (NaN without epochs), the metrics, `<metric> sd` (ddof 1; NaN for one seed), `worst <metric>`, where ties count
-    against the target (NaN where the run has not measured it), and for HR@20 and MRR@20
-    `bias <metric>`: how much higher the best epoch on test lies, NaN where the protocol
-    has chosen on test already, so that the bias is in the number; then what rows `differing` in. `entry` is the row's
-    place in `entries`.
+    (NaN without epochs), the metrics, `<metric> sd` (ddof 1; NaN for one seed), `worst <metric>` with ties against the
+    target (NaN if not measured), and for HR@20 and MRR@20 `bias <metric>`: how much choosing the epoch on test would
+    add (NaN if it was chosen on test); then the settings of `differing`. `entry` is the row's place in `entries`.
 
-    Where MRR@20 is known with ties against the target, the place of a row goes by that: equal scores win nothing.
+    If MRR@20 is known with ties against the target, rows are ordered by that value: equal scores win nothing.
     """
     rows = [
         {
@@ -196,7 +194,7 @@ def means(entries: list[Entry]) -> pd.DataFrame:
 
 
 def over_seeds(row: Entry) -> dict[str, float]:
-    """The measured columns of `means`; NaN where a seed has not measured something."""
+    """The measured columns of `means`; NaN if a seed has not measured something."""
 
     def mean(part: str, metric: str) -> float:
         return float(np.mean([summary.get(part, {}).get(metric, np.nan) for summary in row.summaries]))
@@ -214,7 +212,7 @@ def over_seeds(row: Entry) -> dict[str, float]:
 
 
 def catalogue_size(group: Path) -> float:
-    """How many items are ranked, as data.json says; NaN where it cannot be read."""
+    """How many items are ranked, as data.json says; NaN if it cannot be read."""
     try:
         return int(files.read_json(group / "data.json", Data)["n_items"])
     except DataError:
@@ -222,7 +220,7 @@ def catalogue_size(group: Path) -> float:
 
 
 def results_table(runs_dir: Path, split_hash: str, protocol: str) -> pd.DataFrame:
-    """`means` of the finished groups of a split and protocol; empty where there are none."""
+    """`means` of the finished groups of a split and protocol; empty if there are none."""
     on, wanted = sound_configs(runs_dir), (split_hash, protocol)
     groups = [group for group, config in on.items() if (config["split_hash"], config["protocol"]) == wanted]
     finished = [row for group in groups for row in entries_of_group(group)]
@@ -238,14 +236,14 @@ def run_names(rows: pd.DataFrame) -> pd.Series:
 
 
 def fair(rows: pd.DataFrame, metric: str) -> pd.Series:
-    """A metric of `means` with ties against the target, where that is known."""
+    """A metric of `means`, with ties against the target if that is known."""
     return np.fmin(rows[metric], rows[f"worst {metric}"])
 
 
 def is_best(rows: pd.DataFrame, metric: str) -> pd.Series:
-    """Which rows are the best: what looks the same is equally good, ties against the target where that is known.
+    """The best rows. Rows that print the same value are equally good; values count ties against the target if known.
 
-    None is where there is nothing to win: a row that stands alone, or a metric that `is_certain`.
+    No row is best if there is nothing to compare: a single row, or a metric that `is_certain`.
     """
     shown = fair(rows, metric).map("{:.2f}".format)
     return (shown == f"{fair(rows, metric).max():.2f}") & (len(rows) > 1 and not is_certain(rows, metric))
@@ -258,24 +256,24 @@ def is_certain(rows: pd.DataFrame, metric: str) -> bool:
 
 
 def has_ties(rows: pd.DataFrame) -> pd.Series:
-    """Which rows' HR@20 or MRR@20 looks another with ties against the target."""
+    """Which rows print another HR@20 or MRR@20 if ties count against the target."""
     apart = [rows[m].map("{:.2f}".format) != rows[f"worst {m}"].map("{:.2f}".format) for m in JUDGED]
     return (apart[0] | apart[1]) & rows["worst mrr@20"].notna()
 
 
 def settings_apart(rows: pd.DataFrame) -> dict[str, str]:
-    """The columns of settings that rows differ in, by their names in words; those of options stand in the labels."""
+    """The columns of settings that rows differ in, by their names in words; options are in the labels."""
     found = {name.removeprefix("setting "): name for name in rows.columns if name.startswith("setting ")}
     return {words.replace("_", " "): name for words, name in found.items()}
 
 
 def has_bias(rows: pd.DataFrame) -> pd.Series:
-    """Which rows have a selection bias: it is on record, or within the numbers, which were chosen on test."""
+    """Which rows have a selection bias: it is recorded, or is in the numbers, because test chose the epoch."""
     return (rows["selection"] != "") & (rows["bias hr@20"].notna() | (rows["protocol"] == "paper"))
 
 
 def marked(rows: pd.DataFrame) -> pd.Series:
-    """The labels, with a dagger where ties flatter a row in differences and tests (notes_of_pairs)."""
+    """The labels, with a dagger if ties flatter a row in differences and tests (notes_of_pairs)."""
     return rows["label"].where(~has_ties(rows), rows["label"] + " †")
 
 
@@ -285,10 +283,12 @@ def selections(rows: pd.DataFrame) -> list[str]:
 
 
 def cautions(rows: pd.DataFrame) -> list[str]:
-    """What makes numbers of a table incomparable, empty or too good, in words."""
+    """Warnings about numbers that are not comparable, certain or too good."""
     said = []
     if names := settings_apart(rows):
-        said.append(f"Rows differ in settings: {', '.join(names)}. What sets such rows apart need not be the model.")
+        said.append(
+            f"Rows differ in settings: {', '.join(names)}. Differences between these rows need not come from the model."
+        )
     for metric in METRICS:
         if is_certain(rows, metric):
             n_items = int(rows["items"].max())
@@ -314,8 +314,8 @@ def notes(rows: pd.DataFrame, tests: int, resamples: int) -> tuple[str, ...]:
             said.append(f"Left out, {what}: {', '.join(left)}.")
     if not can_count(resamples, tests):
         said.append(
-            f"For {tests:,} tests a p that is counted in {resamples:,} resamples is too coarse: where none of them "
-            "contradicts the sign, p is that of a normal distribution with their mean and standard deviation."
+            f"{resamples:,} resamples are too few to resolve p for {tests:,} tests. If no resample contradicts the "
+            "sign, p is taken from a normal distribution with their mean and standard deviation."
         )
     if not tests:
         said.append("Nothing else has this split and protocol: nothing to compare it with.")
@@ -323,29 +323,29 @@ def notes(rows: pd.DataFrame, tests: int, resamples: int) -> tuple[str, ...]:
 
 
 def explanations(rows: pd.DataFrame, of_training: bool = False) -> list[str]:
-    """How to read the means: what the numbers are, what is in bold, how the epoch was chosen, and how ties count.
+    """How to read the means: the numbers, the bold ones, the choice of the epoch, and ties.
 
-    `of_training`: what was trained just now is in bold, and the bias has no column.
+    `of_training`: the rows trained just now are bold, and the bias has no column.
     """
     seeds, chosen = sorted(set(rows["seeds"])), selections(rows)
     over = "seeds" if len(seeds) > 1 else f"{seeds[0]} seeds"
     said = "Percent, one seed each" if seeds == [1] else f"Percent, mean ± standard deviation over {over}"
     said += "; in bold what was trained now." if of_training else "; best in bold."
     if not of_training and has_bias(rows).any():
-        said += " Bias: how much higher HR@20 and MRR@20 of the best epoch on test lie."
+        said += " Bias: how much choosing the epoch on the test set would add to HR@20 and MRR@20."
     epochs = "; ".join(f"{EPOCHS[how][0]}, {EPOCHS[how][1]}" for how in chosen)
     return [said, *([f"Epoch reported: {epochs}."] if len(chosen) > 1 else []), ties_note(rows)]
 
 
 def ties_note(rows: pd.DataFrame) -> str:
-    """How ties count, where they matter, and for which rows that is unknown."""
+    """How ties count, whether they matter, and for which rows that is unknown."""
     said = (
         f"Ties count in the target's favour ({TIES}): a rank is one more than the number of items with a strictly "
         "higher score. That flatters models with many equal scores, such as neighbours and popularity"
     )
     measured = rows["worst hr@20"].notna()
     if not measured.any():
-        return f"{said}; by how much, dissect evaluate RUN --ties worst says."
+        return f"{said}; dissect evaluate RUN --ties worst shows by how much."
     others = "" if measured.all() else "; of the others, dissect evaluate RUN --ties worst tells"
     if not has_ties(rows).any():
         return f"{said}. Counting ties against the target changes no number here{others}."

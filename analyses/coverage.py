@@ -1,4 +1,4 @@
-"""How many weights of each role and module the runs of a group have dissected: what their densities speak for."""
+"""How many weights of each role and module the runs of a group have dissected: those that their densities describe."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dissect.sparsevd import in_words, is_partial, shares
 
 
 def read_coverage(run: Path) -> list[dict[str, Any]] | None:
-    """The rows of a run (dissect/sparsevd/coverage.py); None where the run is older than this record.
+    """The rows of a run (dissect/sparsevd/coverage.py); None if the run is older than this record.
 
-    Raises DataError where the record is damaged.
+    Raises DataError if the record is damaged.
     """
     path = run / "coverage.json"
     if not path.exists():
@@ -27,10 +27,10 @@ def read_coverage(run: Path) -> list[dict[str, Any]] | None:
 
 
 def coverage(runs: list[Path]) -> dict[str, Any] | None:
-    """What `runs` have dissected: {"roles": ..., "modules": ..., "undeclared": ...}; None where none has it on record.
+    """How much `runs` have dissected: {"roles": ..., "modules": ..., "undeclared": ...}; None if none has recorded it.
 
     Roles and modules are as in `shares`; undeclared holds by name the weights of layers that the model gives no role,
-    how many are dissected, and why not all. Where seeds differ, the one that has dissected least of a matrix counts.
+    how many are dissected, and why not all. If seeds differ, the one that has dissected least of a matrix counts.
     """
     known = [rows for run in runs if (rows := read_coverage(run)) is not None]
     if not known:
@@ -52,7 +52,7 @@ def coverage(runs: list[Path]) -> dict[str, Any] | None:
 
 
 def doubts(covered: dict[str, Any] | None, roles: tuple[str, ...]) -> list[str]:
-    """Why an answer on `roles` stands on a part of their weights; empty where they are dissected whole."""
+    """Which of `roles` are only partly dissected, in words; empty if all are dissected completely."""
     known = covered["roles"] if covered else {}
     return [
         f"{role} is dissected in part only: {in_words(known[role])}"
@@ -62,6 +62,6 @@ def doubts(covered: dict[str, Any] | None, roles: tuple[str, ...]) -> list[str]:
 
 
 def absences(covered: dict[str, Any] | None, roles: tuple[str, ...]) -> list[str]:
-    """Why nothing of a role is dissected that the model has; empty where that is not so."""
+    """Which of `roles` the model has but are not dissected at all, with the reason; empty if there are none."""
     known = covered["roles"] if covered else {}
     return [f"{role}: {in_words(known[role])}" for role in roles if role in known and not known[role]["dissected"]]

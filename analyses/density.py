@@ -22,9 +22,9 @@ COUNTS = ("kept ", "abs ", "signed ")  # how the columns of counts begin
 def density_table(group: Path, variant: str = "full") -> pd.DataFrame:
     """The density records of every seed: one row per seed, step, matrix and block.
 
-    Columns: seed, step, epoch, matrix, block, role, module, numel, kl_weight, the counts `kept <t>`,
-    `abs <tau>`, `signed <tau>`, and log_alpha_hist. A damaged seed is left out, and said. Raises DataError where
-    nothing was recorded or all is damaged, UsageError for another variant, with those that there are.
+    Columns: seed, step, epoch, matrix, block, role, module, numel, kl_weight, the counts `kept <t>`, `abs <tau>`,
+    `signed <tau>`, and log_alpha_hist. A damaged seed is skipped with a warning. Raises DataError if nothing was
+    recorded or all is damaged, UsageError for an unknown variant.
     """
     known = variants(group)
     if variant not in known and known:
@@ -63,7 +63,7 @@ def counted(found: list[Path], group: Path, config: dict[str, Any]) -> pd.DataFr
 
 
 def density_rows(run: Path) -> list[dict[str, Any]]:
-    """The density records of a run. Raises DataError where one is damaged, or that of a finished run lacks its end."""
+    """The density records of a run. Raises DataError if one is damaged, or those of a finished run lack their end."""
     path, seed = run / "density.jsonl", place_of(run)[1]
     rows = [{"seed": seed, **flat(record)} for record in read_jsonl(path, Density)]
     for number, row in enumerate(rows, 1):
@@ -109,11 +109,11 @@ def at_step(table: pd.DataFrame, share: float = 1.0) -> pd.DataFrame:
 
 
 def densities(table: pd.DataFrame, threshold: str, limit: float) -> dict[str, Any]:
-    """Mean over seeds of the density at the end of training: of each matrix and block, also at other thresholds, of
-    roles and of modules. `before_decay`: of the roles when the learning rate begins to fall.
+    """Mean density over seeds at the end of training, of matrices and blocks (also at other thresholds), roles and
+    modules. `before_decay`: of the roles when the learning rate begins to fall.
 
-    `beyond_control` is the density where the useless control keeps at most `limit` (None without that control),
-    `beyond_control_at` the log alpha at which that is so, by seed. It describes; no rule of a verdict uses it.
+    `beyond_control` is the density at the log alpha at which the useless control keeps at most `limit` (None without
+    that control), `beyond_control_at` this log alpha by seed. No rule of a verdict uses them.
     """
     final, kept = at_step(table), f"kept {threshold}"
     counts = [name for name in final if name.startswith(COUNTS)]
@@ -155,11 +155,11 @@ def over_seeds(table: pd.DataFrame, by: str, count: str) -> dict[str, float]:
 
 
 def beyond_control(final: pd.DataFrame, control: str = "control.rolled", limit: float = 0.05) -> pd.DataFrame:
-    """What a matrix keeps where a useless one keeps at most `limit`: one row per seed, matrix and block of `final`.
+    """Density of each matrix and block at the log alpha at which the control keeps at most `limit`, by seed.
 
     Columns: seed, matrix, block, limit_at (the highest edge of the histogram of log alpha below which `control` has at
     most that share of its weights, in this very seed), density (the share of weights below that edge). Seeds without
-    that control are left out, and so are those where already the lowest bin holds more.
+    that control are left out, and so are those whose lowest bin already holds more.
     """
     parts = [pd.DataFrame(columns=["seed", "matrix", "block", "limit_at", "density"])]
     for _, part in final.groupby("seed"):
@@ -167,7 +167,7 @@ def beyond_control(final: pd.DataFrame, control: str = "control.rolled", limit: 
         if useless.empty:
             continue
         below = np.cumsum(useless["log_alpha_hist"].iloc[0]) / useless["numel"].iloc[0]
-        bins = int(np.searchsorted(below, limit, side="right"))  # the first so many hold at most `limit`
+        bins = int(np.searchsorted(below, limit, side="right"))  # this many of the first bins hold at most `limit`
         if bins:
             counts = np.stack(part["log_alpha_hist"])[:, :bins].sum(1)
             at = LOWEST + (bins - 1) / BINS_PER_UNIT

@@ -1,7 +1,7 @@
-"""Which runs stand in a row of a table, which rows may share a table, and what sets rows apart.
+"""Which runs make a row of a table, which rows may share a table, and how rows differ.
 
-Runs belong in one column only where they share the split and the protocol. A row is one configuration in one
-variant: the full model, or the model without a role.
+Runs are comparable only if they share the split and the protocol. A row is one configuration in one variant: the full
+model, or the model without a role.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from dissect.runs.config import Config
 from dissect.runs.folders import left_out, read_summary
 from models import MODELS
 
-JUDGED = ("hr@20", "mrr@20")  # what pairs are judged by, and for what the selection bias is on record
+JUDGED = ("hr@20", "mrr@20")  # the metrics of the tests, with a recorded selection bias
 MOST_SETTINGS = 3  # that a label names
-# Settings that labels, and the selection of the epoch, say already; and those without effect on a dense model.
+# Settings that labels or the selection of the epoch already name; and those without effect on a dense model.
 SAID = ("model", "dataset", "split_hash", "model_options", "where", "protocol", "select", "refit")
 OF_SPARSEVD = ("noise", "prior", "threshold", "log_sigma2", "kl_weight", "kl_warmup", "decay_everything")
 
@@ -58,13 +58,13 @@ class Entry:
 
     @property
     def is_trained(self) -> bool:
-        """Whether a seed had anything to decide: a baseline without gradients has no epochs."""
+        """Whether anything was trained: a baseline without gradients has no epochs."""
         return any(summary["epochs"] for summary in self.summaries)
 
     @property
     def selection(self) -> str:
-        """The epoch reported: chosen by MRR@20 on `validation`, or by each metric on `test`; the `final` one; the
-        final one of a `refit`, whose length was chosen on validation; nothing where there are no epochs.
+        """The epoch reported: chosen by MRR@20 on `validation`, or by each metric on `test`; the `final` one; the final
+        one of a `refit`, whose length was chosen on validation; "" without epochs.
         """
         if not self.is_trained or self.config.get("refit"):
             return "refit" if self.is_trained else ""
@@ -76,9 +76,8 @@ class Entry:
 def entry(
     group: Path, variant: str = folders.FULL, runs: Sequence[Path] | None = None, warn: Warn = left_out
 ) -> Entry | None:
-    """The finished runs of a variant, or those of `runs`; None where there is none.
-
-    A damaged run is left out, and `warn` is told. Raises DataError where the configuration is damaged.
+    """The finished runs of a variant, or those of `runs`; None if there are none. A damaged run is skipped, and `warn`
+    is told. Raises DataError if the configuration is damaged.
     """
     config = folders.group_config(group)
     found = folders.group_runs(group, variant) if runs is None else runs
@@ -104,8 +103,7 @@ def entries_of_group(group: Path, warn: Warn = left_out) -> list[Entry]:
 def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> list[Entry]:
     """The rows that a name stands for (folders.resolve_runs): a group with all its variants, a variant, or a seed.
 
-    Raises UsageError where there is no such thing, DataError where it is no run, or nothing of it is finished and
-    whole.
+    Raises UsageError for an unknown name, DataError if it is not a run, or has no finished and undamaged seed.
     """
     try:
         found = folders.resolve_runs(name, runs_dir)
@@ -113,7 +111,7 @@ def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> lis
         at = next((path for path in (Path(name), Path(runs_dir) / name) if path.exists()), None)
         if at is None:
             raise
-        raise DataError(f"{at} is no run: a run lies in a folder with a config.toml.") from None
+        raise DataError(f"{at} is not a run: its group folder must have a config.toml.") from None
     by_variant: dict[tuple[Path, str], list[Path]] = {}
     for run in (path.resolve() for path in found):  # the same thing by two names is one row
         by_variant.setdefault((folders.group_of(run), folders.place_of(run)[0]), []).append(run)
@@ -122,12 +120,12 @@ def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> lis
     if not entries:
         inside = os.path.commonpath(found or [folders.resolve_group(name, runs_dir)])
         again = f"Go on with it: dissect resume {shlex.quote(inside)}"
-        raise DataError(f"{inside} has no finished seed that is whole.", again)
+        raise DataError(f"{inside} has no finished seed that is undamaged.", again)
     return entries
 
 
 def entries_of_names(names: Iterable[str], runs_dir: Path | str, warn: Warn = left_out) -> list[Entry]:
-    """The rows of all names, each once. What is no run, or has nothing finished, is left out, and `warn` is told."""
+    """The rows of all names, each once. Names without a finished run are skipped, and `warn` is told."""
     found: dict[tuple[Path, ...], Entry] = {}
     for name in names:
         try:
@@ -136,7 +134,7 @@ def entries_of_names(names: Iterable[str], runs_dir: Path | str, warn: Warn = le
             warn(error)
             continue
         if again := [row.name for row in rows if row.runs in found]:
-            print(f"Named more than once, counts once: {', '.join(again)}.", file=sys.stderr)
+            print(f"These runs are named more than once and count once: {', '.join(again)}.", file=sys.stderr)
         found.update({row.runs: row for row in rows})
     return list(found.values())
 
@@ -153,10 +151,10 @@ def sound_configs(runs_dir: Path | str, warn: Warn = left_out) -> dict[Path, dic
 
 
 def entries_of_dataset(dataset: str | None, runs_dir: Path | str, warn: Warn = left_out) -> list[Entry]:
-    """The rows of all groups on a data set, or on the newest group's; what was chosen or left out is said on stderr.
+    """The rows of all groups on a data set, or on the newest group's; stderr tells the choice and what is skipped.
 
-    Where only a stand-in of the data set was trained on (`diginetica-srgnn` for `diginetica`) its rows come.
-    Raises UsageError with near names where no group was trained on it, DataError where none is finished and whole.
+    If only a stand-in of the data set was trained on (`diginetica-srgnn` for `diginetica`), its rows are returned.
+    Raises UsageError with near names if no group was trained on it, DataError if none is finished and undamaged.
     """
     configs = sound_configs(runs_dir, warn)
     if not configs:
@@ -181,7 +179,7 @@ def entries_of_dataset(dataset: str | None, runs_dir: Path | str, warn: Warn = l
     if not entries:
         others = [shlex.quote(name) for name in sorted(groups) if name != on and any(map(_has_finished, groups[name]))]
         hint = f"Finished: {', '.join(f'--dataset {name}' for name in others)}." if others else "dissect train"
-        raise DataError(f"No run on {on} is finished and whole. Begun: {', '.join(empty) or 'none'}.", hint)
+        raise DataError(f"No run on {on} is finished and undamaged. Unfinished: {', '.join(empty) or 'none'}.", hint)
     for name in empty:
         print(f"{name} has no finished seed and is left out.", file=sys.stderr)
     return entries
@@ -192,7 +190,7 @@ def _has_finished(group: Path) -> bool:
 
 
 def same_test_set(entries: Iterable[Entry], runs_dir: Path | str, verb: str = "dissect compare") -> None:
-    """Raises UsageError, with the calls of `verb` that split them, where rows were tested on different data."""
+    """Raises UsageError, with calls of `verb` that split them, if rows were tested on different data."""
     by_split: dict[str, list[Entry]] = {}
     for row in entries:
         by_split.setdefault(row.split[0], []).append(row)
@@ -203,7 +201,7 @@ def same_test_set(entries: Iterable[Entry], runs_dir: Path | str, verb: str = "d
         names = [[path.name if path.parent == here else str(path) for path in groups] for groups in paths]
         raise UsageError(
             f"{a.name} and {b.name} have different test sets (split {a.split[0][:8]} of {a.config['dataset']}, "
-            f"{b.split[0][:8]} of {b.config['dataset']}): their numbers do not belong in one column.",
+            f"{b.split[0][:8]} of {b.config['dataset']}): their results cannot be compared.",
             "Each by itself:" + "".join(f"\n  {verb} {shlex.join(group)}" for group in names),
         )
 
@@ -212,8 +210,8 @@ def same_test_set(entries: Iterable[Entry], runs_dir: Path | str, verb: str = "d
 
 
 def labels(entries: list[Entry]) -> list[str]:
-    """A name for each row that says what sets it apart: model, variant, dissected or not, and only where rows would
-    still be called the same, settings in which they differ, the group's hash, the seed.
+    """A distinct name for each row: model, variant, dissected or not; only if names would be equal, also the settings
+    in which rows differ, the group's hash, the seed.
     """
     found = [_plain_label(row) for row in entries]
     for tell_apart in (_settings_in_words, _hashes, _seeds):
@@ -242,7 +240,7 @@ def _seeds(rows: list[Entry]) -> list[str]:
 
 
 def _apart(of_rows: list[dict[str, Any]]) -> list[str]:
-    """In what rows differ that have it."""
+    """The settings in which rows differ, among those that have them."""
     names = dict.fromkeys(chain.from_iterable(of_rows))
     return [name for name in names if len({repr(of[name]) for of in of_rows if name in of}) > 1]
 
@@ -265,13 +263,13 @@ def _plain_label(row: Entry) -> str:
 
 
 def _defaults(model: str) -> dict[str, Any]:
-    """The arguments of a model of ours that it need not be given."""
+    """The default arguments of a built-in model."""
     parameters = inspect.signature(MODELS[model]).parameters if model in MODELS else {}
     return {name: p.default for name, p in parameters.items() if p.default is not p.empty and name != "without"}
 
 
 def _model_words(model: str, options: Mapping[str, Any]) -> list[str]:
-    """What sets a model apart from its defaults: a preset where there is one, then single settings; not the width."""
+    """How a model differs from its defaults: a preset if there is one, then single settings; not the width."""
     if model not in MODELS:
         return []
     defaults = _defaults(model)
@@ -292,10 +290,11 @@ def _flat(config: Config) -> dict[str, Any]:
 
 
 def settings(row: Entry) -> dict[str, Any]:
-    """What decided the outcome of a row and may differ within a table: nothing of a baseline, which has no settings.
+    """The settings of a row that can change its result; {} for a baseline.
 
-    What is without effect on the row is left out, and so is what label and selection say. `option <name>` are arguments
-    of a model of ours, which the label names unless they are the defaults; `setting <name>` is all else.
+    Settings without effect on the row are left out, and so are those that the label or the selection already names.
+    `option <name>` are arguments of a built-in model, which the label names if not default; `setting <name>` are all
+    others.
     """
     if not row.is_trained:
         return {}
@@ -312,7 +311,7 @@ def settings(row: Entry) -> dict[str, Any]:
 
 
 def differing(entries: list[Entry]) -> dict[str, list[Any]]:
-    """The `settings` in which rows differ that have them, with the value of each row; NaN where it has none."""
+    """The `settings` that differ among the rows that have them, with the value of each row; NaN if it has none."""
     of_rows = [settings(row) for row in entries]
     files = {(row.config["model"], row.config.get("model_source")) for row in entries}
     number_of_files = Counter(model for model, _ in files)

@@ -3,11 +3,11 @@
     bootstrap   the test that counts: resamples the seeds of either model, then sessions, the same for all models.
                 Its interval covers what would change with other seeds and other visitors.
     t-test      as in the paper: paired on examples. It takes the prefixes of one session for independent and the
-                trained weights for given, so its p is too small; it is there to be compared with published ones.
+                trained weights for given, so its p is too small; it is reported to compare with published ones.
 
-Both are corrected by Holm's method over all pairs and both metrics of a table, also where only the pairs with the best
-row are asked for: the best is chosen by the same numbers. Of 24 equally good rows with one seed, simulated, some row is
-called worse than the best in 2 % of tables; it would be 17 % if only the pairs with the best counted.
+Both are corrected by Holm's method over all pairs and both metrics of a table, even if only the pairs with the best row
+are shown: the best is chosen by the same numbers. Simulated with 24 equally good rows of one seed, some row is called
+worse than the best in 2 % of tables; with a correction for the pairs with the best only, in 17 %.
 
 Simulated (tests/test_significance.py), equally good models are called different at p <= 0.05 by the bootstrap (by the
 t-test) in
@@ -38,13 +38,13 @@ from dissect.runs.files import AGAIN
 from dissect.training.evaluation import gains
 
 ALPHA = 0.05
-MOST_RESAMPLES = 10_000  # that are drawn without being asked for
+MOST_RESAMPLES = 10_000  # drawn by default, at most
 NOTHING = 1e-12  # a difference of shares that is rounding
 
 
 @dataclass(frozen=True)
 class Gains:
-    """What K seeds of a row gained on P test prefixes of S sessions, as shares; first axis HR@20, MRR@20.
+    """The gains of K seeds of a row on P test prefixes of S sessions, as shares; first axis HR@20, MRR@20.
 
     example [2, P]: mean over seeds, per prefix; session [2, K, S]: sum over the prefixes of a session.
     """
@@ -65,9 +65,8 @@ def read_gains(
 ) -> tuple[list[Entry], list[Gains], np.ndarray]:
     """(rows whose ranks are sound, gains of each, number of prefixes of each session [S]).
 
-    A run whose ranks are missing or damaged, are not those of the summary beside them, or are of other prefixes than
-    most runs have, is left out, and `warn` is told. Raises DataError where no prefixes have most runs: which are right
-    cannot be known.
+    A run is skipped, and `warn` is told, if its ranks are missing or damaged, contradict its summary, or belong to
+    other prefixes than those of most runs. Raises DataError if no set of prefixes has a majority.
     """
     number: dict[bytes, int] = {}  # of each set of prefixes
     sessions: list[np.ndarray] = []  # by that number
@@ -103,7 +102,7 @@ def read_gains(
 
 
 def _of_most(which: dict[Path, int]) -> int:
-    """The prefixes that most runs rank. Raises DataError where others have as many."""
+    """The prefixes that most runs rank. Raises DataError if others have as many runs."""
     votes = Counter(which.values()).most_common(2)
     if len(votes) == 2 and votes[0][1] == votes[1][1]:
         a, b = (next(run for run in which if which[run] == vote) for vote, _ in votes)
@@ -138,7 +137,7 @@ def pairs_table(
 ) -> pd.DataFrame:
     """Every pair of rows (a before b, as places in `rows`), or those with the first, by HR@20 and by MRR@20.
 
-    The first is the best of these same numbers, so Holm corrects for all pairs even where only its own are returned.
+    The first is the best of these same numbers, so Holm corrects for all pairs even if only its own are returned.
 
     Columns: a, b, metric; difference (a - b), low, high: percentage points, with the bootstrap's 95 % interval;
     relative: the difference in percent of b; p bootstrap, t, p t-test, each p also with ` holm`; at most: whether
@@ -183,32 +182,32 @@ def pairs_table(
 
 
 def n_tests(rows: int) -> int:
-    """How many tests all pairs of so many rows take: Holm corrects for each of them, whatever is shown."""
+    """The number of tests for all pairs of `rows` rows: Holm corrects for all of them, whatever is shown."""
     return rows * (rows - 1) // 2 * len(JUDGED)
 
 
 def enough_resamples(tests: int) -> int:
     """2,000, or as many as the correction needs: the smallest p, 2 / (resamples + 1), times `tests` is below 0.025.
 
-    With 90 tests and 2,000 resamples no difference whatever could be significant. Where it would take more than
-    MOST_RESAMPLES, 2,000 again: `p_value` then takes p from the tail of a normal distribution.
+    With 90 tests and 2,000 resamples no difference could be significant. If that takes more than MOST_RESAMPLES, it is
+    2,000 again: `p_value` then takes p from the tail of a normal distribution.
     """
     needed = round(4 / ALPHA * tests)
     return max(RESAMPLES, needed) if needed <= MOST_RESAMPLES else RESAMPLES
 
 
 def can_count(resamples: int, tests: int) -> bool:
-    """Whether a p that is counted in so many resamples can be significant after the correction for all tests."""
+    """Whether a p counted in `resamples` resamples can be significant after the correction for all tests."""
     return 2 / (resamples + 1) * tests <= ALPHA
 
 
 def p_value(drawn: np.ndarray, tail: bool = False) -> np.ndarray:
     """Two-sided p of resampled differences [..., R].
 
-    It is twice the share of resamples on the rarer side of zero, with one added on either side of the fraction (a
-    p of 0 cannot be known from R resamples); those at zero count for both sides, so models that are the same have
-    p = 1. With `tail`, where no resample contradicts the sign, p is that of a normal distribution with their mean and
-    standard deviation, at most what was counted.
+    It is twice the share of resamples on the rarer side of zero, with 1 added to numerator and denominator (R resamples
+    cannot show p = 0). Those at zero count for both sides, so equal models have p = 1. With `tail`, if no resample
+    contradicts the sign, p is that of a normal distribution with their mean and standard deviation, at most the counted
+    one.
     """
     rarer = np.minimum((drawn <= NOTHING).sum(-1), (drawn >= -NOTHING).sum(-1))
     p = np.minimum(1.0, 2 * (rarer + 1) / (drawn.shape[-1] + 1))
@@ -220,7 +219,7 @@ def p_value(drawn: np.ndarray, tail: bool = False) -> np.ndarray:
 
 
 def paired_t(differences: np.ndarray) -> tuple[float, float, float]:
-    """(t, two-sided p, Cohen's d_z) of per-example differences [P]; (0, 1, 0) where there are none."""
+    """(t, two-sided p, Cohen's d_z) of per-example differences [P]; (0, 1, 0) if there are none."""
     if np.abs(differences).max() <= NOTHING or len(differences) < 2:
         return 0.0, 1.0, 0.0
     sd = float(differences.std(ddof=1))
@@ -233,8 +232,8 @@ def paired_t(differences: np.ndarray) -> tuple[float, float, float]:
 def paired_t_tests(examples: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`paired_t` of every pair a < b of G rows of examples [P], as [G, G] each.
 
-    The variance of a difference comes from the covariances of the rows, all in one product; where little is left of
-    it beside those of the rows, it is rounding, and the pair is done by itself.
+    The variances of differences come from the covariances of the rows, in one product. If one is tiny beside those of
+    the rows, it is rounding, and the pair is computed by itself.
     """
     values = np.stack(examples)
     n, mean = values.shape[1], values.mean(1)
@@ -253,7 +252,7 @@ def paired_t_tests(examples: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, 
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Adjusted p values [m] by Holm's step-down method (1979): reject where they are at most alpha.
+    """Adjusted p values [m] by Holm's step-down method (1979): reject if they are at most alpha.
 
     The i-th smallest of m (from 0) is multiplied by m - i, is at least the one before it, and at most 1.
     """

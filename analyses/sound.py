@@ -1,4 +1,4 @@
-"""Reading what may be damaged: one bad run or group stops nothing but itself."""
+"""Read records that may be damaged: a bad run or group stops only itself."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Read = TypeVar("Read")
 
 
 def each_sound(given: Iterable[Given], read: Callable[[Given], Read], required: bool = True) -> list[Read]:
-    """What `read` makes of each. What is damaged is left out, and said.
+    """`read` of each. Damaged ones are skipped with a warning.
 
-    Raises DataError where all is damaged, unless it is not `required`.
+    Raises DataError if all are damaged, unless `required` is False.
     """
     found, damaged = [], []
     for each in given:

@@ -1,4 +1,4 @@
-"""How training went: cross-entropy and accuracy of every seed along the epochs, and along the time they took."""
+"""The course of training: cross-entropy and accuracy of every seed by epoch and by time."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ LOSS_POINTS = 100  # along a training
 
 
 def training_table(group: Path, variant: str = folders.FULL) -> pd.DataFrame:
-    """The records of the finished seeds, or of those that go on where none is: one row per seed, step and curve.
+    """The records of the finished seeds, or of the unfinished if there are none: one row per seed, step and curve.
 
-    Columns: seed, curve (loss, HR@20, MRR@20), split (train, valid, test), step, epoch, minutes, value. The loss is
-    the mean cross-entropy (nats), without the KL, over stretches of a hundredth of the steps configured; minutes are
-    those spent in training steps, without evaluation. A damaged seed is left out, and said. Raises DataError where
-    nothing was recorded or all is damaged.
+    Columns: seed, curve (loss, HR@20, MRR@20), split (train, valid, test), step, epoch, minutes, value. The loss is the
+    mean cross-entropy (nats), without the KL, over stretches of a hundredth of the steps configured; minutes are those
+    spent in training steps, without evaluation. A damaged seed is skipped with a warning. Raises DataError if nothing
+    was recorded or all is damaged.
     """
     stretch = max(1, round(folders.group_config(group)["max_steps"] / LOSS_POINTS))
     there = folders.group_runs(group, variant)
-    # A seed that has just begun would shift the mean where it ends.
+    # A seed that has just begun would shift the mean at its end.
     chosen = [run for run in there if folders.is_done(run)] or there
     rows = [row for of_run in each_sound(chosen, lambda run: training_rows(run, stretch)) for row in of_run]
     if not rows:
@@ -40,10 +40,10 @@ def training_table(group: Path, variant: str = folders.FULL) -> pd.DataFrame:
 
 
 def training_rows(run: Path, stretch: int) -> list[dict[str, Any]]:
-    """The rows of a run, its losses as means over so many steps. Raises DataError where its record is damaged."""
+    """The rows of a run, its losses as means over `stretch` steps. Raises DataError if its record is damaged."""
     records = files.read_jsonl(run / "metrics.jsonl", Train | Eval)
     trained = [record for record in records if record["kind"] == "train"]
-    # Evaluations carry no clock of their own: it is read off the losses around them.
+    # Evaluations have no time on record: it is interpolated between the losses around them.
     steps = [0, *(record["step"] for record in trained)]
     seconds = [0.0, *(record["seconds"] for record in trained)]
     return [
@@ -63,14 +63,14 @@ def training_rows(run: Path, stretch: int) -> list[dict[str, Any]]:
 
 
 def averaged(records: list[dict[str, Any]], stretch: int) -> list[dict[str, Any]]:
-    """Records of the loss put together over stretches of so many steps: step and epoch of the last, mean ce.
+    """Records of the loss averaged over stretches of `stretch` steps: step and epoch of the last, mean ce.
 
-    Each record is a mean over the steps since the one before, and weighs as many.
+    Each record is a mean over the steps since the one before, and is weighted by their number.
     """
     parts: dict[int, list[tuple[int, dict[str, Any]]]] = {}
     before = 0
     for record in records:
-        # What is left at the end, less than half a stretch, belongs to the stretch before it.
+        # A rest of less than half a stretch belongs to the stretch before it.
         number = min((record["step"] - 1) // stretch, max(0, round(records[-1]["step"] / stretch) - 1))
         parts.setdefault(number, []).append((record["step"] - before, record))
         before = record["step"]
@@ -102,5 +102,5 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def evaluated_on(tables: list[pd.DataFrame]) -> str:
-    """The split by which curves are drawn: validation where every table has it, else test for all of them."""
+    """The split by which curves are drawn: validation if every table has it, else test for all of them."""
     return "valid" if all((table["split"] == "valid").any() for table in tables) else "test"

@@ -39,16 +39,16 @@ WITHERED, ALIVE, TIMES_DENSER = 0.05, 0.2, 3.0
 NEED_LIMIT = 0.01  # relative loss of MRR@20 below which a role is redundant
 FEWEST_SEEDS = 3
 CONTROL_LIMIT = 0.05  # density of a useless matrix above which densities tell nothing
-MASKED_MRR = 0.98  # of the unmasked MRR@20, below which the mask hides what the weights do
+MASKED_MRR = 0.98  # of the unmasked MRR@20; below it the mask hides what the weights do
 SETTINGS = ("model", "dataset", "protocol", "where", "prior", "noise", "threshold", "kl_weight")  # on record in it
 Summaries = list[dict[str, Any]]
 Ranks = dict[Path, dict[str, np.ndarray]]  # of runs, as folders.read_ranks gives them
 
 
 class Rule(NamedTuple):
-    """An observation about the densities of `roles`: it holds, or fails, where that is so in every seed.
+    """An observation about the densities of `roles`: it holds, or fails, if the test is true in every seed.
 
-    `holds` and `fails` are each said in words, and a test of the densities by seed. Else the observation is undecided.
+    `holds` and `fails` are (words, test of the densities by seed). Otherwise the observation is undecided.
     """
 
     roles: tuple[str, ...]
@@ -74,7 +74,7 @@ RULES = {
 
 
 def need_answer(low: float | None, high: float | None) -> str:
-    """Redundant where the whole interval of the relative loss lies below 1 %, needed where it lies above."""
+    """Redundant if the whole interval of the relative loss is below 1 %, needed if it is above."""
     if low is None or high is None:
         return UNDECIDED
     if high < NEED_LIMIT:
@@ -110,15 +110,15 @@ def judge(group: Path, judged: np.ndarray | None = None) -> dict[str, Any]:
     }
     try:
         files.write_json(group / "verdict.json", verdict)
-    except DissectError as error:  # runs that may only be read can be judged all the same
-        print(f"{error.message} The verdict is not kept there.", file=sys.stderr)
+    except DissectError as error:  # read-only runs can be judged too
+        print(f"{error.message} The verdict was not saved.", file=sys.stderr)
     return verdict
 
 
 def observations(
     group: Path, config: dict[str, Any], summaries: Summaries, table: pd.DataFrame, covered: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """What comes from densities (density_of): the table, and an answer for each of RULES."""
+    """The results from densities (density_of): the table, and an answer for each of RULES."""
     if not summaries:
         return {"density": {}} | dict.fromkeys(RULES, answered(UNDECIDED, ["no seed is finished"]))
     if config["where"] == "none":
@@ -189,12 +189,12 @@ def _list(values: pd.Series) -> str:
 
 
 def too_few(seeds: int) -> list[str]:
-    """The doubt where there are fewer seeds than a verdict takes."""
-    return [f"{seeds} seed{'s' * (seeds != 1)}; it takes {FEWEST_SEEDS}"] if seeds < FEWEST_SEEDS else []
+    """The doubt if there are fewer seeds than a verdict needs."""
+    return [f"only {seeds} seed{'s' * (seeds != 1)}; a verdict needs {FEWEST_SEEDS}"] if seeds < FEWEST_SEEDS else []
 
 
 def doubts_of_runs(final: pd.DataFrame, summaries: Summaries, threshold: str) -> Iterator[str]:
-    """Why the densities of these runs decide nothing, whatever they are; empty where they may."""
+    """Reasons why these runs cannot decide O1 or O2, whatever their densities; empty if there are none."""
     yield from too_few(len(summaries))
     controls = final[final["role"] == "control"]
     for matrix, by_seed in density(controls, ["matrix", "seed"], f"kept {threshold}").groupby("matrix", sort=False):
@@ -209,7 +209,7 @@ def doubts_of_runs(final: pd.DataFrame, summaries: Summaries, threshold: str) ->
         best, worst = test["mrr@20"], (summary.get("test_worst_ties") or test)["mrr@20"]
         if worst < MASKED_MRR * best:
             ties = f"MRR@20 is {best:.2f}, but {worst:.2f} with ties counted against the target"
-            yield f"seed {seed}: {ties}: the scores hardly tell items apart"
+            yield f"seed {seed}: {ties}: many items have the same score"
 
 
 def doubts_of_noise(group: Path, config: dict[str, Any], final: pd.DataFrame) -> Iterator[str]:
@@ -221,7 +221,7 @@ def doubts_of_noise(group: Path, config: dict[str, Any], final: pd.DataFrame) ->
     done = finished(sibling)
     other = each_sound([done] if done else [], lambda runs: at_step(counted(runs, sibling, config)), required=False)
     if not other:
-        yield "not checked with one weight sample per step: run the same command with --noise weight (one seed will do)"
+        yield "not checked with one weight sample per step: add --noise weight to the same command (one seed is enough)"
         return
     here, there = (by_figures(table, key(config["threshold"])) for table in (final, other[0]))
     for name, (answer, reason) in there.items():
@@ -232,7 +232,7 @@ def doubts_of_noise(group: Path, config: dict[str, Any], final: pd.DataFrame) ->
 def sound_runs(group: Path, config: dict[str, Any]) -> tuple[dict[Path, dict[str, Any]], pd.DataFrame]:
     """(run -> its summary, their density records) of the finished seeds; the table is empty for a dense group.
 
-    A damaged seed is left out, and said. Raises DataError where all are damaged.
+    A damaged seed is skipped with a warning. Raises DataError if all are damaged.
     """
     is_sparse = config["where"] != "none"
 
@@ -274,7 +274,7 @@ def checks(summaries: Summaries) -> dict[str, dict[str, float]]:
 
 
 def removable(model: str, summaries: Summaries) -> list[str]:
-    """What the model can be trained without, as its runs say; older runs leave it to its class."""
+    """Roles that the model can be trained without, from its runs or, if they are old, from its class."""
     known = MODELS[model].removable if model in MODELS else ()
     return list(summaries[0].get("removable", known) if summaries else known)
 
@@ -282,7 +282,7 @@ def removable(model: str, summaries: Summaries) -> list[str]:
 def need(group: Path, full: list[Path], judged: np.ndarray | None) -> dict[str, Any]:
     """For each role that models were retrained without: redundant, needed or undecided, over all seeds and by seed.
 
-    A run whose ranks on test are missing or damaged is left out, and said.
+    A run whose ranks on test are missing or damaged is skipped with a warning.
     """
 
     def ranks(runs: list[Path]) -> Ranks:
@@ -302,7 +302,7 @@ def need(group: Path, full: list[Path], judged: np.ndarray | None) -> dict[str, 
 
 
 def compare_need(full: Ranks, reduced: Ranks, judged: np.ndarray | None) -> dict[str, Any]:
-    """The answer on need from the ranks of full and of reduced runs. Raises DataError where those rank others."""
+    """The answer on need from the ranks of full and of reduced runs. Raises DataError if these rank other prefixes."""
     first, reference = next(iter(full.items()))
     if judged is not None and len(judged) != len(reference["rank"]):
         raise DataError(f"{first} ranks {len(reference['rank']):,} test prefixes, its data set has {len(judged):,}.")

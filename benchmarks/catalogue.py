@@ -2,7 +2,7 @@
 
     python benchmarks/catalogue.py --items 10000 --items 100000 --items 1000000
 
-Each line is a process of its own on random sessions, so that its peak memory is its own. The floor of memory is the
+Each line is a separate process on random sessions, so that it has its own peak memory. The floor of memory is the
 item table, its gradient and Adam's two moments: 16 bytes a number.
 """
 
@@ -21,9 +21,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dissect.data.sessions import PrefixTensors, Sessions
+from dissect.data.sessions import Sessions
 from dissect.runs.config import Config
 from dissect.training.device import prepare_device
+from dissect.training.evaluation import prefixes_of
 from dissect.training.loop import train_step
 from dissect.training.scoring import score_buffer
 from dissect.training.setup import assemble
@@ -37,15 +38,15 @@ def measure(model: str, items: int, dim: int, batch_size: int, negatives: int, r
     device = prepare_device()
     clicks = np.random.default_rng(0).integers(1, items + 1, 2_000 * LENGTH, dtype=np.int32)
     sessions = Sessions(clicks, np.arange(0, len(clicks) + 1, LENGTH))
-    prefixes = PrefixTensors(sessions, device)
+    prefixes = prefixes_of(sessions, device)
     config = Config(model, "random", "", {"dim": dim}, where="none", batch_size=batch_size, negatives=negatives)
     training = assemble(lambda: MODELS[model](n_items=items, dim=dim), config, prefixes, 1, "full")
     buffer = score_buffer(batch_size, items, device) if not negatives else torch.empty(0)
     times = []
     for number in range(rounds + 1):
-        index = torch.randint(0, len(prefixes), (batch_size,)).to(device)
+        index = torch.randint(0, len(prefixes), (batch_size,))
         began = time.perf_counter()
-        train_step(training, prefixes.batch(index), 0.0, buffer)  # ends with the loss on the host
+        train_step(training, prefixes.batch(prefixes.by_length(index)), 0.0, buffer)  # ends with the loss on the host
         if number:
             times.append(1e3 * (time.perf_counter() - began))
     if device.type == "cuda":

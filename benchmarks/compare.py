@@ -1,4 +1,4 @@
-"""How long `dissect compare` takes over many finished groups on one split, which this makes up.
+"""The time of `dissect compare` over many finished groups on one split. The groups are made up.
 
     python benchmarks/compare.py --groups 200 --seeds 1 --sessions 16000 [--all-pairs]
 
@@ -29,7 +29,7 @@ def make_groups(folder: Path, groups: int, seeds: int, sessions: int) -> None:
     session = np.repeat(np.arange(sessions, dtype=np.int32), count)
     length = np.concatenate([np.arange(1, n + 1, dtype=np.int32) for n in count])
     prefix = {"session": session, "length": length, "target": rng.integers(1, 40_000, len(session), np.int32)}
-    hard = rng.random(len(session)) * rng.random(sessions)[session]  # what all models find hard
+    hard = rng.random(len(session)) * rng.random(sessions)[session]  # all models find the same prefixes hard
     for number in range(groups):
         config = Config("srgnn", "made-up", "a" * 16, {"dim": 100}, where="none", lr=round((number + 1) * 1e-4, 4))
         group = folder / f"srgnn-made-up-{config.hash}"

@@ -4,7 +4,7 @@
 #   bash benchmarks/dissection.sh                                  Diginetica, D = 256, 60,000 steps, 3 seeds
 #   DATASET=diginetica-eighth DIM=64 STEPS=8000 bash benchmarks/dissection.sh
 #
-# Runs that are finished are passed over, runs that were stopped go on: the same command again is always right.
+# Finished runs are skipped and stopped runs continue: the same command again is always right.
 set -uo pipefail
 dataset=${DATASET:-diginetica} dim=${DIM:-256} steps=${STEPS:-60000} jobs=${JOBS:-3} runs=${RUNS:-runs}
 read -ra numbers <<< "${SEEDS:-1 2 3}"

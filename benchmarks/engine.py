@@ -1,4 +1,4 @@
-"""What surrounds the training step: start-up, loading, evaluation, memory.
+"""The time around the training step (start-up, loading, evaluation), and memory.
 
 python benchmarks/engine.py --dataset diginetica
 """
@@ -18,9 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dissect.data import catalog
-from dissect.data.sessions import PrefixTensors
 from dissect.training.device import prepare_device
-from dissect.training.evaluation import evaluate
+from dissect.training.evaluation import evaluate, prefixes_of
 from models import MODELS
 
 
@@ -53,10 +52,12 @@ def main(dataset: str, data_dir: str | None, dim: int, device: str) -> None:
     table.add_row("import of the training loop", f"{best_of(start('-c', 'import dissect.training.loop'), 3):.2f} s")
     table.add_row("data set opened", f"{best_of(lambda: catalog.load(dataset, data_dir), 3):.2f} s")
     data = catalog.load(dataset, data_dir)
-    table.add_row("prefixes on the device", f"{best_of(lambda: PrefixTensors(data.train, where), 3):.2f} s")
-    test = PrefixTensors(data.test, where)
+    table.add_row("prefixes on the device", f"{best_of(lambda: prefixes_of(data.train, where), 3):.2f} s")
+    test = prefixes_of(data.test, where)
     for name, cls in MODELS.items():
-        model = cls(n_items=data.n_items, dim=dim).to(where)  # type: ignore[call-arg]  # each takes more
+        if not cls.learns:
+            continue
+        model = cls(n_items=data.n_items, dim=dim).to(where)
         evaluate(model, test)
         seconds = best_of(lambda model=model: evaluate(model, test), 1)  # type: ignore[misc]
         rate = len(test) / seconds

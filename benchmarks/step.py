@@ -4,14 +4,15 @@
     python benchmarks/step.py --dataset diginetica --dim 256 --shares      what loading, forward, scoring, ... take
     python benchmarks/step.py --dataset diginetica --products bf16         of the step; the floor's stay in float32
 
-The floor is what no step over the whole catalogue can do without: the three catalogue products (scores and the
-two gradients), one logsumexp and one softmax pass over B x V, one fused Adam update of the item table, and the matrix
+The floor is the work that every step over the whole catalogue needs: the three catalogue products (scores and the two
+gradients), one logsumexp and one softmax pass over B x V, one fused Adam update of the item table, and the matrix
 products of the model itself, forward and backward, without SparseVD. All of them are in float32.
-Steps and floors alternate, so that a busy machine slows both; the ratio of the medians is what counts.
+Steps and floors alternate, so that a busy machine slows both: compare the ratios of the medians.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import sys
 import time
@@ -29,15 +30,21 @@ from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dissect.data import catalog
-from dissect.data.sessions import Dataset, PrefixTensors
+from dissect.data.sessions import Dataset
 from dissect.runs.config import PRODUCTS, Config
 from dissect.training import loop
 from dissect.training.device import prepare_device
-from dissect.training.loop import train_step
+from dissect.training.evaluation import prefixes_of
+from dissect.training.loop import ExampleOrder, train_step
 from dissect.training.record import density_rows
 from dissect.training.scoring import score_buffer
 from dissect.training.setup import Training, assemble, choose_kernel
-from models import MODELS
+from models import MODELS, Batch
+from models.base import encoded
+
+LEARNING = tuple(name for name, cls in MODELS.items() if cls.learns)
+PARTS = ("loading", "forward", "KL", "scoring", "backward", "update")  # of a step
+COLUMNS = ("model", "weights", "D", "B", "step ms", "floor ms", "own ms", "step / floor", "density ms", "products")
 
 
 def floor_step(vectors: torch.Tensor, table: torch.nn.Parameter, buffer: torch.Tensor) -> Callable[[], None]:
@@ -58,7 +65,7 @@ def floor_step(vectors: torch.Tensor, table: torch.nn.Parameter, buffer: torch.T
 
 
 class Products(TorchDispatchMode):
-    """Collects the matrix products that run within it, as functions that do the same on numbers of their own."""
+    """Context manager: collects the matrix products that run in it, as functions that repeat them on random numbers."""
 
     KINDS = ("mm", "addmm", "bmm", "baddbmm")
 
@@ -73,13 +80,11 @@ class Products(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def own_products(training: Training, batch: tuple[torch.Tensor, ...]) -> Callable[[], None]:
+def own_products(training: Training, batch: Batch) -> Callable[[], None]:
     """The products of a model's encoder for a batch, forward and backward, as a function without arguments."""
-    items, lengths, _ = batch
     S = training.model.item_states().detach().requires_grad_()
     with Products() as products:
-        vectors, _ = training.model.encode(S, items, lengths)
-        vectors.sum().backward()
+        encoded(training.model, S, batch)[0].sum().backward()
     training.optimiser.zero_grad(set_to_none=True)
 
     def run() -> None:
@@ -112,24 +117,26 @@ def measure(
 ) -> dict[str, Any]:
     """Medians in milliseconds over `rounds`: step, floor (its part that is the model's own), one density measurement;
     step / floor; and the kernel."""
-    prefixes = PrefixTensors(data.train, device)
+    prefixes = prefixes_of(data.train, device)
     settings: dict[str, Any] = {"where": where, "batch_size": batch_size, "products": products, "max_steps": 10_000}
     config = Config(model, data.name, data.split_hash, options, **settings)
     build = lambda: MODELS[model](n_items=data.n_items, **options)  # noqa: E731
     training = assemble(build, config, prefixes, 1, "full")
     dense = assemble(build, replace(config, where="none"), prefixes, 1, "full")
-    own = own_products(dense, prefixes.batch(torch.arange(0, len(prefixes), len(prefixes) // batch_size)[:batch_size]))
+    order, steps = ExampleOrder(prefixes, config, 1, training.model.every_position), itertools.count()
+    own = own_products(dense, prefixes.batch(order.batch(0)))
     choose_kernel(training, data.n_items, device)
     dim = options["dim"]
     buffer, plain = score_buffer(batch_size, data.n_items, device), torch.empty(batch_size, data.n_items, device=device)
     assert buffer.numel() == plain.numel(), "the loss would make the scores twice"
-    generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(batch_size, dim, device=device) * 0.1
     floor = floor_step(vectors, torch.nn.Parameter(training.model.item_states().detach().clone()), plain)
 
+    def load() -> Batch:
+        return prefixes.batch(order.batch(next(steps)))
+
     def step() -> None:
-        index = torch.randint(0, len(prefixes), (batch_size,), generator=generator).to(device)
-        train_step(training, prefixes.batch(index), 1 / len(prefixes), buffer)
+        train_step(training, load(), 1 / len(prefixes), buffer)
 
     times: dict[str, list[float]] = {"step": [], "catalogue": [], "own": [], "density": []}
     pieces = (("step", step), ("catalogue", floor), ("own", own), ("density", lambda: density_rows(training)))
@@ -145,16 +152,17 @@ def measure(
         "floor": floor_ms,
         "kernel": training.kernel,
         "ratio": result["step"] / floor_ms,
-        **shares(training, lambda: prefixes.batch(torch.randint(0, len(prefixes), (batch_size,))), buffer, rounds),
+        **shares(training, load, buffer, rounds),
     }
 
 
-def shares(training: Training, load: Callable[[], Any], buffer: torch.Tensor, rounds: int) -> dict[str, float]:
+def shares(training: Training, load: Callable[[], Batch], buffer: torch.Tensor, rounds: int) -> dict[str, float]:
     """Mean milliseconds of the parts of a step: the functions that the step calls, with a clock around each.
 
-    "scoring" makes the scores, their softmax and its gradients; "backward" is everything from there to the parameters.
+    "loading" draws the prefixes; the rows of a batch are made in "forward", when the model asks for them. "scoring"
+    makes the scores, their softmax and its gradients; "backward" is everything from there to the parameters.
     """
-    spent = dict.fromkeys(("loading", "forward", "KL", "scoring", "backward", "update"), 0.0)
+    spent = dict.fromkeys(PARTS, 0.0)
 
     def clocked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -167,7 +175,7 @@ def shares(training: Training, load: Callable[[], Any], buffer: torch.Tensor, ro
 
     with ExitStack() as undo:
         for owner, attribute, name in (
-            (training, "encode", "forward"),
+            (loop, "encoded", "forward"),
             (loop, "next_item_loss", "scoring"),
             (loop, "penalty", "KL"),
             (torch.Tensor, "backward", "backward"),
@@ -183,7 +191,7 @@ def shares(training: Training, load: Callable[[], Any], buffer: torch.Tensor, ro
 @click.command()
 @click.option("--dataset", default="diginetica", show_default=True)
 @click.option("--data-dir")
-@click.option("--model", "models", multiple=True, default=tuple(MODELS), show_default=True)
+@click.option("--model", "models", type=click.Choice(LEARNING), multiple=True, default=LEARNING, show_default=True)
 @click.option("--dim", "dims", type=int, multiple=True, default=(100, 256), show_default=True)
 @click.option("--batch-size", "batch_sizes", type=int, multiple=True, default=(100,), show_default=True)
 @click.option("--preset", help="Arguments of the model by name, e.g. normalised for srgnn.")
@@ -211,20 +219,8 @@ def main(
     data = catalog.load(dataset, data_dir)
     machine = f"{torch.get_num_threads()} threads, {where_it_runs}, products in {products}"
     table = Table(title=f"{data.name}: V = {data.n_items:,}, {machine}")
-    parts = ("loading", "forward", "KL", "scoring", "backward", "update") if with_shares else ()
-    for column in (
-        "model",
-        "weights",
-        "D",
-        "B",
-        "step ms",
-        "floor ms",
-        "own ms",
-        "step / floor",
-        "density ms",
-        "products",
-        *parts,
-    ):
+    parts = PARTS if with_shares else ()
+    for column in (*COLUMNS, *parts):
         table.add_column(column, justify="left" if column in ("model", "weights") else "right")
     for model in models:
         for dim in dims:

@@ -5,7 +5,7 @@
 #   DATASET=tmall bash benchmarks/table.sh
 #   DIM=104 bash benchmarks/table.sh                               any multiple of 8: the released code's heads divide it
 #
-# Runs that are finished are passed over, runs that were stopped go on: the same command again is always right.
+# Finished runs are skipped and stopped runs continue: the same command again is always right.
 set -uo pipefail
 dataset=${DATASET:-diginetica} dim=${DIM:-256} epochs=${EPOCHS:-10} jobs=${JOBS:-3} runs=${RUNS:-runs}
 read -ra numbers <<< "${SEEDS:-1 2 3}"

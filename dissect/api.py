@@ -38,9 +38,9 @@ BESIDE = set(inspect.signature(experiment.train).parameters) - {"model", "data",
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
-    """A data set by name, as `dissect data list` has them; one whose log is public is fetched where it is not here.
+    """A data set by name, as `dissect data list` has them; one whose log is public is fetched if it is not here.
 
-    `data_dir` is where data sets lie: $DISSECT_DATA, or the user's data folder, unless given.
+    `data_dir` is the folder of the data sets: $DISSECT_DATA, or the user's data folder, unless given.
     """
     return bring.load(name, data_dir, say=_say)
 
@@ -56,8 +56,8 @@ def train(model: Model, data: Dataset | str, *, seeds: Sequence[int] = (1,), qui
               runs_dir, name, force. `options={"lr": 3}` is for an option that is called like one of these
     quiet     no progress and no notes on stderr
 
-    The same call again goes on with what was stopped, and trains nothing twice. Raises UsageError for what does not
-    exist or fit.
+    The same call again continues a run that was stopped, and trains nothing twice. Raises UsageError for names and
+    values that do not exist or fit.
     """
     return _trained(model, data, {**more, "seeds": seeds}, DENSE, quiet)
 
@@ -91,8 +91,8 @@ def compare(
     """Groups on one data set side by side, like `dissect compare`: means over seeds, best MRR@20 first.
 
     With `pairs`, every pair of rows instead: the difference in percentage points with its interval, and p by the
-    bootstrap and by the t-test, before and after Holm's correction. `more` are resamples and seed. What a reader must
-    know beside the numbers stands in `.attrs["notes"]`.
+    bootstrap and by the t-test, before and after Holm's correction. `more` are resamples and seed. Notes for the
+    reader are in `.attrs["notes"]`.
     """
     names = [group.path if isinstance(group, Group) else group for group in groups]
     tables = comparing.compare(names, runs_dir, every_pair=pairs, **more)
@@ -113,7 +113,7 @@ def recommend(
     """The k items with the highest scores after each session, like `dissect recommend`; `unseen` leaves out its own.
 
     A session has item numbers, or identifiers as texts. `group` may be the path of a run; of a group with several seeds
-    `seed` names the one. Columns: session (from 0), rank, item, identifier (where the data set has them), score,
+    `seed` names the one. Columns: session (from 0), rank, item, identifier (if the data set has them), score,
     probability (of the softmax over the catalogue; a baseline has none).
     """
     group = group if isinstance(group, Group) else Group(Path(group))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dissect.errors import DissectError, UsageError, unknown
 
-if TYPE_CHECKING:  # imported where a figure is drawn, so that --help stays instant
+if TYPE_CHECKING:  # imported when a figure is drawn, so that --help stays instant
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -36,7 +36,7 @@ class Drawing(NamedTuple):
     table: pd.DataFrame
 
     def save(self, folder: Path) -> list[Path]:
-        """Write PDF, SVG, PNG, CSV and the caption; returns the paths. Raises DissectError where the disk refuses."""
+        """Write PDF, SVG, PNG, CSV and the caption; returns the paths. Raises DissectError if the disk refuses."""
         from dissect.text import without_formulas
         from figures.style import save
 
@@ -58,10 +58,10 @@ def density(
     variant: str = "full",
     module: str | None = None,
 ) -> list[Drawing]:
-    """Density against training: Figure 3 (GNN module) and Figure 4 (readout).
+    """Draw density against training: Figure 3 (GNN module) and Figure 4 (readout).
 
-    One drawing for each module that has densities, or for `module` alone. A weight counts by `measure`: D1, where
-    log alpha lies below the threshold (the group's unless given); D2, |theta| > tau; D2s, theta > tau.
+    One drawing for each module that has densities, or for `module` alone. A weight counts by `measure`: D1, if
+    log alpha is below the threshold (the group's unless given); D2, |theta| > tau; D2s, theta > tau.
     """
     from analyses.coverage import coverage
     from analyses.density import density_table
@@ -111,7 +111,7 @@ def density(
 
 
 def histogram(group: Path, *, threshold: float | None = None) -> list[Drawing]:
-    """Histograms of log alpha at the end of training, with the threshold."""
+    """Draw histograms of log alpha at the end of training, with the threshold."""
     from analyses.density import density_table, log_alpha_shares
     from dissect.runs import folders
     from figures import histogram as figure
@@ -130,7 +130,7 @@ def histogram(group: Path, *, threshold: float | None = None) -> list[Drawing]:
 def training(
     *groups: Path, by: str = "epoch", variants: Sequence[str] = (), runs_dir: Path | str = "runs"
 ) -> list[Drawing]:
-    """Loss, HR@20 and MRR@20 by epoch or by time, several groups in one figure; unfinished runs included.
+    """Draw loss, HR@20 and MRR@20 by epoch or by time, for several groups in one figure. Unfinished runs are included.
 
     A line for each of the `variants` (all unless given) of each group. A hint names groups as `runs_dir` has them.
     """
@@ -169,7 +169,7 @@ def training(
 
 
 def data(*sets: Dataset) -> list[Drawing]:
-    """Data sets side by side: session lengths and item popularity."""
+    """Draw data sets side by side: session lengths and item popularity."""
     from dissect.data.stats import curves
     from figures import data as figure
 
@@ -183,7 +183,7 @@ def _without(variant: str) -> str:
 
 
 def _over_seeds(what: str, numbers: set[int]) -> str:
-    """What a line shows, where groups have these numbers of seeds."""
+    """What a line shows, for groups with these numbers of seeds."""
     if numbers == {1}:
         return "1 seed"
     return f"{what} {' to '.join(map(str, sorted({min(numbers), max(numbers)})))} seeds"

@@ -30,7 +30,7 @@ class UsageError(DissectError):
 
 
 class FinishedError(UsageError):
-    """Nothing is left to train: `group` is the folder with all that was asked for (exit code 2)."""
+    """Nothing is left to train: `group` is the folder that has it all (exit code 2)."""
 
     def __init__(self, message: str, hint: str, group: Path) -> None:
         super().__init__(message, hint)

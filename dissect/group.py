@@ -29,7 +29,7 @@ class Group:
 
     path   the folder, as `dissect train` and `dissect run` make it
     model  the class of a model of one's own, or its file: only `recommend` needs it
-    data   the data set, where the group was trained just now
+    data   the data set, if the group was trained just now
 
     The tables are of the finished seeds of the full model, or of a `variant` such as "without-propagation".
     """

@@ -12,23 +12,23 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 100  # characters
 NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}")
-# Controls, ends of lines, turns of direction, halves of a letter: none belongs in a name that a record gives.
+# Control characters, line ends, changes of direction, surrogates: none belongs in a name from a record.
 STEERS = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"  # within [ ] of a pattern
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a formula begins for a spreadsheet
 
 
 def shown(value: object) -> str:
-    """A value of a file on one line: what could steer a terminal, a newline too, is written as an escape."""
+    """A value of a file on one line: characters that could steer a terminal, also newlines, become escapes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
 
 
 def shown_lines(text: str) -> str:
-    """The same for a message of several lines, which stay."""
+    """The same for a message of several lines, which are kept."""
     return "\n".join(map(shown, text.split("\n")))
 
 
 def check_name(name: str, kind: str) -> None:
-    """Raises UsageError where `kind` ("A data set", "A group") cannot have this name: it is that of its folder too."""
+    """Raises UsageError if `kind` ("A data set", "A group") cannot have this name: it is that of its folder too."""
     if not NAME.fullmatch(name):
         raise UsageError(
             f"{kind} cannot be named {name[:LONGEST_NAME]!r}.",
@@ -43,7 +43,7 @@ def as_name(text: str) -> str:
 
 
 def without_formulas(table: pd.DataFrame) -> pd.DataFrame:
-    """A table for a CSV file, in which a spreadsheet finds no formula: a text that would be one gets a ' before it.
+    """A table for a CSV file without formulas for a spreadsheet: a text that would be one gets a ' before it.
 
     Numbers stay as they are, also those that are written as text.
     """

@@ -1,4 +1,4 @@
-"""What data sets look like: how long their sessions are, and how clicks spread over items."""
+"""Data sets: how long their sessions are, and how clicks spread over items."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LENGTHS = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Two panels, both axes logarithmic, a line a data set, named at its end.
+    """Two panels with logarithmic axes; a line for each data set, named at its end.
 
     `table` has dataset, curve (`length` or `popularity`), x and y (dissect/data/stats.py: curves).
     """

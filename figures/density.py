@@ -53,7 +53,7 @@ def draw(values: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylab
         )
     )
     colours = {line: COLOURS[number % len(COLOURS)] for number, line in enumerate(own)} | dict.fromkeys(controls, GREY)
-    # Other dashes when the colours come again.
+    # Other dashes when the colours repeat.
     dashes = {line: DASHES[(number + number // len(COLOURS)) % len(DASHES)] for number, line in enumerate(own)}
     dashes |= {line: CONTROLS.get(line, "") for line in controls}
     for line in shadows:  # thin, in the colour of its matrix, and without a label

@@ -1,4 +1,4 @@
-"""Where the weights lie: histograms of log alpha per matrix, with the threshold."""
+"""Histograms of log alpha per matrix, with the threshold."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def draw(table: pd.DataFrame, threshold: float, caption: str) -> Figure:
 
 
 def in_words(part: pd.DataFrame, threshold: float) -> str:
-    """The share of a matrix's weights that is kept, and the shares beyond the range where there are any to speak of."""
+    """The share of a matrix's weights that is kept, and the shares beyond the range if they are not tiny."""
     kept = part[part["log_alpha"] < threshold]["share"].sum()
     below, above = (part[beyond]["share"].sum() for beyond in (part["log_alpha"] < -20, part["log_alpha"] >= 20))
     words = [f"{kept:.3f} kept"]

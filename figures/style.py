@@ -27,7 +27,7 @@ DASHES: tuple[Any, ...] = (
     (6, 1.5),
 )
 GREY = "#777777"
-# What each kind of file would say of when, and by what, it was made.
+# The metadata of each kind of file about when, and by what, it was made.
 UNDATED: dict[str, Any] = {
     "pdf": {"CreationDate": None, "ModDate": None},
     "svg": {"Date": None},
@@ -68,7 +68,7 @@ def save(figure: Figure, stem: Path, table: pd.DataFrame, description: str) -> l
 
 
 def short_names(names: list[str]) -> dict[str, str]:
-    """What each matrix is called in a figure: without a "readout." that all (controls apart) have; not too long."""
+    """Short names of matrices for a figure: without a "readout." that all (controls apart) have."""
     own = [name for name in names if not name.startswith("control.")]
     first = {name.split(".")[0] for name in own}
     common = f"{first.pop()}." if len(first) == 1 and all("." in name for name in own) else ""
@@ -85,7 +85,7 @@ def label_ends(axes: Axes, labels: list[tuple[float, str, str]], gap: float, mar
     low, high = axes.get_ylim()
     same = 0.01 * (high - low)  # about the width of a line
     low, high = low + margin, high - margin
-    labels = labels[::-1]  # of ends that are the same the first stands on top
+    labels = labels[::-1]  # of equal ends the first is on top
     beside = axes.get_yaxis_transform()  # x in shares of the axes, y in data units
     places = spread([label[0] for label in labels], gap, low, high)
     bundles: list[list[int]] = []  # labels that share a leader, from below

@@ -28,7 +28,7 @@ def panels(split: str) -> dict[str, str]:
 
 
 def draw(shown: pd.DataFrame, split: str, caption: str, x: str = "epoch") -> Figure:
-    """Means with the range over seeds as a band; a line goes on thin where some of its seeds have stopped.
+    """Means with the range over seeds as a band; a line continues thin after some of its seeds have stopped.
 
     `shown` has line, curve, split, epoch, minutes, mean, low, high and seeds; `x` is "epoch" or "minutes".
     """

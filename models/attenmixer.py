@@ -1,7 +1,7 @@
 """Atten-Mixer: multi-level attention as the readout, without a GNN (Zhang et al., WSDM 2023).
 
 `paper` follows Equations 4 to 8 and Algorithm 1; `official` computes what the released code computes; `fixed` is the
-released code with heads that are heads and attention that can tell clicks apart.
+released code with real heads and an attention that can tell clicks apart.
 
 Letters as in models/base.py: B sessions, C clicks, N nodes, D width, V items, H heads.
 """
@@ -48,8 +48,7 @@ class AttenMixer(SessionModel):
     dim                D
     levels, heads, p   K, H and the exponent of the pooling
     scale              sigma
-    dropout            probability at the click states, before they get their length 1 back; an item that
-                       comes twice in a session loses the same numbers
+    dropout            probability at the states of the items of a session, before they are normalised
     candidate_dropout  probability at the catalogue of unit rows, one mask a step (the released code)
     without            roles left out of the model: "attention" (the mean of the clicks)
     switches           the other arguments of AttenMixerReadout

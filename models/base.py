@@ -3,13 +3,13 @@
 Dimension letters, used in every model: B sessions of a batch, L clicks of its longest session, C clicks, N nodes and
 E edges of the batch, D width, V items, H heads.
 
-A model says three things: `item_states` gives the table that everything of one step reads, `encode` turns
-sessions into vectors, `candidates` gives the catalogue as it enters the dot product. Loss and ranks belong to
-the training loop, which can so run over the catalogue in pieces. A model does not know that it is dissected:
-its weight matrices are ordinary Linear layers, named and declared in `matrices`.
+A model has three methods: `item_states` gives the item table of a step, `encode` turns sessions into vectors,
+`candidates` gives the catalogue as it enters the dot product. Loss and ranks are the training loop's job, so it can
+process the catalogue in pieces. A model does not know that it is dissected: its weight matrices are ordinary Linear
+layers, named and declared in `matrices`.
 
-The constructor takes n_items=V and further numbers; dim=D where the width can be chosen, and without=(role, ...)
-where `removable` names roles. models/check.py runs a model once and says what is not as it should be.
+The constructor takes n_items=V and further numbers; dim=D if the width can be chosen, and without=(role, ...) if
+`removable` names roles. models/check.py runs a model once and reports what breaks the contract.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ NORM_EPS = 1e-12  # keeps a row of zeros a row of zeros
 
 @dataclass(frozen=True)
 class Matrix:
-    """What one weight matrix is for: its role and module (Figure 2 of the paper), and its named equal blocks.
+    """The role and module of a weight matrix (Figure 2 of the paper), and the names of its blocks.
 
-    `rows` and `cols` name blocks of equal height and width, e.g. the gates r, z, n of a GRU; empty is one block.
+    `rows` and `cols` name blocks of equal height and width, e.g. the gates r, z, n of a GRU; empty means one block.
     """
 
     role: str
@@ -55,16 +55,16 @@ class SessionModel(nn.Module):
     """A next-item model over sessions of items 1..V. A subclass defines item_states and encode; see also candidates.
 
     matrices   the weight matrices by the qualified name of their layer
-    removable  what `without` in the constructor leaves out of the model, and `switched_off` out of a trained one
-    presets    arguments of the constructor by a name, which tells their source
+    removable  roles that `without` leaves out of a new model, and `switched_off` out of a trained one
+    presets    named sets of constructor arguments; the name tells their source
     recipes    settings of the training (fields of Config: lr, l2, optimiser, schedule, ...) that belong to a preset
-    in_name    options that are part of the name of the run's folder where a user gives them
-    more_options     arguments of the constructor that it takes by ** and hands on, with their defaults
-    unit_candidates  scores divide by the length of the item's row of S: the loss does so without a second table
-    every_position   `encode` gives a vector for each click, [B, L, D], and each click of a training session is followed
-                     by a target; otherwise it gives one a session, and each prefix is an example of its own
-    learns           False for a model without gradients, which `prepare` fits and `scores` ranks by
-    older_names      beginnings of parameter names in earlier checkpoints, and what they are called now
+    in_name    options that enter the name of the run folder if a user gives them
+    more_options     constructor arguments taken by ** and passed on, with their defaults
+    unit_candidates  scores are cosines: the caller divides by |S_i|, so no normalised table is stored
+    every_position   `encode` gives a vector for each click, [B, L, D]: an example is a whole session with a target
+                     after every click; otherwise an example is a prefix, with one vector
+    learns           False for a model without gradients: `prepare` fits it, `scores` ranks
+    older_names      beginnings of parameter names in earlier checkpoints -> their present names
     """
 
     matrices: ClassVar[Mapping[str, Matrix]] = {}
@@ -86,9 +86,9 @@ class SessionModel(nn.Module):
         """See the training sessions once, before training: arrays `items` (from 1) and `offsets`. Optional."""
 
     def item_states(self) -> Tensor:
-        """Abstract. A subclass returns the table S, float [V, D], that one step reads: item i is row i - 1.
+        """Abstract. A subclass returns the item table S, float [V, D]: item i is row i - 1; padding has no row.
 
-        There is no row for the padding. S may be a parameter or be computed from one; it is asked for once a step.
+        S is a parameter or computed from one, once a step.
         """
         raise NotImplementedError(f"{type(self).__name__} must define item_states()")
 
@@ -109,12 +109,12 @@ class SessionModel(nn.Module):
 
         With `unit_candidates` it is vector . row i - 1 / |row i - 1 of S| + bias.
 
-        Row by row: with some rows of S it gives the candidates of those items (sampled softmax asks so).
+        It works row by row: given some rows of S it returns the candidates of those items (for the sampled softmax).
         """
         return S, None
 
     def warnings(self, longest: int) -> list[str]:
-        """What a user should know where the longest prefix has so many clicks. Raises ValueError for what cannot be."""
+        """Hints for a user whose longest prefix has `longest` clicks. Raises ValueError for impossible options."""
         return []
 
     @torch.no_grad()
@@ -152,7 +152,7 @@ def catalogue(model: Any, S: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def lengths_of(rows: Tensor) -> Tensor:
-    """|row| [n] of rows [n, D], and not quite zero for a row of zeros."""
+    """|row| [n] of rows [n, D]; NORM_EPS for a row of zeros."""
     return torch.linalg.vector_norm(rows, dim=1).clamp(min=NORM_EPS)
 
 
@@ -166,7 +166,7 @@ def lookup(S: Tensor, ids: Tensor) -> Tensor:
 
 @contextmanager
 def sparse_lookups() -> Iterator[None]:
-    """Within it the gradient of `lookup` is sparse, for a caller that adds it to a dense one in place."""
+    """Context manager: `lookup` has sparse gradients, for a caller that adds them to a dense one in place."""
     global _sparse
     before, _sparse = _sparse, True
     try:
@@ -176,12 +176,12 @@ def sparse_lookups() -> Iterator[None]:
 
 
 def inside(name: str, matrices: Mapping[str, Matrix]) -> dict[str, Matrix]:
-    """The matrices of a part of a model, under the names that they have in the whole."""
+    """The matrices of a part of a model, under their names in the whole model."""
     return {f"{name}.{inner}": matrix for inner, matrix in matrices.items()}
 
 
 def with_current_names(cls: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of an earlier version of a model class, with the names that its parameters have now."""
+    """A state dict of an earlier version of a model class, with the present names of its parameters."""
 
     def current(name: str) -> str:
         for old, new in getattr(cls, "older_names", {}).items():
@@ -193,7 +193,7 @@ def with_current_names(cls: Any, weights: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def init_uniform(module: nn.Module, dim: int) -> None:
-    """Every parameter from U(-1/sqrt(D), 1/sqrt(D)), biases too, as this field initialises its models."""
+    """Every parameter from U(-1/sqrt(D), 1/sqrt(D)), biases too, as is usual in this field."""
     bound = dim**-0.5
     with torch.no_grad():
         for parameter in module.parameters():

@@ -1,8 +1,8 @@
 """Batches of sessions, made on the device from arrays that are computed once per data set.
 
-A prefix is the beginning of a session; the click that follows is its target. Which click is the first on its item, and
-which transition is new, is the same for every prefix of a session. So the numbers of clicks, nodes and edges of a batch
-are sums of look-ups on the host, and its rows are a few gathers: a step searches nothing and waits for no device.
+A prefix is the beginning of a session; the click that follows is its target. Whether a click is the first on its item,
+or a transition is new, is the same in all prefixes of a session. So the host knows the numbers of clicks, nodes and
+edges of a batch from look-ups, and the rows are a few gathers: a step searches nothing and waits for no device.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ NEVER = 2**31 - 1
 
 
 class Structure(NamedTuple):
-    """What is known of the session graphs before training."""
+    """Facts about the session graphs, known before training."""
 
     back: Tensor  # [clicks] how many clicks ago the session had this item; NEVER: not before
     edge_back: Tensor  # [clicks] how many clicks ago it had the transition that ends here; NEVER: not before
     nodes: Tensor  # [P] different items of each prefix; on the host
     edges: Tensor  # [P] different transitions of each prefix; on the host
-    repeats: int  # clicks on one item in one session, at most
+    repeats: int  # the most clicks on one item in a session
 
 
 class Prefixes:
     """All P prefixes of some sessions on a device; a batch is an index into them.
 
-    items    whole numbers from 1, one after the other, session by session (a list or an array)
+    items    item numbers from 1, session after session (a list or an array)
     offsets  where the sessions begin, and the end [S + 1]
-    longest  a prefix keeps its last so many clicks; 0: all
+    longest  how many of its last clicks a prefix keeps; 0: all
     """
 
     def __init__(self, items: Any, offsets: Any, device: torch.device | str = "cpu", longest: int = 0) -> None:
@@ -57,11 +57,11 @@ class Prefixes:
 
     @cached_property
     def whole(self) -> Tensor:
-        """The prefixes [S'] that are the longest of their session."""
+        """The longest prefix of each session, [S']."""
         return (self._end == self._stop[self._end] - 2).nonzero()[:, 0]
 
     def batch(self, index: Tensor) -> Batch:
-        """The prefixes `index` [B], a tensor on the host. Kernels are quickest where lengths ascend (`by_length`)."""
+        """The prefixes `index` [B], a tensor on the host. Kernels are fastest if lengths ascend (`by_length`)."""
         return Batch(self, index)
 
     def latest(self, n: int) -> Prefixes:
@@ -81,7 +81,7 @@ class Prefixes:
 
     @cached_property
     def structure(self) -> Structure:
-        """Computed when a model asks for a graph for the first time."""
+        """Computed when a model first asks for a graph."""
         n, width = len(self._items), int(self._items.max()) + 1
         previous, first, repeats = _earlier(self._begin * width + self._items)
         place = torch.arange(n)
@@ -89,7 +89,7 @@ class Prefixes:
         pairs = torch.where(place == self._begin, -place - 1, first.roll(1) * n + first)
         previous_edge = _earlier(pairs)[0]
         longest = self.longest or n + 1
-        # A click is new in the windows that hold it and not the click before on its item; so is a transition.
+        # A click is new in a window that holds it but not the previous click on its item. Transitions are alike.
         nodes = _windows(place, previous, longest, self._stop)
         edges = _windows(place - 1, previous_edge - 1, longest, self._stop, place, is_one=place > self._begin)
         back, edge_back = (
@@ -99,7 +99,7 @@ class Prefixes:
 
 
 def _earlier(key: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Of equal keys: the place before each [n], -1 for none; the first place [n]; how often the commonest occurs."""
+    """For each key [n]: the place before it with the same key (-1: none), the first such place; the highest count."""
     order = key.argsort(stable=True)
     ordered, place = key[order], torch.arange(len(key))
     begins = torch.ones_like(place, dtype=torch.bool)
@@ -114,10 +114,10 @@ def _earlier(key: Tensor) -> tuple[Tensor, Tensor, int]:
 def _windows(
     begin: Tensor, before: Tensor, longest: int, stop: Tensor, place: Tensor | None = None, is_one: Tensor | None = None
 ) -> Tensor:
-    """For the window of `longest` clicks that ends at each click: how many different things lie in it, [n].
+    """How many different things lie in the window of `longest` clicks that ends at each click, [n].
 
-    Thing i lies at clicks begin[i] to place[i] (place is begin if not given); its last occurrence began at before[i]
-    (negative: there was none). It counts in the windows that hold it and not its last occurrence: low to high.
+    Thing i lies at clicks begin[i] to place[i] (default: begin[i]); its previous occurrence began at before[i]
+    (negative: none). It counts in the windows that hold it but not the previous one: low to high.
     """
     place = begin if place is None else place
     low = torch.where(before < 0, place, torch.maximum(place, before + longest))
@@ -130,9 +130,9 @@ def _windows(
 
 
 class Batch:
-    """B sessions: `items` and `lengths` for models that like them padded, `clicks`, `nodes` and `edges` as rows.
+    """B sessions: padded as `items` and `lengths`, or as the rows `clicks`, `nodes` and `edges`.
 
-    Each is made when it is asked for, once. B sessions, L clicks of the longest, C clicks, N nodes, E edges.
+    Each is made once, at its first use. Letters as in models/base.py.
     """
 
     def __init__(self, prefixes: Prefixes, index: Tensor) -> None:
@@ -144,7 +144,7 @@ class Batch:
 
     @classmethod
     def of(cls, sessions: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Batch:
-        """A batch of lists of item numbers, whose targets are not known (0)."""
+        """A batch of lists of item numbers; the targets are unknown (0)."""
         items = [item for session in sessions for item in (*session, 0)]
         offsets = list(accumulate((len(session) + 1 for session in sessions), initial=0))
         prefixes = Prefixes(items, offsets, device)
@@ -170,7 +170,7 @@ class Batch:
 
     @cached_property
     def _place(self) -> Tensor:
-        """Where in the data each click stands, [C]."""
+        """The place of each click in the data, [C]."""
         first = self.lengths.cumsum(0) - self.lengths
         return torch.arange(len(self._owner), device=self._owner.device) + at(self._start - first, self._owner)
 
@@ -194,7 +194,7 @@ class Batch:
         known, clicks = self._prefixes.structure, self.clicks
         n, row = int(at(known.nodes, self.index).sum()), torch.arange(len(clicks), device=self._owner.device)
         back = at(known.back, self._place)
-        is_new = back > clicks.position  # not among the clicks that are kept
+        is_new = back > clicks.position  # its item has no earlier click that is kept
         first = torch.where(is_new, row, row - back)
         for _ in range(max(0, known.repeats - 2).bit_length()):  # each goes twice as far back
             first = at(first, first)
@@ -213,11 +213,11 @@ class Batch:
 
 
 def _where(chosen: Tensor, number: Tensor, n: int) -> Tensor:
-    """The places [n] that are `chosen` (bool), given their `number` among them: nonzero() for a known n."""
+    """The n places that are `chosen` (bool), given the `number` of each: nonzero() with n known beforehand."""
     places = torch.arange(len(chosen), device=chosen.device)
     return places.new_empty(n + 1).scatter_(0, torch.where(chosen, number, n), places)[:n]
 
 
 def at(x: Tensor, index: Tensor) -> Tensor:
-    """x[index], along the first dimension; half as long on its way as the brackets."""
+    """x[index] along the first dimension, in half the time that brackets take."""
     return x.index_select(0, index)

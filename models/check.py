@@ -1,4 +1,4 @@
-"""Whether a model keeps the contract of models/base.py: it is run once, on two sessions."""
+"""Check that a model keeps the contract of models/base.py, by one run on two sessions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from models.batch import Batch
 def check(model: Any, n_items: int) -> Tensor:
     """Run a model of `n_items` items once on two sessions of three slots, in training and in evaluation.
 
-    Returns the vectors [B, D] of the evaluation. Raises ValueError where the model breaks the contract: what was
-    expected, with B = 2, L = 3 and V = n_items, and what came.
+    Returns the vectors [B, D] of the evaluation. Raises ValueError if the model breaks the contract, with what was
+    expected (B = 2, L = 3, V = n_items) and what came.
     """
     _check_declaration(model)
     batch = Batch.of([[1, 2, 1], [2]])
@@ -84,7 +84,7 @@ def _check_once(model: Any, batch: Batch, n_items: int) -> Tensor:
 
 
 def refusal(model: Any, length: int, training: bool = False) -> str:
-    """Why a model cannot encode one session of `length` clicks, as the error says it; "" where it can."""
+    """The error of a model that cannot encode one session of `length` clicks; "" if it can."""
     mode = model.training
     model.train(training)
     try:
@@ -99,7 +99,7 @@ def refusal(model: Any, length: int, training: bool = False) -> str:
 
 
 def longest_taken(model: Any, length: int) -> int:
-    """The largest number of clicks below `length`, which is too many, that a model can encode."""
+    """The largest number of clicks that a model can encode, if `length` is too many."""
     low, high = 1, length
     while high - low > 1:
         middle = (low + high) // 2
@@ -135,7 +135,7 @@ def _in_words(value: object) -> str:
 
 
 def _check_declaration(model: Any) -> None:
-    """Raises ValueError where the class, `matrices` or `removable` is not what it should be."""
+    """Raises ValueError if the class, `matrices` or `removable` is not what it should be."""
     if not isinstance(model, nn.Module):
         raise ValueError("it should be an nn.Module: derive from SessionModel")
     if not isinstance(model.removable, (tuple, list)):
@@ -167,7 +167,7 @@ def not_there(model: Any) -> list[str]:
 
 
 def without_role(model: Any) -> list[str]:
-    """Layers with weight matrices that `matrices` does not name, neither by weight, by layer, nor by what holds it."""
+    """Layers with weight matrices that `matrices` does not name: not the weight, the layer, nor a module around it."""
     kinds = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
     named = {part for name in model.matrices for part in (name, name.rpartition(".")[0])}
     return [

@@ -1,4 +1,4 @@
-"""Dropout that costs little where it meets the whole item table at every step."""
+"""Dropout that is cheap enough for the whole item table at every step."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ STATES = 1 << 16  # of 16 random bits
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """F.dropout, with 16 random bits a number on the CPU: each is lost with probability p, to within 2^-17.
+    """F.dropout, on the CPU with 16 random bits a number: each is lost with probability p, to within 2^-17.
 
-    torch draws a double for each (11 million of them, a table of Diginetica at D = 256, take five times as long).
-    Raises ValueError unless 0 <= p < 1.
+    torch draws a double for each: five times slower for the 11 million numbers of Diginetica's table at D = 256. Raises
+    ValueError unless 0 <= p < 1.
     """
     if not 0 <= p < 1:
         raise ValueError(f"the probability of dropout is at least 0 and below 1, not {p}")

@@ -22,7 +22,7 @@ class GatedPropagation(nn.Module):
     steps      how often the states are propagated, with the same weights
     map_first  A (H W), as the authors wrote it, instead of (A H) W. Without noise on W the two are equal; with it only
                the second has the right variance per node
-    listens    False leaves the messages out: what remains of each gate's input is its bias
+    listens    False leaves the messages out: of the input of each gate only the bias remains
     """
 
     matrices: ClassVar = {
@@ -32,7 +32,7 @@ class GatedPropagation(nn.Module):
         "gate_hh": Matrix("update", "gnn", rows=GATES),  # [3D, D]
     }
 
-    # None where the model does not listen, or does.
+    # Without messages, the first five are None; with them, the last.
     edge_in: Any
     edge_out: Any
     bias_along: Any
@@ -70,13 +70,13 @@ class GatedPropagation(nn.Module):
             (1, self.edge_out, edges.mean_of_targets, edges.out_of.count.sign()),
         ):
             along = mean(weight(h)) if self.map_first else weight(mean(h))  # A (H W) or (A H) W
-            # The mean over neighbours of a constant is that constant, or zero where there are none.
+            # The mean of a constant over neighbours is that constant, or zero if there are none.
             constant = torch.addcmul(self.bias_node[side], has_any[:, None].to(h.dtype), self.bias_along[side])
             heard.append(along + constant)
         return torch.cat(heard, 1)
 
     def update(self, gates: Tensor, h: Tensor) -> Tensor:
-        """Equations 2 to 5: nn.GRUCell with `gates` as what its input contributes."""
+        """Equations 2 to 5: nn.GRUCell, where `gates` is the contribution of the input."""
         i_r, i_z, i_n = gates.chunk(3, -1)
         h_r, h_z, h_n = self.gate_hh(h).chunk(3, -1)  # [N, D] each
         r, z = torch.sigmoid(i_r + h_r), torch.sigmoid(i_z + h_z)

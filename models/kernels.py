@@ -1,4 +1,4 @@
-"""Products that autograd alone would make slowly; each has a plain twin in the tests."""
+"""Products that are slow in plain autograd; each has a plain twin in the tests."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def dots_by_length(query: Tensor, key: Tensor, owner: Tensor, lengths: Tensor) -
     owner    [C] the session of each click, ascending
     lengths  [B] the clicks of each session, on the host
 
-    On a CPU sessions of one length that stand side by side are multiplied at once, which reads a query once a session
-    and not once a click.
+    On a CPU, neighbouring sessions of equal length are multiplied at once: a query is read once a session, not once a
+    click.
     """
     if query.device.type != "cpu":
         return torch.einsum("cmhe,che->chm", query.index_select(0, owner), key)

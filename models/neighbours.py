@@ -2,15 +2,15 @@
 
 The definitions are those of the session-rec framework (algorithms/knn/sknn.py and vsknn.py), except that
 
-- between equally similar sessions the more recent one is the neighbour; there Python's stable sort keeps the order in
-  which a set of session numbers is iterated, which has no meaning and need not repeat between machines,
+- of equally similar sessions the more recent one is the neighbour; there the order in which Python iterates a set
+  decides, which has no meaning and may differ between machines,
 - items that no neighbour has come after all others, by popularity; there they all have score 0,
-- weights that turn negative are 0: `linear` falls below 0 more than ten clicks from the end, where session-rec goes on
-  below 0, and from the eleventh click on has 0 for every click; the factor of an item does with far more clicks than
-  there are sessions.
+- negative weights are 0. `linear` is negative more than ten clicks from the end: session-rec keeps that, and gives
+  every click from the eleventh on weight 0. The factor of an item is negative if it has far more clicks than there are
+  sessions.
 
-Items of equal score are ranked by the one rule of all models here, behind those with strictly higher scores.
-session-rec sorts by score with pandas' default, quicksort, which promises no order among equal scores.
+Items of equal score rank as for all models here: behind those with strictly higher scores. session-rec sorts with
+pandas' quicksort, which promises no order among equal scores.
 
 The models have no gradients: `prepare` sees the training sessions, `scores` ranks. Whole batches are handled by sorting
 and counting, without a loop over clicks or sessions.
@@ -54,12 +54,12 @@ class Matches(NamedTuple):
 class SessionKNN(SessionModel):
     """The k most similar sessions vote for their items.
 
-    Similar is what has a high cosine |s and n| / sqrt(|s| |n|), with which the session votes.
+    Similarity is the cosine |s and n| / sqrt(|s| |n|) of the sets of items; it is also the weight of the vote.
 
-    Compared are the sets of items, with the `sample` most recent training sessions that share an item (file
-    order is time order). Between equally similar sessions the more recent one is the neighbour. Items of the
-    session itself stay eligible. Items that no neighbour has come after all others, by popularity: without
-    that order they would all tie, and a rank that counts only better scores would call them hits.
+    A session is compared with the `sample` most recent training sessions that share an item (file order is time order);
+    of equally similar ones the more recent is the neighbour. Items of the session itself stay eligible. Items that no
+    neighbour has come last, by popularity: otherwise they would all tie, and a rank that counts only better scores
+    would call them hits.
 
     n_items  V
     k        neighbours
@@ -150,8 +150,6 @@ class SessionKNN(SessionModel):
 class VectorSessionKNN(SessionKNN):
     """SKNN where late clicks and rare items weigh more.
 
-    Late clicks weigh more in the similarity, and so do neighbours that share them, and rare items.
-
     weighting  weight of the item clicked i-th of m, when sessions are compared: "div" i / m, "quadratic"
                (i / m)^2, "linear" 1 - 0.1 (m - i) but at least 0, "log" 1 / log10(m - i + 1.7), "same" 1;
                similarity is the sum of the weights of the shared items / number of different items
@@ -213,7 +211,7 @@ def _lists(values: Tensor, owner: Tensor, n_lists: int) -> Lists:
 
 
 def _entries(lists: Lists, which: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
-    """The places of the last `most` values of the lists `which` [P], and whose each one is, 0..P - 1."""
+    """The places of the last `most` values of the lists `which` [P], and the list of each place, 0..P - 1."""
     stop, count = lists.start[which + 1], lists.start[which + 1] - lists.start[which]
     if most is not None:
         count = count.clamp(max=most)

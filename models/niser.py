@@ -30,7 +30,7 @@ class NISER(SessionModel):
 
     n_items    V
     dim        D
-    scale      sigma, what cosines are multiplied by
+    scale      sigma, the factor of the cosines
     dropout    probability at the item states of the nodes, before they get unit length
     positions  False adds no position to the clicks: NISER, without the +, has neither positions nor dropout
     length     clicks of a session that count, and positions that are learned

@@ -18,8 +18,8 @@ from models.batch import Batch
 def support_share(sessions: Any, n_items: int) -> Tensor:
     """Clicks on each item [V] / (clicks on the most clicked item + 1): from 0 to below 1.
 
-    `sessions` has the clicks as an array `items`, numbered from 1. The order is that of supp / (1 + supp),
-    the usual form, in which float32 cannot tell popular items apart.
+    `sessions` has the clicks as an array `items`, numbered from 1. The order is that of the usual supp / (1 + supp), in
+    which float32 cannot tell popular items apart.
     """
     support = torch.bincount(torch.tensor(sessions.items, dtype=torch.long) - 1, minlength=n_items)
     return (support / (support.max() + 1)).float()
@@ -42,10 +42,7 @@ class Popularity(SessionModel):
 
 
 class SessionPopularity(Popularity):
-    """The items of the session, then the most clicked.
-
-    The first by the number of their clicks in the session, all others by popularity.
-    """
+    """The items of the session by clicks, then the most clicked."""
 
     def scores(self, batch: Batch) -> Tensor:
         cell = batch.clicks.owner * self.n_items + batch.clicks.items - 1

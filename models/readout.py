@@ -55,7 +55,7 @@ class AttentionReadout(nn.Module):
 
 
 class AttenMixerReadout(nn.Module):
-    """Multi-level attention as the paper's Equations 4 to 8 have it (Zhang et al., WSDM 2023).
+    """Multi-level attention: Equations 4 to 8 of the paper (Zhang et al., WSDM 2023).
 
     The score of a candidate is vector . candidate with candidates of unit length: the scale is in the vector.
 
@@ -63,9 +63,9 @@ class AttenMixerReadout(nn.Module):
     p                   exponent of the pooling over levels (Equation 8); math.inf takes the largest
     scale               sigma of Equation 5
     query               "sum": W_l maps the sum of the last l clicks (Equation 6); "concat": their concatenation,
-                        latest first, zeros where there are fewer (-LI of Table 4)
+                        latest first, zeros if there are fewer (-LI of Table 4)
     attention_scale     what logits are divided by; None is sqrt(D), Equation 7
-    attend              False leaves the attention out: the mean of the clicks, once and not for each head
+    attend              False replaces the attention by the mean of the clicks, once and not for each head
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class AttenMixerReadout(nn.Module):
         if uniform or self.query is None:
             s = clicks.mean(h).repeat(1, self.heads)
         else:
-            # Where a session has one click, its weight does not matter: s gets unit length. Such sessions come first.
+            # In a session of one click the weight does not matter: s gets unit length. Such sessions come first.
             lone = clicks.lone
             rest = clicks.after(lone)
             a = self.weights(h[lone:], rest)  # [C', H]
@@ -146,12 +146,12 @@ def _arguments(cls: type) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.name not in ("dim", "scale", "attend")}
 
 
-# What a model takes that has one of these readouts, and hands on.
+# Options that a model takes and passes on to one of these readouts.
 READOUT_OPTIONS = {**_arguments(ReleasedReadout), **_arguments(AttenMixerReadout)}
 
 
 def atten_mixer_readout(dim: int, **options: Any) -> nn.Module:
-    """The paper's readout; where an option asks for what only the released code or an ablation has, that form."""
+    """The paper's readout, or ReleasedReadout if an option needs it (released code, ablations)."""
     special = {name: value for name, value in options.items() if READOUT_OPTIONS.get(name) != value}
     is_paper = special.keys() <= inspect.signature(AttenMixerReadout).parameters.keys()
     return AttenMixerReadout(dim, **special) if is_paper else ReleasedReadout(dim, **options)

@@ -1,4 +1,4 @@
-"""Atten-Mixer's readout with all its switches: what the released code computes, and what the paper's ablations need.
+"""Atten-Mixer's readout with all its switches, for the released code and the paper's ablations.
 
 The released code differs from the equations (readout.py) in ways that change the model; models/attenmixer.py has the
 presets. It works on padded sessions, and for some switches the padding is a part of the model.
@@ -35,7 +35,7 @@ SWITCHES: dict[str, tuple[str, ...]] = {
 
 
 class ReleasedReadout(nn.Module):
-    """AttenMixerReadout (readout.py), where each of its steps can be another one.
+    """AttenMixerReadout (readout.py) with other choices for each of its steps.
 
     windows        "last": level l asks with the last l clicks; "all": with every l clicks in a row (-IP of Table 4)
     query_norm     "levels": each feature of the queries has length 1 over the levels (released code);
@@ -53,8 +53,8 @@ class ReleasedReadout(nn.Module):
     score_norm     the session vector has length 1 before the scale
     bias           of every Linear layer
     attention_dropout  probability
-    padded_length  slots of a session where the result depends on them ("sigmoid", "raw_view"): longer
-                   sessions keep their last padded_length - 1 clicks, so that the last slot is empty
+    padded_length  slots of a session, if the result depends on them ("sigmoid", "raw_view"): longer sessions keep their
+                   last padded_length - 1 clicks, so that the last slot is empty
 
     Raises ValueError for unknown or contradicting switches.
     """
@@ -116,13 +116,12 @@ class ReleasedReadout(nn.Module):
         self.matrices["transform"] = Matrix("transformation", "readout", cols=(*cols, "last"))
 
     def warnings(self, longest: int) -> list[str]:
-        """`SessionModel.warnings`."""
         require_levels(self.levels, longest)
         if not self.padded_length or self.padded_length > longest:
             return []
         return [
-            f"padded_length={self.padded_length} keeps the last {self.padded_length - 1} clicks of longer sessions. The"
-            f" released code takes the longest prefix and an empty slot: here padded_length={longest + 1}."
+            f"padded_length={self.padded_length}: longer sessions keep only their last {self.padded_length - 1} clicks."
+            f" The released code sets it to the longest prefix plus one: here padded_length={longest + 1}."
         ]
 
     def forward(self, h: Tensor, clicks: Clicks, uniform: bool = False) -> Tensor:
@@ -208,7 +207,7 @@ class ReleasedReadout(nn.Module):
         return ((self.p * log_a).logsumexp(2) / self.p).exp()
 
     def by_head(self, x: Tensor) -> Tensor:
-        """[B, n, HE] as [B, H, n, E]; "raw_view" takes the numbers of a session as if they lay so."""
+        """[B, n, HE] as [B, H, n, E]; "raw_view" only reads the memory of a session in this shape."""
         b, n, size = x.shape
         if self.head_layout == "raw_view":
             return x.reshape(b, self.heads, n, size // self.heads)
@@ -223,11 +222,11 @@ class ReleasedReadout(nn.Module):
 
 
 def require_levels(levels: int, longest: int) -> None:
-    """Raises ValueError for more levels than clicks, where these are more than usual."""
+    """Raises ValueError for more levels than the longest prefix has clicks; the default is always allowed."""
     if levels > max(longest, LEVELS):
         raise ValueError(
-            f"levels={levels} asks with the last 1 to {levels} clicks, and the longest prefix has {longest}: "
-            f"levels={longest} at most"
+            f"levels={levels} needs prefixes of at least that many clicks, and the longest prefix has {longest}: "
+            f"use levels={longest} or less"
         )
 
 

@@ -1,8 +1,8 @@
-"""Rows with owners: the words in which a model speaks of sessions, clicks, nodes and edges without padding.
+"""Rows with owners: sessions, clicks, nodes and edges without padding.
 
 A batch of B sessions has C clicks, N nodes (different items) and E edges (different transitions). Clicks and nodes are
-owned by sessions, edges by nodes. The states of all rows are one tensor, [C, D] or [N, D], without padding: with 4.1
-clicks a prefix (Diginetica), but up to 69 in one, a padded batch would be mostly padding.
+owned by sessions, edges by nodes. The states of all rows are one tensor, [C, D] or [N, D]. Prefixes of Diginetica have
+4.1 clicks on average and up to 69: a padded batch would be mostly padding.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Rows:
         return len(self.owner)
 
     def spread(self, x: Tensor) -> Tensor:
-        """To each row what its owner has: [owners, ...] -> [n, ...]."""
+        """The value of each row's owner: [owners, ...] -> [n, ...]."""
         return x.index_select(0, self.owner)
 
     def sum(self, x: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Clicks(Rows):
 
     @cached_property
     def position(self) -> Tensor:
-        """Of each click in its session, from 0 on, [C]."""
+        """The position of each click in its session, from 0, [C]."""
         return torch.arange(len(self), device=self.owner.device) - self.spread(self.first)
 
     @cached_property
@@ -89,7 +89,7 @@ class Clicks(Rows):
         return int(self.host_lengths.max()) if len(self.host_lengths) else 0
 
     def padded(self, x: Tensor, width: int | None = None) -> Tensor:
-        """[C, ...] -> [B, L, ...], zeros on the right. L is the longest session's or `width`: then the latest count."""
+        """[C, ...] -> [B, L, ...], zeros on the right. L is `width`, which keeps the latest clicks, or the longest."""
         L = width or self.width
         place = self.position - self.spread((self.lengths - L).clamp(min=0))
         slot = torch.where(place >= 0, self.owner * L + place, self.n_owners * L)  # the last one is thrown away
@@ -101,17 +101,17 @@ class Clicks(Rows):
         return x.flatten(0, 1).index_select(0, self.owner * x.shape[1] + self.position)
 
     def back(self, x: Tensor, steps: int) -> Tensor:
-        """What the click `steps` before the last one has: [C, D] -> [B, D]; 0 where the session is shorter."""
+        """The row `steps` clicks before the last one: [C, D] -> [B, D]; 0 if the session is shorter."""
         there = self.lengths > steps
         return x.index_select(0, (self.last - steps).clamp(min=0)) * there[:, None]
 
     @cached_property
     def lone(self) -> int:
-        """How many sessions of one click come before all others."""
+        """How many sessions of one click the batch begins with."""
         return int((self.host_lengths == 1).cumprod(0).sum())
 
     def after(self, lone: int) -> Clicks:
-        """The clicks of the other sessions than the first `lone`, which have one click each."""
+        """The clicks without those of the first `lone` sessions, which have one click each."""
         return Clicks(
             self.owner[lone:] - lone,
             self.n_owners - lone,
@@ -143,7 +143,7 @@ class Nodes(Rows):
 
 @dataclass(frozen=True)
 class Edges:
-    """Different transitions from one node of a session to another, or to itself; a transition seen twice is one."""
+    """The different transitions between nodes of a session, loops included; one seen twice counts once."""
 
     source: Tensor  # [E] node
     target: Tensor  # [E] node
@@ -160,9 +160,9 @@ class Edges:
         return Rows(self.source, self.n_nodes)
 
     def mean_of_sources(self, x: Tensor) -> Tensor:
-        """A_in X: for each node the mean over its predecessors, [N, D]; 0 where it has none."""
+        """A_in X: for each node the mean over its predecessors, [N, D]; 0 if it has none."""
         return self.into.mean(self.out_of.spread(x))
 
     def mean_of_targets(self, x: Tensor) -> Tensor:
-        """A_out X: for each node the mean over its successors, [N, D]; 0 where it has none."""
+        """A_out X: for each node the mean over its successors, [N, D]; 0 if it has none."""
         return self.out_of.mean(self.into.spread(x))

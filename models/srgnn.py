@@ -1,8 +1,8 @@
 """SR-GNN: session-based recommendation with a gated graph neural network (Wu et al., AAAI 2019).
 
-Written from the equations and from the behaviour of the authors' PyTorch code; where the two differ the
-code counts: binary edges, the gate order of nn.GRUCell, an attention without softmax, scores against the
-item table and not against the propagated states.
+Written from the equations and from the behaviour of the authors' PyTorch code; where they differ, it follows the code:
+binary edges, the gate order of nn.GRUCell, an attention without softmax, scores against the item table and not against
+the propagated states.
 
 Letters as in models/base.py: B sessions, C clicks, N nodes, D width, V items.
 """
@@ -26,17 +26,14 @@ from models.readout import READOUT_OPTIONS, AttentionReadout, atten_mixer_readou
 class SRGNN(SessionModel):
     """A gated GNN over the session graph, then attention.
 
-    One propagation, then attention over the clicks with the last click as the query.
-
     n_items      V
     dim          D
     steps        how often the states are propagated (weights shared); 0 leaves the graph out
     propagation  "(AH)W" averages the neighbours and then maps them; "A(HW)" maps first, as the authors wrote
     normalised   items, session vectors and candidates have unit length, and the scores are multiplied by `scale`
-    scale        sigma; of normalised states only
-    dropout      probability at the item states of the nodes, before they get their length 1 back; None: 0.1
-                 where they are normalised, else 0
-    readout      "attention", SR-GNN's own; "attenmixer": multi-level attention, which wants normalised states
+    scale        sigma; only if normalised
+    dropout      probability at the states of the nodes, before they are normalised; None: 0.1 if normalised, else 0
+    readout      "attention", SR-GNN's own; "attenmixer": multi-level attention, which needs normalised states
     without      roles left out of the model: "propagation" (messages are zero), "gnn" (states are the
                  embeddings), "attention" (the mean of the clicks)
     switches     the other arguments of Atten-Mixer's readout: levels, heads, p, ...
@@ -58,7 +55,7 @@ class SRGNN(SessionModel):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"dim": 256},  # Atten-Mixer paper, section 5.1, with batches of 100
         "authors": {"dim": 100},  # SR-GNN's own setting, with batches of 100
-        "normalised": {"normalised": True},  # what separates SR-GNN from Atten-Mixer's scores, without its readout
+        "normalised": {"normalised": True},  # Atten-Mixer's normalisation without its readout
         "attenmixer": {"readout": "attenmixer"},  # Table 3
     }
 

@@ -15,8 +15,7 @@ from analyses import entries
 from analyses.compare import compare, means, results_table
 from analyses.entries import JUDGED, entry, labels
 from analyses.significance import pairs_table, read_gains
-from dissect.cli.compare_view import means_columns, render_results
-from dissect.cli.comparing import report_to
+from dissect.cli.compare_view import means_columns, render_results, report_to
 from dissect.cli.text_table import PROSE, TextTable
 from dissect.errors import UsageError
 from dissect.runs import files, folders
@@ -207,7 +206,7 @@ def test_another_protocol_has_a_table_of_its_own(typed, folder):
     ]
     paper = tables[1]
     assert paper["rows"][0]["bias hr@20"] is None and paper["pairs"] == []
-    assert "flatter" in paper["notes"][0] and "nothing to compare it with" in paper["notes"][-1]
+    assert "too high" in paper["notes"][0] and "nothing to compare it with" in paper["notes"][-1]
     screen = typed("compare", "--dataset", "x")[1]
     assert "protocol paper" in screen and "within" in screen and "split bbbbbbbb" in screen
 
@@ -241,7 +240,7 @@ def test_a_run_named_twice_is_told_and_counts_once(typed, folder):
     a, b = make_group(folder), make_group(folder, model="attenmixer")
     code, out, err = typed("compare", a.name, b, a, "--json")
     assert code == 0 and len(json.loads(out)["tables"][0]["rows"]) == 2
-    assert f"Named more than once, counts once: {a.name}." in err
+    assert f"These runs are named more than once and count once: {a.name}." in err
     assert typed("compare", a, b)[2] == ""
 
 
@@ -416,7 +415,10 @@ def test_how_the_epoch_was_chosen_is_told_where_rows_differ_in_it(typed, folder)
     trained = render_results(results_table(folder, "a" * 16, "clean"), "x", "clean", "")
     for notes in (typed("compare")[1], " ".join(trained.notes)):
         words = " ".join(notes.split())
-        assert "best valid, chosen by MRR@20 on validation" in words and "last, the final step, nothing chosen" in words
+        assert (
+            "best valid, chosen by MRR@20 on validation" in words
+            and "last, the final step; no epoch is chosen" in words
+        )
     place = [column.name for column in trained.columns].index("epoch")
     assert {row[0][0].split("-")[0]: row[place][0] for row in trained.rows()}["pop"] == ""
     make_group(folder, protocol="paper", select="mrr@20")
@@ -441,7 +443,7 @@ def test_the_table_of_a_training(folder):
             assert all(other in text for other in runs_of) and "…" not in text
             assert "0.035" in text and max(map(len, text.splitlines())) <= max(width, PROSE)
     make_group(folder, protocol="paper")
-    assert "flatter" in render_results(results_table(folder, "a" * 16, "paper"), "x", "paper", "").notes[-1]
+    assert "too high" in render_results(results_table(folder, "a" * 16, "paper"), "x", "paper", "").notes[-1]
 
 
 def test_what_is_the_same_in_all_rows_has_no_column(typed, folder, monkeypatch):
@@ -456,7 +458,9 @@ def test_what_is_the_same_in_all_rows_has_no_column(typed, folder, monkeypatch):
     assert re.search(r"bias of.*\n.*\bseeds\b", typed("compare")[1])
     monkeypatch.setenv("COLUMNS", "80")
     narrow = typed("compare", "--all-metrics")[1]
-    assert "No room for: MRR@10, bias of HR / MRR, seeds, s/epoch, parameters." in " ".join(narrow.split())
+    assert "Columns left out for lack of space: MRR@10, bias of HR / MRR, seeds, s/epoch, parameters." in " ".join(
+        narrow.split()
+    )
     assert max(map(len, narrow.splitlines())) <= 80 and re.search(r"HR@5.*MRR@20$", narrow, re.MULTILINE)
 
 
@@ -497,7 +501,7 @@ def test_resamples_that_are_too_few_to_count_p_are_told(typed, folder):
     for model, hit in (("a", 0.9), ("b", 0.4), ("c", 0.4)):
         make_group(folder, model=model, hit=hit)
     few, enough = (" ".join(typed("compare", *words)[1].split()) for words in (("--resamples", "100"), ()))
-    assert "in 100 resamples is too coarse" in few and "normal distribution" in few
+    assert "100 resamples are too few" in few and "normal distribution" in few
     assert "too coarse" not in enough and "normal distribution" not in enough
     (table,) = json.loads(typed("compare", "--resamples", "100", "--json")[1])["tables"]
     assert all(pair["p bootstrap holm"] < 0.001 for pair in table["pairs"])  # counted: 6 x 2 / 101
@@ -648,12 +652,12 @@ def test_what_is_no_run_is_left_out_and_named(typed, folder):
         assert all(name in err for name in there) and not any(group.name in err for group in groups)
     assert typed("compare", groups[0], folder / "figures")[0] == 3
     code, out, err = typed("compare", folder / "figures", begun)
-    assert (code, out) == (3, "") and "figures is no run" in err and "Nothing is left" in err
+    assert (code, out) == (3, "") and "figures is not a run" in err and "Nothing is left" in err
     for group in groups:
         for seed in ("s1", "s2", "s3"):
             (group / seed / "summary.json").write_text("{")
     code, out, err = typed("compare")
-    assert (code, out) == (3, "") and "finished and whole" in err
+    assert (code, out) == (3, "") and "finished and undamaged" in err
 
 
 def test_runs_that_rank_different_prefixes_are_an_error_where_no_most_say_which_are_right(typed, folder):
@@ -681,7 +685,7 @@ def test_runs_that_rank_different_prefixes_are_an_error_where_no_most_say_which_
         (["--dataset", "x", "--out", "t.json", "--format", "latex"], 2, "--out t.json means json"),
         (["--dataset", "x", "--out", "t.json", "--format", "latex"], 2, "--format latex does not"),
         (["--dataset", "x", "--out", "t.csv", "--json"], 2, "--json does not"),
-        (["srgnn-x", "srgnn-x"], 2, "Named more than once, counts once: srgnn-x"),
+        (["srgnn-x", "srgnn-x"], 2, "These runs are named more than once and count once: srgnn-x"),
         (["--runs-dir", "elsewhere"], 2, "no runs in elsewhere"),
         (["--runs-dir", "elsewhere", "--dataset", "x"], 2, "no runs in elsewhere"),
     ],

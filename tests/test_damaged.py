@@ -119,8 +119,8 @@ def test_force_replaces_a_data_set_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda folder: folder.write_text("mine"), "no folder of its own"),
-        (lambda folder: folder.symlink_to(folder.parent), "no folder of its own"),
+        (lambda folder: folder.write_text("mine"), "not an ordinary folder"),
+        (lambda folder: folder.symlink_to(folder.parent), "not an ordinary folder"),
         (lambda folder: (folder / "train-items.npy").mkdir(parents=True), "belong to a data set: train-items.npy"),
         (lambda folder: (folder.mkdir(), (folder / "data.json").write_text("{}")), "belong to a data set: data.json"),
     ],

@@ -186,10 +186,10 @@ def test_what_is_typed_wins_over_the_file(typed, copied):
 @pytest.mark.parametrize(
     ("verb", "change", "code", "says"),
     [
-        ("train", ("", ""), 2, "is of dissect run"),
+        ("train", ("", ""), 2, "belongs to dissect run"),
         ("run", ("kl_weight", "kl_wieght"), 2, "no setting named 'kl_wieght'"),
         ("run", ('split_hash = "', 'split_hash = "0'), 3, "is not the one of the run"),
-        ("run", ("refit = false", "refit = true"), 2, "whose length each seed chose before"),
+        ("run", ("refit = false", "refit = true"), 2, "whose length each seed had chosen before"),
         ("run", ("refit = false", 'init_from = "0123"'), 2, "--init-from RUN"),
         ("run", ("kl_weight = 2.0", 'kl_weight = "2"'), 2, "Expected `float`, got `str`"),
         ("run", ("kl_weight = 2.0", "kl_weight = -2.0"), 2, "kl_weight must be at least 0"),
@@ -220,7 +220,7 @@ def test_a_model_that_only_a_file_names_is_not_executed_unless_named_before(type
     assert typed("run", "--config", path, "--seed", "2", "--quiet")[0] == 0
     monkeypatch.setenv("DISSECT_STATE", str(tmp_path / "somebody else"))
     code, _, err = typed("run", "--config", path, "--seed", "3", "--quiet")
-    assert code == 3 and "You have not named this file" in err
+    assert code == 3 and "you have never named it" in err
     assert typed("run", "--config", path, "--seed", "3", "--quiet", "--model", "own.py:Own")[0] == 0
 
 
@@ -307,7 +307,7 @@ def test_what_a_model_warns_of_is_said_with_the_data(typed, demo):
     code, _, err = typed("train", "attenmixer", *words, "--preset", "official", "--option", few)
     assert code == 0 and f"here padded_length={longest + 1}" in " ".join(err.split())
     code, _, err = typed("train", "srgnn", *words, "--readout", "attenmixer", "--levels", "50")
-    assert code == 2 and f"the longest prefix has {longest}" in err and f"levels={longest} at most" in err
+    assert code == 2 and f"the longest prefix has {longest}" in err and f"use levels={longest} or less" in err
 
 
 def test_names_are_known_in_one_place():

@@ -146,7 +146,7 @@ def test_a_download_stops_at_the_size_that_is_right(server, tmp_path, monkeypatc
         module.os, "truncate", lambda path, size: taken.append(path.stat().st_size) or truncate(path, size)
     )
     what = source(server.url("missing.csv"), server.url("log.csv"), **limit)
-    with pytest.raises(DataError, match=r"longer than the 99,999 bytes that log\.csv may have; it was thrown away"):
+    with pytest.raises(DataError, match=r"larger than log\.csv can be \(99,999 bytes\); the download was deleted"):
         fetch(what, tmp_path)
     assert taken and max(taken) <= 99_999 and list(tmp_path.iterdir()) == []
 
@@ -170,7 +170,9 @@ def test_where_no_sha256_is_known_that_of_the_first_download_counts(server, tmp_
     assert fetch(what, tmp_path).read_bytes() == CONTENT and len(server.asked) == 2
     path.unlink()
     server.content = b"forged"
-    with pytest.raises(DataError, match=r"not that of the first download, in log\.csv\.sha256; it was thrown away"):
+    with pytest.raises(
+        DataError, match=r"not that of the first download, in log\.csv\.sha256; the download was deleted"
+    ):
         fetch(what, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["log.csv.sha256"]
 

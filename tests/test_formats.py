@@ -207,7 +207,7 @@ BOMBS = {
     "bytes of a size": (b"](](%sI2000000000\ntRee." % TO_I8, "NumPy integer whose bytes are not 8"),
     "a long number": (b"](](\x8b\x00\x00\x10\x00" + b"\x01" * (1 << 20) + b"ee.", "the instruction LONG4"),
     "a key that takes for ever": (b")" + b"q\0h\0\x86" * 40 + b"}h\0Ns.", "a dict"),
-    "two in one": (pickle.dumps(TRAIN) + pickle.dumps(TEST), "its end, and more after it"),
+    "two in one": (pickle.dumps(TRAIN) + pickle.dumps(TEST), "data after its end"),
 }
 
 
@@ -296,7 +296,7 @@ def text(path, sessions):
 
 def test_a_catalogue_of_unused_numbers_is_refused_unless_asked_for(tmp_path):
     train, test = text(tmp_path / "a", [[0, 2_000_000_000, 1]]), text(tmp_path / "b", [[0, 1]])
-    with pytest.raises(DataError, match=r"3 items up to 2,000,000,000") as error:
+    with pytest.raises(DataError, match=r"3 item numbers up to 2,000,000,000") as error:
         import_files("x", "lessr", train, test)
     n_items = int(error.value.hint.split()[-1])
     assert import_files("x", "lessr", train, test, n_items=n_items).n_items == n_items == 2_000_000_001

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 
 from dissect.cli import main, models_view
 from dissect.data import catalog
@@ -16,7 +17,7 @@ from dissect.data.bring import prepare
 from dissect.data.formats import import_files
 from dissect.data.recipes import own_log
 from dissect.errors import DataError, DivergedError, UsageError
-from dissect.experiment.recommended import read_identified, read_sessions, rows_of
+from dissect.experiment.recommended import read_session, read_sessions, rows_of
 from dissect.runs import files, folders
 from dissect.training.recommend import Recommended, scores_after
 from models import SRGNN
@@ -125,34 +126,34 @@ def test_a_session_is_named_and_answered_by_identifiers(tmp_path):
 
 
 def test_items_that_are_never_clicked_have_no_name():
-    assert read_identified("3", [7, 3, "", ""]) == [2]
-    with pytest.raises(UsageError, match="empty, or has a gap"):
-        read_identified('""', [7, 3, "", ""])
-    assert read_identified('" lead", x', [" lead", "x"]) == [1, 2]
+    assert read_session("3", 4, [7, 3, "", ""], by_identifier=True) == [2]
+    with pytest.raises(UsageError, match="empty, or has an empty place"):
+        read_session('""', 4, [7, 3, "", ""], by_identifier=True)
+    assert read_session('" lead", x', 4, [" lead", "x"], by_identifier=True) == [1, 2]
 
 
 def test_items_are_found_by_the_text_of_what_they_are_called(tmp_path):
     names = ["0123", 123, "1E5", "100000", "0100000"]
-    assert read_identified("0123,100000,123,1E5", names) == [1, 4, 2, 3]
+    assert read_session("0123,100000,123,1E5", 4, names, by_identifier=True) == [1, 4, 2, 3]
     with pytest.raises(UsageError, match="'00123'"):
-        read_identified("00123", names)
+        read_session("00123", 4, names, by_identifier=True)
     with pytest.raises(DataError, match="items 1 and 2 are both called '5'"):  # an older version split them
-        read_identified("5", [5, "5"])
+        read_session("5", 4, [5, "5"], by_identifier=True)
 
 
 def test_a_file_of_sessions_keeps_the_clicks_that_the_model_knows(tmp_path):
     names = ["0123", 123, "a, b", "x"]
     file = tmp_path / "sessions.csv"
     file.write_bytes('\ufeff123,new,0123\r\nnew\r\n"a, b"\r\n'.encode())
-    sessions, says = read_sessions(file, 4, names, by_identifier=True)
-    assert sessions == {1: [2, 1], 3: [3]}
-    assert "the item: 2 (the first: 'new' in line 1)" in says and "no item of them: 1." in says
+    said: list[str] = []
+    assert read_sessions(file, 4, names, True, said.append) == {1: [2, 1], 3: [3]}
+    assert "the item: 2 (the first: 'new' in line 1)" in said[0] and "no item of them: 1." in said[0]
     file.write_text("new\n")
     with pytest.raises(DataError, match="no session with an item that the model knows"):
-        read_sessions(file, 4, names, by_identifier=True)
+        read_sessions(file, 4, names, True, said.append)
     file.write_text('x\n"a\n')
     with pytest.raises(DataError, match="line 2: The session"):
-        read_sessions(file, 4, names, by_identifier=True)
+        read_sessions(file, 4, names, True, said.append)
 
 
 @pytest.mark.parametrize("on_terminal", [False, True])
@@ -185,3 +186,12 @@ def test_a_model_whose_scores_are_no_numbers_recommends_nothing():
         model.items[3] = float("nan")
     with pytest.raises(DivergedError, match="nothing to recommend"):
         scores_after(model, [[1, 2]], torch.device("cpu"))
+
+
+def test_progress_on_a_terminal_leaves_the_answers_on_stdout(capsys, monkeypatch):
+    """`dissect recommend --sessions FILE --json > answers.jsonl`, typed on a terminal."""
+    screen = Console(file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr("dissect.cli.options.console", lambda quiet=False: screen)
+    for rows in models_view.with_progress(iter([[{"item": 1}], [{"item": 2}]]), 2, quiet=False):
+        models_view.print_rows(rows, as_json=True)
+    assert capsys.readouterr().out == '{"item": 1}\n{"item": 2}\n'

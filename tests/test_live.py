@@ -41,7 +41,7 @@ def test_at_80_columns_nothing_wraps(shown):
     assert title.strip() == "attenmixer on diginetica-srgnn, seed 1 (1 of 3), without attention"
     assert progress.startswith("step ━") and progress.rstrip().endswith(" 30,000/60,000, left 0:02:00")
     assert facts.strip() == "epoch 4.63  loss 6.500  KL weight 1.00  learning rate 1.0e-03"
-    assert "0.750  ██████████████████" in row
+    assert "0.750 ██████████████████" in row
     for split in ("test, propagation zero", "valid, for the summary"):
         ranking = shown(80, 30_000, (split, 10_000, 60_858))
         assert ranking[2].startswith(f"ranking {split} ━━╸") and len(ranking) == 7
@@ -62,5 +62,5 @@ def test_a_file_is_told_how_far_a_long_evaluation_is(monkeypatch):
         now[0] += 4
     told = [(300, 28), (600, 16), (900, 4)]
     assert console.file.getvalue().splitlines() == [
-        f"srgnn: ranking test {done}/1,000, {left} s left" for done, left in told
+        f"srgnn: ranking test {done}/1,000, 0:00:{left:02d} left" for done, left in told
     ]

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 
 from dissect.cli import LazyGroup
-from dissect.cli.comparing import to_csv
+from dissect.cli.compare_view import to_csv
 from dissect.data import catalog
 from dissect.data.export import export
 from dissect.data.sessions import Dataset, Sessions

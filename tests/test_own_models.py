@@ -96,7 +96,7 @@ def test_the_model_as_it_is_runs(own):
         ),
         ("        return self.items", "        return super().item_states()", "must define item_states()"),
         ("return vectors, {}", "return vectors * torch.nan, {}", "vectors of finite numbers, and returned NaN"),
-        ("(dim, dim)\n", "(dim, dim)\n        dim / 0\n", "cannot be built so: ZeroDivisionError"),
+        ("(dim, dim)\n", "(dim, dim)\n        dim / 0\n", "cannot be built with these options: ZeroDivisionError"),
         ("class Own(SessionModel)", "class Own", "Own lacks candidates"),
         ('("encoder",)', '("encoder")', "removable should be a tuple of roles such as ('attention',), not 'encoder'"),
         ('"readout"), "last"', '"readout", ("a", "b", "c")), "last"', "mean [8, 8] does not divide"),
@@ -152,7 +152,7 @@ def test_a_matrix_declared_by_its_parameter_or_by_what_holds_it_has_its_role(own
 
 def test_a_misspelt_matrix_is_an_error_with_the_right_name(own, tmp_path):
     code, _, err = own(('{"mean"', '{"maen"'))
-    assert code == 2 and "declares matrices that it has not: maen" in err and "Did you mean mean" in err
+    assert code == 2 and "declares matrices that it does not have: maen" in err and "Did you mean mean" in err
     code, _, err = own(('"last": Matrix(', '"last": Matrix("other", "other"), "gone": Matrix('))
     assert code == 2 and "gone" in err and not (tmp_path / "runs").exists()
 
@@ -224,13 +224,13 @@ def test_a_table_of_positions_that_is_too_short_is_told_with_the_longest_session
     for verb in ("run", "train"):
         code, out, err = own(*places, verb=verb)
         assert (code, out) == (3, "") and not (tmp_path / "runs").exists()
-        says = f"sessions of 4 clicks at most, and the longest session of demo has {longest} clicks"
+        says = f"takes at most 4 clicks, but the longest session of demo has {longest}: "
         assert says in err and "--longest 4" in err
     assert own(*places, words=["--option", f"places={longest}"])[0] == 0
     run = str(folders.newest_group("runs"))
     assert typed("recommend", run, "--session", ",".join(["1"] * longest))[0] == 0
     code, _, err = typed("recommend", run, "--session", ",".join(["1"] * (longest + 1)))
-    assert code == 3 and f"the longest session asked for has {longest + 1} clicks" in err
+    assert code == 3 and f"the longest session asked for has {longest + 1}: " in err
 
 
 def test_a_model_that_ends_the_program_is_a_message(own, tmp_path):

@@ -121,7 +121,7 @@ def test_a_histogram_has_as_many_bins_on_record_as_are_counted():
     [
         ({"test": {"hr@20": 50.0}}, "required field `hr@5`"),
         ({"seed": "1"}, "Expected `int`, got `str` - at `$.seed`"),
-        ({"seed": 4}, "is of seed 4, and the folder of seed 1"),
+        ({"seed": 4}, "belongs to seed 4, but its folder to seed 1"),
         ({"epochs": None}, "`$.epochs`"),
         ({"seconds": -1.0}, "`$.seconds`"),
         ({"protocol": "other"}, "`$.protocol`"),
@@ -153,7 +153,7 @@ def test_a_changed_summary_leaves_its_seed_out_of_the_verdict(group, capsys, val
     change(group / "s2" / "summary.json", **values)
     verdict = judge(group)
     err = capsys.readouterr().err
-    assert verdict["seeds"] == [1, 3] and "2 seeds; it takes 3" in " ".join(verdict["O1"]["reasons"])
+    assert verdict["seeds"] == [1, 3] and "only 2 seeds; a verdict needs 3" in " ".join(verdict["O1"]["reasons"])
     assert says in err and "s2/summary.json" in err and f"dissect resume {group / 's2'}" in err
     assert len(err.splitlines()) == 1
 

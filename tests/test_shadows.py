@@ -7,10 +7,18 @@ import torch
 from scipy import stats
 from torch import nn
 
-from dissect.runs.config import Config
+from dissect.runs.config import CALIBRATED, Config
 from dissect.sparsevd import Shadows, log_alpha, named_variational, penalty, sparsify
 from dissect.sparsevd.shadows import others
 from dissect.training.averages import EVERY, Averages, averages_at
+from dissect.training.checkpoint import load_checkpoint
+from dissect.training.evaluation import evaluate, metrics, prefixes_of
+from dissect.training.rebuild import reported
+from dissect.training.resume import Interrupted
+from dissect.training.setup import assemble, set_lr
+from models import SRGNN
+from tests.test_durability import assert_same_run
+from tests.test_training import DATA, StopAt, train
 
 
 class Every(nn.Module):
@@ -161,3 +169,43 @@ def test_the_last_share_of_the_steps_is_averaged():
     assert steps == list(range(65, 101, EVERY)) and not any(
         averages_at(Config("x", "", "", max_steps=100), step) for step in range(101)
     )
+
+
+SMALL = Config("srgnn", "small", DATA.split_hash, {"dim": 8}, **{**CALIBRATED, "batch_size": 16, "max_steps": 50})
+
+
+@pytest.mark.parametrize("config", [SMALL, SMALL.matched()], ids=["dissected", "matched"])
+def test_a_run_that_is_stopped_goes_on_with_its_shadows_and_averages(tmp_path, config):
+    train(tmp_path / "whole", config)
+    for moment in (20, 45):  # before the averages, and among them
+        with pytest.raises(Interrupted):
+            train(tmp_path / "stopped", config, observer=StopAt(moment))
+    train(tmp_path / "stopped", config)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_densities_and_accuracy_are_of_the_averages_and_so_is_the_model_that_is_opened(tmp_path):
+    summary = train(tmp_path, SMALL)
+    saved = load_checkpoint(tmp_path / "checkpoints" / "last.pt")
+    weights = reported(saved)
+    assert saved["averages"]["count"] == 4  # steps 35, 40, 45, 50 of the last 20
+    assert not torch.equal(weights["items"], saved["model"]["items"])
+    model = SRGNN(30, dim=8)
+    sparsify(model)
+    model.load_state_dict(weights)
+    assert metrics(evaluate(model, prefixes_of(DATA.test))) == summary["test"]
+    kept = {row["matrix"]: row["kept"]["3"] for row in summary["density"] if not row["block"]}
+    for name, theta, log_sigma2 in named_variational(model):
+        assert kept[name] == int((log_alpha(theta, log_sigma2) < 3).sum())
+
+
+def test_each_group_of_parameters_has_its_rate():
+    training = assemble(lambda: SRGNN(30, dim=8), SMALL, prefixes_of(DATA.train), 1, "full")
+    for step, host in ((0, 1.0), (20, 1.0), (35, 0.5), (50, 0.0)):
+        set_lr(training.optimiser, SMALL, step, 10)
+        rates = {group["kind"]: group["lr"] / SMALL.lr for group in training.optimiser.param_groups}
+        assert rates == pytest.approx({"host": host, "penalised": 1.0, "own": 3.0})
+    covered = {id(p) for group in training.optimiser.param_groups for p in group["params"]}
+    assert covered == {id(p) for part in (training.model, training.controls) for p in part.parameters()}
+    set_lr(training.optimiser, Config("x", "", "", max_steps=100), 50, 10)
+    assert {group["lr"] for group in training.optimiser.param_groups} == {1e-3}

@@ -138,10 +138,10 @@ def test_where_may_be_names_of_layers_or_of_what_holds_them(where: Any) -> None:
         ([], "neither names of layers nor a function"),
         (3, "`where` is 3: neither"),
         ([nn.Linear], "neither names of layers nor a function"),
-        (["table"], "table cannot take a SparseVD layer: it holds no layer"),
-        (["norm", "inner"], "norm cannot take a SparseVD layer"),
-        (["conv", "dead"], "dead cannot take a SparseVD layer: never ran in the probe"),
-        (["lstm"], "lstm cannot take a SparseVD layer: no SparseVD layer for LSTM"),
+        (["table"], "table cannot be replaced by a SparseVD layer: it holds no layer"),
+        (["norm", "inner"], "norm cannot be replaced by a SparseVD layer"),
+        (["conv", "dead"], "dead cannot be replaced by a SparseVD layer: never ran in the probe"),
+        (["lstm"], "lstm cannot be replaced by a SparseVD layer: no SparseVD layer for LSTM"),
     ],
 )
 def test_where_that_leads_nowhere_is_refused(where: Any, says: str) -> None:
@@ -288,10 +288,13 @@ def test_the_probe_sees_weights_that_are_read_past_forward(
     model = ReadsPast(function)
     report = sparsify(model, probe=lambda: model(torch.randn(2, 3)))
     assert list(report.swapped) == ["used", "looked"]
-    assert "past its forward" in report.left_out["read"] and "past its forward" in report.left_out["both"]
+    assert (
+        "without calling its forward" in report.left_out["read"]
+        and "without calling its forward" in report.left_out["both"]
+    )
     model = ReadsPast(function)
     before = everything(model)
-    with pytest.raises(UsageError, match="past its forward"):
+    with pytest.raises(UsageError, match="without calling its forward"):
         sparsify(model, lambda *_: True, probe=lambda: model(torch.randn(2, 3)))
     assert everything(model) == before
 

@@ -73,9 +73,9 @@ def test_words_stand_to_the_left_and_numbers_to_the_right():
 def test_what_has_no_room_is_named():
     table = table_of(["m"])
     wide, narrow, narrower = (" ".join(shown(table, width)) for width in (30, 18, 10))
-    assert "bias of" in wide and "No room" not in wide
-    assert "No room for: s. " in narrow and "0.10" in narrow
-    assert "No room for: bias of MRR, s. " in narrower and "10.25" in narrower
+    assert "bias of" in wide and "left out" not in wide
+    assert "lack of space: s. " in narrow and "0.10" in narrow
+    assert "lack of space: bias of MRR, s. " in narrower and "10.25" in narrower
     assert "" not in shown(table, 10)  # of a head that only the column left out had
 
 

@@ -215,7 +215,7 @@ def test_a_table_with_another_number_of_rows_than_items_is_not_renumbered(shop, 
     assert shop("train", *words, "--dataset", "may")[0] == 0
     group = folders.newest_group("runs").name
     code, _, err = shop("train", *words, "--dataset", "june-shuffled", "--init-from", group)
-    assert code == 3 and "table.weight" in err and "61 for 60 items" in err
+    assert code == 3 and "table.weight" in err and "61 rows for 60 items" in err
     assert shop("train", *words, "--dataset", "june", "--init-from", group)[0] == 0  # numbered alike
 
 

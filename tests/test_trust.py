@@ -102,8 +102,8 @@ def test_cached_bytecode_is_not_what_is_executed(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("import sys\nsys.exit(0)\n", ["own.py, line 2, ends the program", "__main__"]),
-        ("def f():\n    raise SystemExit('bye')\nf()\n", ["own.py, line 2, ends the program"]),
+        ("import sys\nsys.exit(0)\n", ["own.py, line 2, calls sys.exit", "__main__"]),
+        ("def f():\n    raise SystemExit('bye')\nf()\n", ["own.py, line 2, calls sys.exit"]),
         ("import beside\n", ["line 1, imports beside, which lies beside it", "PYTHONPATH="]),
         ("from beside.inner import x\n", ["imports beside, which lies beside it"]),
         ("import not_anywhere.inner\n", ["imports not_anywhere, and there is no such module"]),

@@ -3,56 +3,29 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import click
 
 import dissect
-from dissect.errors import DissectError, UsageError, unknown
+from dissect.errors import DissectError, unknown
 from dissect.text import shown_lines
 
-# Verb -> (the module whose `command` it is, what it does in a line). A verb stands here when its module does:
-# a test compares the two.
+# Verb -> (the module whose `command` it is, what it does in a line).
 COMMANDS = {
-    "run": ("dissect.cli.run", "Dissect a model: train it with SparseVD and say the verdict."),
-    "verdict": ("dissect.cli.verdict", "Say the verdict on what was dissected, again."),
-    "train": ("dissect.cli.train", "Train a model as it is, and compare."),
+    "run": ("dissect.cli.run", "Dissect a model: train it with SparseVD and print a verdict."),
+    "verdict": ("dissect.cli.verdict", "Print the verdict on dissected runs again."),
+    "train": ("dissect.cli.train", "Train a model without SparseVD and compare it with other runs."),
     "compare": ("dissect.cli.compare", "Set trained models side by side, with tests of significance."),
-    "resume": ("dissect.cli.resume", "Go on with what was interrupted, from its folder alone."),
-    "evaluate": ("dissect.cli.evaluate", "HR and MRR of a trained model, on any split."),
-    "recommend": ("dissect.cli.recommend", "What a trained model recommends after a session."),
+    "resume": ("dissect.cli.resume", "Continue an interrupted run from its folder."),
+    "evaluate": ("dissect.cli.evaluate", "Compute HR and MRR of a trained model on any split."),
+    "recommend": ("dissect.cli.recommend", "List the items that a trained model recommends after a session."),
     "plot": ("dissect.cli.plot", "Draw density (the paper's Figures 3 and 4), histograms, training."),
     "models": ("dissect.cli.models", "List the models, or one model's matrices and their roles."),
-    "data": ("dissect.cli.data", "Bring data sets in, list them, count them."),
+    "data": ("dissect.cli.data", "Import, prepare, list and count data sets."),
 }
 
 INTERRUPTED = 130
-
-
-def load(module: str) -> click.Command:
-    """The command of a module; it refuses an option that is given twice, where click would take the last."""
-    command: click.Command = importlib.import_module(module).command
-    for each in command.commands.values() if isinstance(command, click.Group) else (command,):
-        if not isinstance(each.parse_args, partial):  # as it is from the second call on
-            each.parse_args = partial(parse_once, each, each.parse_args)  # type: ignore[method-assign]
-    return command
-
-
-def parse_once(
-    command: click.Command, parse: Callable[[click.Context, list[str]], list[str]], ctx: click.Context, args: list[str]
-) -> list[str]:
-    """`parse` the arguments of a command. Raises UsageError where an option that takes one value has two."""
-    _, _, order = command.make_parser(ctx).parse_args(list(args))
-    single = [p for p in order if isinstance(p, click.Option) and not (p.multiple or p.count or p.is_flag)]
-    for option in single:
-        if single.count(option) > 1:
-            name = max(option.opts, key=len)
-            raise UsageError(
-                f"{name} is given {single.count(option)} times, and takes one value.", f"Give {name} once."
-            )
-    return parse(ctx, args)
 
 
 class LazyGroup(click.Group):
@@ -64,7 +37,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return load(COMMANDS[cmd_name][0])
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -81,7 +55,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except DissectError as error:
-            # Both can quote names and files, which may hold what steers a terminal.
+            # Both can quote names and files, which may contain control characters.
             click.echo(f"{'' if error.exit_code == INTERRUPTED else 'Error: '}{shown_lines(error.message)}", err=True)
             if error.hint:
                 click.echo(shown_lines(error.hint), err=True)
@@ -103,8 +77,8 @@ Examples:
 
 \b
 Exit codes: 0 done, 1 error, 2 usage, 3 data missing or not as expected,
-4 diverged, 130 interrupted (a run has written a checkpoint and goes on
-when the same command is given again).""",
+4 diverged, 130 interrupted (a run has written a checkpoint; the same
+command continues it).""",
 )
 @click.version_option(dissect.__version__, prog_name="dissect")
 def main() -> None:

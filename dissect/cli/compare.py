@@ -8,45 +8,41 @@ import click
 
 from dissect.cli import options
 
-
-@click.command(
-    epilog="""\b
-Examples:
-  dissect compare --dataset diginetica
-  dissect compare srgnn-diginetica attenmixer-diginetica --pairs
-  dissect compare srgnn-demo-58ce72c0 attenmixer-demo-1d4bd1f6/s2
-  dissect compare --dataset diginetica --format latex --out table.tex"""
+EXAMPLES = (
+    "compare --dataset diginetica",
+    "compare srgnn-diginetica attenmixer-diginetica --pairs",
+    "compare srgnn-demo-58ce72c0 attenmixer-demo-1d4bd1f6/s2",
+    "compare --dataset diginetica --format latex --out table.tex",
 )
+DATASET = "Compare all finished groups on this data set. [default: the data set of the newest group]"
+RESAMPLES = "Number of bootstrap resamples. [default: 2000, or up to 10000 if Holm's correction needs more]"
+FORMATS = click.Choice(["screen", "markdown", "csv", "latex", "json"])
+OUT = "Write to a file. Its ending (.md, .csv, .tex, .json) sets the format, unless --format does."
+
+
+@click.command(cls=options.Command, epilog=options.examples(*EXAMPLES))
 @click.argument("names", nargs=-1, metavar="[RUN ...]")
-@click.option("--dataset", help="All finished groups on it. [default: the data set of the newest group]")
+@click.option("--dataset", help=DATASET)
 @click.option("--all-metrics", is_flag=True, help="HR and MRR at 5 and 10 too, not only at 20.")
 @click.option("--pairs", is_flag=True, help="Every pair of rows, not only those with the best one, in every format.")
-@click.option(
-    "--resamples",
-    type=click.IntRange(min=100),
-    help="Of the bootstrap. [default: 2000, or up to 10000 where Holm's correction needs more]",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap's draws.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["screen", "markdown", "csv", "latex", "json"]),
-    help="What to write, and how; json as --json.",
-)
-@click.option("--out", metavar="FILE", help="Write to a file: .md, .csv, .tex or .json says how, unless --format does.")
+@click.option("--resamples", type=click.IntRange(min=100), help=RESAMPLES)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option("--format", "form", type=FORMATS, help="Output format; json is the same as --json.")
+@click.option("--out", metavar="FILE", help=OUT)
 @options.runs_dir
 @options.as_json
 def command(**given: Any) -> None:
     """Set trained models side by side: HR, MRR, cost, and tests of significance.
 
-    RUN is a group, a variant of it (GROUP/without-ROLE) or a seed (GROUP/s1), by path or name; the beginning of a
-    name will do. Only runs with the same split and protocol share a table.
+    RUN is a group, a variant of it (GROUP/without-ROLE) or a seed (GROUP/s1), by path or name; the beginning of a name
+    is enough. Only runs with the same split and protocol share a table.
 
-    Below the means stand the pairs: the best MRR@20 against every other row. The test that counts is a bootstrap over
-    seeds, then sessions; the paired t-test over examples stands beside it as in the paper. Both are corrected by Holm
-    over all pairs and both metrics, even when only some are shown. CSV holds the means, with --pairs every pair; with
-    --out it is two files, FILE and one for the pairs.
+    Below the means come the pairs: the row with the best MRR@20 against every other row. Rely on the bootstrap over
+    seeds, then sessions. The paired t-test over prefixes is shown because the paper uses it. Both are corrected by Holm
+    over all pairs and both metrics, even if only some are shown.
+
+    CSV holds the means, or with --pairs every pair. With --out it is two files: FILE, and one for the pairs.
     """
-    from dissect.cli.comparing import compare
+    from dissect.cli.compare_view import run
 
-    compare(**given)
+    run(**given)

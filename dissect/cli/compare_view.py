@@ -1,18 +1,31 @@
-"""Results side by side: the columns and cells of tables that people read."""
+"""Results side by side: the tables of `dissect train` and `dissect compare`, on the screen or in a file."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.console import Console
+from rich.progress import Progress
 
 from analyses import compare
+from analyses.bootstrap import Report
 from analyses.compare import Comparison
 from analyses.entries import JUDGED
-from dissect.cli.text_table import Column, TextTable
+from dissect.cli import options
+from dissect.cli.text_table import NO_LIMIT, Column, TextTable, to_latex, to_markdown, to_screen
+from dissect.errors import DissectError, UsageError
+from dissect.runs import files
+from dissect.runs.records import METRICS
+from dissect.text import without_formulas
 
+SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json", ".txt": "screen"}
 SHORT = 16  # letters of a setting in a cell: the beginning of a hash will do
 
 
@@ -36,8 +49,7 @@ def name_and_settings(name: str, label: str, model: str) -> str:
 def means_columns(rows: pd.DataFrame, metrics: Sequence[str], newest: str | None = None) -> list[Column]:
     """The means of analyses.compare with the best in bold, or the group `newest`, then without the bias.
 
-    Seeds, settings and the selection of the epoch have a column only where rows differ in them, and so have ties where
-    they matter.
+    Seeds, settings and the selection of the epoch have a column only if rows differ in them, ties only if they matter.
     """
     is_new = (rows["group"] == newest).tolist()
     columns: list[Column] = []
@@ -56,12 +68,8 @@ def means_columns(rows: pd.DataFrame, metrics: Sequence[str], newest: str | None
         worst = at_20(rows, "worst").where(tied, "").mask(rows["worst mrr@20"].isna(), "?")  # not measured
         add("ties against\nHR / MRR", worst, spare=False)
     if len(compare.selections(rows)) > 1:
-        add(
-            "epoch",
-            rows["selection"].map({how: words for how, (words, _) in compare.EPOCHS.items()} | {"": ""}),
-            (),
-            False,
-        )
+        words_of = {how: words for how, (words, _) in compare.EPOCHS.items()}
+        add("epoch", rows["selection"].map({**words_of, "": ""}), spare=False)
     for words, name in compare.settings_apart(rows).items():
         add(words, rows[name].map(setting))
     if newest is None:  # `within`: the numbers contain it
@@ -83,7 +91,7 @@ def at_20(rows: pd.DataFrame, kind: str) -> pd.Series:
 
 
 def setting(value: Any) -> str:
-    """A setting in a cell; nothing where a row has no such setting."""
+    """A setting in a cell; nothing if a row has no such setting."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, float):
@@ -92,15 +100,15 @@ def setting(value: Any) -> str:
 
 
 def seconds(value: float) -> str:
-    """Rounded for a cell; nothing where there are none."""
+    """Rounded for a cell; nothing if there are none."""
     return "" if pd.isna(value) else f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
-# --- dissect compare ---------------------------------------------------------------------------------------
+# --- dissect compare, its tables ---------------------------------------------------------------------------
 
 
 def views_of(table: Comparison, metrics: Sequence[str], every_pair: bool) -> list[TextTable]:
-    """The means and, where there are two rows, the pairs; `every_pair` says that they are all."""
+    """The means and, if there are two rows, the pairs; `every_pair` says that they are all."""
     facts = table.rows.attrs
     label = f"tab:{facts['dataset']}-{facts['split_hash'][:8]}-{facts['protocol']}"
     notes = [*compare.explanations(table.rows), *facts["notes"]]
@@ -138,5 +146,97 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def p_value(p: float, at_most: bool = False) -> str:
-    """Three digits; `at_most` where the number of resamples sets the limit."""
+    """Three digits; `at_most` if the number of resamples sets the limit."""
     return "<0.001" if p < 0.001 else ("≤" if at_most and p < 1 else "") + f"{p:.3f}"
+
+
+# --- dissect compare, where they go ------------------------------------------------------------------------
+
+
+def run(*, form: str | None, out: str | None, all_metrics: bool, pairs: bool, as_json: bool, **asked: Any) -> None:
+    """Print or write what `dissect compare` was asked for; `asked` goes to analyses.compare.compare."""
+    form = chosen_form(form, out, as_json)
+    with options.progress(transient=True) as bars:
+        found = compare.compare(**asked, every_pair=pairs, report=lambda what: report_to(bars, what))
+    write(found, form, out, METRICS if all_metrics else JUDGED, pairs)
+
+
+def report_to(progress: Progress, what: str) -> Report:
+    """A function of (done, total) that updates a line of `progress`."""
+    task = progress.add_task(what, total=None, visible=False)
+    return lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+
+
+def chosen_form(form: str | None, out: str | None, as_json: bool) -> str:
+    """The format asked for, or that of the file's suffix. Raises UsageError if they contradict or none is given."""
+    if as_json and form not in (None, "json"):
+        raise UsageError(f"--json and --format {form} exclude each other.")
+    asked = "json" if as_json else form
+    if out is None:
+        return asked or "screen"
+    by_name = SUFFIXES.get(Path(out).suffix)
+    if asked is None and by_name is None:
+        hint = f"End it in {', '.join(SUFFIXES)}, or give --format."
+        raise UsageError(f"The name {out} does not say which format to write.", hint)
+    if asked and by_name not in (None, "screen", asked):  # any text may stand in a .txt
+        raise UsageError(
+            f"--out {out} means {by_name} by its ending, and {'--json' if as_json else f'--format {form}'} does not.",
+            f"Leave one of them out, or end the name in {next(s for s, f in SUFFIXES.items() if f == asked)}.",
+        )
+    return asked or str(by_name)
+
+
+def write(found: list[Comparison], form: str, out: str | None, metrics: tuple[str, ...], every_pair: bool) -> None:
+    """Print the tables, or write them to `out` and print its path."""
+    texts: dict[str, str]  # by what the name of the file is extended with
+    views = [view for table in found for view in views_of(table, metrics, every_pair)]
+    if form == "json":
+        texts = {"": json.dumps({"schema": files.SCHEMA, "tables": [as_record(table) for table in found]}, indent=1)}
+    elif form == "csv":
+        texts = {"": to_csv(table.rows for table in found), "-pairs": to_csv(table.pairs for table in found)}
+        if out is None:
+            texts = {"": texts["-pairs" if every_pair else ""]}
+        for note in dict.fromkeys(note for table in found for note in table.rows.attrs["notes"]):
+            print(note, file=sys.stderr)
+    elif form == "screen" and out is None:
+        # In a pipe a row is a line, unless COLUMNS says otherwise.
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else NO_LIMIT
+        for view in views:
+            Console(width=width).print(view, "")
+        return
+    elif form == "screen":
+        texts = {"": "\n\n".join(to_screen(view, NO_LIMIT).plain for view in views)}
+    else:
+        texts = {"": "\n".join((to_markdown if form == "markdown" else to_latex)(view) for view in views)}
+    for extension, text in texts.items():
+        if out is None:
+            print(text.rstrip("\n"))
+            continue
+        path = Path(out).with_stem(Path(out).stem + extension)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.rstrip("\n") + "\n")
+        except OSError as error:
+            raise DissectError(f"Could not write {path}: {error.strerror or error}.") from error
+        print(path)
+
+
+def to_csv(parts: Iterable[pd.DataFrame]) -> str:
+    """Tables below each other with every column, each with its data set, split, protocol and rule for ties."""
+    named = []
+    for part in parts:
+        facts = {name: part.attrs[name] for name in ("dataset", "split_hash", "protocol", "ties")}
+        front = pd.DataFrame(facts, index=part.index)
+        named.append(pd.concat([front, part.drop(columns=list(facts), errors="ignore")], axis=1))
+    return without_formulas(pd.concat(named)).to_csv(index=False, float_format="%.6g")
+
+
+def as_record(table: Comparison) -> dict[str, Any]:
+    """For --json; NaN and infinities are written as null."""
+
+    def records(part: pd.DataFrame) -> list[dict[str, Any]]:
+        return list(json.loads(part.to_json(orient="records", double_precision=15)))
+
+    facts = table.rows.attrs
+    front = {name: facts[name] for name in list(facts)[: list(facts).index("holm_tests")]}
+    return {**front, "rows": records(table.rows), "pairs": records(table.pairs), **facts}

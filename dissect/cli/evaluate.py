@@ -8,45 +8,30 @@ import click
 
 from dissect.cli import options
 
+EXAMPLES = (
+    "evaluate runs/srgnn-demo-58ce72c0/s1",
+    "evaluate srgnn-demo --split valid --ties worst",
+    "evaluate srgnn-demo/s2 --ranks ranks.npz --json",
+)
+DATASET = "Another data set of the same shop; its items are matched by identifier. [default: the run's own]"
+TIES = "Rank of a target among items of equal score: before them, behind them, or half-way."
+RANKS = "Write the rank of each prefix there (2147483647: the model does not know the target)."
 
-@click.command(
-    epilog="""\b
-Examples:
-  dissect evaluate runs/srgnn-demo-58ce72c0/s1
-  dissect evaluate srgnn-demo --split valid --ties worst
-  dissect evaluate srgnn-demo/s2 --ranks ranks.npz --json"""
-)
-@click.argument("run")
-@click.option(
-    "--dataset", help="Another data set of the same shop; its items are matched by identifier. [default: the run's own]"
-)
+
+@click.command(cls=options.Command, epilog=options.examples(*EXAMPLES))
+@click.option("--dataset", help=DATASET)
 @click.option("--split", type=click.Choice(["test", "valid", "train"]), default="test", show_default=True)
-@click.option(
-    "--ties",
-    type=click.Choice(["best", "worst", "mean"]),
-    default="best",
-    show_default=True,
-    help="Rank of a target among items of equal score: before them, behind them, or half-way.",
-)
-@click.option(
-    "--ranks",
-    metavar="OUT.npz",
-    help="Write the rank of each prefix there (2147483647: the model does not know the target).",
-)
-@options.own_model
-@options.device
-@options.runs_dir
-@options.data_dir
-@options.as_json
-@options.quiet
+@click.option("--ties", type=click.Choice(["best", "worst", "mean"]), default="best", show_default=True, help=TIES)
+@click.option("--ranks", metavar="OUT.npz", help=RANKS)
+@options.of_run()
 def command(run: str, runs_dir: str, as_json: bool, quiet: bool, ranks: str | None, **given: Any) -> None:
-    """HR@K and MRR@K of the trained model of RUN, over the whole catalogue.
+    """Compute HR@K and MRR@K of the trained model of RUN over the whole catalogue.
 
-    RUN is a seed's folder, or a group with one seed. The weights are those that the run reports: of the epoch it
-    chose, else the last. `train` and `valid` are parted as the run did; a baseline is fitted again, on both.
+    RUN is a seed's folder, or a group with one seed. It uses the weights that the run reports: those of the chosen
+    epoch, or else the last. `train` and `valid` are the same parts as in the run. A baseline is fitted again on both.
 
-    Of another data set, a prefix keeps the clicks on items that the model knows. One whose target the model does not
-    know, or none of whose clicks, counts as a miss; what comes out over the known targets alone is said beside it.
+    On another data set, clicks on items that the model does not know are dropped. A prefix counts as a miss if the
+    model does not know its target, or knows none of its clicks. The result over known targets alone is printed too.
     """
     import json
     from pathlib import Path
@@ -60,9 +45,6 @@ def command(run: str, runs_dir: str, as_json: bool, quiet: bool, ranks: str | No
     screen = options.console(quiet)
     record, tell = finished_run(run, runs_dir), options.say_on(screen)
     with screen.status("ranking"):
-        load = options.loader(tell)
-        found = evaluate(record, load, ranks=None if ranks is None else Path(ranks), say=tell, **given)
-    if as_json:
-        print(json.dumps(found, indent=1))
-    else:
-        show_accuracy(found)
+        where = None if ranks is None else Path(ranks)
+        found = evaluate(record, options.loader(tell), ranks=where, say=tell, **given)
+    print(json.dumps(found, indent=1)) if as_json else show_accuracy(found)

@@ -1,8 +1,9 @@
-"""What a run looks like while it goes on: a live view on a terminal, plain lines elsewhere. All of it to stderr."""
+"""The progress of a run on stderr: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +14,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from dissect.cli import options
+from dissect.cli.text_table import plain
 from dissect.sparsevd.density import key
 from dissect.training.record import Observer
-from models.base import MODULES
 
-QUIET = 10.0  # seconds after which a file is told how far an evaluation is
-
-
-def duration(seconds: float) -> str:
-    """1 h 02 min, 3 min 20 s, or 12 s."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def short_name(matrix: str) -> str:
-    """The name of a matrix without that of its module, which its role tells: edge_in, not gnn.edge_in."""
-    module, _, rest = matrix.partition(".")
-    return rest if rest and module in MODULES else matrix
+QUIET = 10.0  # seconds between lines on the progress of an evaluation
 
 
 class Pace:
-    """So many steps to do, from the first on: the time that is left by the pace so far, or that they took."""
+    """The time left for `total` steps from `first` on, by the pace so far, or the time that they took."""
 
     def __init__(self, total: int, first: int = 0) -> None:
         self.total, self.first, self.now, self.began = total, first, first, time.monotonic()
@@ -45,13 +33,13 @@ class Pace:
         if now <= self.first:
             return "…"
         if now >= self.total:
-            return f"took {duration(took)}"
-        return f"{duration(took / (now - self.first) * (self.total - now))} left"
+            return f"took {timedelta(seconds=round(took))}"
+        return f"{timedelta(seconds=round(took / (now - self.first) * (self.total - now)))} left"
 
 
 class PlainObserver(Observer):
-    """A line for the beginning, each evaluation, each tenth of a run, and each QUIET seconds of an evaluation: for
-    files and pipes.
+    """For files and pipes: a line at the beginning, for each evaluation, each tenth of a run, and each QUIET seconds of
+    an evaluation.
     """
 
     def __init__(self, console: Console, title: str) -> None:
@@ -65,7 +53,7 @@ class PlainObserver(Observer):
     def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
         self.pace, self.per_epoch = Pace(steps, step), steps_per_epoch
         self.tenth = 10 * step // max(1, steps)
-        going_on = f"going on at step {step} of" if step else "beginning"
+        going_on = f"continuing at step {step} of" if step else "beginning"
         if steps:  # a model without gradients makes none
             self.say(f"{going_on} {steps} steps, {steps_per_epoch} an epoch, in {run}")
 
@@ -108,7 +96,7 @@ class LiveObserver(Observer):
         self.steps, self.per_epoch = steps, steps_per_epoch
         self.progress.reset(self.training, total=steps, completed=step)
         if step:
-            self.console.print(f"Going on at step {step:,} of {steps:,}.", highlight=False)
+            self.console.print(f"Continuing at step {step:,} of {steps:,}.", highlight=False)
         self.live.start()
 
     def step(self, step: int, loss: float, kl_weight: float, lr: float) -> None:
@@ -144,24 +132,18 @@ class LiveObserver(Observer):
 
 def density_table(rows: list[dict[str, Any]], threshold: float) -> Table:
     """Matrices with their density at `threshold` as bars."""
-    title = f"density, log α < {threshold:g}"
-    table = Table("matrix", "role", "shape", "kept", "", box=None, padding=(0, 1), title=title, title_justify="left")
+    table = plain(("matrix", "role", "shape", "kept", ""), ("kept",), f"density, log α < {threshold:g}")
     for row in rows:
         share = row["kept"][key(threshold)] / row["numel"]
         style, shape = "dim" if row["role"] == "control" else "", "×".join(map(str, row["shape"]))
-        table.add_row(
-            short_name(row["matrix"]),
-            row["role"],
-            shape,
-            f"{share:.3f}",
-            Bar(1, 0, share, width=24, color="cyan"),
-            style=style,
-        )
+        bar = Bar(1, 0, share, width=24, color="cyan")
+        table.add_row(row["matrix"], row["role"], shape, f"{share:.3f}", bar, style=style)
     return table
 
 
-def make_observer(console: Console, title: str, threshold: float, quiet: bool) -> Observer:
-    """The live view on a terminal, plain lines elsewhere, nothing where `quiet`."""
-    if quiet:
+def observer(title: str, threshold: float, quiet: bool) -> Observer:
+    """The live view on a terminal, plain lines elsewhere, nothing if `quiet`."""
+    screen = options.console(quiet)
+    if screen.quiet:
         return Observer()
-    return LiveObserver(console, title, threshold) if console.is_terminal else PlainObserver(console, title)
+    return LiveObserver(screen, title, threshold) if screen.is_terminal else PlainObserver(screen, title)

@@ -1,4 +1,4 @@
-"""dissect models: what models there are, and what a model is made of (the paper's Figure 2)."""
+"""dissect models: the models, and the matrices of a model (the paper's Figure 2)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import click
 
 from dissect.cli import options
 
+EXAMPLES = ("models", "models srgnn --dim 256", "models my_model.py:MyModel")
+WIDTH = "Width D. [default: the preset's or the model file's, else 256]"
 
-@click.command(
-    epilog="""\b
-Examples:
-  dissect models
-  dissect models srgnn --dim 256
-  dissect models my_model.py:MyModel"""
-)
+
+@click.command(cls=options.Command, epilog=options.examples(*EXAMPLES))
 @click.argument("name", required=False)
-@click.option("--dim", type=click.IntRange(1), help="Width D. [default: the preset's or the model file's, else 256]")
+@click.option("--dim", type=click.IntRange(1), help=WIDTH)
 @click.option("--items", type=click.IntRange(1), default=43_097, show_default=True, help="Size V of the catalogue.")
 @options.preset
 @options.extra
@@ -23,8 +20,8 @@ Examples:
 def command(
     name: str | None, dim: int | None, items: int, preset: str | None, extra: tuple[str, ...], as_json: bool
 ) -> None:
-    """List the models, or what one is made of: its matrices with shapes and roles, what SparseVD can dissect of them,
-    its options and presets.
+    """List the models, or the matrices of one with their shapes and roles, what SparseVD can dissect of them, and the
+    options and presets of the model.
 
     NAME is one of the list, or path/to/file.py:ClassName.
     """
@@ -32,14 +29,12 @@ def command(
 
     from dissect.cli.models_view import list_models, show_model
     from dissect.experiment.subject import describe, find_model, model_options, option_values
+    from models import MODELS
 
     if name is None:
-        list_models(as_json)
+        print(json.dumps(sorted(MODELS))) if as_json else list_models()
         return
     subject = find_model(name)
-    given = {**({"dim": dim} if dim is not None else {}), **option_values(extra)}
+    given = ({} if dim is None else {"dim": dim}) | option_values(extra)
     model = describe(subject, model_options(subject, given, preset, dim=256), items)
-    if as_json:
-        click.echo(json.dumps(model, indent=1, allow_nan=False))
-    else:
-        show_model(model)
+    print(json.dumps(model, indent=1, allow_nan=False)) if as_json else show_model(model)

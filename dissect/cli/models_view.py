@@ -1,4 +1,4 @@
-"""Models on the screen: their accuracy, what they recommend, what they are made of."""
+"""Models on the screen: their accuracy, what they recommend, their matrices."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
-from rich.table import Table
 
+from dissect.cli import options
+from dissect.cli.text_table import plain
 from dissect.sparsevd import in_words
 from dissect.text import shown, without_formula
 from models import MODELS
@@ -23,41 +23,35 @@ PATIENCE = 2.0  # seconds before progress is shown
 
 
 def show_accuracy(found: dict[str, Any]) -> None:
-    """Print the accuracy; and, where the model does not know every target, how many misses that makes."""
-    screen, names = Console(highlight=False), [name for name in found if "@" in name]
-    screen.print(
-        "{run}, step {step:,}; {dataset}, {split}: {n:,} prefixes, ties {ties}".format(**found),
-        markup=False,
-        soft_wrap=True,
-    )
-    rows = {"all prefixes": found}
+    """Print the accuracy, and that over known targets if the model does not know every target."""
+    print("{run}, step {step:,}; {dataset}, {split}: {n:,} prefixes, ties {ties}".format(**found))
+    names, rows = [name for name in found if "@" in name], {"all prefixes": found}
     if found.get("unknown_targets") or found.get("without_known_click"):  # else both rows would be the same
         rows["known targets"] = found["known_targets"]
         says = (
             "Counted as misses: {unknown_targets:,} prefixes whose target the model does not know, and "
             "{without_known_click:,} without a click that it knows."
         )
-        screen.print(says.format(**found), soft_wrap=True)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in [*([""] if len(rows) > 1 else []), *names]:
-        table.add_column(name.upper(), justify="right" if name else "left")
+        print(says.format(**found))
+    is_named, heads = len(rows) > 1, [name.upper() for name in names]
+    table = plain([""] * is_named + heads, heads)
     for title, row in rows.items():
-        table.add_row(*([title] if len(rows) > 1 else []), *(f"{row[name]:.2f}" for name in names))
-    screen.print(table)
+        table.add_row(*[title] * is_named, *(f"{row[name]:.2f}" for name in names))
+    Console(highlight=False).print(table)
 
 
-def with_progress(answers: Iterator[Rows], total: int, console: Any) -> Iterator[Rows]:
-    """The answers as they come; on a terminal, with a bar once they take a while."""
+def with_progress(answers: Iterator[Rows], total: int, quiet: bool) -> Iterator[Rows]:
+    """The answers as they come; on a terminal, with a bar if they take long."""
     began = time.monotonic()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("sessions", total=total, visible=False)
+    with options.progress(transient=True) as bars:
+        task = bars.add_task("sessions", total=total, visible=False)
         for answer in answers:
-            progress.update(task, advance=1, visible=time.monotonic() - began > PATIENCE)
+            bars.update(task, advance=1, visible=not quiet and time.monotonic() - began > PATIENCE)
             yield answer
 
 
 def print_rows(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
-    """CSV with a header, or JSON lines; on a terminal, CSV shows as escapes what could steer it."""
+    """CSV with a header, or JSON lines. On a terminal, CSV shows control characters as escapes."""
 
     def cell(value: Any) -> Any:
         safe = without_formula(value)
@@ -74,75 +68,61 @@ def print_rows(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
 
 
 def print_list(run: str, clicks: list[int], identifiers: list[int | str] | None, rows: Rows, as_json: bool) -> None:
-    """What comes after one session."""
+    """The items recommended after one session."""
     if as_json:
         named = {"identifiers": [identifiers[item - 1] for item in clicks]} if identifiers else {}
         print(json.dumps({"run": run, "session": clicks, **named, "items": rows}, indent=1))
         return
     called = [f"{item} ({shown(identifiers[item - 1])})" if identifiers else str(item) for item in clicks]
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name == "identifier" else "right")
+    table = plain([*rows[0]], rows[0].keys() - {"identifier"})
     for row in rows:
         *names, score, p = row.values()
         table.add_row(*(escape(shown(name)) for name in names), f"{score:.4f}", "-" if p is None else f"{p:.4f}")
-    Console().print(f"{run} after {', '.join(called)}", highlight=False, markup=False, soft_wrap=True)
+    print(f"{run} after {', '.join(called)}")
     Console().print(table)
 
 
-def list_models(as_json: bool) -> None:
-    console = Console()
-    if as_json:
-        print(json.dumps(sorted(MODELS)))
-        return
-    table = Table("model", "what it is", "can do without", box=None, padding=(0, 2, 0, 0))
+def list_models() -> None:
+    table = plain(["model", "description", "can do without"])
     for known, cls in MODELS.items():
         removable = ", ".join(cls.removable) or ("-" if cls.learns else "- (a baseline, without weights)")
         table.add_row(known, (cls.__doc__ or "").strip().splitlines()[0], removable)
-    console.print(table)
-    console.print("More of one: dissect models NAME, or path/to/file.py:ClassName of your own", highlight=False)
+    Console().print(table)
+    print("More on one: dissect models NAME, or path/to/file.py:ClassName for your own")
 
 
 def show_model(model: dict[str, Any]) -> None:
-    console = Console(highlight=False)
-    if not model["parameters"]:
-        console.print(
-            f"{model['model']} is a baseline: it has no weights. Rank with it: dissect train {model['model']}"
-        )
-        show_options(model, console)
-        return
+    if model["parameters"]:
+        show_matrices(model)
+    else:
+        print(f"{model['model']} is a baseline: it has no weights. Rank with it: dissect train {model['model']}")
+    tell = Console(highlight=False, markup=False).print
+    told = [f"{name}={_text(value)}" for name, value in model["options"].items()]
+    tell(f"Options (--option), with their defaults: {', '.join(told) or 'none'}")
+    for preset, values in model["presets"].items():
+        tell(f"--preset {preset}: {', '.join(f'{name}={_text(value)}' for name, value in values.items())}")
+
+
+def show_matrices(model: dict[str, Any]) -> None:
+    """The matrices of a model with their roles, what SparseVD leaves out, and the other parameters."""
     width = f"D = {model['dim']}, " if model["dim"] is not None else ""
-    table = Table(
-        title=f"{model['model']}, {width}V = {model['items']:,}: {model['parameters']:,} parameters",
-        title_justify="left",
-        box=None,
-        padding=(0, 1, 0, 0),
+    title = f"{model['model']}, {width}V = {model['items']:,}: {model['parameters']:,} parameters"
+    table = plain(
+        ("matrix", "shape", "weights", "role", "module", "dissected", "blocks"), ("weights",), title, "blocks"
     )
-    for column in ("matrix", "shape", "weights", "role", "module", "dissected", "blocks"):
-        table.add_column(column, justify="right" if column == "weights" else "left", no_wrap=column != "blocks")
     for row in model["matrices"]:
         shape = "×".join(map(str, row["shape"])) if row["shape"] else f"{len(row['shapes'])} matrices"
         dissected = "yes" if not row["reason"] else "in part" if row["dissected"] else "no"
         texts = (row["role"] or "other", row["module"] or "-", dissected, " ".join(row["blocks"]))
-        table.add_row(*map(escape, (row["matrix"], shape, f"{row['parameters']:,}", *texts)))
-    console.print(table)
-    for role, share in model["roles"].items():
-        if share["share"] < 1:
-            console.print(f"{role}: {in_words(share)}.", markup=False, style="yellow")
-    for row in model["matrices"]:
-        if row["role"] is None and row["reason"]:
-            console.print(f"{row['matrix']}, no role: {row['reason']}.", markup=False, style="yellow")
+        table.add_row(row["matrix"], shape, f"{row['parameters']:,}", *texts)
+    screen = Console(highlight=False, markup=False)
+    screen.print(table)
+    partly = [f"{role}: {in_words(share)}." for role, share in model["roles"].items() if share["share"] < 1]
+    nameless = [row for row in model["matrices"] if row["role"] is None and row["reason"]]
+    for text in [*partly, *(f"{row['matrix']}, no role: {row['reason']}." for row in nameless)]:
+        screen.print(text, style="yellow")
     rest = model["parameters"] - sum(row["parameters"] for row in model["matrices"])
-    console.print(f"The rest, {rest:,}: item table, biases and norms, which stay as they are.")
-    show_options(model, console)
-
-
-def show_options(model: dict[str, Any], console: Console) -> None:
-    told = [f"{name}={_text(value)}" for name, value in model["options"].items()]
-    console.print(f"Options (--option), with their defaults: {', '.join(told) or 'none'}", markup=False)
-    for preset, values in model["presets"].items():
-        says = ", ".join(f"{name}={_text(value)}" for name, value in values.items())
-        console.print(f"--preset {preset}: {says}", markup=False)
+    screen.print(f"The rest, {rest:,}: item table, biases and norms, which stay as they are.")
 
 
 def _text(value: Any) -> str:

@@ -1,35 +1,35 @@
-"""Options that several verbs share, so that each is spelt, explained and defaulted in one place.
+"""What verbs share: options, each declared once, and the way from a command to a call of the library and its output.
 
-An option that is a setting derives from its field of `Config`. What `dissect run` and `dissect train` have in common
-stands here too: from the words of a command to a call of the library.
+An option that is a setting derives from its field of `Config`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from dissect.errors import UsageError
 from dissect.runs.config import SETTINGS, Config, Setting
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
     from dissect.data.sessions import Dataset
-    from dissect.training.record import Observer
 
 Decorator = Callable[[Any], Any]
-PLACES = "Where things lie, and output"
+PLACES = "Folders and output"
 GROUPS = {"model": "Model", "data": "Data", "training": "Training", "SparseVD": "SparseVD", PLACES: PLACES}
-KINDS = {"int": int, "float": float, "str": str}
 
 
 class Option(click.Option):
-    """An option with the group in which --help lists it; a `rare` one stands behind the others."""
+    """An option with the group in which --help lists it; a `rare` one comes after the others."""
 
     def __init__(self, *words: Any, group: str = PLACES, rare: bool = False, **more: Any) -> None:
         super().__init__(*words, **more)
@@ -37,7 +37,24 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """Lists options by groups, and takes an argument of a registered model, `--steps 2`, as `--option steps=2`."""
+    """A verb. It refuses an option that is given twice (click would take the last), and reads an argument of a
+    registered model, `--steps 2`, as `--option steps=2`.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        known = {word for option in self.get_params(ctx) for word in option.opts}
+        args = list(_with_option(args, known) if "--option" in known else args)
+        _, _, order = self.make_parser(ctx).parse_args(list(args))
+        for option in order:
+            is_single = isinstance(option, click.Option) and not (option.multiple or option.count or option.is_flag)
+            if is_single and (times := order.count(option)) > 1:
+                name = max(option.opts, key=len)
+                raise UsageError(f"{name} is given {times} times, but takes one value.", f"Give {name} once.")
+        return super().parse_args(ctx, args)
+
+
+class Training(Command):
+    """A verb that trains: --help lists its options by groups."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         options = [option for option in self.get_params(ctx) if isinstance(option, click.Option)]
@@ -48,16 +65,14 @@ class Command(click.Command):
                 with formatter.section(title):
                     formatter.write_dl(rows)
 
-    def make_parser(self, ctx: click.Context) -> Any:
-        parser = super().make_parser(ctx)
-        known = {word for option in self.get_params(ctx) for word in option.opts}
-        parse = parser.parse_args
-        parser.parse_args = lambda args: parse(list(_with_option(args, known)))  # type: ignore[method-assign]
-        return parser
+
+def examples(*commands: str) -> str:
+    """The end of a verb's help: commands, each without `dissect`."""
+    return "\b\n" + "\n".join([f"Example{'s' * (len(commands) > 1)}:", *(f"  dissect {words}" for words in commands)])
 
 
 def _with_option(args: Sequence[str], known: set[str]) -> Iterator[str]:
-    """The words of a command, where `--steps 2` and `--steps=2` have become `--option steps=2`."""
+    """The words of a command, with `--option steps=2` for `--steps 2` and `--steps=2`."""
     words = iter(args)
     for word in words:
         name, equals, value = word.removeprefix("--").partition("=")
@@ -75,75 +90,64 @@ def _is_argument(name: str) -> bool:
     return any(name.replace("-", "_") in defaults(find_model(model)) for model in MODELS)
 
 
-def option(*words: str, **more: Any) -> Decorator:
-    return click.option(*words, cls=Option, **more)
+option = partial(click.option, cls=Option)
 
 
 def several(*decorators: Decorator) -> Decorator:
-    """One decorator for several options, in the order in which --help lists them."""
-
-    def decorate(function: Any) -> Any:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
+    """One decorator for several options, in the order of --help."""
+    return lambda function: reduce(lambda made, decorator: decorator(made), reversed(decorators), function)
 
 
 def each_once(context: click.Context, parameter: click.Parameter, values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The values of a repeatable option without repetitions; says so on stderr."""
+    """The values of a repeatable option without repetitions, which stderr tells."""
     for value in dict.fromkeys(value for value in values if values.count(value) > 1):
         click.echo(f"{parameter.opts[0]} {value} is given more than once, and counts once.", err=True)
     return tuple(dict.fromkeys(values))
 
 
 def settings(usual: Mapping[str, Any], but: Sequence[str] = ()) -> Decorator:
-    """An option for each setting, with the defaults of a verb; `but` names settings or groups that it has not."""
+    """An option for each setting, with the defaults of a verb; `but` names settings or groups that it lacks."""
     own = [each for each in SETTINGS if not {each.name, each.group} & set(but)]
     return several(*(_setting(each, usual.get(each.name, each.default)) for each in own))
 
 
 def _setting(each: Setting, default: Any) -> Decorator:
-    more: dict[str, Any] = {"group": each.group, "rare": each.rare, "help": each.help}
-    if each.kind == "bool":
-        return option(each.flag, each.name, is_flag=True, **more)
-    kind: Any = KINDS[each.kind]
-    if each.choices:
-        kind = click.Choice(each.choices)
-    elif each.kind == "int":
-        kind = click.IntRange(*map(each.limits.get, ("at least", "at most")))  # type: ignore[arg-type]
-    shown = each.shown and default is not None
-    return option(each.flag, each.name, type=kind, default=default if shown else None, show_default=shown, **more)
+    how: dict[str, Any] = {"is_flag": True}
+    if each.kind != "bool":
+        low, high = map(each.limits.get, ("at least", "at most"))
+        kinds: dict[str, Any] = {"int": click.IntRange(low, high), "float": float}  # type: ignore[arg-type]
+        kind = click.Choice(each.choices) if each.choices else kinds.get(each.kind, str)
+        shown = each.shown and default is not None
+        how = {"type": kind, "default": default if shown else None, "show_default": shown}
+    return option(each.flag, each.name, group=each.group, rare=each.rare, help=each.help, **how)
 
 
-of_model, of_training = partial(option, group="model"), partial(option, group="training")
-runs_dir = option("--runs-dir", default="runs", show_default=True, metavar="DIR", help="Where run folders lie.")
-data_dir = option(
-    "--data-dir", metavar="DIR", help="Where data sets lie. [default: $DISSECT_DATA or the user's data folder]"
-)
-as_json = option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
-quiet = option("--quiet", is_flag=True, help="No progress on stderr.")
-own_model = option(
-    "--model",
-    metavar="FILE:CLASS",
-    help="Where the run's own model lies now; the file is executed. [default: the file it was trained with, if you"
-    " have named it in a command before]",
-)
-DEVICES = click.Choice(["auto", "cpu", "cuda"])
-device = of_training("--device", type=DEVICES, default="auto", show_default=True)
-preset = of_model("--preset", help="Arguments of the model by name, e.g. official for attenmixer.")
-extra = of_model(
-    "--option",
-    "extra",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Another argument of the model: `dissect models NAME` lists them. `--steps 2` means the same as `--option"
-    " steps=2` for a model that is listed by `dissect models`.",
-)
+PLACE = "Folder of the data sets. [default: $DISSECT_DATA or the user's data folder]"
 WIDTH = "Width D of the model. [default: the preset's or the model file's, else 256; 32 on built-in data]"
+OPTION = (
+    "Another argument of the model; `dissect models NAME` lists them. For a model from `dissect models`, `--steps 2` is"
+    " short for `--option steps=2`."
+)
+MOVED = (
+    "The model file of this run, if it has moved; it is executed. [default: the file it was trained with, if you have"
+    " named it in a command before]"
+)
+SEEDS = "Random seed. Give the option several times to train several seeds."
+JOBS = "Number of seeds to train at the same time."
 FROM = "Take settings, model and data set from a file such as a group's config.toml; other options given here win."
 ONCE: dict[str, Any] = {"multiple": True, "callback": each_once}
-# What a training has, with SparseVD or without, beside its settings.
+SHOWN: dict[str, Any] = {"show_default": True}
+
+of_model, of_training = partial(option, group="model"), partial(option, group="training")
+data_dir = option("--data-dir", metavar="DIR", help=PLACE)
+runs_dir = option("--runs-dir", default="runs", metavar="DIR", help="Folder of the runs.", **SHOWN)
+as_json = option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+quiet = option("--quiet", is_flag=True, help="No progress on stderr.")
+DEVICES = click.Choice(["auto", "cpu", "cuda"])
+device = of_training("--device", type=DEVICES, default="auto", **SHOWN)
+preset = of_model("--preset", help="A named set of model options, e.g. official for attenmixer.")
+extra = of_model("--option", "extra", multiple=True, metavar="KEY=VALUE", help=OPTION)
+# The options of a training beside its settings.
 training = several(
     of_model("--dim", type=click.IntRange(1), help=WIDTH),
     preset,
@@ -151,29 +155,27 @@ training = several(
     of_model("--without", metavar="ROLE", help="Leave a role out: propagation, gnn, attention.", **ONCE),
     of_model("--init-from", metavar="RUN", help="Start from the weights of a trained dense run."),
     of_training("--epochs", type=float, help="Length of the training; or --max-steps. [default of train: 10]"),
-    of_training(
-        "--seed",
-        "seeds",
-        type=click.IntRange(0, 10**9),
-        default=(1,),
-        show_default=True,
-        help="Repeat for several seeds.",
-        **ONCE,
-    ),
-    of_training("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Train so many seeds at once."),
+    of_training("--seed", "seeds", type=click.IntRange(0, 10**9), default=(1,), help=SEEDS, **SHOWN, **ONCE),
+    of_training("--jobs", type=click.IntRange(1), default=1, help=JOBS, **SHOWN),
     device,
     option("--config", metavar="FILE", help=FROM),
     option("--name", help="Name of the group's folder, before the hash. [default: <model>-<dataset>]"),
     runs_dir,
     data_dir,
-    option("--force", is_flag=True, help="Train again what is finished; the old run is kept aside."),
+    option("--force", is_flag=True, help="Train finished runs again; the old runs are kept aside."),
     as_json,
     quiet,
 )
 
 
+def of_run(device: Decorator = device) -> Decorator:
+    """What verbs that open a run share: its name, and the places of what it needs."""
+    own_model = option("--model", metavar="FILE:CLASS", help=MOVED)
+    return several(click.argument("run"), own_model, device, runs_dir, data_dir, as_json, quiet)
+
+
 def console(quiet: bool = False) -> Console:
-    """What notes and progress go to; a process that trains one of several seeds writes plain lines."""
+    """The console for notes and progress; a process that trains one of several seeds writes plain lines."""
     import multiprocessing
 
     from rich.console import Console
@@ -184,57 +186,56 @@ def console(quiet: bool = False) -> Console:
     return Console(stderr=True, quiet=quiet or not workers.is_first(), force_terminal=plain)
 
 
+def progress(*columns: Any, **more: Any) -> Progress:
+    """Progress bars on stderr, if that is a terminal; stdout is left alone, for the results."""
+    from rich.progress import Progress
+
+    screen = console()
+    return Progress(*columns, console=screen, disable=not screen.is_terminal, redirect_stdout=False, **more)
+
+
 def say_on(screen: Console) -> Callable[[str], None]:
-    """What puts a note on the screen, on one line and as it is."""
+    """A function that prints a note on the screen, on one line and as it is."""
     return partial(screen.print, highlight=False, markup=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """A note on stderr. (A function of the module, which travels to other processes.)"""
+    """Print a note on stderr. (A function of the module: it travels to other processes.)"""
     say_on(console())(text)
 
 
-def observer(title: str, threshold: float, quiet: bool) -> Observer:
-    """What shows how a run goes on."""
-    from dissect.cli import live
-    from dissect.training import workers
-
-    return live.make_observer(console(), title, threshold, quiet or not workers.is_first())
-
-
 def loader(say: Callable[[str], None] = say) -> Callable[[str, str | None], Dataset]:
-    """What gives the data set of a name, fetched where it is not here and can be; `say` is told what is done."""
-    from functools import partial
-
+    """A function that gives the data set of a name, fetched if it is not here and can be; `say` tells what it does."""
     from dissect.cli.data import progress_bar
     from dissect.data import bring
 
     return partial(bring.load, say=say, progress=progress_bar)
 
 
-def start(context: click.Context, usual: Mapping[str, Any], **given: Any) -> tuple[Path, Dataset]:
-    """Train what a command asks for; returns (group, data set).
+def start(context: click.Context, usual: Mapping[str, Any], as_json: bool, **given: Any) -> None:
+    """Train what a command asks for, and print the verdict or the table of results.
 
     Options given win over --config FILE, which wins over `usual`, the settings of the verb.
     """
-    from dissect.experiment.opened import group_name, model_named, newest_dataset, read_settings, require_split
-    from dissect.experiment.subject import option_values
+    from dissect.cli.live import observer
+    from dissect.experiment.opened import newest_dataset, read_settings, recorded_model, require_split
+    from dissect.experiment.subject import find_model, option_values
     from dissect.experiment.train import train
+    from dissect.runs.folders import HASHED
     from dissect.training import workers
 
     workers.join()
     typed = {name: v for name, v in given.items() if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    path = given.pop("config")
+    path, is_dense = given.pop("config"), usual.get("where") == "none"
     file = read_settings(path, usual, "init_from" in typed) if path else {}
-    asked = {name: typed.get(name, file.get(name, given[name])) for name in ("model", "dataset")}
-    if asked["model"] is None:
+    model, dataset = (typed.get(name, file.get(name, given.pop(name))) for name in ("model", "dataset"))
+    if model is None:
         raise click.MissingParameter(ctx=context, param=context.command.params[0])
-    subject = model_named(given["model"] if "model" in typed or "model" not in file else None, file, path)
-    if usual.get("where") != "none":
+    is_files = "model" not in typed and "model" in file
+    subject = recorded_model(model, file.get("model_source"), path) if is_files else find_model(model)
+    if not is_dense:
         subject.require_weights()
-    data = loader()(asked["dataset"] or newest_dataset(given["runs_dir"], say), given.pop("data_dir"))
-    name = given.pop("name")
-    is_same = file.get("model") == subject.name and file.get("dataset") == data.name
+    data = loader()(dataset or newest_dataset(given["runs_dir"], say), given.pop("data_dir"))
     if file.get("dataset") == data.name and "split_hash" in file:
         require_split(data, file["split_hash"], path)
     names = {each.name for each in SETTINGS}
@@ -242,18 +243,43 @@ def start(context: click.Context, usual: Mapping[str, Any], **given: Any) -> tup
     if given["epochs"] is not None:
         settings.pop("max_steps", None)
     settings |= {name: value for name, value in typed.items() if name in names}
-    options = dict(file.get("model_options", {})) if file.get("model") == subject.name else {}
-    options |= {"dim": given["dim"]} if given["dim"] is not None else {}
+    options, name, dim = {}, given.pop("name"), given.pop("dim")
+    if file.get("model") == subject.name:
+        options = dict(file.get("model_options", {}))
+        group = Path(path).resolve().parent.name
+        if file.get("dataset") == data.name and HASHED.search(group):
+            name = name or HASHED.sub("", group)
+    options |= {} if dim is None else {"dim": dim}
+    options |= option_values(given.pop("extra"))
     watch = partial(observer, threshold=settings.get("threshold", Config.threshold), quiet=given.pop("quiet"))
-    group = train(
-        subject,
-        data,
-        options=options | option_values(given.pop("extra")),
-        name=group_name(path) if name is None and is_same else name,
-        observe=watch,
-        say=say,
-        usual=usual,
-        **{name: value for name, value in given.items() if name not in {*names, "model", "dataset", "dim"}},
-        **settings,
-    )
-    return group, data
+    more = {name: value for name, value in given.items() if name not in names} | settings
+    trained = train(subject, data, options=options, name=name, observe=watch, say=say, usual=usual, **more)
+    show(trained, not is_dense, as_json)
+
+
+def show(group: Path, has_verdict: bool, as_json: bool) -> None:
+    """Print the verdict on a group, or the table of all results on its split."""
+    from rich.console import Console
+
+    from dissect.runs.folders import group_config
+    from dissect.training import workers
+
+    if not workers.is_first():
+        return
+    config = group_config(group)
+    screen: Any
+    if has_verdict:
+        from analyses.verdict import judge
+        from dissect.cli.verdict_view import render_verdict
+        from dissect.data import planted
+
+        verdict = judge(group, judged=planted.judged(config["dataset"]))
+        text, screen = json.dumps(verdict, indent=1, allow_nan=False), render_verdict(verdict)
+    else:
+        from analyses.compare import results_table
+        from dissect.cli.compare_view import render_results
+
+        table = results_table(group.parent, config["split_hash"], config["protocol"])
+        text = table.to_json(orient="records", indent=1)
+        screen = render_results(table, config["dataset"], config["protocol"], newest=group.name)
+    print(text) if as_json else Console().print(screen)

@@ -17,8 +17,7 @@ Draw = Callable[..., list[Drawing]]
 
 @click.group()
 def command() -> None:
-    """Draw figures from the newest group of runs that has what they show, or from the groups named; `data` draws
-    data sets."""
+    """Draw figures of the newest suitable group, or of the groups that you name. `data` draws data sets."""
 
 
 def draw_each(draw: Draw, groups: Sequence[str], runs_dir: str, out: str | None, **more: Any) -> None:
@@ -31,7 +30,7 @@ def draw_each(draw: Draw, groups: Sequence[str], runs_dir: str, out: str | None,
 
 
 def draw_together(draw: Draw, groups: Sequence[str], runs_dir: str, out: str | None, **more: Any) -> None:
-    """One figure of all groups, in the folder of the group where there is but one."""
+    """One figure of all groups, in the folder of the group if there is but one."""
     found = named(groups, runs_dir)
     at = found[0] if len(set(found)) == 1 else Path(runs_dir)
     save(draw(*found, runs_dir=runs_dir, **more), Path(out) if out else at / "figures")
@@ -45,76 +44,68 @@ def draw_data(draw: Draw, names: Sequence[str], data_dir: str | None, out: str |
 
 
 def named(names: Sequence[str], runs_dir: str, dissected: bool = False) -> list[Path]:
-    """The groups asked for; the newest, or the newest `dissected` one, where none is named."""
+    """The groups asked for, or the newest, which must be `dissected`."""
     from dissect.runs import folders
 
     return [folders.resolve_group(name, runs_dir) for name in names] or [folders.newest_group(runs_dir, dissected)]
 
 
 def save(drawings: list[Drawing], folder: Path) -> None:
-    """Write figures and say their files."""
+    """Write figures and print the paths of their files."""
     for drawing in drawings:
         for path in drawing.save(folder):
             click.echo(path)
 
 
-def choice(flag: str, values: Sequence[str], default: str, help: str | None = None) -> options.Decorator:
-    return click.option(flag, type=click.Choice(values), default=default, show_default=True, help=help)
+def choice(flag: str, values: str, default: str, help: str | None = None) -> options.Decorator:
+    return click.option(flag, type=click.Choice(values.split()), default=default, show_default=True, help=help)
 
 
 def out(default: str) -> options.Decorator:
     return click.option("--out", metavar="DIR", help=f"Folder for the files. [default: {default}]")
 
 
+MEASURES = "D1: log alpha below the threshold; D2: |theta| > tau; D2s: theta > tau, the paper's Equation 3 literally."
+BELOW = "Keep a weight if its log alpha is below this. [default: the group's]"
+VARIANTS = "full, or without-<role>; may be repeated. [default: all]"
 groups = click.argument("groups", nargs=-1, metavar="[GROUP ...]")
-of_each = (
+of_each = (groups, click.option("--threshold", type=float, help=BELOW), out("the group's figures/"), options.runs_dir)
+
+
+def figure(name: str, run: Callable[..., None], words: Sequence[str], *declared: options.Decorator) -> None:
+    """A command for a figure: `run` finds its sources and draws it; `words` are those of its examples."""
+    says = (FIGURES[name].__doc__ or "").split("\n")[0]
+    epilog = options.examples(*(f"plot {name} {each}".rstrip() for each in words))
+    make = command.command(name, cls=options.Command, help=says, short_help=says, epilog=epilog)
+    make(options.several(*declared)(partial(run, FIGURES[name])))
+
+
+figure(
+    "density",
+    draw_each,
+    ["", "srgnn-diginetica --x step"],
+    choice("--x", "epoch step", "epoch"),
+    choice("--measure", "D1 D2 D2s", "D1", MEASURES),
+    choice("--tau", "0 0.001 0.01 0.05", "0.01", "For D2 and D2s."),
+    click.option("--variant", default="full", show_default=True, help="full, or without-<role>."),
+    *of_each,
+)
+figure("histogram", draw_each, [""], *of_each)
+figure(
+    "training",
+    draw_together,
+    ["", "srgnn-diginetica attenmixer-diginetica --by time"],
     groups,
-    click.option("--threshold", type=float, help="A weight is kept where log alpha lies below. [default: the group's]"),
-    out("the group's figures/"),
+    choice("--by", "epoch time", "epoch"),
+    click.option("--variant", "variants", multiple=True, help=VARIANTS),
+    out("the group's figures/; for several groups, figures/ in --runs-dir"),
     options.runs_dir,
 )
-measures = "D1: log alpha below the threshold; D2: |theta| > tau; D2s: theta > tau, the paper's Equation 3 literally."
-# Figure -> how its sources are found and drawn, its arguments and options, examples.
-COMMANDS: dict[str, tuple[Callable[..., None], tuple[options.Decorator, ...], tuple[str, ...]]] = {
-    "density": (
-        draw_each,
-        (
-            choice("--x", ["epoch", "step"], "epoch"),
-            choice("--measure", ["D1", "D2", "D2s"], "D1", measures),
-            choice("--tau", ["0", "0.001", "0.01", "0.05"], "0.01", "For D2 and D2s."),
-            click.option("--variant", default="full", show_default=True, help="full, or without-<role>."),
-            *of_each,
-        ),
-        ("", " srgnn-diginetica --x step"),
-    ),
-    "histogram": (draw_each, of_each, ("",)),
-    "training": (
-        draw_together,
-        (
-            groups,
-            choice("--by", ["epoch", "time"], "epoch"),
-            click.option(
-                "--variant", "variants", multiple=True, help="full, without-<role>; repeatable. [default: all]"
-            ),
-            out("the group's figures/; of several, figures/ in --runs-dir"),
-            options.runs_dir,
-        ),
-        ("", " srgnn-diginetica attenmixer-diginetica --by time"),
-    ),
-    "data": (
-        draw_data,
-        (
-            click.argument("names", nargs=-1, required=True, metavar="NAME ..."),
-            out("figures/ where you are, since data sets belong to no group"),
-            options.data_dir,
-        ),
-        (" diginetica", " diginetica gowalla lastfm --out talk/figures"),
-    ),
-}
-for name, figure in FIGURES.items():
-    run, declared, examples = COMMANDS[name]
-    command.command(
-        name,
-        help=(figure.__doc__ or "").split("\n")[0],
-        epilog="\b\nExamples:\n" + "\n".join(f"  dissect plot {name}{example}" for example in examples),
-    )(options.several(*declared)(partial(run, figure)))
+figure(
+    "data",
+    draw_data,
+    ["diginetica", "diginetica gowalla lastfm --out talk/figures"],
+    click.argument("names", nargs=-1, required=True, metavar="NAME ..."),
+    out("figures/ in the current folder, since data sets belong to no group"),
+    options.data_dir,
+)

@@ -1,4 +1,4 @@
-"""dissect recommend: what a trained model puts first after a session, or after each of a file."""
+"""dissect recommend: the items that a trained model ranks first after a session, or after each session of a file."""
 
 from __future__ import annotations
 
@@ -8,74 +8,56 @@ import click
 
 from dissect.cli import options
 
+EXAMPLES = (
+    "recommend runs/srgnn-demo-58ce72c0/s1 --session 12,7,99",
+    "recommend srgnn-demo --session 12,7,99 --k 5 --unseen --json",
+    "recommend srgnn-shop --session sku-881,sku-17 --identifiers",
+    "recommend srgnn-shop --sessions today.txt --identifiers --json",
+)
+IDENTIFIERS = "Sessions name items as the log or the files do; a name with a comma needs quotes."
 
-@click.command(
-    epilog="""\b
-Examples:
-  dissect recommend runs/srgnn-demo-58ce72c0/s1 --session 12,7,99
-  dissect recommend srgnn-demo --session 12,7,99 --k 5 --unseen --json
-  dissect recommend srgnn-shop --session sku-881,sku-17 --identifiers
-  dissect recommend srgnn-shop --sessions today.txt --identifiers --json"""
-)
-@click.argument("run")
+
+@click.command(cls=options.Command, epilog=options.examples(*EXAMPLES))
 @click.option("--session", metavar="ITEMS", help="Item numbers in the order of the clicks: 12,7,99")
-@click.option("--sessions", "file", metavar="FILE", help="A session a line, written as for --session.")
-@click.option(
-    "--identifiers",
-    "by_identifier",
-    is_flag=True,
-    help="Sessions name items as the log or the files do; quotes go around a name with a comma.",
-)
+@click.option("--sessions", "file", metavar="FILE", help="A file with a session a line, written as for --session.")
+@click.option("--identifiers", "by_identifier", is_flag=True, help=IDENTIFIERS)
 @click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Length of the list.")
 @click.option("--unseen", is_flag=True, help="Leave out the items of the session.")
-@options.own_model
-@options.device
-@options.runs_dir
-@options.data_dir
-@options.as_json
-@options.quiet
+@options.of_run()
 def command(
-    run: str,
-    session: str | None,
-    file: str | None,
-    by_identifier: bool,
-    runs_dir: str,
-    data_dir: str | None,
-    as_json: bool,
-    quiet: bool,
-    **given: Any,
+    run: str, runs_dir: str, data_dir: str | None, as_json: bool, quiet: bool, by_identifier: bool, **given: Any
 ) -> None:
-    """The K items with the highest scores after a session, by the trained model of RUN.
+    """List the K items that the trained model of RUN scores highest after a session.
 
-    RUN is a seed's folder, or a group with one seed. Items are numbered as in its data set; where its log or files
-    call them otherwise, that stands beside the numbers. The probability is that of the softmax over the whole
-    catalogue; a baseline has none.
+    RUN is a seed's folder, or a group with one seed. Items have the numbers of its data set; if the log has its own
+    names, the output shows them too. Probabilities come from the softmax over the whole catalogue; a baseline has none.
 
-    For a file of sessions it prints CSV, with --json JSON lines: a row for each session (the number of its line) and
-    rank. In CSV, an identifier that a spreadsheet would take for a formula has a ' before it; --json has identifiers
-    exactly. By identifier, clicks on items that the model does not know are left out and counted.
+    For a file of sessions it prints CSV, or JSON lines with --json: a row for each session (by the number of its line)
+    and rank. In CSV, an identifier that a spreadsheet would take for a formula gets a ' before it; --json has
+    identifiers exactly. With --identifiers, clicks on items that the model does not know are left out and counted.
     """
     from functools import partial
+    from pathlib import Path
 
     from dissect.cli.models_view import print_list, print_rows, with_progress
     from dissect.errors import UsageError
     from dissect.experiment.opened import data_of, finished_run
-    from dissect.experiment.recommended import read, recommended
+    from dissect.experiment.recommended import read_session, read_sessions, recommended
     from dissect.runs import files
 
+    session, file = given.pop("session"), given.pop("file")
     if (session is None) == (file is None):
         raise UsageError("Give one session, or a file of them.", "--session 12,7,99, or --sessions FILE")
-    screen = options.console(quiet)
-    record, tell = finished_run(run, runs_dir), options.say_on(screen)
-    identifiers = files.read_identifiers(record.group, record.n_items)
-    sessions = read(session, file, record.n_items, identifiers, by_identifier, tell)
+    record, tell = finished_run(run, runs_dir), options.say_on(options.console(quiet))
+    named = (record.n_items, files.read_identifiers(record.group, record.n_items), by_identifier)
+    sessions = read_sessions(Path(file), *named, tell) if file is not None else {1: read_session(session, *named)}
     data = partial(data_of, record, options.loader(tell), data_dir)
-    answers = recommended(record, list(sessions.values()), data, identifiers, **given)
+    answers = recommended(record, list(sessions.values()), data, named[1], **given)
     if file is not None:
-        lists = zip(sessions, with_progress(answers, len(sessions), screen), strict=True)
+        lists = zip(sessions, with_progress(answers, len(sessions), quiet), strict=True)
         print_rows(({"session": at, **row} for at, rows in lists for row in rows), as_json)
         return
     rows = next(answers)
     if not rows:
         raise UsageError("The session has every item: with --unseen nothing is left.", "Leave --unseen out.")
-    print_list(str(record.run), sessions[1], identifiers, rows, as_json)
+    print_list(str(record.run), sessions[1], named[1], rows, as_json)

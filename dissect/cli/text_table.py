@@ -1,14 +1,16 @@
-"""A table of words that can be shown on the screen, in Markdown and in LaTeX, the same in each."""
+"""Tables: `TextTable` for the screen, Markdown and LaTeX, the same in each; `plain` for the screen alone."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
+from rich.table import Table
 from rich.text import Text
 
 LATEX = {letter: "\\" + letter for letter in "&%$#_{}"}
@@ -24,7 +26,7 @@ PROSE = 100  # notes are read as text: no line is longer
 class Column:
     """A column: its name, which may have line breaks, its cells, and which of them are bold.
 
-    A `spare` one is left out where the screen is too narrow for all: the last of them first.
+    On a screen that is too narrow for all, `spare` ones are left out, the last of them first.
     """
 
     name: str
@@ -63,9 +65,9 @@ class TextTable:
 
 
 def to_screen(table: TextTable, width: int) -> Text:
-    """Title, rows and notes in lines of at most `width`, where the numbers of a row have room in it.
+    """Title, rows and notes in lines of at most `width`, if the numbers of a row have room in it.
 
-    No name is cut: one that is too long for its column stands on lines of its own, above its numbers.
+    No name is cut: one that is too long for its column gets lines of its own, above its numbers.
     """
     columns, heads, rows = table.columns, table.heads(), table.rows()
     widths = [max(map(cell_len, [*column.name.split("\n"), *column.cells])) for column in columns]
@@ -93,9 +95,23 @@ def to_screen(table: TextTable, width: int) -> Text:
     lines = [Text(table.title, "bold"), *(line([(word, False) for word in words]) for words in over), *map(line, rows)]
     notes = list(table.notes)
     if dropped := [" ".join(columns[i].name.split()) for i in range(1, len(columns)) if i not in shown]:
-        notes.append(f"No room for: {', '.join(dropped)}. A wider screen has it, and so have --json and a file.")
+        left_out = f"Columns left out for lack of space: {', '.join(dropped)}."
+        notes.append(f"{left_out} Use a wider screen, --json or --out.")
     prose = [part for note in notes for part in textwrap.wrap(note, min(width, PROSE), break_on_hyphens=False)]
     return Text("\n").join([*lines, *(Text(part, "dim") for part in prose)])
+
+
+def plain(columns: Sequence[str], numbers: Container[str] = (), title: str = "", wraps: str = "", **more: Any) -> Table:
+    """A rich table without lines, which cuts no text. On a narrow screen the column `wraps` is folded, or, unless
+    given, every column that is not among the `numbers`.
+    """
+    look: dict[str, Any] = {"box": None, "padding": (0, 1, 0, 0), "title_justify": "left", "caption_justify": "left"}
+    table = Table(title=title or None, title_style="bold", **look, **more)
+    for name in columns:
+        is_number = name in numbers
+        is_fixed = is_number or bool(wraps and name != wraps)
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=is_fixed, overflow="fold")
+    return table
 
 
 def to_markdown(table: TextTable) -> str:

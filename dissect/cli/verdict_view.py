@@ -7,13 +7,12 @@ from typing import Any
 from rich.bar import Bar
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
-from dissect.cli.live import short_name
+from dissect.cli.text_table import plain
 
 SHOWN = 12  # lines of a list, at most
-LEFT: Any = {"title_justify": "left", "caption_justify": "left"}
 QUESTIONS = {"O1": "O1  propagation withers (Figure 3)", "O2": "O2  the readout holds (Figure 4)"}
 STYLES = {"holds": "green", "fails": "red", "undecided": "yellow", "redundant": "green", "needed": "red"}
 CHECKS = {
@@ -54,7 +53,7 @@ def heading(verdict: dict[str, Any]) -> Text:
         "where {where}, prior {prior}, noise {noise}, KL weight {kl_weight:g}".format_map(verdict),
     ]
     if verdict["need"]:
-        lines.append("the full model; for what it loses without a role, see need below")
+        lines.append('These numbers are of the full model; "need" below says what it loses without a role.')
     if test := accuracy.get("test"):
         bias, worst = accuracy["selection_bias"], accuracy.get("test_worst_ties") or test  # absent in the oldest runs
         lines.append(f"test: HR@20 {test['hr@20']:.2f}, MRR@20 {test['mrr@20']:.2f} at the final step")
@@ -65,14 +64,6 @@ def heading(verdict: dict[str, Any]) -> Text:
     return Text(f"\n{verdict['model']} on {verdict['dataset']}", "bold").append("\n".join(lines), "not bold")
 
 
-def plain(title: str, names: int, *columns: str, **more: Any) -> Table:
-    """A table without lines; all columns but the first `names` are numbers."""
-    both = [
-        Column(name, justify="left" if place < names else "right", no_wrap=True) for place, name in enumerate(columns)
-    ]
-    return Table(*both, box=None, title=f"\n{title}", title_style="bold", **LEFT, **more)
-
-
 def density_bars(verdict: dict[str, Any]) -> Table:
     """Matrices and blocks with the share of weights kept, at three thresholds and at that of the useless control."""
     if verdict.get("rules") == "shadows":
@@ -80,10 +71,11 @@ def density_bars(verdict: dict[str, Any]) -> Table:
     at = sorted({f"{value:g}" for value in verdict["density"]["beyond_control_at"].values()}, key=float)
     t, more = f"{verdict['threshold']:g}", ("beyond",) if at else ()
     caption = f"beyond: kept below log α = {', '.join(at)}, where control.rolled keeps at most 5 %" if at else None
-    title = f"Density: share of weights with log α < {t}"
-    table = plain(title, 2, "matrix", "role", "t = 2", f"t = {t}", "t = 4", "", *more, caption=caption)
+    title, numbers = f"\nDensity: share of weights with log α < {t}", ("t = 2", f"t = {t}", "t = 4", *more)
+    columns = ("matrix", "role", *numbers[:3], "", *more)
+    table = plain(columns, numbers, title, caption=caption)
     for row in (row for row in verdict["density"]["matrices"] if "/" not in row["block"]):  # too fine for the screen
-        names = (f"  {row['block']}", "") if row["block"] else (short_name(row["matrix"]), row["role"])
+        names = (f"  {row['block']}", "") if row["block"] else (row["matrix"], row["role"])
         shares = [f"{row[name]:.3f}" for name in ("kept 2", "density", "kept 4", *(["beyond_control"] if at else []))]
         style = "dim" if row["block"] or row["role"] == "control" else ""
         table.add_row(*names, *shares[:3], Bar(1, 0, row["density"], width=16), *shares[3:], style=style)
@@ -93,10 +85,11 @@ def density_bars(verdict: dict[str, Any]) -> Table:
 def shadow_bars(verdict: dict[str, Any]) -> Table:
     """Matrices and blocks with the share of weights kept, and what their shadows keep."""
     t = f"{verdict['threshold']:g}"
-    title = f"Density: share of weights with log α < {t}, and of a shadow's: useless by construction"
-    table = plain(title, 2, "matrix", "role", f"t = {t}", "shadow", "")
+    title = f"\nDensity: share of weights with log α < {t}"
+    caption = "shadow: what a matrix keeps that is useless by construction, at the same place"
+    table = plain(("matrix", "role", f"t = {t}", "shadow", ""), (f"t = {t}", "shadow"), title, caption=caption)
     for row in (row for row in verdict["density"]["matrices"] if "/" not in row["block"]):
-        names = (f"  {row['block']}", "") if row["block"] else (short_name(row["matrix"]), row["role"])
+        names = (f"  {row['block']}", "") if row["block"] else (row["matrix"], row["role"])
         shadow = "" if row["shadow"] is None else f"{row['shadow']:.3f}"
         style = "dim" if row["block"] or row["role"] == "control" else ""
         table.add_row(*names, f"{row['density']:.3f}", shadow, Bar(1, 0, row["density"], width=24), style=style)
@@ -104,14 +97,15 @@ def shadow_bars(verdict: dict[str, Any]) -> Table:
 
 
 def check_table(checks: dict[str, dict[str, float]]) -> Table:
-    table = plain("Quick checks on test, at the end of training", 1, "", "HR@20", "MRR@20")
+    numbers = ("HR@20", "MRR@20")
+    table = plain(("", *numbers), numbers, "\nQuick checks on test, at the end of training")
     for name, values in checks.items():
         table.add_row(CHECKS.get(name, name), f"{values['hr@20']:.2f}", f"{values['mrr@20']:.2f}")
     return table
 
 
 def dense_weights(coverage: dict[str, Any]) -> Text:
-    """The weights that no density speaks for, a line for each name; without those that --where has left out."""
+    """The weights that no density covers, a line for each name; without those that --where has left out."""
     dense = [(role, *item) for role, share in coverage["roles"].items() for item in share["dense"].items()]
     lines = [
         f"\n  {name}, {'no role' if name in coverage['undeclared'] else role}, {part['weights']:,} weights: "
@@ -135,7 +129,7 @@ def answer_text(question: str, given: dict[str, Any], then: str = "") -> Group:
 
 
 def need_words(given: dict[str, Any]) -> str:
-    """What the model loses without a role, with the interval where there is one."""
+    """The loss of the model without a role, with the interval if there is one."""
     changes = [
         f"{name.upper()} goes from {given[f'{name}_full']:.2f} to {given[f'{name}_reduced']:.2f}"
         for name in ("hr@20", "mrr@20")
@@ -150,7 +144,7 @@ def need_words(given: dict[str, Any]) -> str:
 
 
 def need_hint(removable: list[str]) -> str:
-    """How to ask for need: with the roles that this model can be built without."""
+    """How to ask for need, with the roles that this model can do without."""
     if not removable:
         return "this model cannot be built without a role: its class names none in `removable`"
     return f"train the model without a role ({', '.join(removable)}): the same command with --without {removable[0]}"

@@ -19,7 +19,7 @@ from dissect.errors import DataError
 from dissect.text import shown
 
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
-# What a damaged archive makes the readers raise when it is opened.
+# Errors of the readers for a damaged archive.
 OPEN_ERRORS = (*READ_ERRORS, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error)
 MOST_FILES = 10_000  # in a tar archive
 LONGEST_HEADER = 1 << 24  # bytes of names and notes of one file in a tar archive
@@ -27,10 +27,10 @@ LONGEST_HEADER = 1 << 24  # bytes of names and notes of one file in a tar archiv
 
 @contextmanager
 def opened(path: Path, member: str = "") -> Iterator[IO[bytes]]:
-    """The bytes of a log; of the file `member` (or the only one) where `path` is a zip or tar archive, or of what a
-    .gz, .bz2 or .xz file holds. Archives are read as streams: nothing is unpacked, so no path in them is used.
+    """The bytes of a log: of the file `member` (or the only one) in a zip or tar archive, or of the contents of a .gz,
+    .bz2 or .xz file. Archives are read as streams: nothing is unpacked, so no path in them is used.
 
-    Raises DataError where the file or the member is missing, or the archive is damaged.
+    Raises DataError if the file or the member is missing, or the archive is damaged.
     """
     with ExitStack() as stack:
         try:
@@ -66,7 +66,7 @@ def _open(path: Path, member: str, stack: ExitStack) -> IO[bytes]:
 
 
 class _Bounded:
-    """A file that gives so many bytes at a time and no more: a tar header can ask for any number."""
+    """A file that limits the bytes of one read: a tar header can ask for any number."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.seek, self.tell = file, file.seek, file.tell

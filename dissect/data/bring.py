@@ -1,4 +1,4 @@
-"""Bring data sets in: from a name, a raw log or exchange files to a data set on disk, and what to tell of it.
+"""Bring data sets in: from a name, a raw log or exchange files to a data set on disk, and a report on it.
 
 Nothing is printed here: lines go to `say`, the bytes of a download to `progress`.
 """
@@ -27,7 +27,7 @@ Progress = Callable[[sources.Source], AbstractContextManager[Show]]
 
 
 def nobody(*_: object) -> None:
-    """Listens to what is said and shown, and does nothing."""
+    """A listener that does nothing."""
 
 
 def no_bar(source: sources.Source) -> AbstractContextManager[Show]:
@@ -44,11 +44,11 @@ def load(
     say: Say | None = None,
     progress: Progress = no_bar,
 ) -> Dataset:
-    """The data set of that name: built in, on disk, or else fetched and prepared where its log is public.
+    """The data set of that name: built in, on disk, or else fetched and prepared if its log is public.
 
-    `say` is told, line by line, what is fetched and what came of it, and where another split stands in. With `fetch`
-    False nothing is fetched. Raises UsageError for an unknown name, DataError, with the commands that bring it, for a
-    data set that is not there and cannot be fetched.
+    `say` gets a line for each download and its outcome, and if another split stands in. With `fetch` False nothing is
+    fetched. Raises UsageError for an unknown name, DataError, with the commands that bring it, for a data set that is
+    not there and cannot be fetched.
     """
     say, known, root = say or nobody, catalog.canonical(name), catalog.data_root(data_dir)
     source = sources.SOURCES.get(known)
@@ -123,15 +123,15 @@ def _kept(make: Callable[[], Dataset], name: str, data_dir: str | Path | None, f
 def prepare(name: str, path: Path, recipe: Recipe) -> Dataset:
     """The data set that the recipe makes of the log at `path`.
 
-    The provenance has the file with its SHA-256, every rule with its settings and the clicks that it left, what each
-    dropped, and, where the recipe knows what to expect, each count that is another, with both numbers (`differences`).
-    Raises DataError where the log is not what it should be, or nothing is left of it.
+    The provenance has the file with its SHA-256, every rule with its settings, the clicks that it left and dropped, and
+    each count that differs from what the recipe expects (`differences`). Raises DataError if the log is not as it
+    should be, or nothing is left of it.
     """
     source = read_log(path, recipe.log)
     items, table = source.labels["item"], [source.table]
     source.table, source.labels = source.table[:0], {}
     try:
-        # Popped, so that the rules can let go of what they replace.
+        # Popped, so that the rules can free the tables that they replace.
         train, test, rules, numbered = apply(table.pop(), recipe.rules, recipe.split, recipe.after)
     except DataError as error:
         raise DataError(f"{path}: {error.message}", error.hint) from error

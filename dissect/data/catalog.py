@@ -4,7 +4,7 @@
   data.json                              counts, split hash, provenance
   train-items.npy train-offsets.npy ...  the arrays of Sessions; times and users where the source has them
   test-items.npy test-offsets.npy ...
-  items.json                             what the source calls each item, where that is not its number
+  items.json                             the source's names of the items, if they are not the item numbers
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ KNOWN = {
 # Names as papers write them, which are no folder names.
 WRITTEN_AS = {"yoochoose-1/4": "yoochoose-1-4", "yoochoose-1/64": "yoochoose-1-64"}
 
-# Another split of the same log, used in its stead where it is all there is; the caller says so.
+# Another split of the same log, used if it is the only one; the caller says so.
 STAND_INS = {"diginetica": "diginetica-srgnn"}
 
 
@@ -60,7 +60,7 @@ def data_root(data_dir: str | Path | None = None) -> Path:
 
 
 def names(data_dir: str | Path | None = None) -> list[str]:
-    """The data sets that are on disk, damaged ones too, and those from before `check_name` took plain names only."""
+    """The data sets on disk, also damaged ones and those whose names `check_name` would refuse today."""
     found = (path.parent.name for path in data_root(data_dir).glob("*/data.json"))
     return sorted(name for name in found if not name.startswith("."))  # those are half made
 
@@ -99,7 +99,7 @@ def ways(name: str) -> str:
 
 
 def present_as(name: str, data_dir: str | Path | None = None) -> str | None:
-    """The name under which `load` would find a data set: its own, or its stand-in's; None where neither is there."""
+    """The name under which `load` would find a data set: its own, or its stand-in's; None if neither is there."""
     name, present = canonical(name), [*planted.BUILT_IN, *names(data_dir)]
     return next((known for known in (name, STAND_INS.get(name)) if known in present), None)
 
@@ -107,9 +107,9 @@ def present_as(name: str, data_dir: str | Path | None = None) -> str | None:
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     """A data set by name, its arrays mapped into memory; a built-in one is made on the spot.
 
-    Where only another split of `name` is present (STAND_INS), that one is returned, under its own name. Raises
-    UsageError for an unknown name, DataError for one that is not on disk (with the command that brings it) or
-    whose folder is damaged.
+    If only another split of `name` is present (STAND_INS), that one is returned, under its own name. Raises UsageError
+    for an unknown name, DataError for one that is not on disk (with the command that brings it) or whose folder is
+    damaged.
     """
     asked = canonical(name)
     name = present_as(asked, data_dir) or ""
@@ -133,10 +133,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The data.json of a data set, with n_items, split_hash and provenance as they should be.
-
-    Raises DataError where it is not.
-    """
+    """The data.json of a data set. Raises DataError unless n_items, split_hash and provenance are sound."""
     try:
         record = json.loads((folder / "data.json").read_text())
         if not isinstance(record, dict):
@@ -161,8 +158,8 @@ def _damaged(folder: Path, error: Exception) -> DataError:
 def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = False) -> Path:
     """Write a data set to the data folder, whole or not at all; returns its folder.
 
-    Raises UsageError where the name is taken (see `check_name`), DataError where the sessions are not what `Sessions`
-    says of them, or the disk refuses.
+    Raises UsageError if the name is taken (see `check_name`), DataError if the sessions are not sound or the disk
+    refuses.
     """
     folder = data_root(data_dir) / check_name(dataset.name, data_dir, force)
     try:
@@ -186,13 +183,15 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
 def check_name(name: str, data_dir: str | Path | None = None, force: bool = False) -> str:
     """The name under which a new data set will lie.
 
-    Raises UsageError where it cannot have it, or one has it already and `force` is not given; with `force` as well,
-    where the folder of that name holds anything but a data set.
+    Raises UsageError if the name is not allowed, or is taken and `force` is not given; even with `force`, if its folder
+    holds anything but a data set.
     """
     name = canonical(name)
     text.check_name(name, "A data set")
     if name in planted.BUILT_IN:
-        raise UsageError(f"A data set cannot be named {name!r}: that one is built in.", "Choose another name.")
+        raise UsageError(
+            f"A data set cannot be named {name!r}: it is the name of a built-in one.", "Choose another name."
+        )
     root = data_root(data_dir)
     folder = root / name
     if folder.exists() or folder.is_symlink():
@@ -205,9 +204,9 @@ def check_name(name: str, data_dir: str | Path | None = None, force: bool = Fals
 
 @contextmanager
 def claimed(name: str, data_dir: str | Path | None = None) -> Iterator[None]:
-    """Hold the name of a data set while it is made, and clear away what a killed process left half-written.
+    """Hold the name of a data set while it is made, and remove what a killed process left half-written.
 
-    Raises DataError where another process holds the name.
+    Raises DataError if another process holds the name.
     """
     root = data_root(data_dir)
     lock, is_new = root / f".{name}.lock", not root.exists()
@@ -219,12 +218,12 @@ def claimed(name: str, data_dir: str | Path | None = None) -> Iterator[None]:
         raise DataError(says, "Name another folder with --data-dir.") from error
     with file:
         busy = f"Another process is making the data set '{name}' in {root}."
-        hold(file, DataError(busy, "Wait for it; then it is there."))
+        hold(file, DataError(busy, "Wait until it has finished, then give the command again."))
         folders.clear(root / name)
         try:
             yield
         finally:
-            if is_new and not names(data_dir):  # nothing came of it: as if it had not been tried
+            if is_new and not names(data_dir):  # it failed, so leave no trace
                 lock.unlink(missing_ok=True)
                 with suppress(OSError):
                     root.rmdir()
@@ -241,7 +240,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def _read(folder: Path, part: str, n_items: int) -> Sessions:
-    """One part of a data set, its arrays mapped into memory. Raises ValueError where they are not what they should."""
+    """One part of a data set, its arrays mapped into memory. Raises ValueError if they are not sound."""
     arrays: dict[str, Any] = {}
     for path in (folder / f"{part}-{array}.npy" for array in ARRAYS):
         if path.stem.endswith(("items", "offsets")) or path.exists():

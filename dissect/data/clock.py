@@ -1,6 +1,6 @@
-"""Times of clicks as milliseconds since 1970: how a column writes them, and what they are.
+"""Times of clicks as milliseconds since 1970, and how columns write them.
 
-A clock is `iso`, a unit of UNITS since 1970, or a form such as `%d/%m/%Y %H:%M`, as Python's strptime takes it.
+A clock is `iso`, a unit of UNITS since 1970, or a pattern such as `%d/%m/%Y %H:%M` for Python's strptime.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # of as many digit
 LOOKED_AT = 10_000  # values of a column
 HINT = (
     "Times are ISO 8601 (2014-04-07, 2014-04-07T10:51:09.277Z, 2014-04-07 10:51:09 UTC), 20140407, 20140407105109, or "
-    "seconds, milliseconds, microseconds or nanoseconds since 1970. `dissect data prepare` takes any other form by "
-    "--time-format, such as '%d/%m/%Y %H:%M', and --time-format seconds where times count from elsewhere."
+    "seconds, milliseconds, microseconds or nanoseconds since 1970. `dissect data prepare` accepts other formats "
+    "with --time-format, such as '%d/%m/%Y %H:%M', and --time-format seconds if times do not count from 1970."
 )
 
 
 def guess(values: pd.Series, since: int = 0) -> str:
-    """The clock of a column, by most of its first values; "" where they are numbers from before `since` by any."""
+    """The clock of a column, by most of its first values; "" if they are numbers before `since` in every unit."""
     some = values.dropna().iloc[:LOOKED_AT]
     if isinstance(some.dtype, pd.DatetimeTZDtype):
         return "iso"
@@ -47,7 +47,7 @@ def guess(values: pd.Series, since: int = 0) -> str:
 
 
 def to_milliseconds(values: pd.Series, clock: str, since: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(milliseconds int64 [N], NO_TIME where there is none; which values are no time from `since` to the year 2100)."""
+    """(milliseconds int64 [N] or NO_TIME; which values are not a time between `since` and the year 2100)."""
     empty = values.isna().to_numpy()
     if clock in UNITS and not isinstance(values.dtype, pd.DatetimeTZDtype):
         numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan) * UNITS[clock]
@@ -61,7 +61,7 @@ def to_milliseconds(values: pd.Series, clock: str, since: int = 0) -> tuple[np.n
 
 
 def _stamps(values: pd.Series, clock: str) -> pd.Series:
-    """Timestamps in UTC from text, NaT where the text is not a time. Days without a year get 1972, a leap year."""
+    """Timestamps in UTC from text, NaT if the text is not a time. Days without a year get 1972, a leap year."""
     if isinstance(values.dtype, pd.DatetimeTZDtype):
         return values
     text = _text(values)
@@ -94,8 +94,8 @@ def check_format(name: str) -> str:
             return name
     except ValueError:
         pass
-    forms = f"It is iso, {', '.join(UNITS)}, or a form such as '%d/%m/%Y %H:%M'."
-    raise UsageError(f"--time-format {name!r} is no form of a time.", forms)
+    forms = f"Use iso, {', '.join(UNITS)}, or a pattern such as '%d/%m/%Y %H:%M'."
+    raise UsageError(f"--time-format {name!r} is not a time format.", forms)
 
 
 def described(clock: str, since: int = 0) -> str:

@@ -3,15 +3,15 @@
 recbole  NAME.train.inter, NAME.valid.inter, NAME.test.inter: typed headers; either a click a line, or a prefix a
          line (item_id_list) with its target (item_id)
 gru4rec  SessionId, ItemId, Time: a click a line
-parquet  session, item, and time and user where they are known: a click a row, in order
+parquet  session, item, and time and user if known: a click a row, in order
 
-An identifier is the text that stands in the file: 0123 and 123 are two items. Where all of them are plain whole
-numbers from 1 on, without too many gaps, they are the numbers of the items too.
+An identifier is the text in the file: 0123 and 123 are two items. If all are plain whole numbers from 1 on without too
+many gaps, they are the item numbers too.
 
-Where tables of clicks come with times, clicks and sessions are put in their order (a session is where it ends), else
-the order of the file is taken. Files that `dissect data export` wrote are recognised by the record beside them
-(EXPORTED), and come back exactly as they were, with the identifiers that the record holds. Without these the numbers
-in an export are those of this program, and no names of the items (OF_EXPORT).
+If tables of clicks have times, clicks are sorted by time and sessions by their end; else the order of the file is kept.
+Files of `dissect data export` are recognised by the record beside them (EXPORTED) and come back exactly as they were,
+with the identifiers in the record. Without these the numbers in an export are our own and do not name the items
+(OF_EXPORT).
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ TABLES = {
 
 @dataclass
 class Read:
-    """What was read: the sessions of each file, the number of items where it is known, and what goes on record.
+    """The sessions of each file, the number of items if known, and the facts for the provenance.
 
-    identifiers  what the files call items 1, 2, ...; None where that is their numbers
+    identifiers  the names of items 1, 2, ... in the files; None if these are the numbers
     """
 
     parts: list[Sessions]
@@ -87,7 +87,7 @@ class Read:
 def exported(paths: Sequence[Path]) -> dict[str, Any] | None:
     """The record of `dissect data export` beside the first file, if it is of these very files.
 
-    Raises DataError where the record itself is damaged.
+    Raises DataError if the record itself is damaged.
     """
     path = paths[0].parent / EXPORTED
     try:
@@ -116,7 +116,7 @@ def exported(paths: Sequence[Path]) -> dict[str, Any] | None:
 
 
 def recorded_files(folder: Path) -> list[str]:
-    """The files that the record of an export names; none where there is no such record."""
+    """The files that the record of an export names; none if there is no such record."""
     try:
         record = json.loads((folder / EXPORTED).read_text())
     except (OSError, ValueError, RecursionError):
@@ -126,7 +126,7 @@ def recorded_files(folder: Path) -> list[str]:
 
 
 def named(record: dict[str, Any] | None) -> tuple[list[str] | None, dict[str, Any]]:
-    """(identifiers, what goes on record of them) that the record of an export brings."""
+    """(identifiers, their entries in the provenance) from the record of an export."""
     names = record.get("identifiers") if record else None
     return names, {} if names is None else {"items": BY_RECORD}
 
@@ -134,12 +134,12 @@ def named(record: dict[str, Any] | None) -> tuple[list[str] | None, dict[str, An
 def _damaged(path: Path, what: str) -> DataError:
     return DataError(
         f"{path}, the record of `dissect data export`, {what}.",
-        "Export again; or delete the record to import the files as those of somebody else.",
+        "Export again, or delete the record to import the files without their item names.",
     )
 
 
 def read_tables(paths: Sequence[Path], format: LogFormat) -> Read:
-    """The sessions of train, further training and test files. Raises DataError where one is not what it should be."""
+    """The sessions of train, further training and test files. Raises DataError if one is not what it should be."""
     record = exported(paths)
     sources = [read_log(path, format) for path in paths]
     histories = [_histories(source) for source in sources]
@@ -160,7 +160,7 @@ def read_tables(paths: Sequence[Path], format: LogFormat) -> Read:
             table["user"] = _translate(source, "user", users)
         parts.append(_from_clicks(table, record))
     identifiers, notes = named(record) if kept else (list(found), {"items": BY_APPEARANCE})
-    if not notes:  # a file of an export that was changed since has our numbers all the same
+    if not notes:  # a changed file of an export still has our numbers
         ours = record is not None or any(path.name in recorded_files(path.parent) for path in paths)
         notes = {"items": OF_EXPORT if ours else AS_IN_FILES}
     clocks = {source.record["times"]: None for source in sources if "times" in source.record}
@@ -170,7 +170,7 @@ def read_tables(paths: Sequence[Path], format: LogFormat) -> Read:
 
 
 def _histories(source: Source) -> list[list[str]] | None:
-    """The words of each distinct item_id_list, None where the table has a click a row."""
+    """The words of each distinct item_id_list, None if the table has a click a row."""
     if "history" not in source.table:
         return None
     return [[word for word in text.split(" ") if word] for text in source.labels["history"].tolist()]
@@ -206,10 +206,10 @@ def _translate(source: Source, role: str, place: dict[str, int]) -> np.ndarray:
 
 
 def _from_clicks(table: pd.DataFrame, record: dict[str, Any] | None) -> Sessions:
-    """Sessions of a table with a click a row: by time, or as they stand where there is none or an export wrote them."""
+    """Sessions of a table with a click a row: by time, or in file order if there is none or an export wrote them."""
     clicks = table.assign(session=pd.factorize(table["session"].to_numpy())[0])
     has_time = "time" in clicks
-    if record is None and has_time and not (np.diff(clicks["time"].to_numpy()) == 1000).all():  # no mere count
+    if record is None and has_time and not (np.diff(clicks["time"].to_numpy()) == 1000).all():  # not a mere count
         clicks = sort_clicks(clicks, ["session", "time"])
         return to_sessions(order_sessions(clicks, clicks[:0], "time")[0])
     timing = record["times"] if record else "none"

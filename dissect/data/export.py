@@ -1,7 +1,7 @@
 """Write a data set in the files of the field, so that other people's code runs on the same split.
 
-Every export is a folder; beside the files, which know items by number, lies a record (dissect.json) of what they are
-and what the items are called, by which `dissect data import` brings the very same split back, times included.
+Every export is a folder. Its files know items by number; a record beside them (dissect.json) has the names of the
+items. With it `dissect data import` restores the very same split, times included.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def export(
 ) -> tuple[Path, list[str]]:
     """(folder, the files to import from it, in order) of a data set written in one of WRITERS' formats.
 
-    `validation` is the last share of the training sessions that goes to a file of its own where the format wants
-    one. The folder appears whole or not at all. Raises UsageError where it exists (with `force`: where it holds
-    anything but an export), DataError where the disk refuses.
+    `validation` is the share of the training sessions, the last ones, for a file of its own if the format has one. The
+    folder appears whole or not at all. Raises UsageError if it exists (with `force`: if it holds anything but an
+    export), DataError if the disk refuses.
     """
     if not 0 <= validation < 1:
         raise UsageError(f"--validation is a share of the training sessions, at least 0 and below 1, not {validation}.")
-    if out.name in ("", ".."):  # the folder one stands in
+    if out.name in ("", ".."):  # the current folder
         out = out.resolve()
     if out.exists() or out.is_symlink():
         if not force:
@@ -63,9 +63,9 @@ def export(
 
 
 def timing(dataset: Dataset) -> str:
-    """What times a data set has: `clicks`, `ends` of sessions, or `none`.
+    """The times of a data set: of `clicks`, of `ends` of sessions, or `none`.
 
-    Times of clicks are told to others only where a stable sort by them gives the order that the data set has.
+    Times of clicks are exported only if a stable sort by them keeps the order of the data set.
     """
     parts = (dataset.train, dataset.test)
     if any(part.times is None for part in parts):
@@ -158,7 +158,7 @@ train_neg_sample_args: ~
 def write_recbole(dataset: Dataset, folder: Path, validation: float) -> Files:
     """NAME.train.inter, NAME.valid.inter, NAME.test.inter with a prefix a line; NAME.item with all items; NAME.yaml.
 
-    Raises UsageError where `validation` leaves a part empty.
+    Raises UsageError if `validation` leaves a part empty.
     """
     name = dataset.name
     train, valid = split_validation(dataset.train, validation)
@@ -180,7 +180,7 @@ def write_recbole(dataset: Dataset, folder: Path, validation: float) -> Files:
 
 
 def write_gru4rec(dataset: Dataset, folder: Path, validation: float) -> Files:
-    """train.tsv and test.tsv: SessionId, ItemId, Time in seconds, or a count of the clicks where times are unknown."""
+    """train.tsv and test.tsv: SessionId, ItemId, Time in seconds, or a count of the clicks if times are unknown."""
     heads = {"session": "SessionId", "item": "ItemId", "time": "Time"}
     for name, table in tables(dataset).items():
         table[list(heads)].rename(columns=heads).to_csv(folder / f"{name}.tsv", sep="\t", index=False)
@@ -188,7 +188,7 @@ def write_gru4rec(dataset: Dataset, folder: Path, validation: float) -> Files:
 
 
 def write_parquet(dataset: Dataset, folder: Path, validation: float) -> Files:
-    """train.parquet and test.parquet: session, item, and time and user where they are known."""
+    """train.parquet and test.parquet: session, item, and time and user if known."""
     for name, table in tables(dataset).items():
         known = table.drop(columns="time") if timing(dataset) == "none" else table
         try:

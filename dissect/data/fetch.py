@@ -33,15 +33,15 @@ def fetch(
     show: Show = lambda done, total: None,
     say: Callable[[str], Any] = lambda line: None,
 ) -> Path:
-    """The file of a source in `folder`, downloaded unless it lies there with the right checksum already.
+    """The file of a source in `folder`, downloaded unless it is there already with the right checksum.
 
-    Where the checksum of the source is no SHA-256, that of the first download is kept beside the file (FILE.sha256),
-    and later ones must have it too. What a broken connection left is kept (FILE.part) and continued by the next attempt
-    or the next call. `show` is told of progress, `say` where the file comes from.
-    Raises UsageError where terms are not accepted, DataError where no address gives the file.
+    If the source gives no SHA-256, that of the first download is kept beside the file (FILE.sha256), and later ones
+    must have it too. The part (FILE.part) that a broken connection left is continued by the next attempt or call.
+    `show` gets the progress, `say` the address. Raises UsageError if terms are not accepted, DataError if no
+    address gives the file.
     """
     if source.terms and not accept_terms:
-        raise UsageError(f"{source.file}: {source.terms}", "If you accept that, say --accept-terms.")
+        raise UsageError(f"{source.file}: {source.terms}", "If you accept these terms, add --accept-terms.")
     path, part = folder / source.file, folder / f"{source.file}.part"
     if path.exists() and matches(path, source.checksum) and _is_as_first(path, source):
         return path
@@ -57,20 +57,20 @@ def fetch(
                     problems.append(f"{url}: {problem}")
     except OSError as error:
         raise DataError(f"Could not write to {folder}: {error.strerror or error}.", "Make room.") from error
-    raise DataError("\n".join(problems), "Try again later: what has arrived is kept. Or bring the file by hand.")
+    raise DataError("\n".join(problems), "Try again later: the downloaded part is kept. Or bring the file by hand.")
 
 
 @contextmanager
 def _alone(part: Path) -> Iterator[None]:
-    """Hold the unfinished file while it grows; an empty one does not stay, nor do folders made for it.
+    """Lock the unfinished file while it grows; if it stays empty, it is removed, with the folders made for it.
 
-    Raises DataError where another process holds it.
+    Raises DataError if another process holds it.
     """
     made = [folder for folder in (part.parent, part.parent.parent) if not folder.exists()]
     part.parent.mkdir(parents=True, exist_ok=True)
     with open(part, "ab") as file:
         busy = f"Another process is fetching {part.stem} to {part.parent}."
-        hold(file, DataError(busy, "Wait for it; then it is there."))
+        hold(file, DataError(busy, "Wait until it has finished, then give the command again."))
         try:
             yield
         finally:
@@ -82,9 +82,9 @@ def _alone(part: Path) -> Iterator[None]:
 
 
 def _download(url: str, part: Path, source: Source, show: Show) -> None:
-    """Download to `part`, from where it ends, as long as each attempt brings something new.
+    """Continue the download to `part` as long as each attempt brings something new.
 
-    Raises _Missing where it is not whole then, or another file.
+    Raises _Missing if it is then incomplete, or another file.
     """
     arrived = part.stat().st_size
     while problem := _continue(url, part, source, show):
@@ -100,7 +100,7 @@ def _download(url: str, part: Path, source: Source, show: Show) -> None:
 
 def _thrown_away(part: Path, reason: str) -> _Missing:
     os.truncate(part, 0)  # and not unlink: it carries the lock
-    return _Missing(f"{reason}; it was thrown away")
+    return _Missing(f"{reason}; the download was deleted")
 
 
 def _continue(url: str, part: Path, source: Source, show: Show) -> str:
@@ -124,7 +124,7 @@ def _continue(url: str, part: Path, source: Source, show: Show) -> str:
                     file.write(block)
                     show(done, total)
         if max(done, total or 0) > source.limit:
-            raise _thrown_away(part, f"it is longer than the {source.limit:,} bytes that {source.file} may have")
+            raise _thrown_away(part, f"it is larger than {source.file} can be ({source.limit:,} bytes)")
         is_cut = total is not None and done < total
         return f"the connection ended after {done:,} of {total:,} bytes" if is_cut else ""
     except requests.exceptions.ConnectionError as error:
@@ -140,9 +140,9 @@ def _reason(error: BaseException) -> str:
 
 
 def _is_as_first(path: Path, source: Source) -> bool:
-    """Whether a file has the SHA-256 that the first download had; the first is put on record, as sha256sum writes it.
+    """Whether a file has the SHA-256 of the first download, which is recorded as sha256sum writes it.
 
-    Of a source whose SHA-256 is known nothing is recorded.
+    Nothing is recorded if the source gives its SHA-256.
     """
     if source.checksum.startswith("sha256:"):
         return True

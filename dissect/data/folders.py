@@ -17,9 +17,8 @@ OLD = ".old"
 
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A new folder to fill. It takes the place of `folder` when the block ends, and vanishes when the block fails.
-
-    What was there stays until then. Raises OSError where the disk refuses.
+    """Yield a new folder to fill. It replaces `folder` when the block ends and is deleted if the block fails. Raises
+    OSError if the disk refuses.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = folder.with_name(f".{folder.name}~{secrets.token_hex(4)}")
@@ -36,8 +35,8 @@ def whole(folder: Path) -> Iterator[Path]:
 
 
 def clear(folder: Path) -> None:
-    """Remove what a killed process left of `whole`; what it had moved away and not yet replaced comes back."""
-    begun = f".{folder.name}~"  # no name has a ~ (dissect.text.NAME), so this is of no other folder
+    """Remove what a killed process left of `whole`; a folder that it had moved away and not replaced comes back."""
+    begun = f".{folder.name}~"  # no name has a ~ (dissect.text.NAME), so no other folder is meant
     for left in [path for path in folder.parent.iterdir() if path.name.startswith(begun)]:
         if left.name.endswith(OLD) and not folder.exists():
             os.replace(left, folder)
@@ -46,13 +45,15 @@ def clear(folder: Path) -> None:
 
 
 def require_own(folder: Path, what: str, known: Collection[str], signs: Collection[str]) -> None:
-    """Raises UsageError, with the reason, unless --force may replace what is there: an empty folder, or `what`.
+    """Raises UsageError, with the reason, unless --force may replace the folder: it is empty, or `what`.
 
-    That is a folder with one of the files `signs`, and none but the files `known`.
+    `what` is a folder with one of the files `signs` and no files but `known`.
     """
-    elsewhere = "Choose another name, or move it away yourself."
+    elsewhere = "Choose another name, or move it away."
     if folder.is_symlink() or not folder.is_dir():
-        raise UsageError(f"{folder} is no folder of its own: --force does not replace it.", elsewhere)
+        raise UsageError(
+            f"{folder} is not an ordinary folder (it is a link or a file), so --force does not replace it.", elsewhere
+        )
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:

@@ -1,10 +1,10 @@
 """The field's exchange files, read without trusting them.
 
 srgnn  pickles of lists: whole sessions, or (prefixes, targets); items from 1
-lessr  text: one session a line, items from 0 and separated by commas; num_items.txt beside it where it is there
+lessr  text: one session a line, items from 0 and separated by commas; num_items.txt beside it is used if there is one
 
-Tables of clicks (recbole, gru4rec, parquet) are read by dissect/data/exchange.py. A file that is not what it should
-be is a DataError that names the file and the place.
+Tables of clicks (recbole, gru4rec, parquet) are read by dissect/data/exchange.py. An unsound file raises a DataError
+that names the file and the place.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, UsageError
 
 FIRST_ID = {"srgnn": 1, "lessr": 0}  # the number of the first item in files that know items by number only
-MANY, FAR_APART = 1_000_000, 100  # a catalogue of more numbers, and so many times the items in use, is a mistake
+MANY, FAR_APART = 1_000_000, 100  # a catalogue above MANY and FAR_APART times the items in use is a mistake
 REPEATED = 4  # clicks in a pickle for each byte of it; more are lists that it repeats by reference
 LONGEST_LINE = 1_000_000  # bytes
 LESSR_LINE = re.compile(rb" *(?:0|[1-9]\d{0,9}) *(?:, *(?:0|[1-9]\d{0,9}) *)*")
@@ -42,9 +42,9 @@ LESSR_LINE = re.compile(rb" *(?:0|[1-9]\d{0,9}) *(?:, *(?:0|[1-9]\d{0,9}) *)*")
 def _instructions(size: int) -> re.Pattern[bytes]:
     """What a pickle of sessions is made of, apart from its end: numbers, lists, tuples, and short text.
 
-    Pickles may ask for far more than they hold: a place in the memo makes room for all places before it, hashing a
-    dict's key may take for ever. So what sessions do not need is refused, and the memo has as many places at most as
-    an honest file of `size` bytes can fill.
+    Pickles may ask for far more than they hold: one high memo index allocates all lower ones, and hashing a dict key
+    may take forever. So only the instructions that sessions need are allowed, and the memo is limited to what a file of
+    `size` bytes can fill.
     """
 
     def counted(head: bytes, tail: bytes = b"", most: int = 40) -> bytes:
@@ -75,9 +75,9 @@ def _check_instructions(content: bytes) -> None:
         return
     known = {op.code.encode("latin-1"): op.name for op in pickletools.opcodes}
     name = known.get(content[at : at + 1], "")
-    what = {"EMPTY_SET": "a set", "STOP": "its end, and more after it", "": "no instruction"}
+    what = {"EMPTY_SET": "a set", "STOP": "data after its end", "": "no instruction"}
     what |= dict.fromkeys(("SETITEM", "SETITEMS", "EMPTY_DICT", "DICT"), "a dict")
-    held = "no more, but no end either" if at == len(content) else what.get(name, f"the instruction {name}")
+    held = "no end" if at == len(content) else what.get(name, f"the instruction {name}")
     raise pickle.UnpicklingError(f"at byte {at} it has {held}")
 
 
@@ -101,7 +101,7 @@ def _integer(kind: Any, data: Any) -> int:
     return int.from_bytes(content, "big" if kind.order == "big" else "little", signed=kind.code[0] == "i")
 
 
-# What a pickle may refer to, and what it gets: nothing is imported, and NumPy itself would unpickle what it is given.
+# The references allowed in a pickle, and their stand-ins: nothing is imported; NumPy itself would unpickle arguments.
 STAND_FOR: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _IntegerType,
     ("numpy.core.multiarray", "scalar"): _integer,
@@ -141,7 +141,7 @@ def _sessions(path: Path, content: Any, lowest: int = 1) -> Sessions:
         clicks = sum(len(session) for session in lists if isinstance(session, list | tuple))
         if clicks > max(MANY, REPEATED * path.stat().st_size):
             raise DataError(
-                f"{path} repeats lists by reference, up to {clicks:,} clicks, which is far more than it holds.",
+                f"{path} repeats lists by reference: it would expand to {clicks:,} clicks, far more than it holds.",
                 "Write every session as a list of its own.",
             )
     return rebuild(path, lists, content[1], lowest) if is_prefixes else flatten(path, content, lowest)
@@ -258,11 +258,10 @@ def import_files(
     """A data set from a train and a test file; `recent` keeps the last share of the training sessions in time.
 
     Sessions of a `valid` file follow those of the train file: validation is cut off again when a model is trained.
-    `n_items` is the size of the catalogue where it is more than the largest number that is clicked, `first_id` the
-    number of the first item where that is not FIRST_ID's.
-    Single-click sessions are dropped and counted. With `recent` below 1, items that the kept sessions do not
-    have are dropped from the test sessions and the rest renumbered, as SR-GNN does with Yoochoose 1/64.
-    Raises DataError where a file is not what it should be, or test repeats train.
+    `n_items` is the size of the catalogue if it exceeds the largest number clicked, `first_id` the number of the first
+    item if not FIRST_ID's. Single-click sessions are dropped and counted. With `recent` below 1, items that the kept
+    sessions do not have are dropped from the test sessions and the rest renumbered, as SR-GNN does with Yoochoose 1/64.
+    Raises DataError if a file is not sound, or test repeats train.
     """
     share = _as_share(recent)
     if first_id is not None and format not in FIRST_ID:
@@ -305,7 +304,7 @@ def _as_share(recent: str | float) -> float:
 def _checked(files: Mapping[str, Path], read: Sequence[Sessions]) -> tuple[dict[str, Sessions], dict[str, Any]]:
     """(train and test sessions of two clicks or more, what goes on record of the files).
 
-    Raises DataError where nothing is left of a file, test repeats train, or there is nothing to predict.
+    Raises DataError if nothing is left of a file, test repeats train, or there is nothing to predict.
     """
     parts, dropped = {}, {}
     for (part, path), sessions in zip(files.items(), read):
@@ -322,7 +321,7 @@ def _checked(files: Mapping[str, Path], read: Sequence[Sessions]) -> tuple[dict[
         parts["train"] = joined(parts["train"], parts.pop("valid"))
     if not np.isin(test.items[are_targets(test)], parts["train"].items).any():
         raise DataError(
-            f"No session of {files['test']} goes on to an item that {files['train']} has: there is nothing to predict.",
+            f"No test session in {files['test']} clicks an item of {files['train']}, so there is nothing to predict.",
             "Are both files of the same split, with the same numbers for items?",
         )
     return parts, {**sources, "dropped_single_clicks": dropped}
@@ -333,7 +332,7 @@ def _catalogue(
 ) -> int:
     """The number of items: as `told`, else the largest that is used.
 
-    Raises DataError where it is less than the files need or, unless `insisted`, far more.
+    Raises DataError if it is less than the files need or, unless `insisted`, far more.
     """
     both = f"{files['train']} and {files['test']}"
     used = np.unique(np.concatenate([sessions.items for sessions in parts.values()]))
@@ -349,8 +348,8 @@ def _catalogue(
         raise DataError(f"{both} cannot have {known:,} items: at most {INT32:,}.")
     if not insisted and known > max(MANY, FAR_APART * len(used)):
         raise DataError(
-            f"{both} number {len(used):,} items up to {known - 1 + lowest:,}: "
-            "a model would have a row for every number.",
+            f"{both} use {len(used):,} item numbers up to {known - 1 + lowest:,}; "
+            "a model would need a row for each number up to that.",
             f"Number them without gaps, or insist on it: --items {known}",
         )
     return known

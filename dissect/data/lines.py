@@ -24,8 +24,8 @@ ENCODING_HINT = f"{TO_UTF8} Or say how it is encoded, such as `dissect data prep
 def blocks(path: Path, file: IO[bytes], encoding: str = "", hint: str = ENCODING_HINT) -> Iterator[bytes]:
     """Blocks of whole lines, without a byte order mark; the last line ends with a line break too.
 
-    Raises DataError for a line that is too long or (with the hint) holds a NUL byte. Whether it is UTF-8 is not
-    looked at, but of another `encoding` it is made.
+    Raises DataError for a line that is too long or (with the hint) holds a NUL byte. UTF-8 is not checked here; text in
+    another `encoding` is converted to it.
     """
     line, rest = 1, b""
     for data in _as_utf8(path, file, encoding):
@@ -63,7 +63,7 @@ def _as_utf8(path: Path, file: IO[bytes], encoding: str) -> Iterator[bytes]:
 
 
 def check_encoding(name: str) -> str:
-    """The encoding of that name, "" for UTF-8. Raises UsageError where Python knows no such encoding of text."""
+    """The encoding of that name, "" for UTF-8. Raises UsageError if Python knows no such encoding of text."""
     try:
         "".encode(name)
         found = codecs.lookup(name).name
@@ -100,7 +100,7 @@ class Quotes:
         ends = b"[" + re.escape(self.separator) + b"\r\n]"
         opening = rb'(?:\A|(?<=%b))"' % ends
         inside_text = rb'(?<=[^%b\r\n])"' % re.escape(self.separator)
-        # As far as each field is closed on its line; then, the field that is not, over as many lines as it takes.
+        # First the fields that close on their line; then the one that does not, over as many lines as it takes.
         self.on_one_line = re.compile(rb'(?:[^"]++|%b|%b(?:[^"\r\n]++|"")*+"(?=%b))*+' % (inside_text, opening, ends))
         self.field = re.compile(rb'"(?:[^"]++|"")*+"')
         self.ends = separator.encode() + b"\r\n"
@@ -138,7 +138,7 @@ class Quotes:
         return len(data)
 
     def _are_clicks(self, data: bytes, begin: int, closes: int) -> bool:
-        """Whether the first and the last line of a click on several lines have all fields of a click each."""
+        """Whether the first and the last line of a click over several lines each have all fields of a click."""
         lines = data[begin : data.find(b"\n", closes)].splitlines()
         return all(line.count(self.separator) + 1 == self.width for line in (lines[0], lines[-1]))
 
@@ -153,8 +153,7 @@ class Quotes:
 
 
 def clicks(lines: Iterable[bytes], quotes: Quotes | None, separator: str) -> Iterator[tuple[int, str]]:
-    """(number of its first line, text) of every click in blocks of whole lines, as pandas counts them: blank lines
-    are none."""
+    """(number of its first line, text) of every click in blocks of whole lines; blank lines are none, as in pandas."""
     number, begins, text = 0, 1, b""
     for block in lines:
         for line in block.splitlines(keepends=True):

@@ -7,11 +7,11 @@ The table has a row per click in file order, and of these columns those that the
     day, offset           int64, milliseconds: the day of a click and its time since the session began
     event                 category
 
-An identifier is the text that stands in the file: `0123`, `123` and `123.0` are three. Their order is that of numbers
-where all of a column are whole numbers as one writes them, else that of text.
+An identifier is the text in the file: `0123`, `123` and `123.0` are three. They are sorted as numbers if all of a
+column are plain whole numbers, else as text.
 
-Nothing is dropped here: what the recipe does not want, its rules drop by name (dissect/data/preprocess.py).
-A line whose time is no time is broken: one of them, and the log is refused with their number and the first.
+Nothing is dropped here: that is done by the rules of the recipe (dissect/data/preprocess.py). A line whose time cannot
+be read is broken. If any line is, the log is refused, with their number and the first.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from dissect.text import shown
 
 CHUNK = 1_000_000  # rows that are text at a time
 MISSING = -1
-# What programs write for no value.
+# How programs write a missing value.
 NO_VALUE = ("NULL", "Null", "null", "NaN", "nan", "NA", "N/A", "<NA>", "None", "none")
 SEPARATORS = "\t;,|"
 WHOLE = re.compile("0|-?[1-9][0-9]{0,17}")  # fits int64, and no other text is the same number
@@ -57,21 +57,20 @@ def heads(text: str) -> dict[str, tuple[str, ...]]:
 class LogFormat:
     """How a log is written down.
 
-    separator  between the fields of a line; "" where it is to be seen from the header
+    separator  between the fields of a line; "" to find it from the header
     columns    what a column is (session, user, item, time, day, offset, event, history) -> the headers it may have
-    names      all columns in order, where the log has no header; a header with these names is taken as one
-    clock      what times are written as (dissect/data/clock.py), or auto: seen from the first rows
-    counts     whether times that are numbers may count from elsewhere than 1970, where the clock is seen
+    names      all columns in order, if the log has no header; a header with these names is taken as one
+    clock      how times are written (dissect/data/clock.py), or auto: found from the first rows
+    counts     whether numeric times may count from another year than 1970, with clock auto
     typed      whether the header says types, as in item_id:token
-    free       whether fields may hold separators by mistake, so that a line with too many is none the worse, and
-               bytes that are not UTF-8, where they are not read
+    free       unread fields may hold stray separators and bytes that are not UTF-8: such lines are accepted
     quoted     whether fields may stand in quotation marks (and then hold separators)
     encoding   of the text; "" is UTF-8
-    member     the file inside an archive that holds the log, where it is not the only one
+    member     the file inside an archive that holds the log, if it is not the only one
     missing    texts that stand for an empty field
     may_lack   columns that may be empty; elsewhere an empty field makes a broken line
-    optional   columns that are read where the log has them
-    options    those of --encoding and --missing that the command which reads the log has, for hints
+    optional   columns that are read if the log has them
+    options    for hints: which of --encoding and --missing the reading command has
     """
 
     separator: str
@@ -95,7 +94,7 @@ class LogFormat:
 
     @property
     def since(self) -> int:
-        """Earlier times are broken: in milliseconds since 1970."""
+        """Times before this (milliseconds since 1970) are broken."""
         return 0 if self.counts or self.clock != "auto" else EARLIEST
 
 
@@ -105,7 +104,7 @@ class Source:
 
     table   its clicks
     labels  the identifiers behind the numbers of a column, text
-    record  what goes on record of the file
+    record  the facts about the file for the provenance
     """
 
     table: pd.DataFrame
@@ -141,13 +140,13 @@ def read_log(path: Path, format: LogFormat) -> Source:
 
 
 def _chunks(path: Path, file: IO[bytes], format: LogFormat, layout: _Layout) -> Iterator[pd.DataFrame]:
-    """The fields of a log as text, by position, CHUNK clicks at a time. Raises DataError where it is no table."""
+    """The fields of a log as text, by position, CHUNK clicks at a time. Raises DataError if it is no table."""
     lines = blocks(path, file, format.encoding, format.encoding_hint)
     if layout.header:
         lines = itertools.chain([next(lines).partition(b"\n")[2]], lines)
     if format.quoted:
         lines = Quotes(path, layout.separator, layout.width).checked(lines, 1 + layout.header)
-    # A header of our own tells pandas of one column more, for what a line has too much.
+    # Our own header gives pandas one column more, for fields beyond the last.
     ours = layout.separator.join(map(str, range(layout.width + 1))) + "\n"
     try:
         yield from pd.read_csv(
@@ -215,9 +214,9 @@ def _add_column(read: _Read, role: str, column: Any) -> None:
 
 
 class _Read:
-    """What has been read: the chunks of each column, and the broken lines, how many there are and the first of them.
+    """The result so far: the chunks of each column, the number of broken lines, and the first of them.
 
-    A chunk begins at row `rows`; `layout` is None where the file has rows and no lines.
+    A chunk begins at row `rows`; `layout` is None if the file has rows and no lines.
     """
 
     def __init__(self, path: Path, format: LogFormat, layout: _Layout | None = None) -> None:
@@ -228,7 +227,7 @@ class _Read:
         self.first: tuple[int, str, Callable[[str], str]] | None = None
 
     def add_times(self, role: str, values: pd.Series, held: Callable[[int], object] | None = None) -> None:
-        """Times of a chunk. Raises DataError where no clock fits them."""
+        """Times of a chunk. Raises DataError if no clock fits them."""
         name, since = self.format.columns[role][0], self.format.since if role != "offset" else 0
         if role not in self.clocks:
             fixed = "milliseconds" if role == "offset" else self.format.clock
@@ -247,7 +246,7 @@ class _Read:
     def add_identifiers(
         self, role: str, codes: np.ndarray, known: np.ndarray, held: Callable[[int], object] | None = None
     ) -> None:
-        """Identifiers of a chunk, their numbers int32 [N] and what they are."""
+        """Identifiers of a chunk: their numbers int32 [N], and the texts."""
         self.kept.setdefault(role, []).append((codes, known))
         self._add_empty(codes == MISSING, role, held)
 
@@ -263,13 +262,13 @@ class _Read:
             self.broken.append(places + self.rows)
 
     def _add_empty(self, empty: np.ndarray, role: str, held: Callable[[int], object] | None) -> None:
-        """Rows that have nothing in the column of `role`; `held` gives the value of a row where there are no lines."""
+        """Rows that are empty in the column of `role`; `held` gives the value of a row if the file has no lines."""
         none = [text for text in self.format.missing if text and "--missing" in self.format.options]
 
         def hint(line: str) -> str:
             if (held(int(empty.argmax())) if held else self._field(line, role)) not in none:
                 return ""
-            return f"{', '.join(none)} stand for no value: `dissect data prepare --missing` changes that."
+            return f"{', '.join(none)} count as empty. To change this, use `dissect data prepare --missing`."
 
         if role not in self.format.may_lack:
             self.add_broken(empty, f"has no {self.format.columns[role][0]}", hint)
@@ -287,7 +286,7 @@ class _Read:
             return next(itertools.islice(found, row + layout.header, None), (row + 1, ""))
 
     def finish(self, checksum: Callable[[], str]) -> Source:
-        """The log that has been read. Raises DataError where it has no clicks, or has broken lines."""
+        """The log that has been read. Raises DataError if it has no clicks, or has broken lines."""
         if not self.rows:
             raise DataError(f"{self.path} has no clicks in it.")
         if self.first is not None:
@@ -311,7 +310,7 @@ class _Read:
 
 
 def _table(kept: dict[str, list[Any]]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """(table, identifiers) of the chunks of each column; the chunks of a column are given up once they are joined."""
+    """(table, identifiers) of the chunks of each column; the chunks of a column are freed once they are joined."""
     table: dict[str, Any] = {}
     labels: dict[str, np.ndarray] = {}
     for role, chunks in kept.items():
@@ -330,7 +329,7 @@ def _table(kept: dict[str, list[Any]]) -> tuple[pd.DataFrame, dict[str, np.ndarr
 def _join(chunks: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """(numbers int32 [N], identifiers in order) of (numbers, identifiers) of each chunk.
 
-    The order is that of numbers where all identifiers are whole numbers as one writes them, else that of text.
+    They are sorted as numbers if all are plain whole numbers, else as text.
     """
     number, known = pd.factorize(np.concatenate([found for _, found in chunks]))
     order = np.argsort(known.astype(np.int64) if all(map(WHOLE.fullmatch, known)) else known)
@@ -355,7 +354,7 @@ class _Layout:
 
 
 def _find_layout(path: Path, format: LogFormat) -> _Layout:
-    """The layout that the first line shows. Raises DataError where it has not the columns of the format."""
+    """The layout that the first line shows. Raises DataError if it lacks columns of the format."""
     with opened(path, format.member) as file:
         block = next(blocks(path, file, format.encoding, format.encoding_hint), b"")
     first = block.partition(b"\n")[0].decode("utf-8", "replace").rstrip("\r")
@@ -388,8 +387,7 @@ def _fields(line: str, separator: str, format: LogFormat) -> list[str]:
 
 def _places(path: Path, fields: list[str], format: LogFormat) -> dict[str, int]:
     """Where the columns of a format are among the fields of a header: column -> position of those that are there.
-
-    Raises DataError where it names one of them twice.
+    Raises DataError if it names one of them twice.
     """
     lower = [name.lower() for name in fields]
     found = {}

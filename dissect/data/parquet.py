@@ -16,9 +16,9 @@ EXACT = 2**53  # floats from here on skip whole numbers
 
 
 def read_columns(path: Path, choose: Callable[[list[str]], Mapping[str, str]]) -> dict[str, Any]:
-    """Columns of a parquet file, role -> pyarrow array; `choose` says which, role -> name, of all names.
+    """Columns of a parquet file, role -> pyarrow array; `choose` picks them from all names, role -> name.
 
-    Raises DataError where it is no parquet file, or the package that reads it is missing.
+    Raises DataError if it is no parquet file, or the package that reads it is missing.
     """
     try:
         import pyarrow as pa
@@ -30,7 +30,7 @@ def read_columns(path: Path, choose: Callable[[list[str]], Mapping[str, str]]) -
             names = choose(file.schema_arrow.names)
             table = file.read(columns=sorted(set(names.values())))
             return {role: _values(table.column(name), pa) for role, name in names.items()}
-    # What a damaged file makes pyarrow raise.
+    # Errors of pyarrow for a damaged file.
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError, pa.ArrowException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(f"{path} cannot be read as parquet: {(reason or repr(error)).splitlines()[0]}.") from error
@@ -61,7 +61,7 @@ def identifiers(values: Any) -> tuple[np.ndarray, list[str | None]] | None:
 
 
 def _identifier(value: str | float | Decimal) -> str | None:
-    """A value as text, "" where it is NaN; None where it is neither text nor a whole number."""
+    """A value as text, "" if it is NaN; None if it is neither text nor a whole number."""
     if value != value:
         return ""
     if isinstance(value, str):

@@ -34,7 +34,7 @@ def joined(first: Sessions, then: Sessions) -> Sessions:
 
 
 def keep_clicks(sessions: Sessions, keep: np.ndarray) -> tuple[Sessions, int]:
-    """The clicks chosen by `keep` (bool [C]) in the sessions that have two or more of them, and how many had not."""
+    """The clicks chosen by `keep` (bool [C]) in sessions that keep two or more, and the number of other sessions."""
     owner = session_of_clicks(sessions)
     left = np.bincount(owner[keep], minlength=len(sessions))
     stay = left >= 2

@@ -105,9 +105,9 @@ def _bag(rng: np.random.Generator, popularity: np.ndarray, intents: np.ndarray, 
 
 
 def judged(name: str) -> np.ndarray | None:
-    """Which test prefixes of a data set decide (bool [P], in the order of prefix_index): whose answer can be known.
+    """The test prefixes whose answer can be known, bool [P] in the order of prefix_index.
 
-    In demo-walk the second lap and later; None where all of them do.
+    In demo-walk these are the second lap and later; None means all of them.
     """
     if name not in BUILT_IN or BUILT_IN[name].kind != "walk":
         return None

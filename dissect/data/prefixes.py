@@ -18,7 +18,7 @@ INT32 = np.iinfo(np.int32).max
 def flatten(path: Path, sessions: Any, lowest: int) -> Sessions:
     """Sessions from a list of lists of whole numbers of at least `lowest`, which becomes item 1.
 
-    Raises DataError with the first session and click that is none.
+    Raises DataError with the first session and click that is not one.
     """
     if not isinstance(sessions, list | tuple) or not sessions:
         raise DataError(f"{path} should hold a list of sessions, and holds {said(sessions)}.")
@@ -27,7 +27,7 @@ def flatten(path: Path, sessions: Any, lowest: int) -> Sessions:
             raise DataError(f"{path}, session {number}, should be a list of items, and is {said(session)}.")
     lengths = np.fromiter(map(len, sessions), np.int64, len(sessions))
     flat = list(chain.from_iterable(sessions))
-    # bool is an int to Python, so the types are compared and not asked.
+    # bool is a subclass of int, so the types must be equal.
     if any(t is not int for t in set(map(type, flat))):
         place = next(i for i, value in enumerate(flat) if type(value) is not int)
         raise DataError(f"{path}, {_place(lengths, place)}, is {said(flat[place])}: items are whole numbers.")
@@ -43,7 +43,7 @@ def flatten(path: Path, sessions: Any, lowest: int) -> Sessions:
 
 
 def said(value: Any) -> str:
-    """A value from a file, for a message: only what is short is shown."""
+    """A value from a file for a message; only short ones are shown."""
     if value is None or value == [] or value == ():
         return "nothing"
     return repr(value) if isinstance(value, int | float | str) else f"a {type(value).__name__}"

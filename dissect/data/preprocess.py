@@ -1,10 +1,11 @@
 """The rules that turn a log into sessions: small functions on a table, by name.
 
-A table has a row per click and columns session, item, time, and user, day, offset, event, date where they are known
-(dissect/data/log.py). Rules change nothing in place. Sorts are stable, and where counts are tied the item whose
-identifier comes first wins. From `sort_clicks` on, the clicks of a session stand together.
+A table has a row per click and columns session, item, time, and user, day, offset, event, date if known
+(dissect/data/log.py). Rules change nothing in place. Sorts are stable, and if counts tie, the item whose identifier
+comes first wins. From `sort_clicks` on, the clicks of a session stand together.
 
-A recipe is a list of (rule, settings); what each step left is put on record (dissect/data/recipes.py has the recipes).
+A recipe is a list of (rule, settings); the clicks that each step left are recorded (dissect/data/recipes.py has the
+recipes).
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ def number_by_appearance(log: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def part_users(log: pd.DataFrame) -> pd.DataFrame:
-    """Take a session that clicks of several users share as one session of each: numbers may begin anew for each user.
+    """Divide a session with clicks of several users into one of each: session numbers may begin anew for each user.
 
-    Clicks without a user belong to the user of their session where it has one, else they are a session of their own.
+    Clicks without a user belong to the user of their session if it has one, else they are a session of their own.
     """
     session, user = log["session"].to_numpy(), log["user"].to_numpy()
     known = user != MISSING
@@ -140,7 +141,7 @@ def split_by_end(log: pd.DataFrame, last: str) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def split_by_date(log: pd.DataFrame, last: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Sessions dated before (the last date of all - `last`) train, later ones test; those of that very date go."""
+    """Sessions dated before (the last date of all - `last`) train, later ones test; that very date is dropped."""
     dates = session_maxima(log, "date")
     split = dates.max() - milliseconds(last)
     train, rest = _divide(log, dates < split)
@@ -149,7 +150,7 @@ def split_by_date(log: pd.DataFrame, last: str) -> tuple[pd.DataFrame, pd.DataFr
 
 
 def split_last_share(log: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The last `share` of the sessions by their end test, rounded down; of those that end at once, the later ones."""
+    """The last `share` of the sessions by end (rounded down) test; of equal ends the later in order."""
     ends = session_maxima(log, "time")
     n_test = int(len(ends) * share)
     train = np.ones(len(ends), bool)
@@ -186,9 +187,9 @@ def number_items(train: pd.DataFrame, test: pd.DataFrame) -> tuple[pd.DataFrame,
 
 
 def last_samples(train: pd.DataFrame, test: pd.DataFrame, one_in: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keep the last 1 / `one_in` of the training samples, rounded down: of a session, longest prefix first.
+    """Keep the last 1 / `one_in` of the training samples, rounded down.
 
-    So the first session that is kept may lose its end: its longest prefixes come first, and are cut off.
+    The longest prefixes of a session come first and are cut off first, so the first session kept may lose its end.
     """
     _, lengths = runs(train)
     kept = int((lengths - 1).sum()) // one_in
@@ -240,12 +241,12 @@ def apply(
     """(train, test, record, which item of the log became item 1, 2, ...) of a log.
 
     The record has `rules`, the clicks that each step left, and `dropped`, the clicks and sessions that each rule
-    dropped. Raises DataError, with the step, where nothing is left for training or for test.
+    dropped. Raises DataError, with the step, if nothing is left for training or for test.
     """
     steps: list[dict[str, Any]] = []
     dropped, numbered = Dropped(), np.zeros(0, np.int32)
     parts: tuple[pd.DataFrame, ...] = (log,)
-    del log  # a table is given up once the next one is made
+    del log  # a table is freed once the next one is made
     for rule, settings in (*rules, split, *after):
         more = {"dropped": dropped} if rule == "until_stable" else {}
         made = RULES[rule](*parts, **settings, **more)

@@ -1,4 +1,4 @@
-"""Which rules make which data set from which log. Recipes are data: the rules are in dissect/data/preprocess.py.
+"""The rules that make each data set from its log. Recipes are data: the rules are in dissect/data/preprocess.py.
 
 `diginetica`, `gowalla` and `lastfm` are the paper's data: LESSR's rules (Chen and Wong, KDD 2020). `diginetica-srgnn`
 and `yoochoose-*` follow SR-GNN's (Wu et al., AAAI 2019). The expected counts are those of the papers and of the
@@ -92,7 +92,7 @@ LESSR_AFTER: tuple[Step, ...] = (
 
 
 def cut_at(gap: str) -> tuple[Step, ...]:
-    """Sessions of a log of users, which a pause of more than `gap` ends."""
+    """Sessions of a log of users: a pause of more than `gap` ends one."""
     numbered = ("number_by_appearance", {"column": "user"})
     return numbered, ("sort_clicks", {"by": ("user", "time")}), ("split_at_gaps", {"gap": gap})
 
@@ -186,15 +186,15 @@ def own_log(
 ) -> Recipe:
     """A recipe for any log, by the names of its columns; the rules are LESSR's unless they are chosen otherwise.
 
-    session or (user and gap)   what makes a session; where session and user are given, a session is of one user
-    separator                   one character; "" where it is to be seen from the header
-    clock                       auto, iso, seconds, milliseconds, ... or a form such as %d/%m/%Y
-    missing                     texts that stand for no value, as an empty field does
+    session or (user and gap)   what makes a session; with session and user, each session belongs to one user
+    separator                   one character; "" to find it from the header
+    clock                       auto, iso, seconds, milliseconds, ... or a pattern such as %d/%m/%Y
+    missing                     texts that count as empty
     least_clicks                of an item
     longest, top                first clicks of a session, and most clicked items, that are kept
     test_last or test_share     sessions that end in the last `7d`, or the last share of all
 
-    Raises UsageError where these do not fit together.
+    Raises UsageError if these do not fit together.
     """
     _check(session, user, gap, separator, test_last, test_share)
     columns = {"session": session, "user": user, "item": item, "time": time}
@@ -253,9 +253,9 @@ OPTIONS |= {"least_clicks": "min-clicks", "top": "top-items"}
 
 
 def choose(name: str, encoding: str | None = None, **own: Any) -> Recipe:
-    """The recipe of that name for a log in that encoding; where columns are named, `own_log` of what is given.
+    """The recipe of that name for a log in that encoding; if columns are named, `own_log` of the arguments.
 
-    Raises UsageError for an unknown name, and for arguments that are not of use with it.
+    Raises UsageError for an unknown name, and for arguments that do not apply to it.
     """
     own = {name: value for name, value in own.items() if value not in (None, (), "") and value is not False}
     if {"item", "time", "session", "user", "gap"} & own.keys():

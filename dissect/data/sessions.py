@@ -79,7 +79,7 @@ class Sessions:
 
 
 def require_sound(sessions: Sessions, n_items: int) -> None:
-    """Raises ValueError, with the array and the place, where arrays are not what `Sessions` says of them."""
+    """Raises ValueError, with the array and the place, if arrays are not as `Sessions` says."""
     arrays = {field.name: getattr(sessions, field.name) for field in fields(Sessions)}
     for name, values in arrays.items():
         kind = np.dtype(np.int32 if name == "items" else np.int64)
@@ -102,8 +102,8 @@ def require_sound(sessions: Sessions, n_items: int) -> None:
 class Dataset:
     """A train / test split over items 1..n_items, with the record of where it came from.
 
-    identifiers  what its source calls each item [n_items], item i at i - 1, "" where it is never clicked; None where
-                 the source calls them by these numbers
+    identifiers  the source's names of the items [n_items], item i at i - 1, "" if never clicked; None if they are these
+                 numbers
     """
 
     name: str
@@ -117,7 +117,7 @@ class Dataset:
     def split_hash(self) -> str:
         """16 hex digits of SHA-256 over the items and offsets of both parts: comparisons key on it, not on names.
 
-        Raises TypeError where they are of another type than `Sessions` says: cast to it, they could be other numbers.
+        Raises TypeError for other types than those of `Sessions`: a cast could change the numbers.
         """
         digest = hashlib.sha256(str(self.n_items).encode())
         for part in (self.train, self.test):

@@ -1,5 +1,4 @@
-"""Where public logs can be fetched, with what they should be. Sizes and checksums are those of their owners, or of
-several copies that agree."""
+"""Addresses of public logs. Sizes and checksums are those of their owners, or of several copies that agree."""
 
 from __future__ import annotations
 
@@ -13,9 +12,9 @@ class Source:
     """A file on the web.
 
     urls      tried one after the other
-    checksum  sha256:...; where no SHA-256 is published md5:..., or git:... for the SHA-1 under which git keeps the file
-    size      bytes, where they are known
-    at_most   bytes, where they are not: a download stops there
+    checksum  sha256:...; if none is published md5:..., or git:... for the SHA-1 under which git keeps the file
+    size      bytes, if known
+    at_most   bytes, if not: a download stops there
     terms     what its owner asks for; to be accepted before it is fetched
     """
 
@@ -28,7 +27,7 @@ class Source:
 
     @property
     def limit(self) -> int:
-        """Bytes beyond which a download is of another file."""
+        """The size above which a download must be another file."""
         return self.at_most if self.size is None else self.size
 
 
@@ -61,7 +60,7 @@ SOURCES: dict[str, Source] = {
 
 
 def find(name: str) -> Source:
-    """The source of a data set. Raises UsageError for an unknown name, DataError where no public file is known."""
+    """The source of a data set. Raises UsageError for an unknown name, DataError if no public file is known."""
     from dissect.data import catalog
 
     if name in SOURCES:

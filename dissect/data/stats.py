@@ -11,9 +11,9 @@ import pandas as pd
 from dissect.data.parts import are_targets, joined, session_of_clicks
 from dissect.data.sessions import Dataset, Sessions
 
-# What is counted -> how it is printed. The graph of a session, as SR-GNN draws it, has its distinct items as nodes
-# and an edge for every transition; that of a prefix is what a model sees. It is a chain where no item comes back, and
-# a chain but for loops where one comes back only right after itself.
+# What is counted -> how it is printed. The graph of a session, as SR-GNN draws it, has its distinct items as nodes and
+# an edge for every transition; that of a prefix is what a model sees. The graph is a chain if no item repeats. It is a
+# chain but for loops if items repeat only right after themselves.
 ROWS = {
     "clicks": "clicks",
     "prefixes": 'prefixes (the paper\'s "sessions")',
@@ -48,8 +48,8 @@ def statistics(dataset: Dataset) -> dict[str, Any]:
     repeated = already_clicked(both)  # [C]
     inside = np.diff(session_of_clicks(both)) == 0  # [C - 1] both clicks in one session
     stalls = np.append(False, (np.diff(items) == 0) & inside)  # [C] the item clicked just before
-    # The first click that makes a graph something else than a chain, and something else than a chain with loops:
-    # prefixes up to it are chains. A session has prefixes of 1 to k - 1 clicks.
+    # The first click after which the graph is no longer a chain, or a chain with loops: shorter prefixes are chains. A
+    # session has prefixes of 1 to k - 1 clicks.
     first, first_return = first_place(both, repeated), first_place(both, repeated & ~stalls)
     first_other = first_place(both, items != np.repeat(items[both.offsets[:-1]], lengths))
     popularity = item_clicks(dataset)
@@ -97,7 +97,7 @@ def already_clicked(sessions: Sessions) -> np.ndarray:
 
 
 def first_place(sessions: Sessions, chosen: np.ndarray) -> np.ndarray:
-    """The position of the first click chosen (bool [C]) in each session, its length where there is none, int64 [S]."""
+    """The position of the first click chosen (bool [C]) in each session, or else its length, int64 [S]."""
     starts, lengths = sessions.offsets[:-1], sessions.lengths
     position = np.arange(sessions.n_clicks) - np.repeat(starts, lengths)
     return np.asarray(np.minimum.reduceat(np.where(chosen, position, np.repeat(lengths, lengths)), starts))
@@ -109,7 +109,7 @@ def item_clicks(dataset: Dataset) -> np.ndarray:
 
 
 def gini(counts: np.ndarray) -> float:
-    """The Gini coefficient of counts [V]: 0 where all are equal, near 1 where one has everything.
+    """The Gini coefficient of counts [V]: 0 if all are equal, near 1 where one has everything.
 
     Half the mean difference between two of them, over their mean; by way of their ranks.
     """
@@ -127,7 +127,7 @@ def curves(datasets: Sequence[Dataset]) -> pd.DataFrame:
     parts = []
     for dataset in datasets:
         lengths = joined(dataset.train, dataset.test).lengths
-        longer = np.cumsum(np.bincount(lengths)[::-1])[::-1]  # [longest + 1] sessions of at least so many clicks
+        longer = np.cumsum(np.bincount(lengths)[::-1])[::-1]  # [longest + 1] sessions of at least that many clicks
         popularity = item_clicks(dataset)
         popularity = popularity[popularity > 0]
         for curve, x, y in (

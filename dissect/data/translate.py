@@ -1,7 +1,7 @@
 """From the item numbers of one data set to those of another, by what their sources call the items.
 
-Two data sets of one shop number the same items differently, in the order of their first appearance. What a model
-learned of one of them means nothing in the numbers of the other: they meet by identifier, or not at all.
+Two data sets of one shop number the same items differently, in the order of their first appearance. A model of one
+knows nothing about the item numbers of the other, so items are matched by identifier only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError
 from dissect.runs import files
 
-# Formats whose numbers some script gave out, each time anew: they are no names of the items.
+# Formats whose numbers a script gave out, anew each time: they do not name the items.
 NUMBERED_BY_SCRIPT = ("srgnn", "lessr")
 
 
@@ -35,7 +35,7 @@ class Numbering:
 
     @property
     def source(self) -> object:
-        """What gave the numbers out: equal where two data sets have the same. None where it is not on record."""
+        """The origin of the numbers: equal for data sets that share them, None if not recorded."""
         recipe, train = self.provenance.get("recipe"), self.provenance.get("train")
         if self.provenance.get("source") == "generated" and isinstance(recipe, Mapping):
             return "generated", recipe.get("n_items"), recipe.get("items_per_intent")
@@ -45,7 +45,7 @@ class Numbering:
 
     @property
     def names(self) -> list[str] | None:
-        """The identifier of item i at i - 1, "" where it has none; None where the numbers are a script's or ours."""
+        """The identifier of item i at i - 1, "" if it has none; None if the numbers are a script's or ours."""
         items = self.provenance.get("items")
         by_script = self.provenance.get("format") in NUMBERED_BY_SCRIPT and items != BY_RECORD
         if by_script or items == OF_EXPORT or (self.identifiers is None and items != AS_IN_FILES):
@@ -54,7 +54,7 @@ class Numbering:
 
     @property
     def texts(self) -> list[str]:
-        """The identifiers, or the numbers where the source has no others."""
+        """The identifiers, or the numbers if the source has no others."""
         return [str(each) for each in self.identifiers or range(1, self.n_items + 1)]
 
 
@@ -63,7 +63,7 @@ def numbering_of(data: Dataset) -> Numbering:
 
 
 def numbering_of_group(group: Path) -> Numbering:
-    """That of the data set which the runs of a group were trained on. Raises DataError where the record is garbled."""
+    """That of the data set which the runs of a group were trained on. Raises DataError if the record is garbled."""
     record = files.read_json(group / "data.json")
     try:
         name, n_items, split_hash = record["name"], int(record["n_items"]), record["split_hash"]
@@ -74,7 +74,7 @@ def numbering_of_group(group: Path) -> Numbering:
 
 
 def number_by_name(identifiers: Iterable[int | str], whose: str) -> dict[str, int]:
-    """The number of each item that has an identifier, by its text. Raises DataError where two items have the same."""
+    """The number of each item that has an identifier, by its text. Raises DataError if two items have the same."""
     number: dict[str, int] = {}
     for item, identifier in enumerate(identifiers, 1):
         if identifier != "" and number.setdefault(str(identifier), item) != item:
@@ -86,9 +86,9 @@ def number_by_name(identifiers: Iterable[int | str], whose: str) -> dict[str, in
 
 
 def translation(data: Numbering, known: Numbering) -> np.ndarray:
-    """The number int32 [V + 1] that each item of `data` has in `known`; 0 where it has none there, and for padding.
+    """The number int32 [V + 1] that each item of `data` has in `known`; 0 if it has none there, and for padding.
 
-    Raises DataError where nothing tells which item is which, or no item is in both.
+    Raises DataError if items cannot be matched, or no item is in both.
     """
     if data.split_hash == known.split_hash:
         return np.arange(data.n_items + 1, dtype=np.int32)
@@ -113,7 +113,7 @@ def translation(data: Numbering, known: Numbering) -> np.ndarray:
 
 
 def _old(*sides: Numbering) -> str:
-    """What to do where an earlier version read the identifiers of one side as numbers, and the other side has text."""
+    """A hint, if an earlier version read the identifiers of one side as numbers and the other side has text."""
     numbers = [side for side in sides if any(isinstance(each, int) for each in side.identifiers or ())]
     old = [side.name for side in numbers if side.provenance.get("items") != AS_IN_FILES]
     if len(old) != 1:

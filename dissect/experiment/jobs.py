@@ -18,15 +18,15 @@ from dissect.errors import DissectError
 from dissect.training.resume import Interrupted
 
 Failure = tuple[int, str, str]  # exit code, message, hint: an exception does not travel between processes whole
-AGAIN = "The same command again goes on from the checkpoints."
+AGAIN = "The same command again continues from the checkpoints."
 
 
 def at_once(train: Callable[..., Any], seeds: Sequence[int], jobs: int, **arguments: Any) -> None:
     """Call `train(seed, **arguments)` for each seed, `jobs` at a time, each in its own process.
 
-    The cores, or the CUDA devices, are shared out. SIGINT and SIGTERM reach all of them, and
-    where this process is killed they write their checkpoints and end.
-    Raises DissectError, with the exit code of the first seed that failed, once all have ended; 130 after a signal.
+    The cores, or the CUDA devices, are shared out. SIGINT and SIGTERM reach all of them, and if this process is killed
+    they write their checkpoints and end. Raises DissectError, with the exit code of the first seed that failed, once
+    all have ended; 130 after a signal.
     """
     context = multiprocessing.get_context("spawn")
     threads, devices = max(1, (os.cpu_count() or 1) // jobs), torch.cuda.device_count()
@@ -37,15 +37,15 @@ def at_once(train: Callable[..., Any], seeds: Sequence[int], jobs: int, **argume
             while left and len(running) < jobs and not seen:
                 turn = min(set(range(jobs)) - running.keys())
                 result, given = context.Pipe(duplex=False)
-                settled = (threads, device_of(turn, devices, os.environ.get("CUDA_VISIBLE_DEVICES")))
-                process = context.Process(target=_train_one, args=(given, settled, train, left.pop(0), arguments))
+                share = (threads, device_of(turn, devices, os.environ.get("CUDA_VISIBLE_DEVICES")))
+                process = context.Process(target=_train_one, args=(given, share, train, left.pop(0), arguments))
                 process.start()
                 given.close()
                 running[turn] = process, result
             handed_on = len(seen)
             for process, _ in running.values() if seen else ():
                 process.terminate()
-            # A signal that comes while this waits is handed on within a second.
+            # A signal that comes during this wait is handed on within a second.
             sentinels = [process.sentinel for process, _ in running.values()]
             while sentinels and len(seen) == handed_on and not wait(sentinels, 1.0):
                 pass
@@ -56,20 +56,19 @@ def at_once(train: Callable[..., Any], seeds: Sequence[int], jobs: int, **argume
         if seen and not failures:
             failures.append((Interrupted.exit_code, "Stopped.", AGAIN))
     if failures:
-        error = DissectError(
-            "\n".join(message for _, message, _ in failures), "\n".join(dict.fromkeys(hint for _, _, hint in failures))
-        )
-        error.exit_code = failures[0][0]
+        codes, messages, hints = zip(*failures)
+        error = DissectError("\n".join(messages), "\n".join(dict.fromkeys(hints)))
+        error.exit_code = codes[0]
         raise error
 
 
 def _failure(process: SpawnProcess, result: Connection, is_stopped: bool) -> list[Failure]:
-    """What a process that has ended reports as its failure, if it does."""
+    """The failure that a process that has ended reports; empty if there is none."""
     try:
         failure: Failure | None = result.recv()
     except EOFError:  # a signal before it could be handled, or the system took the process away
-        how = f"A training process ended before its time (exit code {process.exitcode})"
-        ended = (1, f"{how}: from outside, perhaps for want of memory, unless an error stands above.", AGAIN)
+        how = f"A training process ended before its time (exit code {process.exitcode}): it was killed from outside"
+        ended = (1, f"{how}, perhaps because memory ran out, unless an error is printed above.", AGAIN)
         failure = None if is_stopped else ended
     process.join()
     result.close()
@@ -77,14 +76,10 @@ def _failure(process: SpawnProcess, result: Connection, is_stopped: bool) -> lis
 
 
 def _train_one(
-    given: Connection,
-    settled: tuple[int, str | None],
-    train: Callable[..., Any],
-    seed: int,
-    arguments: dict[str, Any],
+    given: Connection, share: tuple[int, str | None], train: Callable[..., Any], seed: int, arguments: dict[str, Any]
 ) -> None:
-    """In a process of its own: train with its share of the machine; signals reach it only through the parent."""
-    threads, device = settled
+    """Train in a separate process with its share of the machine. Signals reach it only through the parent."""
+    threads, device = share
     os.setpgrp()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
@@ -99,7 +94,7 @@ def _train_one(
 
 
 def _end_with_parent() -> None:
-    """Ask this process to end when its parent has, whatever ended that: the run writes its checkpoint, and stops."""
+    """End this process when its parent has ended for any reason: the run writes its checkpoint and stops."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -116,7 +111,7 @@ def device_of(turn: int, devices: int, visible: str | None) -> str | None:
 
 @contextmanager
 def _noting_signals() -> Iterator[list[int]]:
-    """Within it, SIGINT and SIGTERM are only noted, in the list that it yields."""
+    """Context manager: SIGINT and SIGTERM are only noted, in the list that it yields."""
     seen: list[int] = []
 
     def note(number: int, frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""A finished run read back: its record, data set, class and weights; and a configuration from its file."""
+"""Finished runs read back: record, data set, class and weights; and settings from a file."""
 
 from __future__ import annotations
 
@@ -9,17 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dissect.data.sessions import Dataset, split_validation
-from dissect.data.translate import (
-    in_words,
-    is_identity,
-    numbering_of,
-    numbering_of_group,
-    translation,
-)
+from dissect.data.translate import in_words, is_identity, numbering_of, numbering_of_group, translation
 from dissect.errors import DataError, UsageError, unknown
 from dissect.experiment import own_models
 from dissect.experiment.subject import Subject, find_model, require_length, subject_of
@@ -42,10 +35,10 @@ def finished_run(name: str | Path, runs_dir: str | Path) -> Recorded:
 
 
 def read_settings(path: str | Path, usual: Mapping[str, Any], has_weights: bool = False) -> dict[str, Any]:
-    """What a group's config.toml holds, or a file with some of it, for the verb whose settings are `usual`.
+    """The settings in a group's config.toml, or in a file like it, for the verb whose settings are `usual`.
 
-    Raises UsageError for a setting that does not exist, where it is of the other verb, and where it begins with weights
-    and the request does not (`has_weights`).
+    Raises UsageError for an unknown setting, for a file of the other verb, and for one that starts from weights if the
+    request does not (`has_weights`).
     """
     try:
         found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -56,32 +49,20 @@ def read_settings(path: str | Path, usual: Mapping[str, Any], has_weights: bool 
         raise UsageError(f"{path}: {wrong.message}", wrong.hint)
     if found.pop("refit", False):
         raise UsageError(
-            f"{path} is of a training on everything, whose length each seed chose before.",
-            "Name the config.toml of the group that chose it, and --refit.",
+            f"{path} belongs to a training on all sessions, whose length each seed had chosen before.",
+            "Name the config.toml of the group that chose it, and add --refit.",
         )
-    if found.get("select", usual.get("select", "last")) != usual.get("select", "last"):
+    own = usual.get("select", "last")
+    if found.get("select", own) != own:
         verb = "run" if found["select"] == "last" else "train"
-        raise UsageError(f"{path} is of dissect {verb}.", f"Give it to that: dissect {verb} --config {path}")
+        raise UsageError(f"{path} belongs to dissect {verb}.", f"Use it there: dissect {verb} --config {path}")
     if "init_from" in found and not has_weights:
-        raise UsageError(f"{path} begins with weights {found['init_from']}.", "Name their run: --init-from RUN")
+        raise UsageError(f"{path} starts from the weights {found['init_from']}.", "Name their run: --init-from RUN")
     return found
 
 
-def model_named(name: str | None, file: Mapping[str, Any], path: str | Path) -> Subject:
-    """The model of that name, else that of the settings in the file at `path`."""
-    if name is None and "model" in file:
-        return recorded_model(file["model"], file.get("model_source"), str(path))
-    return find_model(name or "")
-
-
-def group_name(path: str | Path) -> str | None:
-    """The name before the hash of the group whose config.toml this is; None for another file."""
-    group = Path(path).resolve().parent.name
-    return folders.HASHED.sub("", group) if folders.HASHED.search(group) else None
-
-
 def newest_dataset(runs_dir: str | Path, say: Say) -> str:
-    """The name of the data set of the newest group, or of the built-in one, which is said."""
+    """The name of the data set of the newest group, or else of the built-in one; says so."""
     newest = folders.newest_sound_group(runs_dir)
     dataset = str(folders.group_config(newest)["dataset"]) if newest else "demo"
     say(f"Data set: {dataset} ({'as in the newest group' if newest else 'built in'}).")
@@ -99,25 +80,13 @@ def recorded_model(
 ) -> Subject:
     """The class that the record at `where` names: a registered one, or that of a user's file with this SHA-256.
 
-    The file is `given`, else the one that the command on record names; or the class itself is given. Raises DataError
-    where it is gone or has changed, or where only the record names it and this user never did (own_models.py).
+    The file is `given`, or else the one in the command on record; or the class itself is given. Raises DataError if it
+    is gone or has changed, or if only the record names it and this user never did (own_models.py).
     """
     if source is None:
         return find_model(name)
-    if isinstance(given, type) or not is_file_name(name):  # a class that was given to Python: its text is known
-        if given is None:
-            raise DataError(
-                f"{where} was made with the class {name}, which was given to Python and stands in no record.",
-                f"In Python: dissect.open_group({where!r}, model={name}); else --model path/to/file.py:{name}",
-            )
-        cls = given if isinstance(given, type) else subject_of(own_models.read(given), given).cls
-        if source != find_model(cls).source and source != own_models.sha256_of(cls):
-            raise DataError(
-                f"{cls.__name__} is not the class that {where} was made with: its text is another, or that of a class "
-                "from which it derives.",
-                "Give it as it was then, or train anew.",
-            )
-        return Subject(name, cls, source)
+    if isinstance(given, type) or not is_file_name(name):
+        return _given_to_python(name, source, where, given)
     named = [word.removeprefix("--model=") for word in command]
     path = given or next((word for word in named if Path(word).name == name), name)
     hint = "Name it: --model path/to/file.py:ClassName"
@@ -132,41 +101,45 @@ def recorded_model(
         )
     if given is None and not own_models.was_named(file):
         raise DataError(
-            f"{where} was made with the model in {path}, and to open it means to execute that file. "
-            "You have not named this file in a command so far.",
+            f"{where} uses the model in {path}. Opening the run executes that file, and you have never named it in a "
+            "command.",
             f"Read it first. If you trust it, name it: --model {shlex.quote(path)}",
         )
     return subject_of(file, path)
 
 
+def _given_to_python(name: str, source: str, where: str, given: str | type | None) -> Subject:
+    """The same for a model that Python was given as a class: the text of the class is known, not its place."""
+    if given is None:
+        raise DataError(
+            f"{where} was made with the class {name}, which was given to Python. No record holds its text.",
+            f"In Python: dissect.open_group({where!r}, model={name}); else --model path/to/file.py:{name}",
+        )
+    cls = given if isinstance(given, type) else subject_of(own_models.read(given), given).cls
+    if source != find_model(cls).source and source != own_models.sha256_of(cls):
+        raise DataError(
+            f"{cls.__name__} is not the class that {where} was made with: its text differs, or that of a class from "
+            "which it derives.",
+            "Give the class as it was then, or train again.",
+        )
+    return Subject(name, cls, source)
+
+
 def data_of(record: Recorded, load: Load, data_dir: str | None = None) -> Dataset:
-    """The data set of a run. Raises DataError, with both hashes, where what has its name is another split."""
+    """The data set of a run. Raises DataError, with both hashes, if the data set of that name has another split."""
     data = load(record.config.dataset, data_dir or record.option("--data-dir"))
     require_split(data, record.config.split_hash, str(record.run))
     return data
 
 
 def require_split(data: Dataset, split_hash: str, run: str) -> None:
-    """Raises DataError, with both hashes, where a data set has another split than a run."""
+    """Raises DataError, with both hashes, if a data set has another split than a run."""
     if data.split_hash != split_hash:
         raise DataError(
             f"The data set '{data.name}' is not the one of the run: its split is {data.split_hash}, "
             f"that of {run} is {split_hash}.",
-            "Bring the run's own split (its provenance stands in data.json of the group), or name a --data-dir.",
+            "Bring back the run's own split (data.json of the group says where it came from), or give --data-dir.",
         )
-
-
-def numbers_for(record: Recorded, data: Dataset, say: Say) -> np.ndarray | None:
-    """The number that a run has for each item of another data set; None where both number them alike.
-
-    Says how many items were matched. Raises DataError where nothing tells which item is which.
-    """
-    mine, runs_own = numbering_of(data), numbering_of_group(record.group)
-    numbers = translation(mine, runs_own)
-    if is_identity(numbers, record.n_items):
-        return None
-    say(in_words(mine, runs_own, numbers))
-    return numbers
 
 
 def trained_model(
@@ -174,8 +147,8 @@ def trained_model(
 ) -> tuple[Any, int, torch.device]:
     """(model, step, device): the trained model of a run; a baseline is fitted again, its step is 0.
 
-    `data` gives the run's data set, where that is needed; `given` is where the user's own model lies now. Raises
-    DataError where the model cannot take a session of `longest` clicks.
+    `data` gives the run's data set if it is needed; `given` is the present place of the user's own model. Raises
+    DataError if the model cannot take a session of `longest` clicks.
     """
     config, subject = record.config, model_of(record, given)
     if not subject.learns:
@@ -204,17 +177,22 @@ def evaluate(
 ) -> dict[str, Any]:
     """HR and MRR of the trained model of a run, on a part of its own data set or of another; writes `ranks`.
 
-    Of another data set the misses are counted, and the accuracy over the targets that the model knows stands beside.
+    On another data set its items are matched by identifier: misses are counted, and the accuracy over the targets that
+    the model knows is given too.
     """
     own = partial(data_of, record, load, data_dir)
-    data = load(dataset, data_dir) if dataset else own()
-    numbers = numbers_for(record, data, say) if dataset else None
+    data, numbers = load(dataset, data_dir) if dataset else own(), None
+    if dataset:
+        mine, runs_own = numbering_of(data), numbering_of_group(record.group)
+        if not is_identity(found := translation(mine, runs_own), record.n_items):
+            numbers = found
+            say(in_words(mine, runs_own, numbers))
     train, valid = split_validation(data.train, record.config.held_out)
     sessions = {"test": data.test, "valid": valid, "train": train}[split]
     if not sessions.n_prefixes:
         raise UsageError(f"The run's '{split}' part has no prefix to rank.", "It can be evaluated on: --split test")
-    found, step, where = trained_model(record, own, int(sessions.lengths.max()) - 1, model, device)
-    ranked = rank_sessions(found, sessions, where, ties, numbers, record.config.longest)
+    trained, step, where = trained_model(record, own, int(sessions.lengths.max()) - 1, model, device)
+    ranked = rank_sessions(trained, sessions, where, ties, numbers, record.config.longest)
     if ranks is not None:
         write_ranks_of(ranks, ranked.rank, sessions)
     result = {"run": str(record.run), "model": record.config.model, "variant": record.variant, "seed": record.seed}

@@ -1,12 +1,11 @@
 """A user's own model: a class in a Python file, and which files may be executed.
 
-To find the class its file is executed, with all that stands in it. Whoever names the file in a command asks for that.
-A run folder does not: it may come from somebody else, and say what it likes. So the SHA-256 of every file that this
-user has named is kept in a folder of the user, outside all run folders. A file that only a record names is executed
-only where its SHA-256 is among them.
+Loading the class executes its whole file. A user who names the file in a command wants that. A run folder must not
+cause it: it may come from somebody else. So the SHA-256 of every file that this user has named is kept in a folder of
+the user, outside all run folders. A file that only a record names is executed only if its SHA-256 is among them.
 
-The file stands for itself: its folder is not on Python's path, and no cached bytecode is read, so that the SHA-256
-says what is executed.
+The folder of the file is not on Python's path, and no cached bytecode is read, so that the SHA-256 identifies the code
+that is executed.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ _executed: dict[tuple[Path, str], ModuleType] = {}
 
 
 def read(name: str) -> ModelFile:
-    """The file of `path/to/file.py:ClassName`. Raises UsageError where there is none, or no class is named."""
+    """The file of `path/to/file.py:ClassName`. Raises UsageError if there is none, or no class is named."""
     path, _, class_name = name.rpartition(":") if ".py:" in name else (name, "", "")
     try:
         content = Path(path).read_bytes()
@@ -61,18 +60,18 @@ def read(name: str) -> ModelFile:
         says = f"There is no file {path}." if missing else f"{path} cannot be read: {error.strerror}."
         raise UsageError(says, HOW) from None
     if not class_name:
+        classes = list[str]()
         with suppress(SyntaxError, ValueError):
             classes = [node.name for node in ast.parse(content).body if isinstance(node, ast.ClassDef)]
-            given = " or ".join(f"--model {shlex.quote(f'{path}:{name}')}" for name in classes)
-            raise UsageError(f"{path} does not say which class is meant.", f"{given}?" if given else HOW)
-        raise UsageError(f"{path} does not say which class is meant.", HOW)
+        given = " or ".join(f"--model {shlex.quote(f'{path}:{name}')}" for name in classes)
+        raise UsageError(f"{path} does not say which class is meant.", f"{given}?" if given else HOW)
     return ModelFile(Path(path), class_name, content)
 
 
 def file_of(cls: type) -> ModelFile | None:
     """The file of a class that Python has imported, which counts as named.
 
-    None for a class in a notebook, or in the script that runs: that file changes with what the script does.
+    None for a class in a notebook or in the script that runs: that file changes for other reasons than the class.
     """
     if cls.__module__ == "__main__" or "." in cls.__qualname__:
         return None
@@ -86,9 +85,9 @@ def file_of(cls: type) -> ModelFile | None:
 
 
 def sha256_of(cls: type) -> str:
-    """What identifies a class without a file: the SHA-256 of its text and of what it derives from, up to ours.
+    """The SHA-256 of the text of a class without a file and of its own bases, up to ours. It identifies the class.
 
-    Raises UsageError where the text cannot be read.
+    Raises UsageError if the text cannot be read.
     """
     own = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in OURS]
     return hashlib.sha256("".join(map(_text_of, own)).encode()).hexdigest()
@@ -102,13 +101,12 @@ def _text_of(cls: type) -> str:
         with suppress(OSError, TypeError, SyntaxError):
             lines, at = inspect.findsource(method)
             for node in ast.walk(ast.parse("".join(lines))):
-                if not isinstance(node, ast.ClassDef) or node.name != cls.__name__:
-                    continue
-                begin = min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1
-                if begin <= at < (node.end_lineno or 0):
-                    return textwrap.dedent("".join(lines[begin : node.end_lineno])).rstrip() + "\n"
+                if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
+                    begin = min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1
+                    if begin <= at < (node.end_lineno or 0):
+                        return textwrap.dedent("".join(lines[begin : node.end_lineno])).rstrip() + "\n"
     raise UsageError(
-        f"The source text of the class {cls.__name__} cannot be read, and it says which model a run is of.",
+        f"The source text of the class {cls.__name__} cannot be read; it identifies the model of a run.",
         "Write the class into a file, or into a cell of a notebook.",
     )
 
@@ -130,9 +128,9 @@ def _note_named(file: ModelFile) -> None:
 
 
 def load(file: ModelFile) -> Any:
-    """The class. Executes the file, once a process, and keeps that this user has named it.
+    """The class. Executes the file, once a process, and records that this user has named it.
 
-    Raises UsageError where it cannot be executed, or has no such class.
+    Raises UsageError if it cannot be executed or has no such class.
     """
     _note_named(file)
     key = file.path.resolve(), file.sha256
@@ -161,14 +159,13 @@ def _execute(file: ModelFile) -> ModuleType:
 
 
 def _in_words(file: ModelFile, error: BaseException) -> UsageError:
-    """What kept a file from being executed, and where."""
+    """The error that kept a file from being executed, with its place."""
     place = os.path.abspath(file.path)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == place]
     where = f"{file.path}, line {lines[-1]}," if lines else str(file.path)
     if isinstance(error, SystemExit):
-        return UsageError(
-            f"{where} ends the program: sys.exit.", "Put what is not for an import under: if __name__ == '__main__':"
-        )
+        hint = "Put code that should not run on import under: if __name__ == '__main__':"
+        return UsageError(f"{where} calls sys.exit.", hint)
     if isinstance(error, ModuleNotFoundError) and error.name:
         top, folder = error.name.partition(".")[0], file.path.parent
         if (folder / f"{top}.py").exists() or (folder / top).is_dir():
@@ -176,5 +173,7 @@ def _in_words(file: ModelFile, error: BaseException) -> UsageError:
                 f"{where} imports {top}, which lies beside it: the folder of a model file is not on Python's path.",
                 f"Write both into one file, or name the folder: PYTHONPATH={shlex.quote(str(folder.resolve()))}",
             )
-        return UsageError(f"{where} imports {top}, and there is no such module.", "Install it where dissect is.")
+        return UsageError(
+            f"{where} imports {top}, and there is no such module.", "Install it in the environment of dissect."
+        )
     return UsageError(f"{where} cannot be imported: {type(error).__name__}: {error}")

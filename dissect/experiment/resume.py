@@ -1,4 +1,4 @@
-"""Going on with interrupted runs, from what their folders say."""
+"""Interrupted runs continued from their folders."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from dissect.training.rebuild import Recorded, read_run, roles_without
 
 
 def unfinished(name: str, runs_dir: str | Path) -> list[Recorded]:
-    """The records of the runs to go on with: of the run named, or of all of a group that are not finished.
+    """The records of the runs to continue: of the run named, or of all unfinished ones of a group.
 
-    Those of the same command that were not begun yet are among them. Raises UsageError where nothing is left to do.
+    Those that the same command had not begun are among them. Raises UsageError if nothing is left to do.
     """
     found, damaged = list[Recorded](), list[DataError]()
     for run in folders.resolve_runs(name, runs_dir):
@@ -30,16 +30,18 @@ def unfinished(name: str, runs_dir: str | Path) -> list[Recorded]:
             damaged.append(error)
     folders.leave_out(damaged, is_all=not found)
     if not folders.RUN.fullmatch(Path(name).resolve().name):
-        found += _not_begun(found)
+        for record in [each for each in found if not each.config.refit]:  # a refit's steps come out of the run before
+            for seed in map(int, filter(str.isdigit, record.options("--seed"))):
+                run = folders.run_path(record.group, seed, record.variant)
+                if not run.exists() and run not in [each.run for each in found]:
+                    found.append(replace(record, run=run, seed=seed))
     records = [record for record in found if not folders.is_done(record.run)]
     if not records:
         for record in found:
             folders.read_summary(record.run)  # says how to write a lost one again
         sparse = [record.group for record in found if record.config.is_sparse]
         see = f"dissect verdict {shlex.quote(str(sparse[0]))}" if sparse else "dissect compare; dissect evaluate RUN"
-        raise UsageError(
-            f"Finished already: {', '.join(str(record.run) for record in found) or name}.", f"See it: {see}"
-        )
+        raise UsageError(f"Finished already: {', '.join(str(each.run) for each in found) or name}.", f"See it: {see}")
     for record in records:
         if record.run != folders.run_path(record.group, record.seed, record.variant):
             raise UsageError(f"{record.run} was set aside by --force.", "Name the run that came in its place.")
@@ -55,54 +57,30 @@ def go_on(
     data_dir: str | None = None,
     device: str | None = None,
 ) -> Dataset:
-    """Go on with runs of one group, as the command that began them would; returns their data set.
+    """Continue runs of one group, as the command that began them would; returns their data set.
 
-    `model` is where the user's own model lies now. The device is that of the command unless given.
+    `model` is the present place of the user's own model. The device is that of the command unless given.
     """
     data, subject = data_of(records[0], load, data_dir), model_of(records[0], model)
     for record in records:
         without = roles_without(record.variant, subject.cls.removable) if subject.learns else ()
-        chosen = device or record.option("--device") or "auto"
-        train_seeds(
-            Plan(
-                subject,
-                data,
-                record.config,
-                record.group,
-                (record.seed,),
-                without,
-                _weights_for(record, runs_dir, subject, data),
-                {record.seed: record.steps},
-                record.variant == folders.MATCHED,
-            ),
-            replace(manner, device=chosen),
-        )
+        is_matched = record.variant == folders.MATCHED
+        plan = Plan(subject, data, record.config, record.group, (record.seed,), without, is_matched=is_matched)
+        plan = replace(plan, weights=_weights_for(record, runs_dir, subject, data), steps={record.seed: record.steps})
+        train_seeds(plan, replace(manner, device=device or record.option("--device") or "auto"))
     command = records[0].command
     if not records[0].config.refit and "--refit" in command:
         manner.say(f"The training on everything comes next: {shlex.join(command)}")
     return data
 
 
-def _not_begun(found: list[Recorded]) -> list[Recorded]:
-    """The seeds that the commands of these runs name and that have no folder yet."""
-    to_come: dict[Path, Recorded] = {}
-    for record in found:
-        for text in record.options("--seed"):
-            run = folders.run_path(record.group, int(text), record.variant) if text.isdigit() else record.run
-            if not run.exists() and not record.config.refit:  # a refit's steps come out of the run before it
-                to_come[run] = replace(record, run=run, seed=int(text))
-    return list(to_come.values())
-
-
 def _weights_for(record: Recorded, runs_dir: str | Path, subject: Subject, data: Dataset) -> dict[str, Any] | None:
-    """The weights that a run starts from, where it has no checkpoint yet; from the run that its command names."""
-    config, begun = record.config, any((record.run / "checkpoints").glob("last*.pt"))
-    if begun:
+    """The weights that a run without a checkpoint starts from: those of the run that its command names."""
+    config = record.config
+    if any((record.run / "checkpoints").glob("last*.pt")):
         return None
     if config.refit and not (record.run / "environment.json").exists():
-        raise DataError(
-            f"{record.run} stopped before it was on record for how many steps it is.", "Give the same command again."
-        )
+        raise DataError(f"{record.run} stopped before it recorded its number of steps.", "Give the same command again.")
     if config.init_from is None:
         return None
     source = record.option("--init-from")

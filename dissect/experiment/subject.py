@@ -1,4 +1,4 @@
-"""Which model is meant: a registered class or a user's own, its options, and whether it keeps the contract."""
+"""The model of a request: a registered class or a user's own, its options, and whether it keeps the contract."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import traceback
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Subject:
     name: str
     cls: Any
     source: str | None = None  # SHA-256 of the file of a user's own model
-    given: str = ""  # what the user called it, where that is not the name
+    given: str = ""  # what the user called it, if that is not the name
 
     @property
     def learns(self) -> bool:
@@ -60,71 +61,59 @@ class Subject:
 def find_model(model: str | type | Subject) -> Subject:
     """A registered model, a baseline, or a user's own: its class, or `path/to/file.py:ClassName`, which is executed.
 
-    Raises UsageError with the nearest names, or with what is wrong about the file.
+    A class is known by the file that it was imported from, as on the command line, or else by its text. Raises
+    UsageError with the nearest names, or with the fault of the file or class.
     """
     if isinstance(model, Subject):
         return model
-    if isinstance(model, type):
-        registered = next((name for name, cls in MODELS.items() if cls is model), None)
-        return Subject(registered, model) if registered else _of_class(model)
-    if is_file_name(model):
+    if isinstance(model, str) and is_file_name(model):
         return subject_of(own_models.read(model), model)
-    if model not in MODELS:
-        raise unknown("model", model, MODELS)
-    return Subject(model, MODELS[model])
+    if isinstance(model, str):
+        if model not in MODELS:
+            raise unknown("model", model, MODELS)
+        return Subject(model, MODELS[model])
+    if name := next((name for name, cls in MODELS.items() if cls is model), None):
+        return Subject(name, model)
+    require_contract(model)
+    if file := own_models.file_of(model):
+        return Subject(f"{file.path.name}:{file.class_name}", model, file.sha256, f"{file.path}:{file.class_name}")
+    if model.__name__ in MODELS:
+        raise UsageError(f"dissect has a model called {model.__name__}.", "Give your class another name.")
+    return Subject(model.__name__, model, own_models.sha256_of(model))
 
 
 def subject_of(file: own_models.ModelFile, given: str) -> Subject:
-    """A user's own model: the class in its file, which is executed. Raises UsageError with what is wrong about it."""
+    """A user's own model: the class in its file, which is executed. Raises UsageError with the fault of the file."""
     cls = own_models.load(file)
     require_contract(cls)
     return Subject(f"{file.path.name}:{file.class_name}", cls, file.sha256, given)
 
 
-def _of_class(cls: Any) -> Subject:
-    """A user's class: by its file, as the command line has it, where it was imported, else by its text.
-
-    Raises UsageError where it lacks something, or is called like one of ours.
-    """
-    require_contract(cls)
-    if file := own_models.file_of(cls):
-        return Subject(f"{file.path.name}:{file.class_name}", cls, file.sha256, f"{file.path}:{file.class_name}")
-    if cls.__name__ in MODELS:
-        raise UsageError(f"dissect has a model called {cls.__name__}.", "Give your class another name.")
-    return Subject(cls.__name__, cls, own_models.sha256_of(cls))
-
-
 def require_contract(cls: Any) -> None:
-    """Raises UsageError where a class lacks what the contract asks for."""
-    needed = ("item_states", "encode", "candidates", "unit_candidates", "matrices", "removable")
-    lacking = [name for name in needed if not hasattr(cls, name)]
-    if lacking or not issubclass(cls, base.SessionModel):
-        what = f"lacks {', '.join(lacking)}" if lacking else "is no SessionModel"
+    """Raises UsageError if a class does not derive from SessionModel, with what else it lacks."""
+    if not issubclass(cls, base.SessionModel):
+        needed = ("item_states", "encode", "candidates", "unit_candidates", "matrices", "removable")
+        lacking = [name for name in needed if not hasattr(cls, name)]
+        what = f"lacks {', '.join(lacking)}" if lacking else "is not a SessionModel"
         raise UsageError(f"{cls.__name__} {what}.", f"{CONTRACT}: derive from SessionModel.")
 
 
 def changes(subject: Subject, preset: str) -> bool:
-    """Whether a preset says more than the defaults and a width: it makes another model, and is part of its name."""
-    parameters = inspect.signature(subject.cls).parameters
+    """Whether a preset sets more than the defaults and a width: then it is part of the group's name."""
+    parameters, presets = inspect.signature(subject.cls).parameters, subject.cls.presets
     usual = {name: parameter.default for name, parameter in parameters.items()}
-    return any(name != "dim" and usual.get(name) != value for name, value in subject.cls.presets[preset].items())
+    return any(name != "dim" and usual.get(name) != value for name, value in presets[preset].items())
 
 
 def defaults(subject: Subject) -> dict[str, Any]:
-    """The options of a model with their defaults, those that it hands on included; "required" where it has none."""
-    parameters = inspect.signature(subject.cls).parameters.values()
+    """The options of a model with their defaults, including those that it hands on; "required" if it has none."""
     usual = {
         p.name: "required" if p.default is inspect.Parameter.empty else p.default
-        for p in parameters
+        for p in inspect.signature(subject.cls).parameters.values()
         if p.kind is not _BY_NAME and p.name not in ("n_items", "without")
     }
-    more = getattr(subject.cls, "more_options", {})
+    more = subject.cls.more_options  # in a user's file perhaps the names only
     return usual | {name: more[name] if isinstance(more, Mapping) else "unknown" for name in more if name not in usual}
-
-
-def taken(subject: Subject) -> list[str]:
-    """The names of the options that a model takes, those that it hands on included."""
-    return list(defaults(subject))
 
 
 def option_values(texts: Sequence[str]) -> dict[str, Any]:
@@ -147,7 +136,7 @@ def model_options(
 ) -> dict[str, Any]:
     """Arguments for the constructor: those of a preset, then `given`.
 
-    `dim` is the width where nothing else says one and the model takes one. Raises UsageError for an argument that the
+    `dim` is the width if nothing else says one and the model takes one. Raises UsageError for an argument that the
     model does not take, a preset or a role to leave out that it does not have, and for a model that breaks the
     contract when it is tried out.
     """
@@ -157,24 +146,28 @@ def model_options(
                 f"{subject.name} cannot be built without {role!r}.",
                 f"It can without: {', '.join(subject.cls.removable) or 'nothing'}.",
             )
-    parameters, takes = inspect.signature(subject.cls).parameters, taken(subject)
-    anything = any(p.kind is _BY_NAME for p in parameters.values()) and not getattr(subject.cls, "more_options", ())
+    parameters, takes = inspect.signature(subject.cls).parameters, defaults(subject)
+    anything = any(p.kind is _BY_NAME for p in parameters.values()) and not subject.cls.more_options
     for name in given:
         if name not in takes and not anything:
             near = difflib.get_close_matches(name, takes, n=1)
             what = f"It takes: {', '.join(takes)}." if takes else f"Its constructor takes no options. {CONTRACT}."
             raise UsageError(f"{subject.name} takes no {name}.", f"Did you mean {near[0]}=...?" if near else what)
-    options = _of_preset(subject, preset) | dict(given)
+    if preset is not None and not subject.cls.presets:
+        raise UsageError(f"{subject.name} has no presets.", "Give its arguments by --option KEY=VALUE.")
+    if preset is not None and preset not in subject.cls.presets:
+        raise unknown(f"preset of {subject.name}", preset, subject.cls.presets)
+    options = dict({} if preset is None else subject.cls.presets[preset]) | dict(given)
     if dim is not None and "dim" in takes:
         own = parameters["dim"].default if subject.source and "dim" in parameters else None  # a user's class knows best
         options.setdefault("dim", own if isinstance(own, int) else dim)
     usual = {name: p.default for name, p in parameters.items() if p.kind is not _BY_NAME}
-    # TOML has no word for none: where it is the default it need not be said, elsewhere it would be lost.
+    # TOML has no word for none: as the default it need not be written, elsewhere it would be lost.
     lost = [name for name, value in options.items() if value is None and usual.get(name) is not None]
     if lost:
         raise UsageError(f"{subject.name} takes no {lost[0]}=none.", "Leave it out for the default.")
-    # What says no more than the defaults is not written down, so that it does not make another group; but the width.
-    # In the order of the constructor, so that the file of a group is the same however they were given.
+    # Options that equal the defaults are not written down, so that they make no other group; only the width is. In the
+    # order of the constructor, so that the file of a group is the same in whatever order they were given.
     order = [name for name in dict.fromkeys([*takes, *options]) if options.get(name) is not None]
     options = {name: options[name] for name in order if name == "dim" or usual.get(name) != options[name]}
     _check_kinds(subject, options)
@@ -183,18 +176,8 @@ def model_options(
     return options
 
 
-def _of_preset(subject: Subject, preset: str | None) -> dict[str, Any]:
-    """The arguments that a preset stands for. Raises UsageError where the model has none of that name."""
-    presets = getattr(subject.cls, "presets", {})
-    if preset is not None and not presets:
-        raise UsageError(f"{subject.name} has no presets.", "Give its arguments by --option KEY=VALUE.")
-    if preset is not None and preset not in presets:
-        raise unknown(f"preset of {subject.name}", preset, presets)
-    return {} if preset is None else dict(presets[preset])
-
-
 def _check_without(subject: Subject, options: Mapping[str, Any], without: Sequence[str], said: list[str]) -> None:
-    """Raises UsageError where leaving a role out changes nothing; `said` are the options that the user gave."""
+    """Raises UsageError if leaving a role out changes nothing; `said` are the options that the user gave."""
     for role in without:
         others = [other for other in without if other != role]
         (some, before), (less, after) = (try_out(subject, options, roles) for roles in (others, without))
@@ -209,7 +192,7 @@ def _check_without(subject: Subject, options: Mapping[str, Any], without: Sequen
 def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str] = ()) -> tuple[Any, Tensor]:
     """(model, vectors): built with a catalogue of five items and run once, before anything is written.
 
-    Raises UsageError where it cannot be built so, or breaks the contract: what was expected and what came.
+    Raises UsageError if it cannot be built or breaks the contract: what was expected and what came.
     """
     extra = {"without": tuple(without)} if without else {}
     with torch.random.fork_rng(devices=[]):
@@ -219,7 +202,7 @@ def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str]
         except (Exception, SystemExit) as error:
             kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
             hint = f"See it: dissect models {subject.name}" if subject.source is None else f"{CONTRACT}."
-            raise UsageError(f"{subject.name} cannot be built so: {kind}{error}.", hint) from error
+            raise UsageError(f"{subject.name} cannot be built with these options: {kind}{error}.", hint) from error
         try:
             model.prepare(Sessions.from_lists([[1, 2, 3], [2, 4, 5, 1]]))
             return model, check.check(model, PROBE_ITEMS)
@@ -235,7 +218,7 @@ def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str]
 def try_on(subject: Subject, data: Dataset, config: Config, without: Sequence[str] = ()) -> None:
     """Try a model on the longest session and on the smallest batch that a training has, before anything is written.
 
-    Raises DataError where the session is too long for it, UsageError where it cannot be trained on one example.
+    Raises DataError if the session is too long for it, UsageError if it cannot be trained on one example.
     """
     model, _ = try_out(subject, config.model_options, without)
     longest = config.kept(int(max(data.train.lengths.max(), data.test.lengths.max())) - 1)
@@ -254,19 +237,18 @@ def try_on(subject: Subject, data: Dataset, config: Config, without: Sequence[st
 
 
 def require_length(model: Any, name: str, longest: int, which: str) -> None:
-    """Raises DataError where a model, on the CPU, cannot encode a session of so many clicks: `which` session it is."""
+    """Raises DataError if a model, on the CPU, cannot encode the longest session, `which`."""
     if says := check.refusal(model, longest):
         most = check.longest_taken(model, longest)
         raise DataError(
-            f"{name} takes sessions of {most:,} clicks at most, and the longest {which} has {longest:,} clicks: "
-            f"{says}.",
+            f"{name} takes at most {most:,} clicks, but the longest {which} has {longest:,}: {says}.",
             f"Train it on the last clicks of a session only: --longest {most}. Or give the model more places, by an "
             "--option of its own.",
         )
 
 
 def _line_of(error: BaseException, subject: Subject) -> str:
-    """Where in the user's file an error arose: " (own.py, line 12)"; empty where it did not."""
+    """The place of an error in the user's file: " (own.py, line 12)"; empty if it arose elsewhere."""
     methods = filter(inspect.isfunction, vars(subject.cls).values()) if subject.source else ()
     files = {method.__code__.co_filename for method in methods}
     found = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
@@ -274,7 +256,7 @@ def _line_of(error: BaseException, subject: Subject) -> str:
 
 
 def _check_kinds(subject: Subject, options: Mapping[str, Any]) -> None:
-    """Raises UsageError for a value that is not of the kind that the constructor declares, if that is a plain one."""
+    """Raises UsageError for a value of another type than the constructor declares, if that is a plain one."""
     try:
         hints = typing.get_type_hints(subject.cls.__init__)
     except (NameError, TypeError):  # a user's own, which may name what it likes
@@ -289,14 +271,14 @@ def _check_kinds(subject: Subject, options: Mapping[str, Any]) -> None:
 
 
 def _check_names(subject: Subject, model: Any, options: Mapping[str, Any]) -> None:
-    """Raises UsageError where `matrices` names what the model has not, unless an option or a role explains it."""
+    """Raises UsageError if `matrices` names layers that the model lacks, unless an option or a role explains it."""
     absent, unnamed = check.not_there(model), check.without_role(model)
     removable = [n for n in absent if {model.matrices[n].role, model.matrices[n].module} & set(model.removable)]
     wrong = absent if unnamed else [name for name in absent if name not in removable]
     if wrong:
         near = difflib.get_close_matches(wrong[0], unnamed, n=1)
         raise UsageError(
-            f"{subject.name} declares matrices that it has not: {', '.join(wrong)}."
+            f"{subject.name} declares matrices that it does not have: {', '.join(wrong)}."
             + (f" These have no role: {', '.join(unnamed)}." if unnamed else ""),
             (f"Did you mean {near[0]} instead of {wrong[0]}? " if near else "")
             + "`matrices` names layers as named_modules() does.",
@@ -309,10 +291,8 @@ def _value(text: str) -> Any:
     if text.lower() in plain:
         return plain[text.lower()]
     for kind in (int, float):
-        try:
+        with suppress(ValueError):
             return kind(text)
-        except ValueError:
-            pass
     return text
 
 
@@ -332,33 +312,27 @@ def describe(subject: Subject, options: Mapping[str, Any], items: int) -> dict[s
     order = {name: place for place, name in enumerate(model.matrices)}
     rows.sort(key=lambda row: order.get(row["matrix"], len(order)))
     blocks = {name: [*matrix.rows, *matrix.cols] for name, matrix in model.matrices.items()}
+    matrices = []
+    for row in rows:
+        name, shapes = row["matrix"], row["shapes"]
+        role, module = (row["role"], row["module"]) if row["declared"] else (None, None)
+        about = {"matrix": name, "shape": shapes[0] if len(shapes) == 1 else None, "shapes": shapes}
+        about |= {"parameters": row["numel"], "role": role, "module": module, "blocks": blocks.get(name, [])}
+        matrices.append({**about, "dissected": row["covered"], "reason": row["reason"]})
     return {
         "model": subject.name,
         "dim": options.get("dim"),
         "items": items,
         "parameters": total,
-        "matrices": [
-            {
-                "matrix": row["matrix"],
-                "shape": row["shapes"][0] if len(row["shapes"]) == 1 else None,
-                "shapes": row["shapes"],
-                "parameters": row["numel"],
-                "role": row["role"] if row["declared"] else None,
-                "module": row["module"] if row["declared"] else None,
-                "blocks": blocks.get(row["matrix"], []),
-                "dissected": row["covered"],
-                "reason": row["reason"],
-            }
-            for row in rows
-        ],
+        "matrices": matrices,
         "roles": shares([row for row in rows if row["declared"]], "role"),
         "options": _plain(defaults(subject)),
-        "presets": _plain(getattr(subject.cls, "presets", {})),
+        "presets": _plain(subject.cls.presets),
     }
 
 
 def _plain(value: Any) -> Any:
-    """A value in the words of JSON; what it has none for (infinity, a class) as text."""
+    """A value as JSON has it; infinity, a class and the like as text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

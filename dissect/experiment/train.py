@@ -1,4 +1,4 @@
-"""From a request to finished run folders: it is resolved to a Config, whose seeds are trained into a group."""
+"""From a request to finished run folders: a Config, and its seeds trained into a group."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from dissect.training.setup import exchange, load_dense
 from dissect.training.start import Start, weights_of
 from models import base, check
 
-DIM = 256  # width of a model, where nothing says another
-# What built-in data get where nothing else is said: a small model, done in about a minute a seed.
+DIM = 256  # default width of a model
+# The defaults on built-in data: a small model, trained in about a minute a seed.
 BUILT_IN_DIM = 32
 BUILT_IN_STEPS = {"demo": 2_000, "demo-bag": 3_000, "demo-walk": 3_000}
 LONG_PREFIX = 200  # clicks
@@ -41,11 +41,11 @@ Say = Callable[[str], None]  # takes a note of one line
 
 
 def unsaid(text: str) -> None:
-    """Nobody is told."""
+    """Drop a note."""
 
 
 def unobserved(title: str) -> Observer:
-    """Nobody watches."""
+    """An observer that shows nothing."""
     return Observer()
 
 
@@ -119,16 +119,11 @@ def train(
     of the preset; `without` names roles that are left out of it. `init_from` is a finished dense run to start from;
     `refit` trains once more on everything, for the epochs chosen.
 
-    The same call again goes on with what was stopped. Raises UsageError, before anything is written, for what does not
-    exist or fit; and where all is finished already, unless `force`.
+    The same call again continues a run that was stopped. Raises UsageError, before anything is written, for names and
+    values that do not exist or fit; and if all is finished already, unless `force`.
     """
-    known = {each.name for each in SETTINGS} | {"select"}
-    for setting in settings.keys() - known:
-        raise unknown("setting", setting, known)
     subject, runs_dir, given = find_model(model), Path(runs_dir), dict(options or {})
-    settings = {**usual, **recipe(subject, preset, epochs), **settings}
-    if settings.get("where", "both") != "none":
-        subject.require_weights()
+    settings = settings_of(subject, usual, preset, epochs, settings)
     manner = Manner(device, jobs, force, observe or unobserved, say or unsaid)
     if settings.get("protocol") == "paper":
         if refit:
@@ -149,7 +144,7 @@ def train(
     if start.says:
         manner.say(start.says)
     parts = [preset] if preset and changes(subject, preset) else []
-    parts += [str(kept[option]) for option in getattr(subject.cls, "in_name", ()) if option in given and option in kept]
+    parts += [str(kept[option]) for option in subject.cls.in_name if option in given and option in kept]
     group, once = folder_of(config, runs_dir, name, parts), tuple(dict.fromkeys(seeds))
     plan = Plan(subject, data, config, group, once, tuple(without), start.weights)
     if refit:
@@ -163,17 +158,30 @@ def train(
     return group
 
 
-def recipe(subject: Subject, preset: str | None, epochs: float | None) -> dict[str, Any]:
-    """The settings of the training that belong to a preset; its length only where none is given."""
-    found = dict(getattr(subject.cls, "recipes", {}).get(preset, {}))
-    return {name: value for name, value in found.items() if name != "max_steps" or epochs is None}
+def settings_of(
+    subject: Subject, usual: Mapping[str, Any], preset: str | None, epochs: float | None, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings `given`, then those of the preset's recipe, whose length counts only without `epochs`, then `usual`.
+
+    Raises UsageError for an unknown setting, and if a baseline is to be dissected.
+    """
+    known = {each.name for each in SETTINGS} | {"select"}
+    for setting in given.keys() - known:
+        raise unknown("setting", setting, known)
+    recipe = dict(subject.cls.recipes.get(preset, {}))
+    if epochs is not None:
+        recipe.pop("max_steps", None)
+    settings = {**usual, **recipe, **given}
+    if settings.get("where", "both") != "none":
+        subject.require_weights()
+    return settings
 
 
 def configure(subject: Subject, data: Dataset, settings: Mapping[str, Any], epochs: float | None) -> Config:
-    """The configuration of these settings, for so many `epochs` where they do not say the steps.
+    """The configuration of these settings, with the steps of `epochs` if the settings do not say the steps.
 
-    Where neither is given, a training that chooses its epoch makes EPOCHS, one that reports its last step the default
-    of `max_steps`, or less on built-in data. Raises UsageError for a wrong value.
+    If neither is given, a training that chooses its epoch makes EPOCHS; one that reports its last step makes the
+    default of `max_steps`, or less on built-in data. Raises UsageError for a wrong value.
     """
     choices = dict.fromkeys(("both", "none", *base.MODULES, *base.ROLES))
     if settings.get("where", "none") not in choices:
@@ -203,30 +211,29 @@ def steps_of(epochs: float, data: Dataset, config: Config) -> int:
 
 
 def suits(subject: Subject, data: Dataset, config: Config, say: Say) -> None:
-    """Raises UsageError where the data set is too small for the configuration or the model, or the two do not go
-    together; says what a user should know about the model on these data.
+    """Warns of what a user should know about the model on these data.
+
+    Raises UsageError if the data set is too small for the configuration or the model, or the two do not go together.
     """
     model, _ = try_out(subject, config.model_options)
     longest = longest_prefix(data, config, say)
     try:
-        for warning in model.warnings(longest) if isinstance(model, base.SessionModel) else ():
+        for warning in model.warnings(longest):
             say(f"{subject.name} on {data.name}: {warning}")
     except ValueError as error:
         raise UsageError(f"{subject.name} does not suit {data.name}: {error}.") from error
-    if (
-        config.chooses
-        and config.protocol == "clean"
-        and not split_validation(data.train, config.held_out)[1].n_prefixes
-    ):
-        raise UsageError(
-            f"--validation {config.validation:g} leaves nothing to choose the epoch on.",
-            f"{_hold_out(len(data.train))}; --protocol paper chooses on test.",
-        )
+    on_valid = config.chooses and config.protocol == "clean"
+    if on_valid and not split_validation(data.train, config.held_out)[1].n_prefixes:
+        n = len(data.train)
+        hint = f"Hold out a part of the {n:,} training sessions, such as --validation {max(0.1, 1 / n):.2g}"
+        hint = hint if n > 1 else "There is one training session, so nothing can be held out"
+        says = f"--validation {config.validation:g} leaves nothing to choose the epoch on."
+        raise UsageError(says, f"{hint}; --protocol paper chooses on test.")
     if subject.learns and config.max_steps == 0:
         raise UsageError(f"{subject.name} learns in steps, and --max-steps is 0.", "Give it some, or --epochs.")
     if config.negatives >= data.n_items:
         raise UsageError(
-            f"--negatives {config.negatives} are no fewer than the {data.n_items} items of {data.name}.",
+            f"--negatives {config.negatives} must be fewer than the {data.n_items} items of {data.name}.",
             "Leave the option out: the whole catalogue is exact, and quicker.",
         )
     if config.negatives and model.candidates(model.item_states())[1] is not None:
@@ -235,14 +242,8 @@ def suits(subject: Subject, data: Dataset, config: Config, say: Say) -> None:
         say(f"{subject.name} gives no role to {', '.join(unnamed)}: see `matrices` in models/base.py. Role: other.")
 
 
-def _hold_out(sessions: int) -> str:
-    if sessions == 1:
-        return "There is one training session, so nothing can be held out"
-    return f"Hold a part of the {sessions:,} training sessions out, such as --validation {max(0.1, 1 / sessions):.2g}"
-
-
 def longest_prefix(data: Dataset, config: Config, say: Say) -> int:
-    """How many clicks the longest prefix has that a model is given; says so where it makes batches large."""
+    """The number of clicks of the longest prefix that a model gets; warns if it makes batches large."""
     lengths = np.concatenate([data.train.lengths, data.test.lengths]) - 1
     longest, dim = int(lengths.max()), config.model_options.get("dim", DIM)
     size = 4 * config.batch_size * longest * dim
@@ -260,16 +261,16 @@ def longest_prefix(data: Dataset, config: Config, say: Say) -> int:
 def starting_weights(
     run: str | Path | None, runs_dir: Path, subject: Subject, options: Mapping[str, Any], data: Dataset
 ) -> Start:
-    """The weights of a finished run to start from; an empty Start where none is asked for."""
+    """The weights of a finished run to start from; an empty Start if none is asked for."""
     if run is None:
         return Start()
     return weights_of(folders.resolve_run(run, runs_dir), data, lambda n: subject.cls(n_items=n, **options))
 
 
 def folder_of(config: Config, runs_dir: Path, name: str | None, parts: Sequence[str] = ()) -> Path:
-    """runs/<name>-<hash>, where the name is that of the model, `parts` and the data set unless given.
+    """runs/<name>-<hash>; unless given, the name has the model, `parts` and the data set.
 
-    A group that an older version has named otherwise keeps its name. Raises UsageError for a name that no folder has.
+    A group that an older version named otherwise keeps its name. Raises UsageError for a name that no folder can have.
     """
     if name is not None:
         check_name(name, "A group (--name)")
@@ -283,7 +284,7 @@ def folder_of(config: Config, runs_dir: Path, name: str | None, parts: Sequence[
 
 
 def prepare_group(group: Path, config: Config, data: Dataset) -> None:
-    """Write what a group is about, once. Raises DataError where what is there has been changed by hand."""
+    """Write the records of a group once. Raises DataError if they have been changed by hand."""
     if (group / "config.toml").exists():
         folders.group_config(group)
         return
@@ -314,7 +315,7 @@ def _train_twice(plan: Plan, name: str | None, parts: Sequence[str], manner: Man
 def train_seeds(plan: Plan, manner: Manner) -> Path:
     """Train each seed into the group, or the reduced model beside it; returns the folder of the group.
 
-    A run without DONE goes on where it stopped. Raises UsageError where all are finished already, unless `force`.
+    A run without DONE continues where it stopped. Raises UsageError if all are finished already, unless `force`.
     """
     config, data = plan.config, plan.data
     places = {seed: plan.run(seed) for seed in plan.seeds}
@@ -327,8 +328,13 @@ def train_seeds(plan: Plan, manner: Manner) -> Path:
             if run.exists() and workers.is_first():
                 manner.say(f"The old run is kept as {files.set_aside(run)}")
     elif len(done) == len(places):
-        raise _finished(plan)
-    if plan.weights is not None:  # that they fit, and `where` names something, is found out before anything is written
+        for run in places.values():
+            folders.read_summary(run)  # says how to write a lost one again
+        dense = f"dissect compare --dataset {shlex.quote(data.name)}"
+        see = f"dissect verdict {shlex.quote(str(plan.group))}" if config.is_sparse else dense
+        hint = f"Choose another --seed, or --force (the old run is kept aside). See it: {see}"
+        raise FinishedError(f"Finished already: {', '.join(map(str, places.values()))}.", hint, plan.group)
+    if plan.weights is not None:  # whether they fit, and `where` names a matrix, is checked before anything is written
         load_dense(plan.build(), plan.weights)
     if config.is_sparse:
         exchange(plan.build(), config)
@@ -346,17 +352,10 @@ def train_seeds(plan: Plan, manner: Manner) -> Path:
             continue
         of = f" ({number} of {len(places)})" if len(places) > 1 else ""
         lacking = f", without {', '.join(plan.without)}" if plan.without else ""
-        fit(
-            plan.build,
-            data,
-            replace(config, max_steps=plan.steps.get(seed, config.max_steps)),
-            run,
-            seed=seed,
-            variant=plan.variant,
-            device=where,
-            observer=manner.observe(f"{plan.subject.name} on {data.name}, seed {seed}{of}{lacking}"),
-            weights=plan.weights,
-        )
+        watch = manner.observe(f"{plan.subject.name} on {data.name}, seed {seed}{of}{lacking}")
+        more: dict[str, Any] = {"seed": seed, "variant": plan.variant, "weights": plan.weights, "observer": watch}
+        own = replace(config, max_steps=plan.steps.get(seed, config.max_steps))
+        fit(plan.build, data, own, run, device=where, **more)
     return plan.group
 
 
@@ -366,25 +365,12 @@ def _train_one(seed: int, plan: Plan, manner: Manner) -> None:
 
 
 def work(config: Config, n_items: int) -> int:
-    """Multiplications in the scores of a batch, by which a small problem is told (`prepare_device`)."""
+    """Multiplications in the scores of a batch: `prepare_device` recognises small problems by them."""
     return int(config.batch_size * n_items * config.model_options.get("dim", DIM))
 
 
-def _finished(plan: Plan) -> FinishedError:
-    """The error for a command that has nothing left to do."""
-    for seed in plan.seeds:
-        folders.read_summary(plan.run(seed))  # says how to write a lost one again
-    dense = f"dissect compare --dataset {shlex.quote(plan.data.name)}"
-    see = f"dissect verdict {shlex.quote(str(plan.group))}" if plan.config.is_sparse else dense
-    return FinishedError(
-        f"Finished already: {', '.join(str(plan.run(seed)) for seed in plan.seeds)}.",
-        f"Choose another --seed, or --force (the old run is kept aside). See it: {see}",
-        plan.group,
-    )
-
-
 def untrained(subject: Subject, settings: Mapping[str, Any], idle: Sequence[str], say: Say) -> dict[str, Any]:
-    """The settings that count for a model without gradients, which makes no steps; says which others were given.
+    """The settings that count for a model without gradients, which makes no steps; warns of the others that were given.
 
     Several models of a comparison may be given the same settings.
     """
@@ -394,5 +380,5 @@ def untrained(subject: Subject, settings: Mapping[str, Any], idle: Sequence[str]
         e.flag for e in SETTINGS if e.name not in counts and settings.get(e.name, usual[e.name]) != usual[e.name]
     ]
     if flags := [*idle, *changed]:
-        say(f"{', '.join(flags)}: without effect on {subject.name}, which is not trained.")
+        say(f"{', '.join(flags)}: ignored, because {subject.name} is not trained.")
     return {**{name: settings[name] for name in counts if name in settings}, "max_steps": 0}

@@ -1,4 +1,4 @@
-"""What decides the outcome of a run, and nothing else: no seed, no device, no path.
+"""The settings that decide the outcome of a run: no seed, no device, no path.
 
 Each setting is declared once, as a field of `Config`. Its metadata hold what the command line, the checks and the
 documentation need; `settings()` lists those that a user sets.
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from dissect.errors import UsageError
 from dissect.text import STEERS
 
-EPOCHS = 10  # of a training that chooses one, where no length is given
+EPOCHS = 10  # default length of a training that chooses an epoch
 PRODUCTS = ("float32", "tf32", "bf16", "auto")  # the kernels behind each are in training/products.py
 LIMITS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
@@ -32,11 +32,11 @@ class Setting(NamedTuple):
     default: Any
     group: str  # "model", "data", "training" or "SparseVD": where --help lists it
     help: str
-    flag: str = ""  # as the command line spells it, where that is not --name
+    flag: str = ""  # as the command line spells it, if not --name
     choices: tuple[str, ...] = ()
     limits: Mapping[str, float] = MappingProxyType({})  # by the words of LIMITS
     shown: bool = True  # --help tells the default
-    rare: bool = False  # --help lists it behind the others of its group
+    rare: bool = False  # --help lists it after the others of its group
 
     def allows(self, value: Any) -> bool:
         """Whether a value lies within the limits, or is one of the choices."""
@@ -61,8 +61,8 @@ def setting(default: Any, group: str, help: str, **more: Any) -> Any:
 class Config:
     """The resolved configuration of a group; its hash names the folder.
 
-    The defaults are those of `dissect run` (design: density needs a constant learning rate until the KL
-    weight has been 1 for long; no choice of epoch). DENSE has those of `dissect train`.
+    The defaults are those of `dissect run`: density needs a constant learning rate until the KL weight has long been 1,
+    and no epoch is chosen. DENSE has those of `dissect train`.
     """
 
     model: str
@@ -78,7 +78,7 @@ class Config:
     threshold: float = setting(
         3.0,
         "SparseVD",
-        "A weight is kept where log alpha lies below.",
+        "Keep a weight if its log alpha is below this.",
         limits={"at least": -20, "at most": 20},
     )
     log_sigma2: float | None = setting(
@@ -88,7 +88,10 @@ class Config:
         rare=True,
     )
     kl_weight: float = setting(
-        1.0, "SparseVD", "Final beta; the loss has beta / N x KL.", limits={"at least": 0, "below": math.inf}
+        1.0,
+        "SparseVD",
+        "Weight beta of the KL at the end of the warm-up; the loss adds beta / N x KL.",
+        limits={"at least": 0, "below": math.inf},
     )
     kl_warmup: float = setting(
         0.3,
@@ -131,16 +134,16 @@ class Config:
     negatives: int = setting(
         0,
         "training",
-        "Sampled softmax over so many drawn items, for catalogues beyond memory or patience (biased: the loss comes"
-        " out too small); 0 is the whole catalogue.",
+        "Use a sampled softmax over N drawn items, for very large catalogues. It is biased: the loss is too small. 0"
+        " uses the whole catalogue.",
         limits={"at least": 0},
         rare=True,
     )
     products: str = setting(
         "float32",
         "training",
-        "How products with the catalogue multiply in training; sums and ranks stay in float32. bf16: factors of 8"
-        " bits, three times as fast on CPUs that have them; tf32: 11 bits, CUDA only; auto: whatever is quickest here.",
+        "Precision of the products with the catalogue in training; sums and ranks stay in float32. bf16: faster on CPUs"
+        " that support it; tf32: CUDA only; auto: the fastest on this machine.",
         choices=PRODUCTS,
         rare=True,
     )
@@ -155,20 +158,20 @@ class Config:
     schedule: str = setting(
         "linear-end",
         "training",
-        "Rate constant to 80 %, then linear to 0; x 0.1 every 3 epochs; constant; or host: constant for the weights"
-        " that SparseVD covers, for all others constant to 40 %, then linear to 0.",
+        "linear-end: constant to 80 % of the steps, then linear to 0; steps: times 0.1 every 3 epochs; constant; host:"
+        " for what SparseVD covers constant, for all else constant to 40 %, then linear to 0.",
         choices=("linear-end", "steps", "constant", "host"),
     )
     l2: float = setting(
         1e-5,
         "training",
-        "Decay of what SparseVD does not regularise.",
+        "L2 decay of the parameters that SparseVD does not regularise.",
         limits={"at least": 0, "below": math.inf},
     )
     decay_everything: bool = setting(
         False,
         "SparseVD",
-        "Decay theta and log sigma^2 too (what the authors' optimiser would do; distorts density).",
+        "Apply weight decay to theta and log sigma^2 too, as the authors' optimiser would. This distorts density.",
         rare=True,
     )
     order: str = setting(
@@ -186,16 +189,21 @@ class Config:
     validation: float = setting(
         0.1,
         "data",
-        "Last share of the training sessions, held out.",
+        "Share of the training sessions, the last in time, held out for validation.",
         limits={"at least": 0, "below": 1},
     )
     select: str = "last"  # or "mrr@20": the epoch with the best one on validation
-    patience: int = setting(0, "training", "Epochs without a better MRR@20; 0 never stops.", limits={"at least": 0})
+    patience: int = setting(
+        0,
+        "training",
+        "Stop after this many epochs without a better MRR@20; 0 never stops.",
+        limits={"at least": 0},
+    )
     refit: bool = False  # on all training sessions, for the epochs that a run with validation chose for this seed
     init_from: str | None = None  # fingerprint of the weights that the run starts from
 
     def __post_init__(self) -> None:
-        # Which file a record means is its hash: a name alone must execute nothing (experiment/own_models.py).
+        # The hash tells which file a record means: a name alone must execute nothing (experiment/own_models.py).
         if self.model_source is None and is_file_name(self.model):
             raise UsageError(
                 f"model {self.model} is a file, and model_source does not say which: its SHA-256 is missing."
@@ -209,7 +217,7 @@ class Config:
                 raise UsageError(f"{each.name} must be {each.allowed}, not {value}.")
         if self.negatives and self.products != "float32":
             raise UsageError(
-                f"products are those with the whole catalogue: negatives={self.negatives} takes products=float32 only."
+                f"negatives={self.negatives} needs products=float32: other products work with the whole catalogue only."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -217,7 +225,7 @@ class Config:
 
     @property
     def hash(self) -> str:
-        """8 hex digits over the settings that differ from their defaults, so that a new setting keeps old names."""
+        """8 hex digits over the settings that differ from their defaults: a new setting renames no old group."""
         usual = {f.name: f.default for f in fields(self) if f.name != "model_options"}
         special = {name: value for name, value in self.to_dict().items() if usual.get(name, {}) != value}
         text = json.dumps(special, sort_keys=True)
@@ -232,13 +240,12 @@ class Config:
         return replace(self, **{**usual, "where": "none", "select": "mrr@20"})
 
     def kept(self, clicks: int) -> int:
-        """Of so many clicks of a prefix, how many count."""
+        """How many clicks of a prefix of this length are used."""
         return min(clicks, self.longest) if self.longest else clicks
 
     @property
     def held_out(self) -> float:
-        """The share of the training sessions that is held out: none under protocol `paper`, which chooses on test, and
-        none where there is nothing to choose, for a model without training steps."""
+        """The share of the training sessions that is held out: 0 under protocol `paper` and without training steps."""
         return self.validation if self.protocol == "clean" and self.max_steps else 0.0
 
     @property
@@ -247,8 +254,8 @@ class Config:
 
     @property
     def has_verdict(self) -> bool:
-        """Whether there is a verdict on it: a model that was trained by `dissect run` to its last step."""
-        return self.select == "last" and not self.refit and self.max_steps > 1  # 1 was that of a baseline once
+        """Whether it gets a verdict: if `dissect run` trains it to its last step."""
+        return self.select == "last" and not self.refit and self.max_steps > 1  # baselines once had 1
 
     @property
     def chooses(self) -> bool:
@@ -266,8 +273,8 @@ SETTINGS = tuple(
     for f in fields(Config)
     if f.metadata
 )
-# The settings of `dissect run` and of `dissect train`, where they are not the defaults: the second is dense and chooses
-# an epoch, of EPOCHS at most. How long the first is, experiment/train.py says by the data set.
+# Settings of `dissect run` and `dissect train` that are not the defaults. The second is dense and chooses one of at
+# most EPOCHS epochs; the length of the first depends on the data set (experiment/train.py).
 DISSECTED: Mapping[str, Any] = MappingProxyType({})
 # Of `dissect run --calibrated` (docs/method.md): the KL weight is a test at about 5 % for each weight, averaged
 # parameters take the noise of the gradient out, shadows say what is kept by chance.

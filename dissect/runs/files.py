@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, records that are checked where they are read, and locks.
+"""Files that appear whole or not at all, records that are checked when they are read, and locks.
 
 JSON lines are appended one line at a time and can be read while the run goes on. Every record carries `schema`.
 """
@@ -30,11 +30,11 @@ _held: set[Path] = set()  # run folders in which this process trains
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place: readers see the old file or the new.
 
-    Raises DissectError, with `path` as it was, where the disk refuses.
+    Raises DissectError, with `path` as it was, if the disk refuses.
     """
     temporary = None
     for run in _held.intersection(path.parents):
-        if not run.is_dir():  # nor is half of it made again
+        if not run.is_dir():  # do not make half of it again
             raise DissectError(f"{run} was deleted while it was trained.", "The same command trains it anew.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def refused(path: Path, error: OSError) -> DissectError:
-    """What to tell a user whose disk does not take a file."""
+    """The error for a disk that refuses a file."""
     hint = "Choose a folder that you can write to, e.g. by --runs-dir."
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         hint = "Make room on the disk and give the same command again: the run goes on from its last checkpoint."
@@ -61,13 +61,13 @@ def refused(path: Path, error: OSError) -> DissectError:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a record, with its schema number first; what is no number (NaN, infinite) is null."""
+    """Write a record, with its schema number first; NaN and infinities are written as null."""
     text = json.dumps(_finite({"schema": SCHEMA, **value}), indent=1, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _finite(value: Any) -> Any:
-    """A record with null for each number that JSON has not."""
+    """The record with NaN and infinities replaced by None."""
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -79,7 +79,7 @@ def write_toml(path: Path, values: Mapping[str, Any]) -> None:
     """Write flat settings (strings, numbers, booleans, and tables one deep); None is left out."""
 
     def line(name: str, value: Any) -> str:
-        is_odd = isinstance(value, float) and not math.isfinite(value)  # inf and nan, which JSON writes otherwise
+        is_odd = isinstance(value, float) and not math.isfinite(value)  # JSON spells inf and nan differently
         return f"{name} = {value if is_odd else json.dumps(value, ensure_ascii=False)}"
 
     tables = {k: v for k, v in values.items() if isinstance(v, Mapping)}
@@ -90,7 +90,7 @@ def write_toml(path: Path, values: Mapping[str, Any]) -> None:
 
 
 class Lines:
-    """A file of JSON lines that can be cut back to where it was, so that a resumed run has no line twice."""
+    """A file of JSON lines that can be cut back, so that a resumed run has no line twice."""
 
     def __init__(self, path: Path, size: int = 0) -> None:
         self.path = path
@@ -117,7 +117,7 @@ class Lines:
             raise refused(self.path, error) from error
 
     def size(self) -> int:
-        """Bytes of the file, all of them on the disk: a checkpoint may rely on them after a loss of power."""
+        """Bytes of the file, all written to disk: a checkpoint may rely on them after a power failure."""
         try:
             os.fsync(self.file.fileno())
         except OSError as error:
@@ -125,7 +125,7 @@ class Lines:
         return self.file.tell()
 
     def close(self) -> None:
-        with suppress(OSError):  # of what the disk has refused before: `append` has said so
+        with suppress(OSError):  # the disk may refuse again what `append` reported
             self.file.close()
 
 
@@ -133,7 +133,7 @@ class Lines:
 def locked(run: Path) -> Iterator[None]:
     """Hold a run folder for this process; a second process is refused (exit code 2).
 
-    What a killed process left half-written (see `write_atomically`) is cleared away.
+    Files that a killed process left half-written (see `write_atomically`) are removed.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ def locked(run: Path) -> Iterator[None]:
 def set_aside(run: Path) -> Path:
     """Rename a run folder to the first free `<run>.old-<n>` and return that path; nothing is ever deleted.
 
-    Raises UsageError where a process is training in it.
+    Raises UsageError if a process is training in it.
     """
     n = 1
     with locked(run):
@@ -166,7 +166,7 @@ def set_aside(run: Path) -> Path:
 
 
 def read_json(path: Path, kind: Any = dict[str, Any], hint: str = "") -> dict[str, Any]:
-    """Read a record of a `kind` (of dissect.records). Raises DataError, with the hint, if it is missing or damaged."""
+    """Read a record of a `kind` (of runs.records). Raises DataError, with the hint, if it is missing or damaged."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -179,10 +179,10 @@ def read_json(path: Path, kind: Any = dict[str, Any], hint: str = "") -> dict[st
 
 
 def read_jsonl(path: Path, kind: Any = None) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines; a last line that is cut off (a run that is writing) is left out.
+    """The rows of a file of JSON lines; a last line that is cut off (still being written) is left out.
 
-    Raises DataError with the line number where another line is garbled, or is not of the `kind` (of dissect.records)
-    that is expected, which has steps that only rise.
+    Raises DataError, with the line number, if another line is garbled or not of this `kind` (of runs.records), or if
+    steps fall.
     """
     rows: list[dict[str, Any]] = []
     try:
@@ -209,13 +209,13 @@ def read_jsonl(path: Path, kind: Any = None) -> list[dict[str, Any]]:
 
 
 def write_identifiers(folder: Path, identifiers: Sequence[int | str] | None) -> None:
-    """Write what the source of a data set calls its items, where that is not their numbers, into items.json."""
+    """Write the source's names of the items to items.json, unless they are the item numbers."""
     if identifiers is not None:
         write_json(folder / "items.json", {"identifiers": list(identifiers)})
 
 
 def read_identifiers(folder: Path, n_items: int) -> list[int | str] | None:
-    """What `write_identifiers` wrote, item i at i - 1; None where it wrote nothing.
+    """What `write_identifiers` wrote, item i at i - 1; None if it wrote nothing.
 
     Raises DataError unless there is one, a text or a whole number, for each of `n_items` items.
     """

@@ -29,7 +29,7 @@ from dissect.text import STEERS, shown_lines
 FULL = "full"
 MATCHED = "without-sparsevd"  # the variant that Config.matched describes
 HASHED = re.compile(r"-([0-9a-f]{8})$")  # how the name of a group ends (Config.hash)
-RETIRED = {"compiled": True, "noise": "lrt_shared"}  # what settings of earlier versions could be
+RETIRED = {"compiled": True, "noise": "lrt_shared"}  # settings of earlier versions that are refused
 RUN = re.compile(r"s(\d+)(\.old-\d+)?")  # the folder of a seed, or one set aside
 
 
@@ -43,7 +43,7 @@ def read_summary(run: Path) -> dict[str, Any]:
     path, seed = run / "summary.json", place_of(run)[1]
     summary = read_json(path, records.Summary, write_again(run))
     if summary["seed"] != seed:
-        raise DataError(f"{path} is of seed {summary['seed']}, and the folder of seed {seed}.", write_again(run))
+        raise DataError(f"{path} belongs to seed {summary['seed']}, but its folder to seed {seed}.", write_again(run))
     return summary
 
 
@@ -53,7 +53,7 @@ def write_again(run: Path) -> str:
 
 
 def read_ranks(path: Path) -> dict[str, np.ndarray]:
-    """rank, session, length, target: whole numbers [P] each. Raises DataError where it is missing or damaged."""
+    """rank, session, length, target: whole numbers [P] each. Raises DataError if it is missing or damaged."""
     again = write_again(path.parent)
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -70,10 +70,7 @@ def read_ranks(path: Path) -> dict[str, np.ndarray]:
 
 
 def test_ranks(run: Path) -> Path:
-    """Where the ranks of a finished run on test are: of the epoch it chose, else of the last.
-
-    Raises DataError where they are missing.
-    """
+    """The test ranks of a finished run: of the chosen epoch, else the last. Raises DataError if they are missing."""
     for which in ("best", "last"):
         if (path := run / f"ranks-test-{which}.npz").exists():
             return path
@@ -83,9 +80,9 @@ def test_ranks(run: Path) -> Path:
 
 
 def group_config(group: Path) -> dict[str, Any]:
-    """The configuration of a group, with the defaults for what an earlier version did not write; none of it is None.
+    """The configuration of a group without None, with defaults for settings that earlier versions did not have.
 
-    Raises DataError where it is missing or damaged.
+    Raises DataError if it is missing or damaged.
     """
     path, by_hand = group / "config.toml", "Put back what was there, or move the folder away."
     if re.search(f"[{STEERS}]", group.name):
@@ -106,12 +103,12 @@ def group_config(group: Path) -> dict[str, Any]:
         raise DataError(f"{path} is of another version: it has {', '.join(sorted(map(repr, later)))}.", by_hand)
     try:
         records.check(settings, Config, str(path), by_hand)
-        config = Config(**settings)  # with whole numbers where they stand for others, as when the folder was named
+        config = Config(**settings)  # a whole number for a float stays one, as when the folder was named
         name = config.hash
     except (TypeError, UsageError) as error:
-        raise DataError(f"{path} is of another version, or changed since: {error}.", by_hand) from error
+        raise DataError(f"{path} was written by another version or changed later: {error}.", by_hand) from error
     if (ends := HASHED.search(group.name)) and ends[1] != name:
-        raise DataError(f"{path} has settings other than those that {group.name} is named for.", by_hand)
+        raise DataError(f"The settings in {path} do not match the hash in the name {group.name}.", by_hand)
     return {name: value for name, value in config.to_dict().items() if value is not None}
 
 
@@ -142,7 +139,7 @@ def variants(group: Path) -> list[str]:
 
 
 def place_of(run: Path) -> tuple[str, int]:
-    """(variant, seed) of a run folder, by its place in the group. Raises DataError where it is none."""
+    """(variant, seed) of a run folder, by its place in the group. Raises DataError if it is not one."""
     match = RUN.fullmatch(run.name)
     if match is None:
         raise DataError(f"{run} is no run: a run is a folder like <group>/s1.")
@@ -162,12 +159,12 @@ def find_groups(runs_dir: Path | str) -> list[Path]:
 
 
 def left_out(error: DataError) -> None:
-    """Say on stderr what is damaged and therefore left out."""
+    """Warn on stderr about something damaged that is skipped."""
     print(shown_lines(f"Left out: {error.message} {error.hint}".rstrip()), file=sys.stderr)
 
 
 def leave_out(damaged: list[DataError], is_all: bool) -> None:
-    """Say what is damaged and left out; raises the first where that `is_all` there is."""
+    """Warn about damaged runs that are skipped; raise the first error if nothing else is left."""
     if damaged and is_all:
         raise damaged[0]
     for error in damaged:
@@ -175,7 +172,7 @@ def leave_out(damaged: list[DataError], is_all: bool) -> None:
 
 
 def _sound_config(group: Path) -> dict[str, Any] | None:
-    """The configuration of a group; None where it is damaged, which is said."""
+    """The configuration of a group; None, with a warning, if it is damaged."""
     try:
         return group_config(group)
     except DataError as error:
@@ -184,7 +181,7 @@ def _sound_config(group: Path) -> dict[str, Any] | None:
 
 
 def newest_sound_group(runs_dir: Path | str, dissected: bool = False) -> Path | None:
-    """The group begun last, or the `dissected` one, whose configuration can be read; None where there is none."""
+    """The group begun last, or the `dissected` one, whose configuration can be read; None if there is none."""
     for group in reversed(find_groups(runs_dir)):
         config = _sound_config(group)
         if config and not (dissected and config["where"] == "none"):
@@ -193,7 +190,7 @@ def newest_sound_group(runs_dir: Path | str, dissected: bool = False) -> Path | 
 
 
 def newest_group(runs_dir: Path | str, dissected: bool = False) -> Path:
-    """The same. Raises UsageError where there is none."""
+    """`newest_sound_group`; raises UsageError if there is none."""
     group = newest_sound_group(runs_dir, dissected)
     if group is None:
         kind = "dissected models" if dissected and find_groups(runs_dir) else "runs"
@@ -208,22 +205,22 @@ def resolve_group(name: Path | str, runs_dir: Path | str) -> Path:
             return path
     groups = {group.name: group for group in find_groups(runs_dir)}
     begins = [group for known, group in groups.items() if known.startswith(str(name))]
-    if len(begins) > 1:  # what is damaged is not meant
+    if len(begins) > 1:  # a damaged one is not meant
         begins = [group for group in begins if _sound_config(group)] or begins
     if len(begins) == 1:
         return begins[0]
     if begins:
-        raise UsageError(f"{str(name)!r} is the beginning of several groups.", ", ".join(g.name for g in begins))
+        raise UsageError(f"Several groups begin with {str(name)!r}.", ", ".join(g.name for g in begins))
     raise unknown("group", str(name), groups)
 
 
 def resolve_runs(name: Path | str, runs_dir: Path | str) -> list[Path]:
     """The runs that a name stands for: one run (<group>/s1, <group>/without-<role>/s1), or all of a group.
 
-    The group is named as in `resolve_group`. Raises UsageError where there is none, with what there is.
+    The group is named as in `resolve_group`. Raises UsageError if there is none, with what there is.
     """
     path, inner = Path(name), list[str]()
-    if path.name in ("", ".."):  # the folder one stands in
+    if path.name in ("", ".."):  # the current folder
         path = path.resolve()
     while RUN.fullmatch(path.name) or path.name.startswith("without-"):
         if any(os.path.exists(folder / "config.toml") for folder in (path, Path(runs_dir) / path)):
@@ -241,7 +238,7 @@ def resolve_runs(name: Path | str, runs_dir: Path | str) -> list[Path]:
 
 
 def resolve_run(name: Path | str, runs_dir: Path | str) -> Path:
-    """One run by its name; for a group, its only run of the full model. Raises UsageError where there are several."""
+    """One run by its name; for a group, its only run of the full model. Raises UsageError if there are several."""
     found = resolve_runs(name, runs_dir)
     full = [run for run in found if place_of(run)[0] == FULL]
     if len(found) == 1 or len(full) == 1:

@@ -1,4 +1,4 @@
-"""What the records of a run folder hold, as far as anything reads it: each is checked once, where it is read.
+"""The fields of each record in a run folder. A record is checked once, when it is read.
 
 A record may hold more (a later version writes it), and lack what is NotRequired (an earlier version wrote it).
 """
@@ -128,7 +128,7 @@ class Density(TypedDict):
 
 
 def check(value: Any, kind: Any, place: str, hint: str) -> None:
-    """Raises DataError where `value`, which stands at `place`, is not of this kind of record."""
+    """Raises DataError if `value`, found at `place`, is not a record of this kind."""
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

@@ -1,11 +1,11 @@
 """Sparse Variational Dropout (Molchanov, Ashukha and Vetrov 2017, arXiv 1701.05369), for any nn.Module.
 
-sparsify(model)             exchange its layers
+sparsify(model)             replace its layers
 with one_sample(model):     a training step: loss + beta / N * penalty(model)
 density(model)              which share of each matrix is kept, as a table (counts for a record: measure)
 scores(model)               the score of each weight
 densify(model)              back to dense layers, pruned
-coverage(model, ...)        how many weights all of that speaks for
+coverage(model, ...)        how many weights that describes
 
 docs/sparsevd.md shows all of it on a small network.
 """

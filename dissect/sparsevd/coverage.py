@@ -1,4 +1,4 @@
-"""How many weights of a model SparseVD covers. A density speaks for those alone, so it stands beside this count.
+"""How many weights of a model SparseVD covers. A density describes those alone, so it is shown with this count.
 
 A weight matrix is a parameter of two or more dimensions that is no bias and belongs to no normalisation.
 """
@@ -15,14 +15,14 @@ from dissect.sparsevd.sparsifier import own_parameters, sparsified
 from dissect.sparsevd.sparsify import nearest
 
 NORMALISATIONS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
-SCALES = ("_g", ".original0")  # how weight normalisation names the lengths of rows that it takes out of a matrix
+SCALES = ("_g", ".original0")  # names of the row lengths that weight normalisation takes out of a matrix
 SHOWN = 6  # names in a sentence, at most
 
 Row = dict[str, Any]
 
 
 def declared_for(matrix: str, declared: Mapping[str, Any]) -> Any | None:
-    """What is declared for a matrix as `sparsified` calls it: a layer, or a weight of one that has several."""
+    """The declaration of a matrix, by its name in `sparsified`: a layer, or a weight of a layer that has several."""
     name = nearest(f"{matrix}.weight", declared)
     return None if name is None else declared[name]
 
@@ -32,12 +32,11 @@ def coverage(model: nn.Module, declared: Mapping[str, Any], left_out: Mapping[st
 
     declared  by the name of a parameter, of a layer, or of what holds layers: an object with `role` and `module`
     left_out  as in SparsifyReport
-    n_items   an undeclared table of so many rows, or up to two more, is the item embedding: it is no row here
+    n_items   an undeclared table with n_items to n_items + 2 rows is taken as the item embedding and left out
 
-    Returns a row for each: matrix, declared, role and module ("other" where nothing is declared), shapes of its weight
-    matrices, numel (their weights), covered (those in SparseVD layers), reason (why the others are not; empty where all
-    are). A weight that two names share counts for the first; the second has it as not covered where its role is
-    another one.
+    Returns a row for each: matrix, declared, role and module ("other" if undeclared), shapes of its weight matrices,
+    numel (their weights), covered (those in SparseVD layers), reason (why the others are not, or empty). A weight with
+    two names counts for the first; under the second it is not covered if the role differs.
     """
     covered = {id(weight) for weight in sparsified(model).values()}
     rows: dict[str, Row] = {}
@@ -67,8 +66,8 @@ def coverage(model: nn.Module, declared: Mapping[str, Any], left_out: Mapping[st
 
 
 def shares(rows: Iterable[Row], by: str) -> dict[str, dict[str, Any]]:
-    """For each role or module (`by`): its `weights`, how many are `dissected`, their `share`, and by name what is
-    `dense`, wholly or in part: how many `weights`, and the `reason`.
+    """For each role or module (`by`): `weights`, how many are `dissected`, their `share`; and by name the `dense` ones:
+    how many `weights`, and the `reason`.
     """
     result: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -110,7 +109,7 @@ def _listed(names: list[str]) -> str:
 def _weight_matrices(model: nn.Module, declared: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """(name, parameter) of each weight matrix of the dense model; a shared one under each of its names.
 
-    A parameter that is declared by its own name is one, whatever its name.
+    A parameter declared by its own name always is one.
     """
     own = {id(parameter) for parameter in own_parameters(model)}
     for name, parameter in model.named_parameters(remove_duplicate=False):

@@ -4,8 +4,7 @@
     D2   theta_abs_gt: |theta| > tau
     D2s  theta_gt: theta > tau                    (equation 3 of the Atten-Mixer paper, read literally)
 
-Counts, never ratios: blocks add up to their matrix and matrices to a module. A density is a count divided by
-numel.
+Counts, never ratios: blocks add up to their matrix, matrices to a module. A density is a count divided by numel.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Named = Iterable[tuple[str, Tensor, Tensor]]
 
 
 class _Counts(NamedTuple):
-    """Of one matrix, for each cell of its grid of blocks: int64 [cells, thresholds], and the KL [cells]."""
+    """Counts of each cell in a matrix's grid of blocks, int64 [cells, thresholds], and the KL [cells]."""
 
     hist: Tensor
     kept: Tensor
@@ -47,7 +46,7 @@ def density(model: nn.Module, threshold: float | None = None) -> Any:
     matrix            its name as in `sparsified`
     kept, size        weights with log alpha below the threshold, and all of them
     density           kept / size
-    threshold         the layer's, or the one given: another threshold needs no other training
+    threshold         the layer's, or the one given; another one needs no new training
     median_log_alpha  far below the threshold most weights are sure, far above it most are noise
     """
     import pandas
@@ -73,13 +72,13 @@ def measure(
 
     blocks      by matrix, the names of its blocks of rows and of its blocks of columns, of equal size, e.g.
                 {"gate_ih": (("r", "z", "n"), ("in", "out"))}
-    thresholds  t beside THRESHOLDS
+    thresholds  more t than THRESHOLDS
     prior       of the `kl` (nats, summed)
 
     Returns for each matrix a row for the whole (block ""), then for each block of rows ("r"), of columns
     ("in"), and for each crossing ("r/in"): matrix, block, shape, numel, kl, log_alpha_hist (BINS counts
     between those below and above), kept, theta_abs_gt and theta_gt, each count under its threshold as text.
-    One transfer from the device. Raises UsageError where blocks do not divide a matrix.
+    One transfer from the device. Raises UsageError if blocks do not divide a matrix.
     """
     named = list(named_variational(model) if isinstance(model, nn.Module) else model)
     ts = sorted({*THRESHOLDS, *(float(t) for t in thresholds)})
@@ -106,13 +105,13 @@ def measure(
 
 
 def key(threshold: float) -> str:
-    """A threshold as it stands in a record: "3", "0.5"; the shortest text that gives the number back."""
+    """A threshold as written in a record, "3" or "0.5": the shortest text that reads back as the number."""
     text = f"{threshold:g}"
     return text if float(text) == threshold else repr(threshold)
 
 
 def _grid(name: str, theta: Tensor, blocks: Grid) -> Grid:
-    """The names of the blocks of rows and of columns, [""] where a side is not divided."""
+    """The names of the blocks of rows and of columns; [""] for a side that is not divided."""
     rows, cols = (list(side) or [""] for side in blocks)
     width = theta.shape[1] if theta.dim() > 1 else 1
     if theta.shape[0] % len(rows) or width % len(cols):

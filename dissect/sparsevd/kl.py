@@ -71,10 +71,7 @@ def kl_ard(log_alpha: Tensor) -> Tensor:
 
 
 def kl_per_weight(theta: Tensor, log_sigma2: Tensor, prior: str = "log-uniform") -> Tensor:
-    """The KL of each weight from `prior` (one of PRIORS), of the shape of theta.
-
-    Raises UsageError for another prior.
-    """
+    """The KL of each weight from `prior`, of the shape of theta. Raises UsageError for a prior not in PRIORS."""
     with torch.autocast(theta.device.type, enabled=False):
         theta, log_sigma2 = _at_least_single(theta), _at_least_single(log_sigma2)
         if prior == "log-uniform":
@@ -87,10 +84,7 @@ def kl_per_weight(theta: Tensor, log_sigma2: Tensor, prior: str = "log-uniform")
 
 
 def kl_divergence(theta: Tensor, log_sigma2: Tensor, prior: str = "log-uniform") -> Tensor:
-    """The KL of a whole matrix from `prior` (one of PRIORS): a sum, never a mean, over its weights; a scalar.
-
-    Raises UsageError for another prior.
-    """
+    """The KL of a whole matrix from `prior`: a sum, never a mean. Raises UsageError for a prior not in PRIORS."""
     if prior != "log-uniform":
         return kl_per_weight(theta, log_sigma2, prior).sum()
     with torch.autocast(theta.device.type, enabled=False):

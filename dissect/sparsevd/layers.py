@@ -7,13 +7,13 @@ never enter a variance.
 
 In training there is noise, in one of two modes (NOISES):
 
-    lrt     the local reparameterisation (Kingma, Salimans and Welling 2015, arXiv 1506.02557): each output has
-            the mean and the variance that noise on the weights would give it, but each row has noise of its
-            own. Exact for a row alone; rows are independent, which they are not if all see one W.
+    lrt     the local reparameterisation (Kingma, Salimans and Welling 2015, arXiv 1506.02557): each output has the mean
+            and the variance that noise on the weights would give it, but each row has noise of its own. Exact for a
+            single row; but rows are independent, which is not so if all see one W.
     weight  one W for all rows: exact jointly. Each call draws anew, outside of `one_sample`.
 
-In evaluation there is none, and weights that do not count as kept (log alpha >= threshold) are zero, so that
-the weights that are evaluated are those that a density describes; `masked = False` evaluates theta as it is.
+In evaluation there is no noise, and weights that are not kept (log alpha >= threshold) are zero: the weights evaluated
+are those that a density counts. `masked = False` evaluates theta as it is.
 
 Letters: B sessions, T steps or positions, H units of a GRU.
 """
@@ -34,12 +34,12 @@ from dissect.errors import UsageError, unknown
 from dissect.sparsevd.kl import kept, log_alpha
 
 NOISES = ("lrt", "weight")
-VARIANCE_EPS = 1e-8  # under the square root: a finite gradient at rows of zeros, for noise of 1e-4
-CONSTANT_LOG_SIGMA2 = -10.0  # to start a matrix without spread, where log Var(theta) has no value
+VARIANCE_EPS = 1e-8  # under the square root: keeps the gradient finite at rows of zeros, for noise of 1e-4
+CONSTANT_LOG_SIGMA2 = -10.0  # initial value for a matrix without spread, for which log Var(theta) has no value
 
 
 class VariationalLayer(nn.Module):
-    """What the layers have in common. A layer is `class XVD(VariationalLayer, X)` for a dense class X.
+    """Base class of the layers. A layer is `class XVD(VariationalLayer, X)` for a dense class X.
 
     noise      one of NOISES
     threshold  log alpha from which on a weight counts as pruned
@@ -71,9 +71,9 @@ class VariationalLayer(nn.Module):
     def from_dense(
         cls, dense: nn.Module, *, noise: str = "lrt", threshold: float = 3.0, log_sigma2: float | None = None
     ) -> Self:
-        """The layer with noise that has the dense layer's own Parameters, device, mode and hooks.
+        """A layer with noise, with the dense layer's own Parameters, device, mode and hooks.
 
-        log_sigma2 is where all log sigma^2 start; None is log Var(theta) - 4 in each matrix. Frozen weights
+        log_sigma2 is the initial value of all log sigma^2; None is log Var(theta) - 4 in each matrix. Frozen weights
         get a frozen log sigma^2. Raises UsageError for a dense layer of another class or in half precision.
         """
         if type(dense) is not cls.dense_class:
@@ -120,7 +120,7 @@ class VariationalLayer(nn.Module):
             self.reset_log_sigma2()
 
     def reset_log_sigma2(self) -> None:
-        """Put log sigma^2 back to where it starts for the present theta."""
+        """Reset log sigma^2 to its initial value for the present theta."""
         with torch.no_grad():
             for _, theta, log_sigma2 in self.variational():
                 log_sigma2.fill_(self._start(theta))
@@ -141,8 +141,8 @@ class VariationalLayer(nn.Module):
             theta = getattr(self, name)
             if theta.dtype not in (torch.float32, torch.float64):
                 raise UsageError(
-                    f"SparseVD needs weights in single precision, these are {theta.dtype}: an update of 1e-3 "
-                    "would leave log sigma^2 = -10 as it is.",
+                    f"SparseVD needs float32 weights, not {theta.dtype}: in lower precision an update of 1e-3 "
+                    "would not change log sigma^2 = -10.",
                     "Keep the model in float32 and use torch.autocast.",
                 )
             if not _is_finite(theta):
@@ -252,9 +252,8 @@ class GRUCellVD(VariationalLayer, nn.GRUCell):
 class GRUVD(VariationalLayer, nn.GRU):
     """GRU of one direction: any number of layers, batch first or not, padded or packed sequences.
 
-    With noise = weight and in evaluation PyTorch's own GRU runs, on other weights. The local
-    reparameterisation needs the state of each step, hence a loop over them; there the result is in the
-    precision of the weights.
+    With noise = weight, and in evaluation, PyTorch's own GRU runs on the drawn or masked weights. The local
+    reparameterisation needs the state of each step, hence a loop; its result is in the precision of the weights.
     """
 
     dense_class = nn.GRU
@@ -341,18 +340,18 @@ def initial_log_sigma2(theta: Tensor) -> float:
     CONSTANT_LOG_SIGMA2 for a matrix without spread: constant, or of a single weight.
     """
     variance = float(theta.detach().double().var(correction=0))
-    # A constant has no variance but for rounding, which leaves about 1e-14 of its square.
+    # A constant has no variance, but rounding leaves about 1e-14 of its square.
     spread = variance > 1e-12 * float(theta.detach().double().square().mean())
     return math.log(variance) - 4.0 if spread else CONSTANT_LOG_SIGMA2
 
 
 @contextmanager
 def one_sample(model: nn.Module) -> Iterator[None]:
-    """Within it each matrix has one set of weights, however often its layer is called.
+    """Context manager: each matrix has one set of weights, however often its layer is called.
 
-    In training that is the draw of noise = weight: open it for each step, or rows that should see one W see
-    several. In evaluation it is the masked theta, which is then not computed again for each batch; weights must
-    not change within it. Tied matrices share their draw.
+    In training these are one draw for noise = weight: open it for each step, or rows that should see one W see several.
+    In evaluation they are the masked theta, computed once for all batches; weights must not change inside. Tied
+    matrices share their draw.
     """
     layers = [m for m in model.modules() if isinstance(m, VariationalLayer) and m._held is None]
     held: dict[Any, Tensor] = {}

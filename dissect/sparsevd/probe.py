@@ -1,4 +1,4 @@
-"""Watching a model run once: which layers it calls, and which weights are read past the forward of their layer."""
+"""Watch a model run once: which layers it calls, and which weights are read without a call of their layer."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ VIEWS = tuple(getattr(Tensor, name) for name in ("T", "mT", "H", "mH", "data", "
 def watch(
     model: nn.Module, layers: dict[str, nn.Module], probe: Callable[[], object]
 ) -> tuple[set[str], dict[str, str]]:
-    """Run the probe and see which layers are called, and which functions read their weights outside of that.
+    """Run the probe: which layers are called, and which functions read weights without calling the layer?
 
-    Returns the names of the former, and by name of the layer the name of such a function. Nothing of the run is left
-    in the model (see `as_before`).
+    Returns the names of the layers called, and by layer the name of such a function. The model stays `as_before`.
     """
     reads = _Reads(layers)
     handles = []
@@ -98,7 +97,7 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 @contextmanager
 def as_before(model: nn.Module) -> Iterator[None]:
-    """At its end, torch's random numbers, the mode of each module and all buffers are what they were."""
+    """Context manager: restores torch's random state, the mode of each module and all buffers at its end."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
         (module, name, buffer, None if buffer is None else buffer.clone())

@@ -1,10 +1,10 @@
-"""What training, records and figures ask of a sparsifier; only this folder knows that SparseVD answers.
+"""The interface of a sparsifier for training, records and figures; only this folder knows that it is SparseVD.
 
     penalty(model)           its term in the loss
-    scores(model)            how much each weight matters: it is kept where its score lies above minus the threshold
-    own_parameters(model)    the parameters that it has added
+    scores(model)            how much each weight matters: it is kept if its score is above minus the threshold
+    own_parameters(model)    the parameters that it adds
 
-`sparsified` gives the weights that these speak of, and `layers_in` finds their layers in a state dict.
+`sparsified` gives the weights concerned, and `layers_in` finds their layers in a state dict.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def penalty(model: nn.Module, prior: str = "log-uniform") -> Tensor:
 def scores(model: nn.Module) -> dict[str, Tensor]:
     """The score of each weight, by the name of its matrix: -log alpha, which is twice the log of |theta| / sigma.
 
-    A weight is kept where its score lies above minus the threshold of log alpha.
+    A weight is kept if its score is above minus the threshold of log alpha.
     """
     return {name: -log_alpha(theta, log_sigma2) for name, theta, log_sigma2 in named_variational(model)}
 
@@ -42,7 +42,7 @@ def own_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def sparsified(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weight matrices (theta) that SparseVD covers, by name: what weight decay must not touch either."""
+    """The weight matrices (theta) that SparseVD covers, by name; weight decay must not touch them either."""
     return {name: theta for name, theta, _ in named_variational(model)}
 
 
@@ -78,10 +78,10 @@ def matrices_of(name: str, layer: VariationalLayer) -> Iterator[tuple[str, nn.Pa
 
 
 def reset_log_sigma2(model: nn.Module) -> None:
-    """Put every log sigma^2 back to where it starts for the present theta.
+    """Reset every log sigma^2 to its initial value for the present theta.
 
-    For use after a `reset_parameters` of the model itself that fills all of its parameters: SR-GNN's does,
-    and with log sigma^2 in U(-1/sqrt(d), 1/sqrt(d)) no weight counts as kept. A SparseVD layer's own is safe.
+    Call it after a `reset_parameters` of the model that fills all parameters: SR-GNN's does, and with log sigma^2 in
+    U(-1/sqrt(d), 1/sqrt(d)) no weight is kept. That of a SparseVD layer is safe.
     """
     for _, layer in variational_layers(model):
         layer.reset_log_sigma2()
@@ -89,7 +89,7 @@ def reset_log_sigma2(model: nn.Module) -> None:
 
 @contextmanager
 def unmasked(model: nn.Module) -> Iterator[None]:
-    """Within it, evaluation uses theta as it is, also where log alpha is above the threshold."""
+    """Context manager: evaluation uses all weights theta, also those above the threshold."""
     before = [(layer, layer.masked) for _, layer in variational_layers(model)]
     for layer, _ in before:
         layer.masked = False

@@ -1,8 +1,8 @@
 """Putting SparseVD layers into a model, and taking them out again.
 
-A layer keeps the Parameters of the dense one, so tied weights, optimisers that hold them and checkpoints go
-on working. Layers are exchanged in the model, in place: a reference to a dense layer that is held elsewhere
-(in a plain list, in a closure) keeps pointing to the dense layer.
+A layer keeps the Parameters of the dense one, so tied weights, optimisers that hold them and checkpoints keep working.
+Layers are exchanged in the model, in place: a reference to a dense layer that is held elsewhere (in a plain list, in a
+closure) keeps pointing to the dense layer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ READS_PAST_FORWARD: dict[type[nn.Module], str] = {
     nn.MultiheadAttention: "MultiheadAttention reads the weights itself and never calls the layer",
     nn.TransformerEncoderLayer: "TransformerEncoderLayer reads the weights itself in evaluation",
 }
-# What the parameters of a layer are called as PyTorch makes it; pruning and weight norm leave others behind.
+# Parameter names of PyTorch's own layers; pruning and weight norm leave other names.
 OWN_PARAMETER = re.compile(r"(weight|bias)(_(ih|hh)(_l\d+)?)?")
 
 
@@ -39,7 +39,7 @@ class SparsifyReport:
 
     swapped   by the name of the matrix as in `sparsified`, its shape
     layers    the names of the layers that were exchanged
-    left_out  by the name of the layer, or of the parameter where no layer is to blame, the reason
+    left_out  the reason, by the name of the layer, or of a parameter that belongs to none
     """
 
     swapped: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -59,21 +59,21 @@ def sparsify(
 ) -> SparsifyReport:
     """Put a SparseVD layer in place of each Linear, Conv1d, GRUCell and GRU that `where` chooses, in place.
 
-    where       names of layers, or of modules for all layers in them; or a function that is asked with the qualified
-                name and the module; None chooses all
+    where       names of layers, or of modules for all layers in them; or a function of (qualified name, module); None
+                chooses all
     noise, threshold, log_sigma2   see dissect.sparsevd.layers
-    probe       runs the model once (without gradient; the state of torch's random numbers, the mode and the
-                buffers are put back). Layers that it does not call are left out: they would feel the KL alone
-                and look useless. So are layers whose weights something else reads too.
-    refuse      raise UsageError where `where` chooses a layer whose weights are read past its forward; False leaves
-                it out
+    probe       runs the model once (without gradient; torch's random state, the mode and the buffers are restored).
+                Layers that it does not call are left out: they would feel the KL alone and look useless. So are layers
+                whose weights something else reads too.
+    refuse      raise UsageError if `where` chooses a layer whose weights are read without its forward; False leaves it
+                out
 
-    A layer that appears at several places stays one layer. Layers that share a weight share its log_sigma2;
-    where something that is not exchanged has the weight too (an Embedding, say), they are left out. Weight
-    matrices (of two or more dimensions) that no layer covers are reported as well.
+    A layer that appears at several places stays one layer. Layers that share a weight share its log_sigma2; if
+    something else has the weight too (an Embedding, say), they are left out. Weight matrices (of two or more
+    dimensions) that no layer covers are reported as well.
 
-    Raises UsageError for a model that is itself such a layer, for weights in half precision or that are no numbers,
-    and where `where` names what cannot be replaced. The model is then as it was.
+    Raises UsageError if the model itself is such a layer, if weights are in half precision or not finite, and if
+    `where` names a layer that cannot be replaced. The model is then unchanged.
     """
     if type(model) in LAYERS:
         kind = type(model).__name__
@@ -126,7 +126,7 @@ def _report(model: nn.Module, layers: list[str], left_out: dict[str, str]) -> Sp
 
 
 def nearest(weight: str, names: Collection[str]) -> str | None:
-    """The one of `names` that a weight goes by: its own, that of its layer, or of what holds the layer."""
+    """The one of `names` that covers a weight: its own, its layer's, or that of a module around the layer."""
     while weight and weight not in names:
         weight = weight.rpartition(".")[0]
     return weight or None
@@ -135,9 +135,8 @@ def nearest(weight: str, names: Collection[str]) -> str | None:
 def densify(model: nn.Module, prune: bool = True) -> nn.Module:
     """Put dense layers, with the same Parameters, back in place of the SparseVD layers; returns the model.
 
-    `prune` sets the weights that are not kept to zero, so that the dense model computes what the SparseVD
-    model computes in evaluation; without it theta stays. For a model that is itself a SparseVD layer the
-    dense layer is a new module.
+    `prune` sets the weights that are not kept to zero, so that the dense model computes the same as the SparseVD model
+    in evaluation; without it theta stays. For a model that is itself a SparseVD layer the dense layer is a new module.
     """
     if isinstance(model, VariationalLayer):
         return model.to_dense(prune)
@@ -163,7 +162,7 @@ def _choice(model: nn.Module, where: Where | None) -> tuple[Choice | None, list[
 
 
 def _require_each(names: list[str], chosen: Collection[str], left_out: dict[str, str]) -> None:
-    """Raises UsageError where one of `names` leads to no layer in `chosen`, with the reason from `left_out`."""
+    """Raises UsageError if one of `names` leads to no layer in `chosen`, with the reason from `left_out`."""
     for name in names:
         if not any(nearest(layer, [name]) for layer in chosen):
             reasons = [reason for layer, reason in left_out.items() if nearest(layer, [name])]
@@ -171,7 +170,7 @@ def _require_each(names: list[str], chosen: Collection[str], left_out: dict[str,
 
 
 def _choose(model: nn.Module, where: Choice | None, left_out: dict[str, str], refuse: bool) -> dict[str, nn.Module]:
-    """The layers to exchange, by name, as far as the model tells without running; the others in left_out."""
+    """The layers to exchange, by name, judged without running the model; the others go to left_out."""
     chosen = {}
     past_forward = _read_past_forward(model)
     for name, module in model.named_modules():
@@ -196,11 +195,11 @@ def _leave_out_unused(
     probe: Callable[[], object],
     refuse: bool,
 ) -> None:
-    """Take out layers that the probe does not call, or whose weights others read (`refuse` raises)."""
+    """Remove layers that the probe does not call, or whose weights others read (`refuse` raises)."""
     ran, read_by = watch(model, chosen, probe)
     for name in [*chosen]:
         if name in read_by:
-            left_out[name] = f"its weight is read past its forward, by {read_by[name]}"
+            left_out[name] = f"{read_by[name]} reads its weight without calling its forward"
             if refuse:
                 raise _refusal(name, left_out[name])
         elif name not in ran:
@@ -210,7 +209,7 @@ def _leave_out_unused(
 
 
 def _refusal(name: str, reason: str) -> UsageError:
-    return UsageError(f"{name} cannot take a SparseVD layer: {reason}.", "Leave it out of `where`.")
+    return UsageError(f"{name} cannot be replaced by a SparseVD layer: {reason}.", "Leave it out of `where`.")
 
 
 def _has_matrices(module: nn.Module) -> bool:
@@ -241,7 +240,7 @@ def _unfit(module: nn.Module) -> str:
 
 
 def _read_past_forward(model: nn.Module) -> dict[int, str]:
-    """By id, the layers inside modules that are known to read weights past forward, with the reason."""
+    """By id, the layers inside modules that are known to read weights without calling them, with the reason."""
     found = {}
     for parent in model.modules():
         for kind, reason in READS_PAST_FORWARD.items():

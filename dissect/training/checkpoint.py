@@ -19,7 +19,7 @@ SEAL = 32  # bytes of a SHA-256
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (nested dicts and lists of tensors and primitives); the one before stays as `<stem>-1.pt`.
 
-    Raises DissectError where the disk refuses; then both earlier files are as they were.
+    Raises DissectError if the disk refuses; then both earlier files are as they were.
     """
     archive, beside = io.BytesIO(), path.with_name(f".new-{path.name}")
     torch.save(state, archive)
@@ -34,7 +34,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read one checkpoint. Raises DataError where it is missing, cut off, garbled or not of this kind."""
+    """Read one checkpoint. Raises DataError if it is missing, cut off, garbled or not of this kind."""
     try:
         data = path.read_bytes()
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -49,9 +49,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def latest_checkpoint(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """(state, note): the checkpoint at `path`, or the one before it where that is damaged; None if there is none.
+    """(state, note): the checkpoint at `path`, or the one before it if that is damaged; None if there is none.
 
-    The note is empty unless something was damaged. Raises DataError where neither can be read.
+    The note is empty unless something was damaged. Raises DataError if neither can be read.
     """
     candidates = [p for p in (path, _before(path)) if p.exists()]
     problems = []

@@ -29,7 +29,7 @@ _WORTH_THREADS = 20_000_000
 
 
 def prepare_device(choice: str = "auto", work: int | None = None) -> torch.device:
-    """The device to train on: "auto" is CUDA where there is one. Raises UsageError where CUDA is asked in vain.
+    """The device to train on: "auto" is CUDA where there is one. Raises UsageError if "cuda" is asked for without any.
 
     On the CPU denormal numbers are flushed to zero (they cost a hundred times a normal one), freed buffers stay
     with the process, and a small problem (`work` = B x V x D multiplications) gets one thread.
@@ -52,22 +52,22 @@ def prepare_device(choice: str = "auto", work: int | None = None) -> torch.devic
 def multiplies_faster_by_item(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this CPU makes scores faster item by item [V, B] than session by session [B, V].
 
-    So it was on an AMD EPYC (the product for B = 100, D = 256, V = 43,097 took 27 ms instead of 40); on an Intel Xeon
-    the products are alike, and maxima and sums by session four times as fast along a row (docs/performance.md).
+    Measured: faster on an AMD EPYC (27 ms instead of 40 for B = 100, D = 256, V = 43,097). On an Intel Xeon the
+    products take the same time, and maxima and sums are four times as fast by session (docs/performance.md).
     """
     return not (cpuinfo.exists() and "GenuineIntel" in cpuinfo.read_text())
 
 
 @cache
 def largest_cache(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
-    """Bytes of the largest cache of the first core; 0 where the system does not tell."""
+    """Bytes of the largest cache of the first core; 0 if the system does not tell."""
     unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
     sizes = [file.read_text().strip() for file in folder.glob("index*/size")]
     return max((int(s[:-1]) * unit[s[-1]] for s in sizes if s[:-1].isdigit() and s[-1] in unit), default=0)
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """What a reader needs in order to judge the numbers of a run: versions, processor, commit, command."""
+    """The versions, processor, commit and command behind the numbers of a run."""
     processor = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -90,7 +90,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this package lies in, `+` behind it where files differ; None elsewhere."""
+    """The commit of the checkout of this package, with `+` if files differ; None outside a checkout."""
     where = Path(dissect.__file__).resolve().parents[1]
     try:
         result = subprocess.run(

@@ -35,7 +35,7 @@ def evaluate(
     report: Report | None = None,
     ties: str = "best",
 ) -> np.ndarray:
-    """`evaluate_by` one rule for ties: rank int32 [P]."""
+    """`evaluate_by` with one rule for ties: ranks int32 [P]."""
     return evaluate_by(model, prefixes, (ties,), batch_size, report)[0]
 
 
@@ -47,12 +47,11 @@ def evaluate_by(
     batch_size: int | None = None,
     report: Report | None = None,
 ) -> np.ndarray:
-    """Ranks int32 [len(ties), P] of the target of each prefix among all V items, by the weights as they are evaluated.
+    """Ranks int32 [len(ties), P] of the target of each prefix among all V items.
 
-    `batch_size` sessions are ranked at once: by default 512, fewer where the catalogue is so large that their scores
-    would not fit (AT_ONCE). Draws no random number and leaves the model in the mode in which it was.
-    `report(done, total)` is called after each batch; `ties` as in scoring.ranks_by. Raises DivergedError where scores
-    are no numbers: they would all seem to lie below the target's.
+    `batch_size` sessions are ranked at once: by default 512, or fewer if their scores would take more than AT_ONCE.
+    Draws no random number and restores the model's mode. `report(done, total)` is called after each batch; `ties` as in
+    scoring.ranks_by. Raises DivergedError if scores are NaN: they would compare as lower than the target's score.
     """
     was_training = model.training
     model.eval()
@@ -61,7 +60,7 @@ def evaluate_by(
         with one_sample(model):  # the masked weights are computed once
             scores_of, n_items, sound = scorer(model)
             batch_size = batch_size or max(1, min(512, AT_ONCE // (4 * n_items)))
-            # Prefixes of like length go together: kernels are quickest so.
+            # Kernels are fastest if prefixes of equal length are together.
             by_length = prefixes.by_length(torch.arange(len(prefixes)))[workers.number() :: workers.count()]
             for start in range(0, len(by_length), batch_size):
                 batch = prefixes.batch(by_length[start : start + batch_size])
@@ -79,9 +78,9 @@ def evaluate_by(
 
 
 def scorer(model: Any) -> tuple[Callable[[Batch], tuple[Tensor, Tensor]], int, Tensor]:
-    """(function, V, sound): the function gives the scores [B, V] of a batch, and whether they are numbers.
+    """(function, V, sound): the function gives the scores [B, V] of a batch, and whether they are finite.
 
-    The catalogue is computed once; `sound` says whether it is made of numbers. A model without gradients has its own.
+    The catalogue is computed once; `sound` says whether it is finite. A model without gradients has scores of its own.
     """
     if not model.learns:
         return lambda batch: (model.scores(batch), torch.tensor(True)), model.n_items, torch.tensor(True)
@@ -97,7 +96,7 @@ def scorer(model: Any) -> tuple[Callable[[Batch], tuple[Tensor, Tensor]], int, T
 
 
 class Ranked(NamedTuple):
-    """The ranks of P prefixes; where their items were translated, which targets the model knows."""
+    """The ranks of P prefixes; if their items were translated, also which targets the model knows."""
 
     rank: np.ndarray  # int32 [P]
     known: np.ndarray | None = None  # bool [P]
@@ -114,9 +113,9 @@ def rank_sessions(
 ) -> Ranked:
     """The ranks of all prefixes of some sessions, by a model with gradients or without.
 
-    `numbers` are those that the model has for the items (translate.py). A prefix keeps the clicks that the model knows;
-    its rank is MISS where the model does not know its target, or none of its clicks. Then its last `longest` clicks
-    count; 0 is all.
+    `numbers` maps items to the model's numbers (translate.py). A prefix keeps the clicks that the model knows; its rank
+    is MISS if the model does not know its target or any of its clicks. After that only the last `longest` clicks are
+    used; 0 uses all.
     """
     if numbers is None:
         return Ranked(evaluate(model, prefixes_of(sessions, device, longest), ties=ties))
@@ -128,7 +127,7 @@ def rank_sessions(
 
 
 def gains(rank: np.ndarray, metric: str) -> np.ndarray:
-    """What each prefix adds to a metric such as hr@20 or mrr@5, by its rank (1 is first): 1, or 1/rank, within K.
+    """The contribution of each prefix to a metric such as hr@20 or mrr@5, by its rank (from 1): 1 or 1/rank within K.
 
     The mean over prefixes is the metric as a share. float64, of the shape of `rank`.
     """

@@ -38,15 +38,11 @@ def finish(
 ) -> dict[str, Any]:
     """Write the ranks of a run whose last step is done, and return its summary.
 
-    `report(what)` gives what to call after each batch of an evaluation; it may raise, to stop. `ranks` are those of the
-    weights that are reported, by split and rule for ties [2, P], where they are known already.
+    `report(what)` returns the callback of an evaluation, which may raise to stop it. `ranks` are those of the reported
+    weights, by split and rule for ties [2, P], if known already.
     """
     config, state, model = training.config, training.state, training.model
-    which, step = "last", state.step
-    if config.select != "last":
-        which, step = "best", state.best_step
-        best = load_checkpoint(run / "checkpoints" / "best.pt")["model"]
-        model.load_state_dict(with_current_names(type(model), best))
+    which, step = _take_reported(training, run)
     values: dict[str, dict[str, float]] = {}
     worst: dict[str, dict[str, float]] = {}
     for split, prefixes in splits.items():
@@ -57,27 +53,16 @@ def finish(
         values[split], worst[split] = metrics(rank), metrics(rank_worst)
         sessions = data.test if split == "test" else split_validation(data.train, config.held_out)[1]
         write_ranks_of(run / f"ranks-{split}-{which}.npz", rank, sessions)
-    lines = read_jsonl(run / "metrics.jsonl", Train | Eval)
-    history = [row for row in lines if row["kind"] == "eval" and row["split"] == "test"]
-    if not history:
-        raise DataError(f"{run / 'metrics.jsonl'} has lost the accuracy on test.", AGAIN)
+    history = _accuracy_on_test(run)
     rule, evaluated = config.select if config.max_steps else "no epochs", values["test"]
     if config.protocol == "paper" and config.select != "last":
         # As the released code reports: every metric at its own best epoch on test.
         rule = "each metric's maximum on test"
         values["test"] = {metric: max(row[metric] for row in history) for metric in values["test"]}
-    # Else each metric is of an epoch of its own.
+    # Not with maxima: there each metric has its own epoch.
     against = {"test_worst_ties": worst["test"]} if rule != "each metric's maximum on test" else {}
-    settings = ("where", "noise", "prior", "threshold", "kl_weight", "batch_size", "protocol", "order")
     return {
-        # First, so that an option which is called as a field below does not replace it.
-        **{name: value if _in_json(value) else str(value) for name, value in config.model_options.items()},
-        "model": config.model,
-        "dataset": data.name,
-        "split_hash": data.split_hash,
-        "seed": training.seed,
-        "variant": training.variant,
-        **{name: getattr(config, name) for name in settings},
+        **_settings(training, data),
         "steps": state.step,
         "epochs": state.step / steps_per_epoch,
         "seconds": state.seconds,
@@ -86,12 +71,45 @@ def finish(
         "test": values["test"],
         **against,
         "valid": values.get("valid"),
-        # How much higher the best epoch on test lies: what choosing on test would have won.
+        # How much choosing the epoch on test would have added.
         "selection_bias": {m: max(row[m] for row in history) - values["test"][m] for m in ("hr@20", "mrr@20")},
         "checks": quick_checks(training, splits["test"], evaluated, report),
         "density": [{"step": state.step, **row} for row in density_rows(training)],
         "left_out": training.left_out,
         "removable": list(model.removable),
+    }
+
+
+def _take_reported(training: Training, run: Path) -> tuple[str, int]:
+    """(which, step): load the weights that the run reports, of its "best" step if it chooses one, else of its last."""
+    if not training.config.chooses:
+        return "last", training.state.step
+    best = load_checkpoint(run / "checkpoints" / "best.pt")["model"]
+    training.model.load_state_dict(with_current_names(type(training.model), best))
+    return "best", training.state.best_step
+
+
+def _accuracy_on_test(run: Path) -> list[dict[str, Any]]:
+    """The accuracy on test, each time it was measured. Raises DataError if the file has lost it."""
+    lines = read_jsonl(run / "metrics.jsonl", Train | Eval)
+    if history := [row for row in lines if row["kind"] == "eval" and row["split"] == "test"]:
+        return history
+    raise DataError(f"{run / 'metrics.jsonl'} has lost the accuracy on test.", AGAIN)
+
+
+def _settings(training: Training, data: Dataset) -> dict[str, Any]:
+    """What the run was asked for: the first fields of its summary."""
+    config = training.config
+    settings = ("where", "noise", "prior", "threshold", "kl_weight", "batch_size", "protocol", "order")
+    return {
+        # First, so that an option that is called as a field below does not replace it.
+        **{name: value if _in_json(value) else str(value) for name, value in config.model_options.items()},
+        "model": config.model,
+        "dataset": data.name,
+        "split_hash": data.split_hash,
+        "seed": training.seed,
+        "variant": training.variant,
+        **{name: getattr(config, name) for name in settings},
     }
 
 
@@ -101,7 +119,7 @@ def count(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def _in_json(value: Any) -> bool:
-    """Whether JSON has the number: infinity (the exponent of preset paper-LP) it has not."""
+    """False for infinity, which JSON lacks (the exponent of preset paper-LP)."""
     return not isinstance(value, float) or math.isfinite(value)
 
 

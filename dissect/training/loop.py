@@ -53,12 +53,12 @@ def fit(
     observer: Observer | None = None,
     weights: dict[str, Tensor] | None = None,
 ) -> dict[str, Any]:
-    """Train one seed of a configuration into the folder `run`, or go on where it stopped; returns the summary.
+    """Train one seed of a configuration into the folder `run`, or continue it; returns the summary.
 
-    `build` makes the model (the contract is in models/base.py) after the seed was set; `weights` are a dense
-    model's, to start from. Raises Interrupted with a checkpoint written on SIGINT and SIGTERM, DivergedError where the
-    loss stops being a number, UsageError where another process holds the folder, or the machine lacks what the
-    configuration asks for.
+    `build` makes the model (the contract is in models/base.py) after the seed was set; `weights` are a dense model's,
+    to start from. Raises Interrupted with a checkpoint written on SIGINT and SIGTERM, DivergedError if the loss becomes
+    NaN or infinite, UsageError if another process holds the folder or the machine cannot do what the configuration
+    asks.
     """
     observer = observer or Observer()
     with workers.run_folder(run) as folder, stop_on_signal() as stopped:
@@ -72,7 +72,7 @@ def fit(
 
 
 def examples_of(data: Dataset, config: Config, device: torch.device | str) -> tuple[Prefixes, dict[str, Prefixes]]:
-    """(training prefixes, ranked prefixes by name): test, and valid where a part of the sessions is held out."""
+    """(training prefixes, ranked prefixes by name): test, and valid if a part of the sessions is held out."""
     train, valid = split_validation(data.train, config.held_out)
     if not train.n_prefixes:
         raise DataError(f"{data.name} has no training prefix left after the validation split.")
@@ -82,7 +82,7 @@ def examples_of(data: Dataset, config: Config, device: torch.device | str) -> tu
 
 
 def begin(training: Training, data: Dataset, run: Path, device: torch.device, observer: Observer) -> None:
-    """Bring a run to where its last checkpoint is, or begin it: choose a kernel, and write the environment down."""
+    """Restore the last checkpoint of a run, or begin it: choose a kernel and write environment.json."""
     config, last = training.config, run / "checkpoints" / "last.pt"
     began = time.perf_counter()
     training.model.prepare(split_validation(data.train, config.held_out)[0])
@@ -103,7 +103,7 @@ def begin(training: Training, data: Dataset, run: Path, device: torch.device, ob
 
 
 class _Fit:
-    """A run in training: its loop, and what is due between its steps."""
+    """A run in training: the loop over its steps, and the work due between them."""
 
     def __init__(
         self,
@@ -142,9 +142,9 @@ class _Fit:
         return summary
 
     def due(self) -> bool:
-        """Do what is due at this step; whether the run ends here. Raises Interrupted after a signal.
+        """Do the work due at this step; True if the run ends here. Raises Interrupted after a signal.
 
-        A checkpoint comes first: a run that stops in between cuts its records back to it and writes them again.
+        The checkpoint comes first: if the run stops during the rest, its records are cut back and written again.
         """
         config, state = self.training.config, self.training.state
         ends = state.step == config.max_steps
@@ -176,7 +176,7 @@ class _Fit:
         return ends
 
     def step(self) -> None:
-        """One update. Raises DivergedError where the loss is no number."""
+        """One update. Raises DivergedError if the loss is NaN or infinite."""
         training, state = self.training, self.training.state
         began = time.perf_counter()
         set_lr(training.optimiser, training.config, state.step, self.order.steps)
@@ -192,7 +192,7 @@ class _Fit:
         state.sum_ce, state.sum_kl, state.n_sum = state.sum_ce + ce, state.sum_kl + kl, state.n_sum + 1
 
     def report(self, split: str) -> Callable[[int, int], None]:
-        """What an evaluation calls after each batch: it tells the observer, and stops after a signal."""
+        """The callback of an evaluation: it tells the observer, and stops after a signal."""
 
         def tell(done: int, total: int) -> None:
             self.observer.evaluating(split, done, total)
@@ -209,15 +209,14 @@ def train_step(
 ) -> tuple[float, float, float]:
     """One update on B sessions; returns the mean cross-entropy, the summed KL, and the loss of both (nats).
 
-    loss = mean CE + beta * sum of KL over all SparseVD weights, where beta is already divided by N. `buffer`
-    (of `score_buffer`) takes the scores. Where several processes share a batch, `weight` is this one's part of it, the
-    gradients are added up, and the values are those of the whole batch. A loss that is no number leaves the weights
-    as they were.
+    loss = mean CE + beta * sum of KL over all SparseVD weights, where beta is already divided by N. `buffer` (of
+    `score_buffer`) takes the scores. If several processes share a batch, `weight` is this one's part, gradients are
+    summed, and the values are those of the whole batch. A loss that is NaN or infinite leaves the weights unchanged.
     """
     model, controls = training.model, training.controls
     training.optimiser.zero_grad(set_to_none=True)
     S = model.item_states()  # [V, D]
-    # The table enters twice. Apart, its two gradients can be added in place: one is dense, the other a few rows.
+    # The table enters twice. Kept apart, its dense gradient and that of a few rows can be added in place.
     looked_up, scored = S.detach().requires_grad_(), S.detach().requires_grad_()
     with one_sample(model), nullcontext() if controls is None else controls.cast(model):
         with sparse_lookups():
@@ -264,7 +263,7 @@ def next_item_loss(
 
 
 def backward_to_table(S: Tensor, *gradients: Tensor | None) -> None:
-    """Send the gradients of the item table S [V, D] on to the parameters it was made of; sparse ones come last."""
+    """Pass the gradients of the item table S [V, D] on to its parameters; sparse ones come last."""
     given = [gradient for gradient in gradients if gradient is not None]
     if not given or not S.requires_grad:
         return
@@ -280,7 +279,7 @@ def backward_to_table(S: Tensor, *gradients: Tensor | None) -> None:
 class ExampleOrder:
     """Which examples make up which batch: a permutation for each epoch from (seed, epoch), or time order.
 
-    An example is a prefix; with `every_position` a whole session, whose every click has a target.
+    An example is a prefix; with `every_position` a whole session, with a target after every click.
     """
 
     def __init__(self, prefixes: Prefixes, config: Config, seed: int, every_position: bool = False) -> None:
@@ -301,7 +300,7 @@ class ExampleOrder:
 
 
 def choose_epoch(training: Training, values: dict[str, dict[str, float]], run: Path, steps_per_epoch: int) -> bool:
-    """Keep the weights of the epoch with the best MRR@20 on validation; True where patience has run out.
+    """Keep the weights of the epoch with the best MRR@20 on validation; True if patience has run out.
 
     Does nothing for a run that reports its final step.
     """
@@ -317,7 +316,7 @@ def choose_epoch(training: Training, values: dict[str, dict[str, float]], run: P
 
 
 def diverged(training: Training, ce: float, kl: float, run: Path) -> DivergedError:
-    """The error for a loss that is no number; the first parameter that is not finite is the suspect."""
+    """The error for a loss that is not finite; the first parameter that is not finite is the suspect."""
     controls = [] if training.controls is None else list(training.controls.named_parameters())
     named = [*training.model.named_parameters(), *controls]
     bad = [name for name, parameter in named if not torch.isfinite(parameter).all()]

@@ -1,4 +1,4 @@
-"""How the products with the catalogue multiply: the kernels there are, and which one is quickest on this machine."""
+"""Kernels for the products with the catalogue, and the choice of the fastest on this machine."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from dissect.errors import UsageError
 
 
 class Kernel(NamedTuple):
-    """precision: torch's name for how it multiplies float32 matrices; operands: the type that factors are turned into,
-    None where they stay as they are.
+    """precision: torch's setting for products of float32 matrices; operands: the type to convert factors to, or None.
 
     Products are added up in float32 with every kernel.
     """
@@ -43,7 +42,7 @@ ROUNDS = 3
 
 @contextmanager
 def multiplying_as(kernel: str) -> Iterator[None]:
-    """Within it torch multiplies float32 matrices as `kernel` says; afterwards, and in backward passes, as before."""
+    """Context manager: torch multiplies float32 matrices as `kernel` says; later backward passes are not affected."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(KERNELS[kernel].precision)
     try:
@@ -69,7 +68,7 @@ def multiply(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def is_usable(kernel: str, device: torch.device) -> bool:
-    """Whether torch multiplies as `kernel` says on this device. Where it cannot, it would quietly do something else."""
+    """Whether torch multiplies as `kernel` says on this device; if not, it would silently do something else."""
     if kernel == "tf32":
         return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     if kernel == "bf16-mode":
@@ -88,7 +87,7 @@ def _mode_rounds() -> bool:
 
 
 def at_hand(products: str, device: torch.device | str) -> list[str]:
-    """The kernels that `products` (of ALLOWED) may take on this device. Raises UsageError where there is none."""
+    """The kernels that `products` (of ALLOWED) may take on this device. Raises UsageError if there is none."""
     kernels = [kernel for kernel in ALLOWED[products] if is_usable(kernel, torch.device(device))]
     if not kernels:
         raise UsageError("This device has no TF32 products; CUDA devices from Ampere on do.", "Use --products auto.")

@@ -1,4 +1,4 @@
-"""From the folder of a run back to its model: what was configured, and the weights that the run reports."""
+"""Rebuild the model of a run folder: its configuration, and the weights that the run reports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from models.base import prepares, with_current_names
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a run folder tells of its run."""
+    """The facts about a run in its folder."""
 
     run: Path
     group: Path
@@ -31,7 +31,7 @@ class Recorded:
     config: Config  # of the group
     steps: int  # of this seed
     n_items: int
-    command: tuple[str, ...]  # that began it; empty where none is on record
+    command: tuple[str, ...]  # that began it; empty if none is on record
 
     def options(self, name: str) -> list[str]:
         """The values of an option in the command that began the run."""
@@ -41,12 +41,12 @@ class Recorded:
         return [value for _, value in sorted(apart + joined)]
 
     def option(self, name: str) -> str | None:
-        """The last of `options`, which is the one that counts; None where there is none."""
+        """The last of `options`, which is the one that counts; None if there is none."""
         return next(reversed(self.options(name)), None)
 
 
 def read_run(run: Path) -> Recorded:
-    """Read what is on record about a run, finished or not. Raises DataError where it is missing or garbled."""
+    """Read the record of a run, finished or not. Raises DataError if it is missing or garbled."""
     variant, seed = folders.place_of(run)
     group = folders.group_of(run)
     config = Config(**folders.group_config(group))
@@ -61,7 +61,7 @@ def read_run(run: Path) -> Recorded:
 
 
 def require_finished(record: Recorded) -> None:
-    """Raises DataError, with the command that goes on with it, for a run without DONE."""
+    """Raises DataError, with the command that continues it, for a run without DONE."""
     if not folders.is_done(record.run):
         again = f"Go on with it: dissect resume {shlex.quote(str(record.run))}"
         raise DataError(f"The run {record.run} is not finished.", again)
@@ -82,11 +82,11 @@ def roles_without(variant: str, removable: Collection[str]) -> tuple[str, ...]:
 def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[Any, int]:
     """(model, step): the trained model of class `cls` with the weights that the run reports, and their step.
 
-    These are checkpoints/best.pt where the run has chosen an epoch, else last.pt. SparseVD layers stand where the run
-    had them. `train` gives the training sessions of the run's data set, for a model that prepares itself with them. On
-    the CPU, in evaluation mode.
+    The weights are checkpoints/best.pt if the run has chosen an epoch, else last.pt, with SparseVD layers as in the
+    run. `train` gives the training sessions, for a model that prepares itself with them. The model is on the CPU, in
+    evaluation mode.
 
-    Raises DataError where the checkpoint is missing, damaged, or of another model, configuration or seed.
+    Raises DataError if the checkpoint is missing, damaged, or of another model, configuration or seed.
     """
     config = record.config
     path = record.run / "checkpoints" / ("last.pt" if config.select == "last" else "best.pt")

@@ -1,4 +1,4 @@
-"""What a trained model puts first after sessions."""
+"""The items that a trained model ranks first after sessions."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def recommend(
 ) -> Iterator[list[Recommended]]:
     """The k items with the highest scores after each session, best first; of equal scores the lower number first.
 
-    `unseen` leaves out the items of the session, so that there may be fewer. The last `longest` clicks of a session
-    count; 0 is all. Raises DivergedError where scores are NaN or infinite.
+    `unseen` leaves out the items of the session, so there may be fewer than k. Only the last `longest` clicks of a
+    session are used; 0 uses all. Raises DivergedError if scores are NaN or infinite.
     """
     at_once = max(1, min(256, AT_ONCE // (4 * n_items)))
     for start in range(0, len(sessions), at_once):
@@ -47,7 +47,7 @@ def recommend(
 
 
 def _best(scores: Tensor, without: Tensor | None, k: int) -> Tensor:
-    """The rows [k] of the highest scores [V], of equal ones the first, but none of the rows `without`."""
+    """The rows [k] of the highest scores [V] except the rows `without`; of equal scores the first."""
     if without is not None:
         scores = scores.index_fill(0, without, -torch.inf)
         k = min(k, len(scores) - len(without))
@@ -60,9 +60,9 @@ def _best(scores: Tensor, without: Tensor | None, k: int) -> Tensor:
 
 @torch.inference_mode()
 def scores_after(model: Any, sessions: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """The score [B, V] of each item after each session, as an evaluation sees them.
+    """The score [B, V] of each item after each session, as in an evaluation.
 
-    Raises DivergedError where a trained model's are no numbers.
+    Raises DivergedError if a trained model's scores are NaN or infinite.
     """
     scores: Tensor = model.scores(Batch.of(sessions, device))
     if not torch.isfinite(scores).all():

@@ -1,4 +1,4 @@
-"""What a run writes down while it goes on: losses, density and accuracy, as JSON lines."""
+"""The records that a run writes on its way: losses, density and accuracy, as JSON lines."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from models.batch import Prefixes
 
 
 class Observer:
-    """What a run tells while it goes on; this one keeps quiet."""
+    """Callbacks for the progress of a run; this base class does nothing."""
 
     def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
-        """A run begins, or goes on, at `step` of `steps`."""
+        """A run begins or continues at `step` of `steps`."""
 
     def step(self, step: int, loss: float, kl_weight: float, lr: float) -> None:
-        """Some steps were made; `loss` is their mean cross-entropy."""
+        """Called after some steps; `loss` is their mean cross-entropy."""
 
     def density(self, step: int, rows: list[dict[str, Any]]) -> None:
         """The density of every matrix was measured."""
@@ -43,9 +43,9 @@ class Observer:
 
 
 class Recorder:
-    """The records of a run: what SparseVD covers at its begin, and two files of lines.
+    """The records of a run: coverage.json at its start, and two files of lines.
 
-    After a resume those are cut back to what the checkpoint knows.
+    A resume cuts these back to the checkpoint.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Recorder:
         self.densities.close()
 
     def now(self) -> dict[str, Any]:
-        """Where the run stands: the first fields of a line."""
+        """The progress of the run: the first fields of a line."""
         config, step = self.training.config, self.training.state.step
         epochs, rest = divmod(step, self.steps_per_epoch)
         return {

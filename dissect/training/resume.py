@@ -1,4 +1,4 @@
-"""Stopping a run, and going on as if it had not been stopped."""
+"""Stop a run, and continue it as if it had not been stopped."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 
 def identity(training: Training) -> dict[str, Any]:
-    """Whose checkpoint it is."""
+    """The run that a checkpoint belongs to."""
     return {"config": training.config.hash, "variant": training.variant, "seed": training.seed}
 
 
 def snapshot(training: Training) -> dict[str, Any]:
-    """All that a run needs in order to go on, as tensors and primitives."""
+    """All that a run needs to continue, as tensors and primitives."""
     return {
         **identity(training),
         "model": training.model.state_dict(),
@@ -66,8 +66,8 @@ def snapshot(training: Training) -> dict[str, Any]:
         "optimiser": training.optimiser.state_dict(),
         "averages": training.averages.state(),
         "state": asdict(training.state),
-        "kernel": training.kernel,  # chosen by a measurement, which could turn out otherwise a second time
-        "threads": torch.get_num_threads(),  # sums by another number of threads round otherwise
+        "kernel": training.kernel,  # was measured; a second time another could be chosen
+        "threads": torch.get_num_threads(),  # sums round differently with another number
         "rng": torch.get_rng_state(),
         "rng_cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         "rng_others": _rng_of_others(),
@@ -82,7 +82,7 @@ def _rng_of_others() -> list[dict[str, Any]]:
 
 
 def restore(training: Training, saved: dict[str, Any], path: Path) -> None:
-    """Put a snapshot back. Raises DataError where it is of another configuration, seed or version."""
+    """Restore a snapshot. Raises DataError if it is of another configuration, seed or version."""
     mine = (training.config.hash, training.variant, training.seed)
     if tuple(saved.get(key) for key in ("config", "variant", "seed")) != mine:
         raise DataError(f"The checkpoint {path} belongs to another configuration.", "Start over with --force.")

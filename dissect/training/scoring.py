@@ -17,23 +17,61 @@ from dissect.training.device import largest_cache, multiplies_faster_by_item
 from dissect.training.products import KERNELS, factor, multiply, multiplying_as
 from models.base import lengths_of
 
-# Scores up to this many bytes stand in memory at once; beyond it they are made a second time for the gradients.
+# Scores up to this many bytes are kept in memory; beyond it they are computed again for the gradients.
 AT_ONCE = 1 << 28
 # Bytes of scores that are worked on at a time: on a CPU a small part of its last cache, which rows of the table share.
 PIECE = {"cpu": max(1 << 20, largest_cache() // 24), "cuda": 1 << 26}
-# Whether scores are made item by item [V, B] on a CPU, where the processor does not decide it (docs/performance.md).
+# Whether scores are made item by item [V, B] on a CPU, for the kernels that decide it (docs/performance.md).
 BY_ITEM = {"bf16-mode": True, "bf16-operands": False}
 ROWS_IN_CACHE = 1024  # rows of the table that a pass over them, on a CPU, finds in its caches: 1 MB at D = 256
 
 
 def score_buffer(batch_size: int, n_items: int, device: torch.device | str) -> Tensor:
-    """A buffer [W, B] for `catalogue_loss`: W is V, or less where V x B scores would take too much memory."""
+    """A buffer [W, B] for `catalogue_loss`: W is V, or less if V x B scores would take more than AT_ONCE."""
     fits = batch_size * n_items * 4 <= AT_ONCE
     return torch.empty(n_items if fits else _piece_rows(batch_size, torch.device(device)), batch_size, device=device)
 
 
 def _piece_rows(batch_size: int, device: torch.device) -> int:
     return max(1, PIECE.get(device.type, PIECE["cuda"]) // (4 * batch_size))
+
+
+class _Pieces:
+    """The scores of B sessions over V items, made in pieces of the catalogue that have room in a buffer."""
+
+    def __init__(
+        self,
+        vectors: Tensor,
+        matrix: Tensor,
+        bias: Tensor | None,
+        norm: Tensor | None,
+        buffer: Tensor | None,
+        kernel: str,
+    ) -> None:
+        self.bias, self.norm, self.operands = bias, norm, KERNELS[kernel].operands
+        self.B, V = len(vectors), len(matrix)
+        self.rows, self.queries = factor(matrix, self.operands), factor(vectors, self.operands)  # [V, D], [B, D]
+        self.space = vectors.new_empty(V * self.B) if buffer is None else buffer.view(-1)
+        self.keeps = len(self.space) >= V * self.B  # room for all scores at once
+        n = min(_piece_rows(self.B, vectors.device), len(self.space) // self.B)
+        self.pieces = [(low, min(low + n, V)) for low in range(0, V, n)]
+        self.by_item = vectors.device.type == "cpu" and BY_ITEM.get(kernel, multiplies_faster_by_item())
+
+    def scores(self, low: int, high: int) -> Tensor:
+        """Scores [n, B] of the items from `low` to `high`, in the buffer."""
+        start = low * self.B if self.keeps and self.operands is None else 0  # factors of another type lie elsewhere
+        room = self.space[start : start + (high - low) * self.B]
+        if self.by_item:
+            scores = multiply(self.rows[low:high], self.queries.t(), out=room.view(high - low, self.B))
+        else:
+            scores = multiply(self.queries, self.rows[low:high].t(), out=room.view(self.B, high - low)).t()
+        if self.norm is not None:
+            scores.div_(self.norm[low:high, None])
+        return scores if self.bias is None else scores.add_(self.bias[low:high, None])
+
+    def slopes(self, exps: Tensor, low: int, high: int) -> Tensor:
+        """E [n, B] in the derivative by vector . row, as a factor."""
+        return factor(exps if self.norm is None else exps.div_(self.norm[low:high, None]), self.operands)
 
 
 class _CatalogueCrossEntropy(torch.autograd.Function):
@@ -44,8 +82,8 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
     sums to the new t when it rises; in the second, softmax = E exp(t - log sum exp), whose factor goes into the
     vectors. With P = softmax and Y the one-hot targets, d/d scores = (P - Y) / B.
 
-    With `norm`, s = vector . row / norm: it goes into the scores and into E, so that no other table is written down.
-    Where it is the length of the rows themselves (`norm_is_own`), its gradient goes into that of the rows.
+    With `norm`, s = vector . row / norm: scores and E are divided, so that no second table is written. If it is the
+    length of the rows themselves (`norm_is_own`), its gradient is added to that of the rows.
 
     `kernel` says how the three products multiply. All else is float32: scores, logsumexp, sums, the targets' own scores
     and the gradients.
@@ -63,40 +101,18 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         norm_is_own: bool,
         kernel: str,
     ) -> Tensor:
-        (B, _), V, operands = vectors.shape, len(matrix), KERNELS[kernel].operands
-        rows, queries = factor(matrix, operands), factor(vectors, operands)  # [V, D], [B, D]
-        space = vectors.new_empty(V * B) if buffer is None else buffer.view(-1)
-        keeps = len(space) >= V * B
-        n = min(_piece_rows(B, vectors.device), len(space) // B)
-        pieces = [(low, min(low + n, V)) for low in range(0, V, n)]
-        by_item = vectors.device.type == "cpu" and BY_ITEM.get(kernel, multiplies_faster_by_item())
-
-        def scores_of(low: int, high: int) -> Tensor:
-            start = low * B if keeps and operands is None else 0  # factors of another type lie elsewhere
-            room = space[start : start + (high - low) * B]
-            if by_item:
-                scores = multiply(rows[low:high], queries.t(), out=room.view(high - low, B))
-            else:
-                scores = multiply(queries, rows[low:high].t(), out=room.view(B, high - low)).t()  # [n, B] as well
-            if norm is not None:
-                scores.div_(norm[low:high, None])
-            return scores if bias is None else scores.add_(bias[low:high, None])
-
-        def slopes_of(exps: Tensor, low: int, high: int) -> Tensor:
-            """E in the derivative by vector . row, as a factor."""
-            return factor(exps if norm is None else exps.div_(norm[low:high, None]), operands)
-
+        B, over = len(vectors), _Pieces(vectors, matrix, bias, norm, buffer, kernel)
         with_grads = any(ctx.needs_input_grad)
         top, total, by_vectors = vectors.new_full((B,), -math.inf), vectors.new_zeros(B), torch.zeros_like(vectors)
         done = []
-        for low, high in pieces:
-            scores = scores_of(low, high)
+        for low, high in over.pieces:
+            scores = over.scores(low, high)
             before, top = top, torch.maximum(top, scores.amax(0))
             exps, shrink = scores.sub_(top).exp_(), (before - top).exp_()
             total.mul_(shrink).add_(exps.sum(0))
             if with_grads:
-                slopes = slopes_of(exps, low, high)
-                by_vectors.mul_(shrink[:, None]).add_(multiply(slopes.t(), rows[low:high]))
+                slopes = over.slopes(exps, low, high)
+                by_vectors.mul_(shrink[:, None]).add_(multiply(slopes.t(), over.rows[low:high]))
                 done.append((slopes, top))
         log_total = top + total.log()
         target_rows = matrix[targets] if norm is None else matrix[targets] / norm[targets, None]  # [B, D]
@@ -104,13 +120,12 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         if bias is not None:
             target_score += bias[targets]
         if with_grads:
-            by_matrix = torch.empty_like(matrix)
-            by_bias = None if bias is None else torch.empty_like(bias)
-            for (low, high), (slopes, top) in zip(pieces, done, strict=True):
-                if not keeps:
-                    slopes = slopes_of(scores_of(low, high).sub_(top).exp_(), low, high)
+            by_matrix, by_bias = torch.empty_like(matrix), None if bias is None else torch.empty_like(bias)
+            for (low, high), (slopes, top) in zip(over.pieces, done, strict=True):
+                if not over.keeps:
+                    slopes = over.slopes(over.scores(low, high).sub_(top).exp_(), low, high)
                 share = (top - log_total).exp_().div_(B)
-                multiply(slopes, factor(vectors * share[:, None], operands), out=by_matrix[low:high])
+                multiply(slopes, factor(vectors * share[:, None], over.operands), out=by_matrix[low:high])
                 if by_bias is not None:
                     torch.mv(slopes.to(share.dtype), share, out=by_bias[low:high])
             by_matrix.index_add_(0, targets, vectors if norm is None else vectors / norm[targets, None], alpha=-1 / B)
@@ -139,9 +154,9 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
 
 
 def _take_out_along(gradient: Tensor, rows: Tensor, norm: Tensor) -> None:
-    """In place, what of each row of `gradient` [V, D] points along `rows` [V, D] of length `norm` [V].
+    """In place: remove from each row of `gradient` [V, D] its component along that row of `rows`, of length `norm` [V].
 
-    A length that does not count has no gradient: g - h (h . g) with h = row / |row|.
+    The length of a row has no effect, hence no gradient: g - h (h . g) with h = row / |row|.
     """
     step = ROWS_IN_CACHE if rows.device.type == "cpu" else max(len(rows), 1)
     for g, e, length in zip(gradient.split(step), rows.split(step), norm.split(step), strict=True):
@@ -161,11 +176,12 @@ def catalogue_loss(
     """Mean cross-entropy (nats) of `targets` [B] (rows of `matrix`, from 0) under softmax over the catalogue.
 
     vectors [B, D], matrix [V, D], bias [V] or None; `buffer` (of `score_buffer`, for at least B sessions) is
-    overwritten, so that a step allocates nothing of that size; one that holds less than V x B scores makes the loss
-    compute them twice. Vector . row is divided by the length of the row of `unit_of` [V, D]. Differentiable once.
+    overwritten, so that a step allocates nothing of that size; with a buffer smaller than V x B the loss computes the
+    scores twice; the result is exact. Vector . row is divided by the length of the row of `unit_of` [V, D].
+    Differentiable once.
 
-    `kernel` (of products.KERNELS) says how the three products multiply. The targets' own scores are float32 with each,
-    so with factors of fewer bits the value is off by the error of a score.
+    `kernel` (of products.KERNELS) says how the three products multiply. The targets' own scores are always float32, so
+    with factors of fewer bits the loss is off by the error of a score.
     """
     own, norm = unit_of is matrix, None
     if unit_of is not None:
@@ -185,8 +201,8 @@ def sampled_loss(vectors: Tensor, target_rows: Tensor, sampled_rows: Tensor, is_
 
     The normaliser is exp(target) + V/n times the sum of exp over the drawn items that are not the target. It has no
     bias; its logarithm has one: by Jensen's inequality this loss is too small on average, by about half the relative
-    variance of the estimate, hence the less the larger n. Rare strong competitors of the target are mostly missed,
-    so that gradients push them down too rarely. Ranks in evaluation are exact all the same.
+    variance of the estimate, which falls with n. Rare strong competitors of the target are mostly missed, so gradients
+    push them down too rarely. Ranks in evaluation are still exact.
     """
     target = (vectors * target_rows).sum(1)  # [B]
     others = vectors @ sampled_rows.t() + math.log(n_items / len(sampled_rows))  # [B, n]

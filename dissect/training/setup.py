@@ -1,4 +1,4 @@
-"""What a run starts with: the instrumented model, its controls, its optimiser, and weights from elsewhere."""
+"""The start of a run: the instrumented model, its controls, its optimiser, and weights from elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ITEMS_TIMED = 1 << 14  # in the loss that kernels are timed by: more than caches
 
 @dataclass
 class State:
-    """What changes while training, apart from weights, optimiser and generator; it travels in the checkpoint."""
+    """The counters and sums of a training in progress, saved in each checkpoint."""
 
     step: int = 0
     seconds: float = 0.0  # spent in training steps, over all processes that worked on the run
@@ -48,9 +48,9 @@ class Training:
     controls: Controls | None
     optimiser: torch.optim.Optimizer
     left_out: dict[str, str]  # layers that SparseVD did not replace, with the reason
-    coverage: list[dict[str, Any]]  # dissect.sparsevd.coverage; empty where the model is dense
+    coverage: list[dict[str, Any]]  # dissect.sparsevd.coverage; empty if the model is dense
     averages: Averages
-    kernel: str = "float32"  # how products with the catalogue multiply: the one of products.KERNELS that was chosen
+    kernel: str = "float32"  # of products.KERNELS, for products with the catalogue
     state: State = field(default_factory=State)
 
 
@@ -84,7 +84,7 @@ def assemble(
 def instrument(model: Any, config: Config, prefixes: Prefixes) -> dict[str, str]:
     """Put SparseVD layers in place of the chosen matrices; returns what was left out, and why.
 
-    Raises DataError where the choice names no matrix of this model.
+    Raises DataError if the choice names no matrix of this model.
     """
     batch = prefixes.batch(torch.arange(min(len(prefixes), 64)))
 
@@ -97,7 +97,7 @@ def instrument(model: Any, config: Config, prefixes: Prefixes) -> dict[str, str]
 
 
 def exchange(model: Any, config: Config, probe: Callable[[], object] | None = None) -> SparsifyReport:
-    """`sparsify` as configured. Raises DataError where that exchanges nothing, with the reasons."""
+    """`sparsify` as configured. Raises DataError, with the reasons, if that replaces nothing."""
     choice = selects(config.where, model.matrices)
     report = sparsify(model, choice, probe=probe, refuse=False, **sparsity(config))
     if not report.swapped:
@@ -130,8 +130,8 @@ def sparsity(config: Config) -> dict[str, Any]:
 
 
 def make_optimiser(model: nn.Module, controls: Controls | None, config: Config) -> torch.optim.Optimizer:
-    """The configured optimiser, fused, in three groups: the host's parameters with L2; what the sparsifier penalises,
-    and what it has added, without.
+    """The configured optimiser, fused, in three groups: the model's own parameters with L2; without it, the weights
+    that the sparsifier penalises, and the parameters that it adds.
 
     The gradient of the KL with respect to log sigma^2 is at most 0.5 / N, below Adam's usual epsilon, hence a
     smaller one there.
@@ -163,16 +163,16 @@ def set_lr(optimiser: torch.optim.Optimizer, config: Config, step: int, steps_pe
 
 
 def load_dense(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load the weights of a dense model of the same shape; what is NaN keeps the model's own value.
+    """Load the weights of a dense model of the same shape. NaN entries keep the model's own value.
 
-    Raises DataError where they do not fit.
+    Raises DataError if they do not fit.
     """
     mine, weights = model.state_dict(), with_current_names(type(model), weights)
     missing = [name for name in mine if name not in weights]
     wrong = [name for name in mine if name in weights and weights[name].shape != mine[name].shape]
     if missing or wrong:
         raise DataError(
-            f"The weights to start from do not fit: missing {missing or 'none'}, of another shape {wrong or 'none'}.",
+            f"The weights to start from do not fit: missing: {missing or 'none'}; of another shape: {wrong or 'none'}.",
             "--init-from takes a run of the same model and width.",
         )
     model.load_state_dict({name: torch.where(weights[name].isnan(), mine[name], weights[name]) for name in mine})
@@ -181,9 +181,9 @@ def load_dense(model: nn.Module, weights: dict[str, Tensor]) -> None:
 def choose_kernel(training: Training, n_items: int, device: torch.device | str) -> dict[str, float]:
     """Set the quickest kernel that config.products allows here; returns the milliseconds of those that were tried.
 
-    Where there is a choice, the loss over the catalogue is timed on random numbers, with torch's own generators left
-    alone. All processes of a training take the kernel that the first of them chose. Raises UsageError where the device
-    has none.
+    If there is a choice, the loss over the catalogue is timed on random numbers, without touching torch's own
+    generators. All processes of a training take the choice of the first. Raises UsageError if the device has no such
+    kernel.
     """
     config, device = training.config, torch.device(device)
     kernels, tried = products.at_hand(config.products, device), {}

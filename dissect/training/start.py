@@ -20,7 +20,7 @@ from dissect.training.checkpoint import load_checkpoint
 
 
 class Start(NamedTuple):
-    """Weights to start from (NaN where an item is new), their fingerprint, and what to say about them."""
+    """Weights to start from (NaN if an item is new), their fingerprint, and what to say about them."""
 
     weights: dict[str, Tensor] | None = None
     fingerprint: str | None = None
@@ -30,8 +30,8 @@ class Start(NamedTuple):
 def weights_of(run: Path, data: Dataset, build: Callable[[int], nn.Module]) -> Start:
     """The weights of a finished dense run, for a model on `data`; `build` makes the model for a number of items.
 
-    Where the run's data set numbers the items otherwise, their rows are put in the order of `data`, by identifier.
-    Raises UsageError or DataError where the run is not finished, is dissected, or its items cannot be found in `data`.
+    If the run's data set numbers the items differently, their rows are put in the order of `data`, by identifier.
+    Raises UsageError or DataError if the run is not finished, is dissected, or its items cannot be found in `data`.
     """
     if not folders.is_done(run):
         raise UsageError(f"{run} is not finished.", f"Finish it first: dissect resume {run}")
@@ -42,7 +42,7 @@ def weights_of(run: Path, data: Dataset, build: Callable[[int], nn.Module]) -> S
     if layers_in(weights):
         raise DataError(f"{run} is itself dissected.", "--init-from takes a dense run: dissect train, or --where none.")
     if broken := [name for name, weight in weights.items() if weight.isnan().any()]:
-        raise DataError(f"{run} has weights that are no numbers: {', '.join(broken)}.", "Start from another run.")
+        raise DataError(f"{run} has weights that are NaN or infinite: {', '.join(broken)}.", "Start from another run.")
     mine, theirs = numbering_of(data), numbering_of_group(folders.group_of(run))
     numbers, says = translation(mine, theirs), ""
     if not is_identity(numbers, theirs.n_items):
@@ -65,7 +65,7 @@ def item_axes(build: Callable[[int], nn.Module]) -> dict[str, list[int]]:
 def _renumbered(
     weights: dict[str, Tensor], numbers: np.ndarray, n_items: int, axes: dict[str, list[int]]
 ) -> dict[str, Tensor]:
-    """The weights with row numbers[i] - 1 of `n_items` as row i - 1, and NaN where numbers[i] is 0."""
+    """The weights with row numbers[i] - 1 of `n_items` as row i - 1, and NaN if numbers[i] is 0."""
     rows = torch.from_numpy(numbers[1:].astype(np.int64)) - 1
     new = (rows < 0).nonzero()[:, 0]
     moved = dict(weights)
@@ -74,7 +74,7 @@ def _renumbered(
             size = moved[name].shape[axis]
             if size != n_items or not moved[name].is_floating_point():
                 raise DataError(
-                    f"The rows of {name} cannot be matched with items: it has {size} for {n_items} items.",
+                    f"{name} has {size} rows for {n_items} items, so rows cannot be matched with items.",
                     "A model whose items --init-from can renumber has a row for each item, and none for the padding.",
                 )
             moved[name] = moved[name].index_select(axis, rows.clamp(min=0)).index_fill_(axis, new, torch.nan)

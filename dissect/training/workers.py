@@ -1,9 +1,9 @@
-"""Several processes on one training, a device each: all that they say to each other.
+"""Several processes on one training, a device each: how they communicate.
 
 `torchrun --nproc-per-node N -m dissect train ...` starts them. Each takes its share of every batch and of every
 evaluation; gradients and ranks are added up, so that all hold the same weights. The first one writes the run folder,
-the others write to a scratch copy of it that is thrown away. Without torchrun there is one process, and everything
-here is a formality.
+the others write to a scratch copy of it that is deleted. Without torchrun there is one process, and these functions do
+nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def count() -> int:
 
 
 def number() -> int:
-    """Which one this is, from 0."""
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -46,7 +46,7 @@ def is_first() -> bool:
 
 
 def wait() -> None:
-    """Until all have come here."""
+    """Wait until all processes have called this."""
     if count() > 1:
         dist.barrier()
 
@@ -107,7 +107,7 @@ def run_folder(run: Path) -> Iterator[Path]:
     """The folder for this process to write to: the locked run folder, or a scratch copy of it."""
     if is_first():
         with locked(run):
-            wait()  # the others may copy it
+            wait()  # now the others may copy it
             wait()  # they have
             yield run
         return
