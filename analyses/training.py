@@ -30,7 +30,7 @@ def training_table(group: Path, variant: str = folders.FULL) -> pd.DataFrame:
     # A seed that has just begun would shift the mean at its end.
     chosen = [run for run in there if folders.is_done(run)] or there
     rows = [row for of_run in each_sound(chosen, lambda run: training_rows(run, stretch)) for row in of_run]
-    if not rows:
+    if not any(row["step"] for row in rows):  # a baseline is ranked at step 0
         known = folders.variants(group)
         raise DataError(
             f"{group.name} has no record of a training{'' if variant == folders.FULL else f' {variant}'}.",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dissect.runs.config import Config
 
 __version__ = "0.1.0"
+command: tuple[str, ...] = ()  # the command line, while one runs
 __all__ = [
     "Config",
     "Dataset",

@@ -8,9 +8,11 @@ Python trained it, nor when.
 from __future__ import annotations
 
 import inspect
+import reprlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +39,62 @@ Model = str | type[Any]  # a name, "path/to/file.py:ClassName", or a class
 BESIDE = set(inspect.signature(experiment.train).parameters) - {"model", "data", "observe", "say", "settings"}
 
 
+def _is_whole(value: Any, least: int, most: float = float("inf")) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and least <= int(value) <= most
+
+
+def _are(values: Any, is_one: Callable[[Any], bool], least: int = 1) -> bool:
+    """Whether it is a list of such, with `least` of them or more."""
+    is_list = hasattr(values, "__len__") and not isinstance(values, str)
+    return is_list and len(values) >= least and all(map(is_one, values))
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, (str, Path))
+
+
+def _is_group(value: Any) -> bool:
+    return isinstance(value, Group) or _is_place(value)
+
+
+# Argument -> (whether a value is of its kind, that kind in words). Settings and options have their checks elsewhere.
+KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model": (lambda x: isinstance(x, (str, type)), 'a name, "path/to/file.py:ClassName" or a class'),
+    "data": (lambda x: isinstance(x, (str, Dataset)), "a Dataset, or the name of one"),
+    "seeds": (lambda x: _are(x, lambda seed: _is_whole(seed, 0, 10**9)), "a list of whole numbers, such as (1, 2, 3)"),
+    "epochs": (lambda x: isinstance(x, Real) and not isinstance(x, bool), "a number above 0"),
+    "without": (lambda x: _are(x, lambda role: isinstance(role, str), least=0), "a list of roles"),
+    "options": (lambda x: isinstance(x, Mapping), 'a dict of options of the model, such as {"steps": 2}'),
+    "jobs": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
+    "runs_dir": (_is_place, "the path of a folder"),
+    "name": (lambda x: isinstance(x, str), "a text"),
+    "init_from": (_is_group, "a group, or the name or path of a group or run"),
+    "group": (_is_group, "a group, or the name or path of one"),
+    "groups": (lambda x: _are(x, _is_group), "a list of groups, such as [group, other]"),
+    "sessions": (lambda x: _are(x, lambda _: True, least=0), "a list of sessions, such as [[12, 7]]"),
+    "k": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
+    "seed": (lambda x: _is_whole(x, 0), "a whole number"),
+    "resamples": (lambda x: _is_whole(x, 100), "a whole number, at least 100"),
+}
+NONE_IS_USUAL = {"epochs", "name", "init_from", "options", "resamples"}  # None says the same as leaving it out
+
+
+def _check(given: Mapping[str, Any]) -> None:
+    """Raises UsageError for an argument that is not of its kind."""
+    for name, value in given.items():
+        if name not in KINDS or (value is None and name in NONE_IS_USUAL):
+            continue
+        is_kind, kind = KINDS[name]
+        if not is_kind(value):
+            raise UsageError(f"{name} is {kind}; it cannot be {reprlib.repr(value)}.")
+
+
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     """A data set by name, as `dissect data list` has them; one whose log is public is fetched if it is not here.
 
     `data_dir` is the folder of the data sets: $DISSECT_DATA, or the user's data folder, unless given.
     """
+    _check({"data": name})
     return bring.load(name, data_dir, say=_say)
 
 
@@ -67,6 +120,7 @@ def run(model: Model, data: Dataset | str, *, seeds: Sequence[int] = (1,), quiet
 
     The arguments are those of `train`, and the settings of SparseVD: where, kl_weight, kl_warmup, threshold, ...
     """
+    _check({"model": model})
     find_model(model).require_weights()
     group = _trained(model, data, {**more, "seeds": seeds}, DISSECTED, quiet)
     group.verdict()  # the folder has it, as the command leaves it
@@ -78,9 +132,11 @@ def open_group(name: str | Path, runs_dir: str | Path = "runs", model: Model | N
 
     `model` is the class of a model of one's own, or its file; it must be the one that the group was trained with.
     """
+    _check({"group": name, "runs_dir": runs_dir})
     path = folders.resolve_group(name, runs_dir)
     config = folders.group_config(path)
     if model is not None:
+        _check({"model": model})
         opened.recorded_model(config["model"], config.get("model_source"), str(path), given=model)
     return Group(path, model)
 
@@ -94,6 +150,9 @@ def compare(
     bootstrap and by the t-test, before and after Holm's correction. `more` are resamples and seed. Notes for the
     reader are in `.attrs["notes"]`.
     """
+    for argument in more.keys() - {"resamples", "seed"}:
+        raise unknown("argument of dissect.compare", argument, ("pairs", "resamples", "runs_dir", "seed"))
+    _check({"groups": groups, "runs_dir": runs_dir, **more})
     names = [group.path if isinstance(group, Group) else group for group in groups]
     tables = comparing.compare(names, runs_dir, every_pair=pairs, **more)
     parts = [table.pairs if pairs else table.rows for table in tables]
@@ -116,14 +175,17 @@ def recommend(
     `seed` names the one. Columns: session (from 0), rank, item, identifier (if the data set has them), score,
     probability (of the softmax over the catalogue; a baseline has none).
     """
+    _check({"group": group, "sessions": sessions, "k": k, "runs_dir": runs_dir})
+    if seed is not None:
+        _check({"seed": seed})
     group = group if isinstance(group, Group) else Group(Path(group))
     where = group.path if seed is None else folders.run_path(group.path, seed)
     record = opened.finished_run(where, runs_dir)
     identifiers = files.read_identifiers(record.group, record.n_items)
     number = number_by_name(identifiers or (), "The group's data set")
     clicks = [_numbers(session, record.n_items, number) for session in sessions]
-    if not clicks or k < 1:
-        raise UsageError("There is nothing to recommend.", "Give a session, and k of at least 1.")
+    if not clicks:
+        raise UsageError("There is nothing to recommend.", "Give a session, for example: [[12, 7, 99]]")
 
     def data() -> Dataset:
         return group.data or opened.data_of(record, lambda name, data_dir: bring.load(name, data_dir))
@@ -140,7 +202,7 @@ def recommend(
 
 def _numbers(session: Sequence[int | str], n_items: int, number: Mapping[str, int]) -> list[int]:
     """The item numbers of a session. Raises UsageError for an empty one, or an item that there is not."""
-    if isinstance(session, str) or not len(session):
+    if isinstance(session, str) or not hasattr(session, "__len__") or not len(session):
         raise UsageError(f"A session is a list of items, not {session!r}.", "For example: [[12, 7, 99], [3]]")
     for item in session:
         if isinstance(item, str) and item not in number:
@@ -154,6 +216,7 @@ def _trained(
     model: Model, data: Dataset | str, given: Mapping[str, Any], usual: Mapping[str, Any], quiet: bool
 ) -> Group:
     """Train with the `usual` settings of a verb, but what is given; on stderr, how far it is, unless `quiet`."""
+    _check({"model": model, "data": data})
     subject = find_model(model)
     arguments = _apart(subject, given, usual)
     if arguments.get("jobs", 1) > 1 and subject.source and not subject.given:
@@ -192,8 +255,10 @@ def _apart(subject: Subject, given: Mapping[str, Any], usual: Mapping[str, Any])
     for name in {"seeds", "without"} & found.keys():
         if isinstance(found[name], (int, str)):
             raise UsageError(f"{name} takes a list, not {found[name]!r}.", f"For example: {name}=[{found[name]!r}]")
+    _check(found)
+    found["seeds"] = [int(seed) for seed in found["seeds"]]  # numpy's too
     dim = {"dim": own["dim"]} if "dim" in own else {}  # the first, as a command has it
-    return {**found, "options": {**dim, **own, **found["options"]}}
+    return {**found, "options": {**dim, **own, **(found["options"] or {})}}
 
 
 def _say(text: str) -> None:

@@ -49,10 +49,10 @@ class DivergedError(DissectError):
     exit_code = 4
 
 
-def unknown(kind: str, given: str, valid: Iterable[str]) -> UsageError:
+def unknown(kind: str, given: object, valid: Iterable[str]) -> UsageError:
     """A UsageError for a name that is not among `valid`, with the nearest names as the hint."""
     names = sorted(valid)
-    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     known = f"Known: {', '.join(names[:SHOWN]) or 'none'}{more}."
     hint = f"Did you mean {' or '.join(near)}?" if near else known

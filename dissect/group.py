@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from dissect.sparsevd.density import key
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+CHOICES = {"measure": ("D1", "D2", "D2s"), "x": ("epoch", "step"), "by": ("epoch", "time")}  # options of figures
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Group:
 
     def runs(self, variant: str = folders.FULL) -> list[Path]:
         """The folders of the finished seeds, by seed. Raises UsageError for a variant that there is not."""
-        if variant not in (known := [folders.FULL, *self.variants]):
+        if variant not in (known := dict.fromkeys((folders.FULL, *self.variants))):
             raise unknown(f"variant in {self.path.name}", variant, known)
         return [run for run in folders.group_runs(self.path, variant) if folders.is_done(run)]
 
@@ -132,7 +135,15 @@ class Group:
         kinds = [name for name in drawing.FIGURES if name != "data"]
         if kind not in kinds:
             raise unknown("figure of a group", kind, kinds)
-        drawings = drawing.FIGURES[kind](self.path, **options)
+        draw = drawing.FIGURES[kind]
+        taken = inspect.signature(draw).parameters.values()
+        known = {each.name for each in taken if each.kind is each.KEYWORD_ONLY and each.name != "runs_dir"}
+        for name, value in options.items():
+            if name not in known:
+                raise unknown(f"option of a {kind} figure", name, known)
+            if name in CHOICES and value not in CHOICES[name]:
+                raise unknown(name, value, CHOICES[name])
+        drawings = draw(self.path, **options)
         if not drawings:
             raise UsageError(f"There is no {kind} figure with {options} of {self.path.name}.")
         return drawings[0].figure

@@ -100,7 +100,9 @@ class SessionModel(nn.Module):
                padding `batch.clicks`, `batch.nodes`, `batch.edges` (models/rows.py)
 
         The vectors are float [B, D], with the D of `candidates`; [B, L, D] with `every_position`. The losses are
-        scalars by name, each added to the cross-entropy. Padding and the other sessions must not change a vector.
+        scalars by name, each added to the cross-entropy. Padding and the other sessions must not change a vector. With
+        `every_position` a vector must not depend on later clicks, which hold its target: it is the last vector of the
+        session that ends at its position.
         """
         raise NotImplementedError(f"{type(self).__name__} must define encode()")
 

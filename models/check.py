@@ -1,7 +1,8 @@
-"""Check that a model keeps the contract of models/base.py, by one run on two sessions."""
+"""Check that a model keeps the contract of models/base.py, by a few runs on small sessions."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,17 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from models.base import Matrix, session_vectors
+from models.base import Matrix, encoded, session_vectors
 from models.batch import Batch
+
+LENGTHS = (3, 1, 5, 2, 4, 1)  # of the sessions that are tried together and alone
+PADDING = "0 in batch.items is padding and no item: clamp it, as in batch.items.clamp(min=1), or use batch.clicks"
 
 
 def check(model: Any, n_items: int) -> Tensor:
-    """Run a model of `n_items` items once on two sessions of three slots, in training and in evaluation.
+    """Run a model of `n_items` items on two sessions of three slots, in training and in evaluation, and on more.
 
     Returns the vectors [B, D] of the evaluation. Raises ValueError if the model breaks the contract, with what was
     expected (B = 2, L = 3, V = n_items) and what came.
     """
     _check_declaration(model)
+    _check_signature(model)
     batch = Batch.of([[1, 2, 1], [2]])
     mode, vectors = model.training, torch.empty(0)
     # As in training, as in evaluation, and as when a part of the trained model is switched off.
@@ -48,8 +53,12 @@ def _check_once(model: Any, batch: Batch, n_items: int) -> Tensor:
     S = _call("item_states()", model.item_states)
     _expect(_is_float(S, n_items, None), "item_states()", f"the item table, float32 [V, D] with V = {n_items}", S)
     B, L = batch.items.shape
-    call = encode = f"encode(S {list(S.shape)}, batch of items {[B, L]})"
-    answer = _call(call, model.encode, S, batch)
+    call = f"encode(S {list(S.shape)}, batch of items {[B, L]})"
+    try:
+        answer = _call(call, model.encode, S, batch)
+    except ValueError as error:
+        is_padding = isinstance(error.__cause__, IndexError) and not refusal(model, L, model.training)
+        raise ValueError(f"{error}; {PADDING}" if is_padding else str(error)) from error.__cause__
     is_right = isinstance(answer, Tensor) or (
         isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)
     )
@@ -75,12 +84,42 @@ def _check_once(model: Any, batch: Batch, n_items: int) -> Tensor:
     _expect(is_bias, call, f"a bias [V] with V = {n_items}, or None", bias)
     assert isinstance(vectors, Tensor)
     if not model.training:
-        alone = _call("encode of one session alone", session_vectors, model, S, Batch.of([[2]]))
-        same = torch.allclose(vectors[1:], alone, rtol=1e-3, atol=1e-5)
-        _expect(
-            same, f"{encode} of a session padded beside a longer one", "the vector that it has alone", "another one"
-        )
+        _check_dependence(model, S)
     return vectors
+
+
+def _check_dependence(model: Any, S: Tensor) -> None:
+    """Raises ValueError if a vector depends on more than the clicks of its session up to its position."""
+    most = 3 if refusal(model, max(LENGTHS)) else max(LENGTHS)  # a model may have few places
+    sessions = [[(i + k * k) % len(S) + 1 for k in range(min(n, most))] for i, n in enumerate(LENGTHS)]
+    alone = torch.cat([_vectors(model, S, Batch.of([session])) for session in sessions])
+    again = torch.cat([_vectors(model, S, Batch.of([session])) for session in sessions])
+    if not _same(alone, again):
+        raise ValueError("the vector of a session in evaluation is another one at each call")
+    order = list(range(len(sessions)))
+    for rows in (order, order[::-1]):
+        batch = Batch.of([sessions[row] for row in rows])
+        if not _same(_vectors(model, S, batch), alone[rows]):
+            padding = ", or on the padding of batch.items" if "items" in vars(batch) else ""
+            raise ValueError(f"the vector of a session depends on the other sessions of its batch{padding}")
+    if model.every_position:
+        clicks = sessions[LENGTHS.index(max(LENGTHS))]
+        prefixes = Batch.of([clicks[:end] for end in range(1, len(clicks) + 1)])
+        whole = encoded(model, S, Batch.of([clicks]))[0][0]  # [L, D]
+        if not _same(whole, _vectors(model, S, prefixes)):
+            raise ValueError(
+                "a vector at a position must not depend on later clicks: at some position of a session it is not the "
+                "last vector of the clicks up to there"
+            )
+
+
+def _vectors(model: Any, S: Tensor, batch: Batch) -> Tensor:
+    vectors: Tensor = _call(f"encode of sessions of {batch.lengths.tolist()} clicks", session_vectors, model, S, batch)
+    return vectors
+
+
+def _same(some: Tensor, other: Tensor) -> bool:
+    return some.shape == other.shape and torch.allclose(some, other, rtol=1e-3, atol=1e-5)
 
 
 def refusal(model: Any, length: int, training: bool = False) -> str:
@@ -112,6 +151,16 @@ def _call(call: str, method: Any, *arguments: Any) -> Any:
         return method(*arguments)
     except (Exception, SystemExit) as error:
         raise ValueError(f"{call} raised {type(error).__name__}: {error}") from error
+
+
+def _check_signature(model: Any) -> None:
+    """Raises ValueError if `encode` cannot be called with (S, batch), as models of earlier versions cannot."""
+    try:
+        inspect.signature(model.encode).bind("S", "batch")
+    except TypeError as error:
+        given = ", ".join(inspect.signature(model.encode).parameters)
+        says = "encode takes (S, batch) now: items and lengths are batch.items and batch.lengths"
+        raise ValueError(f"{says}; here it takes ({given})") from error
 
 
 def _is_float(value: object, rows: int, columns: int | None) -> bool:

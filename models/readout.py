@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.base import Matrix
 from models.normalise import unit
-from models.released import LEVELS, ReleasedReadout, require_levels
+from models.released import LEVELS, ReleasedReadout, require_levels, require_positive
 from models.rows import Clicks
 
 
@@ -82,10 +82,10 @@ class AttenMixerReadout(nn.Module):
         super().__init__()
         if query not in ("sum", "concat"):
             raise ValueError(f"query is one of sum, concat, not {query!r}")
-        if levels < 1 or heads < 1 or not p >= 1:
-            raise ValueError(f"levels, heads and p are at least 1, not {levels}, {heads} and {p}")
+        require_positive(levels, heads, p, attention_scale)
         self.levels, self.heads, self.p, self.scale = levels, heads if attend else 1, p, scale
-        self.concat, self.attention_scale = query == "concat", attention_scale or dim**0.5
+        self.concat = query == "concat"
+        self.attention_scale = dim**0.5 if attention_scale is None else attention_scale
         self.query: Any = None
         self.matrices: dict[str, Matrix] = {}
         if attend:

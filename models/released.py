@@ -84,8 +84,7 @@ class ReleasedReadout(nn.Module):
     ) -> None:
         super().__init__()
         _check(dim, heads, query, windows, query_norm, short, head_layout, attention, readout_norm, padded_length)
-        if levels < 1 or heads < 1 or not p >= 1:
-            raise ValueError(f"levels, heads and p are at least 1, not {levels}, {heads} and {p}")
+        require_positive(levels, heads, p, attention_scale)
         self.levels, self.p, self.scale = levels, p, scale
         whole = head_layout == "full"
         self.heads = heads if attend or not whole else 1
@@ -219,6 +218,14 @@ class ReleasedReadout(nn.Module):
             return (weights @ values).flatten(1)
         by_head = values.view(*values.shape[:2], self.heads, -1)  # [B, L, H, E]
         return (weights.transpose(1, 2)[..., None] * by_head).sum(1).flatten(1)
+
+
+def require_positive(levels: int, heads: int, p: float, attention_scale: float | None) -> None:
+    """Raises ValueError for numbers that no readout can have."""
+    if levels < 1 or heads < 1 or not p >= 1:
+        raise ValueError(f"levels, heads and p are at least 1, not {levels}, {heads} and {p}")
+    if attention_scale is not None and not attention_scale > 0:
+        raise ValueError(f"attention_scale is above 0, not {attention_scale}")
 
 
 def require_levels(levels: int, longest: int) -> None:

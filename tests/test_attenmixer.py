@@ -328,6 +328,8 @@ def test_dropout_acts_in_training_only():
         ({"attention": "sigmoid"}, "padded_length is needed"),
         ({"head_layout": "raw_view"}, "padded_length is needed"),
         ({"levels": 0}, "at least 1"),
+        ({"attention_scale": 0.0}, "attention_scale is above 0"),
+        ({"attention_scale": -1.0, "bias": True}, "attention_scale is above 0"),
         ({"p": 0.5}, "at least 1"),
         ({"windows": "all", "query": "concat"}, "windows='all' goes with"),
         ({"padded_length": 1}, "at least 2"),

@@ -88,3 +88,61 @@ def wait_for(condition, seconds=60):
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+BOTH = """
+import sys, time
+
+import numpy as np
+
+from dissect.experiment.jobs import at_once
+
+
+def train(seed, data):
+    print(seed, len(data), flush=True)
+    time.sleep(60)
+
+
+if __name__ == "__main__":
+    print("begun", flush=True)
+    try:
+        at_once(train, [1, 2, 3], 2, data=np.zeros(2_000_000))
+    except BaseException as error:
+        sys.exit(getattr(error, "exit_code", 1))
+"""
+
+
+@pytest.mark.parametrize(
+    "delay", [0.5, *(pytest.param(delay, marks=pytest.mark.slow) for delay in (0.2, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0))]
+)
+def test_ctrl_c_ends_processes_that_are_still_starting(tmp_path, delay):
+    """A terminal's Ctrl-C is for the whole group; the data are larger than a pipe holds. No traceback is shown."""
+    (tmp_path / "both.py").write_text(BOTH)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    how = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, tmp_path / "both.py"], process_group=0, **how) as parent:
+        try:
+            assert parent.stdout.readline() == "begun\n"
+            time.sleep(delay)
+            os.killpg(parent.pid, signal.SIGINT)
+            _, stderr = parent.communicate(timeout=30)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(parent.pid, signal.SIGKILL)
+    assert (parent.returncode, stderr) == (130, "")
+
+
+def dies_while_starting():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Deadly:
+    """What kills the process that reads it."""
+
+    def __reduce__(self):
+        return dies_while_starting, ()
+
+
+def test_a_process_that_dies_before_it_has_its_work_is_an_error():
+    with pytest.raises(DissectError, match="from outside"):
+        at_once(takes_long, [1], 1, deadly=Deadly(), data=bytes(1_000_000))

@@ -1,12 +1,14 @@
 """A user's own model: what breaks the contract is a message with shapes, before anything is written."""
 
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from dissect.data import planted
 from dissect.data.sessions import split_validation
 from dissect.runs import files, folders
+from dissect.training import loop
 from models import MODELS, check
 
 TINY = ["--max-steps", "3", "--device", "cpu", "--quiet"]
@@ -71,7 +73,7 @@ def test_the_model_as_it_is_runs(own):
         (
             "items.clamp(min=1)) * (items > 0)[..., None]).sum(1)",
             "items.clamp(min=1))).sum(1)",
-            "padded beside a longer one",
+            "depends on the other sessions of its batch, or on the padding of batch.items",
         ),
         ("return self.items", "pass", "the item table, float32 [V, D] with V = 5, and returned None"),
         ("return vectors, {}", "return 1", "vectors [B, D], or a pair: these and a dict of auxiliary losses by name"),
@@ -95,6 +97,18 @@ def test_the_model_as_it_is_runs(own):
             "encode(S [5, 8], batch of items [2, 3]) raised",
         ),
         ("        return self.items", "        return super().item_states()", "must define item_states()"),
+        (
+            "return vectors, {}",
+            "return vectors + vectors.roll(1, 0) * (len(vectors) > 2), {}",
+            "the vector of a session depends on the other sessions of its batch",
+        ),
+        ("return vectors, {}", "return vectors + torch.rand(()), {}", "is another one at each call"),
+        ("items.clamp(min=1)", "items", "0 in batch.items is padding and no item: clamp it, as in batch.items.clamp"),
+        (
+            "self, S, batch):\n        items, lengths = batch.items, batch.lengths",
+            "self, S, items, lengths):",
+            "encode takes (S, batch) now: items and lengths are batch.items and batch.lengths; here it takes (S, items",
+        ),
         ("return vectors, {}", "return vectors * torch.nan, {}", "vectors of finite numbers, and returned NaN"),
         ("(dim, dim)\n", "(dim, dim)\n        dim / 0\n", "cannot be built with these options: ZeroDivisionError"),
         ("class Own(SessionModel)", "class Own", "Own lacks candidates"),
@@ -231,6 +245,63 @@ def test_a_table_of_positions_that_is_too_short_is_told_with_the_longest_session
     assert typed("recommend", run, "--session", ",".join(["1"] * longest))[0] == 0
     code, _, err = typed("recommend", run, "--session", ",".join(["1"] * (longest + 1)))
     assert code == 3 and f"the longest session asked for has {longest + 1}: " in err
+
+
+ROWS = (
+    ("items, lengths = batch.items, batch.lengths\n", "clicks = batch.clicks\n"),
+    ("lookup(S, items[:, 0])", "lookup(S, clicks.items[clicks.last])"),
+    ("(lookup(S, items.clamp(min=1)) * (items > 0)[..., None]).sum(1)", "clicks.sum(lookup(S, clicks.items))"),
+)
+
+
+def test_padding_is_not_blamed_for_a_model_that_reads_rows(own):
+    assert own(*ROWS)[0] == 0
+    code, _, err = own(*ROWS, ("return vectors, {}", "return vectors + vectors.mean(0), {}"))
+    assert code == 2 and "depends on the other sessions of its batch." in err and "padding" not in err
+
+
+def test_padding_is_not_blamed_for_a_table_of_two_places(own):
+    places = ("return vectors, {}", "return vectors + lookup(S[:2], lengths)[0], {}")
+    code, _, err = own(places)
+    assert code == 2 and "IndexError" in err and "padding" not in err
+
+
+CAUSAL = (
+    ('removable = ("encoder",)', 'removable = ("encoder",)\n    every_position = True'),
+    ("self.last(lookup(S, items[:, 0]))", "self.last(lookup(S, items.clamp(min=1)))"),
+    (
+        "self.mean((lookup(S, items.clamp(min=1)) * (items > 0)[..., None]).sum(1))",
+        "self.mean(lookup(S, items.clamp(min=1)).cumsum(1))",
+    ),
+)
+
+
+def test_a_vector_at_a_position_must_not_depend_on_later_clicks(own, tmp_path):
+    mean = "clicks = (items > 0)[..., None]\n        mean = ((vectors * clicks).sum(1) / clicks.sum(1))[:, None]"
+    code, out, err = own(*CAUSAL, ("return vectors, {}", f"{mean}\n        return vectors + mean, {{}}"))
+    assert (code, out) == (2, "") and "a vector at a position must not depend on later clicks" in err, err
+    assert not (tmp_path / "runs").exists()
+    assert own(*CAUSAL)[0] == 0
+
+
+def test_an_error_in_training_is_a_line_with_its_place_and_keeps_the_run(own):
+    count = "self.steps = getattr(self, 'steps', 0) + (self.training and len(batch) > 50)\n        "
+    fault = "if self.steps == 3:\n            raise RuntimeError('too many')\n        "
+    changed = ("return vectors, {}", f"{count}{fault}return vectors, {{}}")
+    code, _, err = own(changed, verb="train", words=["--batch-size", "100000"])  # an epoch is a step
+    assert code == 1 and "own.py:Own raised RuntimeError in training: too many (own.py, line 30)." in err, err
+    assert "Traceback" not in err and (folders.newest_group("runs") / "s1" / "checkpoints" / "last.pt").exists()
+
+
+def test_an_error_in_training_that_is_not_the_users_keeps_its_traceback(typed, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(loop, "train_step", fails)
+    for model in ("srgnn", "own.py:Own"):
+        Path("own.py").write_text(textwrap.dedent(MODEL))
+        with pytest.raises(RuntimeError, match="ours"):
+            typed("train", model, "--dataset", "demo", *TINY, "--dim", "4")
 
 
 def test_a_model_that_ends_the_program_is_a_message(own, tmp_path):

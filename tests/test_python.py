@@ -202,6 +202,24 @@ def test_the_same_call_again_trains_only_what_is_missing(tiny):
         ({"device": "gpu"}, "'gpu'", "cpu"),
         ({"init_from": "nothing"}, "'nothing'", ""),
         ({"model_source": "0"}, "'model_source'", ""),
+        ({"seeds": ()}, "seeds is a list of whole numbers, such as (1, 2, 3); it cannot be ()", ""),
+        ({"seeds": (-1,)}, "cannot be (-1,)", ""),
+        ({"seeds": (1.5,)}, "cannot be (1.5,)", ""),
+        ({"seeds": ("a",)}, "cannot be ('a',)", ""),
+        ({"seeds": (True,)}, "cannot be (True,)", ""),
+        ({"seeds": None}, "cannot be None", ""),
+        ({"jobs": 0}, "jobs is a whole number, at least 1", ""),
+        ({"jobs": "2"}, "cannot be '2'", ""),
+        ({"epochs": "a"}, "epochs is a number", ""),
+        ({"preset": 3}, "no preset of srgnn named 3", "Known: "),
+        ({"options": 3}, "options is a dict", ""),
+        ({"without": [3]}, "without is a list of roles", ""),
+        ({"without": None}, "without is a list of roles", ""),
+        ({"name": 3}, "name is a text", ""),
+        ({"runs_dir": 3}, "runs_dir is the path", ""),
+        ({"init_from": 3}, "init_from is a group", ""),
+        ({"device": 3}, "no device named 3", "cpu"),
+        ({"where": 3}, "no setting where", "dissect.run"),
     ],
 )
 def test_what_does_not_exist_is_an_error_with_what_does(tiny, scratch, given, message, hint):
@@ -235,6 +253,54 @@ def test_progress_is_a_line_on_a_terminal_and_nothing_elsewhere(tiny, monkeypatc
     assert out == "" and "\rsrgnn on tiny, seed 3: " in err and "step 12 of 12, loss " in err and err.endswith("\n")
 
 
+def test_models_data_and_groups_of_another_kind_are_refused(tiny, trained):
+    wrong = {
+        "model is a name": [lambda: dissect.train(3, tiny), lambda: dissect.run(3, tiny)],
+        "data is a Dataset": [lambda: dissect.train("srgnn", 3), lambda: dissect.load(3)],
+        "group is a group": [lambda: dissect.open_group(3), lambda: dissect.recommend(3, [[1]])],
+        "groups is a list of groups": [
+            lambda: dissect.compare(trained),
+            lambda: dissect.compare([]),
+            lambda: dissect.compare("srgnn"),
+            lambda: dissect.compare([3]),
+        ],
+        "no argument of dissect.compare named 'foo'": [lambda: dissect.compare([trained], foo=1)],
+        "resamples is a whole number": [lambda: dissect.compare([trained], resamples="a")],
+        "A session is a list of items, not 1": [lambda: dissect.recommend(trained, [1, 2], seed=1)],
+        "sessions is a list of sessions": [lambda: dissect.recommend(trained, 3, seed=1)],
+        "k is a whole number": [
+            lambda: dissect.recommend(trained, [[1]], k="a", seed=1),
+            lambda: dissect.recommend(trained, [[1]], k=0, seed=1),
+        ],
+        "seed is a whole number": [lambda: dissect.recommend(trained, [[1]], seed="a")],
+    }
+    for message, calls in wrong.items():
+        for call in calls:
+            with pytest.raises(errors.UsageError, match=message):
+                call()
+
+
+def test_seeds_may_be_numbers_of_numpy(tiny):
+    group = dissect.train("srgnn", tiny, **TINY, seeds=np.arange(2))
+    assert [run.name for run in group.runs()] == ["s0", "s1"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_only_a_command_is_on_record_as_one(tiny, monkeypatch, jobs):
+    """What the running program was called with is no command of dissect."""
+
+    def recorded(folder):
+        return [json.loads((run / "environment.json").read_text())["command"] for run in sorted(folder.glob("*/s?"))]
+
+    words = ["train", "srgnn", "--dataset", "tiny", "--dim", "8", "--max-steps", "2", "--quiet", "--seed", "1"]
+    words += ["--seed", "2", "--runs-dir", "a", "--jobs", str(jobs)]
+    monkeypatch.setattr(sys, "argv", ["dissect", *words])
+    assert CliRunner().invoke(main, words).exit_code == 0
+    assert recorded(Path("a")) == [["dissect", *words]] * 2
+    dissect.train("srgnn", "tiny", dim=8, max_steps=2, seeds=(1, 2), jobs=jobs, runs_dir="b", quiet=True)
+    assert recorded(Path("b")) == [[]] * 2
+
+
 # --- results -----------------------------------------------------------------------------------------------
 
 
@@ -251,6 +317,12 @@ def test_metrics_are_those_of_the_ranks(trained):
     last = ranks.iloc[-1]
     session = trained.data.test[int(last["session"])]
     assert session[int(last["length"])] == last["target"]
+
+
+def test_a_variant_that_there_is_not_is_refused_with_those_that_there_are(trained):
+    with pytest.raises(errors.UsageError, match=r"variant in .* named 'x'") as caught:
+        trained.runs("x")
+    assert caught.value.hint == "Known: full."
 
 
 def test_training_has_the_loss_and_both_metrics(trained):
@@ -290,6 +362,10 @@ def test_figures_are_not_registered_with_pyplot(trained, dissected):
     assert pyplot.get_fignums() == []
     with pytest.raises(errors.UsageError, match="densty"):
         dissected.figure("densty")
+    with pytest.raises(errors.UsageError, match="no option of a density figure named 'foo'"):
+        dissected.figure("density", foo=1)
+    with pytest.raises(errors.UsageError, match="no measure named 'D9'"):
+        dissected.figure("density", measure="D9")
 
 
 def test_groups_are_compared(trained, dissected):

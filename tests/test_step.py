@@ -11,7 +11,7 @@ from dissect.runs.config import Config
 from dissect.sparsevd import named_variational, penalty
 from dissect.sparsevd.kl import kl_per_weight
 from dissect.training.evaluation import prefixes_of
-from dissect.training.loop import next_item_loss, train_step
+from dissect.training.loop import next_item_loss, rows_apart, train_step
 from dissect.training.scoring import score_buffer
 from dissect.training.setup import assemble
 from models import MODELS
@@ -138,3 +138,17 @@ def test_the_kl_of_a_model_is_that_of_its_weights():
         kl_per_weight(theta, log_sigma2).sum().item() for _, theta, log_sigma2 in named_variational(training.model)
     )
     assert penalty(training.model).item() == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize("order", ["shuffled", "chronological"])
+@pytest.mark.parametrize("every_position", [False, True])
+def test_the_rolled_control_reads_another_session(order, every_position):
+    """Vectors of one session stand side by side: those of its clicks, and in time order those of its prefixes."""
+    prefixes = prefixes_of(Sessions.from_lists([[1, 2, 3, 4], [5, 6, 7], [8, 9, 1, 2], [3, 4, 5, 6]]))
+    batch = prefixes.batch(prefixes.whole if every_position else torch.arange(len(prefixes)))
+    owner = batch.clicks.owner if every_position else torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3])
+    shift = rows_apart(batch, Config("x", "", "", order=order), every_position)
+    if every_position or order == "chronological":
+        assert not (owner == owner.roll(shift)).any()
+    else:
+        assert shift == 1  # neighbours of a shuffled batch are of other sessions as it is

@@ -8,14 +8,16 @@ import shutil
 import stat
 import sys
 import tomllib
+import types
 from dataclasses import fields
 
 import pytest
 
 from dissect.errors import UsageError
-from dissect.experiment import own_models
+from dissect.experiment import own_models, subject
 from dissect.runs import files, folders
 from dissect.runs.config import Config
+from models import SRGNN
 
 OWN = """\
 from pathlib import Path
@@ -171,3 +173,38 @@ def test_a_file_without_its_hash_on_record_is_never_executed(typed, tmp_path, mo
         code, _, err = typed(*words)
         assert code in (2, 3) and "SHA-256" in err and not (tmp_path / "executed").exists(), err
     assert not (tmp_path / "state").exists()
+
+
+def executed(text, **names):
+    """The class X of a text that no file holds, as exec leaves it."""
+    names = {**names}
+    exec(text, names)
+    return names["X"]
+
+
+X = "from models import SRGNN\nclass X(SRGNN):\n    def encode(self, S, batch):\n        return {}\n"
+
+
+@pytest.mark.parametrize("module", ["builtins", "abc", "typing", "torch.nn", "models.srgnn"])
+def test_a_class_without_a_text_has_no_identity_whatever_its_module_is_called(module):
+    with pytest.raises(UsageError, match="source text of the class X cannot be read"):
+        subject.find_model(executed(X.format(1), __name__=module))
+    assert executed(X.format(1)).__module__ == "builtins"
+    with pytest.raises(UsageError, match="source text of the class X cannot be read"):
+        subject.find_model(executed(X.format(1)))
+
+
+@pytest.mark.parametrize("name", ["models.mine", "typing", "torch.mine"])
+def test_a_users_package_may_be_called_like_one_of_ours(tmp_path, monkeypatch, name):
+    """The class is a base, so that its file alone does not identify the model."""
+    hashes = []
+    for number in (1, 2):
+        file = tmp_path / f"mine{number}.py"
+        file.write_text(X.format(number))
+        module = types.ModuleType(name)
+        module.__file__ = str(file)
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, module)
+            exec(compile(file.read_text(), str(file), "exec"), vars(module))
+            hashes.append(own_models.sha256_of(module.X))
+    assert hashes[0] != hashes[1] and own_models.sha256_of(SRGNN) == hashlib.sha256(b"").hexdigest()

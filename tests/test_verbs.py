@@ -1,6 +1,7 @@
 """Verbs that work from a run folder alone: evaluate, recommend, resume; and what they say where it is not enough."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import signal
 import sys
 import tomllib
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from click.testing import CliRunner
 from dissect.cli import live, main
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions, prefix_index
-from dissect.errors import DataError, UsageError
+from dissect.errors import DataError, DissectError, UsageError
 from dissect.experiment.train import longest_prefix
 from dissect.runs import files, folders
 from dissect.runs.config import Config
@@ -629,3 +631,26 @@ def test_weights_that_do_not_fit_leave_no_group_behind(made, tmp_path):
     code, _, err = invoke(*words, "--where", "encoder")
     assert code == 3 and "'encoder'" in err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_name_without_its_hash_is_no_beginning_of_a_longer_name(tmp_path):
+    groups = {}
+    for name, settings in (("srgnn-demo", {}), ("srgnn-demo-bag", {"dataset": "demo-bag"})):
+        config = Config("srgnn", settings.get("dataset", "demo"), "0")
+        groups[name] = tmp_path / f"{name}-{config.hash}"
+        files.write_toml(groups[name] / "config.toml", config.to_dict())
+    assert folders.resolve_group("srgnn-demo", tmp_path) == groups["srgnn-demo"]
+    assert folders.resolve_group("srgnn-demo-bag", tmp_path) == groups["srgnn-demo-bag"]
+    with pytest.raises(UsageError, match="Several groups") as caught:
+        folders.resolve_group("srgnn-d", tmp_path)
+    assert "dissect compare srgnn-demo" in caught.value.hint
+
+
+def test_a_file_system_that_takes_no_file_is_told_in_words(tmp_path, monkeypatch):
+    def refuse(*arguments, **more):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(DissectError, match="Read-only file system"):
+        files.write_json(tmp_path / "x.json", {})

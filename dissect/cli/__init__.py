@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 import click
@@ -52,6 +53,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(verb, summary) for verb, (_, summary) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
+        dissect.command = ("dissect", *sys.argv[1:])
         try:
             return super().invoke(ctx)
         except DissectError as error:
@@ -63,6 +65,8 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
+        finally:
+            dissect.command = ()
 
 
 @click.group(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
 import torch
 
+import dissect
 from dissect.errors import DissectError
 from dissect.training.resume import Interrupted
 
@@ -31,17 +34,14 @@ def at_once(train: Callable[..., Any], seeds: Sequence[int], jobs: int, **argume
     context = multiprocessing.get_context("spawn")
     threads, devices = max(1, (os.cpu_count() or 1) // jobs), torch.cuda.device_count()
     left, failures = list(seeds), list[Failure]()
+    work = pickle.dumps((train, arguments, dissect.command))
     running: dict[int, tuple[SpawnProcess, Connection]] = {}  # by their place among `jobs`
     with _noting_signals() as seen:
         while running or (left and not seen):
             while left and len(running) < jobs and not seen:
                 turn = min(set(range(jobs)) - running.keys())
-                result, given = context.Pipe(duplex=False)
                 share = (threads, device_of(turn, devices, os.environ.get("CUDA_VISIBLE_DEVICES")))
-                process = context.Process(target=_train_one, args=(given, share, train, left.pop(0), arguments))
-                process.start()
-                given.close()
-                running[turn] = process, result
+                running[turn] = _begin(context, work, left.pop(0), share)
             handed_on = len(seen)
             for process, _ in running.values() if seen else ():
                 process.terminate()
@@ -62,6 +62,35 @@ def at_once(train: Callable[..., Any], seeds: Sequence[int], jobs: int, **argume
         raise error
 
 
+def _begin(
+    context: SpawnContext, work: bytes, seed: int, share: tuple[int, str | None]
+) -> tuple[SpawnProcess, Connection]:
+    """Start a process, and a thread that hands it its work; returns the process, and where it reports a failure.
+
+    The work has the data and is large. `process.start()` writes what it hands on into a pipe with both ends open, and
+    would wait for ever for a process that dies before it has read all; here only the process has the end to read from.
+    """
+    (result, given), (taken, handed) = context.Pipe(duplex=False), context.Pipe(duplex=False)
+    process = context.Process(target=_train_one, args=(given, taken, seed, share))
+    multiprocessing.resource_tracker.ensure_running()  # its own start would end the blocking
+    # The process inherits that SIGINT is blocked: Ctrl-C is not for it, also before it has left the group.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        given.close()
+        taken.close()
+    threading.Thread(target=_hand, args=(handed, work), daemon=True).start()
+    return process, result
+
+
+def _hand(handed: Connection, work: bytes) -> None:
+    """Hand a process its work, unless it ends before."""
+    with handed, suppress(OSError):
+        handed.send_bytes(work)
+
+
 def _failure(process: SpawnProcess, result: Connection, is_stopped: bool) -> list[Failure]:
     """The failure that a process that has ended reports; empty if there is none."""
     try:
@@ -75,18 +104,20 @@ def _failure(process: SpawnProcess, result: Connection, is_stopped: bool) -> lis
     return [failure] if failure else []
 
 
-def _train_one(
-    given: Connection, share: tuple[int, str | None], train: Callable[..., Any], seed: int, arguments: dict[str, Any]
-) -> None:
+def _train_one(given: Connection, taken: Connection, seed: int, share: tuple[int, str | None]) -> None:
     """Train in a separate process with its share of the machine. Signals reach it only through the parent."""
     threads, device = share
     os.setpgrp()
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)  # drops one from before, which the parent hands on as SIGTERM
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGINT, usual)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     failure: Failure | None = None
     try:
+        train, arguments, dissect.command = pickle.loads(taken.recv_bytes())
         train(seed, **arguments)
     except DissectError as error:
         failure = error.exit_code, f"Seed {seed}: {error.message}", error.hint

@@ -10,6 +10,7 @@ that is executed.
 
 from __future__ import annotations
 
+import abc
 import ast
 import hashlib
 import importlib.util
@@ -19,6 +20,7 @@ import shlex
 import sys
 import textwrap
 import traceback
+import typing
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,10 +29,14 @@ from types import ModuleType
 from typing import Any
 
 import platformdirs
+import torch
 
+import models
 from dissect.errors import UsageError, unknown
 
-OURS = ("builtins", "abc", "typing", "torch", "models")  # packages whose classes need not be identified
+# Classes that need not be identified: these, and those in the files of these packages.
+PLAIN = (object, abc.ABC, typing.Generic, typing.Protocol)
+INSTALLED = tuple(Path(package.__file__ or "").resolve().parent for package in (torch, models))
 HOW = "--model takes path/to/file.py:ClassName."
 
 
@@ -73,7 +79,7 @@ def file_of(cls: type) -> ModelFile | None:
 
     None for a class in a notebook or in the script that runs: that file changes for other reasons than the class.
     """
-    if cls.__module__ == "__main__" or "." in cls.__qualname__:
+    if cls.__module__ == "__main__" or not _is_in_its_module(cls):
         return None
     try:
         path = Path(inspect.getsourcefile(cls) or "")
@@ -89,8 +95,20 @@ def sha256_of(cls: type) -> str:
 
     Raises UsageError if the text cannot be read.
     """
-    own = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in OURS]
+    own = [base for base in cls.__mro__ if base not in PLAIN and not _is_installed(base)]
     return hashlib.sha256("".join(map(_text_of, own)).encode()).hexdigest()
+
+
+def _is_installed(cls: type) -> bool:
+    """Whether a class stands in a file of torch or of our models. The name of its module proves nothing."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    inside = file is not None and any(Path(file).resolve().is_relative_to(folder) for folder in INSTALLED)
+    return inside and _is_in_its_module(cls)
+
+
+def _is_in_its_module(cls: type) -> bool:
+    """Whether the module that a class names has this class, and no other, under its name."""
+    return getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is cls
 
 
 def _text_of(cls: type) -> str:

@@ -8,8 +8,8 @@ import math
 import traceback
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dissect.data.sessions import Dataset, Sessions, split_validation
-from dissect.errors import DataError, UsageError, unknown
+from dissect.errors import DataError, DissectError, UsageError, unknown
 from dissect.experiment import own_models
 from dissect.runs.config import Config, is_file_name
 from dissect.sparsevd import coverage, shares, sparsify
@@ -247,10 +247,26 @@ def require_length(model: Any, name: str, longest: int, which: str) -> None:
         )
 
 
+@contextmanager
+def faults_named(subject: Subject, run: Path) -> Iterator[None]:
+    """Context manager: an error that a user's own model raises in training is a DissectError with file and line."""
+    try:
+        yield
+    except DissectError:
+        raise
+    except Exception as error:
+        if line := _line_of(error, subject):
+            raise DissectError(
+                f"{subject.name} raised {type(error).__name__} in training: {error}{line}.",
+                f"The records and checkpoints so far are kept in {run}.",
+            ) from error
+        raise
+
+
 def _line_of(error: BaseException, subject: Subject) -> str:
     """The place of an error in the user's file: " (own.py, line 12)"; empty if it arose elsewhere."""
     methods = filter(inspect.isfunction, vars(subject.cls).values()) if subject.source else ()
-    files = {method.__code__.co_filename for method in methods}
+    files = {inspect.unwrap(method).__code__.co_filename for method in methods}  # not that of a decorator
     found = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     return f" ({Path(found[-1].filename).name}, line {found[-1].lineno})" if found else ""
 

@@ -17,7 +17,7 @@ from dissect.data import catalog, planted
 from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import DataError, FinishedError, UsageError, unknown
 from dissect.experiment.jobs import at_once
-from dissect.experiment.subject import Subject, changes, find_model, model_options, try_on, try_out
+from dissect.experiment.subject import Subject, changes, faults_named, find_model, model_options, try_on, try_out
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED_EPOCHS, DENSE, DISSECTED, EPOCHS, SETTINGS, Config
 from dissect.text import as_name, check_name
@@ -222,6 +222,8 @@ def suits(subject: Subject, data: Dataset, config: Config, say: Say) -> None:
             say(f"{subject.name} on {data.name}: {warning}")
     except ValueError as error:
         raise UsageError(f"{subject.name} does not suit {data.name}: {error}.") from error
+    if subject.learns and config.max_steps == 0:
+        raise UsageError(f"{subject.name} learns in steps, and --max-steps is 0.", "Give it some, or --epochs.")
     on_valid = config.chooses and config.protocol == "clean"
     if on_valid and not split_validation(data.train, config.held_out)[1].n_prefixes:
         n = len(data.train)
@@ -229,8 +231,6 @@ def suits(subject: Subject, data: Dataset, config: Config, say: Say) -> None:
         hint = hint if n > 1 else "There is one training session, so nothing can be held out"
         says = f"--validation {config.validation:g} leaves nothing to choose the epoch on."
         raise UsageError(says, f"{hint}; --protocol paper chooses on test.")
-    if subject.learns and config.max_steps == 0:
-        raise UsageError(f"{subject.name} learns in steps, and --max-steps is 0.", "Give it some, or --epochs.")
     if config.negatives >= data.n_items:
         raise UsageError(
             f"--negatives {config.negatives} must be fewer than the {data.n_items} items of {data.name}.",
@@ -355,7 +355,8 @@ def train_seeds(plan: Plan, manner: Manner) -> Path:
         watch = manner.observe(f"{plan.subject.name} on {data.name}, seed {seed}{of}{lacking}")
         more: dict[str, Any] = {"seed": seed, "variant": plan.variant, "weights": plan.weights, "observer": watch}
         own = replace(config, max_steps=plan.steps.get(seed, config.max_steps))
-        fit(plan.build, data, own, run, device=where, **more)
+        with faults_named(plan.subject, run):
+            fit(plan.build, data, own, run, device=where, **more)
     return plan.group
 
 

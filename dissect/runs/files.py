@@ -46,7 +46,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         os.replace(temporary, path)
     except BaseException as error:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # a file system that takes no file gives none back either
+                temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise refused(path, error) from error
         raise

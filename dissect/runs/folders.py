@@ -207,10 +207,14 @@ def resolve_group(name: Path | str, runs_dir: Path | str) -> Path:
     begins = [group for known, group in groups.items() if known.startswith(str(name))]
     if len(begins) > 1:  # a damaged one is not meant
         begins = [group for group in begins if _sound_config(group)] or begins
+    named = [group for group in begins if HASHED.sub("", group.name) == str(name)]  # srgnn-demo, not srgnn-demo-bag
+    begins = named or begins
     if len(begins) == 1:
         return begins[0]
     if begins:
-        raise UsageError(f"Several groups begin with {str(name)!r}.", ", ".join(g.name for g in begins))
+        which = ", ".join(group.name for group in begins)
+        hint = f"Name one of them: {which}. `dissect compare {' '.join(g.name for g in begins[:2])}` tells them apart."
+        raise UsageError(f"Several groups begin with {str(name)!r}.", hint)
     raise unknown("group", str(name), groups)
 
 

@@ -40,10 +40,10 @@ class Controls(nn.Module):
         """Within it the shadows run beside the matrices of the model."""
         return nullcontext() if self.shadows is None else self.shadows.cast(model)
 
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Session vectors [B, D] with what `rolled` adds to them."""
+    def forward(self, vectors: Tensor, shift: int = 1) -> Tensor:
+        """Vectors [B, D] with what `rolled` adds to them. `shift`: how many rows away another session stands."""
         others = vectors.detach()
-        added: Tensor = self.rolled((others - others.mean(0)).roll(1, 0))
+        added: Tensor = self.rolled((others - others.mean(0)).roll(shift, 0))
         return vectors + added
 
 

@@ -75,7 +75,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         processor = names[0] if names else processor
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["dissect", *sys.argv[1:]],
+        "command": list(dissect.command),
         "dissect": dissect.__version__,
         "commit": _commit(),
         "python": platform.python_version(),

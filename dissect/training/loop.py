@@ -225,7 +225,7 @@ def train_step(
         if model.every_position:  # [B, L, D]
             vectors, targets = batch.clicks.unpadded(vectors), batch.targets_of_clicks
         if controls is not None:
-            vectors = controls(vectors)
+            vectors = controls(vectors, rows_apart(batch, training.config, model.every_position))
         loss = cross_entropy = next_item_loss(
             model, vectors, scored, targets - 1, training.config, buffer, training.kernel
         )
@@ -243,6 +243,16 @@ def train_step(
         workers.add_up_gradients(p for group in training.optimiser.param_groups for p in group["params"])
         training.optimiser.step()
     return ce, kl_sum, total
+
+
+def rows_apart(batch: Batch, config: Config, every_position: bool) -> int:
+    """How many rows away a vector belongs to another session.
+
+    The vectors of all clicks of a session stand side by side; so do the prefixes of a session in time order.
+    """
+    if every_position:
+        return batch.clicks.width
+    return 1 if config.order == "shuffled" else max(1, len(batch) // 2)
 
 
 def next_item_loss(
