@@ -11,10 +11,11 @@ import pandas as pd
 from analyses.sound import each_sound
 from dissect.errors import DataError, unknown
 from dissect.runs.files import AGAIN, read_jsonl
-from dissect.runs.folders import group_runs, is_done, place_of, read_summary, variants
+from dissect.runs.folders import FULL, group_runs, is_done, place_of, read_summary, variants
 from dissect.runs.records import Density
-from dissect.sparsevd.density import BINS_PER_UNIT, LOWEST
+from dissect.sparsevd.density import BINS_PER_UNIT, LOWEST, key
 
+OTHER_THRESHOLDS = ("2", "4")  # at which a verdict asks again
 COUNTS = ("kept ", "abs ", "signed ")  # how the columns of counts begin
 
 
@@ -45,6 +46,20 @@ def density_of(found: list[Path], group: Path) -> pd.DataFrame:
     if not rows:
         raise DataError(f"{group} has no density record.", "A dense run (--where none, dissect train) has none.")
     return pd.DataFrame(rows)
+
+
+def finished(group: Path, variant: str = FULL) -> list[Path]:
+    """The runs of a variant that are finished."""
+    return [run for run in group_runs(group, variant) if is_done(run)]
+
+
+def counted(found: list[Path], group: Path, config: dict[str, Any]) -> pd.DataFrame:
+    """`density_of` some runs. Raises DataError where it lacks a threshold that a verdict asks for."""
+    table = density_of(found, group)
+    lacking = [t for t in (key(config["threshold"]), *OTHER_THRESHOLDS) if f"kept {t}" not in table]
+    if lacking:
+        raise DataError(f"{group} has no counts of the weights with log α below {', '.join(lacking)}.", AGAIN)
+    return table
 
 
 def density_rows(run: Path) -> list[dict[str, Any]]:

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from analyses import shadowed
 from analyses.bootstrap import relative_loss_interval, session_sums
 from analyses.coverage import absences, coverage
 from analyses.coverage import doubts as doubts_of_coverage
-from analyses.density import at_step, densities, density, density_of
+from analyses.density import OTHER_THRESHOLDS, at_step, counted, densities, density, finished
 from analyses.sound import each_sound
 from dissect.errors import DataError, DissectError
 from dissect.runs import files, folders
@@ -39,7 +40,6 @@ NEED_LIMIT = 0.01  # relative loss of MRR@20 below which a role is redundant
 FEWEST_SEEDS = 3
 CONTROL_LIMIT = 0.05  # density of a useless matrix above which densities tell nothing
 MASKED_MRR = 0.98  # of the unmasked MRR@20; below it the mask hides what the weights do
-OTHER_THRESHOLDS = ("2", "4")
 SETTINGS = ("model", "dataset", "protocol", "where", "prior", "noise", "threshold", "kl_weight")  # on record in it
 Summaries = list[dict[str, Any]]
 Ranks = dict[Path, dict[str, np.ndarray]]  # of runs, as folders.read_ranks gives them
@@ -124,6 +124,8 @@ def observations(
     if config["where"] == "none":
         why = "the model was trained dense (--where none)"
         return {"density": {}} | dict.fromkeys(RULES, answered(NOT_APPLICABLE, [why]))
+    if (table["role"] == "shadow").any():
+        return by_shadows(group, config, summaries, table, covered)
     final, threshold = at_step(table), key(config["threshold"])
     doubts = [*doubts_of_runs(final, summaries, threshold), *doubts_of_noise(group, config, final)]
     result: dict[str, Any] = {"density": densities(table, threshold, CONTROL_LIMIT)}
@@ -136,6 +138,30 @@ def observations(
         other = [f"'{said[name][0]}' at t = {t}" for t, said in elsewhere.items() if said[name][0] != answer]
         depends = [f"the answer depends on the threshold: {', '.join(other)}"] if other else []
         result[name] = answered(answer, [reason], [*doubts_of_coverage(covered, roles), *doubts, *depends])
+    return result
+
+
+def by_shadows(
+    group: Path, config: dict[str, Any], summaries: Summaries, table: pd.DataFrame, covered: dict[str, Any] | None
+) -> dict[str, Any]:
+    """`observations` by the rules of shadowed.py: the shadows stand in a column of the table of densities."""
+    threshold = key(config["threshold"])
+    counts = densities(table, threshold, CONTROL_LIMIT)
+    shadows = {(row["matrix"], row["block"]): row["density"] for row in counts["matrices"] if row["role"] == "shadow"}
+    counts["matrices"] = [
+        {**row, "shadow": shadows.get((f"shadow.{row['matrix']}", row["block"]))}
+        for row in counts["matrices"]
+        if row["role"] != "shadow"
+    ]
+    result: dict[str, Any] = {"rules": "shadows", "density": counts}
+    for name, (answer, reasons, doubts) in shadowed.observed(group, config, summaries, table).items():
+        roles = RULES[name].roles
+        if answer == NOT_APPLICABLE:
+            result[name] = answered(answer, [*reasons[:1], *absences(covered, roles)])
+            continue
+        result[name] = answered(
+            answer, reasons, [*too_few(len(summaries)), *doubts_of_coverage(covered, roles), *doubts]
+        )
     return result
 
 
@@ -203,11 +229,6 @@ def doubts_of_noise(group: Path, config: dict[str, Any], final: pd.DataFrame) ->
             yield f"{name} answers '{answer}' with --noise weight ({reason})"
 
 
-def finished(group: Path, variant: str = folders.FULL) -> list[Path]:
-    """The runs of a variant that are finished."""
-    return [run for run in folders.group_runs(group, variant) if folders.is_done(run)]
-
-
 def sound_runs(group: Path, config: dict[str, Any]) -> tuple[dict[Path, dict[str, Any]], pd.DataFrame]:
     """(run -> its summary, their density records) of the finished seeds; the table is empty for a dense group.
 
@@ -228,15 +249,6 @@ def sound_runs(group: Path, config: dict[str, Any]) -> tuple[dict[Path, dict[str
     table = counted(list(sound), group, config)
     whole = set(table["seed"])
     return {run: summary for run, summary in sound.items() if summary["seed"] in whole}, table
-
-
-def counted(found: list[Path], group: Path, config: dict[str, Any]) -> pd.DataFrame:
-    """`density_of` some runs. Raises DataError if it lacks a threshold that a verdict needs."""
-    table = density_of(found, group)
-    lacking = [t for t in (key(config["threshold"]), *OTHER_THRESHOLDS) if f"kept {t}" not in table]
-    if lacking:
-        raise DataError(f"{group} has no counts of the weights with log α below {', '.join(lacking)}.", files.AGAIN)
-    return table
 
 
 def accuracy(summaries: Summaries) -> dict[str, Any]:
@@ -276,7 +288,11 @@ def need(group: Path, full: list[Path], judged: np.ndarray | None) -> dict[str, 
     def ranks(runs: list[Path]) -> Ranks:
         return dict(each_sound(runs, lambda run: (run, folders.read_ranks(folders.test_ranks(run))), required=False))
 
-    reduced = {name: ranks(finished(group, name)) for name in folders.variants(group) if name != folders.FULL}
+    reduced = {
+        name: ranks(finished(group, name))
+        for name in folders.variants(group)
+        if name not in (folders.FULL, folders.MATCHED)
+    }
     of_full = ranks(full) if any(reduced.values()) else {}
     return {
         name.removeprefix("without-"): compare_need(of_full, of_reduced, judged)

@@ -89,6 +89,8 @@ def density(
         f"SparseVD: {config['where']}, KL weight {config['kl_weight']:g}, {config['prior']} prior, "
         f"noise {config['noise']}",
     ]
+    if (table["role"] == "shadow").any():
+        lines.append("thin dots: the shadow of each matrix, useless by construction")
     covered = (coverage(folders.group_runs(group, variant)) or {}).get("modules", {})
     drawings = []
     for name in STEMS if module is None else (module,):

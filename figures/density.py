@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from figures.style import COLOURS, COLUMN, DASHES, GREY, SETTINGS, label_ends, short_names
 
 TITLES = {"gnn": "GNN module", "readout": "Readout module", "encoder": "Encoder", "other": "Other matrices"}
+SHADOW = (1, 1)  # dots
 CONTROLS = {"control.kl_only": (1, 1.65)}  # both are grey; the other one is solid
 LETTER = 0.054  # inches, a letter of a label on average
 CAPTION = 74  # letters that fit in a line of the caption
@@ -19,9 +20,11 @@ def by_seed(table: pd.DataFrame, module: str, count: str, split_gates: bool = Tr
     """The densities that the figure of a module shows: line, role, seed, step, epoch, density.
 
     A line is a matrix; one with named row blocks (the gates of a GRU) is drawn by its blocks where
-    `split_gates`. `count` names the counted column, e.g. "kept 3". Controls are lines too.
+    `split_gates`. `count` names the counted column, e.g. "kept 3". Controls are lines too, and shadows ("shadow.", then
+    the line that it belongs to).
     """
-    chosen = table[table["module"].isin([module, "control"])]
+    of_module = {f"shadow.{matrix}" for matrix in table[table["module"] == module]["matrix"]}
+    chosen = table[table["module"].isin([module, "control"]) | table["matrix"].isin(of_module)]
     has_rows = chosen[chosen["block"].isin(["r", "z", "n"])]["matrix"].unique() if split_gates else []
     whole = (chosen["block"] == "") & ~chosen["matrix"].isin(has_rows)
     gates = chosen["matrix"].isin(has_rows) & chosen["block"].isin(["r", "z", "n"])
@@ -41,12 +44,20 @@ def draw(values: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylab
     """Mean of each line of `by_seed`, the range over seeds as a band; controls thin and grey; labels at the ends."""
     import seaborn as sns
 
-    is_control = values["role"] == "control"
-    own, controls = (list(values[chosen]["line"].unique()) for chosen in (~is_control, is_control))
+    own, controls, shadows = (
+        list(values[chosen]["line"].unique())
+        for chosen in (
+            ~values["role"].isin(["control", "shadow"]),
+            values["role"] == "control",
+            values["role"] == "shadow",
+        )
+    )
     colours = {line: COLOURS[number % len(COLOURS)] for number, line in enumerate(own)} | dict.fromkeys(controls, GREY)
     # Other dashes when the colours repeat.
     dashes = {line: DASHES[(number + number // len(COLOURS)) % len(DASHES)] for number, line in enumerate(own)}
     dashes |= {line: CONTROLS.get(line, "") for line in controls}
+    for line in shadows:  # thin, in the colour of its matrix, and without a label
+        colours[line], dashes[line] = colours[line.removeprefix("shadow.")], SHADOW
     above = 0.12 + HEADING + LINE * (caption.count("\n") + 1)  # inches, of title and caption
     height = above + 2.0
     with mpl.rc_context(SETTINGS):
@@ -63,7 +74,7 @@ def draw(values: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylab
             style="line",
             dashes=dashes,
             size="line",
-            sizes=dict.fromkeys(own, SETTINGS["lines.linewidth"]) | dict.fromkeys(controls, 0.6),
+            sizes=dict.fromkeys(own, SETTINGS["lines.linewidth"]) | dict.fromkeys([*controls, *shadows], 0.6),
             errorbar=("pi", 100),  # from the lowest to the highest seed
             err_kws={"alpha": 0.18, "linewidth": 0},
             legend=False,

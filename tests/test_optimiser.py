@@ -100,7 +100,7 @@ def test_the_rate_of_each_schedule_is_torchs_own():
             milestones=[80],
         ),
     }
-    assert rules.keys() == set(SCHEDULES)
+    assert {*rules, "host"} == set(SCHEDULES)
     for schedule, rule in rules.items():
         config = Config("srgnn", "x", "", max_steps=100, schedule=schedule, lr=0.01)
         optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=config.lr)

@@ -285,7 +285,7 @@ def test_seeds_may_be_numbers_of_numpy(tiny):
     assert [run.name for run in group.runs()] == ["s0", "s1"]
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_only_a_command_is_on_record_as_one(tiny, monkeypatch, jobs):
     """What the running program was called with is no command of dissect."""
 

@@ -66,6 +66,8 @@ def heading(verdict: dict[str, Any]) -> Text:
 
 def density_bars(verdict: dict[str, Any]) -> Table:
     """Matrices and blocks with the share of weights kept, at three thresholds and at that of the useless control."""
+    if verdict.get("rules") == "shadows":
+        return shadow_bars(verdict)
     at = sorted({f"{value:g}" for value in verdict["density"]["beyond_control_at"].values()}, key=float)
     t, more = f"{verdict['threshold']:g}", ("beyond",) if at else ()
     caption = f"beyond: kept below log α = {', '.join(at)}, where control.rolled keeps at most 5 %" if at else None
@@ -77,6 +79,20 @@ def density_bars(verdict: dict[str, Any]) -> Table:
         shares = [f"{row[name]:.3f}" for name in ("kept 2", "density", "kept 4", *(["beyond_control"] if at else []))]
         style = "dim" if row["block"] or row["role"] == "control" else ""
         table.add_row(*names, *shares[:3], Bar(1, 0, row["density"], width=16), *shares[3:], style=style)
+    return table
+
+
+def shadow_bars(verdict: dict[str, Any]) -> Table:
+    """Matrices and blocks with the share of weights kept, and what their shadows keep."""
+    t = f"{verdict['threshold']:g}"
+    title = f"\nDensity: share of weights with log α < {t}"
+    caption = "shadow: what a matrix keeps that is useless by construction, at the same place"
+    table = plain(("matrix", "role", f"t = {t}", "shadow", ""), (f"t = {t}", "shadow"), title, caption=caption)
+    for row in (row for row in verdict["density"]["matrices"] if "/" not in row["block"]):
+        names = (f"  {row['block']}", "") if row["block"] else (row["matrix"], row["role"])
+        shadow = "" if row["shadow"] is None else f"{row['shadow']:.3f}"
+        style = "dim" if row["block"] or row["role"] == "control" else ""
+        table.add_row(*names, f"{row['density']:.3f}", shadow, Bar(1, 0, row["density"], width=24), style=style)
     return table
 
 

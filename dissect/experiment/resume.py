@@ -64,7 +64,8 @@ def go_on(
     data, subject = data_of(records[0], load, data_dir), model_of(records[0], model)
     for record in records:
         without = roles_without(record.variant, subject.cls.removable) if subject.learns else ()
-        plan = Plan(subject, data, record.config, record.group, (record.seed,), without)
+        is_matched = record.variant == folders.MATCHED
+        plan = Plan(subject, data, record.config, record.group, (record.seed,), without, is_matched=is_matched)
         plan = replace(plan, weights=_weights_for(record, runs_dir, subject, data), steps={record.seed: record.steps})
         train_seeds(plan, replace(manner, device=device or record.option("--device") or "auto"))
     command = records[0].command

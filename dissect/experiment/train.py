@@ -19,7 +19,7 @@ from dissect.errors import DataError, FinishedError, UsageError, unknown
 from dissect.experiment.jobs import at_once
 from dissect.experiment.subject import Subject, changes, faults_named, find_model, model_options, try_on, try_out
 from dissect.runs import files, folders
-from dissect.runs.config import DENSE, DISSECTED, EPOCHS, SETTINGS, Config
+from dissect.runs.config import CALIBRATED_EPOCHS, DENSE, DISSECTED, EPOCHS, SETTINGS, Config
 from dissect.text import as_name, check_name
 from dissect.training import workers
 from dissect.training.device import prepare_device
@@ -61,9 +61,12 @@ class Plan:
     without: tuple[str, ...] = ()  # roles left out of the model
     weights: dict[str, Tensor] | None = None  # to start from
     steps: Mapping[int, int] = field(default_factory=dict)  # of seeds that do not make config.max_steps
+    is_matched: bool = False  # the dense training beside a dissection: config is that of Config.matched
 
     @property
     def variant(self) -> str:
+        if self.is_matched:
+            return folders.MATCHED
         return f"without-{'-'.join(sorted(self.without))}" if self.without else folders.FULL
 
     def run(self, seed: int) -> Path:
@@ -144,7 +147,15 @@ def train(
     parts += [str(kept[option]) for option in subject.cls.in_name if option in given and option in kept]
     group, once = folder_of(config, runs_dir, name, parts), tuple(dict.fromkeys(seeds))
     plan = Plan(subject, data, config, group, once, tuple(without), start.weights)
-    return _train_twice(plan, name, parts, manner) if refit else train_seeds(plan, manner)
+    if refit:
+        return _train_twice(plan, name, parts, manner)
+    beside = replace(plan, config=config.matched(), is_matched=True)
+    wanted = [beside] if config.shadows and not without else []
+    for each in (plan, *wanted):  # where one is finished already, the other may not be
+        is_last = each is (wanted or [plan])[-1]
+        if is_last or not all(folders.is_done(each.run(seed)) for seed in each.seeds) or force:
+            train_seeds(each, manner)
+    return group
 
 
 def settings_of(
@@ -184,6 +195,8 @@ def configure(subject: Subject, data: Dataset, settings: Mapping[str, Any], epoc
         raise UsageError(f"A setting has a value of another kind: {error}.") from error
     if "max_steps" in settings:
         return config
+    if epochs is None and config.shadows:
+        return replace(config, max_steps=steps_of(CALIBRATED_EPOCHS, data, config))
     if epochs is None and not config.chooses:
         return replace(config, max_steps=BUILT_IN_STEPS.get(data.name, config.max_steps))
     return replace(config, max_steps=steps_of(EPOCHS if epochs is None else epochs, data, config))

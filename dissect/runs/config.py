@@ -12,7 +12,7 @@ import math
 import operator
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -99,6 +99,24 @@ class Config:
         "Share of the steps over which beta rises from 0.",
         limits={"at least": 0, "at most": 1},
     )
+    shadows: bool = setting(
+        False,
+        "SparseVD",
+        "Put a useless matrix beside each one, to tell what is kept by chance.",
+    )
+    average: float = setting(
+        0.0,
+        "training",
+        "Share of the steps, the last ones, whose parameters are averaged for all that is measured.",
+        limits={"at least": 0, "below": 1},
+    )
+    own_rate: float = setting(
+        1.0,
+        "SparseVD",
+        "The rate of log sigma^2, as a multiple of --lr.",
+        limits={"above": 0, "below": 1000},
+        rare=True,
+    )
     max_steps: int = setting(
         60_000,
         "training",
@@ -140,8 +158,9 @@ class Config:
     schedule: str = setting(
         "linear-end",
         "training",
-        "linear-end: constant to 80 % of the steps, then linear to 0; steps: times 0.1 every 3 epochs; constant.",
-        choices=("linear-end", "steps", "constant"),
+        "linear-end: constant to 80 % of the steps, then linear to 0; steps: times 0.1 every 3 epochs; constant; host:"
+        " for what SparseVD covers constant, for all else constant to 40 %, then linear to 0.",
+        choices=("linear-end", "steps", "constant", "host"),
     )
     l2: float = setting(
         1e-5,
@@ -212,6 +231,14 @@ class Config:
         text = json.dumps(special, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
+    def matched(self) -> Config:
+        """The same training without SparseVD, its epoch chosen on validation: what a dissection is measured against."""
+        usual = {
+            name: getattr(Config, name) for name in ("where", "noise", "prior", "threshold", "log_sigma2", "shadows")
+        }
+        usual |= {name: getattr(Config, name) for name in ("kl_weight", "kl_warmup", "own_rate", "decay_everything")}
+        return replace(self, **{**usual, "where": "none", "select": "mrr@20"})
+
     def kept(self, clicks: int) -> int:
         """How many clicks of a prefix of this length are used."""
         return min(clicks, self.longest) if self.longest else clicks
@@ -249,6 +276,21 @@ SETTINGS = tuple(
 # Settings of `dissect run` and `dissect train` that are not the defaults. The second is dense and chooses one of at
 # most EPOCHS epochs; the length of the first depends on the data set (experiment/train.py).
 DISSECTED: Mapping[str, Any] = MappingProxyType({})
+# Of `dissect run --calibrated` (docs/method.md): the KL weight is a test at about 5 % for each weight, averaged
+# parameters take the noise of the gradient out, shadows say what is kept by chance.
+CALIBRATED: Mapping[str, Any] = MappingProxyType(
+    {
+        "kl_weight": 4.0,
+        "kl_warmup": 0.4,
+        "batch_size": 400,
+        "lr": 3e-3,
+        "own_rate": 3.0,
+        "schedule": "host",
+        "average": 0.4,
+        "shadows": True,
+    }
+)
+CALIBRATED_EPOCHS = 6.6
 DENSE: Mapping[str, Any] = MappingProxyType({"where": "none", "schedule": "steps", "select": "mrr@20", "patience": 3})
 
 
@@ -264,10 +306,18 @@ def lr_at(config: Config, step: int, steps_per_epoch: int) -> float:
     """Learning rate of step `step` (from 0) under the schedule."""
     if config.schedule == "steps":
         return config.lr * 0.1 ** (step // steps_per_epoch // 3)
-    if config.schedule == "constant":
+    if config.schedule in ("constant", "host"):
         return config.lr
     decay_from = decay_step(config)
     return config.lr * min(1.0, (config.max_steps - step) / (config.max_steps - decay_from))
+
+
+def host_lr_at(config: Config, step: int, steps_per_epoch: int) -> float:
+    """The rate of what SparseVD does not cover: the item table, biases and norms."""
+    if config.schedule != "host":
+        return lr_at(config, step, steps_per_epoch)
+    begin = 0.4 * config.max_steps
+    return config.lr * min(1.0, (config.max_steps - step) / (config.max_steps - begin))
 
 
 def decay_step(config: Config) -> int:

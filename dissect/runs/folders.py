@@ -27,6 +27,7 @@ from dissect.runs.files import read_json, write_atomically
 from dissect.text import STEERS, shown_lines
 
 FULL = "full"
+MATCHED = "without-sparsevd"  # the variant that Config.matched describes
 HASHED = re.compile(r"-([0-9a-f]{8})$")  # how the name of a group ends (Config.hash)
 RETIRED = {"compiled": True, "noise": "lrt_shared"}  # settings of earlier versions that are refused
 RUN = re.compile(r"s(\d+)(\.old-\d+)?")  # the folder of a seed, or one set aside

@@ -14,6 +14,7 @@ from dissect.sparsevd.coverage import coverage, declared_for, in_words, is_parti
 from dissect.sparsevd.density import SIGNED_TAUS, TAUS, THRESHOLDS, density, measure
 from dissect.sparsevd.kl import PRIORS, kept, kept_count, kl_divergence, log_alpha
 from dissect.sparsevd.layers import GRUVD, NOISES, Conv1dVD, GRUCellVD, LinearVD, VariationalLayer, one_sample
+from dissect.sparsevd.shadows import Shadows
 from dissect.sparsevd.sparsifier import (
     layers_in,
     named_variational,
@@ -36,6 +37,7 @@ __all__ = [
     "Conv1dVD",
     "GRUCellVD",
     "LinearVD",
+    "Shadows",
     "SparsifyReport",
     "VariationalLayer",
     "coverage",

@@ -21,7 +21,7 @@ Letters: B sessions, T steps or positions, H units of a GRU.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Self
 
@@ -52,6 +52,8 @@ class VariationalLayer(nn.Module):
     masked: bool
     log_sigma2_start: float | None
     _held: dict[Any, Tensor] | None
+    # What is added to the product of a matrix, by its name and what it is multiplied by: see shadows.py.
+    _shadow: Callable[[str, Tensor], Tensor] | None = None
 
     def __init__(
         self,
@@ -95,8 +97,8 @@ class VariationalLayer(nn.Module):
         dense.__dict__.update(_own_containers(self))
         for name in self.theta_names():
             del dense._parameters[sigma_name(name)]
-        for name in ("noise", "threshold", "masked", "log_sigma2_start", "_held"):
-            del dense.__dict__[name]
+        for name in ("noise", "threshold", "masked", "log_sigma2_start", "_held", "_shadow"):
+            dense.__dict__.pop(name, None)
         return dense
 
     def theta_names(self) -> Sequence[str]:
@@ -154,6 +156,17 @@ class VariationalLayer(nn.Module):
     def _start(self, theta: Tensor) -> float:
         return initial_log_sigma2(theta) if self.log_sigma2_start is None else self.log_sigma2_start
 
+    def _with_shadow(self, name: str, x: Tensor, product: Tensor) -> Tensor:
+        """The product of matrix `name` with x, and in training what its shadow adds to it."""
+        return product + self._shadow(name, x) if self._shadow is not None and self.training else product
+
+    def _product(self, name: str, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [..., in] times matrix `name` [out, in] with its noise, and the bias: [..., out]."""
+        if self._uses_weights():
+            return self._with_shadow(name, x, F.linear(x, self._weight(name), bias))
+        theta, log_sigma2 = self._pair(name)
+        return self._with_shadow(name, x, _noisy_product(x, theta, log_sigma2.exp(), bias))
+
     def _uses_weights(self) -> bool:
         """Whether this call multiplies by one set of weights, rather than add noise to the outputs."""
         return not self.training or self.noise == "weight"
@@ -182,10 +195,11 @@ class LinearVD(VariationalLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._uses_weights():
-            return F.linear(x, self._weight("weight"), self.bias)
+            return self._with_shadow("weight", x, F.linear(x, self._weight("weight"), self.bias))
         mean = F.linear(x, self.weight, self.bias)
         with _full_precision(x):
-            return _add_noise(mean, F.linear(x.to(self.log_sigma2.dtype).square(), self.log_sigma2.exp()))
+            noisy = _add_noise(mean, F.linear(x.to(self.log_sigma2.dtype).square(), self.log_sigma2.exp()))
+        return self._with_shadow("weight", x, noisy)
 
 
 class Conv1dVD(VariationalLayer, nn.Conv1d):
@@ -201,11 +215,12 @@ class Conv1dVD(VariationalLayer, nn.Conv1d):
         weight = self._weight("weight") if self._uses_weights() else self.weight
         mean: Tensor = self._conv_forward(x, weight, self.bias)
         if self._uses_weights():
-            return mean
+            return self._with_shadow("weight", x, mean)
         with _full_precision(x):
             square = x.to(self.log_sigma2.dtype).square()
             # The same padding, stride and dilation, but no bias: variance does not depend on it.
-            return _add_noise(mean, self._conv_forward(square, self.log_sigma2.exp(), None))
+            noisy = _add_noise(mean, self._conv_forward(square, self.log_sigma2.exp(), None))
+        return self._with_shadow("weight", x, noisy)
 
 
 class GRUCellVD(VariationalLayer, nn.GRUCell):
@@ -226,14 +241,12 @@ class GRUCellVD(VariationalLayer, nn.GRUCell):
             return self.forward(input[None], None if hx is None else hx[None])[0]
         if hx is None:
             hx = input.new_zeros(len(input), self.hidden_size)
-        if self._uses_weights():
+        if self._uses_weights() and self._shadow is None:
             w_ih, w_hh = self._weight("weight_ih"), self._weight("weight_hh")
             return torch.gru_cell(input, hx, w_ih, w_hh, self.bias_ih, self.bias_hh)
         with _full_precision(input):
             x, h = input.to(self.weight_ih.dtype), hx.to(self.weight_hh.dtype)
-            gi = _noisy_product(x, self.weight_ih, self.log_sigma2_ih.exp(), self.bias_ih)
-            gh = _noisy_product(h, self.weight_hh, self.log_sigma2_hh.exp(), self.bias_hh)
-            return _gates(gi, gh, h)
+            return _gates(self._product("weight_ih", x, self.bias_ih), self._product("weight_hh", h, self.bias_hh), h)
 
 
 class GRUVD(VariationalLayer, nn.GRU):
@@ -255,7 +268,7 @@ class GRUVD(VariationalLayer, nn.GRU):
 
     # PyTorch's GRU.forward is overloaded in its types: tensors give tensors, packed sequences packed ones.
     def forward(self, input: Any, hx: Tensor | None = None) -> Any:
-        if self._uses_weights():
+        if not self.training or (self._uses_weights() and self._shadow is None):
             return self._dense_forward(input, hx)
         if isinstance(input, PackedSequence):
             if hx is not None and input.sorted_indices is not None:
@@ -301,13 +314,11 @@ class GRUVD(VariationalLayer, nn.GRU):
             return x, torch.stack(last)
 
     def _noisy_layer(self, x: Tensor, h: Tensor, layer: int, batch_sizes: list[int]) -> tuple[Tensor, Tensor]:
-        (w_ih, log_ih), (w_hh, log_hh) = (self._pair(f"weight_{which}_l{layer}") for which in ("ih", "hh"))
         b_ih, b_hh = (self.get_parameter(f"bias_{w}_l{layer}") if self.bias else None for w in ("ih", "hh"))
-        gi = _noisy_product(x, w_ih, log_ih.exp(), b_ih)  # [rows, 3H]
-        s_hh, outputs = log_hh.exp(), list[Tensor]()
+        gi, outputs = self._product(f"weight_ih_l{layer}", x, b_ih), list[Tensor]()  # [rows, 3H]
         for gi_t in torch.split(gi, batch_sizes):
             n = len(gi_t)  # the sequences that still run, the longest first
-            gh_t = _noisy_product(h[:n], w_hh, s_hh, b_hh)
+            gh_t = self._product(f"weight_hh_l{layer}", h[:n], b_hh)
             outputs.append(_gates(gi_t, gh_t, h[:n]))
             h = torch.cat([outputs[-1], h[n:]]) if n < len(h) else outputs[-1]
         return torch.cat(outputs), h

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dissect.sparsevd import sparsify
+from dissect.sparsevd import Shadows, sparsify
 
-ROLE = "control"
+ROLE, SHADOW = "control", "shadow"
 
 
 class Controls(nn.Module):
-    """Two D x D matrices with the initialisation, noise and learning rate of the model's own.
+    """Two D x D matrices with the initialisation, noise and learning rate of the model's own; and the shadows of those.
 
     kl_only  never runs: it feels the penalty and no data
     rolled   is fed with the session vector of another row, cut off from the gradient, and added to the vector
@@ -25,14 +26,19 @@ class Controls(nn.Module):
     kl_only: nn.Module
     rolled: nn.Module
 
-    def __init__(self, dim: int, **sparsity: Any) -> None:
-        """`sparsity`: the settings of `sparsify`."""
+    def __init__(self, dim: int, shadowed: nn.Module | None = None, **sparsity: Any) -> None:
+        """`shadowed`: the model whose matrices get shadows; `sparsity`: the settings of `sparsify`."""
         super().__init__()
         for name in ("kl_only", "rolled"):
             matrix = nn.Linear(dim, dim, bias=False)
             nn.init.uniform_(matrix.weight, -(dim**-0.5), dim**-0.5)
             setattr(self, name, matrix)
         sparsify(self, **sparsity)
+        self.shadows = None if shadowed is None else Shadows(shadowed)
+
+    def cast(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Within it the shadows run beside the matrices of the model."""
+        return nullcontext() if self.shadows is None else self.shadows.cast(model)
 
     def forward(self, vectors: Tensor, shift: int = 1) -> Tensor:
         """Vectors [B, D] with what `rolled` adds to them. `shift`: how many rows away another session stands."""
@@ -41,8 +47,8 @@ class Controls(nn.Module):
         return vectors + added
 
 
-def seeded_controls(seed: int, dim: int, **sparsity: Any) -> Controls:
+def seeded_controls(seed: int, dim: int, shadowed: nn.Module | None = None, **sparsity: Any) -> Controls:
     """Controls drawn from their own generator, so that a model is the same with and without them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1_000_003)
-        return Controls(dim, **sparsity)
+        return Controls(dim, shadowed, **sparsity)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 
 from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import DataError, DivergedError, UsageError
-from dissect.runs.config import Config, decay_step, kl_weight_at, lr_at
+from dissect.runs.config import Config, decay_step, kl_weight_at
 from dissect.runs.files import write_json
 from dissect.runs.folders import mark_done
 from dissect.sparsevd import one_sample, penalty
 from dissect.training import workers
+from dissect.training.averages import averages_at
 from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
 from dissect.training.device import describe_environment
 from dissect.training.evaluation import prefixes_of
@@ -133,7 +135,8 @@ class _Fit:
         finally:
             self.recorder.close()
         ranks = self.recorder.ranks if config.select == "last" or state.best_step == state.step else {}
-        summary = finish(self.training, self.data, self.run, self.splits, self.order.steps, self.report, ranks)
+        with self.training.averages.in_place():
+            summary = finish(self.training, self.data, self.run, self.splits, self.order.steps, self.report, ranks)
         write_json(self.run / "summary.json", summary)
         mark_done(self.run)
         return summary
@@ -156,10 +159,15 @@ class _Fit:
             raise Interrupted(state.step, config.max_steps, self.run / "checkpoints")
         if state.n_sum and (ends or state.step % self.loss_every == 0):
             self.recorder.loss()
-        if config.is_sparse and (ends or state.step in (0, decay_step(config)) or state.step % self.density_every == 0):
-            self.recorder.density()
-        if not ends_epoch:
-            return False
+        with self.training.averages.in_place():
+            is_due = ends or state.step in (0, decay_step(config)) or state.step % self.density_every == 0
+            if config.is_sparse and is_due:
+                self.recorder.density()
+            return self.is_over(ends) if ends_epoch else False
+
+    def is_over(self, ends: bool) -> bool:
+        """Rank at the end of an epoch; whether the run is over, because it `ends` or patience has run out."""
+        config, state = self.training.config, self.training.state
         values = self.recorder.accuracy(self.splits, self.report, ("best", "worst") if ends else ("best",))
         if choose_epoch(self.training, values, self.run, self.order.steps) and not ends:
             says = f"Stopped after step {state.step:,}: no better MRR@20 in {config.patience} epochs (--patience)."
@@ -171,11 +179,13 @@ class _Fit:
         """One update. Raises DivergedError if the loss is NaN or infinite."""
         training, state = self.training, self.training.state
         began = time.perf_counter()
-        set_lr(training.optimiser, lr_at(training.config, state.step, self.order.steps))
+        set_lr(training.optimiser, training.config, state.step, self.order.steps)
         beta = kl_weight_at(training.config, state.step) / len(self.prefixes)
         index, weight = workers.share(self.order.batch(state.step))
         ce, kl, loss = train_step(training, self.prefixes.batch(index), beta, self.buffer, weight)
         state.step += 1
+        if averages_at(training.config, state.step):
+            training.averages.add()
         state.seconds += time.perf_counter() - began
         if not math.isfinite(loss):
             raise diverged(training, ce, kl, self.run)
@@ -208,7 +218,7 @@ def train_step(
     S = model.item_states()  # [V, D]
     # The table enters twice. Kept apart, its dense gradient and that of a few rows can be added in place.
     looked_up, scored = S.detach().requires_grad_(), S.detach().requires_grad_()
-    with one_sample(model):
+    with one_sample(model), nullcontext() if controls is None else controls.cast(model):
         with sparse_lookups():
             vectors, auxiliary = encoded(model, looked_up, batch)  # [B, D]
         targets = batch.targets

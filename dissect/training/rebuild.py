@@ -50,6 +50,7 @@ def read_run(run: Path) -> Recorded:
     variant, seed = folders.place_of(run)
     group = folders.group_of(run)
     config = Config(**folders.group_config(group))
+    config = config.matched() if variant == folders.MATCHED else config
     by_hand = "Has it been changed by hand? Put back what was there."
     n_items = files.read_json(group / "data.json", records.Data, by_hand)["n_items"]
     path, environment = run / "environment.json", dict[str, Any]()
@@ -68,7 +69,7 @@ def require_finished(record: Recorded) -> None:
 
 def roles_without(variant: str, removable: Collection[str]) -> tuple[str, ...]:
     """The roles that a variant lacks: without-<role>-<role>, or none. Raises DataError for another."""
-    if variant == folders.FULL:
+    if variant in (folders.FULL, folders.MATCHED):
         return ()
     text = variant.removeprefix("without-")
     for count in range(1, len(removable) + 1):
@@ -100,7 +101,7 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
         raise DataError(f"The checkpoint {path} belongs to another run: {'; '.join(other)}.", again)
     without = roles_without(record.variant, cls.removable)
     try:
-        weights = with_current_names(cls, saved["model"])
+        weights = with_current_names(cls, reported(saved))
         step = saved["step"] if "step" in saved else saved["state"]["step"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(record.seed)
@@ -117,3 +118,10 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
         reason = " ".join(str(error).split())
         raise DataError(f"The checkpoint {path} does not fit the model {config.model}: {reason}", again) from error
     return model.eval(), int(step)
+
+
+def reported(saved: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint's run reports: the means, where parameters were averaged."""
+    means = saved.get("averages", {}).get("means", {})
+    averaged = {name.removeprefix("model."): mean for name, mean in means.items() if name.startswith("model.")}
+    return {**saved["model"], **averaged}

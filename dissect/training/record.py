@@ -11,7 +11,7 @@ import numpy as np
 from dissect.runs.config import kl_weight_at, lr_at
 from dissect.runs.files import Lines, write_json
 from dissect.sparsevd import declared_for, in_words, is_partial, measure, shares, sparsified
-from dissect.training.controls import ROLE
+from dissect.training.controls import ROLE, SHADOW
 from dissect.training.evaluation import evaluate_by, metrics
 from dissect.training.setup import Training
 from models.batch import Prefixes
@@ -124,6 +124,14 @@ def density_rows(training: Training) -> list[dict[str, Any]]:
         matrix = declared[row["matrix"]]
         role, module = (matrix.role, matrix.module) if matrix else ("other", "other")
         rows.append({**row, "role": role, "module": module})
-    for row in [] if controls is None else measure(controls, **settings):
-        rows.append({**row, "matrix": f"control.{row['matrix']}", "role": ROLE, "module": ROLE})
+    if controls is None:
+        return rows
+    for name in ("kl_only", "rolled"):
+        for row in measure(getattr(controls, name), **settings):
+            rows.append({**row, "matrix": f"control.{name}", "role": ROLE, "module": ROLE})
+    if controls.shadows is not None:
+        names = dict(zip(sparsified(controls.shadows), controls.shadows.names, strict=True))
+        like = {own: blocks.get(name, ((), ())) for own, name in names.items()}
+        for row in measure(controls.shadows, like, **settings):
+            rows.append({**row, "matrix": f"shadow.{names[row['matrix']]}", "role": SHADOW, "module": SHADOW})
     return rows

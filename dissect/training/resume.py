@@ -64,6 +64,7 @@ def snapshot(training: Training) -> dict[str, Any]:
         "model": training.model.state_dict(),
         "controls": training.controls.state_dict() if training.controls is not None else {},
         "optimiser": training.optimiser.state_dict(),
+        "averages": training.averages.state(),
         "state": asdict(training.state),
         "kernel": training.kernel,  # was measured; a second time another could be chosen
         "threads": torch.get_num_threads(),  # sums round differently with another number
@@ -89,7 +90,12 @@ def restore(training: Training, saved: dict[str, Any], path: Path) -> None:
         training.model.load_state_dict(with_current_names(type(training.model), saved["model"]))
         if training.controls is not None:
             training.controls.load_state_dict(saved["controls"])
+        kinds = [group["kind"] for group in training.optimiser.param_groups]  # earlier versions saved none
         training.optimiser.load_state_dict(saved["optimiser"])
+        for group, kind in zip(training.optimiser.param_groups, kinds, strict=True):
+            group["kind"] = kind
+        if "averages" in saved:
+            training.averages.restore(saved["averages"])
         training.state = type(training.state)(**saved["state"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(

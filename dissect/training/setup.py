@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dissect.errors import DataError
-from dissect.runs.config import Config
+from dissect.runs.config import Config, host_lr_at, lr_at
 from dissect.sparsevd import SparsifyReport, coverage, declared_for, own_parameters, sparsified, sparsify
 from dissect.training import products, workers
+from dissect.training.averages import Averages
 from dissect.training.controls import Controls, seeded_controls
 from dissect.training.scoring import catalogue_loss, score_buffer
 from models.base import with_current_names
@@ -48,6 +49,7 @@ class Training:
     optimiser: torch.optim.Optimizer
     left_out: dict[str, str]  # layers that SparseVD did not replace, with the reason
     coverage: list[dict[str, Any]]  # dissect.sparsevd.coverage; empty if the model is dense
+    averages: Averages
     kernel: str = "float32"  # of products.KERNELS, for products with the catalogue
     state: State = field(default_factory=State)
 
@@ -72,9 +74,11 @@ def assemble(
         left_out = instrument(model, config, prefixes)
         n_items, dim = model.candidates(model.item_states())[0].shape
         covered = coverage(model, model.matrices, left_out, n_items)
-        controls = seeded_controls(seed, dim, **sparsity(config)).to(device)
+        shadowed = model if config.shadows else None
+        controls = seeded_controls(seed, dim, shadowed, **sparsity(config)).to(device)
     optimiser = make_optimiser(model, controls, config)
-    return Training(config, seed, variant, model, controls, optimiser, left_out, covered)
+    averages = Averages(model=model, controls=controls)
+    return Training(config, seed, variant, model, controls, optimiser, left_out, covered, averages)
 
 
 def instrument(model: Any, config: Config, prefixes: Prefixes) -> dict[str, str]:
@@ -139,9 +143,9 @@ def make_optimiser(model: nn.Module, controls: Controls | None, config: Config) 
     host = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
     decay = config.l2 if config.decay_everything else 0.0
     groups: list[dict[str, Any]] = [
-        {"params": host, "weight_decay": config.l2, "eps": 1e-8},
-        {"params": penalised, "weight_decay": decay, "eps": 1e-8},
-        {"params": own, "weight_decay": decay, "eps": 1e-12},
+        {"params": host, "weight_decay": config.l2, "eps": 1e-8, "kind": "host"},
+        {"params": penalised, "weight_decay": decay, "eps": 1e-8, "kind": "penalised"},
+        {"params": own, "weight_decay": decay, "eps": 1e-12, "kind": "own"},
     ]
     kind = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
     is_amsgrad = config.optimiser == "amsgrad"
@@ -150,9 +154,12 @@ def make_optimiser(model: nn.Module, controls: Controls | None, config: Config) 
     return kind(some, lr=config.lr, amsgrad=is_amsgrad, fused=True)
 
 
-def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+def set_lr(optimiser: torch.optim.Optimizer, config: Config, step: int, steps_per_epoch: int) -> None:
+    """The rate of each group before `step` (from 0)."""
+    lr = lr_at(config, step, steps_per_epoch)
+    rates = {"host": host_lr_at(config, step, steps_per_epoch), "own": config.own_rate * lr}
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        group["lr"] = rates.get(str(group.get("kind")), lr)
 
 
 def load_dense(model: nn.Module, weights: dict[str, Tensor]) -> None:
