@@ -338,3 +338,9 @@ def test_the_recipe_of_a_preset_gives_way_to_what_is_said(typed, tmp_path):
         assert (config["optimiser"], config["lr"], config["batch_size"]) == wanted
     assert typed(*words, "--name", "plain")[0] == 0
     assert folders.group_config(folders.newest_group("runs"))["optimiser"] == "adam"
+
+
+def test_every_dissection_has_a_verdict_and_no_baseline_has():
+    assert Config("srgnn", "x", "0", max_steps=1).has_verdict and Config("srgnn", "x", "0", where="none").has_verdict
+    for settings in ({"max_steps": 0}, {"max_steps": 1}, {"select": "mrr@20"}, {"refit": True}):
+        assert not Config("pop", "x", "0", where="none", **settings).has_verdict
