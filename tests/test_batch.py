@@ -123,5 +123,5 @@ def test_no_step_asks_the_device_for_a_number(name, longest):
     vectors = model.encode(S, batch)
     vectors.sum().backward()
     assert vectors.shape == (len(prefixes), 8) and batch.targets.device.type == S.grad.device.type == "meta"
-    with pytest.raises((RuntimeError, NotImplementedError)):
+    with pytest.raises(RuntimeError):  # the check can fail: nonzero has to know how many
         batch.clicks.items.nonzero()

@@ -80,9 +80,8 @@ def test_the_rules_find_the_sessions_of_srgnns_authors():
         pytest.skip(f"No data set diginetica-srgnn in {catalog.data_root()}: docs/data.md tells how to bring it.")
     recipe, theirs = RECIPES["diginetica-srgnn"], catalog.load("diginetica-srgnn")
     log = read_log(Path(raw), recipe.log).table
-    for rule, settings in recipe.rules[
-        :4
-    ]:  # number, date, sort, drop single clicks; which items are rare, a part cannot say
+    # Number, date, sort, drop single clicks. A part of a log does not show which items are rare in the whole.
+    for rule, settings in recipe.rules[:4]:
         log = preprocess.RULES[rule](log, **settings)
     train, test = preprocess.RULES[recipe.split[0]](log, **recipe.split[1])
     ours = [to_sessions(part) for part in preprocess.order_sessions(train, test, "date")]
