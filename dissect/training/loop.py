@@ -317,7 +317,8 @@ def choose_epoch(training: Training, values: dict[str, dict[str, float]], run: P
     config, state = training.config, training.state
     if config.select == "last":
         return False
-    value = values["test" if config.protocol == "paper" else "valid"]["mrr@20"]
+    split = "test" if config.protocol == "paper" else "valid"
+    value = values[split]["mrr@20"] if split in values else float(state.step)  # without validation, the last epoch
     if value > state.best_value:
         state.best_value, state.best_step = value, state.step
         best = {**identity(training), "model": training.model.state_dict(), "step": state.step}
