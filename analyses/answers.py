@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dissect.runs.config import SEEDS
+
 HOLDS, FAILS = "holds", "fails"  # of an observation
 ALIVE, WITHERED = "alive", "withered"  # of a role, by what it keeps beyond chance
 REDUNDANT, NEEDED = "redundant", "needed"  # of a role, by retraining without it
 UNDECIDED, NOT_APPLICABLE = "undecided", "not applicable"
-FEWEST_SEEDS = 3
+FEWEST_SEEDS = len(SEEDS)
 NO_PENALTY = "the KL weight is 0, so that nothing was pruned: density says nothing (--kl-weight)"
 
 

@@ -31,7 +31,7 @@ from dissect.experiment.recommended import recommended
 from dissect.experiment.subject import Subject, defaults, find_model
 from dissect.group import Group
 from dissect.runs import files, folders
-from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SETTINGS
+from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SEEDS, SETTINGS
 from dissect.training.record import Observer
 
 Model = str | type[Any]  # a name, "path/to/file.py:ClassName", or a class
@@ -119,7 +119,7 @@ def run(
     model: Model,
     data: Dataset | str,
     *,
-    seeds: Sequence[int] = (1, 2, 3),
+    seeds: Sequence[int] = SEEDS,
     literal: bool = False,
     quiet: bool = False,
     **more: Any,

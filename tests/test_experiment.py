@@ -116,7 +116,7 @@ def test_the_library_says_and_shows_what_it_is_given_and_prints_nothing(demo, tm
     group = train("srgnn", demo, seeds=(2, 3), **again)
     assert said == [f"Seed 2 is finished already: {group}/s2"]
     train("srgnn", demo, seeds=(2,), force=True, **again)
-    assert said[1:] == [f"The old run is kept as {group}/s2.old-1"]
+    assert said[1:] == [f"The old run is kept as {group}/{each}s2.old-1" for each in ("", "without-sparsevd/")]
     found = evaluate(finished_run(group / "s1", tmp_path), lambda name, folder: demo)
     assert found["n"] == demo.test.n_prefixes and found["mrr@20"] > 0
     assert capfd.readouterr() == ("", "")

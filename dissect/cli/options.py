@@ -237,18 +237,18 @@ def start(context: click.Context, usual: Mapping[str, Any], as_json: bool, **giv
 
     workers.join()
     typed = {name: v for name, v in given.items() if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    path, is_dense = given.pop("config"), usual.get("where") == "none"
-    file = read_settings(path, usual, "init_from" in typed) if path else {}
+    source, is_dense = given.pop("config"), usual.get("where") == "none"
+    file = read_settings(source, usual, "init_from" in typed) if source else {}
     model, dataset = (typed.get(name, file.get(name, given.pop(name))) for name in ("model", "dataset"))
     if model is None:
         raise click.MissingParameter(ctx=context, param=context.command.params[0])
     is_files = "model" not in typed and "model" in file
-    subject = recorded_model(model, file.get("model_source"), path) if is_files else find_model(model)
+    subject = recorded_model(model, file.get("model_source"), source) if is_files else find_model(model)
     if not is_dense:
         subject.require_weights()
     data = loader()(dataset or newest_dataset(given["runs_dir"], say), given.pop("data_dir"))
     if file.get("dataset") == data.name and "split_hash" in file:
-        require_split(data, file["split_hash"], path)
+        require_split(data, file["split_hash"], source)
     names = {each.name for each in SETTINGS}
     settings = {name: value for name, value in file.items() if name in {*names, "select"}}
     if given["epochs"] is not None:
@@ -257,7 +257,7 @@ def start(context: click.Context, usual: Mapping[str, Any], as_json: bool, **giv
     options, name, dim = {}, given.pop("name"), given.pop("dim")
     if file.get("model") == subject.name:
         options = dict(file.get("model_options", {}))
-        group = Path(path).resolve().parent.name
+        group = Path(source).resolve().parent.name
         if file.get("dataset") == data.name and HASHED.search(group):
             name = name or HASHED.sub("", group)
     options |= {} if dim is None else {"dim": dim}
@@ -275,8 +275,8 @@ def start(context: click.Context, usual: Mapping[str, Any], as_json: bool, **giv
             if not isinstance(weights, tuple) or len(weights) == 1:
                 raise
             groups.append(error.group)
-    for group in groups:
-        show(group, not is_dense, as_json)
+    for path in groups:
+        show(path, not is_dense, as_json)
 
 
 def show(group: Path, has_verdict: bool, as_json: bool) -> None:

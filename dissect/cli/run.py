@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dissect.cli import options
-from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, LITERAL
+from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, LITERAL, SEEDS
 
 EXAMPLES = (
     "run",
@@ -22,7 +22,6 @@ IS_LITERAL = (
     "Use the settings that the paper prints (KL weight 1, batches of 100, 60,000 steps, no averages, no shadows), under"
     " which useless weights stay alive. Settings given here win."
 )
-SEEDS = (1, 2, 3)  # as many as a verdict needs
 MODEL = (
     "A name from `dissect models`, or path/to/file.py:ClassName. That file is executed; it cannot import its"
     " neighbours."

@@ -377,7 +377,7 @@ def train_seeds(plan: Plan, manner: Manner) -> Path:
         at_once(_train_one, todo, min(manner.jobs, len(todo)), plan=plan, manner=alone)
     for number, (seed, run) in enumerate(places.items(), 1):
         if folders.is_done(run):
-            if seed in done:
+            if seed in done and not plan.is_matched:
                 manner.say(f"Seed {seed} is finished already: {run}")
             continue
         of = f" ({number} of {len(places)})" if len(places) > 1 else ""

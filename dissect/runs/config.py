@@ -291,6 +291,7 @@ CALIBRATED: Mapping[str, Any] = MappingProxyType(
     }
 )
 LITERAL: Mapping[str, Any] = MappingProxyType({})
+SEEDS = (1, 2, 3)  # of `dissect run` unless given: as many as a verdict needs
 CALIBRATED_EPOCHS = 6.6  # default length of `dissect run`: that of the trials which the settings come from
 DENSE: Mapping[str, Any] = MappingProxyType({"where": "none", "schedule": "steps", "select": "mrr@20", "patience": 3})
 
