@@ -159,7 +159,7 @@ class VariationalLayer(nn.Module):
     def _product(self, name: str, x: Tensor, bias: Tensor | None) -> Tensor:
         """x times matrix `name` with its noise, and the bias; in training what its shadow makes too.
 
-        The sum of two Gaussians is one, so that a matrix and its shadow share one draw: this is a layer over [x; others].
+        The sum of two Gaussians is one: a matrix and its shadow share a draw, as one layer over [x; others] would.
         """
         mean, variance = self._moments(name, x, bias)
         if self._shadow is not None and self.training:
