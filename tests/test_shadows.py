@@ -246,22 +246,22 @@ KEPT = {  # beta -> at t = 3, 2, 1, 0 with the KL that is trained with, and with
 def test_useless_weights_are_kept_as_often_as_the_method_says():
     """Weights N(theta, sigma^2) with data term (w - z)^2 / 2, z standard normal: trained to the end, then counted."""
     beta = torch.tensor(list(KEPT))[:, None]
-    z = torch.tensor(stats.norm.isf(torch.arange(0.5, 1000) / 2000)).repeat(len(beta), 1)  # quantiles of |z|
+    z = torch.tensor(stats.norm.isf(torch.arange(0.5, 500) / 1000)).repeat(len(beta), 1)  # quantiles of |z|
     theta, log_sigma2 = z.clone().requires_grad_(), torch.full_like(z, -2.0).requires_grad_()
     optimiser = torch.optim.Adam([theta, log_sigma2], lr=0.03)
-    for step in range(2000):
-        optimiser.param_groups[0]["lr"] = 0.03 * min(1.0, 2 - step / 1000)
+    for step in range(3000):
+        optimiser.param_groups[0]["lr"] = 0.03 * min(1.0, 2 - step / 1500)
         loss = ((theta - z).square() + log_sigma2.exp()).sum() / 2 + (beta * kl_per_weight(theta, log_sigma2)).sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     kept = [(log_alpha(theta, log_sigma2) < t).double().mean(1) for t in (3, 2, 1, 0)]
-    assert torch.stack(kept, 1).numpy() == pytest.approx(np.array([rows[0] for rows in KEPT.values()]), abs=0.0015)
+    assert torch.stack(kept, 1).numpy() == pytest.approx(np.array([rows[0] for rows in KEPT.values()]), abs=0.0025)
 
 
 @pytest.mark.parametrize("beta", KEPT)
 def test_with_the_exact_kl_the_shares_are_nearly_the_same(beta):
-    """With the best theta the loss is beta KL(a) + z^2 / 2 sigmoid(a), a = log alpha. At its minimum it has no slope."""
+    """With the best theta the loss is beta KL(a) + z^2 / 2 sigmoid(a), a = log alpha. Its slope is 0 at the minimum."""
     for t, share in zip((3, 2, 1, 0), KEPT[beta][1]):
         x = math.exp(-t / 2) / math.sqrt(2)
         slope = x * special.dawsn(x)  # of the KL, downwards
@@ -407,20 +407,20 @@ def test_a_model_without_a_matrix_is_refused():
 @pytest.mark.slow
 def test_shadows_do_not_change_what_is_dissected(tmp_path):
     """Accuracy and densities with and without shadows differ by no more than seeds do."""
-    data, options = dissect.load("demo"), {"dim": 16}
-    usual = {**CALIBRATED, "max_steps": 400}
+    data, options, seeds = dissect.load("demo"), {"dim": 16}, (1, 2, 3)
     found = {}
     for shadowed in (True, False):
-        config = Config("srgnn", data.name, data.split_hash, options, **{**usual, "shadows": shadowed})
-        for seed in range(1, 6):
+        settings = {**CALIBRATED, "max_steps": 300, "shadows": shadowed}
+        config = Config("srgnn", data.name, data.split_hash, options, **settings)
+        for seed in seeds:
             run = tmp_path / f"{shadowed}-{seed}"
             summary = fit(lambda: SRGNN(data.n_items, **options), data, config, run, seed=seed)
             rows = [row for row in summary["density"] if not row["block"] and row["role"] not in ("control", "shadow")]
-            values = {"mrr@20": summary["test"]["mrr@20"]}
-            values |= {row["matrix"]: row["kept"]["3"] / row["numel"] for row in rows}
+            values = {row["matrix"]: row["kept"]["3"] / row["numel"] for row in rows}
+            values["mrr@20"] = summary["test"]["mrr@20"] / 100
             for name, value in values.items():
                 found.setdefault(name, {True: [], False: []})[shadowed].append(value)
     for name, values in found.items():
-        print(name, [f"{stats.tmean(v):.4f} +- {stats.tstd(v):.4f}" for v in values.values()])
-        pvalue = stats.ttest_rel(values[True], values[False]).pvalue if values[True] != values[False] else 1.0
-        assert pvalue > 0.05 / len(found), name
+        a, b = values.values()
+        error = np.hypot(np.std(a, ddof=1), np.std(b, ddof=1)) / len(seeds) ** 0.5
+        assert abs(np.mean(a) - np.mean(b)) < 3 * error + 0.01, (name, values)
