@@ -178,20 +178,30 @@ def test_others_are_other_rows_centred():
     assert y.mean((0, 2)).abs().max() < 1e-6
 
 
-def test_a_useless_layer_ends_like_its_shadow():
+USELESS = {
+    "linear": (lambda: nn.Linear(4, 16), [(64, 4)]),
+    "conv": (lambda: nn.Conv1d(4, 16, 3), [(64, 4, 3)]),
+    "cell": (lambda: nn.GRUCell(4, 16), [(64, 4), (64, 16)]),
+}
+KINDS = ["linear", pytest.param("conv", marks=pytest.mark.slow), pytest.param("cell", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_useless_layer_ends_like_its_shadow(kind):
     """A branch that is fed with noise: its log alpha has the distribution of its shadow's."""
+    make, shapes = USELESS[kind]
     kept, shadowed = [], []
     for seed in range(4):
         torch.manual_seed(seed)
-        needed, useless, head = nn.Linear(4, 16), nn.Linear(4, 16), nn.Linear(16, 1)
+        needed, useless, head = nn.Linear(4, 16), make(), nn.Linear(16, 1)
         model = nn.ModuleList([needed, useless, head])
         sparsify(model, lambda name, _: name == "1")
         shadows = Shadows(model)
         optimiser = torch.optim.Adam([*model.parameters(), *shadows.parameters()], lr=0.01)
         for step in range(400):
-            x, noise = torch.randn(64, 4), torch.randn(64, 4)
+            x, noise = torch.randn(64, 4), map(torch.randn, shapes)
             with shadows.cast(model):
-                h = torch.tanh(model[0](x)) + model[1](noise)
+                h = torch.tanh(model[0](x)) + model[1](*noise).view(64, 16)
             loss = (model[2](h)[:, 0] - x[:, 0].sin()).square().mean()
             loss = loss + min(1, step / 100) / 2000 * (penalty(model) + penalty(shadows))
             optimiser.zero_grad()
