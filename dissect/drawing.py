@@ -231,8 +231,9 @@ def histogram(group: Path, *, threshold: float | None = None) -> list[Drawing]:
         f"kept (blue) below the threshold log α = {t:g} (dashed)"
     )
     if table["matrix"].str.startswith("shadow.").any():
-        caption += "; upside down: the shadow of the matrix, useless by construction"
-    return [Drawing("log-alpha", figure.draw(table, t, caption), figure.describe(table, t, caption), table)]
+        caption += "\nupside down: the shadow of the matrix, useless by construction"
+    words = figure.describe(table, t, caption.replace("\n", "; "))
+    return [Drawing("log-alpha", figure.draw(table, t, caption), words, table)]
 
 
 def path(group: Path, *, by: str = "role", threshold: float | None = None) -> list[Drawing]:

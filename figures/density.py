@@ -20,7 +20,7 @@ LETTER = 0.054  # inches, a letter of a label on average
 CAPTION = 74  # letters that fit in a line of the caption, for each panel
 LEFT, BOTTOM, PANEL = 0.467, 0.36, 1.64  # inches, beside and below the axes, and their height
 HEADING, LINE = 0.15, 0.1  # inches, the title and a line of the caption
-ABOVE = 0.3  # inches, the two lines above each of several panels
+ABOVE = 0.26  # inches, the two lines above each of several panels
 
 
 def by_seed(table: pd.DataFrame, module: str, count: str, split_gates: bool = True) -> pd.DataFrame:
@@ -107,7 +107,7 @@ def _panel(axes: Axes, shown: pd.DataFrame, looks: Mapping[str, Any], x: str) ->
     for (role, line), part in sorted(shown.groupby(["role", "line"], sort=False), key=lambda of: of[0][0] != "shadow"):
         look = looks[line.removeprefix(SHADOW)]
         if role == "shadow":
-            axes.fill_between(part[x], 0, part["mean"], color=look["color"], alpha=0.1, linewidth=0)
+            axes.fill_between(part[x], 0, part["mean"], color=look["color"], alpha=0.08, linewidth=0)
             axes.plot(part[x], part["mean"], **{**look, "linewidth": THIN})
         else:
             axes.fill_between(part[x], part["low"], part["high"], color=look["color"], alpha=0.18, linewidth=0)

@@ -18,7 +18,7 @@ COLOURS = "mako_r"  # from light to dark without a turn: prints in grey, and no 
 ROW, LETTER = 0.135, 0.056  # inches, a row and a letter of its name
 LEAST = 0.6  # inches, left of the rows
 LINE = 0.1  # inches, a line of the caption
-BESIDE, BAR = 1.0, 0.5  # inches, right of the cells: the roles, and the colour bar with its words
+BESIDE, BAR = 0.95, 0.6  # inches, right of the cells: the roles, and the colour bar with its words
 
 
 def draw(table: pd.DataFrame, caption: str, label: str = "density") -> Figure:
@@ -69,25 +69,20 @@ def _epochs(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def _roles(axes: Axes, table: pd.DataFrame) -> None:
-    """A white line between matrices, and a bracket with its name beside the rows of each role."""
+    """White lines between matrices, wider ones between modules; beside the rows of each role a bracket and its name."""
     each = table.drop_duplicates("matrix")
-    roles = each["role"].where(each["role"] != "shadow").ffill()  # a shadow stands below its matrix
-    for number, matrix in enumerate(each["matrix"]):
-        if number and not _is_shadow(matrix):
-            axes.axhline(number, color="white", linewidth=1.2)
+    own = each[["module", "role"]].where(each["role"] != "shadow").ffill()  # a shadow stands below its matrix
+    for row in range(1, len(each)):
+        if own["module"].iloc[row] != own["module"].iloc[row - 1]:
+            axes.axhline(row, color="white", linewidth=3)
+        elif not _is_shadow(each["matrix"].iloc[row]):
+            axes.axhline(row, color="white", linewidth=1.2)
     beside, top = axes.get_yaxis_transform(), 0
-    for (module, role), run in groupby(zip(each["module"].where(each["role"] != "shadow").ffill(), roles)):
-        end = top + len(list(run))
+    for (_, role), rows in groupby(own.itertuples(index=False)):
+        end = top + len(list(rows))
         axes.plot([1.012, 1.012], [top + 0.12, end - 0.12], transform=beside, color=GREY, linewidth=0.6, clip_on=False)
-        if top and module != _module_above(each, top):
-            axes.axhline(top, color="white", linewidth=3)
         axes.text(1.025, (top + end) / 2, role, transform=beside, fontsize=6.5, va="center", color="#444444")
         top = end
-
-
-def _module_above(each: pd.DataFrame, row: int) -> str:
-    """The module of the matrix above this row."""
-    return str(each["module"].where(each["role"] != "shadow").ffill().iloc[row - 1])
 
 
 def describe(table: pd.DataFrame, caption: str) -> str:

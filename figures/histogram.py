@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -50,17 +48,16 @@ def draw(table: pd.DataFrame, threshold: float, caption: str) -> Figure:
 def _panel(axes: Axes, name: str, part: pd.DataFrame, shadow: pd.DataFrame | None, threshold: float) -> None:
     """The histogram of a matrix, and that of its shadow upside down."""
     tallest = max(_bars(axes, part, threshold, 1), 0.02)
-    words = in_words(part, threshold)
-    axes.set_title(f"{name}\n{words}" if shadow is None else name, fontsize=6.5, loc="left")
-    axes.set_ylim(0, 1.05 * tallest)
+    title = axes.set_title(f"{name}\n{in_words(part, threshold)}", fontsize=6.5, loc="left")
+    title.set_in_layout(False)  # nothing stands beside it
+    low = 0.0
     if shadow is not None:
-        tallest = max(tallest, _bars(axes, shadow, threshold, -1))
-        axes.set_ylim(-1.35 * tallest, 1.35 * tallest)  # with room for words above and below the bars
+        tallest = low = max(tallest, _bars(axes, shadow, threshold, -1))
         axes.axhline(0, color="black", linewidth=0.6)
-        text: Any = {"transform": axes.transAxes, "fontsize": 6.5, "ha": "right"}
-        axes.text(1, 1, words, va="top", **text)
-        axes.text(1, 0.02, f"shadow: {in_words(shadow, threshold)}", va="bottom", **text)
-    axes.axvline(threshold, color=COLOURS[1], linewidth=0.8, linestyle="--")
+        said = f"shadow: {in_words(shadow, threshold)}".replace(", ", ",\n", 1)
+        axes.text(0.02, 0.02, said, transform=axes.transAxes, fontsize=6.5, va="bottom", in_layout=False)
+    axes.set_ylim(-1.75 * low, 1.05 * tallest)  # below, with room for two lines of words
+    axes.plot([threshold] * 2, [-1.05 * low, 1.05 * tallest], color=COLOURS[1], linewidth=0.8, linestyle="--")
     axes.yaxis.set_major_locator(MaxNLocator(3 if shadow is None else 4, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(PERCENT)
 

@@ -48,22 +48,25 @@ def draw(shown: pd.DataFrame, caption: str, kept: str = "kept share") -> Figure:
     names = list(shown[shown["panel"] == "kept"]["line"].unique())
     words = short_names(names) | {DISSECTED: DISSECTED, DENSE: textwrap.fill(DENSE, 8)}
     beside = LETTER * max(len(line) for text in words.values() for line in text.split("\n")) + 0.05
-    top = 0.12 + LINE * (caption.count("\n") + 1)
-    height = top + UPPER + BETWEEN + LOWER + BOTTOM
+    top, upper = 0.12 + LINE * (caption.count("\n") + 1), max(UPPER, (LABEL_LINE + 0.02) * len(names))
+    height = top + upper + BETWEEN + LOWER + BOTTOM
     left, wide = 0.467, (COLUMN - 0.467 - beside) / 1.12
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(COLUMN, height))
         figure.text(0.05 / COLUMN, 1 - 0.05 / height, caption, fontsize=6, color="#444444", va="top")
-        for panel, below, tall in (("kept", BOTTOM + LOWER + BETWEEN, UPPER), ("mrr@20", BOTTOM, LOWER)):
+        for panel, below, tall, ylabel in (
+            ("kept", BOTTOM + LOWER + BETWEEN, upper, kept),
+            ("mrr@20", BOTTOM, LOWER, "MRR@20 (%)"),
+        ):
             axes = figure.add_axes((left / COLUMN, below / height, wide / COLUMN, tall / height))
             axes.set_xscale("log", base=2)
             axes.set_xticks([at[weight] for weight in weights], [f"{weight:g}" for weight in weights])
             axes.minorticks_off()
             _panel(axes, shown[shown["panel"] == panel], at, words, tall)
-            axes.yaxis.set_label_coords(0.1 / COLUMN, (below + tall / 2) / height, transform=figure.transFigure)
+            axes.set_ylabel(ylabel)
+            axes.yaxis.set_label_coords(0.13 / COLUMN, (below + tall / 2) / height, transform=figure.transFigure)
         figure.axes[0].tick_params(labelbottom=False)
-        figure.axes[0].set_ylabel(kept)
-        figure.axes[1].set(xlabel="KL weight β", ylabel="MRR@20 (%)")
+        figure.axes[1].set_xlabel("KL weight β")
     return figure
 
 
@@ -85,17 +88,18 @@ def _panel(axes: Axes, shown: pd.DataFrame, at: dict[float, float], words: dict[
             look = {"color": GREY, "linewidth": 0.9}
         elif line == DISSECTED:
             look |= {"color": "black", "linestyle": "-", "marker": "o"}
-        axes.fill_between(x, part["low"], part["high"], color=look["color"], alpha=0.18, linewidth=0)
+        axes.fill_between(x, part["low"], part["high"], color=look["color"], alpha=0.15, linewidth=0)
         axes.plot(x, part["mean"], **look)
         if part["shadow"].notna().any():
-            axes.plot(x, part["shadow"], color=look["color"], linewidth=0.8, linestyle=(0, (1, 1.2)))
+            dots: dict[str, Any] = {"linestyle": (0, (1, 1.2)), "linewidth": 0.8, "markersize": 2.2}
+            axes.plot(x, part["shadow"], **{**look, **dots, "markerfacecolor": "white", "markeredgewidth": 0.5})
         labels.append((float(part["mean"].iloc[-1]), words[line], look["color"]))
     if (shown["panel"] == "kept").all():
         axes.set_ylim(0, min(1.02, 1.08 * shown["high"].max()) or 1)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
-    lines = max(text.count("\n") + 1 for _, text, _ in labels)
-    label_ends(axes, labels, (LABEL_LINE * lines + 0.02) / tall * (high - low), margin=-0.1 * (high - low))
+    inch, high_label = (high - low) / tall, LABEL_LINE * max(text.count("\n") + 1 for _, text, _ in labels)
+    label_ends(axes, labels, (high_label + 0.02) * inch, margin=(high_label / 2 - 0.05) * inch)
 
 
 def describe(shown: pd.DataFrame, caption: str) -> str:
