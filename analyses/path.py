@@ -85,9 +85,8 @@ def _kept(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def too_few(group: Path, config: dict[str, Any], weights: list[float]) -> UsageError:
     """The refusal of a path of one point, with the command that adds another."""
-    other = config["kl_weight"] / 2 or 1
-    if weights and config["kl_weight"] not in weights:
-        other = config["kl_weight"]
+    own = config["kl_weight"]
+    other = (own / 2 or 1) if own in weights else own
     seeds = " ".join(f"--seed {folders.place_of(run)[1]}" for run in folders.group_runs(group)) or "--seed 1"
     words = ["dissect", "run", "--config", str(group / "config.toml"), "--kl-weight", f"{other:g}"]
     where = [] if group.parent == Path("runs") else ["--runs-dir", str(group.parent)]

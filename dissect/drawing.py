@@ -177,15 +177,15 @@ def _partly(sources: list[Source], module: str) -> list[str] | None:
     from dissect.sparsevd import in_words
     from figures.density import TITLES
 
-    covered = [source.covered.get(module) for source in sources]
-    lacking = [source.group.name for source in sources if not (source.table["module"] == module).any()]
-    if lacking and (len(lacking) < len(sources) or any(covered)):
-        why = next((in_words(found) for found in covered if found), "it was not dissected")
-        of = f" in {lacking[0]}" if len(sources) > 1 else ""
+    covered = {source.group: found for source in sources if (found := source.covered.get(module))}
+    lacking = [source for source in sources if not (source.table["module"] == module).any()]
+    if lacking and (len(lacking) < len(sources) or covered):
+        why = in_words(covered[lacking[0].group]) if lacking[0].group in covered else "it was not dissected"
+        of = f" in {lacking[0].group.name}" if len(sources) > 1 else ""
         print(f"No figure of the {TITLES[module]}: {why}{of}.", file=sys.stderr)
     if lacking:
         return None
-    return list(dict.fromkeys(in_words(found) for found in covered if found and found["share"] < 1))
+    return list(dict.fromkeys(in_words(found) for found in covered.values() if found["share"] < 1))
 
 
 def heatmap(

@@ -58,7 +58,9 @@ def _panel(axes: Axes, name: str, part: pd.DataFrame, shadow: pd.DataFrame | Non
         axes.text(0.02, 0.02, said, transform=axes.transAxes, fontsize=6.5, va="bottom", in_layout=False)
     axes.set_ylim(-1.75 * low, 1.05 * tallest)  # below, with room for two lines of words
     axes.plot([threshold] * 2, [-1.05 * low, 1.05 * tallest], color=COLOURS[1], linewidth=0.8, linestyle="--")
-    axes.yaxis.set_major_locator(MaxNLocator(3 if shadow is None else 4, steps=[1, 2, 5, 10]))
+    nice = MaxNLocator(3 if shadow is None else 2, steps=[1, 2, 5, 10])
+    ticks = [tick for tick in nice.tick_values(0, tallest) if tick <= 1.05 * tallest]
+    axes.set_yticks(ticks if shadow is None else [*(-tick for tick in ticks[:0:-1]), *ticks])
     axes.yaxis.set_major_formatter(PERCENT)
 
 
