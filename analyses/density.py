@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analyses.sound import each_sound
-from dissect.errors import DataError, unknown
+from dissect.errors import DataError, UsageError, unknown
 from dissect.runs.files import AGAIN, read_jsonl
 from dissect.runs.folders import FULL, group_runs, is_done, place_of, read_summary, variants
 from dissect.runs.records import Density
@@ -60,6 +60,14 @@ def counted(found: list[Path], group: Path, config: dict[str, Any]) -> pd.DataFr
     if lacking:
         raise DataError(f"{group} has no counts of the weights with log α below {', '.join(lacking)}.", AGAIN)
     return table
+
+
+def recorded(table: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
+    """The table of a group of this name. Raises UsageError if it lacks a column of counts, e.g. "kept 2.5"."""
+    if column in table:
+        return table
+    known = [each.split()[1] for each in table if each.startswith(column.split()[0] + " ")]
+    raise UsageError(f"{name} has no counts for {column}.", f"Recorded: {', '.join(known)}.")
 
 
 def density_rows(run: Path) -> list[dict[str, Any]]:
@@ -187,3 +195,38 @@ def log_alpha_shares(table: pd.DataFrame) -> pd.DataFrame:
         edges = LOWEST + (np.arange(len(counts)) - 1) / BINS_PER_UNIT
         rows.append(pd.DataFrame({"matrix": matrix, "log_alpha": edges, "share": counts / counts.sum()}))
     return pd.concat(rows, ignore_index=True)
+
+
+def over_training(table: pd.DataFrame, column: str, most: int = 60) -> pd.DataFrame:
+    """Mean density of each whole matrix over seeds at evenly spaced moments of training, at most `most` of them.
+
+    Columns: matrix, role, module, moment (from 0), step, epoch (of the last measurement by then), density, seeds.
+    Matrices come by module, then by role, each with its shadow after it; controls come last.
+    """
+    whole = table[table["block"] == ""]
+    steps = np.sort(whole["step"].unique())
+    even = np.linspace(steps[0], steps[-1], min(most, len(steps))).round()
+    moments = pd.DataFrame({"step": steps[np.searchsorted(steps, even, side="right") - 1]}).rename_axis("moment")
+    means = (
+        whole.assign(density=whole[column] / whole["numel"])
+        .groupby(["matrix", "role", "module", "step", "epoch"], sort=False)["density"]
+        .agg(["mean", "count"])
+        .set_axis(["density", "seeds"], axis=1)
+        .reset_index()
+    )
+    order = {matrix: place for place, matrix in enumerate(in_order(means))}
+    found = moments.reset_index().merge(means, on="step")
+    found = found.sort_values(["matrix", "moment"], key=lambda of: of.map(order) if of.name == "matrix" else of)
+    names = ["matrix", "role", "module", "moment", "step", "epoch", "density", "seeds"]
+    return found[names].reset_index(drop=True)
+
+
+def in_order(table: pd.DataFrame) -> list[str]:
+    """The matrices by module and role, in the order in which these appear; each with its shadow after it."""
+    each = table.drop_duplicates("matrix")
+    own = each[each["role"] != "shadow"]
+    modules, roles = (list(dict.fromkeys(own[name])) for name in ("module", "role"))
+    modules.sort(key=lambda module: module == "control")
+    by = sorted(own.itertuples(), key=lambda row: (modules.index(row.module), roles.index(row.role)))
+    known = set(each["matrix"])
+    return [name for row in by for name in (row.matrix, f"shadow.{row.matrix}") if name in known]

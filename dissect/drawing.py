@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dissect.errors import DissectError, UsageError, unknown
 
@@ -48,6 +48,53 @@ class Drawing(NamedTuple):
             ) from error
 
 
+class Source(NamedTuple):
+    """A group in one variant, with the column of its table that a figure shows, and that column in words."""
+
+    group: Path
+    variant: str
+    config: dict[str, Any]
+    table: pd.DataFrame
+    column: str
+    says: str
+
+    @property
+    def title(self) -> str:
+        reduced = "" if self.variant == "full" else f" {_without(self.variant)}"
+        return f"{self.config['model']}{reduced}, {self.config['dataset']}"
+
+    @property
+    def seeds(self) -> int:
+        return int(self.table["seed"].nunique())
+
+    @property
+    def has_shadows(self) -> bool:
+        return bool((self.table["role"] == "shadow").any())
+
+    @property
+    def covered(self) -> dict[str, Any]:
+        """Module -> how much of it is dissected."""
+        from analyses.coverage import coverage
+        from dissect.runs import folders
+
+        return (coverage(folders.group_runs(self.group, self.variant)) or {}).get("modules", {})
+
+
+def _source(group: Path, variant: str, threshold: float | None, measure: str, tau: str) -> Source:
+    from analyses.density import density_table, recorded
+    from dissect.runs import folders
+    from dissect.sparsevd.density import key
+
+    config = folders.group_config(group)
+    t = config["threshold"] if threshold is None else threshold
+    column, says = {
+        "D1": (f"kept {key(t)}", f"log α < {t:g}"),
+        "D2": (f"abs {tau}", f"|θ| > {tau}"),
+        "D2s": (f"signed {tau}", f"θ > {tau}"),
+    }[measure]
+    return Source(group, variant, config, recorded(density_table(group, variant), column, group.name), column, says)
+
+
 def density(
     group: Path,
     *,
@@ -57,61 +104,120 @@ def density(
     tau: str = "0.01",
     variant: str = "full",
     module: str | None = None,
+    beside: Path | None = None,
 ) -> list[Drawing]:
     """Draw density against training: Figure 3 (GNN module) and Figure 4 (readout).
 
     One drawing for each module that has densities, or for `module` alone. A weight counts by `measure`: D1, if
-    log alpha is below the threshold (the group's unless given); D2, |theta| > tau; D2s, theta > tau.
+    log alpha is below the threshold (the group's unless given); D2, |theta| > tau; D2s, theta > tau. `beside` is a
+    second group, drawn in a panel to the right.
     """
-    from analyses.coverage import coverage
-    from analyses.density import density_table
-    from dissect.runs import folders
-    from dissect.sparsevd import in_words
-    from dissect.sparsevd.density import key
     from figures import density as figure
 
     if module is not None and module not in STEMS:
         raise unknown("module", module, STEMS)
-    config, table = folders.group_config(group), density_table(group, variant)
-    t = config["threshold"] if threshold is None else threshold
-    column, says = {
-        "D1": (f"kept {key(t)}", f"log α < {t:g}"),
-        "D2": (f"abs {tau}", f"|θ| > {tau}"),
-        "D2s": (f"signed {tau}", f"θ > {tau}"),
-    }[measure]
-    if column not in table:
-        known = [name.split()[1] for name in table if name.startswith(column.split()[0] + " ")]
-        raise UsageError(f"{group.name} has no counts for {column}.", f"Recorded: {', '.join(known)}.")
-    suffix, reduced = ("", "") if variant == folders.FULL else (f"-{variant}", f" {_without(variant)}")
-    lines = [
-        f"{config['model']}{reduced}, {config['dataset']}",
-        f"share with {says}; {_over_seeds('mean and range of', {table['seed'].nunique()})}",
-        f"SparseVD: {config['where']}, KL weight {config['kl_weight']:g}, {config['prior']} prior, "
-        f"noise {config['noise']}",
-    ]
-    if (table["role"] == "shadow").any():
-        lines.append("thin dots: the shadow of each matrix, useless by construction")
-    covered = (coverage(folders.group_runs(group, variant)) or {}).get("modules", {})
+    groups = [group] if beside is None else [group, beside]
+    sources = [_source(each, variant, threshold, measure, tau) for each in groups]
+    panels = _side_by_side(sources) if beside is not None else None
+    says = sources[0].says
+    lines = [f"share with {says}; {_over_seeds('mean and range of', {source.seeds for source in sources})}"]
+    if panels is None:
+        config = sources[0].config
+        where, prior = f"SparseVD: {config['where']}, KL weight {config['kl_weight']:g}", f"{config['prior']} prior"
+        lines = [sources[0].title, *lines, f"{where}, {prior}, noise {config['noise']}"]
+    if any(source.has_shadows for source in sources):
+        lines.append("thin and shaded: the shadow of each matrix, useless by construction")
+    stem = ("" if variant == "full" else f"-{variant}") + ("" if panels is None else "-together")
     drawings = []
     for name in STEMS if module is None else (module,):
-        words = [in_words(covered[name])] if name in covered else []
-        if not (table["module"] == name).any():
-            if words:
-                print(f"No figure of the {figure.TITLES[name]}: {words[0]}.", file=sys.stderr)
+        if (partly := _partly(sources, name)) is None:
             continue
-        partly = words if words and covered[name]["share"] < 1 else []
-        values = figure.by_seed(table, name, column)
-        shown = figure.lines(values)
-        under = "\n".join([*lines, *(part for text in partly for part in textwrap.wrap(text, figure.CAPTION))])
-        drawn = figure.draw(values, name, under, x, f"density ({says})")
-        drawings.append(
-            Drawing(STEMS[name] + suffix, drawn, figure.describe(shown, name, "; ".join([*lines, *partly])), shown)
-        )
+        found = [figure.lines(figure.by_seed(each.table, name, each.column)) for each in sources]
+        shown = found[0] if panels is None else _stacked(found, sources)
+        width = figure.CAPTION * len(sources)
+        under = "\n".join([*lines, *(part for text in partly for part in textwrap.wrap(text, width))])
+        drawn = figure.draw(shown, name, under, x, f"density ({says})", panels)
+        words = figure.describe(shown, name, "; ".join([*lines, *partly]), panels)
+        drawings.append(Drawing(STEMS[name] + stem, drawn, words, shown))
     return drawings
 
 
+def _side_by_side(sources: list[Source]) -> dict[str, str]:
+    """Group -> the title of its panel. Raises UsageError for groups that one figure cannot show by the same rules."""
+    names = [source.group.name for source in sources]
+    if len({source.group.resolve() for source in sources}) < len(sources):
+        raise UsageError(f"{names[0]} is given twice: a figure side by side needs two groups.")
+    if len({source.says for source in sources}) > 1:
+        counts = "; ".join(f"{name} counts {source.says}" for name, source in zip(names, sources))
+        raise UsageError(f"One axis cannot show two measures: {counts}.", "Give --threshold 3, or another for both.")
+    return {
+        str(source.group): f"KL weight {source.config['kl_weight']:g}, {source.config['max_steps']:,} steps\n"
+        f"{source.title}, {source.seeds} seed{'s' * (source.seeds > 1)} ({_hash(name)})"
+        for name, source in zip(names, sources)
+    }
+
+
+def _hash(name: str) -> str:
+    """srgnn-demo-1625fc06 -> 1625fc06; a name without a hash as it is"""
+    from dissect.runs.folders import HASHED
+
+    return found[1] if (found := HASHED.search(name)) else name
+
+
+def _stacked(found: list[pd.DataFrame], sources: list[Source]) -> pd.DataFrame:
+    """The numbers of several groups in one table, each row with its group."""
+    import pandas as pd
+
+    tables = [table.assign(group=str(source.group)) for table, source in zip(found, sources)]
+    return pd.concat(tables, ignore_index=True)[["group", *found[0]]]
+
+
+def _partly(sources: list[Source], module: str) -> list[str] | None:
+    """What a figure must say where a module is dissected in part; None, with a note on stderr, if nothing is."""
+    from dissect.sparsevd import in_words
+    from figures.density import TITLES
+
+    covered = {source.group: found for source in sources if (found := source.covered.get(module))}
+    lacking = [source for source in sources if not (source.table["module"] == module).any()]
+    if lacking and (len(lacking) < len(sources) or covered):
+        why = in_words(covered[lacking[0].group]) if lacking[0].group in covered else "it was not dissected"
+        of = f" in {lacking[0].group.name}" if len(sources) > 1 else ""
+        print(f"No figure of the {TITLES[module]}: {why}{of}.", file=sys.stderr)
+    if lacking:
+        return None
+    return list(dict.fromkeys(in_words(found) for found in covered.values() if found["share"] < 1))
+
+
+def heatmap(
+    group: Path,
+    *,
+    threshold: float | None = None,
+    measure: str = "D1",
+    tau: str = "0.01",
+    variant: str = "full",
+) -> list[Drawing]:
+    """Draw the density of all matrices against training at a glance, each with its shadow.
+
+    The options are those of a density.
+    """
+    from analyses.density import over_training
+    from figures import heatmap as figure
+
+    source = _source(group, variant, threshold, measure, tau)
+    table = over_training(source.table, source.column)
+    caption = (
+        f"{source.title}: share with {source.says}, {_over_seeds('mean of', {source.seeds})}; "
+        f"KL weight {source.config['kl_weight']:g}"
+    )
+    if source.has_shadows:
+        caption += "\nshadow: useless by construction; shows what the matrix above it would keep by chance"
+    stem = "density-heatmap" + ("" if variant == "full" else f"-{variant}")
+    drawn = figure.draw(table, caption, f"density ({source.says})")
+    return [Drawing(stem, drawn, figure.describe(table, caption.replace("\n", "; ")), table)]
+
+
 def histogram(group: Path, *, threshold: float | None = None) -> list[Drawing]:
-    """Draw histograms of log alpha at the end of training, with the threshold."""
+    """Draw histograms of log alpha at the end of training, with the threshold; those of shadows upside down."""
     from analyses.density import density_table, log_alpha_shares
     from dissect.runs import folders
     from figures import histogram as figure
@@ -124,7 +230,35 @@ def histogram(group: Path, *, threshold: float | None = None) -> list[Drawing]:
         f"{config['model']} on {config['dataset']}, end of training, all seeds; "
         f"kept (blue) below the threshold log α = {t:g} (dashed)"
     )
-    return [Drawing("log-alpha", figure.draw(table, t, caption), figure.describe(table, t, caption), table)]
+    if table["matrix"].str.startswith("shadow.").any():
+        caption += "\nupside down: the shadow of the matrix, useless by construction"
+    words = figure.describe(table, t, caption.replace("\n", "; "))
+    return [Drawing("log-alpha", figure.draw(table, t, caption), words, table)]
+
+
+def path(group: Path, *, by: str = "role", threshold: float | None = None) -> list[Drawing]:
+    """Draw the path over the KL weight: what is kept, what chance keeps, and MRR@20.
+
+    A line for each role, or `by` "matrix". The points are the groups that differ in nothing but the KL weight
+    (`dissect run ... --kl-weight 2`) and lie in the same folder.
+    """
+    from analyses.path import path_table
+    from dissect.runs import folders
+    from figures import path as figure
+
+    config, table = folders.group_config(group), path_table(group, threshold)
+    says = f"log α < {config['threshold'] if threshold is None else threshold:g}"
+    shown = figure.lines(table, by)
+    numbers = set(table.groupby("kl_weight")["seed"].nunique())
+    lines = [f"{config['model']}, {config['dataset']}; {_over_seeds('mean and range of', numbers)}"]
+    if table["shadow"].notna().any():
+        lines.append("thin dots: the shadows, useless by construction")
+    if (table["kl_weight"] == 0).any():
+        lines.append("KL weight 0 stands left of the logarithmic axis")
+    stem = "path" if by == "role" else f"path-by-{by}"
+    caption = "\n".join(lines)
+    drawn = figure.draw(shown, caption, f"kept share ({says})")
+    return [Drawing(stem, drawn, figure.describe(shown, "; ".join([*lines, says])), shown)]
 
 
 def training(
@@ -192,7 +326,9 @@ def _over_seeds(what: str, numbers: set[int]) -> str:
 # Name -> what draws it. The first line of each docstring is the help of `dissect plot NAME`.
 FIGURES: dict[str, Callable[..., list[Drawing]]] = {
     "density": density,
+    "heatmap": heatmap,
     "histogram": histogram,
+    "path": path,
     "training": training,
     "data": data,
 }

@@ -23,7 +23,13 @@ from dissect.sparsevd.density import key
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CHOICES = {"measure": ("D1", "D2", "D2s"), "x": ("epoch", "step"), "by": ("epoch", "time")}  # options of figures
+MEASURES = ("D1", "D2", "D2s")
+CHOICES: dict[str, dict[str, tuple[str, ...]]] = {  # figure -> option -> what it may be
+    "density": {"measure": MEASURES, "x": ("epoch", "step")},
+    "heatmap": {"measure": MEASURES},
+    "training": {"by": ("epoch", "time")},
+    "path": {"by": ("role", "matrix")},
+}
 
 
 @dataclass(frozen=True)
@@ -127,10 +133,11 @@ class Group:
         return judge(self.path, judged=planted.judged(config.dataset))
 
     def figure(self, kind: str, **options: Any) -> Figure:
-        """A figure of `dissect plot`: "density", "histogram" or "training", not registered with pyplot.
+        """A figure of `dissect plot`, not registered with pyplot: density, heatmap, histogram, path or training.
 
         `options` are those of the command: module, x, threshold, measure, tau and variant of a density (without a
-        module, the first that has one), threshold of a histogram, by and variants of a training.
+        module, the first that has one), and beside, a second group to its right; threshold, measure, tau and variant of
+        a heatmap; threshold of a histogram; by and threshold of a path; by and variants of a training.
         """
         kinds = [name for name in drawing.FIGURES if name != "data"]
         if kind not in kinds:
@@ -141,8 +148,10 @@ class Group:
         for name, value in options.items():
             if name not in known:
                 raise unknown(f"option of a {kind} figure", name, known)
-            if name in CHOICES and value not in CHOICES[name]:
-                raise unknown(name, value, CHOICES[name])
+            if value not in CHOICES.get(kind, {}).get(name, (value,)):
+                raise unknown(name, value, CHOICES[kind][name])
+        if (beside := options.get("beside")) is not None:
+            options["beside"] = beside.path if isinstance(beside, Group) else Path(beside)
         drawings = draw(self.path, **options)
         if not drawings:
             raise UsageError(f"There is no {kind} figure with {options} of {self.path.name}.")

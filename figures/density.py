@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, COLUMN, DASHES, GREY, SETTINGS, label_ends, short_names
+from figures.style import COLOURS, COLUMN, DASHES, GREY, SETTINGS, TEXT, label_ends, short_names
 
 TITLES = {"gnn": "GNN module", "readout": "Readout module", "encoder": "Encoder", "other": "Other matrices"}
-SHADOW = (1, 1)  # dots
+SHADOW = "shadow."  # begins the name of a shadow's line
 CONTROLS = {"control.kl_only": (1, 1.65)}  # both are grey; the other one is solid
+THIN = 0.6  # of controls and shadows
 LETTER = 0.054  # inches, a letter of a label on average
-CAPTION = 74  # letters that fit in a line of the caption
+CAPTION = 74  # letters that fit in a line of the caption, for each panel
+LEFT, BOTTOM, PANEL = 0.467, 0.36, 1.64  # inches, beside and below the axes, and their height
 HEADING, LINE = 0.15, 0.1  # inches, the title and a line of the caption
+ABOVE = 0.26  # inches, the two lines above each of several panels
 
 
 def by_seed(table: pd.DataFrame, module: str, count: str, split_gates: bool = True) -> pd.DataFrame:
@@ -23,7 +30,7 @@ def by_seed(table: pd.DataFrame, module: str, count: str, split_gates: bool = Tr
     `split_gates`. `count` names the counted column, e.g. "kept 3". Controls are lines too, and shadows ("shadow.", then
     the line that it belongs to).
     """
-    of_module = {f"shadow.{matrix}" for matrix in table[table["module"] == module]["matrix"]}
+    of_module = {f"{SHADOW}{matrix}" for matrix in table[table["module"] == module]["matrix"]}
     chosen = table[table["module"].isin([module, "control"]) | table["matrix"].isin(of_module)]
     has_rows = chosen[chosen["block"].isin(["r", "z", "n"])]["matrix"].unique() if split_gates else []
     whole = (chosen["block"] == "") & ~chosen["matrix"].isin(has_rows)
@@ -40,65 +47,96 @@ def lines(values: pd.DataFrame) -> pd.DataFrame:
     return grouped.agg(mean="mean", low="min", high="max", seeds="count").reset_index()
 
 
-def draw(values: pd.DataFrame, module: str, caption: str, x: str = "epoch", ylabel: str = "density") -> Figure:
-    """Mean of each line of `by_seed`, the range over seeds as a band; controls thin and grey; labels at the ends."""
-    import seaborn as sns
+def draw(
+    shown: pd.DataFrame,
+    module: str,
+    caption: str,
+    x: str = "epoch",
+    ylabel: str = "density",
+    panels: Mapping[str, str] | None = None,
+) -> Figure:
+    """Mean of each line of `lines`, the range over seeds as a band; controls thin and grey; labels at the ends.
 
-    own, controls, shadows = (
-        list(values[chosen]["line"].unique())
-        for chosen in (
-            ~values["role"].isin(["control", "shadow"]),
-            values["role"] == "control",
-            values["role"] == "shadow",
-        )
+    A shadow is thin, in the colour and the dashes of its matrix, and shaded down to 0. `panels`: group -> title, a
+    panel for each, side by side; `shown` then tells the group of each row. A line looks the same in all of them.
+    """
+    own, controls = (
+        list(shown[chosen]["line"].unique())
+        for chosen in (~shown["role"].isin(["control", "shadow"]), shown["role"] == "control")
     )
-    colours = {line: COLOURS[number % len(COLOURS)] for number, line in enumerate(own)} | dict.fromkeys(controls, GREY)
-    # Other dashes when the colours repeat.
-    dashes = {line: DASHES[(number + number // len(COLOURS)) % len(DASHES)] for number, line in enumerate(own)}
-    dashes |= {line: CONTROLS.get(line, "") for line in controls}
-    for line in shadows:  # thin, in the colour of its matrix, and without a label
-        colours[line], dashes[line] = colours[line.removeprefix("shadow.")], SHADOW
-    above = 0.12 + HEADING + LINE * (caption.count("\n") + 1)  # inches, of title and caption
-    height = above + 2.0
+    looks = styles(own, controls)
+    words = short_names([*own, *controls])
+    above = 0.12 + HEADING + LINE * (caption.count("\n") + 1) + (ABOVE if panels else 0)  # inches, of all text
+    height, width = above + PANEL + BOTTOM, TEXT if panels else COLUMN
+    beside = LETTER * max(map(len, words.values())) + 0.05
+    each = (width - LEFT) / max(len(panels or ()), 1)  # inches, a panel with its labels
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=(COLUMN, height))
-        words = short_names([*own, *controls])
-        room = 0.86 - (LETTER * max(map(len, words.values())) + 0.05) / COLUMN  # what labels leave to axes and leaders
-        axes = figure.add_axes((0.14, 0.36 / height, room / 1.12, (height - above - 0.36) / height))
-        sns.lineplot(
-            values,
-            x=x,
-            y="density",
-            hue="line",
-            palette=colours,
-            style="line",
-            dashes=dashes,
-            size="line",
-            sizes=dict.fromkeys(own, SETTINGS["lines.linewidth"]) | dict.fromkeys([*controls, *shadows], 0.6),
-            errorbar=("pi", 100),  # from the lowest to the highest seed
-            err_kws={"alpha": 0.18, "linewidth": 0},
-            legend=False,
-            ax=axes,
-        )
-        axes.set(xlim=(0, values[x].max() or 1), ylim=(0, 1.02), xlabel=x, ylabel=ylabel)
-        ends = lines(values).groupby("line", sort=False)["mean"].last()
-        labels = [(float(ends[line]), words[line], colours[line]) for line in [*own, *controls]]
-        label_ends(axes, labels, gap=0.062, margin=-0.1)
+        figure = Figure(figsize=(width, height))
+        for place, (group, title) in enumerate((panels or {"": ""}).items()):
+            box = (LEFT + place * each, BOTTOM, (each - beside) / 1.12, PANEL)
+            axes = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
+            part = shown[shown["group"] == group] if panels else shown
+            _panel(axes, part, looks, x)
+            axes.set(xlim=(0, part[x].max() or 1), ylim=(0, 1.02), xlabel=x, ylabel="" if place else ylabel)
+            axes.tick_params(labelleft=not place)
+            if panels:
+                _heading(axes, title)
+            ends = part.groupby("line", sort=False)["mean"].last()
+            labels = [(float(ends[line]), words[line], looks[line]["color"]) for line in looks if line in ends]
+            label_ends(axes, labels, gap=0.062, margin=-0.1)
         title, top = TITLES.get(module, module), 1 - 0.05 / height
-        figure.text(0.015, top, title, fontsize=8, fontweight="bold", va="top")
-        figure.text(0.015, top - HEADING / height, caption, fontsize=6, color="#444444", va="top")
+        figure.text(0.05 / width, top, title, fontsize=8, fontweight="bold", va="top")
+        figure.text(0.05 / width, top - HEADING / height, caption, fontsize=6, color="#444444", va="top")
     return figure
 
 
-def describe(shown: pd.DataFrame, module: str, caption: str) -> str:
+def styles(own: list[str], controls: list[str]) -> dict[str, dict[str, Any]]:
+    """How the lines of matrices and controls look."""
+    looks: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(own):  # other dashes when the colours repeat
+        dashes = DASHES[(number + number // len(COLOURS)) % len(DASHES)]
+        looks[line] = {"color": COLOURS[number % len(COLOURS)], "linestyle": (0, dashes) if dashes else "-"}
+    for line in controls:
+        dashes = CONTROLS.get(line, "")
+        looks[line] = {"color": GREY, "linestyle": (0, dashes) if dashes else "-", "linewidth": THIN}
+    return looks
+
+
+def _panel(axes: Axes, shown: pd.DataFrame, looks: Mapping[str, Any], x: str) -> None:
+    """The lines of a panel, shadows first, so that they lie below."""
+    for (role, line), part in sorted(shown.groupby(["role", "line"], sort=False), key=lambda of: of[0][0] != "shadow"):
+        look = looks[line.removeprefix(SHADOW)]
+        if role == "shadow":
+            axes.fill_between(part[x], 0, part["mean"], color=look["color"], alpha=0.08, linewidth=0)
+            axes.plot(part[x], part["mean"], **{**look, "linewidth": THIN})
+        else:
+            axes.fill_between(part[x], part["low"], part["high"], color=look["color"], alpha=0.18, linewidth=0)
+            axes.plot(part[x], part["mean"], **look)
+
+
+def _heading(axes: Axes, title: str) -> None:
+    """Two lines above a panel: what it shows, and where that comes from."""
+    first, _, second = title.partition("\n")
+    axes.text(0, 1 + 0.17 / PANEL, first, transform=axes.transAxes, fontsize=7, fontweight="bold")
+    axes.text(0, 1 + 0.06 / PANEL, second, transform=axes.transAxes, fontsize=6, color="#444444")
+
+
+def describe(shown: pd.DataFrame, module: str, caption: str, panels: Mapping[str, str] | None = None) -> str:
     """The figure in words, from its data."""
+    if panels is None:
+        said = [_ends(shown)]
+    else:
+        titles = {group: ", ".join(title.splitlines()) for group, title in panels.items()}
+        said = [f"{title}: {_ends(shown[shown['group'] == group])}" for group, title in titles.items()]
+    return f"Density of the matrices of the {TITLES.get(module, module)} against training. {caption}. {' '.join(said)}"
+
+
+def _ends(shown: pd.DataFrame) -> str:
+    """Where the lines of a panel begin and end."""
     last = shown[shown["step"] == shown["step"].max()]
     ends = "; ".join(
         f"{line} {mean:.3f}" + (f" (range over {seeds} seeds {low:.3f} to {high:.3f})" if seeds > 1 else "")
         for line, mean, low, high, seeds in last[["line", "mean", "low", "high", "seeds"]].itertuples(index=False)
     )
     first = shown[shown["step"] == shown["step"].min()]["mean"]
-    return (
-        f"Density of the matrices of the {TITLES.get(module, module)} against training. {caption}. "
-        f"At the start the lines lie between {first.min():.3f} and {first.max():.3f}; at the end: {ends}."
-    )
+    return f"At the start the lines lie between {first.min():.3f} and {first.max():.3f}; at the end: {ends}."

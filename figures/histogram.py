@@ -1,64 +1,77 @@
-"""Histograms of log alpha per matrix, with the threshold."""
+"""Histograms of log alpha per matrix, with the threshold; that of its shadow mirrored below."""
 
 from __future__ import annotations
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from figures.style import COLOURS, SETTINGS, TEXT, short_names
 
 BIN = 0.25  # of log alpha
 BEYOND = "#B5B5B5"  # of the weights at or above the threshold
+SHADOW = "shadow."  # begins the name of a shadow
+PERCENT = FuncFormatter(lambda share, _: f"{abs(share):.0%}")
 
 
 def draw(table: pd.DataFrame, threshold: float, caption: str) -> Figure:
     """One small panel per matrix; `table` has matrix, log_alpha (left edge of a bin) and share of the weights.
 
-    Weights that are kept are blue, the others grey. The bins at the ends of the range, -20.25 and 20, hold all that
-    lies beyond: its share is written, not drawn.
+    Weights that are kept are blue, the others grey. A matrix with a shadow has the shadow's histogram upside down below
+    its own, on the same scale. The bins at the ends of the range, -20.25 and 20, hold all that lies beyond: its share
+    is written, not drawn.
     """
-    import seaborn as sns
-
-    matrices = list(table["matrix"].unique())
+    parts = dict(list(table.groupby("matrix", sort=False)))
+    matrices = [matrix for matrix in parts if not matrix.startswith(SHADOW)]
     names = short_names(matrices)
+    has_shadows = any(f"{SHADOW}{matrix}" in parts for matrix in matrices)
     columns = 4
     rows = -(-len(matrices) // columns)
     low, high = limits(table, threshold)
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=(TEXT, 0.45 + 1.25 * rows), layout="constrained")
+        figure = Figure(figsize=(TEXT, 0.45 + (1.55 if has_shadows else 1.25) * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False)
         for panel in panels.flat[len(matrices) :]:
             panel.set_visible(False)
         for panel, matrix in zip(panels.flat, matrices):
-            part = table[table["matrix"] == matrix]
-            inside = part[(part["log_alpha"] >= -20) & (part["log_alpha"] < 20)]
-            sns.histplot(
-                inside.assign(middle=inside["log_alpha"] + BIN / 2, kept=inside["log_alpha"] < threshold),
-                x="middle",
-                weights="share",
-                binwidth=BIN,
-                binrange=(-20, 20),
-                hue="kept",
-                palette={True: COLOURS[0], False: BEYOND},
-                alpha=1,
-                linewidth=0,
-                legend=False,
-                ax=panel,
-            )
-            panel.set(xlabel="", ylabel="")
-            panel.axvline(threshold, color=COLOURS[1], linewidth=0.8, linestyle="--")
-            panel.set_title(f"{names[matrix]}\n{in_words(part, threshold)}", fontsize=6.5, loc="left")
+            _panel(panel, names[matrix], parts[matrix], parts.get(f"{SHADOW}{matrix}"), threshold)
             panel.set_xlim(low, high)
-            panel.set_ylim(0, max(1.05 * inside["share"].max(), 0.02))
-            panel.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
-            panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         figure.supxlabel("log α", fontsize=7.5)
         figure.supylabel(f"share of the weights in a bin of {BIN}", fontsize=7.5)
         figure.suptitle(caption, fontsize=6.5, x=0.01, ha="left", color="#444444")
     return figure
+
+
+def _panel(axes: Axes, name: str, part: pd.DataFrame, shadow: pd.DataFrame | None, threshold: float) -> None:
+    """The histogram of a matrix, and that of its shadow upside down."""
+    tallest = max(_bars(axes, part, threshold, 1), 0.02)
+    title = axes.set_title(f"{name}\n{in_words(part, threshold)}", fontsize=6.5, loc="left")
+    title.set_in_layout(False)  # nothing stands beside it
+    low = 0.0
+    if shadow is not None:
+        tallest = low = max(tallest, _bars(axes, shadow, threshold, -1))
+        axes.axhline(0, color="black", linewidth=0.6)
+        said = f"shadow: {in_words(shadow, threshold)}".replace(", ", ",\n", 1)
+        axes.text(0.02, 0.02, said, transform=axes.transAxes, fontsize=6.5, va="bottom", in_layout=False)
+    axes.set_ylim(-1.75 * low, 1.05 * tallest)  # below, with room for two lines of words
+    axes.plot([threshold] * 2, [-1.05 * low, 1.05 * tallest], color=COLOURS[1], linewidth=0.8, linestyle="--")
+    nice = MaxNLocator(3 if shadow is None else 2, steps=[1, 2, 5, 10])
+    ticks = [tick for tick in nice.tick_values(0, tallest) if tick <= 1.05 * tallest]
+    axes.set_yticks(ticks if shadow is None else [*(-tick for tick in ticks[:0:-1]), *ticks])
+    axes.yaxis.set_major_formatter(PERCENT)
+
+
+def _bars(axes: Axes, part: pd.DataFrame, threshold: float, way: int) -> float:
+    """Draw the bins within the range upward (`way` 1) or downward (-1); returns the largest share."""
+    inside = part[(part["log_alpha"] >= -20) & (part["log_alpha"] < 20)]
+    edges = np.linspace(-20, 20, round(40 / BIN) + 1)
+    for chosen, colour in ((inside["log_alpha"] < threshold, COLOURS[0]), (inside["log_alpha"] >= threshold, BEYOND)):
+        shares, _ = np.histogram(inside[chosen]["log_alpha"] + BIN / 2, edges, weights=inside[chosen]["share"])
+        axes.stairs(way * shares, edges, fill=True, color=colour)
+    return float(inside["share"].max())
 
 
 def in_words(part: pd.DataFrame, threshold: float) -> str:

@@ -2,27 +2,31 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from matplotlib.figure import Figure
 
+from analyses.density import in_order, over_training
 from dissect.cli import main, plot
 from dissect.data import catalog
-from dissect.drawing import FIGURES, STEMS, density, training
+from dissect.drawing import FIGURES, STEMS, density, heatmap, training
 from dissect.errors import DataError, UsageError
+from dissect.group import Group
 from dissect.runs import folders
+from tests.test_shadowed import SIZES, make_group
 
 
 @pytest.fixture(scope="module")
 def group(tmp_path_factory):
-    """A dissected group with a reduced model, four steps each."""
+    """A dissected group with a reduced model, four steps each; beside it the same with another KL weight."""
     root = tmp_path_factory.mktemp("drawn")
     words = ["run", "--dataset", "demo", "--max-steps", "4", "--dim", "4", "--device", "cpu", "--quiet", "--json"]
     words += ["--runs-dir", str(root / "runs")]
-    for more in ([], ["--without", "propagation"]):
+    for more in (["--without", "propagation"], ["--kl-weight", "2"], []):
         result = CliRunner().invoke(main, [*words, *more], catch_exceptions=False)
         assert result.exit_code == 0, result.stderr
-    return folders.newest_group(root / "runs")
+    return folders.find_groups(root / "runs")[0]
 
 
 def written(name, source, folder):
@@ -65,6 +69,87 @@ def test_a_density_figure_of_one_module(group):
     with pytest.raises(UsageError, match="no module named 'reedout'") as caught:
         density(group, module="reedout")
     assert "readout" in caught.value.hint
+
+
+def test_two_groups_stand_side_by_side(group, tmp_path):
+    other = folders.newest_group(group.parent)
+    drawn = density(group, beside=other, module="gnn", x="step")
+    assert [drawing.name for drawing in drawn] == ["figure3-density-gnn-together"]
+    table, alone = drawn[0].table, [density(each, module="gnn")[0].table for each in (group, other)]
+    assert list(table["group"].unique()) == [str(group), str(other)]
+    for each, (_, part) in zip(alone, table.groupby("group", sort=False)):
+        assert part.drop(columns="group").reset_index(drop=True).equals(each)
+    assert "KL weight 2, 4 steps" in drawn[0].caption and len(drawn[0].figure.axes) == 2
+    figure = Group(group).figure("density", beside=Group(other), module="gnn", x="step")
+    assert [axes.get_xlim() for axes in figure.axes] == [axes.get_xlim() for axes in drawn[0].figure.axes]
+    typed = ["plot", "density", str(group), str(other), "--together", "--x", "step"]
+    paths = CliRunner().invoke(main, [*typed, "--out", str(tmp_path)], catch_exceptions=False).stdout.split()
+    assert {Path(path).stem for path in paths} == {f"{STEMS[name]}-together" for name in ("gnn", "readout")}
+    assert (tmp_path / "figure3-density-gnn-together.csv").read_text().count(str(other)) == len(alone[1])
+
+
+def test_what_cannot_stand_side_by_side_is_refused(group, tmp_path, capsys):
+    with pytest.raises(UsageError, match="given twice"):
+        density(group, beside=group.parent / "." / group.name)
+    other = make_group(tmp_path, threshold=4.0)
+    with pytest.raises(UsageError, match=r"counts log α < 3; srgnn-x-.* counts log α < 4") as caught:
+        density(group, beside=other)
+    assert "--threshold" in caught.value.hint
+    assert len(density(group, beside=other, threshold=3.0)) == 2
+    assert density(group, beside=other, threshold=3.0, module="encoder") == []
+    assert capsys.readouterr().err == ""
+    for run in folders.group_runs(other):
+        path = run / "density.jsonl"
+        lines = path.read_text().splitlines()
+        path.write_text("".join(f"{line}\n" for line in lines if "gnn." not in line))
+    assert [drawing.name for drawing in density(group, beside=other, threshold=3.0)] == [f"{STEMS['readout']}-together"]
+    assert f"No figure of the GNN module: it was not dissected in {other.name}." in capsys.readouterr().err
+    for words in ([str(group)], [str(group)] * 3, []):
+        result = CliRunner().invoke(main, ["plot", "density", *words, "--together", "--runs-dir", str(group.parent)])
+        assert result.exit_code == 2 and f"not {len(words)}" in result.stderr and "Name two" in result.stderr
+
+
+def test_a_heatmap_has_every_matrix_with_its_shadow(tmp_path):
+    group = make_group(tmp_path)
+    (drawn,) = heatmap(group)
+    order = list(drawn.table["matrix"].unique())
+    assert order == [name for matrix in SIZES for name in (matrix, f"shadow.{matrix}")]
+    assert "mean of 3 seeds" in drawn.caption and "KL weight 4" in drawn.caption and "chance" in drawn.caption
+    with pytest.raises(UsageError, match=r"no counts for kept 2\.5"):
+        heatmap(group, threshold=2.5)
+
+
+def test_moments_are_evenly_spaced_and_hold_the_last_measurement_by_then():
+    steps = [*range(200), 1000]
+    rows = [
+        {"seed": seed, "step": step, "epoch": step / 100, "matrix": "m", "block": block, "role": "update",
+         "module": "gnn", "numel": 10, "kept 3": 10 if block else seed}
+        for seed in (1, 2) for step in steps for block in ("", "r")
+    ]  # fmt: skip
+    found = over_training(pd.DataFrame(rows), "kept 3")
+    assert found["moment"].tolist() == list(range(60)) and set(found["seeds"]) == {2}
+    assert found["density"].tolist() == pytest.approx([0.15] * 60)
+    assert found["step"].tolist() == [min(round(1000 * k / 59), 199) for k in range(59)] + [1000]
+    assert over_training(pd.DataFrame(rows).query("step < 3"), "kept 3")["step"].tolist() == [0, 1, 2]
+    assert over_training(pd.DataFrame(rows).query("step == 1000"), "kept 3")["step"].tolist() == [1000]
+
+
+def test_a_matrix_is_listed_by_module_then_by_role_before_its_shadow():
+    of = [
+        ("b", "attention", "readout"),
+        ("c", "control", "control"),
+        ("a1", "update", "gnn"),
+        ("shadow.b", "shadow", "shadow"),
+    ]
+    of += [("a2", "propagation", "gnn"), ("a3", "update", "gnn")]
+    assert in_order(pd.DataFrame(of, columns=["matrix", "role", "module"])) == ["b", "shadow.b", "a1", "a3", "a2", "c"]
+
+
+def test_the_help_lists_every_figure_with_examples():
+    shown = CliRunner().invoke(main, ["plot", "--help"]).output
+    assert all(f"\n  {name} " in shown for name in FIGURES)
+    for words in ("plot density LITERAL CALIBRATED --together", "plot heatmap", "plot path"):
+        assert f"  dissect {words}" in shown
 
 
 def test_a_group_without_runs_has_no_training_to_draw(group, tmp_path):

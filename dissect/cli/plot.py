@@ -11,11 +11,20 @@ import click
 
 from dissect.cli import options
 from dissect.drawing import FIGURES, Drawing
+from dissect.errors import UsageError
 
 Draw = Callable[..., list[Drawing]]
 
 
-@click.group()
+EXAMPLES = (
+    "plot density",
+    "plot density LITERAL CALIBRATED --together",
+    "plot heatmap srgnn-diginetica",
+    "plot path srgnn-diginetica --by matrix",
+)
+
+
+@click.group(epilog=options.examples(*EXAMPLES))
 def command() -> None:
     """Draw figures of the newest suitable group, or of the groups that you name. `data` draws data sets."""
 
@@ -27,6 +36,22 @@ def draw_each(draw: Draw, groups: Sequence[str], runs_dir: str, out: str | None,
     found = named(groups, runs_dir, dissected=True)
     for group, drawings in each_sound(found, lambda group: (group, draw(group, **more))):
         save(drawings, Path(out) if out else group / "figures")
+
+
+def draw_density(
+    draw: Draw, groups: Sequence[str], runs_dir: str, out: str | None, together: bool, **more: Any
+) -> None:
+    """Figures of each group, or of two groups side by side."""
+    if not together:
+        draw_each(draw, groups, runs_dir, out, **more)
+    elif len(groups) == 2:
+        left, right = named(groups, runs_dir)
+        save(draw(left, beside=right, **more), Path(out) if out else Path(runs_dir) / "figures")
+    else:
+        raise UsageError(
+            f"--together sets two groups side by side, not {len(groups)}.",
+            "Name two: dissect plot density LITERAL CALIBRATED --together",
+        )
 
 
 def draw_together(draw: Draw, groups: Sequence[str], runs_dir: str, out: str | None, **more: Any) -> None:
@@ -71,6 +96,12 @@ VARIANTS = "full, or without-<role>; may be repeated. [default: all]"
 groups = click.argument("groups", nargs=-1, metavar="[GROUP ...]")
 of_each = (groups, click.option("--threshold", type=float, help=BELOW), out("the group's figures/"), options.runs_dir)
 
+counted = (
+    choice("--measure", "D1 D2 D2s", "D1", MEASURES),
+    choice("--tau", "0 0.001 0.01 0.05", "0.01", "For D2 and D2s."),
+    click.option("--variant", default="full", show_default=True, help="full, or without-<role>."),
+)
+
 
 def figure(name: str, run: Callable[..., None], words: Sequence[str], *declared: options.Decorator) -> None:
     """A command for a figure: `run` finds its sources and draws it; `words` are those of its examples."""
@@ -82,15 +113,22 @@ def figure(name: str, run: Callable[..., None], words: Sequence[str], *declared:
 
 figure(
     "density",
-    draw_each,
-    ["", "srgnn-diginetica --x step"],
+    draw_density,
+    ["", "srgnn-diginetica --x step", "LITERAL CALIBRATED --together"],
     choice("--x", "epoch step", "epoch"),
-    choice("--measure", "D1 D2 D2s", "D1", MEASURES),
-    choice("--tau", "0 0.001 0.01 0.05", "0.01", "For D2 and D2s."),
-    click.option("--variant", default="full", show_default=True, help="full, or without-<role>."),
+    click.option("--together", is_flag=True, help="Two groups side by side, with one axis and the same lines."),
+    *counted,
     *of_each,
 )
+figure("heatmap", draw_each, ["", "srgnn-diginetica --threshold 2"], *counted, *of_each)
 figure("histogram", draw_each, [""], *of_each)
+figure(
+    "path",
+    draw_each,
+    ["", "srgnn-diginetica --by matrix"],
+    choice("--by", "role matrix", "role", "A line for each role, or for each matrix."),
+    *of_each,
+)
 figure(
     "training",
     draw_together,
