@@ -275,8 +275,22 @@ def start(context: click.Context, usual: Mapping[str, Any], as_json: bool, **giv
             if not isinstance(weights, tuple) or len(weights) == 1:
                 raise
             groups.append(error.group)
-    for path in groups:
-        show(path, not is_dense, as_json)
+    show_path(groups, as_json) if len(groups) > 1 else show(groups[0], not is_dense, as_json)
+
+
+def show_path(groups: Sequence[Path], as_json: bool) -> None:
+    """Print what groups that differ in the KL weight keep, a line for each."""
+    from rich.console import Console
+
+    from analyses.verdict import judge
+    from dissect.cli.verdict_view import render_path
+    from dissect.data import planted
+    from dissect.runs.folders import group_config
+    from dissect.training import workers
+
+    if workers.is_first():
+        verdicts = [judge(group, judged=planted.judged(group_config(group)["dataset"])) for group in groups]
+        print(json.dumps(verdicts, indent=1, allow_nan=False)) if as_json else Console().print(render_path(verdicts))
 
 
 def show(group: Path, has_verdict: bool, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from rich.bar import Bar
@@ -23,6 +24,7 @@ BRIEFLY = {
 }
 SHOWN = 12  # lines of a list, at most
 SHADOW = "beyond chance: kept - shadow, 95 %; by chance: shadow / kept"
+ROLES_BRIEFLY = {"transformation": "transform."}
 QUESTIONS = {"O1": "O1  propagation withers (Figure 3)", "O2": "O2  the readout holds (Figure 4)"}
 STYLES = {"holds": "green", "fails": "red", "undecided": "yellow", "redundant": "green", "needed": "red"}
 CHECKS = {
@@ -58,6 +60,29 @@ def render_verdict(verdict: dict[str, Any]) -> Group:
         parts.append(answer_text("need: ", {"answer": "not asked", "reasons": [need_hint(verdict["removable"])]}))
     parts += beside(verdict)
     return Group(*parts)
+
+
+def render_path(verdicts: Sequence[dict[str, Any]]) -> Group:
+    """Verdicts that differ in the KL weight, a line for each: what the roles keep and what their shadows keep."""
+    first = verdicts[0]
+    roles = [role for role in first["density"]["roles"] if role not in ("control", "shadow")]
+    names = ("KL", "MRR@20", *(ROLES_BRIEFLY.get(role, role) for role in roles), *QUESTIONS)
+    title = f"\n{first['model']} on {first['dataset']}: share of weights kept (of shadows), {over(first)}"
+    table = plain(names, names[: len(roles) + 2], title)
+    for verdict in sorted(verdicts, key=lambda each: float(each["kl_weight"])):
+        shadows = {role: given["shadow"] for role, given in verdict.get("roles", {}).items()}
+        kept = [
+            f"{verdict['density']['roles'][role]:.2f}" + (f" ({shadows[role]:.2f})" if role in shadows else "")
+            for role in roles
+        ]
+        accuracy = f"{verdict['accuracy']['test']['mrr@20']:.2f}"
+        table.add_row(f"{verdict['kl_weight']:g}", accuracy, *kept, *(verdict[name]["answer"] for name in QUESTIONS))
+    lines = []
+    if matched := (first.get("matched") or {}).get("mrr@20"):
+        lines.append(f"MRR@20 of the matched dense model: {matched:.2f}.")
+    lines += [f"Draw it:       dissect plot path {first['group']}", "Each verdict:  "]
+    lines[-1] += "\n               ".join(f"dissect verdict {verdict['group']}" for verdict in verdicts)
+    return Group(table, *(Padding(Text(line), (0, 0, 0, 2), expand=False) for line in lines))
 
 
 def beside(verdict: dict[str, Any]) -> list[RenderableType]:
