@@ -52,7 +52,7 @@ class VariationalLayer(nn.Module):
     masked: bool
     log_sigma2_start: float | None
     _held: dict[Any, Tensor] | None
-    # The shadow of a matrix and its inputs, by the matrix' name and inputs: see shadows.py.
+    # From the name of a matrix and its inputs to its shadow and that one's inputs: see shadows.py.
     _shadow: Callable[[str, Tensor], tuple[VariationalLayer, Tensor]] | None = None
 
     def __init__(
