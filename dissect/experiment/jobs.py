@@ -24,8 +24,10 @@ Failure = tuple[int, str, str]  # exit code, message, hint: an exception does no
 AGAIN = "The same command again continues from the checkpoints."
 
 
-def at_once(train: Callable[..., Any], seeds: Sequence[int], jobs: int, **arguments: Any) -> None:
+def at_once(train: Callable[..., Any], seeds: Sequence[Any], jobs: int, **arguments: Any) -> None:
     """Call `train(seed, **arguments)` for each seed, `jobs` at a time, each in its own process.
+
+    A seed may come with what else tells its run, as the last of a tuple.
 
     The cores, or the CUDA devices, are shared out. SIGINT and SIGTERM reach all of them, and if this process is killed
     they write their checkpoints and end. Raises DissectError, with the exit code of the first seed that failed, once
@@ -63,7 +65,7 @@ def at_once(train: Callable[..., Any], seeds: Sequence[int], jobs: int, **argume
 
 
 def _begin(
-    context: SpawnContext, work: bytes, seed: int, share: tuple[int, str | None]
+    context: SpawnContext, work: bytes, seed: Any, share: tuple[int, str | None]
 ) -> tuple[SpawnProcess, Connection]:
     """Start a process, and a thread that hands it its work; returns the process, and where it reports a failure.
 
@@ -104,7 +106,7 @@ def _failure(process: SpawnProcess, result: Connection, is_stopped: bool) -> lis
     return [failure] if failure else []
 
 
-def _train_one(given: Connection, taken: Connection, seed: int, share: tuple[int, str | None]) -> None:
+def _train_one(given: Connection, taken: Connection, seed: Any, share: tuple[int, str | None]) -> None:
     """Train in a separate process with its share of the machine. Signals reach it only through the parent."""
     threads, device = share
     os.setpgrp()
@@ -120,7 +122,7 @@ def _train_one(given: Connection, taken: Connection, seed: int, share: tuple[int
         train, arguments, dissect.command = pickle.loads(taken.recv_bytes())
         train(seed, **arguments)
     except DissectError as error:
-        failure = error.exit_code, f"Seed {seed}: {error.message}", error.hint
+        failure = error.exit_code, f"Seed {seed[-1] if isinstance(seed, tuple) else seed}: {error.message}", error.hint
     given.send(failure)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 from torch import Tensor
 
 from dissect.data import catalog, planted
@@ -158,13 +159,7 @@ def train(
         return _train_twice(plan, name, parts, manner)
     beside = replace(plan, config=config.matched(), is_matched=True)
     wanted = [beside] if config.shadows and not without else []
-    todo = [each for each in (plan, *wanted) if force or not each.is_done]
-    for each in todo or [plan]:
-        if each.is_matched and not force:
-            borrow(each, manner.say)
-        if force or not todo or not each.is_done:
-            train_seeds(each, manner)
-    return group
+    return train_seeds(plan, manner, *wanted)
 
 
 def settings_of(
@@ -342,28 +337,51 @@ def _train_twice(plan: Plan, name: str | None, parts: Sequence[str], manner: Man
     return train_seeds(replace(plan, config=everything, group=group, steps=steps), manner)
 
 
-def train_seeds(plan: Plan, manner: Manner) -> Path:
-    """Train each seed into the group, or the reduced model beside it; returns the folder of the group.
+def train_seeds(plan: Plan, manner: Manner, *beside: Plan) -> Path:
+    """Train each seed into the group, and those of plans beside it in the same group; returns the folder of the group.
 
     A run without DONE continues where it stopped. Raises UsageError if all are finished already, unless `force`.
     """
+    plans = [each for each in (plan, *beside) if manner.force or not each.is_done] or [plan]
+    done = {each.run(seed) for each in plans for seed in each.seeds if folders.is_done(each.run(seed))}
+    device = [_ready(each, manner) for each in plans][0]
+    todo = [
+        (number, seed)
+        for number, each in enumerate(plans)
+        for seed in each.seeds
+        if not folders.is_done(each.run(seed))
+    ]
+    if manner.jobs > 1 and len(todo) > 1:
+        alone = replace(manner, jobs=1, force=False)
+        at_once(_train_one, todo, min(manner.jobs, len(todo)), plans=plans, manner=alone)
+    for each in plans:
+        for number, seed in enumerate(each.seeds, 1):
+            run, of = each.run(seed), f" ({number} of {len(each.seeds)})" if len(each.seeds) > 1 else ""
+            if not folders.is_done(run):
+                _fit_one(each, seed, of, manner, device)
+            elif run in done and not each.is_matched:
+                manner.say(f"Seed {seed} is finished already: {run}")
+    return plan.group
+
+
+def _ready(plan: Plan, manner: Manner) -> torch.device:
+    """Check whether a plan can be trained, make its group, and put aside what `force` trains again; the device."""
     config, data = plan.config, plan.data
-    places = {seed: plan.run(seed) for seed in plan.seeds}
-    done = [seed for seed, run in places.items() if folders.is_done(run)]
     where = prepare_device(manner.device if plan.subject.learns else "cpu", work(config, data.n_items))
     at_hand(config.products, where)  # refused before anything is written
     workers.wait()
+    runs = [plan.run(seed) for seed in plan.seeds]
     if manner.force:
-        for run in places.values():
+        for run in runs:
             if run.exists() and workers.is_first():
                 manner.say(f"The old run is kept as {files.set_aside(run)}")
-    elif len(done) == len(places):
-        for run in places.values():
+    elif plan.is_done:
+        for run in runs:
             folders.read_summary(run)  # says how to write a lost one again
         dense = f"dissect compare --dataset {shlex.quote(data.name)}"
         see = f"dissect verdict {shlex.quote(str(plan.group))}" if config.is_sparse else dense
         hint = f"Choose another --seed, or --force (the old run is kept aside). See it: {see}"
-        raise FinishedError(f"Finished already: {', '.join(map(str, places.values()))}.", hint, plan.group)
+        raise FinishedError(f"Finished already: {', '.join(map(str, runs))}.", hint, plan.group)
     if plan.weights is not None:  # whether they fit, and `where` names a matrix, is checked before anything is written
         load_dense(plan.build(), plan.weights)
     if config.is_sparse:
@@ -371,29 +389,26 @@ def train_seeds(plan: Plan, manner: Manner) -> Path:
     if workers.is_first():
         prepare_group(plan.group, config, data)
     workers.wait()
-    todo = [seed for seed, run in places.items() if not folders.is_done(run)]
-    if manner.jobs > 1 and len(todo) > 1:
-        alone = replace(manner, jobs=1, force=False)
-        at_once(_train_one, todo, min(manner.jobs, len(todo)), plan=plan, manner=alone)
-    for number, (seed, run) in enumerate(places.items(), 1):
-        if folders.is_done(run):
-            if seed in done and not plan.is_matched:
-                manner.say(f"Seed {seed} is finished already: {run}")
-            continue
-        of = f" ({number} of {len(places)})" if len(places) > 1 else ""
-        parts = ("SparseVD",) if plan.is_matched else plan.without
-        lacking = f", without {', '.join(parts)}" if parts else ""
-        watch = manner.observe(f"{plan.subject.name} on {data.name}, seed {seed}{of}{lacking}")
-        more: dict[str, Any] = {"seed": seed, "variant": plan.variant, "weights": plan.weights, "observer": watch}
-        own = replace(config, max_steps=plan.steps.get(seed, config.max_steps))
-        with faults_named(plan.subject, run):
-            fit(plan.build, data, own, run, device=where, **more)
-    return plan.group
+    if plan.is_matched and not manner.force:
+        borrow(plan, manner.say)
+    return where
 
 
-def _train_one(seed: int, plan: Plan, manner: Manner) -> None:
-    """`train_seeds` for one seed, in a process of its own."""
-    train_seeds(replace(plan, seeds=(seed,)), manner)
+def _fit_one(plan: Plan, seed: int, of: str, manner: Manner, device: torch.device) -> None:
+    """Train one seed in this process."""
+    parts = ("SparseVD",) if plan.is_matched else plan.without
+    lacking = f", without {', '.join(parts)}" if parts else ""
+    watch = manner.observe(f"{plan.subject.name} on {plan.data.name}, seed {seed}{of}{lacking}")
+    more: dict[str, Any] = {"seed": seed, "variant": plan.variant, "weights": plan.weights, "observer": watch}
+    own, run = replace(plan.config, max_steps=plan.steps.get(seed, plan.config.max_steps)), plan.run(seed)
+    with faults_named(plan.subject, run):
+        fit(plan.build, plan.data, own, run, device=device, **more)
+
+
+def _train_one(job: tuple[int, int], plans: Sequence[Plan], manner: Manner) -> None:
+    """`train_seeds` for one seed of one plan, in a process of its own."""
+    number, seed = job
+    train_seeds(replace(plans[number], seeds=(seed,)), manner)
 
 
 def work(config: Config, n_items: int) -> int:
