@@ -104,10 +104,11 @@ def styles(own: list[str], controls: list[str]) -> dict[str, dict[str, Any]]:
 
 def _panel(axes: Axes, shown: pd.DataFrame, looks: Mapping[str, Any], x: str) -> None:
     """The lines of a panel, shadows first, so that they lie below."""
+    shade = 0.3 / max(3, shown[shown["role"] == "shadow"]["line"].nunique())  # many on top of each other stay light
     for (role, line), part in sorted(shown.groupby(["role", "line"], sort=False), key=lambda of: of[0][0] != "shadow"):
         look = looks[line.removeprefix(SHADOW)]
         if role == "shadow":
-            axes.fill_between(part[x], 0, part["mean"], color=look["color"], alpha=0.08, linewidth=0)
+            axes.fill_between(part[x], 0, part["mean"], color=look["color"], alpha=shade, linewidth=0)
             axes.plot(part[x], part["mean"], **{**look, "linewidth": THIN})
         else:
             axes.fill_between(part[x], part["low"], part["high"], color=look["color"], alpha=0.18, linewidth=0)
