@@ -337,6 +337,21 @@ def test_a_long_name_stays_in_the_figure():
     assert right <= figure.bbox.x1
 
 
+@pytest.mark.parametrize("panels", [None, {"a": "KL weight 1, 100 steps\nsrgnn", "b": "KL weight 4, 100 steps\nsrgnn"}])
+def test_the_labels_of_many_lines_do_not_collide(panels):
+    edge = table().query("matrix == 'edge_in'")
+    many = pd.concat([edge.assign(matrix=f"gnn.layer{k}") for k in range(24)])
+    one = density.lines(values(many))
+    shown = pd.concat([one.assign(group=group) for group in "ab"]) if panels else one
+    figure = density.draw(shown, "gnn", "caption\ncaption", panels=panels)
+    figure.canvas.draw()
+    texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+    boxes = [text.get_window_extent() for text in texts]
+    assert len(texts) == (2 + 2 * 26 if panels else 26)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1 and min(box.y0 for box in boxes) >= 0
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=10))
 def test_labels_keep_their_order_and_distance(positions):
     gap = 0.08
