@@ -91,6 +91,8 @@ def entry(
     if not sound:
         return None
     left = len(found) - len(done), len(done) - len(sound)
+    if variant == folders.MATCHED:
+        config = Config(**config).matched().to_dict()
     return Entry(group, variant, config, tuple(sound), tuple(sound.values()), *left)
 
 
@@ -253,7 +255,9 @@ def _in_words(name: str, value: Any) -> str:
 def _plain_label(row: Entry) -> str:
     model = str(row.config["model"])
     words = [model, *_model_words(model, row.config.get("model_options", {}))]
-    if row.variant != folders.FULL:
+    if row.variant == folders.MATCHED:
+        words.append("matched")
+    elif row.variant != folders.FULL:
         words.append("without " + row.variant.removeprefix("without-").replace("-", ", "))
     if row.config["where"] != "none":
         words.append(f"SparseVD {row.config['where']}")

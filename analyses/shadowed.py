@@ -1,17 +1,19 @@
-"""The observations of a verdict where every matrix has a shadow: what it keeps beyond what it would keep by chance.
+"""The observations of a verdict where every matrix has a shadow: what a role keeps beyond chance.
 
     density   share of weights kept, of a role in a seed
     shadow    the same of the shadows of its matrices, which are useless by construction and stand at the same places
     excess    density - shadow: what the data pay for
+    false     shadow / density: the share of the weights kept that chance alone would keep (false discoveries)
 
-An answer is about the mean excess over seeds, by its 95 % interval (t distribution). Doubts are one-sided: a dense
-shadow casts doubt on a role that seems alive, never on one that is empty. An empty role decides only if the run could
-have kept it: the dissected model is as good as the matched dense one, and some role of it is alive.
+A role is alive or withered by the 95 % interval of its mean excess over seeds (t distribution; of one seed, the value).
+Doubts are one-sided. False discoveries cast doubt on a role that seems alive, never on a withered one. A withered role
+decides only if the run could have kept it: the dissected model is as good as the matched dense one, and some role is
+clearly alive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,18 +21,33 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analyses.answers import (
+    ALIVE,
+    FAILS,
+    HOLDS,
+    NO_PENALTY,
+    NOT_APPLICABLE,
+    UNDECIDED,
+    WITHERED,
+    answered,
+    too_few,
+)
+from analyses.coverage import absences
+from analyses.coverage import doubts as doubts_of_coverage
 from analyses.density import at_step, counted, finished
+from analyses.sound import each_sound
 from dissect.runs import folders
 from dissect.runs.config import Config
 from dissect.sparsevd.density import key
 
-HOLDS, FAILS, UNDECIDED, NOT_APPLICABLE = "holds", "fails", "undecided", "not applicable"
 EMPTY = 0.05  # excess below which a role has withered
-ALIVE = 0.2  # excess of a role that shows that the run keeps what it needs
+CLEAR = 0.2  # excess of a role that shows that the run keeps what it needs
 TIMES_DENSER = 3.0
-SHADOW_LIMIT = 0.05  # kept by a shadow; above it a high density may be chance
+FALSE_LIMIT = 0.1  # share of false discoveries above which a role may seem alive by chance
 AS_GOOD = 0.98  # of the matched dense model's MRR@20
 OTHER_THRESHOLD = "2"
+OBSERVED = {"O1": ("propagation",), "O2": ("propagation", "attention")}
+OPPOSITE = {ALIVE: WITHERED, WITHERED: ALIVE, HOLDS: FAILS, FAILS: HOLDS}
 
 
 class Excess(NamedTuple):
@@ -41,16 +58,15 @@ class Excess(NamedTuple):
     high: float | None
 
     @property
-    def is_empty(self) -> bool:
-        return self.high is not None and self.high <= EMPTY
-
-    @property
-    def is_alive(self) -> bool:
-        return self.low is not None and self.low > EMPTY
+    def says(self) -> str:
+        """Alive, withered or undecided, by the numbers alone; of one seed, by its value."""
+        value = float(self.by_seed.mean())
+        low, high = (value, value) if self.low is None or self.high is None else (self.low, self.high)
+        return WITHERED if high <= EMPTY else ALIVE if low > EMPTY else UNDECIDED
 
 
 def kept_by_role(final: pd.DataFrame, threshold: str) -> pd.DataFrame:
-    """Density, shadow, excess and false (the share of what is kept that chance would keep), by role and seed."""
+    """density, shadow, excess and false, by role and seed; matrices weighted by their number of weights."""
     whole = final[final["block"] == ""]
     count = f"kept {threshold}"
     shadows = whole[whole["role"] == "shadow"].assign(matrix=lambda t: t["matrix"].str.removeprefix("shadow."))
@@ -70,105 +86,123 @@ def excess_of(kept: pd.DataFrame, role: str) -> Excess:
     return Excess(values, float(values.mean() - half), float(values.mean() + half))
 
 
-def by_excess(kept: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """(answer, reason) of both observations, by the numbers alone."""
-    roles = set(kept.index.get_level_values("role"))
-    answers = {}
-    for name, needed in (("O1", ("propagation",)), ("O2", ("propagation", "attention"))):
-        if missing := [role for role in needed if role not in roles]:
-            answers[name] = (NOT_APPLICABLE, f"no {missing[0]} matrix was sparsified in these runs")
-            continue
-        first, last = excess_of(kept, needed[0]), excess_of(kept, needed[-1])
-        says = "; ".join(f"{role} {_in_words(kept, role)}" for role in needed)
-        if name == "O1":
-            answer = HOLDS if first.is_empty else FAILS if first.is_alive else UNDECIDED
-        else:
-            denser = bool((last.by_seed >= TIMES_DENSER * first.by_seed).all())
-            sparser = bool((last.by_seed < first.by_seed).all())
-            answer = HOLDS if last.is_alive and denser else FAILS if last.is_empty or sparser else UNDECIDED
-        answers[name] = (answer, f"kept beyond chance, by seed: {says}")
-    return answers
+def roles_of(kept: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(kept.index.get_level_values("role")))
 
 
-def _in_words(kept: pd.DataFrame, role: str) -> str:
-    of_role = kept.xs(role, level="role")
-    values = ", ".join(f"{value:.3f}" for value in of_role["excess"])
-    return f"{values} (shadows keep {of_role['shadow'].max():.3f} at most)"
+def sure(final: pd.DataFrame, threshold: str) -> dict[str, str]:
+    """`by_excess`, undecided where another threshold answers otherwise."""
+    answers, other = (by_excess(kept_by_role(final, t)) for t in (threshold, OTHER_THRESHOLD))
+    return {name: answer if other[name] == answer else UNDECIDED for name, answer in answers.items()}
 
 
-def observed(
-    group: Path, config: dict[str, Any], summaries: list[dict[str, Any]], table: pd.DataFrame
-) -> dict[str, tuple[str, list[str], list[str]]]:
-    """(answer, reasons, doubts) of both observations."""
-    final, threshold = at_step(table), key(config["threshold"])
-    kept = kept_by_role(final, threshold)
-    other = by_excess(kept_by_role(final, OTHER_THRESHOLD))
-    control = list(doubts_of_empty(group, summaries, kept))
-    result = {}
-    for name, (answer, reason) in by_excess(kept).items():
-        role = "propagation" if name == "O1" else "attention"
-        doubts = []
-        is_high = answer == (FAILS if name == "O1" else HOLDS)
-        if is_high:
-            doubts += list(doubts_of_alive(kept, role))
-        elif answer in (HOLDS, FAILS):
-            doubts += control
-        if other[name][0] != answer:
-            doubts.append(f"the answer depends on the threshold: '{other[name][0]}' at t = {OTHER_THRESHOLD}")
-        missing = []
-        for said, changed in siblings(config):
-            doubt, note = _sibling(group, config, changed, name, answer, said)
-            doubts += doubt
-            missing += note
-        result[name] = (answer, [reason, *missing], doubts)
+def by_excess(kept: pd.DataFrame) -> dict[str, str]:
+    """The answer for each role, and to O1 and O2, by the numbers alone."""
+    found = {role: excess_of(kept, role) for role in roles_of(kept)}
+    answers = {role: excess.says for role, excess in found.items()}
+    propagation, attention = (found.get(role) for role in OBSERVED["O2"])
+    first = answers.get("propagation", NOT_APPLICABLE)
+    result = {**answers, "O1": {WITHERED: HOLDS, ALIVE: FAILS}.get(first, first), "O2": NOT_APPLICABLE}
+    if propagation is not None and attention is not None:
+        denser = bool((attention.by_seed >= TIMES_DENSER * propagation.by_seed).all())
+        sparser = bool((attention.by_seed < propagation.by_seed).all())
+        is_held, is_failed = attention.says == ALIVE and denser, attention.says == WITHERED or sparser
+        result["O2"] = FAILS if is_failed else HOLDS if is_held else UNDECIDED
     return result
 
 
+def observed(
+    group: Path,
+    config: dict[str, Any],
+    summaries: list[dict[str, Any]],
+    table: pd.DataFrame,
+    covered: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """O1 and O2 with reasons and doubts; `roles` with the answer and the numbers of each; `not_run`: checks to run."""
+    final, threshold = at_step(table), key(config["threshold"])
+    kept = kept_by_role(final, threshold)
+    here, at_other = by_excess(kept), by_excess(kept_by_role(final, OTHER_THRESHOLD))
+    others, not_run = _siblings(group, config)
+    common = [] if config["kl_weight"] else [NO_PENALTY]
+    common += too_few(len(summaries))
+    control = list(doubts_of_withered(group, summaries, kept))
+
+    def doubts(name: str, roles: Sequence[str]) -> list[str]:
+        answer, found = here[name], [*common, *doubts_of_coverage(covered, tuple(roles))]
+        if answer in (ALIVE, FAILS if name == "O1" else HOLDS):
+            found += doubts_of_alive(kept, roles[-1])
+        elif answer != UNDECIDED:
+            found += control
+        if at_other[name] != answer:
+            found.append(f"the answer depends on the threshold: '{at_other[name]}' at t = {OTHER_THRESHOLD}")
+        against = [option for option, there in others.items() if there.get(name) == OPPOSITE.get(answer)]
+        return [*found, *(f"the answer depends on {option}: '{others[option][name]}' there" for option in against)]
+
+    result: dict[str, Any] = {"not_run": not_run, "roles": {}}
+    for name, roles in OBSERVED.items():
+        if here[name] == NOT_APPLICABLE:
+            absent = next(role for role in roles if role not in here)
+            reason = f"no {absent} matrix was sparsified in these runs"
+            result[name] = answered(NOT_APPLICABLE, [reason, *absences(covered, roles)])
+        else:
+            says = f"{roles[-1]} keeps {in_words(kept, roles[-1])} beyond chance, by seed"
+            result[name] = answered(here[name], [says], doubts(name, roles))
+    for role in roles_of(kept):
+        of_role, excess = kept.xs(role, level="role"), excess_of(kept, role)
+        numbers = {name: float(of_role[name].mean()) for name in ("density", "shadow", "excess", "false")}
+        by_seed = dict(zip(map(str, of_role.index), map(float, of_role["excess"])))
+        answer = answered(here[role], [], doubts(role, (role,)))
+        result["roles"][role] = {**answer, **numbers, "low": excess.low, "high": excess.high, "by_seed": by_seed}
+    return result
+
+
+def in_words(kept: pd.DataFrame, role: str) -> str:
+    return ", ".join(f"{value:.3f}" for value in kept.xs(role, level="role")["excess"])
+
+
 def doubts_of_alive(kept: pd.DataFrame, role: str) -> Iterator[str]:
-    """Why a role that seems alive may not be: its shadows keep much too."""
-    worst = kept["shadow"].xs(role, level="role").max()
-    if worst > SHADOW_LIMIT:
-        yield f"the shadows of {role} keep {worst:.3f} (> {SHADOW_LIMIT}): what it keeps may be chance"
+    """Why a role that seems alive may not be: chance alone would keep much of what it keeps."""
+    worst = kept["false"].xs(role, level="role").max()
+    if worst > FALSE_LIMIT:
+        yield f"chance alone would keep {worst:.0%} of what {role} keeps (> {FALSE_LIMIT:.0%})"
 
 
-def doubts_of_empty(group: Path, summaries: list[dict[str, Any]], kept: pd.DataFrame) -> Iterator[str]:
-    """Why a role that is empty may not tell: the run may have kept nothing that it needed."""
-    dense = [
-        folders.read_summary(run)["test"]["mrr@20"]
-        for run in folders.group_runs(group, folders.MATCHED)
-        if folders.is_done(run)
-    ]
-    if not dense:
+def doubts_of_withered(group: Path, summaries: list[dict[str, Any]], kept: pd.DataFrame) -> Iterator[str]:
+    """Why a role that seems withered may not tell: the run may have kept nothing that it needed."""
+    dense = matched_mrr(group)
+    if dense is None:
         yield "no matched dense run is finished: the same command trains it"
     else:
-        mine, theirs = np.mean([summary["test"]["mrr@20"] for summary in summaries]), np.mean(dense)
-        if mine < AS_GOOD * theirs:
-            yield f"MRR@20 is {mine:.2f}, below {AS_GOOD:.0%} of the {theirs:.2f} of the matched dense model"
-    roles = kept["excess"].groupby(level="role").mean()
-    if roles.max() < ALIVE:
-        yield f"no role keeps more than {ALIVE} beyond chance: the KL may be too strong"
+        mine = float(np.mean([summary["test"]["mrr@20"] for summary in summaries]))
+        if mine < AS_GOOD * dense:
+            yield f"MRR@20 is {mine:.2f}, below {AS_GOOD:.0%} of the {dense:.2f} of the matched dense model"
+    most = kept["excess"].groupby(level="role").mean().max()
+    if most < CLEAR:
+        yield f"no role keeps more than {CLEAR} beyond chance, so that the KL may be too strong"
 
 
-def siblings(config: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The other settings under which the answer should be the same: (in words, what changes)."""
+def matched_mrr(group: Path) -> float | None:
+    """Mean MRR@20 on test of the matched dense runs; None without any."""
+    found = each_sound(finished(group, folders.MATCHED), folders.read_summary, required=False)
+    return float(np.mean([summary["test"]["mrr@20"] for summary in found])) if found else None
+
+
+def _siblings(group: Path, config: dict[str, Any]) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """(what other settings answer, by the option in words; the options not run). The answers should be the same."""
     half = config["kl_weight"] / 2
-    found = [(f"--kl-weight {half:g}", {"kl_weight": half})]
-    return found if config["noise"] == "weight" else [*found, ("--noise weight", {"noise": "weight"})]
+    changes: dict[str, dict[str, Any]] = {f"--kl-weight {half:g}": {"kl_weight": half}} if half else {}
+    if config["noise"] != "weight":
+        changes["--noise weight"] = {"noise": "weight"}
+    answers, not_run = {}, []
+    for option, changed in changes.items():
+        done = [run for other in sorted(group.parent.glob(f"*-{_hash(config, changed)}")) for run in finished(other)]
+        read = each_sound([done] if done else [], lambda runs: at_step(counted(runs, group, config)), required=False)
+        if read:
+            answers[option] = sure(read[0], key(config["threshold"]))
+        else:
+            not_run.append(option)
+    return answers, not_run
 
 
-def _sibling(
-    group: Path, config: dict[str, Any], changed: dict[str, Any], name: str, answer: str, said: str
-) -> tuple[list[str], list[str]]:
-    """(doubts, notes): whether the group with these settings, beside this one, answers the same; one seed may do."""
-    prefix = group.name.rsplit("-", 1)[0]
-    sibling = group.with_name(f"{prefix}-{Config(**{**config, **changed}).hash}")
-    done = finished(sibling)
-    if not done:
-        return [], [f"not run: the same with {said}"]
-    kept = kept_by_role(at_step(counted(done, sibling, config)), key(config["threshold"]))
-    there = kept["excess"].xs("propagation" if name == "O1" else "attention", level="role")
-    is_empty = bool((there <= EMPTY).all())
-    was_empty = answer == (HOLDS if name == "O1" else FAILS)
-    if answer != UNDECIDED and is_empty != was_empty:
-        return [f"with {said} it keeps {', '.join(f'{v:.3f}' for v in there)} beyond chance"], []
-    return [], []
+def _hash(config: dict[str, Any], changed: dict[str, Any]) -> str:
+    return Config(**{**config, **changed}).hash

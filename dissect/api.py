@@ -31,7 +31,7 @@ from dissect.experiment.recommended import recommended
 from dissect.experiment.subject import Subject, defaults, find_model
 from dissect.group import Group
 from dissect.runs import files, folders
-from dissect.runs.config import DENSE, DISSECTED, SETTINGS
+from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SEEDS, SETTINGS
 from dissect.training.record import Observer
 
 Model = str | type[Any]  # a name, "path/to/file.py:ClassName", or a class
@@ -115,14 +115,23 @@ def train(model: Model, data: Dataset | str, *, seeds: Sequence[int] = (1,), qui
     return _trained(model, data, {**more, "seeds": seeds}, DENSE, quiet)
 
 
-def run(model: Model, data: Dataset | str, *, seeds: Sequence[int] = (1,), quiet: bool = False, **more: Any) -> Group:
-    """Dissect a model, like `dissect run`: train it with SparseVD, and judge.
+def run(
+    model: Model,
+    data: Dataset | str,
+    *,
+    seeds: Sequence[int] = SEEDS,
+    literal: bool = False,
+    quiet: bool = False,
+    **more: Any,
+) -> Group:
+    """Dissect a model, like `dissect run`: train it with SparseVD, beside it without, and judge.
 
     The arguments are those of `train`, and the settings of SparseVD: where, kl_weight, kl_warmup, threshold, ...
+    `literal` begins with the settings that the paper prints, not with the calibrated ones (docs/method.md).
     """
     _check({"model": model})
     find_model(model).require_weights()
-    group = _trained(model, data, {**more, "seeds": seeds}, DISSECTED, quiet)
+    group = _trained(model, data, {**more, "seeds": seeds}, LITERAL if literal else CALIBRATED, quiet)
     group.verdict()  # the folder has it, as the command leaves it
     return group
 

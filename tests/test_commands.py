@@ -17,6 +17,7 @@ from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions
 from dissect.runs import files, folders
 
+ONE = ["--literal", "--seed", "1"]  # quick: one seed, without shadows and the matched dense run
 TINY = ["--max-steps", "6", "--dim", "4", "--device", "cpu", "--quiet"]
 
 
@@ -24,7 +25,7 @@ TINY = ["--max-steps", "6", "--dim", "4", "--device", "cpu", "--quiet"]
 def two_seeds(tmp_path_factory):
     """A runs folder with a dissected group of two seeds."""
     folder = tmp_path_factory.mktemp("made") / "runs"
-    words = ["run", *TINY, "--seed", "1", "--seed", "2", "--runs-dir", str(folder)]
+    words = ["run", "--literal", *TINY, "--seed", "1", "--seed", "2", "--runs-dir", str(folder)]
     assert CliRunner().invoke(main, words, prog_name="dissect").exit_code == 0
     return folder
 
@@ -51,16 +52,16 @@ def small(tmp_path):
 
 
 def test_run_leaves_a_group_and_a_verdict_and_is_refused_the_second_time(typed, tmp_path):
-    code, out, _ = typed("run", *TINY, "--json")
+    code, out, _ = typed("run", *ONE, *TINY, "--json")
     verdict = json.loads(out)
     assert code == 0 and verdict["O1"]["answer"] == "undecided"
     group = folders.newest_group("runs")
     assert files.read_json(group / "verdict.json")["seeds"] == [1]
     assert files.read_json(group / "data.json")["provenance"]["source"] == "generated"
-    code, _, err = typed("run", *TINY)
+    code, _, err = typed("run", *ONE, *TINY)
     assert code == 2 and "Finished already" in err and "--force" in err
     assert "…" not in typed("verdict")[1]  # all numbers fit into 80 columns
-    assert typed("run", *TINY, "--force")[0] == 0
+    assert typed("run", *ONE, *TINY, "--force")[0] == 0
     assert (group / "s1.old-1" / "DONE").exists()
 
 
@@ -86,7 +87,7 @@ def test_settings_that_make_no_sense_are_usage_errors(typed, tmp_path, words, sa
 
 
 def test_a_configuration_that_was_changed_by_hand_is_told(typed, tmp_path):
-    typed("run", *TINY)
+    typed("run", *ONE, *TINY)
     path = folders.newest_group("runs") / "config.toml"
     text = path.read_text()
     for old, new, says in (
@@ -100,7 +101,8 @@ def test_a_configuration_that_was_changed_by_hand_is_told(typed, tmp_path):
             code, _, err = typed(*words)
             assert code == 3 and says in " ".join(err.split())
     path.write_text(text.replace("lr = 0.001", "lr = 0.002"))
-    for words in (["run", *TINY, "--seed", "2"], ["verdict"], ["plot", "density"], ["compare", path.parent.name]):
+    again = ["run", "--literal", *TINY, "--seed", "2"]
+    for words in (again, ["verdict"], ["plot", "density"], ["compare", path.parent.name]):
         code, _, err = typed(*words)
         assert (
             code in (2, 3)
@@ -118,7 +120,7 @@ def test_a_configuration_that_was_changed_by_hand_is_told(typed, tmp_path):
 
 def test_verdict_and_figures_are_of_the_newest_dissected_group(typed, small, undrawn):
     assert typed("verdict")[0] == 2
-    code, ended, _ = typed("run", *small, *TINY)
+    code, ended, _ = typed("run", *ONE, *small, *TINY)
     dissected = folders.newest_group("runs")
     assert typed("train", "srgnn", *small, *TINY)[0] == 0
     dense = folders.newest_group("runs")
@@ -156,7 +158,7 @@ def test_the_closing_table_tells_settings_that_the_names_do_not(typed):
 
 
 def test_any_threshold_has_its_verdict_and_figure(typed, small, undrawn):
-    assert typed("run", *small, *TINY, "--threshold", "2.71828182")[0] == 0
+    assert typed("run", *ONE, *small, *TINY, "--threshold", "2.71828182")[0] == 0
     for words in (["verdict"], ["plot", "density"]):
         code, out, _ = typed(*words)
         assert code == 0 and out
@@ -167,12 +169,12 @@ def test_a_run_that_is_not_finished_is_no_start(typed):
     typed("train", "srgnn", *words)
     run = folders.newest_group("runs") / "s1"
     (run / "DONE").unlink()
-    code, _, err = typed("run", *words, "--init-from", str(run))
+    code, _, err = typed("run", *ONE, *words, "--init-from", str(run))
     assert code == 2 and "is not finished" in err
 
 
 def test_a_density_record_that_lost_its_end_is_not_drawn(typed):
-    typed("run", *TINY)
+    typed("run", *ONE, *TINY)
     record = folders.newest_group("runs") / "s1" / "density.jsonl"
     lines = record.read_bytes().splitlines(keepends=True)
     last = json.loads(lines[-1])["step"]
@@ -192,8 +194,8 @@ def test_the_newest_group_is_the_newest_that_can_be_read(typed, tmp_path, group,
 
 
 def test_what_a_figure_leaves_out_of_the_model_is_in_its_words(typed):
-    typed("run", *TINY)
-    typed("run", *TINY, "--without", "propagation")
+    typed("run", *ONE, *TINY)
+    typed("run", *ONE, *TINY, "--without", "propagation")
     code, out, _ = typed("plot", "density", "--variant", "without-propagation")
     words = [line for line in out.split() if line.endswith(".txt")]
     with open(words[0]) as file:
@@ -208,15 +210,15 @@ def test_runs_of_a_model_that_differ_say_in_what(typed):
 
 
 def test_several_seeds_go_on_with_those_that_are_missing(typed):
-    typed("run", *TINY, "--seed", "1")
-    code, out, err = typed("run", *TINY, "--seed", "1", "--seed", "2", "--json")
+    typed("run", "--literal", *TINY, "--seed", "1")
+    code, out, err = typed("run", "--literal", *TINY, "--seed", "1", "--seed", "2", "--json")
     assert code == 0 and "Seed 1 is finished already" in err
     assert json.loads(out)["seeds"] == [1, 2]
 
 
 def test_the_reduced_model_joins_the_group_and_the_verdict(typed):
-    typed("run", *TINY)
-    code, out, _ = typed("run", *TINY, "--without", "propagation", "--json")
+    typed("run", *ONE, *TINY)
+    code, out, _ = typed("run", *ONE, *TINY, "--without", "propagation", "--json")
     verdict = json.loads(out)
     assert code == 0 and set(verdict["need"]) == {"propagation"}
     for kind, run in (("full", "s1"), ("reduced", "without-propagation/s1")):
@@ -229,7 +231,7 @@ def test_the_reduced_model_joins_the_group_and_the_verdict(typed):
 
 def test_a_seed_or_role_given_twice_counts_once_and_is_said(typed):
     words = ["--seed", "1", "--seed", "1", "--without", "propagation", "--without", "propagation"]
-    code, _, err = typed("run", *TINY, *words)
+    code, _, err = typed("run", *ONE, *TINY, *words)
     assert code == 0 and "--seed 1 is given more than once" in err and "--without propagation is given" in err
     assert folders.variants(folders.newest_group("runs")) == ["without-propagation"]
 
@@ -250,24 +252,24 @@ def test_an_infinite_exponent_stands_in_the_summary_as_text(typed):
 
 
 def test_where_chooses_the_module(typed):
-    verdict = json.loads(typed("run", *TINY, "--where", "gnn", "--json")[1])
+    verdict = json.loads(typed("run", *ONE, *TINY, "--where", "gnn", "--json")[1])
     assert {m["module"] for m in verdict["density"]["matrices"]} == {"gnn", "control"}
     assert verdict["O2"]["answer"] == "not applicable"
 
 
 @pytest.mark.parametrize(("noise", "prior"), [("weight", "normal"), ("lrt", "ard")])
 def test_every_noise_and_prior_trains(typed, noise, prior):
-    assert typed("run", *TINY, "--noise", noise, "--prior", prior)[0] == 0
+    assert typed("run", *ONE, *TINY, "--noise", noise, "--prior", prior)[0] == 0
 
 
 def test_a_dense_run_can_be_the_start_of_a_dissection(typed):
     assert typed("train", "srgnn", "--dataset", "demo", "--epochs", "0.1", "--dim", "4", "--quiet")[0] == 0
     dense = folders.newest_group("runs") / "s1"
-    assert typed("run", *TINY, "--init-from", str(dense))[0] == 0
+    assert typed("run", *ONE, *TINY, "--init-from", str(dense))[0] == 0
     dissected = folders.newest_group("runs") / "s1"
-    code, _, err = typed("run", *TINY[:2], *TINY[4:], "--dim", "8", "--init-from", str(dense))
+    code, _, err = typed("run", *ONE, *TINY[:2], *TINY[4:], "--dim", "8", "--init-from", str(dense))
     assert code == 3 and "another shape" in err
-    code, _, err = typed("run", *TINY, "--init-from", str(dissected))
+    code, _, err = typed("run", *ONE, *TINY, "--init-from", str(dissected))
     assert code == 3 and "itself dissected" in err
 
 
@@ -340,8 +342,8 @@ def test_import_list_stats_and_run_on_the_data(typed, tmp_path):
     assert (counts["clicks"], counts["prefixes"], counts["items"], counts["sessions"]) == (65, 43, 4, 22)
     assert counts["distinct"] == pytest.approx(100 * 17 / 22)
     assert "prefixes" in typed("data", "stats", "mine", "demo")[1]
-    assert typed("run", *TINY, "--dataset", "mine")[0] == 0
-    assert typed("run", *TINY, "--dataset", "mine", "--model", "attenmixer", "--option", "heads=2")[0] == 0
+    assert typed("run", *ONE, *TINY, "--dataset", "mine")[0] == 0
+    assert typed("run", *ONE, *TINY, "--dataset", "mine", "--model", "attenmixer", "--option", "heads=2")[0] == 0
 
 
 @pytest.mark.parametrize("kind", ["density", "histogram"])
@@ -373,7 +375,7 @@ def test_models_counts_the_weights_by_role(typed):
 
 
 def test_train_takes_the_newest_data_set_and_ends_with_a_table(typed, small):
-    typed("run", *TINY, *small)
+    typed("run", *ONE, *TINY, *small)
     code, out, err = typed("train", "attenmixer", *TINY, "--option", "heads=2")
     assert code == 0 and "as in the newest group" in err
     assert "attenmixer-small" in out and "srgnn-small" in out
@@ -445,7 +447,7 @@ def test_sigterm_stops_all_seeds_with_checkpoints(tmp_path, small):
     words = ["--max-steps", "100000", "--dim", "4", "--device", "cpu", "--seed", "1", "--seed", "2", "--seed", "3"]
     words += [*small, "--data-dir", str(tmp_path / "data")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "dissect", "run", *words, "--jobs", "2", "--runs-dir", str(tmp_path)],
+        [sys.executable, "-m", "dissect", "run", *ONE, *words, "--jobs", "2", "--runs-dir", str(tmp_path)],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -481,13 +483,13 @@ def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path, smal
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".x"])
 def test_a_name_that_leads_out_of_the_runs_folder_is_refused(typed, tmp_path, name):
-    code, _, err = typed("run", *TINY, "--name", name)
+    code, _, err = typed("run", *ONE, *TINY, "--name", name)
     assert code == 2 and "--name" in err and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("words", [["--dim", "0"], ["--dim", "-3"], ["--seed", "-1"]])
 def test_numbers_out_of_range_are_refused(typed, words):
-    assert typed("run", "--max-steps", "2", "--device", "cpu", *words)[0] == 2
+    assert typed("run", *ONE, "--max-steps", "2", "--device", "cpu", *words)[0] == 2
 
 
 def test_an_option_given_twice_is_refused(typed):

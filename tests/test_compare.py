@@ -770,11 +770,16 @@ def test_a_real_training_can_be_compared(typed):
     words = ["--dataset", "demo", "--epochs", "0.05", "--dim", "4", "--quiet"]
     typed("train", "srgnn", *words)
     typed("train", "pop", "--dataset", "demo", "--quiet")
-    typed("run", "--dataset", "demo", "--max-steps", "4", "--dim", "4", "--device", "cpu", "--quiet")
+    typed("run", "--seed", "1", "--dataset", "demo", "--max-steps", "4", "--dim", "4", "--device", "cpu", "--quiet")
     code, out, _ = typed("compare", "--json")
     (table,) = json.loads(out)["tables"]
-    assert code == 0 and {row["label"] for row in table["rows"]} == {"srgnn", "pop", "srgnn SparseVD both"}
-    assert len(table["pairs"]) == 4 and table["resamples"] == 2000
+    assert code == 0 and {row["label"] for row in table["rows"]} == {
+        "srgnn",
+        "pop",
+        "srgnn SparseVD both",
+        "srgnn matched",
+    }
+    assert len(table["pairs"]) == 6 and table["resamples"] == 2000
 
 
 @pytest.mark.parametrize(

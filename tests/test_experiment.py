@@ -1,5 +1,6 @@
 """The experiment from Python and from the command line: the same folders; settings from a file; options of models."""
 
+import math
 import re
 import shutil
 import tomllib
@@ -16,11 +17,11 @@ from dissect.experiment.opened import evaluate, finished_run
 from dissect.experiment.subject import find_model
 from dissect.experiment.train import train
 from dissect.runs import folders
-from dissect.runs.config import DENSE, DISSECTED, SETTINGS, Config
+from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, DENSE, LITERAL, SETTINGS, Config
 from dissect.training.record import Observer
 from models import MODELS, SRGNN
 
-TINY = ["--max-steps", "3", "--dim", "4", "--device", "cpu", "--quiet"]
+TINY = ["--max-steps", "3", "--dim", "4", "--seed", "1", "--device", "cpu", "--quiet"]
 ALSO = {"max_steps": 3, "device": "cpu"}
 
 
@@ -42,8 +43,9 @@ def parts(group):
 @pytest.mark.parametrize(
     ("words", "usual", "given"),
     [
-        (["run", *TINY], DISSECTED, {"options": {"dim": 4}}),
-        (["run", *TINY, "--kl-weight", "2"], DISSECTED, {"options": {"dim": 4}, "kl_weight": 2}),
+        (["run", *TINY], CALIBRATED, {"options": {"dim": 4}}),
+        (["run", *TINY, "--literal"], LITERAL, {"options": {"dim": 4}}),
+        (["run", *TINY, "--kl-weight", "2"], CALIBRATED, {"options": {"dim": 4}, "kl_weight": 2}),
         (["train", "srgnn", *TINY], DENSE, {"options": {"dim": 4}}),
         (["train", "srgnn", *TINY, "--lr", "1"], DENSE, {"options": {"dim": 4}, "lr": 1}),
         (
@@ -59,19 +61,21 @@ def test_python_and_the_command_line_leave_the_same_folder(typed, demo, tmp_path
     code, _, err = typed(*words, *(["--dataset", "demo"] if words[0] == "train" else []))
     assert code == 0, err
     also = ALSO if model == "srgnn" else {}
-    group = train(model, demo, runs_dir=tmp_path / "python", **{**usual, **also, **given})
+    group = train(model, demo, runs_dir=tmp_path / "python", usual=usual, **{**also, **given})
     assert parts(group) == parts(folders.newest_group("runs"))
 
 
 def test_the_length_where_none_is_given(demo, tmp_path, monkeypatch):
-    """Of a training that chooses its epoch ten epochs; of one that does not, that of its data set."""
+    """Of a training that chooses its epoch ten epochs; of a dissection 6.6, or by the paper that of its data set."""
     steps = []
     monkeypatch.setattr("dissect.experiment.train.fit", lambda build, data, config, *_, **more: steps.append(config))
-    for usual in (DISSECTED, DENSE):
-        train("srgnn", demo, runs_dir=tmp_path, device="cpu", **usual)
+    for usual in (LITERAL, DENSE, CALIBRATED):
+        train("srgnn", demo, runs_dir=tmp_path, device="cpu", usual=usual)
     assert steps[0].max_steps == 2000
     prefixes = split_validation(demo.train, 0.1)[0].n_prefixes
     assert steps[1].max_steps == 10 * -(-prefixes // 100)
+    assert {each.max_steps for each in steps[2:]} == {math.ceil(CALIBRATED_EPOCHS * -(-prefixes // 400))}
+    assert [each.where for each in steps[2:]] == ["both", "none"]
 
 
 def test_a_class_is_a_model_under_the_name_of_its_file(typed, demo, tmp_path, monkeypatch):
@@ -106,12 +110,13 @@ def test_the_library_says_and_shows_what_it_is_given_and_prints_nothing(demo, tm
         return Observer()
 
     train("srgnn", demo, runs_dir=tmp_path, options={"dim": 4}, seeds=(1, 2), observe=observe, say=said.append, **ALSO)
-    assert titles == ["srgnn on demo, seed 1 (1 of 2)", "srgnn on demo, seed 2 (2 of 2)"] and said == []
+    of_seeds = ["srgnn on demo, seed 1 (1 of 2)", "srgnn on demo, seed 2 (2 of 2)"]
+    assert titles == [*of_seeds, *(f"{title}, without SparseVD" for title in of_seeds)] and said == []
     again = {"runs_dir": tmp_path, "options": {"dim": 4}, "say": said.append, **ALSO}
     group = train("srgnn", demo, seeds=(2, 3), **again)
     assert said == [f"Seed 2 is finished already: {group}/s2"]
     train("srgnn", demo, seeds=(2,), force=True, **again)
-    assert said[1:] == [f"The old run is kept as {group}/s2.old-1"]
+    assert said[1:] == [f"The old run is kept as {group}/{each}s2.old-1" for each in ("", "without-sparsevd/")]
     found = evaluate(finished_run(group / "s1", tmp_path), lambda name, folder: demo)
     assert found["n"] == demo.test.n_prefixes and found["mrr@20"] > 0
     assert capfd.readouterr() == ("", "")
@@ -234,7 +239,7 @@ def parameters(verb):
 
 def test_every_setting_is_an_option_of_its_verbs_with_its_default():
     for verb, usual, lacks in (
-        ("run", DISSECTED, {"protocol", "patience"}),
+        ("run", CALIBRATED, {"protocol", "patience"}),
         ("train", DENSE, {each.name for each in SETTINGS if each.group == "SparseVD"}),
     ):
         found = parameters(verb)
@@ -244,6 +249,7 @@ def test_every_setting_is_an_option_of_its_verbs_with_its_default():
                 continue
             option, default = found[each.name], usual.get(each.name, each.default)
             assert option.opts == [each.flag] and option.help == each.help
+            default = (default,) if option.multiple else default
             assert option.default == (default if each.shown else None) or not default
             assert not each.choices or tuple(option.type.choices) == each.choices
 
@@ -263,7 +269,7 @@ def test_every_limit_is_checked_and_told(each):
 
 def test_the_defaults_are_those_that_folders_are_named_for():
     """The hashes of an earlier version."""
-    for usual, name in ((DISSECTED, "acd4d7b9"), (DENSE, "db48fe4d")):
+    for usual, name in ((LITERAL, "acd4d7b9"), (DENSE, "db48fe4d")):
         assert Config("srgnn", "demo", "x", {"dim": 32}, **usual).hash == name
 
 

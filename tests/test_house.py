@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import dissect
-from analyses import verdict
+from analyses import need, shadowed, unshadowed
 from dissect import errors
 from dissect.cli import COMMANDS, INTERRUPTED, main
 from dissect.data import planted
@@ -281,12 +281,17 @@ def test_the_pages_name_models_presets_data_sets_and_exit_codes():
 def test_the_verdict_page_has_the_limits_of_the_rules():
     page = PAGES["docs/verdict.md"]
     said = {
-        "density of propagation ≤ (.*?) in every seed": verdict.WITHERED,
-        r"\| > (.*?) in every seed": verdict.ALIVE,
-        "at least (.*?) times as dense": verdict.TIMES_DENSER,
-        "whole interval lies below (.*?) %": 100 * verdict.NEED_LIMIT,
-        "a control keeps more than (.*?) of its weights": verdict.CONTROL_LIMIT,
-        "the masked weights lose more than (.*?) %": 100 * (1 - verdict.MASKED_MRR),
+        "excess lies below (.*?) \\|": shadowed.EMPTY,
+        "at least (.*?) times that of propagation": shadowed.TIMES_DENSER,
+        "would keep more than (.*?) % of what": 100 * shadowed.FALSE_LIMIT,
+        "less than (.*?) % of the MRR@20 of the matched": 100 * shadowed.AS_GOOD,
+        "no role keeps more than (.*?) beyond chance": shadowed.CLEAR,
+        "density of propagation ≤ (.*?) in every seed": unshadowed.WITHERED,
+        r"\| > (.*?) in every seed": unshadowed.ALIVE,
+        "at least (.*?) times as dense": unshadowed.TIMES_DENSER,
+        "whole interval lies below (.*?) %": 100 * need.NEED_LIMIT,
+        "a control keeps more than (.*?) of its weights": unshadowed.CONTROL_LIMIT,
+        "the masked weights lose more than (.*?) %": 100 * (1 - unshadowed.MASKED_MRR),
     }
     assert {sentence: float(re.findall(sentence, page)[0]) for sentence in said} == pytest.approx(said)
 

@@ -42,7 +42,12 @@ def test_every_command_that_gives_a_name_checks_it_first(typed, tmp_path, name):
     Path("log.csv").write_text("visit,item,at\n1,2,3\n")
     bring = ["data", "prepare", f"--from={tmp_path}/log.csv", "--item-col=item", "--time-col=at", "--session-col=visit"]
     short = ["--max-steps", "2", "--quiet", f"--name={name}"]
-    for words in ([*bring, "--", name], ["train", "pop", *short], ["run", *short], ["train", "srgnn", *short]):
+    for words in (
+        [*bring, "--", name],
+        ["train", "pop", *short],
+        ["run", "--literal", "--seed", "1", *short],
+        ["train", "srgnn", *short],
+    ):
         code, out, err = typed(*words)
         assert (code, out) == (2, "") and "cannot be named" in err and "\x1b" not in err
     assert not (tmp_path / "data").exists() and not (tmp_path / "runs").exists()
@@ -50,7 +55,7 @@ def test_every_command_that_gives_a_name_checks_it_first(typed, tmp_path, name):
 
 def test_settings_that_would_steer_the_terminal_are_refused_before_anything_is_written(typed, tmp_path):
     for words in (["--option", "steps=\x1b[31m1"], ["--where", "\x1b[31m"]):
-        code, out, err = typed("run", "--max-steps", "2", "--quiet", *words)
+        code, out, err = typed("run", "--literal", "--seed", "1", "--max-steps", "2", "--quiet", *words)
         assert (code, out) == (2, "") and "\x1b" not in err and not (tmp_path / "runs").exists()
     for given in ({"model": "a\nb"}, {"model_options": {"x": "\x9b31m"}}, {"model_options": {"x\u202e": 1}}):
         with pytest.raises(UsageError, match="must have no control characters"):

@@ -53,7 +53,11 @@ def own(typed, tmp_path):
             assert text.count(old) == 1
             text = text.replace(old, new)
         (tmp_path / "own.py").write_text(text)
-        model = ["train", "own.py:Own", "--dataset", "demo"] if verb == "train" else ["run", "--model", "own.py:Own"]
+        model = (
+            ["train", "own.py:Own", "--dataset", "demo"]
+            if verb == "train"
+            else ["run", "--seed", "1", "--model", "own.py:Own"]
+        )
         return typed(*model, *TINY, *words)
 
     return run

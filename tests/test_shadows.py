@@ -1,22 +1,34 @@
 """Shadows and averaged parameters against what they stand for, written plainly."""
 
 import copy
+import math
+from dataclasses import replace
+from functools import partial
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 from torch import nn
 
+import dissect
+from dissect.errors import DataError, UsageError
 from dissect.runs.config import CALIBRATED, Config
-from dissect.sparsevd import Shadows, log_alpha, named_variational, penalty, sparsify
+from dissect.sparsevd import Shadows, log_alpha, named_variational, penalty, shadows, sparsify
+from dissect.sparsevd.kl import kl_per_weight
+from dissect.sparsevd.layers import VARIANCE_EPS, sigma_name
 from dissect.sparsevd.shadows import others
 from dissect.training.averages import EVERY, Averages, averages_at
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluation import evaluate, metrics, prefixes_of
+from dissect.training.loop import ExampleOrder, examples_of, fit
 from dissect.training.rebuild import reported
+from dissect.training.record import density_rows
 from dissect.training.resume import Interrupted
 from dissect.training.setup import assemble, set_lr
-from models import SRGNN
+from models import SRGNN, AttenMixer
+from models.base import session_vectors
 from tests.test_durability import assert_same_run
 from tests.test_training import DATA, StopAt, train
 
@@ -89,9 +101,58 @@ def test_every_shadow_gets_a_gradient_and_hands_none_to_its_inputs(made):
     assert x.grad.abs().max() < 1e-6  # but for what the noise of the layer itself lets through
 
 
-def sparsify_one(layer):
+MATRICES = {
+    "linear": (lambda: nn.Linear(3, 4), "weight", (8, 3)),
+    "conv": (lambda: nn.Conv1d(3, 4, 3, padding=1), "weight", (8, 3, 5)),
+    "cell, inputs": (lambda: nn.GRUCell(3, 4), "weight_ih", (8, 3)),
+    "cell, states": (lambda: nn.GRUCell(3, 4), "weight_hh", (8, 4)),
+    "gru, states": (lambda: nn.GRU(3, 4), "weight_hh_l0", (8, 4)),
+}
+
+
+@pytest.mark.parametrize("kind", MATRICES)
+def test_a_matrix_and_its_shadow_share_one_draw_of_the_right_moments(kind, monkeypatch):
+    torch.manual_seed(0)
+    make, name, shape = MATRICES[kind]
+    model, x, y, draws = nn.Sequential(make()), torch.randn(shape), torch.randn(shape), 3000
+    sparsify(model)
+    of = Shadows(model)
+    for part in (model, of):
+        for _, theta, log_sigma2 in named_variational(part):
+            torch.nn.init.normal_(theta)
+            torch.nn.init.normal_(log_sigma2)
+    monkeypatch.setattr(shadows, "others", lambda *_, **__: y)
+    layer = model[0]
+    shadow = of._of[id(layer.get_parameter(name))]
+    bias = layer.get_parameter(name.replace("weight", "bias"))
+    times = partial(nn.functional.conv1d, padding=1) if isinstance(layer, nn.Conv1d) else nn.functional.linear
+    log_sigma2 = layer.get_parameter(sigma_name(name))
+    mean = times(x, layer.get_parameter(name), bias) + times(y, shadow.weight)
+    variance = times(x**2, log_sigma2.exp()) + times(y**2, shadow.log_sigma2.exp())
+    with torch.no_grad(), of.cast(model):
+        sampled = torch.stack([layer._product(name, x, bias) for _ in range(draws)])
+        torch.manual_seed(1)
+        one = layer(x) if name == "weight" else layer._product(name, x, bias)
+    assert ((sampled.mean(0) - mean).abs() < 5 * (variance / draws).sqrt()).all()
+    assert (sampled.var(0) / variance - 1).abs().max() < 5 * (2 / draws) ** 0.5
+    torch.manual_seed(1)
+    torch.testing.assert_close(one, mean + (variance + VARIANCE_EPS).sqrt() * torch.randn(mean.shape))
+
+
+def test_with_weight_noise_a_shadow_has_one_draw_in_a_step():
+    model = sparsify_one(nn.Linear(3, 4), noise="weight", log_sigma2=0.0)
+    of = Shadows(model)
+    (shadow,) = of._of.values()
+    for _ in range(2):
+        with of.cast(model):
+            drawn = [shadow(torch.eye(3)) for _ in range(2)]
+        assert torch.equal(*drawn)
+        assert not torch.equal(drawn[0], shadow(torch.eye(3)))
+
+
+def sparsify_one(layer, **settings):
     model = nn.Sequential(layer)
-    sparsify(model, log_sigma2=-30.0)
+    sparsify(model, **{"log_sigma2": -30.0, **settings})
     return model
 
 
@@ -117,20 +178,30 @@ def test_others_are_other_rows_centred():
     assert y.mean((0, 2)).abs().max() < 1e-6
 
 
-def test_a_useless_layer_ends_like_its_shadow():
+USELESS = {
+    "linear": (lambda: nn.Linear(4, 16), [(64, 4)]),
+    "conv": (lambda: nn.Conv1d(4, 16, 3), [(64, 4, 3)]),
+    "cell": (lambda: nn.GRUCell(4, 16), [(64, 4), (64, 16)]),
+}
+KINDS = ["linear", pytest.param("conv", marks=pytest.mark.slow), pytest.param("cell", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_useless_layer_ends_like_its_shadow(kind):
     """A branch that is fed with noise: its log alpha has the distribution of its shadow's."""
+    make, shapes = USELESS[kind]
     kept, shadowed = [], []
     for seed in range(4):
         torch.manual_seed(seed)
-        needed, useless, head = nn.Linear(4, 16), nn.Linear(4, 16), nn.Linear(16, 1)
+        needed, useless, head = nn.Linear(4, 16), make(), nn.Linear(16, 1)
         model = nn.ModuleList([needed, useless, head])
         sparsify(model, lambda name, _: name == "1")
         shadows = Shadows(model)
         optimiser = torch.optim.Adam([*model.parameters(), *shadows.parameters()], lr=0.01)
         for step in range(400):
-            x, noise = torch.randn(64, 4), torch.randn(64, 4)
+            x, noise = torch.randn(64, 4), map(torch.randn, shapes)
             with shadows.cast(model):
-                h = torch.tanh(model[0](x)) + model[1](noise)
+                h = torch.tanh(model[0](x)) + model[1](*noise).view(64, 16)
             loss = (model[2](h)[:, 0] - x[:, 0].sin()).square().mean()
             loss = loss + min(1, step / 100) / 2000 * (penalty(model) + penalty(shadows))
             optimiser.zero_grad()
@@ -171,6 +242,43 @@ def test_the_last_share_of_the_steps_is_averaged():
     )
 
 
+# --- the share of useless weights that is kept for ever (docs/method.md) ---
+
+KEPT = {  # beta -> at t = 3, 2, 1, 0 with the KL that is trained with, and with the exact one
+    1: ((0.289, 0.259, 0.195, 0.090), (0.298, 0.267, 0.198, 0.089)),
+    2: ((0.134, 0.110, 0.067, 0.017), (0.141, 0.116, 0.069, 0.016)),
+    3: ((0.066, 0.051, 0.025, 0.003), (0.071, 0.054, 0.026, 0.003)),
+    4: ((0.034, 0.024, 0.010, 0.001), (0.037, 0.026, 0.010, 0.001)),
+    5: ((0.018, 0.012, 0.004, 0.000), (0.020, 0.013, 0.004, 0.000)),
+}
+
+
+def test_useless_weights_are_kept_as_often_as_the_method_says():
+    """Weights N(theta, sigma^2) with data term (w - z)^2 / 2, z standard normal: trained to the end, then counted."""
+    beta = torch.tensor(list(KEPT))[:, None]
+    z = torch.tensor(stats.norm.isf(torch.arange(0.5, 500) / 1000)).repeat(len(beta), 1)  # quantiles of |z|
+    theta, log_sigma2 = z.clone().requires_grad_(), torch.full_like(z, -2.0).requires_grad_()
+    optimiser = torch.optim.Adam([theta, log_sigma2], lr=0.03)
+    for step in range(3000):
+        optimiser.param_groups[0]["lr"] = 0.03 * min(1.0, 2 - step / 1500)
+        loss = ((theta - z).square() + log_sigma2.exp()).sum() / 2 + (beta * kl_per_weight(theta, log_sigma2)).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    kept = [(log_alpha(theta, log_sigma2) < t).double().mean(1) for t in (3, 2, 1, 0)]
+    assert torch.stack(kept, 1).numpy() == pytest.approx(np.array([rows[0] for rows in KEPT.values()]), abs=0.0025)
+
+
+@pytest.mark.parametrize("beta", KEPT)
+def test_with_the_exact_kl_the_shares_are_nearly_the_same(beta):
+    """With the best theta the loss is beta KL(a) + z^2 / 2 sigmoid(a), a = log alpha. Its slope is 0 at the minimum."""
+    for t, share in zip((3, 2, 1, 0), KEPT[beta][1]):
+        x = math.exp(-t / 2) / math.sqrt(2)
+        slope = x * special.dawsn(x)  # of the KL, downwards
+        z = math.sqrt(2 * beta * slope / (special.expit(t) * special.expit(-t)))  # for which t is the minimum
+        assert special.erfc(z / math.sqrt(2)) == pytest.approx(share, abs=0.0006)
+
+
 SMALL = Config("srgnn", "small", DATA.split_hash, {"dim": 8}, **{**CALIBRATED, "batch_size": 16, "max_steps": 50})
 
 
@@ -209,3 +317,120 @@ def test_each_group_of_parameters_has_its_rate():
     assert covered == {id(p) for part in (training.model, training.controls) for p in part.parameters()}
     set_lr(training.optimiser, Config("x", "", "", max_steps=100), 50, 10)
     assert {group["lr"] for group in training.optimiser.param_groups} == {1e-3}
+
+
+@pytest.mark.parametrize("build", [lambda: SRGNN(30, dim=8), lambda: AttenMixer(30, dim=8)], ids=["gates", "heads"])
+def test_each_block_stands_beside_the_same_block_of_its_shadow(build):
+    training = assemble(build, SMALL, prefixes_of(DATA.train), 1, "full")
+    of = training.controls.shadows
+    for _, _, log_sigma2 in named_variational(of):
+        torch.nn.init.normal_(log_sigma2, -3.0, 3.0)
+    rows = density_rows(training)
+    own = [(row["matrix"], row["block"]) for row in rows if row["role"] not in ("control", "shadow")]
+    beside = {(row["matrix"], row["block"]): row for row in rows if row["role"] == "shadow"}
+    assert list(beside) == [(f"shadow.{matrix}", block) for matrix, block in own] and any(block for _, block in own)
+    for name, (_, theta, log_sigma2) in zip(of.names, named_variational(of)):
+        blocks = training.model.matrices[name].rows
+        for block, counted in zip(blocks, (log_alpha(theta, log_sigma2) < 3).chunk(max(1, len(blocks)))):
+            assert beside[f"shadow.{name}", block]["kept"]["3"] == int(counted.sum())
+
+
+class Normed(SRGNN):
+    """A user's model whose session vectors pass a batch norm."""
+
+    def __init__(self):
+        super().__init__(30, dim=8)
+        self.norm = nn.BatchNorm1d(8)
+
+    def encode(self, S, batch):
+        return self.norm(super().encode(S, batch))
+
+
+def test_batch_norm_has_the_statistics_of_the_averaged_weights(tmp_path):
+    summary = fit(Normed, DATA, SMALL, tmp_path / "whole", seed=1)
+    saved = load_checkpoint(tmp_path / "whole" / "checkpoints" / "last.pt")
+    model, seen = Normed(), []
+    sparsify(model)
+    model.load_state_dict(reported(saved))
+    model.eval()
+    assert metrics(evaluate(model, prefixes_of(DATA.test))) == summary["test"]
+    model.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    prefixes = examples_of(DATA, SMALL, "cpu")[0]
+    order = ExampleOrder(prefixes, SMALL, 1)
+    with torch.no_grad():
+        for step in range(len(prefixes) // SMALL.batch_size):  # fewer than BATCHES
+            session_vectors(model, model.items, prefixes.batch(order.batch(step)))
+    torch.testing.assert_close(model.norm.running_mean, torch.stack([h.mean(0) for h in seen]).mean(0))
+    torch.testing.assert_close(model.norm.running_var, torch.stack([h.var(0) for h in seen]).mean(0))
+    assert model.norm.num_batches_tracked == len(seen) and model.norm.momentum == 0.1
+    assert (saved["model"]["norm.running_mean"] - model.norm.running_mean).abs().max() > 1e-4  # those of the steps
+    with pytest.raises(Interrupted):
+        fit(Normed, DATA, SMALL, tmp_path / "stopped", seed=1, observer=StopAt(45))
+    fit(Normed, DATA, SMALL, tmp_path / "stopped", seed=1)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_statistics_are_left_alone_without_averages_and_where_the_model_keeps_them():
+    model, batches = Normed(), [prefixes_of(DATA.train).batch(torch.arange(9))]
+    before, averages = copy.deepcopy(model.state_dict()), Averages(model=model, controls=None)
+    averages.settle(model, batches)
+    assert not averages.means
+    averages.add()
+    model.norm.eval()
+    averages.settle(model, batches)
+    assert not any("running" in name for name in averages.means)
+    model.norm.train()
+    averages.settle(model, batches)
+    assert averages.means["model.norm.running_mean"].abs().max() > 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training and model.norm.training and model.norm.momentum == 0.1
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_batches_too_small_for_shadows_are_refused(size):
+    config = Config("srgnn", "small", DATA.split_hash, {"dim": 8}, **{**CALIBRATED, "batch_size": size})
+    with pytest.raises(UsageError, match=f"need 4 of them: batches of {size} are too small"):
+        assemble(lambda: SRGNN(30, dim=8), config, prefixes_of(DATA.train), 1, "full")
+
+
+def test_a_last_batch_of_one_example_is_harmless(tmp_path):
+    examples = len(examples_of(DATA, SMALL, "cpu")[0])
+    size = next(size for size in range(16, examples) if examples % size == 1)
+    train(tmp_path, replace(SMALL, batch_size=size, max_steps=math.ceil(examples / size)))
+
+
+def test_a_model_without_a_matrix_is_refused():
+    class Bag(SRGNN):
+        matrices: ClassVar = {}
+
+        def __init__(self):
+            super().__init__(30, dim=8, steps=0, without=("attention",))
+            self.readout = None
+
+        def encode(self, S, batch):
+            return S[batch.items.clamp(min=1) - 1].mean(1)
+
+    with pytest.raises(DataError, match="SparseVD can replace no layer"):
+        assemble(Bag, SMALL, prefixes_of(DATA.train), 1, "full")
+
+
+@pytest.mark.slow
+def test_shadows_do_not_change_what_is_dissected(tmp_path):
+    """Accuracy and densities with and without shadows differ by no more than seeds do."""
+    data, options, seeds = dissect.load("demo"), {"dim": 16}, (1, 2, 3)
+    found = {}
+    for shadowed in (True, False):
+        settings = {**CALIBRATED, "max_steps": 300, "shadows": shadowed}
+        config = Config("srgnn", data.name, data.split_hash, options, **settings)
+        for seed in seeds:
+            run = tmp_path / f"{shadowed}-{seed}"
+            summary = fit(lambda: SRGNN(data.n_items, **options), data, config, run, seed=seed)
+            rows = [row for row in summary["density"] if not row["block"] and row["role"] not in ("control", "shadow")]
+            values = {row["matrix"]: row["kept"]["3"] / row["numel"] for row in rows}
+            values["mrr@20"] = summary["test"]["mrr@20"] / 100
+            for name, value in values.items():
+                found.setdefault(name, {True: [], False: []})[shadowed].append(value)
+    for name, values in found.items():
+        a, b = values.values()
+        error = np.hypot(np.std(a, ddof=1), np.std(b, ddof=1)) / len(seeds) ** 0.5
+        assert abs(np.mean(a) - np.mean(b)) < 3 * error + 0.01, (name, values)

@@ -50,6 +50,7 @@ def invoke(*words):
     return result.exit_code, result.stdout, result.stderr
 
 
+RUN = ["run", "--literal", "--seed", "1"]
 BASELINES = [name for name, cls in MODELS.items() if not cls.learns]
 KINDS = ["sparse", "gnn", "reduced", "dense", "mixer", "capped", "refit", "paper", "own model", "started", *BASELINES]
 
@@ -57,16 +58,16 @@ KINDS = ["sparse", "gnn", "reduced", "dense", "mixer", "capped", "refit", "paper
 def verb_of(kind, made):
     """The words that make a run of this kind."""
     return {
-        "sparse": ["run", "--max-steps", "30"],
-        "gnn": ["run", "--max-steps", "10", "--where", "gnn", "--prior", "normal"],
-        "reduced": ["run", "--max-steps", "12", "--without", "attention", "--without", "propagation"],
+        "sparse": [*RUN, "--max-steps", "30"],
+        "gnn": [*RUN, "--max-steps", "10", "--where", "gnn", "--prior", "normal"],
+        "reduced": [*RUN, "--max-steps", "12", "--without", "attention", "--without", "propagation"],
         "dense": ["train", "srgnn", "--epochs", "6", "--lr", "0.1"],
         "mixer": ["train", "attenmixer", "--epochs", "1", "--preset", "paper-LP", "--option", "heads=2"],
         "capped": ["train", "srgnn", "--epochs", "2", "--longest", "2"],
         "refit": ["train", "srgnn", "--epochs", "2", "--lr", "0.02", "--refit"],
         "paper": ["train", "srgnn", "--epochs", "2", "--protocol", "paper"],
-        "own model": ["run", "--model", f"{made['own']}:Own", "--max-steps", "5"],
-        "started": ["run", "--max-steps", "8", "--init-from", made.get("dense")],
+        "own model": [*RUN, "--model", f"{made['own']}:Own", "--max-steps", "5"],
+        "started": [*RUN, "--max-steps", "8", "--init-from", made.get("dense")],
         **{name: ["train", name] for name in BASELINES},
     }[kind]
 
@@ -568,9 +569,9 @@ def test_a_group_is_all_its_unfinished_runs(made, tmp_path, monkeypatch):
     first = interrupted(made, tmp_path / "runs", monkeypatch, "sparse", more=["--seed=1", "--seed", "2", "--seed", "3"])
     second = folders.run_path(first.parent, 2)
     third = folders.run_path(first.parent, 3)
-    assert invoke("run", "--max-steps", "30", *words, "--seed", "2")[0] == 0
+    assert invoke("run", "--literal", "--max-steps", "30", *words, "--seed", "2")[0] == 0
     monkeypatch.setattr(live, "observer", lambda *_, **__: StopAt(4, 1))
-    assert invoke("run", "--max-steps", "30", *words, "--without", "gnn")[0] == 130
+    assert invoke(*RUN, "--max-steps", "30", *words, "--without", "gnn")[0] == 130
     monkeypatch.undo()
     before = (second / "summary.json").stat().st_mtime_ns
     code, out, err = typed({**made, "runs": tmp_path / "runs"}, "resume", first.parent.name, "--json", "--quiet")
@@ -624,7 +625,7 @@ def test_infinite_settings_can_be_read_back(tmp_path):
 
 
 def test_weights_that_do_not_fit_leave_no_group_behind(made, tmp_path):
-    words = ["run", *WORDS, "--max-steps", "3", "--data-dir", made["data"], "--runs-dir", tmp_path / "runs"]
+    words = [*RUN, *WORDS, "--max-steps", "3", "--data-dir", made["data"], "--runs-dir", tmp_path / "runs"]
     wider = ["8" if before == "--dim" else word for before, word in zip(["", *words], words)]
     code, _, err = invoke(*wider, "--init-from", made["dense"])
     assert code == 3 and "another shape" in err

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from analyses.bootstrap import relative_loss_interval, session_sums
 from analyses.density import beyond_control, density, density_table
-from analyses.verdict import judge, need_answer
+from analyses.need import need_answer
+from analyses.verdict import judge
 from dissect.cli.verdict_view import render_verdict
 from dissect.errors import DataError
 from dissect.runs.config import Config

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from dissect.errors import UsageError
+from dissect.errors import FinishedError, UsageError
 from dissect.runs.config import SETTINGS, Config, Setting
 
 if TYPE_CHECKING:
@@ -105,13 +105,16 @@ def each_once(context: click.Context, parameter: click.Parameter, values: tuple[
     return tuple(dict.fromkeys(values))
 
 
-def settings(usual: Mapping[str, Any], but: Sequence[str] = ()) -> Decorator:
-    """An option for each setting, with the defaults of a verb; `but` names settings or groups that it lacks."""
+def settings(usual: Mapping[str, Any], but: Sequence[str] = (), many: Sequence[str] = ()) -> Decorator:
+    """An option for each setting, with the defaults of a verb.
+
+    `but` names settings or groups that it lacks, `many` settings that it takes several times.
+    """
     own = [each for each in SETTINGS if not {each.name, each.group} & set(but)]
-    return several(*(_setting(each, usual.get(each.name, each.default)) for each in own))
+    return several(*(_setting(each, usual.get(each.name, each.default), each.name in many) for each in own))
 
 
-def _setting(each: Setting, default: Any) -> Decorator:
+def _setting(each: Setting, default: Any, is_many: bool) -> Decorator:
     how: dict[str, Any] = {"is_flag": True}
     if each.kind != "bool":
         low, high = map(each.limits.get, ("at least", "at most"))
@@ -119,6 +122,10 @@ def _setting(each: Setting, default: Any) -> Decorator:
         kind = click.Choice(each.choices) if each.choices else kinds.get(each.kind, str)
         shown = each.shown and default is not None
         how = {"type": kind, "default": default if shown else None, "show_default": shown}
+    elif default:  # on, unless it is switched off
+        return option(f"{each.flag}/--no-{each.flag[2:]}", each.name, default=True, group=each.group, help=each.help)
+    if is_many:
+        how |= {"default": (default,), **ONCE}
     return option(each.flag, each.name, group=each.group, rare=each.rare, help=each.help, **how)
 
 
@@ -147,25 +154,29 @@ DEVICES = click.Choice(["auto", "cpu", "cuda"])
 device = of_training("--device", type=DEVICES, default="auto", **SHOWN)
 preset = of_model("--preset", help="A named set of model options, e.g. official for attenmixer.")
 extra = of_model("--option", "extra", multiple=True, metavar="KEY=VALUE", help=OPTION)
-# The options of a training beside its settings.
-training = several(
-    of_model("--dim", type=click.IntRange(1), help=WIDTH),
-    preset,
-    extra,
-    of_model("--without", metavar="ROLE", help="Leave a role out: propagation, gnn, attention.", **ONCE),
-    of_model("--init-from", metavar="RUN", help="Start from the weights of a trained dense run."),
-    of_training("--epochs", type=float, help="Length of the training; or --max-steps. [default of train: 10]"),
-    of_training("--seed", "seeds", type=click.IntRange(0, 10**9), default=(1,), help=SEEDS, **SHOWN, **ONCE),
-    of_training("--jobs", type=click.IntRange(1), default=1, help=JOBS, **SHOWN),
-    device,
-    option("--config", metavar="FILE", help=FROM),
-    option("--name", help="Name of the group's folder, before the hash. [default: <model>-<dataset>]"),
-    runs_dir,
-    data_dir,
-    option("--force", is_flag=True, help="Train finished runs again; the old runs are kept aside."),
-    as_json,
-    quiet,
-)
+
+
+def training(seeds: tuple[int, ...], epochs: float) -> Decorator:
+    """The options of a training beside its settings, with these defaults of a verb."""
+    length = f"Length of the training; or --max-steps. [default: {epochs:g}]"
+    return several(
+        of_model("--dim", type=click.IntRange(1), help=WIDTH),
+        preset,
+        extra,
+        of_model("--without", metavar="ROLE", help="Leave a role out: propagation, gnn, attention.", **ONCE),
+        of_model("--init-from", metavar="RUN", help="Start from the weights of a trained dense run."),
+        of_training("--epochs", type=float, help=length),
+        of_training("--seed", "seeds", type=click.IntRange(0, 10**9), default=seeds, help=SEEDS, **SHOWN, **ONCE),
+        of_training("--jobs", type=click.IntRange(1), default=1, help=JOBS, **SHOWN),
+        device,
+        option("--config", metavar="FILE", help=FROM),
+        option("--name", help="Name of the group's folder, before the hash. [default: <model>-<dataset>]"),
+        runs_dir,
+        data_dir,
+        option("--force", is_flag=True, help="Train finished runs again; the old runs are kept aside."),
+        as_json,
+        quiet,
+    )
 
 
 def of_run(device: Decorator = device) -> Decorator:
@@ -226,18 +237,18 @@ def start(context: click.Context, usual: Mapping[str, Any], as_json: bool, **giv
 
     workers.join()
     typed = {name: v for name, v in given.items() if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    path, is_dense = given.pop("config"), usual.get("where") == "none"
-    file = read_settings(path, usual, "init_from" in typed) if path else {}
+    source, is_dense = given.pop("config"), usual.get("where") == "none"
+    file = read_settings(source, usual, "init_from" in typed) if source else {}
     model, dataset = (typed.get(name, file.get(name, given.pop(name))) for name in ("model", "dataset"))
     if model is None:
         raise click.MissingParameter(ctx=context, param=context.command.params[0])
     is_files = "model" not in typed and "model" in file
-    subject = recorded_model(model, file.get("model_source"), path) if is_files else find_model(model)
+    subject = recorded_model(model, file.get("model_source"), source) if is_files else find_model(model)
     if not is_dense:
         subject.require_weights()
     data = loader()(dataset or newest_dataset(given["runs_dir"], say), given.pop("data_dir"))
     if file.get("dataset") == data.name and "split_hash" in file:
-        require_split(data, file["split_hash"], path)
+        require_split(data, file["split_hash"], source)
     names = {each.name for each in SETTINGS}
     settings = {name: value for name, value in file.items() if name in {*names, "select"}}
     if given["epochs"] is not None:
@@ -246,15 +257,40 @@ def start(context: click.Context, usual: Mapping[str, Any], as_json: bool, **giv
     options, name, dim = {}, given.pop("name"), given.pop("dim")
     if file.get("model") == subject.name:
         options = dict(file.get("model_options", {}))
-        group = Path(path).resolve().parent.name
+        group = Path(source).resolve().parent.name
         if file.get("dataset") == data.name and HASHED.search(group):
             name = name or HASHED.sub("", group)
     options |= {} if dim is None else {"dim": dim}
     options |= option_values(given.pop("extra"))
     watch = partial(observer, threshold=settings.get("threshold", Config.threshold), quiet=given.pop("quiet"))
     more = {name: value for name, value in given.items() if name not in names} | settings
-    trained = train(subject, data, options=options, name=name, observe=watch, say=say, usual=usual, **more)
-    show(trained, not is_dense, as_json)
+    weights = more.pop("kl_weight", None)
+    groups: list[Path] = []
+    for weight in weights if isinstance(weights, tuple) else (weights,):
+        own = {} if weight is None else {"kl_weight": weight}
+        how = {"options": options, "name": name, "observe": watch, "say": say, "usual": usual}
+        try:
+            groups.append(train(subject, data, **how, **more, **own))
+        except FinishedError as error:  # of a path, some steps may be finished
+            if not isinstance(weights, tuple) or len(weights) == 1:
+                raise
+            groups.append(error.group)
+    show_path(groups, as_json) if len(groups) > 1 else show(groups[0], not is_dense, as_json)
+
+
+def show_path(groups: Sequence[Path], as_json: bool) -> None:
+    """Print what groups that differ in the KL weight keep, a line for each."""
+    from rich.console import Console
+
+    from analyses.verdict import judge
+    from dissect.cli.verdict_view import render_path
+    from dissect.data import planted
+    from dissect.runs.folders import group_config
+    from dissect.training import workers
+
+    if workers.is_first():
+        verdicts = [judge(group, judged=planted.judged(group_config(group)["dataset"])) for group in groups]
+        print(json.dumps(verdicts, indent=1, allow_nan=False)) if as_json else Console().print(render_path(verdicts))
 
 
 def show(group: Path, has_verdict: bool, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dissect.cli import options
-from dissect.runs.config import DENSE
+from dissect.runs.config import DENSE, EPOCHS
 
 EXAMPLES = (
     "train attenmixer --dataset diginetica",
@@ -26,7 +26,7 @@ REFIT = (
 @click.command(cls=options.Training, epilog=options.examples(*EXAMPLES))
 @click.argument("model", required=False, metavar="MODEL")
 @options.option("--dataset", group="data", help=DATASET)
-@options.training
+@options.training(seeds=(1,), epochs=EPOCHS)
 @options.settings(DENSE, but=("SparseVD",))
 @options.of_training("--refit", is_flag=True, help=REFIT)
 @click.pass_context

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from rich.bar import Bar
@@ -11,8 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from dissect.cli.text_table import plain
+from dissect.runs.config import Config
 
+BRIEFLY = {
+    "masked": "as evaluated",
+    "mean": "with all weights",
+    "propagation_zero": "messages zero",
+    "gnn_bypassed": "GNN bypassed",
+    "attention_uniform": "attention replaced by its mean",
+}
 SHOWN = 12  # lines of a list, at most
+SHADOW = "beyond chance: kept - shadow, 95 %; by chance: shadow / kept"
+ROLES_BRIEFLY = {"transformation": "transform."}
 QUESTIONS = {"O1": "O1  propagation withers (Figure 3)", "O2": "O2  the readout holds (Figure 4)"}
 STYLES = {"holds": "green", "fails": "red", "undecided": "yellow", "redundant": "green", "needed": "red"}
 CHECKS = {
@@ -25,12 +37,15 @@ CHECKS = {
 
 
 def render_verdict(verdict: dict[str, Any]) -> Group:
-    """The whole verdict as something that rich can print."""
+    """The whole verdict as something that rich can print: first a paragraph to quote, then the evidence."""
     parts: list[RenderableType] = [heading(verdict)]
+    if "paragraph" in verdict and verdict["seeds"]:
+        parts.append(Text(f"\n{verdict['paragraph']}"))
     if verdict["density"]:
-        parts += [density_bars(verdict), dense_weights(verdict.get("coverage") or {"roles": {}})]
+        parts.append(density_bars(verdict))
+        parts += dense_weights(verdict.get("coverage") or {"roles": {}})
     if verdict["checks"]:
-        parts.append(check_table(verdict["checks"]))
+        parts.append(checks_in_words(verdict) if verdict.get("rules") == "shadows" else check_table(verdict["checks"]))
     parts.append(Text("\nVerdict", style="bold"))
     first, second = verdict["O1"], verdict["O2"]
     common = [r for r in first["reasons"] if r in second["reasons"] and first["answer"] == "undecided"]
@@ -43,23 +58,62 @@ def render_verdict(verdict: dict[str, Any]) -> Group:
         parts.append(answer_text(f"need  for {role}: ", {**given, "reasons": [need_words(given), *given["reasons"]]}))
     if not verdict["need"] and verdict["where"] != "none":
         parts.append(answer_text("need: ", {"answer": "not asked", "reasons": [need_hint(verdict["removable"])]}))
+    parts += beside(verdict)
     return Group(*parts)
+
+
+def render_path(verdicts: Sequence[dict[str, Any]]) -> Group:
+    """Verdicts that differ in the KL weight, a line for each: what the roles keep and what their shadows keep."""
+    first = verdicts[0]
+    roles = [role for role in first["density"]["roles"] if role not in ("control", "shadow")]
+    names = ("KL", "MRR@20", *(ROLES_BRIEFLY.get(role, role) for role in roles), *QUESTIONS)
+    title = f"\n{first['model']} on {first['dataset']}: share of weights kept (of shadows), {over(first)}"
+    table = plain(names, names[: len(roles) + 2], title)
+    for verdict in sorted(verdicts, key=lambda each: float(each["kl_weight"])):
+        shadows = {role: given["shadow"] for role, given in verdict.get("roles", {}).items()}
+        kept = [
+            f"{verdict['density']['roles'][role]:.2f}" + (f" ({shadows[role]:.2f})" if role in shadows else "")
+            for role in roles
+        ]
+        accuracy = f"{verdict['accuracy']['test']['mrr@20']:.2f}"
+        table.add_row(f"{verdict['kl_weight']:g}", accuracy, *kept, *(verdict[name]["answer"] for name in QUESTIONS))
+    lines = []
+    if matched := (first.get("matched") or {}).get("mrr@20"):
+        lines.append(f"MRR@20 of the matched dense model: {matched:.2f}.")
+    lines += [f"Draw it:       dissect plot path {first['group']}", "Each verdict:  "]
+    lines[-1] += "\n               ".join(f"dissect verdict {verdict['group']}" for verdict in verdicts)
+    return Group(table, *(Padding(Text(line), (0, 0, 0, 2), expand=False) for line in lines))
+
+
+def beside(verdict: dict[str, Any]) -> list[RenderableType]:
+    """What the paper's own measure says, and the checks that were not run."""
+    lines = []
+    if literal := verdict.get("literal"):
+        says = ", ".join(f"{name} {literal[name]['figures_say']}" for name in QUESTIONS)
+        lines.append(f"With the paper's settings (--literal, {literal['steps']:,} steps), density alone says: {says}.")
+    if verdict.get("not_run"):
+        lines.append(f"Not run: the same command with {', or '.join(verdict['not_run'])}.")
+    if verdict.get("rules") == "density":
+        lines.append("Judged by the rules for runs without shadows.")
+    return [Padding(Text(line, style="dim"), (0, 0, 0, 2), expand=False) for line in lines]
 
 
 def heading(verdict: dict[str, Any]) -> Text:
     seeds, accuracy = verdict["seeds"], verdict["accuracy"]
     lines = [
-        f", {verdict['steps']:,} steps, seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds)) or 'none finished'}",
-        "where {where}, prior {prior}, noise {noise}, KL weight {kl_weight:g}".format_map(verdict),
+        f", {verdict['steps']:,} steps, seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds)) or 'none finished'}"
     ]
-    if verdict["need"]:
-        lines.append('These numbers are of the full model; "need" below says what it loses without a role.')
+    is_new = verdict.get("rules") == "shadows"  # then the paragraph has the accuracy
+    usual = [getattr(Config, name) for name in ("where", "prior", "noise")]
+    if not is_new or [verdict[name] for name in ("where", "prior", "noise")] != usual:
+        lines.append("where {where}, prior {prior}, noise {noise}, KL weight {kl_weight:g}".format_map(verdict))
     if test := accuracy.get("test"):
         bias, worst = accuracy["selection_bias"], accuracy.get("test_worst_ties") or test  # absent in the oldest runs
-        lines.append(f"test: HR@20 {test['hr@20']:.2f}, MRR@20 {test['mrr@20']:.2f} at the final step")
+        says = f"test: HR@20 {test['hr@20']:.2f}, MRR@20 {test['mrr@20']:.2f} at the final step"
         if worst["mrr@20"] < 0.995 * test["mrr@20"]:
-            lines[-1] += f"; {worst['hr@20']:.2f} and {worst['mrr@20']:.2f} with ties counted against the target"
-        if bias:
+            says += f"; {worst['hr@20']:.2f} and {worst['mrr@20']:.2f} with ties counted against the target"
+        lines += [] if is_new and ";" not in says else [says]
+        if bias and not is_new:
             lines.append(f"(choosing the epoch on test would add {bias['hr@20']:.2f} and {bias['mrr@20']:.2f})")
     return Text(f"\n{verdict['model']} on {verdict['dataset']}", "bold").append("\n".join(lines), "not bold")
 
@@ -83,17 +137,38 @@ def density_bars(verdict: dict[str, Any]) -> Table:
 
 
 def shadow_bars(verdict: dict[str, Any]) -> Table:
-    """Matrices and blocks with the share of weights kept, and what their shadows keep."""
-    t = f"{verdict['threshold']:g}"
-    title = f"\nDensity: share of weights with log α < {t}"
-    caption = "shadow: what a matrix keeps that is useless by construction, at the same place"
-    table = plain(("matrix", "role", f"t = {t}", "shadow", ""), (f"t = {t}", "shadow"), title, caption=caption)
-    for row in (row for row in verdict["density"]["matrices"] if "/" not in row["block"]):
-        names = (f"  {row['block']}", "") if row["block"] else (row["matrix"], row["role"])
-        shadow = "" if row["shadow"] is None else f"{row['shadow']:.3f}"
-        style = "dim" if row["block"] or row["role"] == "control" else ""
-        table.add_row(*names, f"{row['density']:.3f}", shadow, Bar(1, 0, row["density"], width=24), style=style)
+    """Roles, and their matrices, with the share of weights kept and what their shadows keep."""
+    columns = ("", "kept", "shadow", "beyond chance", "by chance", "")
+    title = f"\nShare of weights kept (log α < {verdict['threshold']:g}), {over(verdict)}"
+    table = plain(columns, columns[1:5], title, caption=SHADOW)
+    whole = [row for row in verdict["density"]["matrices"] if not row["block"]]
+    for role, given in verdict["roles"].items():
+        interval = "" if given["low"] is None else f"{given['low']:.3f} to {given['high']:.3f}"
+        false = "" if math.isnan(given["false"]) else f"{given['false']:.0%}"
+        numbers = [f"{given['density']:.3f}", f"{given['shadow']:.3f}", interval or f"{given['excess']:.3f}", false]
+        table.add_row(role, *numbers, Text(given["answer"], STYLES.get(given["answer"], "")), style="bold")
+        own = [row for row in whole if row["role"] == role]
+        for row in own[:SHOWN] if len(own) > 1 else ():
+            shares = [f"{row['density']:.3f}", "" if row["shadow"] is None else f"{row['shadow']:.3f}"]
+            table.add_row(f"  {row['matrix'].split('.')[-1]}", *shares, "", "", Bar(1, 0, row["density"], width=14))
+        if len(own) > SHOWN:
+            table.add_row(f"  and {len(own) - SHOWN} more: --json")
+    for row in (row for row in whole if row["role"] == "control"):
+        table.add_row(
+            row["matrix"], f"{row['density']:.3f}", "", "", "", Bar(1, 0, row["density"], width=14), style="dim"
+        )
     return table
+
+
+def over(verdict: dict[str, Any]) -> str:
+    seeds = len(verdict["seeds"])
+    return "one seed" if seeds == 1 else f"mean of {seeds} seeds"
+
+
+def checks_in_words(verdict: dict[str, Any]) -> Text:
+    """The quick checks in a sentence or two."""
+    says = [f"{BRIEFLY.get(name, name)} {values['mrr@20']:.2f}" for name, values in verdict["checks"].items()]
+    return Text("\nMRR@20 of the trained model: ", style="bold").append(f"{', '.join(says)}.", style="not bold")
 
 
 def check_table(checks: dict[str, dict[str, float]]) -> Table:
@@ -104,7 +179,7 @@ def check_table(checks: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-def dense_weights(coverage: dict[str, Any]) -> Text:
+def dense_weights(coverage: dict[str, Any]) -> list[RenderableType]:
     """The weights that no density covers, a line for each name; without those that --where has left out."""
     dense = [(role, *item) for role, share in coverage["roles"].items() for item in share["dense"].items()]
     lines = [
@@ -114,8 +189,8 @@ def dense_weights(coverage: dict[str, Any]) -> Text:
         if part["reason"] != "not chosen"
     ]
     more = f"\n  and {len(lines) - SHOWN} more: --json" if len(lines) > SHOWN else ""
-    text = Text("\nNot dissected, so not in the densities above:" if lines else "", style="yellow")
-    return text.append("".join(lines[:SHOWN]) + more, style="not bold")
+    text = Text("\nNot dissected, so not in the densities above:", style="yellow")
+    return [text.append("".join(lines[:SHOWN]) + more, style="not bold")] if lines else []
 
 
 def answer_text(question: str, given: dict[str, Any], then: str = "") -> Group:
@@ -130,16 +205,11 @@ def answer_text(question: str, given: dict[str, Any], then: str = "") -> Group:
 
 def need_words(given: dict[str, Any]) -> str:
     """The loss of the model without a role, with the interval if there is one."""
-    changes = [
-        f"{name.upper()} goes from {given[f'{name}_full']:.2f} to {given[f'{name}_reduced']:.2f}"
-        for name in ("hr@20", "mrr@20")
-        if f"{name}_full" in given  # older verdicts have MRR only
-    ]
-    words = f"without it, {' and '.join(changes)}"
+    words = f"MRR@20 {given['mrr@20_full']:.2f}, without it {given['mrr@20_reduced']:.2f}"
     if given["loss"] is not None:
-        words += f": a relative loss of {100 * given['loss']:.2f} % in MRR@20"
+        words += f": {100 * given['loss']:.2f} % less"
     if given["low"] is not None:
-        words += f", 95 % interval (seeds and sessions) {100 * given['low']:.2f} to {100 * given['high']:.2f} %"
+        words += f" (95 %: {100 * given['low']:.2f} to {100 * given['high']:.2f})"
     return words
 
 

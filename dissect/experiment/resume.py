@@ -14,6 +14,7 @@ from dissect.experiment.opened import Load, data_of, model_of
 from dissect.experiment.subject import Subject
 from dissect.experiment.train import Manner, Plan, starting_weights, train_seeds
 from dissect.runs import folders
+from dissect.runs.config import SEEDS
 from dissect.training.rebuild import Recorded, read_run, roles_without
 
 
@@ -31,10 +32,16 @@ def unfinished(name: str, runs_dir: str | Path) -> list[Recorded]:
     folders.leave_out(damaged, is_all=not found)
     if not folders.RUN.fullmatch(Path(name).resolve().name):
         for record in [each for each in found if not each.config.refit]:  # a refit's steps come out of the run before
-            for seed in map(int, filter(str.isdigit, record.options("--seed"))):
-                run = folders.run_path(record.group, seed, record.variant)
-                if not run.exists() and run not in [each.run for each in found]:
-                    found.append(replace(record, run=run, seed=seed))
+            given = list(map(int, filter(str.isdigit, record.options("--seed"))))
+            seeds = given or (SEEDS if record.config.shadows else ())
+            own = [(record.variant, record.config)]
+            if record.variant == folders.FULL and record.config.shadows:
+                own.append((folders.MATCHED, record.config.matched()))
+            for variant, config in own:
+                for seed in seeds:
+                    run = folders.run_path(record.group, seed, variant)
+                    if not run.exists() and run not in [each.run for each in found]:
+                        found.append(replace(record, run=run, seed=seed, variant=variant, config=config))
     records = [record for record in found if not folders.is_done(record.run)]
     if not records:
         for record in found:

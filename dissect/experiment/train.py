@@ -19,7 +19,7 @@ from dissect.errors import DataError, FinishedError, UsageError, unknown
 from dissect.experiment.jobs import at_once
 from dissect.experiment.subject import Subject, changes, faults_named, find_model, model_options, try_on, try_out
 from dissect.runs import files, folders
-from dissect.runs.config import CALIBRATED_EPOCHS, DENSE, DISSECTED, EPOCHS, SETTINGS, Config
+from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, DENSE, EPOCHS, SETTINGS, Config
 from dissect.text import as_name, check_name
 from dissect.training import workers
 from dissect.training.device import prepare_device
@@ -69,6 +69,10 @@ class Plan:
             return folders.MATCHED
         return f"without-{'-'.join(sorted(self.without))}" if self.without else folders.FULL
 
+    @property
+    def is_done(self) -> bool:
+        return all(folders.is_done(self.run(seed)) for seed in self.seeds)
+
     def run(self, seed: int) -> Path:
         return folders.run_path(self.group, seed, self.variant)
 
@@ -109,21 +113,24 @@ def train(
     refit: bool = False,
     observe: Callable[[str], Observer] | None = None,
     say: Say | None = None,
-    usual: Mapping[str, Any] = DISSECTED,
+    usual: Mapping[str, Any] = CALIBRATED,
     **settings: Any,
 ) -> Path:
     """Train a model on a data set, each seed in a run folder of its own; returns the folder of the group.
 
-    `settings` are fields of `Config`. They win over the recipe of the preset, which wins over `usual`: DISSECTED, the
-    settings of `dissect run`, or DENSE, those of `dissect train`. `options` are arguments of the model, on top of those
-    of the preset; `without` names roles that are left out of it. `init_from` is a finished dense run to start from;
-    `refit` trains once more on everything, for the epochs chosen.
+    `settings` are fields of `Config`. They win over the recipe of the preset, which wins over `usual`: CALIBRATED, the
+    settings of `dissect run`, LITERAL, those of the paper, or DENSE, those of `dissect train`. `options` are arguments
+    of the model, on top of those of the preset; `without` names roles that are left out of it. `init_from` is a
+    finished dense run to start from; `refit` trains once more on everything, for the epochs chosen. Beside a model
+    with shadows it trains the matched dense one.
 
     The same call again continues a run that was stopped. Raises UsageError, before anything is written, for names and
     values that do not exist or fit; and if all is finished already, unless `force`.
     """
     subject, runs_dir, given = find_model(model), Path(runs_dir), dict(options or {})
     settings = settings_of(subject, usual, preset, epochs, settings)
+    if usual == CALIBRATED and epochs is None and not {"max_steps", "select"} & settings.keys():
+        epochs = CALIBRATED_EPOCHS
     manner = Manner(device, jobs, force, observe or unobserved, say or unsaid)
     if settings.get("protocol") == "paper":
         if refit:
@@ -151,9 +158,11 @@ def train(
         return _train_twice(plan, name, parts, manner)
     beside = replace(plan, config=config.matched(), is_matched=True)
     wanted = [beside] if config.shadows and not without else []
-    for each in (plan, *wanted):  # where one is finished already, the other may not be
-        is_last = each is (wanted or [plan])[-1]
-        if is_last or not all(folders.is_done(each.run(seed)) for seed in each.seeds) or force:
+    todo = [each for each in (plan, *wanted) if force or not each.is_done]
+    for each in todo or [plan]:
+        if each.is_matched and not force:
+            borrow(each, manner.say)
+        if force or not todo or not each.is_done:
             train_seeds(each, manner)
     return group
 
@@ -174,7 +183,9 @@ def settings_of(
     settings = {**usual, **recipe, **given}
     if settings.get("where", "both") != "none":
         subject.require_weights()
-    return settings
+        return settings
+    own = {each.name for each in SETTINGS if each.group == "SparseVD" and each.name != "where"}
+    return {name: value for name, value in settings.items() if name not in own or name in given}
 
 
 def configure(subject: Subject, data: Dataset, settings: Mapping[str, Any], epochs: float | None) -> Config:
@@ -195,8 +206,6 @@ def configure(subject: Subject, data: Dataset, settings: Mapping[str, Any], epoc
         raise UsageError(f"A setting has a value of another kind: {error}.") from error
     if "max_steps" in settings:
         return config
-    if epochs is None and config.shadows:
-        return replace(config, max_steps=steps_of(CALIBRATED_EPOCHS, data, config))
     if epochs is None and not config.chooses:
         return replace(config, max_steps=BUILT_IN_STEPS.get(data.name, config.max_steps))
     return replace(config, max_steps=steps_of(EPOCHS if epochs is None else epochs, data, config))
@@ -294,6 +303,27 @@ def prepare_group(group: Path, config: Config, data: Dataset) -> None:
     files.write_toml(group / "config.toml", config.to_dict())
 
 
+def borrow(plan: Plan, say: Say) -> None:
+    """Copy finished seeds of a matched dense training from other groups of the folder that need the very same one.
+
+    A path over the KL weight has the same dense model in every group.
+    """
+    for seed in plan.seeds:
+        run = plan.run(seed)
+        for other in folders.find_groups(plan.group.parent):
+            there = folders.run_path(other, seed, folders.MATCHED)
+            if run.exists() or not folders.is_done(there) or not workers.is_first():
+                continue
+            try:
+                is_same = Config(**folders.group_config(other)).matched() == plan.config
+            except DataError:
+                continue  # a damaged neighbour has nothing to give
+            if is_same:
+                files.copy_folder(there, run)
+                say(f"Seed {seed} of the matched dense model: copied from {there}")
+    workers.wait()
+
+
 def _train_twice(plan: Plan, name: str | None, parts: Sequence[str], manner: Manner) -> Path:
     """`train_seeds`, then again on all training sessions, each seed for the epochs that it chose before."""
     everything = replace(plan.config, refit=True, validation=0.0, select="last", patience=0)
@@ -347,11 +377,12 @@ def train_seeds(plan: Plan, manner: Manner) -> Path:
         at_once(_train_one, todo, min(manner.jobs, len(todo)), plan=plan, manner=alone)
     for number, (seed, run) in enumerate(places.items(), 1):
         if folders.is_done(run):
-            if seed in done:
+            if seed in done and not plan.is_matched:
                 manner.say(f"Seed {seed} is finished already: {run}")
             continue
         of = f" ({number} of {len(places)})" if len(places) > 1 else ""
-        lacking = f", without {', '.join(plan.without)}" if plan.without else ""
+        parts = ("SparseVD",) if plan.is_matched else plan.without
+        lacking = f", without {', '.join(parts)}" if parts else ""
         watch = manner.observe(f"{plan.subject.name} on {data.name}, seed {seed}{of}{lacking}")
         more: dict[str, Any] = {"seed": seed, "variant": plan.variant, "weights": plan.weights, "observer": watch}
         own = replace(config, max_steps=plan.steps.get(seed, config.max_steps))

@@ -61,8 +61,8 @@ def setting(default: Any, group: str, help: str, **more: Any) -> Any:
 class Config:
     """The resolved configuration of a group; its hash names the folder.
 
-    The defaults are those of `dissect run`: density needs a constant learning rate until the KL weight has long been 1,
-    and no epoch is chosen. DENSE has those of `dissect train`.
+    The defaults are those of `dissect run --literal`: density needs a constant learning rate until the KL weight has
+    long been 1, and no epoch is chosen. CALIBRATED has those of `dissect run`, DENSE those of `dissect train`.
     """
 
     model: str
@@ -120,7 +120,7 @@ class Config:
     max_steps: int = setting(
         60_000,
         "training",
-        "Steps of training. [default of run: 60000; fewer on built-in data]",
+        "Steps of training. [default: by --epochs; 60000 for run --literal, fewer on built-in data]",
         limits={"at least": 0, "at most": 10**9},
         shown=False,
     )
@@ -274,11 +274,10 @@ SETTINGS = tuple(
     for f in fields(Config)
     if f.metadata
 )
-# Settings of `dissect run` and `dissect train` that are not the defaults. The second is dense and chooses one of at
-# most EPOCHS epochs; the length of the first depends on the data set (experiment/train.py).
-DISSECTED: Mapping[str, Any] = MappingProxyType({})
-# Of `dissect run --calibrated` (docs/method.md): the KL weight is a test at about 5 % for each weight, averaged
-# parameters take the noise of the gradient out, shadows say what is kept by chance.
+# Settings of the verbs that are not the defaults of `Config`. `dissect run` has CALIBRATED: the KL weight is a test at
+# about 3 % for each weight, averaged parameters take the noise of the gradient out, shadows tell what is kept by chance
+# (docs/method.md has the reason for each). `dissect run --literal` has LITERAL, the settings that the paper prints.
+# `dissect train` has DENSE: no SparseVD, and the best of at most EPOCHS epochs.
 CALIBRATED: Mapping[str, Any] = MappingProxyType(
     {
         "kl_weight": 4.0,
@@ -291,7 +290,9 @@ CALIBRATED: Mapping[str, Any] = MappingProxyType(
         "shadows": True,
     }
 )
-CALIBRATED_EPOCHS = 6.6  # of the trials that the settings come from
+LITERAL: Mapping[str, Any] = MappingProxyType({})
+SEEDS = (1, 2, 3)  # of `dissect run` unless given: as many as a verdict needs
+CALIBRATED_EPOCHS = 6.6  # default length of `dissect run`: that of the trials which the settings come from
 DENSE: Mapping[str, Any] = MappingProxyType({"where": "none", "schedule": "steps", "select": "mrr@20", "patience": 3})
 
 

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -164,6 +165,16 @@ def set_aside(run: Path) -> Path:
             n += 1
         shutil.move(run, aside)
     return aside
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder; the target appears complete or not at all. Raises DissectError if the disk refuses."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
+            shutil.copytree(source, Path(folder) / "copy").rename(target)
+    except OSError as error:
+        raise DissectError(f"Could not copy {source} to {target}: {error.strerror or error}.") from error
 
 
 def read_json(path: Path, kind: Any = dict[str, Any], hint: str = "") -> dict[str, Any]:

@@ -52,8 +52,8 @@ class VariationalLayer(nn.Module):
     masked: bool
     log_sigma2_start: float | None
     _held: dict[Any, Tensor] | None
-    # What is added to the product of a matrix, by its name and what it is multiplied by: see shadows.py.
-    _shadow: Callable[[str, Tensor], Tensor] | None = None
+    # From the name of a matrix and its inputs to its shadow and that one's inputs: see shadows.py.
+    _shadow: Callable[[str, Tensor], tuple[VariationalLayer, Tensor]] | None = None
 
     def __init__(
         self,
@@ -156,16 +156,32 @@ class VariationalLayer(nn.Module):
     def _start(self, theta: Tensor) -> float:
         return initial_log_sigma2(theta) if self.log_sigma2_start is None else self.log_sigma2_start
 
-    def _with_shadow(self, name: str, x: Tensor, product: Tensor) -> Tensor:
-        """The product of matrix `name` with x, and in training what its shadow adds to it."""
-        return product + self._shadow(name, x) if self._shadow is not None and self.training else product
-
     def _product(self, name: str, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x [..., in] times matrix `name` [out, in] with its noise, and the bias: [..., out]."""
+        """x times matrix `name` with its noise, and the bias; in training what its shadow makes too.
+
+        The sum of two Gaussians is one: a matrix and its shadow share a draw, as one layer over [x; others] would.
+        """
+        mean, variance = self._moments(name, x, bias)
+        if self._shadow is not None and self.training:
+            shadow, others = self._shadow(name, x)
+            more, spread = shadow._moments("weight", others, None)
+            mean = mean + more
+            variance = None if variance is None or spread is None else variance + spread
+        return mean if variance is None else _add_noise(mean, variance)
+
+    def _moments(self, name: str, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The mean and the variance of the product; the product and None if this call `_uses_weights`."""
         if self._uses_weights():
-            return self._with_shadow(name, x, F.linear(x, self._weight(name), bias))
+            return self._times(x, self._weight(name), bias), None
         theta, log_sigma2 = self._pair(name)
-        return self._with_shadow(name, x, _noisy_product(x, theta, log_sigma2.exp(), bias))
+        mean = self._times(x, theta, bias)
+        with _full_precision(x):
+            # No bias: the variance does not depend on it.
+            return mean, self._times(x.to(log_sigma2.dtype).square(), log_sigma2.exp(), None)
+
+    def _times(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What the dense layer computes with a weight: x [..., in], weight [out, in] -> [..., out]."""
+        return F.linear(x, weight, bias)
 
     def _uses_weights(self) -> bool:
         """Whether this call multiplies by one set of weights, rather than add noise to the outputs."""
@@ -194,12 +210,7 @@ class LinearVD(VariationalLayer, nn.Linear):
     log_sigma2: nn.Parameter
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._uses_weights():
-            return self._with_shadow("weight", x, F.linear(x, self._weight("weight"), self.bias))
-        mean = F.linear(x, self.weight, self.bias)
-        with _full_precision(x):
-            noisy = _add_noise(mean, F.linear(x.to(self.log_sigma2.dtype).square(), self.log_sigma2.exp()))
-        return self._with_shadow("weight", x, noisy)
+        return self._product("weight", x, self.bias)
 
 
 class Conv1dVD(VariationalLayer, nn.Conv1d):
@@ -212,15 +223,11 @@ class Conv1dVD(VariationalLayer, nn.Conv1d):
     log_sigma2: nn.Parameter
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self._weight("weight") if self._uses_weights() else self.weight
-        mean: Tensor = self._conv_forward(x, weight, self.bias)
-        if self._uses_weights():
-            return self._with_shadow("weight", x, mean)
-        with _full_precision(x):
-            square = x.to(self.log_sigma2.dtype).square()
-            # The same padding, stride and dilation, but no bias: variance does not depend on it.
-            noisy = _add_noise(mean, self._conv_forward(square, self.log_sigma2.exp(), None))
-        return self._with_shadow("weight", x, noisy)
+        return self._product("weight", x, self.bias)
+
+    def _times(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The same padding, stride and dilation for the mean and the variance."""
+        return self._conv_forward(x, weight, bias)
 
 
 class GRUCellVD(VariationalLayer, nn.GRUCell):
@@ -384,11 +391,6 @@ def _add_noise(mean: Tensor, variance: Tensor) -> Tensor:
     std = (variance + VARIANCE_EPS).sqrt()
     noise = torch.randn(mean.shape, dtype=std.dtype, device=std.device)
     return torch.addcmul(mean.to(std.dtype), std, noise).to(mean.dtype)
-
-
-def _noisy_product(x: Tensor, theta: Tensor, sigma2: Tensor, bias: Tensor | None) -> Tensor:
-    """x [..., in] times W ~ N(theta, sigma2) [out, in], and the bias: [..., out]."""
-    return _add_noise(F.linear(x, theta, bias), F.linear(x.square(), sigma2))
 
 
 def _gates(gi: Tensor, gh: Tensor, h: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dissect.sparsevd.layers import Conv1dVD, LinearVD, VariationalLayer
+from dissect.sparsevd.layers import Conv1dVD, LinearVD, VariationalLayer, one_sample
 from dissect.sparsevd.sparsifier import matrices_of, variational_layers
 
 FEWEST = 4  # rows of a batch that can be rolled by a quarter of them
@@ -40,27 +41,24 @@ class Shadows(nn.Module):
 
     @contextmanager
     def cast(self, model: nn.Module) -> Iterator[None]:
-        """Within it, what the shadows make is added to the products of the model's matrices, in training."""
+        """Within it, what the shadows make is added to the products of the model's matrices, in training.
+
+        With noise = weight each shadow has one draw in it, as its matrix has in `one_sample`.
+        """
         layers = [layer for _, layer in variational_layers(model)]
         for layer in layers:
-            layer._shadow = _Caster(self._of, layer)
+            layer._shadow = partial(self._beside, layer)
         try:
-            yield
+            with one_sample(self):
+                yield
         finally:
             for layer in layers:
                 layer._shadow = None
 
-
-class _Caster:
-    """What one layer adds to its products: the shadow of a matrix on the inputs of other rows."""
-
-    def __init__(self, of: dict[int, VariationalLayer], layer: VariationalLayer) -> None:
-        self.of, self.layer = of, layer
-
-    def __call__(self, name: str, x: Tensor) -> Tensor:
-        shadow = self.of[id(self.layer.get_parameter(name))]
-        product: Tensor = shadow(others(x.detach(), is_sequence=isinstance(shadow, Conv1dVD)))
-        return product
+    def _beside(self, layer: VariationalLayer, name: str, x: Tensor) -> tuple[VariationalLayer, Tensor]:
+        """The shadow of matrix `name` of a layer, and the inputs of other rows, for inputs x."""
+        shadow = self._of[id(layer.get_parameter(name))]
+        return shadow, others(x.detach(), is_sequence=isinstance(shadow, Conv1dVD))
 
 
 def others(x: Tensor, is_sequence: bool = False) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from dissect.runs.files import write_json
 from dissect.runs.folders import mark_done
 from dissect.sparsevd import one_sample, penalty
 from dissect.training import workers
-from dissect.training.averages import averages_at
+from dissect.training.averages import BATCHES, averages_at
 from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
 from dissect.training.device import describe_environment
 from dissect.training.evaluation import prefixes_of
@@ -151,6 +151,8 @@ class _Fit:
         ends_epoch = ends or (state.step > 0 and state.step % self.order.steps == 0)
         is_late = time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
         stops, is_late = workers.any_says(self.stopped(), is_late, device=self.prefixes.device)
+        if ends_epoch:  # before the checkpoint: what it holds is what is evaluated
+            self.training.averages.settle(self.training.model, self.order.first(BATCHES))
         if ends_epoch or stops or is_late:
             self.recorder.mark()
             save_checkpoint(self.run / "checkpoints" / "last.pt", snapshot(self.training))
@@ -308,6 +310,11 @@ class ExampleOrder:
                 self.permutation = self.examples[torch.randperm(len(self.examples), generator=generator)]
         return self.prefixes.by_length(self.permutation[at * B : (at + 1) * B])
 
+    def first(self, count: int) -> Iterator[Batch]:
+        """The first whole batches of the first epoch, `count` at most; what there is, if that makes none."""
+        for step in range(min(count, max(1, len(self.examples) // self.config.batch_size))):
+            yield self.prefixes.batch(self.batch(step))
+
 
 def choose_epoch(training: Training, values: dict[str, dict[str, float]], run: Path, steps_per_epoch: int) -> bool:
     """Keep the weights of the epoch with the best MRR@20 on validation; True if patience has run out.
@@ -317,7 +324,8 @@ def choose_epoch(training: Training, values: dict[str, dict[str, float]], run: P
     config, state = training.config, training.state
     if config.select == "last":
         return False
-    value = values["test" if config.protocol == "paper" else "valid"]["mrr@20"]
+    split = "test" if config.protocol == "paper" else "valid"
+    value = values[split]["mrr@20"] if split in values else float(state.step)  # without validation, the last epoch
     if value > state.best_value:
         state.best_value, state.best_step = value, state.step
         best = {**identity(training), "model": training.model.state_dict(), "step": state.step}

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dissect.errors import DataError
+from dissect.errors import DataError, UsageError
 from dissect.runs.config import Config, host_lr_at, lr_at
 from dissect.sparsevd import SparsifyReport, coverage, declared_for, own_parameters, sparsified, sparsify
+from dissect.sparsevd.shadows import FEWEST
 from dissect.training import products, workers
 from dissect.training.averages import Averages
 from dissect.training.controls import Controls, seeded_controls
@@ -62,7 +63,10 @@ def assemble(
     variant: str,
     weights: dict[str, Tensor] | None = None,
 ) -> Training:
-    """Build the model from its seed, put SparseVD in it, and make controls and optimiser on the prefixes' device."""
+    """Build the model from its seed, put SparseVD in it, and make controls and optimiser on the prefixes' device.
+
+    Raises DataError if the configuration names no matrix of the model, UsageError for batches too small for shadows.
+    """
     device = prefixes.device
     torch.manual_seed(seed)
     model: Any = build()
@@ -71,6 +75,12 @@ def assemble(
     model.to(device)
     left_out, covered, controls = {}, [], None
     if config.is_sparse:
+        if config.shadows and config.batch_size < FEWEST:
+            raise UsageError(
+                f"Shadows read the inputs of other rows of the batch and need {FEWEST} of them: batches of "
+                f"{config.batch_size} are too small.",
+                f"Give --batch-size {FEWEST} or more, or leave the shadows out.",
+            )
         left_out = instrument(model, config, prefixes)
         n_items, dim = model.candidates(model.item_states())[0].shape
         covered = coverage(model, model.matrices, left_out, n_items)

@@ -1,0 +1,62 @@
+"""A verdict as a paragraph that a reader can quote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from analyses.answers import ALIVE, NOT_APPLICABLE, UNDECIDED, WITHERED
+
+SAYS = {
+    "O1": "The paper's first observation, that propagation withers,",
+    "O2": "Its second, that the readout holds,",
+}
+
+
+def paragraph(verdict: dict[str, Any]) -> str:
+    """The answers of a verdict in sentences, with the numbers behind them."""
+    seeds = verdict["seeds"]
+    if not seeds:
+        return f"No seed of {verdict['model']} on {verdict['dataset']} is finished."
+    how = f"{verdict['steps']:,} steps, {len(seeds)} seed{'s' * (len(seeds) != 1)}"
+    if verdict["where"] == "none":
+        return f"{verdict['model']} on {verdict['dataset']} was trained dense ({how})."
+    test = verdict["accuracy"]["test"]
+    accuracy = f"HR@20 {test['hr@20']:.2f}, MRR@20 {test['mrr@20']:.2f}"
+    if matched := (verdict.get("matched") or {}).get("mrr@20"):
+        accuracy += f"; trained without SparseVD: {matched:.2f}"
+    found = [
+        f"{verdict['model']} on {verdict['dataset']} was dissected with KL weight {verdict['kl_weight']:g} "
+        f"({how}; {accuracy})."
+    ]
+    asked = {role: given for role, given in verdict.get("roles", {}).items() if role in ("propagation", "attention")}
+    found += [_role(role, given) for role, given in asked.items()]
+    found += [_observation(name, verdict[name]) for name in SAYS if verdict[name]["answer"] != NOT_APPLICABLE]
+    found += [_need(role, given) for role, given in verdict["need"].items()]
+    return " ".join(found)
+
+
+def _role(role: str, given: dict[str, Any]) -> str:
+    """Propagation is alive: it keeps 0.436 of its weights and 0.434 more than by chance (95 % interval ...)."""
+    state = {ALIVE: "is alive", WITHERED: "has withered"}.get(given["answer"], "is undecided")
+    interval = "" if given["low"] is None else f" (95 % interval {given['low']:.3f} to {given['high']:.3f})"
+    return (
+        f"{role.capitalize()} {state}: it keeps {given['density']:.3f} of its weights, "
+        f"{given['excess']:.3f} more than chance{interval}."
+    )
+
+
+def _observation(name: str, given: dict[str, Any]) -> str:
+    if given["answer"] != UNDECIDED:
+        return f"{SAYS[name]} {given['answer']}."
+    alone = given.get("figures_say", UNDECIDED)
+    return f"{SAYS[name]} is undecided" + (f"; the numbers alone say: {alone}." if alone != UNDECIDED else ".")
+
+
+def _need(role: str, given: dict[str, Any]) -> str:
+    loss = "" if given["loss"] is None else f" (a loss of {100 * given['loss']:.1f} % of MRR@20"
+    if loss:
+        interval = (
+            "" if given["low"] is None else f", 95 % interval {100 * given['low']:.1f} to {100 * given['high']:.1f}"
+        )
+        loss += f"{interval})"
+    return f"Retrained without it, {role} is {given['answer']}{loss}."
