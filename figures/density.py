@@ -18,7 +18,8 @@ CONTROLS = {"control.kl_only": (1, 1.65)}  # both are grey; the other one is sol
 THIN = 0.6  # of controls and shadows
 LETTER = 0.054  # inches, a letter of a label on average
 CAPTION = 74  # letters that fit in a line of the caption, for each panel
-LEFT, BOTTOM, PANEL = 0.467, 0.36, 1.64  # inches, beside and below the axes, and their height
+LEFT, BOTTOM, PANEL = 0.467, 0.36, 1.64  # inches, beside and below the axes, and their least height
+LABEL = 0.108  # inches from label to label
 HEADING, LINE = 0.15, 0.1  # inches, the title and a line of the caption
 ABOVE = 0.26  # inches, the two lines above each of several panels
 
@@ -67,23 +68,24 @@ def draw(
     looks = styles(own, controls)
     words = short_names([*own, *controls])
     above = 0.12 + HEADING + LINE * (caption.count("\n") + 1) + (ABOVE if panels else 0)  # inches, of all text
-    height, width = above + PANEL + BOTTOM, TEXT if panels else COLUMN
+    tall = max(PANEL, LABEL * len(words))
+    height, width = above + tall + BOTTOM, TEXT if panels else COLUMN
     beside = LETTER * max(map(len, words.values())) + 0.05
     each = (width - LEFT) / max(len(panels or ()), 1)  # inches, a panel with its labels
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(width, height))
         for place, (group, title) in enumerate((panels or {"": ""}).items()):
-            box = (LEFT + place * each, BOTTOM, (each - beside) / 1.12, PANEL)
+            box = (LEFT + place * each, BOTTOM, (each - beside) / 1.12, tall)
             axes = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
             part = shown[shown["group"] == group] if panels else shown
             _panel(axes, part, looks, x)
             axes.set(xlim=(0, part[x].max() or 1), ylim=(0, 1.02), xlabel=x, ylabel="" if place else ylabel)
             axes.tick_params(labelleft=not place)
             if panels:
-                _heading(axes, title)
+                _heading(axes, title, tall)
             ends = part.groupby("line", sort=False)["mean"].last()
             labels = [(float(ends[line]), words[line], looks[line]["color"]) for line in looks if line in ends]
-            label_ends(axes, labels, gap=0.062, margin=-0.1)
+            label_ends(axes, labels, gap=1.02 * LABEL / tall, margin=0 if panels else -0.1)
         title, top = TITLES.get(module, module), 1 - 0.05 / height
         figure.text(0.05 / width, top, title, fontsize=8, fontweight="bold", va="top")
         figure.text(0.05 / width, top - HEADING / height, caption, fontsize=6, color="#444444", va="top")
@@ -104,21 +106,22 @@ def styles(own: list[str], controls: list[str]) -> dict[str, dict[str, Any]]:
 
 def _panel(axes: Axes, shown: pd.DataFrame, looks: Mapping[str, Any], x: str) -> None:
     """The lines of a panel, shadows first, so that they lie below."""
+    shade = 0.3 / max(3, shown[shown["role"] == "shadow"]["line"].nunique())  # many on top of each other stay light
     for (role, line), part in sorted(shown.groupby(["role", "line"], sort=False), key=lambda of: of[0][0] != "shadow"):
         look = looks[line.removeprefix(SHADOW)]
         if role == "shadow":
-            axes.fill_between(part[x], 0, part["mean"], color=look["color"], alpha=0.08, linewidth=0)
+            axes.fill_between(part[x], 0, part["mean"], color=look["color"], alpha=shade, linewidth=0)
             axes.plot(part[x], part["mean"], **{**look, "linewidth": THIN})
         else:
             axes.fill_between(part[x], part["low"], part["high"], color=look["color"], alpha=0.18, linewidth=0)
             axes.plot(part[x], part["mean"], **look)
 
 
-def _heading(axes: Axes, title: str) -> None:
+def _heading(axes: Axes, title: str, tall: float) -> None:
     """Two lines above a panel: what it shows, and where that comes from."""
     first, _, second = title.partition("\n")
-    axes.text(0, 1 + 0.17 / PANEL, first, transform=axes.transAxes, fontsize=7, fontweight="bold")
-    axes.text(0, 1 + 0.06 / PANEL, second, transform=axes.transAxes, fontsize=6, color="#444444")
+    axes.text(0, 1 + 0.18 / tall, first, transform=axes.transAxes, fontsize=7, fontweight="bold")
+    axes.text(0, 1 + 0.07 / tall, second[:CAPTION], transform=axes.transAxes, fontsize=6, color="#444444")
 
 
 def describe(shown: pd.DataFrame, module: str, caption: str, panels: Mapping[str, str] | None = None) -> str:

@@ -81,9 +81,10 @@ def _panel(axes: Axes, shown: pd.DataFrame, at: dict[float, float], words: dict[
     labels = []
     for number, (line, part) in enumerate(shown.groupby("line", sort=False)):
         part = part.sort_values("kl_weight")
-        x, dashes = part["kl_weight"].map(at), DASHES[(number + number // len(COLOURS)) % len(DASHES)]
+        other = number + number // len(COLOURS)  # other dashes and markers when the colours repeat
+        x, dashes = part["kl_weight"].map(at), DASHES[other % len(DASHES)]
         look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "linestyle": (0, dashes) if dashes else "-"}
-        look |= {"marker": MARKERS[number % len(MARKERS)], "markersize": 3.2, "linewidth": 1.1}
+        look |= {"marker": MARKERS[other % len(MARKERS)], "markersize": 3.2, "linewidth": 1.1}
         if line == DENSE:
             look = {"color": GREY, "linewidth": 0.9}
         elif line == DISSECTED:

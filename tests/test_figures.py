@@ -275,6 +275,19 @@ def test_the_path_shows_the_numbers_of_its_table(by, names):
     assert f"{names[0]} keeps" in words and "matched dense model: 13.50" in words
 
 
+def test_labels_of_a_path_stay_beside_their_own_panel():
+    many = [of_path().query("matrix == 'a'").assign(matrix=f"m{k}") for k in range(20)]
+    table = pd.concat(many).assign(density=lambda t: np.where(t["kl_weight"] > 0, 0.01, 1.0), dense=15.5)
+    figure = path.draw(path.lines(table, "matrix"), "caption")  # 20 lines end low, the accuracies high
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for axes in figure.axes for text in axes.texts]
+    assert len(boxes) == 22
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1 and max(box.y1 for box in boxes) <= figure.bbox.y1
+    looks = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines if line.get_linewidth() > 1}
+    assert len(looks) == 20
+
+
 def test_a_path_without_shadows_and_matched_models_has_neither():
     shown = path.lines(of_path().assign(shadow=np.nan, dense=np.nan), "role")
     assert path.DENSE not in set(shown["line"]) and shown["shadow"].isna().all()
@@ -322,6 +335,21 @@ def test_a_long_name_stays_in_the_figure():
     figure.canvas.draw()
     right = max(text.get_window_extent().x1 for text in figure.axes[0].texts)
     assert right <= figure.bbox.x1
+
+
+@pytest.mark.parametrize("panels", [None, {"a": "KL weight 1, 100 steps\nsrgnn", "b": "KL weight 4, 100 steps\nsrgnn"}])
+def test_the_labels_of_many_lines_do_not_collide(panels):
+    edge = table().query("matrix == 'edge_in'")
+    many = pd.concat([edge.assign(matrix=f"gnn.layer{k}") for k in range(24)])
+    one = density.lines(values(many))
+    shown = pd.concat([one.assign(group=group) for group in "ab"]) if panels else one
+    figure = density.draw(shown, "gnn", "caption\ncaption", panels=panels)
+    figure.canvas.draw()
+    texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+    boxes = [text.get_window_extent() for text in texts]
+    assert len(texts) == (2 + 2 * 26 if panels else 26)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1 and min(box.y0 for box in boxes) >= 0
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=10))

@@ -20,7 +20,7 @@ EXAMPLES = (
     "plot density",
     "plot density LITERAL CALIBRATED --together",
     "plot heatmap srgnn-diginetica",
-    "plot path srgnn-diginetica --by matrix",
+    "plot path srgnn-diginetica-3ce81429 --by matrix",
 )
 
 
@@ -125,7 +125,7 @@ figure("histogram", draw_each, [""], *of_each)
 figure(
     "path",
     draw_each,
-    ["", "srgnn-diginetica --by matrix"],
+    ["", "srgnn-diginetica-3ce81429 --by matrix"],
     choice("--by", "role matrix", "role", "A line for each role, or for each matrix."),
     *of_each,
 )
