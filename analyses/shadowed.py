@@ -7,7 +7,7 @@
 
 A role is alive or withered by the 95 % interval of its mean excess over seeds (t distribution; of one seed, the value).
 Doubts are one-sided. False discoveries cast doubt on a role that seems alive, never on a withered one. A withered role
-decides only if the run could have kept it: the dissected model is as good as the matched dense one, and some role is
+decides only if the run could have kept it: the dissected model is as good as the matched dense one, and some matrix is
 clearly alive.
 """
 
@@ -41,7 +41,7 @@ from dissect.runs.config import Config
 from dissect.sparsevd.density import key
 
 EMPTY = 0.05  # excess below which a role has withered
-CLEAR = 0.2  # excess of a role that shows that the run keeps what it needs
+CLEAR = 0.2  # excess of a matrix that shows that the run keeps what it needs
 TIMES_DENSER = 3.0
 FALSE_LIMIT = 0.1  # share of false discoveries above which a role may seem alive by chance
 AS_GOOD = 0.98  # of the matched dense model's MRR@20
@@ -65,14 +65,14 @@ class Excess(NamedTuple):
         return WITHERED if high <= EMPTY else ALIVE if low > EMPTY else UNDECIDED
 
 
-def kept_by_role(final: pd.DataFrame, threshold: str) -> pd.DataFrame:
-    """density, shadow, excess and false, by role and seed; matrices weighted by their number of weights."""
+def kept_by_role(final: pd.DataFrame, threshold: str, by: str = "role") -> pd.DataFrame:
+    """density, shadow, excess and false, by role (or `by` matrix) and seed; matrices weighted by their weights."""
     whole = final[final["block"] == ""]
     count = f"kept {threshold}"
     shadows = whole[whole["role"] == "shadow"].assign(matrix=lambda t: t["matrix"].str.removeprefix("shadow."))
     own = whole[~whole["role"].isin(["shadow", "control"])]
     both = own.merge(shadows, on=["seed", "matrix"], suffixes=("", " of shadow"))
-    sums = both.groupby(["role", "seed"], sort=False)[[count, f"{count} of shadow", "numel"]].sum()
+    sums = both.groupby([by, "seed"], sort=False)[[count, f"{count} of shadow", "numel"]].sum()
     density, shadow = sums[count] / sums["numel"], sums[f"{count} of shadow"] / sums["numel"]
     false = (shadow / density.where(density > 0)).clip(upper=1.0)
     return pd.DataFrame({"density": density, "shadow": shadow, "excess": density - shadow, "false": false})
@@ -125,7 +125,7 @@ def observed(
     others, not_run = _siblings(group, config)
     common = [] if config["kl_weight"] else [NO_PENALTY]
     common += too_few(len(summaries))
-    control = list(doubts_of_withered(group, summaries, kept))
+    control = list(doubts_of_withered(group, summaries, kept_by_role(final, threshold, by="matrix")))
 
     def doubts(name: str, roles: Sequence[str]) -> list[str]:
         answer, found = here[name], [*common, *doubts_of_coverage(covered, tuple(roles))]
@@ -176,9 +176,9 @@ def doubts_of_withered(group: Path, summaries: list[dict[str, Any]], kept: pd.Da
         mine = float(np.mean([summary["test"]["mrr@20"] for summary in summaries]))
         if mine < AS_GOOD * dense:
             yield f"MRR@20 is {mine:.2f}, below {AS_GOOD:.0%} of the {dense:.2f} of the matched dense model"
-    most = kept["excess"].groupby(level="role").mean().max()
+    most = kept["excess"].groupby(level="matrix").mean().max()
     if most < CLEAR:
-        yield f"no role keeps more than {CLEAR} beyond chance, so that the KL may be too strong"
+        yield f"no matrix keeps more than {CLEAR} beyond chance: the KL may be too strong"
 
 
 def matched_mrr(group: Path) -> float | None:

@@ -285,7 +285,7 @@ def test_the_verdict_page_has_the_limits_of_the_rules():
         "at least (.*?) times that of propagation": shadowed.TIMES_DENSER,
         "would keep more than (.*?) % of what": 100 * shadowed.FALSE_LIMIT,
         "less than (.*?) % of the MRR@20 of the matched": 100 * shadowed.AS_GOOD,
-        "no role keeps more than (.*?) beyond chance": shadowed.CLEAR,
+        "no matrix keeps more than (.*?) beyond chance": shadowed.CLEAR,
         "density of propagation ≤ (.*?) in every seed": unshadowed.WITHERED,
         r"\| > (.*?) in every seed": unshadowed.ALIVE,
         "at least (.*?) times as dense": unshadowed.TIMES_DENSER,

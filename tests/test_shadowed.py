@@ -136,7 +136,7 @@ def test_an_empty_role_needs_a_run_that_keeps_what_it_needs(tmp_path):
         (
             ({"dense": None}, "no matched dense run"),
             ({"mrr": 16.0}, "below 98%"),
-            ({"kept": {**GOOD, "readout.transform": 0.1, "readout.attend_score": 0.1}}, "no role keeps more"),
+            ({"kept": {**GOOD, "readout.transform": 0.1, "readout.attend_score": 0.1}}, "no matrix keeps more"),
             ({"seeds": (1, 2)}, "only 2 seeds"),
         )
     ):

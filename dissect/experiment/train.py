@@ -344,7 +344,7 @@ def train_seeds(plan: Plan, manner: Manner, *beside: Plan) -> Path:
     """
     plans = [each for each in (plan, *beside) if manner.force or not each.is_done] or [plan]
     done = {each.run(seed) for each in plans for seed in each.seeds if folders.is_done(each.run(seed))}
-    device = [_ready(each, manner) for each in plans][0]
+    devices = [_ready(each, manner) for each in plans]  # all the same
     todo = [
         (number, seed)
         for number, each in enumerate(plans)
@@ -358,7 +358,7 @@ def train_seeds(plan: Plan, manner: Manner, *beside: Plan) -> Path:
         for number, seed in enumerate(each.seeds, 1):
             run, of = each.run(seed), f" ({number} of {len(each.seeds)})" if len(each.seeds) > 1 else ""
             if not folders.is_done(run):
-                _fit_one(each, seed, of, manner, device)
+                _fit_one(each, seed, of, manner, devices[0])
             elif run in done and not each.is_matched:
                 manner.say(f"Seed {seed} is finished already: {run}")
     return plan.group
