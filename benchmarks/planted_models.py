@@ -26,6 +26,12 @@ class Planted(SessionModel):
         super().__init__()
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
 
+    def start(self, dim: int) -> None:
+        """Initial parameters: those of the field, and a table large enough for products of states to learn at once."""
+        init_uniform(self, dim)
+        with torch.no_grad():
+            self.items.uniform_(-1, 1)
+
     def item_states(self) -> Tensor:
         return self.items
 
@@ -37,8 +43,13 @@ class Planted(SessionModel):
         raise NotImplementedError
 
 
+def mean_before(h: Tensor, clicks: Clicks) -> Tensor:
+    """The mean of the clicks before the last one, [C, D] -> [B, D]; 0 if there are none."""
+    return (clicks.sum(h) - h[clicks.last]) / (clicks.lengths - 1).clamp(min=1)[:, None]
+
+
 class Attentive(Planted):
-    """Attention with the last click as the query, then a linear map of the weighted mean and the last click.
+    """Attention to the clicks before the last, which is the query; then a linear map of their weighted mean and of it.
 
     Without attention all clicks have the same weight; the two matrices at 0 give the same model.
     """
@@ -46,7 +57,7 @@ class Attentive(Planted):
     matrices: ClassVar = {
         "query": Matrix("attention", "readout"),
         "key": Matrix("attention", "readout"),
-        "transform": Matrix("transformation", "readout", cols=("mean", "last")),
+        "transform": Matrix("transformation", "readout", cols=("before", "last")),
     }
     removable = ("attention",)
 
@@ -56,25 +67,25 @@ class Attentive(Planted):
         self.query: Any = nn.Linear(dim, dim) if attends else None
         self.key: Any = nn.Linear(dim, dim, bias=False) if attends else None
         self.transform = nn.Linear(2 * dim, dim)
-        init_uniform(self, dim)
+        self.start(dim)
 
     def vectors(self, h: Tensor, clicks: Clicks) -> Tensor:
         last = h[clicks.last]  # [B, D]
-        if self.query is None or self.switched_off == "attention":
-            overall = clicks.mean(h)
-        else:
+        logits = h.new_zeros(len(h), 1)
+        if self.query is not None and self.switched_off != "attention":
             logits = (clicks.spread(self.query(last)) * self.key(h)).sum(1, keepdim=True)  # [C, 1]
-            overall = clicks.sum(clicks.softmax(logits) * h)
+        before = (clicks.from_end > 0)[:, None]  # the query does not attend to itself
+        overall = clicks.sum(clicks.softmax(logits - 1e4 * ~before) * h * before)
         return self.transform(torch.cat([overall, last], 1))
 
 
 class Recurrent(Planted):
-    """A GRU over the clicks, beside a linear map of their mean and the last one."""
+    """A GRU over the clicks, beside a linear map of the last click and the mean of those before."""
 
     matrices: ClassVar = {
         "gru.weight_ih_l0": Matrix("encoder", "encoder", rows=("r", "z", "n")),
         "gru.weight_hh_l0": Matrix("encoder", "encoder", rows=("r", "z", "n")),
-        "transform": Matrix("transformation", "readout", cols=("mean", "last")),
+        "transform": Matrix("transformation", "readout", cols=("before", "last")),
     }
     removable = ("encoder",)
 
@@ -82,10 +93,10 @@ class Recurrent(Planted):
         super().__init__(n_items, dim)
         self.gru: Any = nn.GRU(dim, dim, batch_first=True) if "encoder" not in without else None
         self.transform = nn.Linear(2 * dim, dim)
-        init_uniform(self, dim)
+        self.start(dim)
 
     def vectors(self, h: Tensor, clicks: Clicks) -> Tensor:
-        vectors = self.transform(torch.cat([clicks.mean(h), h[clicks.last]], 1))
+        vectors = self.transform(torch.cat([mean_before(h, clicks), h[clicks.last]], 1))
         if self.gru is None or self.switched_off == "encoder":
             return vectors
         states = clicks.unpadded(self.gru(clicks.padded(h))[0])  # [C, D]; padding comes after the last click
@@ -93,14 +104,14 @@ class Recurrent(Planted):
 
 
 class Branches(Planted):
-    """The sum of three linear maps: of the mean of the clicks, of the last click, and of a hash of the clicks before.
+    """The sum of three linear maps: of the last click, of the mean of those before, and of a hash of those before.
 
     The hash is D signs. Each is a product over clicks of a random sign of the item: apart from sessions of two clicks
     it says nothing on any of them alone.
     """
 
     matrices: ClassVar = {
-        "of_mean": Matrix("transformation", "readout"),
+        "of_before": Matrix("transformation", "readout"),
         "of_last": Matrix("encoder", "encoder"),
         "of_hash": Matrix("update", "other"),
     }
@@ -108,17 +119,17 @@ class Branches(Planted):
 
     def __init__(self, n_items: int, dim: int = 16, without: Collection[str] = ()) -> None:
         super().__init__(n_items, dim)
-        self.of_mean = nn.Linear(dim, dim)
+        self.of_before = nn.Linear(dim, dim)
         self.of_last: Any = nn.Linear(dim, dim) if "encoder" not in without else None
         self.of_hash: Any = nn.Linear(dim, dim, bias=False) if "update" not in without else None
-        init_uniform(self, dim)
+        self.start(dim)
         odd = torch.randint(2, (n_items, dim), generator=torch.Generator().manual_seed(1)).float()
         self.register_buffer("odd", odd)  # [V, D] 1 for a sign of -1
 
     def encode(self, S: Tensor, batch: Batch) -> Tensor:
         clicks = batch.clicks
         h = lookup(S, clicks.items)
-        vectors = self.of_mean(clicks.mean(h))
+        vectors = self.of_before(mean_before(h, clicks))
         if self.of_last is not None and self.switched_off != "encoder":
             vectors = vectors + self.of_last(h[clicks.last])
         if self.of_hash is not None and self.switched_off != "update":
@@ -128,10 +139,10 @@ class Branches(Planted):
 
 
 class Pair(Planted):
-    """The sum of three linear maps: of the mean of the clicks, and two of the last click, of which one suffices."""
+    """The sum of three linear maps: of the mean of the clicks before the last, and two of the last, of which one suffices."""
 
     matrices: ClassVar = {
-        "of_mean": Matrix("transformation", "readout"),
+        "of_before": Matrix("transformation", "readout"),
         "of_last": Matrix("encoder", "encoder"),
         "of_last_too": Matrix("update", "encoder"),
     }
@@ -139,13 +150,13 @@ class Pair(Planted):
 
     def __init__(self, n_items: int, dim: int = 16, without: Collection[str] = ()) -> None:
         super().__init__(n_items, dim)
-        self.of_mean = nn.Linear(dim, dim)
+        self.of_before = nn.Linear(dim, dim)
         self.of_last: Any = nn.Linear(dim, dim) if "encoder" not in without else None
         self.of_last_too: Any = nn.Linear(dim, dim) if "update" not in without else None
-        init_uniform(self, dim)
+        self.start(dim)
 
     def vectors(self, h: Tensor, clicks: Clicks) -> Tensor:
-        vectors, last = self.of_mean(clicks.mean(h)), h[clicks.last]
+        vectors, last = self.of_before(mean_before(h, clicks)), h[clicks.last]
         if self.of_last is not None and self.switched_off != "encoder":
             vectors = vectors + self.of_last(last)
         if self.of_last_too is not None and self.switched_off != "update":
@@ -163,7 +174,7 @@ class FirstAndLast(Planted):
         super().__init__(n_items, dim)
         self.of_first = nn.Embedding(n_items + 1, dim, padding_idx=0)
         self.of_last: Any = nn.Linear(dim, dim) if "encoder" not in without else None
-        init_uniform(self, dim)
+        self.start(dim)
 
     def encode(self, S: Tensor, batch: Batch) -> Tensor:
         clicks = batch.clicks

@@ -27,7 +27,7 @@ from dissect.data.sessions import Dataset, Sessions, prefix_index
 
 TRAIN, TEST = 5_000, 2_000  # sessions
 LONGEST = 8  # clicks before the target; a session that would be longer ends without it
-SHARPNESS = 12.0  # of `average`: log probability of a value per share of the clicks
+SHARPNESS = 6.0  # of `average`: log probability of a value per share of the clicks
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def pointer(seed: int) -> Planted:
 
 def average(seed: int) -> Planted:
     """Items: four of each value, then the last click of all sessions, then an answer for each value."""
-    n_values, copies = 10, 4
+    n_values, copies = 8, 4
     rng = np.random.default_rng([2, seed])
     names = rng.permutation(n_values * copies + 1 + n_values) + 1
     content, (end,), answers = np.split(names, [n_values * copies, n_values * copies + 1])
@@ -86,7 +86,7 @@ def average(seed: int) -> Planted:
         clicks = rng.integers(n_values * copies, size=rng.geometric(0.25))
         if len(clicks) >= LONGEST:
             return [*content[clicks[:LONGEST]]]
-        share = np.bincount(clicks % n_values, minlength=n_values) / (len(clicks) + 1)  # the end is a click too
+        share = np.bincount(clicks % n_values, minlength=n_values) / len(clicks)
         weight = np.exp(SHARPNESS * share)
         return [*content[clicks], end, answers[rng.choice(n_values, p=weight / weight.sum())]]
 
