@@ -106,8 +106,8 @@ class Recurrent(Planted):
 class Branches(Planted):
     """The sum of three linear maps: of the last click, of the mean of those before, and of a hash of those before.
 
-    The hash is D signs. Each is a product over clicks of a random sign of the item: apart from sessions of two clicks
-    it says nothing on any of them alone.
+    The hash is D signs, or 0 without a click before. Each is a product over the clicks of a random sign of the item: of
+    several clicks it tells nothing about any of them alone.
     """
 
     matrices: ClassVar = {
@@ -115,13 +115,14 @@ class Branches(Planted):
         "of_last": Matrix("encoder", "encoder"),
         "of_hash": Matrix("update", "other"),
     }
-    removable = ("encoder", "update")
+    removable = ("transformation", "encoder", "update")
 
     def __init__(self, n_items: int, dim: int = 16, without: Collection[str] = ()) -> None:
         super().__init__(n_items, dim)
-        self.of_before = nn.Linear(dim, dim)
-        self.of_last: Any = nn.Linear(dim, dim) if "encoder" not in without else None
+        self.of_before: Any = nn.Linear(dim, dim, bias=False) if "transformation" not in without else None
+        self.of_last: Any = nn.Linear(dim, dim, bias=False) if "encoder" not in without else None
         self.of_hash: Any = nn.Linear(dim, dim, bias=False) if "update" not in without else None
+        self.bias = nn.Parameter(torch.zeros(dim))
         self.start(dim)
         odd = torch.randint(2, (n_items, dim), generator=torch.Generator().manual_seed(1)).float()
         self.register_buffer("odd", odd)  # [V, D] 1 for a sign of -1
@@ -129,17 +130,20 @@ class Branches(Planted):
     def encode(self, S: Tensor, batch: Batch) -> Tensor:
         clicks = batch.clicks
         h = lookup(S, clicks.items)
-        vectors = self.of_before(mean_before(h, clicks))
+        vectors = self.bias.expand(len(batch), -1)
+        if self.of_before is not None and self.switched_off != "transformation":
+            vectors = vectors + self.of_before(mean_before(h, clicks))
         if self.of_last is not None and self.switched_off != "encoder":
             vectors = vectors + self.of_last(h[clicks.last])
         if self.of_hash is not None and self.switched_off != "update":
             odd = lookup(self.odd, clicks.items)
-            vectors = vectors + self.of_hash(1 - 2 * ((clicks.sum(odd) - odd[clicks.last]) % 2))
+            signs = 1 - 2 * ((clicks.sum(odd) - odd[clicks.last]) % 2)
+            vectors = vectors + self.of_hash(signs * (clicks.lengths > 1)[:, None])
         return vectors
 
 
 class Pair(Planted):
-    """The sum of three linear maps: of the mean of the clicks before the last, and two of the last, of which one suffices."""
+    """The sum of three linear maps: of the mean of the clicks before the last, and two of the last: one would do."""
 
     matrices: ClassVar = {
         "of_before": Matrix("transformation", "readout"),

@@ -25,7 +25,8 @@ import numpy as np
 from dissect.data import planted
 from dissect.data.sessions import Dataset, Sessions, prefix_index
 
-TRAIN, TEST = 5_000, 2_000  # sessions
+PREFIXES = 54_000  # of the training sessions, about: 6.6 epochs of them are 800 batches of 400
+TEST = 2_000  # sessions
 LONGEST = 8  # clicks before the target; a session that would be longer ends without it
 SHARPNESS = 6.0  # of `average`: log probability of a value per share of the clicks
 
@@ -53,7 +54,7 @@ def bag(seed: int) -> Planted:
 
 
 def _by_recipe(kind: str, seed: int) -> Dataset:
-    sizes = {"n_items": 300, "items_per_intent": 60, "n_train": 4_000, "n_test": 4_000}
+    sizes = {"n_items": 300, "items_per_intent": 60, "n_train": 5_400, "n_test": 4_000}
     return planted.made(f"truth-{kind}-{seed}", planted.Recipe(kind, seed=seed, **sizes))
 
 
@@ -155,12 +156,16 @@ def _collected(
     is_whole: Callable[[Sequence[int]], bool] = lambda clicks: True,
 ) -> Planted:
     """Sessions in two parts, as drawn; judged are the longest prefixes of those that are whole."""
-    drawn = [list(map(int, session())) for _ in range(TRAIN + TEST)]
-    drawn = [clicks if len(clicks) > 1 else clicks * 2 for clicks in drawn]
+    drawn, prefixes = list[list[int]](), 0
+    while prefixes < PREFIXES:
+        drawn.append([int(click) for click in session()])
+        prefixes += len(drawn[-1]) - 1
+    n_train = len(drawn)
+    drawn += [[int(click) for click in session()] for _ in range(TEST)]
     sessions = Sessions.from_lists(drawn)
-    train, test = sessions.part(0, TRAIN), sessions.part(TRAIN, TRAIN + TEST)
+    train, test = sessions.part(0, n_train), sessions.part(n_train, len(drawn))
     source = {"source": f"generated: benchmarks/planted_sets.py, {kind}, seed {seed}"}
     data = Dataset(f"truth-{kind}-{seed}", n_items, train, test, source)
-    whole = np.array([is_whole(clicks) for clicks in drawn[TRAIN:]])
+    whole = np.array([is_whole(clicks) for clicks in drawn[n_train:]])
     owner, length = prefix_index(test)
     return Planted(data, whole[owner] & (length == test.lengths[owner] - 1))
