@@ -26,7 +26,7 @@ from dissect.data import planted
 from dissect.data.sessions import Dataset, Sessions, prefix_index
 
 PREFIXES = 54_000  # of the training sessions, about: 6.6 epochs of them are 800 batches of 400
-TEST = 2_000  # sessions
+TEST = 6_000  # sessions
 LONGEST = 8  # clicks before the target; a session that would be longer ends without it
 SHARPNESS = 6.0  # of `average`: log probability of a value per share of the clicks
 
@@ -54,8 +54,7 @@ def bag(seed: int) -> Planted:
 
 
 def _by_recipe(kind: str, seed: int) -> Dataset:
-    sizes = {"n_items": 300, "items_per_intent": 60, "n_train": 5_400, "n_test": 4_000}
-    return planted.made(f"truth-{kind}-{seed}", planted.Recipe(kind, seed=seed, **sizes))
+    return planted.made(f"truth-{kind}-{seed}", planted.Recipe(kind, n_test=4_000, seed=seed))
 
 
 CLASSES, VALUES, POINTED = 6, 8, 3

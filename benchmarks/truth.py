@@ -44,14 +44,13 @@ from dissect.training.evaluation import gains
 
 SETS = {"chosen": range(101, 111), "reported": range(201, 211), "held-back": range(301, 311)}  # seeds of the data
 TRAINING_SEEDS = (1, 2, 3)
-# Protocol -> its settings; each makes EPOCHS.
+# Protocol -> its settings; all make as many epochs.
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "calibrated": {**CALIBRATED},
     "literal": {**LITERAL},
     "half": {**CALIBRATED, "kl_weight": CALIBRATED["kl_weight"] / 2},
     "not-averaged": {**CALIBRATED, "average": 0.0},
 }
-EPOCHS = CALIBRATED_EPOCHS
 OWN = Path(__file__).with_name("planted_models.py")
 
 NEEDED, USELESS, ONE_OF_TWO, RANK_1 = "needed", "useless", "one of two", "rank 1"
@@ -84,8 +83,8 @@ class Case:
 
 
 CASES = {
-    "walk": Case("walk", "srgnn", {"propagation": NEEDED}, dim=24),
-    "bag": Case("bag", "srgnn", {"propagation": USELESS}, dim=24),
+    "walk": Case("walk", "srgnn", {"propagation": NEEDED}, dim=32),
+    "bag": Case("bag", "srgnn", {"propagation": USELESS}, dim=32),
     "attention-pointer": Case("pointer", "Attentive", {"attention": NEEDED}),
     "attention-average": Case("average", "Attentive", {"attention": USELESS}),
     "gru-order": Case("order", "Recurrent", {"encoder": NEEDED}),
@@ -107,6 +106,7 @@ class Task:
     seed: int
     protocol: str
     out: Path
+    epochs: float = CALIBRATED_EPOCHS
     dense: bool = False
 
     @property
@@ -121,7 +121,7 @@ def perform(task: Task) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     planted = getattr(planted_sets, case.data)(task.seed)
     if task.dense:
         return trained_dense(task, planted), []
-    settings = {"literal": task.protocol == "literal", "epochs": EPOCHS, **PROTOCOLS[task.protocol]}
+    settings = {"literal": task.protocol == "literal", "epochs": task.epochs, **PROTOCOLS[task.protocol]}
     for without in [(), *(role.split("+") for role in case.truth)]:
         options = {"dim": case.dim, "without": without, "seeds": TRAINING_SEEDS, "runs_dir": task.runs, "quiet": True}
         group = dissect.run(case.subject, planted.data, **options, **settings)
@@ -213,7 +213,7 @@ def trained_dense(task: Task, planted: planted_sets.Planted) -> list[dict[str, A
     """MRR@20 of the dense model with and without each part on trial: is the truth as planned?"""
     case = CASES[task.case]
     settings = {name: CALIBRATED[name] for name in ("batch_size", "lr", "schedule", "average")}
-    settings |= {"epochs": EPOCHS, "patience": 0}
+    settings |= {"epochs": task.epochs, "patience": 0}
 
     def mrr(without: list[str]) -> float:
         options = {"dim": case.dim, "without": without, "seeds": TRAINING_SEEDS, "runs_dir": task.runs, "quiet": True}
@@ -362,19 +362,21 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--sets", choices=list(SETS), default="chosen", help="which seeds of the data")
     parser.add_argument("--first", type=int, default=10, help="how many of these seeds")
     parser.add_argument("--protocol", choices=list(PROTOCOLS), default="calibrated")
+    parser.add_argument("--epochs", type=float, default=CALIBRATED_EPOCHS, help="by default as dissect run")
     parser.add_argument("--jobs", type=int, default=1, help="verdicts at the same time, each on one core")
     parser.add_argument("--dense", action="store_true", help="only train dense, with and without the part")
     given = parser.parse_args(words)
     names, seeds = given.case or list(CASES), SETS[given.sets][: given.first]
-    print(f"Protocol {given.protocol}, {EPOCHS} epochs, {given.sets} seeds of the data {list(seeds)}.")
+    print(f"Protocol {given.protocol}, {given.epochs:g} epochs, {given.sets} seeds of the data {list(seeds)}.")
     for name in names:
         case = CASES[name]
         truths = ", ".join(f"{role} {truth}" for role, truth in case.truth.items())
         print(f"{name}: {case.model} (D = {case.dim}) on {case.data}: {truths}")
-    tasks = [Task(name, seed, given.protocol, given.out, given.dense) for seed in seeds for name in names]
+    tasks = [Task(name, seed, given.protocol, given.out, given.epochs, given.dense) for seed in seeds for name in names]
     results, matrices = list[dict[str, Any]](), list[dict[str, Any]]()
     folder = given.out / ("dense" if given.dense else given.protocol)
-    folder = folder.with_name(f"{folder.name}-{given.sets}")
+    length = "" if given.epochs == CALIBRATED_EPOCHS else f"-{given.epochs:g}-epochs"
+    folder = folder.with_name(f"{folder.name}{length}-{given.sets}")
     folder.mkdir(parents=True, exist_ok=True)
     for _, (rows, of_matrices_) in performed(tasks, given.jobs):
         results += rows
@@ -406,7 +408,7 @@ def write(folder: Path, results: list[dict[str, Any]], matrices: list[dict[str, 
     if given.dense:
         return
     of_each.to_csv(folder / "matrices.csv", index=False)
-    title = f"Truth test: protocol {given.protocol}, {given.sets} seeds"
+    title = f"Truth test: protocol {given.protocol}, {given.epochs:g} epochs, {given.sets} seeds"
     (folder / "summary.md").write_text(summary(table, of_each, title))
 
 
