@@ -53,13 +53,14 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 }
 OWN = Path(__file__).with_name("planted_models.py")
 
-NEEDED, USELESS, ONE_OF_TWO, RANK_1 = "needed", "useless", "one of two", "rank 1"
-# Truth -> (the right answer by density, the right answer by retraining). One of two may keep its weights or not. A
+NEEDED, USELESS, REDUNDANT, RANK_1 = "needed", "useless", "redundant", "rank 1"
+# Truth -> (the right answer by density, the right answer by retraining). A redundant part tells what another part tells
+# too, and may keep its weights or not; a useless one has nothing to tell. A
 # matrix of rank 1 is needed with few weights: what is asked of its density is only that it is not empty (`by_density`).
 RIGHT = {
     NEEDED: ("alive", "needed"),
     USELESS: ("withered", "redundant"),
-    ONE_OF_TWO: (None, "redundant"),
+    REDUNDANT: (None, "redundant"),
     RANK_1: ("not empty", "needed"),
 }
 RIGHTS = ("right", "wrong", "undecided")
@@ -82,6 +83,7 @@ class Case:
         return self.model if self.model.islower() else f"{OWN}:{self.model}"
 
 
+# In `branches` the mean of the clicks before can serve as a bias, which the model has too: redundant.
 CASES = {
     "walk": Case("walk", "srgnn", {"propagation": NEEDED}, dim=32),
     "bag": Case("bag", "srgnn", {"propagation": USELESS}, dim=32),
@@ -89,8 +91,8 @@ CASES = {
     "attention-average": Case("average", "Attentive", {"attention": USELESS}),
     "gru-order": Case("order", "Recurrent", {"encoder": NEEDED}),
     "gru-average": Case("average", "Recurrent", {"encoder": USELESS}),
-    "branches": Case("successor", "Branches", {"encoder": NEEDED, "transformation": USELESS, "update": USELESS}),
-    "pair": Case("successor", "Pair", {"encoder": ONE_OF_TWO, "update": ONE_OF_TWO, "encoder+update": NEEDED}),
+    "branches": Case("successor", "Branches", {"encoder": NEEDED, "transformation": REDUNDANT, "update": USELESS}),
+    "pair": Case("successor", "Pair", {"encoder": REDUNDANT, "update": REDUNDANT, "encoder+update": NEEDED}),
     "rank-1": Case("half", "FirstAndLast", {"encoder": RANK_1}),
 }
 
