@@ -50,7 +50,11 @@ INTENT_SHARE = 0.7  # of the clicks of a bag
 
 def generate(name: str) -> Dataset:
     """The built-in data set of that name; always the same."""
-    recipe = BUILT_IN[name]
+    return made(name, BUILT_IN[name])
+
+
+def made(name: str, recipe: Recipe) -> Dataset:
+    """A data set by a recipe, under any name."""
     rng = np.random.default_rng(recipe.seed)
     popularity = item_popularity(recipe)
     n = recipe.n_train + recipe.n_test
