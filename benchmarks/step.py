@@ -43,6 +43,11 @@ from models import MODELS, Batch
 from models.base import encoded
 
 LEARNING = tuple(name for name, cls in MODELS.items() if cls.learns)
+WEIGHTS: dict[str, dict[str, Any]] = {  # settings of each kind of training
+    "dense": {"where": "none"},
+    "SparseVD": {},
+    "with shadows": {"shadows": True},
+}
 PARTS = ("loading", "forward", "KL", "scoring", "backward", "update")  # of a step
 COLUMNS = ("model", "weights", "D", "B", "step ms", "floor ms", "own ms", "step / floor", "density ms", "products")
 
@@ -110,7 +115,7 @@ def measure(
     data: Dataset,
     options: dict[str, Any],
     batch_size: int,
-    where: str,
+    weights: str,
     products: str,
     device: torch.device,
     rounds: int,
@@ -118,11 +123,12 @@ def measure(
     """Medians in milliseconds over `rounds`: step, floor (its part that is the model's own), one density measurement;
     step / floor; and the kernel."""
     prefixes = prefixes_of(data.train, device)
-    settings: dict[str, Any] = {"where": where, "batch_size": batch_size, "products": products, "max_steps": 10_000}
+    settings: dict[str, Any] = {"batch_size": batch_size, "products": products, "max_steps": 10_000}
+    settings |= WEIGHTS[weights]
     config = Config(model, data.name, data.split_hash, options, **settings)
     build = lambda: MODELS[model](n_items=data.n_items, **options)  # noqa: E731
     training = assemble(build, config, prefixes, 1, "full")
-    dense = assemble(build, replace(config, where="none"), prefixes, 1, "full")
+    dense = assemble(build, replace(config, where="none", shadows=False), prefixes, 1, "full")
     order, steps = ExampleOrder(prefixes, config, 1, training.model.every_position), itertools.count()
     own = own_products(dense, prefixes.batch(order.batch(0)))
     choose_kernel(training, data.n_items, device)
@@ -211,7 +217,7 @@ def main(
     rounds: int,
     with_shares: bool,
 ) -> None:
-    """Print step time, floor and their ratio for each model, dense and with SparseVD."""
+    """Print step time, floor and their ratio for each model: dense, with SparseVD, and with shadows beside it."""
     where_it_runs = prepare_device(device)
     lacking = [model for model in models if preset and preset not in MODELS[model].presets]
     if lacking:
@@ -225,12 +231,12 @@ def main(
     for model in models:
         for dim in dims:
             for batch_size in batch_sizes:
-                for where in ("none", "both"):
+                for weights in WEIGHTS:
                     options = {**(MODELS[model].presets[preset] if preset else {}), "dim": dim}
-                    row = measure(model, data, options, batch_size, where, products, where_it_runs, rounds)
+                    row = measure(model, data, options, batch_size, weights, products, where_it_runs, rounds)
                     table.add_row(
                         f"{model} {preset}" if preset else model,
-                        "dense" if where == "none" else "SparseVD",
+                        weights,
                         str(dim),
                         str(batch_size),
                         f"{row['step']:.1f}",

@@ -183,6 +183,15 @@ def test_each_role_has_its_numbers_and_its_answer(tmp_path):
     assert set(attention["by_seed"]) == {"1", "2", "3"} and attention["low"] <= attention["excess"] <= attention["high"]
 
 
+def test_a_model_without_propagation_is_judged_too_beside_one_with_half_the_kl_weight(tmp_path, monkeypatch):
+    monkeypatch.delitem(SIZES, "gnn.edge_in")
+    for weight in (4.0, 2.0):
+        group = make_group(tmp_path, kl_weight=weight)
+    verdict = judge(group)
+    assert verdict["O1"]["answer"] == verdict["O2"]["answer"] == "not applicable"
+    assert verdict["roles"].keys() == {"attention", "transformation"} and "propagation" not in verdict["paragraph"]
+
+
 def test_without_a_penalty_nothing_is_decided(tmp_path):
     verdict = judge(make_group(tmp_path, {**GOOD, "gnn.edge_in": 0.4}, kl_weight=0.0))
     assert verdict["O1"]["answer"] == "undecided" and "the KL weight is 0" in " ".join(verdict["O1"]["reasons"])

@@ -143,7 +143,7 @@ def shadow_bars(verdict: dict[str, Any]) -> Table:
     table = plain(columns, columns[1:5], title, caption=SHADOW)
     whole = [row for row in verdict["density"]["matrices"] if not row["block"]]
     for role, given in verdict["roles"].items():
-        interval = "" if given["low"] is None else f"{given['low']:.3f} to {given['high']:.3f}"
+        interval = "" if given["low"] is None else f"{share(given['low'])} to {share(given['high'])}"
         false = "" if math.isnan(given["false"]) else f"{given['false']:.0%}"
         numbers = [f"{given['density']:.3f}", f"{given['shadow']:.3f}", interval or f"{given['excess']:.3f}", false]
         table.add_row(role, *numbers, Text(given["answer"], STYLES.get(given["answer"], "")), style="bold")
@@ -158,6 +158,11 @@ def shadow_bars(verdict: dict[str, Any]) -> Table:
             row["matrix"], f"{row['density']:.3f}", "", "", "", Bar(1, 0, row["density"], width=14), style="dim"
         )
     return table
+
+
+def share(value: float) -> str:
+    """Three digits, and no sign of what is rounded to 0."""
+    return f"{value:.3f}".removeprefix("-" if abs(value) < 0.0005 else "+")
 
 
 def over(verdict: dict[str, Any]) -> str:

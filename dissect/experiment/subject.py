@@ -23,6 +23,7 @@ from dissect.experiment import own_models
 from dissect.runs.config import Config, is_file_name
 from dissect.sparsevd import coverage, shares, sparsify
 from dissect.training import workers
+from dissect.training.setup import require_rows
 from models import MODELS, base, check
 
 _BY_NAME = inspect.Parameter.VAR_KEYWORD
@@ -218,8 +219,10 @@ def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str]
 def try_on(subject: Subject, data: Dataset, config: Config, without: Sequence[str] = ()) -> None:
     """Try a model on the longest session and on the smallest batch that a training has, before anything is written.
 
-    Raises DataError if the session is too long for it, UsageError if it cannot be trained on one example.
+    Raises DataError if the session is too long for it, UsageError if it cannot be trained on one example or batches are
+    too small for shadows.
     """
+    require_rows(config)
     model, _ = try_out(subject, config.model_options, without)
     longest = config.kept(int(max(data.train.lengths.max(), data.test.lengths.max())) - 1)
     require_length(model, subject.name, longest, f"session of {data.name}")

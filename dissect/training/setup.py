@@ -75,12 +75,7 @@ def assemble(
     model.to(device)
     left_out, covered, controls = {}, [], None
     if config.is_sparse:
-        if config.shadows and config.batch_size < FEWEST:
-            raise UsageError(
-                f"Shadows read the inputs of other rows of the batch and need {FEWEST} of them: batches of "
-                f"{config.batch_size} are too small.",
-                f"Give --batch-size {FEWEST} or more, or leave the shadows out.",
-            )
+        require_rows(config)
         left_out = instrument(model, config, prefixes)
         n_items, dim = model.candidates(model.item_states())[0].shape
         covered = coverage(model, model.matrices, left_out, n_items)
@@ -89,6 +84,16 @@ def assemble(
     optimiser = make_optimiser(model, controls, config)
     averages = Averages(model=model, controls=controls)
     return Training(config, seed, variant, model, controls, optimiser, left_out, covered, averages)
+
+
+def require_rows(config: Config) -> None:
+    """Raises UsageError for batches too small for shadows."""
+    if config.shadows and config.batch_size < FEWEST:
+        raise UsageError(
+            f"Shadows read the inputs of other rows of the batch and need {FEWEST} of them: batches of "
+            f"{config.batch_size} are too small.",
+            f"Give --batch-size {FEWEST} or more, or --no-shadows.",
+        )
 
 
 def instrument(model: Any, config: Config, prefixes: Prefixes) -> dict[str, str]:
