@@ -58,7 +58,9 @@ class Group:
 
     @property
     def variants(self) -> list[str]:
-        """The models trained: "full", and "without-<role>" for each without a role."""
+        """The models trained: "full", "without-<role>" for each without a role, and "without-sparsevd", the matched
+        dense model beside a dissection.
+        """
         return folders.variants(self.path)
 
     def runs(self, variant: str = folders.FULL) -> list[Path]:

@@ -21,7 +21,7 @@ COMMANDS = {
     "resume": ("dissect.cli.resume", "Continue an interrupted run from its folder."),
     "evaluate": ("dissect.cli.evaluate", "Compute HR and MRR of a trained model on any split."),
     "recommend": ("dissect.cli.recommend", "List the items that a trained model recommends after a session."),
-    "plot": ("dissect.cli.plot", "Draw density (the paper's Figures 3 and 4), histograms, training."),
+    "plot": ("dissect.cli.plot", "Draw density (the paper's Figures 3 and 4), paths, histograms."),
     "models": ("dissect.cli.models", "List the models, or one model's matrices and their roles."),
     "data": ("dissect.cli.data", "Import, prepare, list and count data sets."),
 }
@@ -76,7 +76,7 @@ class LazyGroup(click.Group):
 Examples:
   dissect run
   dissect data import diginetica-srgnn --format srgnn train.txt test.txt
-  dissect run --model srgnn --dataset diginetica --seed 1 --seed 2 --seed 3
+  dissect run --model srgnn --dataset diginetica
   dissect plot density
 
 \b
