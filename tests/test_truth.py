@@ -84,12 +84,12 @@ def test_a_bag_of_the_pointer_set_has_three_targets_that_are_alike(sets):
 
 
 def test_scores_of_the_average_set_are_linear_in_the_mean(sets):
-    """The log odds of two values are SHARPNESS times the difference of their shares, whatever the order and length."""
+    """The log odds of two values are SHARPNESS times the difference of their shares, whatever order and length are."""
     planted = sets.average(SEED)
     train = [planted.data.train[s].tolist() for s in range(len(planted.data.train))]
     end = Counter(clicks[-2] for clicks in train).most_common(1)[0][0]
     ended = [(clicks[:-2], clicks[-1]) for clicks in train if clicks[-2] == end]
-    answers = {answer for _, answer in ended}
+    answers = sorted({answer for _, answer in ended})
     # The answer of an item: the one that follows it in sessions with that item alone, which is nearly certain.
     alone = {}
     for clicks, answer in ended:
@@ -97,17 +97,14 @@ def test_scores_of_the_average_set_are_linear_in_the_mean(sets):
             alone.setdefault(clicks[0], Counter())[answer] += 1
     value = {item: counts.most_common(1)[0][0] for item, counts in alone.items()}
     assert len(answers) == 8 and sorted(Counter(value.values()).values()) == [4] * 8
-    gap, won = [], []
-    for clicks, answer in ended:
-        count = Counter(value[i] for i in clicks)
-        (first, a), (second, b) = [*count.most_common(2), (next(iter(answers - {value[clicks[0]]})), 0)][:2]
-        if answer in (first, second) and a != b:
-            gap.append((a - b) / len(clicks))
-            won.append(answer == first)
-    gap, won = np.array(gap), np.array(won)
-    for value_of_gap in (0.25, 0.5):
-        chosen = np.isclose(gap, value_of_gap)
-        assert won[chosen].mean() == pytest.approx(1 / (1 + np.exp(-sets.SHARPNESS * value_of_gap)), abs=0.03)
+    shares = np.array([[np.mean([value[i] == v for i in clicks]) for v in answers] for clicks, _ in ended])
+    weights = np.exp(sets.SHARPNESS * shares)
+    expected = weights / weights.sum(1, keepdims=True)
+    came = np.array([[v == answer for v in answers] for _, answer in ended])
+    for share in (0, 1 / 4, 1 / 3, 1 / 2, 2 / 3):
+        chosen = np.isclose(shares, share)
+        p = expected[chosen]
+        assert abs(came[chosen].sum() - p.sum()) < 3.5 * np.sqrt((p * (1 - p)).sum()), share
 
 
 def test_the_multiset_of_an_order_session_does_not_tell_its_target(sets):
@@ -198,6 +195,17 @@ def test_a_model_with_its_part_at_zero_is_the_model_without_it(modules):
             reduced.load_state_dict({k: v for k, v in full.state_dict().items() if k in reduced.state_dict()})
             same = [model.encode(model.item_states(), batch) for model in (full, reduced)]
             torch.testing.assert_close(*same)
+
+
+def test_attention_is_to_the_clicks_before_the_last(modules):
+    torch.manual_seed(1)
+    model = modules["planted_models"].Attentive(n_items=5, dim=8)
+    S = model.item_states()
+    lone, pair, more = model.encode(S, Batch.of([[3], [2, 3], [1, 2, 3]]))
+    torch.testing.assert_close(lone, model.transform(torch.cat([torch.zeros(8), S[2]])))
+    torch.testing.assert_close(pair, model.transform(torch.cat([S[1], S[2]])))  # one click has the whole weight
+    weights = torch.softmax(model.key(S[:2]) @ model.query(S[2]), 0)
+    torch.testing.assert_close(more, model.transform(torch.cat([weights @ S[:2], S[2]])))
 
 
 def test_the_hash_of_the_clicks_before_ignores_order_and_the_last_click(modules):
