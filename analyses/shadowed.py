@@ -123,14 +123,13 @@ def observed(
     kept = kept_by_role(final, threshold)
     here, at_other = by_excess(kept), by_excess(kept_by_role(final, OTHER_THRESHOLD))
     others, not_run = _siblings(group, config)
-    common = [] if config["kl_weight"] else [NO_PENALTY]
-    common += too_few(len(summaries))
-    control = list(doubts_of_withered(group, summaries, kept_by_role(final, threshold, by="matrix")))
+    common, by_matrix = too_few(len(summaries)), kept_by_role(final, threshold, by="matrix")
+    control = list(doubts_of_withered(group, summaries, by_matrix)) if config["kl_weight"] else [NO_PENALTY]
 
     def doubts(name: str, roles: Sequence[str]) -> list[str]:
         answer, found = here[name], [*common, *doubts_of_coverage(covered, tuple(roles))]
         if answer in (ALIVE, FAILS if name == "O1" else HOLDS):
-            found += doubts_of_alive(kept, roles[-1])
+            found += doubts_of_alive(kept, roles[-1]) if config["kl_weight"] else [NO_PENALTY]
         elif answer != UNDECIDED:
             found += control
         if at_other[name] != answer:

@@ -83,14 +83,15 @@ class Case:
         return self.model if self.model.islower() else f"{OWN}:{self.model}"
 
 
-# In `branches` the mean of the clicks before can serve as a bias, which the model has too: redundant.
+# In `branches` the mean of the clicks before can serve as a bias, which the model has too: redundant. In gru-average
+# the GRU tells the counts of the clicks, which their mean tells too: order is useless, but the GRU is only redundant.
 CASES = {
     "walk": Case("walk", "srgnn", {"propagation": NEEDED}, dim=32),
     "bag": Case("bag", "srgnn", {"propagation": USELESS}, dim=32),
     "attention-pointer": Case("pointer", "Attentive", {"attention": NEEDED}),
     "attention-average": Case("average", "Attentive", {"attention": USELESS}),
     "gru-order": Case("order", "Recurrent", {"encoder": NEEDED}),
-    "gru-average": Case("average", "Recurrent", {"encoder": USELESS}),
+    "gru-average": Case("average", "Recurrent", {"encoder": REDUNDANT}),
     "branches": Case("successor", "Branches", {"encoder": NEEDED, "transformation": REDUNDANT, "update": USELESS}),
     "pair": Case("successor", "Pair", {"encoder": REDUNDANT, "update": REDUNDANT, "encoder+update": NEEDED}),
     "rank-1": Case("half", "FirstAndLast", {"encoder": RANK_1}),

@@ -9,6 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from analyses.verdict import judge
 from dissect.cli import COMMANDS, main, options
 from dissect.data import planted
 from dissect.data.sessions import split_validation
@@ -350,3 +351,12 @@ def test_every_dissection_has_a_verdict_and_no_baseline_has():
     assert Config("srgnn", "x", "0", max_steps=1).has_verdict and Config("srgnn", "x", "0", where="none").has_verdict
     for settings in ({"max_steps": 0}, {"max_steps": 1}, {"select": "mrr@20"}, {"refit": True}):
         assert not Config("pop", "x", "0", where="none", **settings).has_verdict
+
+
+def test_a_reduced_model_may_have_no_matrix_left_to_dissect(demo, tmp_path):
+    """What is dissected is what is left out: the rest is trained as it is, and need can be asked."""
+    settings = {"runs_dir": tmp_path, "options": {"dim": 4}, "usual": LITERAL, "where": "gnn", **ALSO}
+    group = train("srgnn", demo, **settings)
+    train("srgnn", demo, without=["gnn"], **settings)
+    assert judge(group)["need"]["gnn"]["by_seed"].keys() == {1}
+    assert evaluate(finished_run(group / "without-gnn" / "s1", tmp_path), lambda name, folder: demo)

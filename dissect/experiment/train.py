@@ -384,7 +384,7 @@ def _ready(plan: Plan, manner: Manner) -> torch.device:
         raise FinishedError(f"Finished already: {', '.join(map(str, runs))}.", hint, plan.group)
     if plan.weights is not None:  # whether they fit, and `where` names a matrix, is checked before anything is written
         load_dense(plan.build(), plan.weights)
-    if config.is_sparse:
+    if config.is_sparse and not plan.without:
         exchange(plan.build(), config)
     if workers.is_first():
         prepare_group(plan.group, config, data)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dissect.errors import DataError, UsageError
 from dissect.runs.config import Config, host_lr_at, lr_at
+from dissect.runs.folders import FULL
 from dissect.sparsevd import SparsifyReport, coverage, declared_for, own_parameters, sparsified, sparsify
 from dissect.sparsevd.shadows import FEWEST
 from dissect.training import products, workers
@@ -76,7 +77,7 @@ def assemble(
     left_out, covered, controls = {}, [], None
     if config.is_sparse:
         require_rows(config)
-        left_out = instrument(model, config, prefixes)
+        left_out = instrument(model, config, prefixes, is_full=variant == FULL)
         n_items, dim = model.candidates(model.item_states())[0].shape
         covered = coverage(model, model.matrices, left_out, n_items)
         shadowed = model if config.shadows else None
@@ -96,10 +97,10 @@ def require_rows(config: Config) -> None:
         )
 
 
-def instrument(model: Any, config: Config, prefixes: Prefixes) -> dict[str, str]:
+def instrument(model: Any, config: Config, prefixes: Prefixes, is_full: bool = True) -> dict[str, str]:
     """Put SparseVD layers in place of the chosen matrices; returns what was left out, and why.
 
-    Raises DataError if the choice names no matrix of this model.
+    Raises DataError if the choice names no matrix of the full model; a model without a role may have none left.
     """
     batch = prefixes.batch(torch.arange(min(len(prefixes), 64)))
 
@@ -108,14 +109,16 @@ def instrument(model: Any, config: Config, prefixes: Prefixes) -> dict[str, str]
         model.encode(S, batch)
         model.candidates(S)
 
-    return exchange(model, config, probe).left_out
+    return exchange(model, config, probe, required=is_full).left_out
 
 
-def exchange(model: Any, config: Config, probe: Callable[[], object] | None = None) -> SparsifyReport:
-    """`sparsify` as configured. Raises DataError, with the reasons, if that replaces nothing."""
+def exchange(
+    model: Any, config: Config, probe: Callable[[], object] | None = None, required: bool = True
+) -> SparsifyReport:
+    """`sparsify` as configured. Raises DataError, with the reasons, if that replaces nothing, where `required`."""
     choice = selects(config.where, model.matrices)
     report = sparsify(model, choice, probe=probe, refuse=False, **sparsity(config))
-    if not report.swapped:
+    if required and not report.swapped:
         reasons = [f"{name}: {reason}" for name, reason in report.left_out.items() if reason != "not chosen"]
         raise DataError(
             f"SparseVD can replace no layer that '{config.where}' names{': ' * bool(reasons)}{'; '.join(reasons)}.",
