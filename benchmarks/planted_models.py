@@ -80,7 +80,7 @@ class Attentive(Planted):
 
 
 class Recurrent(Planted):
-    """A GRU over the clicks, beside a linear map of the last click and the mean of those before."""
+    """A GRU over the clicks before the last, beside a linear map of the last click and the mean of those before."""
 
     matrices: ClassVar = {
         "gru.weight_ih_l0": Matrix("encoder", "encoder", rows=("r", "z", "n")),
@@ -100,7 +100,8 @@ class Recurrent(Planted):
         if self.gru is None or self.switched_off == "encoder":
             return vectors
         states = clicks.unpadded(self.gru(clicks.padded(h))[0])  # [C, D]; padding comes after the last click
-        return vectors + states[clicks.last]
+        before = (clicks.last - 1).clamp(min=0)  # 0 where a session has one click
+        return vectors + states[before] * (clicks.lengths > 1)[:, None]
 
 
 class Branches(Planted):
@@ -169,20 +170,25 @@ class Pair(Planted):
 
 
 class FirstAndLast(Planted):
-    """A vector of the first click, looked up and not mapped, and a linear map of the last click."""
+    """A vector of the first click, looked up and not mapped, beside linear maps of the last and of those before."""
 
-    matrices: ClassVar = {"of_last": Matrix("encoder", "encoder")}
+    matrices: ClassVar = {
+        "of_before": Matrix("transformation", "readout"),
+        "of_last": Matrix("encoder", "encoder"),
+    }
     removable = ("encoder",)
 
     def __init__(self, n_items: int, dim: int = 16, without: Collection[str] = ()) -> None:
         super().__init__(n_items, dim)
         self.of_first = nn.Embedding(n_items + 1, dim, padding_idx=0)
+        self.of_before = nn.Linear(dim, dim)
         self.of_last: Any = nn.Linear(dim, dim) if "encoder" not in without else None
         self.start(dim)
 
     def encode(self, S: Tensor, batch: Batch) -> Tensor:
         clicks = batch.clicks
-        vectors = self.of_first(clicks.items[clicks.first])
+        h = lookup(S, clicks.items)
+        vectors = self.of_first(clicks.items[clicks.first]) + self.of_before(mean_before(h, clicks))
         if self.of_last is None or self.switched_off == "encoder":
             return vectors
-        return vectors + self.of_last(lookup(S, clicks.items[clicks.last]))
+        return vectors + self.of_last(h[clicks.last])

@@ -83,15 +83,16 @@ class Case:
         return self.model if self.model.islower() else f"{OWN}:{self.model}"
 
 
-# In `branches` the mean of the clicks before can serve as a bias, which the model has too: redundant. In gru-average
-# the GRU tells the counts of the clicks, which their mean tells too: order is useless, but the GRU is only redundant.
+# Redundant are, in `branches`, the mean of the clicks before, which can serve as a bias, and in `gru-average` the GRU,
+# which can count clicks as their mean does. In `gru-successor` it reads clicks that mean nothing.
 CASES = {
     "walk": Case("walk", "srgnn", {"propagation": NEEDED}, dim=32),
     "bag": Case("bag", "srgnn", {"propagation": USELESS}, dim=32),
     "attention-pointer": Case("pointer", "Attentive", {"attention": NEEDED}),
-    "attention-average": Case("average", "Attentive", {"attention": USELESS}),
+    "attention-average": Case("average", "Attentive", {"attention": USELESS}, dim=24),
     "gru-order": Case("order", "Recurrent", {"encoder": NEEDED}),
-    "gru-average": Case("average", "Recurrent", {"encoder": REDUNDANT}),
+    "gru-successor": Case("successor", "Recurrent", {"encoder": USELESS}),
+    "gru-average": Case("average", "Recurrent", {"encoder": REDUNDANT}, dim=24),
     "branches": Case("successor", "Branches", {"encoder": NEEDED, "transformation": REDUNDANT, "update": USELESS}),
     "pair": Case("successor", "Pair", {"encoder": REDUNDANT, "update": REDUNDANT, "encoder+update": NEEDED}),
     "rank-1": Case("half", "FirstAndLast", {"encoder": RANK_1}),
