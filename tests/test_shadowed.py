@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -264,3 +266,24 @@ def test_a_calibrated_run_trains_its_matched_dense_model_and_is_judged_by_its_sh
     assert typed("plot", "density")[0] == 0
     code, _, err = typed(*words)
     assert code == 2 and "Finished already" in err
+
+
+def test_a_path_over_the_kl_weight_shares_its_dense_model(typed):
+    words = ["run", "--kl-weight", "1", "--kl-weight", "4", "--max-steps", "4", "--dim", "4", "--seed", "1"]
+    words += ["--device", "cpu", "--quiet"]
+    code, out, err = typed(*words)
+    assert code == 0 and err.count("matched dense model: copied from") == 1, err
+    assert re.search(r"^ 1 +\d.*\n 4 +\d", out, re.MULTILINE) and "dissect plot path srgnn-demo-" in out
+    dense = [group / folders.MATCHED / "s1" for group in folders.find_groups("runs")]
+    assert len(dense) == 2 and all(map(folders.is_done, dense))
+    assert len({(run / "ranks-test-best.npz").read_bytes() for run in dense}) == 1
+    assert len(list(Path("runs").rglob(".s1-*"))) == 0  # nothing half copied
+    assert typed(*words)[:2] == (0, out)  # all is there already
+    assert [each["kl_weight"] for each in json.loads(typed(*words, "--json")[1])] == [1.0, 4.0]
+
+
+def test_a_dense_model_of_other_settings_is_not_borrowed(typed):
+    words = ["run", "--max-steps", "4", "--dim", "4", "--seed", "1", "--device", "cpu", "--quiet"]
+    typed(*words)
+    code, _, err = typed(*words, "--lr", "0.01")
+    assert code == 0 and "copied" not in err

@@ -564,6 +564,17 @@ def test_resume_says_where_it_had_to_fall_back(made, tmp_path, monkeypatch):
     assert_same_run(run, made["sparse"])
 
 
+def test_a_group_lacks_its_matched_dense_model_too(made, tmp_path):
+    words = [*WORDS, "--runs-dir", tmp_path / "runs", "--data-dir", made["data"], "--max-steps", "3", "--seed", "2"]
+    assert invoke("run", *words)[0] == 0
+    (group,) = folders.find_groups(tmp_path / "runs")
+    shutil.rmtree(group / folders.MATCHED)
+    code, _, err = typed({**made, "runs": tmp_path / "runs"}, "resume", group.name, "--quiet")
+    assert code == 0 and folders.is_done(folders.run_path(group, 2, folders.MATCHED)), err
+    code, _, err = typed({**made, "runs": tmp_path / "runs"}, "resume", group.name, "--quiet")
+    assert code == 2 and "Finished already" in err
+
+
 def test_a_group_is_all_its_unfinished_runs(made, tmp_path, monkeypatch):
     words = [*WORDS, "--runs-dir", tmp_path / "runs", "--data-dir", made["data"]]
     first = interrupted(made, tmp_path / "runs", monkeypatch, "sparse", more=["--seed=1", "--seed", "2", "--seed", "3"])
