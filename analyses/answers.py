@@ -8,7 +8,7 @@ from typing import Any
 from dissect.runs.config import SEEDS
 
 HOLDS, FAILS = "holds", "fails"  # of an observation
-ALIVE, WITHERED = "alive", "withered"  # of a role, by what it keeps beyond chance
+ALIVE, WITHERED = "alive", "withered"  # of a role, by what it keeps beyond its shadows
 REDUNDANT, NEEDED = "redundant", "needed"  # of a role, by retraining without it
 UNDECIDED, NOT_APPLICABLE = "undecided", "not applicable"
 FEWEST_SEEDS = len(SEEDS)

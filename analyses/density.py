@@ -40,12 +40,22 @@ def density_of(found: list[Path], group: Path) -> pd.DataFrame:
         of_run = density_rows(run)
         if rows and of_run and rows[0].keys() != of_run[0].keys():
             raise DataError(f"{run} counts by other thresholds than seed {rows[0]['seed']}.", AGAIN)
+        if rows and of_run and names_at_end(of_run) != names_at_end(rows):
+            raise DataError(f"{run} records other matrices than seed {rows[0]['seed']}: some are lost.", AGAIN)
         rows.extend(of_run)
 
     each_sound(found, read)
     if not rows:
         raise DataError(f"{group} has no density record.", "A dense run (--where none, dissect train) has none.")
     return pd.DataFrame(rows)
+
+
+def names_at_end(rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    """(matrix, block) of the last measurement of each seed that the rows have."""
+    last: dict[int, int] = {}
+    for row in rows:
+        last[row["seed"]] = max(row["step"], last.get(row["seed"], 0))
+    return {(row["matrix"], row["block"]) for row in rows if row["step"] == last[row["seed"]]}
 
 
 def finished(group: Path, variant: str = FULL) -> list[Path]:

@@ -36,13 +36,11 @@ def paragraph(verdict: dict[str, Any]) -> str:
 
 
 def _role(role: str, given: dict[str, Any]) -> str:
-    """Propagation is alive: it keeps 0.436 of its weights and 0.434 more than by chance (95 % interval ...)."""
+    """Propagation is alive: it keeps 0.436 of its weights, 0.434 more than its shadows (95 % interval ...)."""
     state = {ALIVE: "is alive", WITHERED: "has withered"}.get(given["answer"], "is undecided")
     interval = "" if given["low"] is None else f" (95 % interval {given['low']:.3f} to {given['high']:.3f})"
-    return (
-        f"{role.capitalize()} {state}: it keeps {given['density']:.3f} of its weights, "
-        f"{given['excess']:.3f} more than chance{interval}."
-    )
+    more = f"{abs(given['excess']):.3f} {'more' if given['excess'] >= 0 else 'less'} than its shadows"
+    return f"{role.capitalize()} {state}: it keeps {given['density']:.3f} of its weights, {more}{interval}."
 
 
 def _observation(name: str, given: dict[str, Any]) -> str:
@@ -53,10 +51,10 @@ def _observation(name: str, given: dict[str, Any]) -> str:
 
 
 def _need(role: str, given: dict[str, Any]) -> str:
-    loss = "" if given["loss"] is None else f" (a loss of {100 * given['loss']:.1f} % of MRR@20"
-    if loss:
-        interval = (
-            "" if given["low"] is None else f", 95 % interval {100 * given['low']:.1f} to {100 * given['high']:.1f}"
-        )
-        loss += f"{interval})"
-    return f"Retrained without it, {role} is {given['answer']}{loss}."
+    """Retrained without it, propagation is needed: MRR@20 is 76.5 % lower (95 % interval 76.3 to 76.6)."""
+    answer = "may be needed or not" if given["answer"] == UNDECIDED else f"is {given['answer']}"
+    if given["loss"] is None:
+        return f"Retrained without it, {role} {answer}."
+    loss = f"MRR@20 is {abs(100 * given['loss']):.1f} % {'lower' if given['loss'] >= 0 else 'higher'}"
+    interval = "" if given["low"] is None else f" (loss {100 * given['low']:.1f} to {100 * given['high']:.1f}, 95 %)"
+    return f"Retrained without it, {role} {answer}: {loss}{interval}."

@@ -1,14 +1,18 @@
-"""The observations of a verdict where every matrix has a shadow: what a role keeps beyond chance.
+"""The observations of a verdict where every matrix has a shadow: what a role keeps beyond its shadows.
 
     density   share of weights kept, of a role in a seed
     shadow    the same of the shadows of its matrices, which are useless by construction and stand at the same places
     excess    density - shadow: what the data pay for
-    false     shadow / density: the share of the weights kept that chance alone would keep (false discoveries)
+    false     the share of the weights kept that chance alone would keep (false discoveries): the larger of shadow and
+              of what the KL weight lets useless weights keep in theory (null_share), divided by density
 
 A role is alive or withered by the 95 % interval of its mean excess over seeds (t distribution; of one seed, the value).
 Doubts are one-sided. False discoveries cast doubt on a role that seems alive, never on a withered one. A withered role
-decides only if the run could have kept it: the dissected model is as good as the matched dense one, and some matrix is
-clearly alive.
+decides only if the run has pruned, and could have kept it: the role and the control without data keep little, the
+dissected model is as good as the matched dense one, and some matrix is clearly alive.
+
+A shadow has other partners at each step. It sees the noise of the gradient, but cannot learn the accidents of the
+training set by heart, as a useless matrix can: what it keeps is the least that chance keeps.
 """
 
 from __future__ import annotations
@@ -36,11 +40,15 @@ from analyses.coverage import absences
 from analyses.coverage import doubts as doubts_of_coverage
 from analyses.density import at_step, counted, finished
 from analyses.sound import each_sound
+from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.config import Config
+from dissect.runs.files import AGAIN
 from dissect.sparsevd.density import key
+from dissect.sparsevd.kl import null_share
 
 EMPTY = 0.05  # excess below which a role has withered
+PRUNED = 0.1  # density of a withered role, or of the control without data, above which too little was pruned
 CLEAR = 0.2  # excess of a matrix that shows that the run keeps what it needs
 TIMES_DENSER = 3.0
 FALSE_LIMIT = 0.1  # share of false discoveries above which a role may seem alive by chance
@@ -65,16 +73,21 @@ class Excess(NamedTuple):
         return WITHERED if high <= EMPTY else ALIVE if low > EMPTY else UNDECIDED
 
 
-def kept_by_role(final: pd.DataFrame, threshold: str, by: str = "role") -> pd.DataFrame:
-    """density, shadow, excess and false, by role (or `by` matrix) and seed; matrices weighted by their weights."""
+def kept_by_role(final: pd.DataFrame, threshold: str, by: str = "role", null: float = 0.0) -> pd.DataFrame:
+    """density, shadow, excess and false, by role (or `by` matrix) and seed; matrices weighted by their weights.
+
+    `null` is what useless weights keep in theory; false is NaN where nothing is kept.
+    """
     whole = final[final["block"] == ""]
     count = f"kept {threshold}"
     shadows = whole[whole["role"] == "shadow"].assign(matrix=lambda t: t["matrix"].str.removeprefix("shadow."))
     own = whole[~whole["role"].isin(["shadow", "control"])]
     both = own.merge(shadows, on=["seed", "matrix"], suffixes=("", " of shadow"))
+    if len(both) < len(own):
+        raise DataError(f"{len(own) - len(both)} matrices lack their shadow in density.jsonl.", AGAIN)
     sums = both.groupby([by, "seed"], sort=False)[[count, f"{count} of shadow", "numel"]].sum()
     density, shadow = sums[count] / sums["numel"], sums[f"{count} of shadow"] / sums["numel"]
-    false = (shadow / density.where(density > 0)).clip(upper=1.0)
+    false = (shadow.clip(lower=null) / density.where(density > 0)).clip(upper=1.0)
     return pd.DataFrame({"density": density, "shadow": shadow, "excess": density - shadow, "false": false})
 
 
@@ -120,17 +133,19 @@ def observed(
 ) -> dict[str, Any]:
     """O1 and O2 with reasons and doubts; `roles` with the answer and the numbers of each; `not_run`: checks to run."""
     final, threshold = at_step(table), key(config["threshold"])
-    kept = kept_by_role(final, threshold)
+    null = null_share(config["kl_weight"], config["threshold"]) if config["prior"] == "log-uniform" else 0.0
+    kept = kept_by_role(final, threshold, null=null)
     here, at_other = by_excess(kept), by_excess(kept_by_role(final, OTHER_THRESHOLD))
     others, not_run = _siblings(group, config)
-    common, by_matrix = too_few(len(summaries)), kept_by_role(final, threshold, by="matrix")
-    control = list(doubts_of_withered(group, summaries, by_matrix)) if config["kl_weight"] else [NO_PENALTY]
+    common, control = too_few(len(summaries)), list(doubts_of_withered(group, summaries, final, threshold))
+    control = control if config["kl_weight"] else [NO_PENALTY]
 
     def doubts(name: str, roles: Sequence[str]) -> list[str]:
         answer, found = here[name], [*common, *doubts_of_coverage(covered, tuple(roles))]
         if answer in (ALIVE, FAILS if name == "O1" else HOLDS):
             found += doubts_of_alive(kept, roles[-1]) if config["kl_weight"] else [NO_PENALTY]
         elif answer != UNDECIDED:
+            found += too_dense(kept, roles[-1]) if here[roles[-1]] == WITHERED and config["kl_weight"] else []
             found += control
         if at_other[name] != answer:
             found.append(f"the answer depends on the threshold: '{at_other[name]}' at t = {OTHER_THRESHOLD}")
@@ -144,19 +159,22 @@ def observed(
             reason = f"no {absent} matrix was sparsified in these runs"
             result[name] = answered(NOT_APPLICABLE, [reason, *absences(covered, roles)])
         else:
-            says = f"{roles[-1]} keeps {in_words(kept, roles[-1])} beyond chance, by seed"
-            result[name] = answered(here[name], [says], doubts(name, roles))
+            result[name] = answered(here[name], [in_words(kept, roles[-1])], doubts(name, roles))
     for role in roles_of(kept):
         of_role, excess = kept.xs(role, level="role"), excess_of(kept, role)
-        numbers = {name: float(of_role[name].mean()) for name in ("density", "shadow", "excess", "false")}
+        means = of_role[["density", "shadow", "excess", "false"]].mean()
+        numbers = {name: None if np.isnan(value) else float(value) for name, value in means.items()}
         by_seed = dict(zip(map(str, of_role.index), map(float, of_role["excess"])))
-        answer = answered(here[role], [], doubts(role, (role,)))
+        answer = answered(here[role], [in_words(kept, role)], doubts(role, (role,)))
         result["roles"][role] = {**answer, **numbers, "low": excess.low, "high": excess.high, "by_seed": by_seed}
     return result
 
 
 def in_words(kept: pd.DataFrame, role: str) -> str:
-    return ", ".join(f"{value:.3f}" for value in kept.xs(role, level="role")["excess"])
+    """The excess of a role by seed, with its interval beside the limit."""
+    excess = excess_of(kept, role)
+    says = f"{role} keeps {', '.join(f'{value:.3f}' for value in excess.by_seed)} beyond its shadows"
+    return says if excess.low is None else f"{says} (mean {excess.low:.3f} to {excess.high:.3f}; limit {EMPTY})"
 
 
 def doubts_of_alive(kept: pd.DataFrame, role: str) -> Iterator[str]:
@@ -166,24 +184,37 @@ def doubts_of_alive(kept: pd.DataFrame, role: str) -> Iterator[str]:
         yield f"chance alone would keep {worst:.0%} of what {role} keeps (> {FALSE_LIMIT:.0%})"
 
 
-def doubts_of_withered(group: Path, summaries: list[dict[str, Any]], kept: pd.DataFrame) -> Iterator[str]:
-    """Why a role that seems withered may not tell: the run may have kept nothing that it needed."""
+def too_dense(kept: pd.DataFrame, role: str) -> Iterator[str]:
+    """Why a role that seems withered is not: it and its shadows keep much, since little was pruned."""
+    most = kept["density"].xs(role, level="role").max()
+    if most > PRUNED:
+        yield f"{role} still keeps {most:.3f} (> {PRUNED}), as its shadows do: too little was pruned"
+
+
+def doubts_of_withered(
+    group: Path, summaries: list[dict[str, Any]], final: pd.DataFrame, threshold: str
+) -> Iterator[str]:
+    """Why a role that seems withered may not tell: the run may not have pruned, or kept nothing that it needed."""
+    idle = final[(final["matrix"] == "control.kl_only") & (final["block"] == "")]
+    if len(idle) and (most := (idle[f"kept {threshold}"] / idle["numel"]).max()) > PRUNED:
+        yield f"control.kl_only, which no data reach, still keeps {most:.3f} (> {PRUNED}): train longer"
     dense = matched_mrr(group)
-    if dense is None:
+    mine = {summary["seed"]: summary["test"]["mrr@20"] for summary in summaries}
+    both = sorted(mine.keys() & dense.keys())
+    if not both:
         yield "no matched dense run is finished: the same command trains it"
     else:
-        mine = float(np.mean([summary["test"]["mrr@20"] for summary in summaries]))
-        if mine < AS_GOOD * dense:
-            yield f"MRR@20 is {mine:.2f}, below {AS_GOOD:.0%} of the {dense:.2f} of the matched dense model"
-    most = kept["excess"].groupby(level="matrix").mean().max()
-    if most < CLEAR:
-        yield f"no matrix keeps more than {CLEAR} beyond chance: the KL may be too strong"
+        own, other = (float(np.mean([values[seed] for seed in both])) for values in (mine, dense))
+        if own < AS_GOOD * other:
+            yield f"MRR@20 is {own:.2f}, below {AS_GOOD:.0%} of the {other:.2f} of the matched dense model"
+    if kept_by_role(final, threshold, by="matrix")["excess"].groupby(level="matrix").mean().max() < CLEAR:
+        yield f"no matrix keeps more than {CLEAR} beyond its shadow: nothing shows that the run keeps what it needs"
 
 
-def matched_mrr(group: Path) -> float | None:
-    """Mean MRR@20 on test of the matched dense runs; None without any."""
+def matched_mrr(group: Path) -> dict[int, float]:
+    """MRR@20 on test of the matched dense runs, by seed."""
     found = each_sound(finished(group, folders.MATCHED), folders.read_summary, required=False)
-    return float(np.mean([summary["test"]["mrr@20"] for summary in found])) if found else None
+    return {summary["seed"]: float(summary["test"]["mrr@20"]) for summary in found}
 
 
 def _siblings(group: Path, config: dict[str, Any]) -> tuple[dict[str, dict[str, str]], list[str]]:

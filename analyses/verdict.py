@@ -88,7 +88,8 @@ def observations(
     literal = literally(group, config)
     if literal is None:
         found["not_run"].append("--literal")
-    matched = {"mrr@20": shadowed.matched_mrr(group)}
+    dense = [mrr for seed, mrr in shadowed.matched_mrr(group).items() if seed in {each["seed"] for each in summaries}]
+    matched = {"mrr@20": float(np.mean(dense)) if dense else None}
     return {"rules": "shadows", "density": counts, "matched": matched, **found, "literal": literal}
 
 
@@ -98,7 +99,8 @@ def literally(group: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     Of the group beside this one that trained the same model on the same data with the settings of LITERAL, the longest
     if there are several; None if there is none.
     """
-    about = ("model", "model_options", "model_source", "dataset", "split_hash", "where", "init_from")
+    of_model, of_data = ("model", "model_options", "model_source", "where", "init_from"), ("dataset", "split_hash")
+    about = [*of_model, *of_data, "longest", "order", "validation", "negatives"]
     mine, found = Config(**config), []
     for other in folders.find_groups(group.parent):
         try:
@@ -111,7 +113,10 @@ def literally(group: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     if not found:
         return None
     there, other = max(found, key=lambda each: each[0].max_steps)
-    table = at_step(counted(finished(other), other, there.to_dict()))
+    read = each_sound([other], lambda g: at_step(counted(finished(g), g, there.to_dict())), required=False)
+    if not read:
+        return None
+    table = read[0]
     says = unshadowed.by_figures(table, key(there.threshold))
     answers = {name: {"figures_say": answer, "reasons": [reason]} for name, (answer, reason) in says.items()}
     return {"group": other.name, "steps": there.max_steps, "seeds": sorted(map(int, set(table["seed"]))), **answers}

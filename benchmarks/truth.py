@@ -115,7 +115,9 @@ class Task:
 
     @property
     def runs(self) -> Path:
-        return self.out / "runs" / f"{self.case}-{self.seed}"
+        """Each protocol has a folder of its own: a verdict reads the groups beside it."""
+        protocol = "" if self.protocol == "calibrated" else f"-{self.protocol}"
+        return self.out / "runs" / f"{self.case}-{self.seed}{protocol}"
 
 
 def perform(task: Task) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

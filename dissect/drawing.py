@@ -127,7 +127,12 @@ def density(
         lines = [sources[0].title, *lines, f"{where}, {prior}, noise {config['noise']}"]
     if any(source.has_shadows for source in sources):
         lines.append("thin and shaded: the shadow of each matrix, useless by construction")
-    stem = ("" if variant == "full" else f"-{variant}") + ("" if panels is None else "-together")
+    if averages := {source.config["average"] for source in sources} - {0.0}:
+        shares = " or ".join(f"{100 * (1 - share):g}" for share in sorted(averages))
+        lines.append(f"from {shares} % of the steps on, of the averaged weights")
+    stem = "" if variant == "full" else f"-{variant}"
+    if panels is not None:
+        stem += "".join(f"-{source.group.name.rsplit('-', 1)[-1]}" for source in sources)
     drawings = []
     for name in STEMS if module is None else (module,):
         if (partly := _partly(sources, name)) is None:
@@ -210,7 +215,7 @@ def heatmap(
         f"KL weight {source.config['kl_weight']:g}"
     )
     if source.has_shadows:
-        caption += "\nshadow: useless by construction; shows what the matrix above it would keep by chance"
+        caption += "\nshadow: useless by construction, at the place of the matrix above it"
     stem = "density-heatmap" + ("" if variant == "full" else f"-{variant}")
     drawn = figure.draw(table, caption, f"density ({source.says})")
     return [Drawing(stem, drawn, figure.describe(table, caption.replace("\n", "; ")), table)]

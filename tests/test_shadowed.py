@@ -12,12 +12,14 @@ from rich.console import Console
 from scipy import stats
 
 from analyses.density import at_step, density_table
-from analyses.shadowed import Excess, excess_of, kept_by_role
+from analyses.shadowed import PRUNED, Excess, excess_of, kept_by_role
 from analyses.verdict import judge
 from dissect.cli.verdict_view import render_verdict
+from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, LITERAL, Config
 from dissect.runs.files import write_json, write_toml
+from dissect.sparsevd.kl import null_share
 
 SIZES = {"gnn.edge_in": 1000, "readout.attend_all": 900, "readout.attend_score": 100, "readout.transform": 1000}
 ROLES = dict(
@@ -99,7 +101,7 @@ def answers(group):
 )
 def test_the_edges_of_the_observations(tmp_path, propagation, attention, first, second):
     kept = {**GOOD, "gnn.edge_in": propagation, "readout.attend_all": attention, "readout.attend_score": attention}
-    found = answers(make_group(tmp_path, kept, shadows=0.0))
+    found = answers(make_group(tmp_path, kept, shadows=0.0, kl_weight=8.0))  # a stricter test than at 4
     assert tuple(answer["answer"] for answer in found) == (first, second), found
 
 
@@ -124,13 +126,60 @@ def test_the_interval_is_that_of_the_t_distribution():
 
 def test_false_discoveries_cast_doubt_on_what_seems_alive_only(tmp_path):
     alive = {**GOOD, "gnn.edge_in": 0.4}
-    for by_chance, answer in ((0.039, "fails"), (0.045, "undecided")):
+    for by_chance, answer in ((0.039, "fails"), (0.045, "undecided")):  # more than the theory's 0.03
         group = make_group(tmp_path / answer, alive, shadows={**dict.fromkeys(SIZES, 0.0), "gnn.edge_in": by_chance})
         first, _ = answers(group)
         assert first["answer"] == answer
     assert "chance alone would keep 11% of what propagation keeps" in " ".join(first["reasons"])
     first, _ = answers(make_group(tmp_path / "b", {**GOOD, "gnn.edge_in": 0.1}, shadows=0.06))
     assert first["answer"] == "holds"
+
+
+def test_a_run_that_has_not_pruned_decides_nothing_about_what_withered(tmp_path):
+    """Density and shadow are high alike: their difference says nothing."""
+    high = {"gnn.edge_in": 0.58, "readout.attend_all": 0.5, "readout.attend_score": 1.0, "readout.transform": 0.9}
+    shadows = {"gnn.edge_in": 0.57, "readout.attend_all": 0.5, "readout.attend_score": 0.5, "readout.transform": 0.6}
+    first, _ = answers(make_group(tmp_path, high, shadows))
+    assert (first["answer"], first["figures_say"]) == ("undecided", "holds")
+    assert "too little was pruned" in " ".join(first["reasons"])
+    group = make_group(tmp_path / "idle")
+    for run in folders.group_runs(group):
+        with (run / "density.jsonl").open("a") as lines:
+            lines.write(json.dumps(record("control.kl_only", PRUNED + 0.01, "control", "control", 100)) + "\n")
+    first, _ = answers(group)
+    assert first["answer"] == "undecided" and "no data reach" in " ".join(first["reasons"])
+
+
+def test_what_useless_weights_keep_in_theory_counts_where_shadows_keep_less(tmp_path):
+    null = null_share(4.0, 3.0)
+    for density, answer in ((null / 0.09, "fails"), (null / 0.11, "undecided")):
+        group = make_group(tmp_path / answer, {**GOOD, "gnn.edge_in": round(density, 3)}, shadows=0.0)
+        first, _ = answers(group)
+        assert first["answer"] == answer, first
+
+
+def test_a_role_without_any_weight_left_has_no_share_of_false_discoveries(tmp_path):
+    verdict = judge(make_group(tmp_path, {**GOOD, "gnn.edge_in": 0.0}, shadows=0.0))
+    assert verdict["roles"]["propagation"]["false"] is None and verdict["O1"]["answer"] == "holds"
+    json.dumps(verdict, allow_nan=False)
+    Console(width=80, file=io.StringIO()).print(render_verdict(verdict))
+
+
+def test_lost_rows_leave_a_seed_out(tmp_path, capsys):
+    for number, lost in enumerate(("shadow.gnn.edge_in", "gnn.edge_in")):
+        group = make_group(tmp_path / str(number))
+        path = folders.run_path(group, 2) / "density.jsonl"
+        lines = [line for line in path.read_text().splitlines(keepends=True) if f'"matrix": "{lost}"' not in line]
+        path.write_text("".join(lines))
+        verdict = judge(group)
+        assert verdict["seeds"] == [1, 3] and "only 2 seeds" in " ".join(verdict["O1"]["reasons"])
+        assert "records other matrices than seed 1" in capsys.readouterr().err
+    for run in folders.group_runs(group):  # lost in all
+        path = run / "density.jsonl"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if "shadow.readout.transform" not in line))
+    with pytest.raises(DataError, match="lack their shadow"):
+        judge(group)
 
 
 def test_an_empty_role_needs_a_run_that_keeps_what_it_needs(tmp_path):
@@ -173,7 +222,7 @@ def test_what_another_kl_weight_answers_counts_only_if_it_is_the_same_at_another
 
 
 def test_each_role_has_its_numbers_and_its_answer(tmp_path):
-    roles = judge(make_group(tmp_path))["roles"]
+    roles = judge(make_group(tmp_path, kl_weight=8.0))["roles"]
     assert {role: given["answer"] for role, given in roles.items()} == {
         "propagation": "withered",
         "attention": "alive",
@@ -211,11 +260,11 @@ def test_the_papers_own_measure_stands_beside(tmp_path):
 
 
 def test_the_paragraph_has_the_answers_with_their_numbers(tmp_path):
-    text = judge(make_group(tmp_path))["paragraph"]
+    text = judge(make_group(tmp_path, kl_weight=8.0))["paragraph"]
     for words in (
-        "dissected with KL weight 4",
+        "dissected with KL weight 8",
         "trained without SparseVD: 17.10",
-        "Propagation has withered: it keeps 0.010 of its weights, 0.008 more than chance",
+        "Propagation has withered: it keeps 0.010 of its weights, 0.008 more than its shadows",
         "(95 % interval 0.008 to 0.008)",
         "that propagation withers, holds.",
         "that the readout holds, holds.",

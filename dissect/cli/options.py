@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from dissect.errors import FinishedError, UsageError
-from dissect.runs.config import SETTINGS, Config, Setting
+from dissect.runs.config import LITERAL, SETTINGS, Config, Setting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -239,6 +239,8 @@ def start(context: click.Context, usual: Mapping[str, Any], as_json: bool, **giv
     typed = {name: v for name, v in given.items() if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     source, is_dense = given.pop("config"), usual.get("where") == "none"
     file = read_settings(source, usual, "init_from" in typed) if source else {}
+    if "split_hash" in file and not is_dense:  # a group's file has every setting but those that are newer than it
+        usual = LITERAL
     model, dataset = (typed.get(name, file.get(name, given.pop(name))) for name in ("model", "dataset"))
     if model is None:
         raise click.MissingParameter(ctx=context, param=context.command.params[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ BRIEFLY = {
     "attention_uniform": "attention replaced by its mean",
 }
 SHOWN = 12  # lines of a list, at most
-SHADOW = "beyond chance: kept - shadow, 95 %; by chance: shadow / kept"
+SHADOW = "excess: kept - shadow, 95 %; false: by chance, of the kept"
 ROLES_BRIEFLY = {"transformation": "transform."}
 QUESTIONS = {"O1": "O1  propagation withers (Figure 3)", "O2": "O2  the readout holds (Figure 4)"}
 STYLES = {"holds": "green", "fails": "red", "undecided": "yellow", "redundant": "green", "needed": "red"}
@@ -90,7 +89,8 @@ def beside(verdict: dict[str, Any]) -> list[RenderableType]:
     lines = []
     if literal := verdict.get("literal"):
         says = ", ".join(f"{name} {literal[name]['figures_say']}" for name in QUESTIONS)
-        lines.append(f"With the paper's settings (--literal, {literal['steps']:,} steps), density alone says: {says}.")
+        how = f"--literal, {literal['steps']:,} steps, {len(literal['seeds'])} seed{'s' * (len(literal['seeds']) != 1)}"
+        lines.append(f"With the paper's settings ({how}), density alone says: {says}.")
     if verdict.get("not_run"):
         lines.append(f"Not run: the same command with {', or '.join(verdict['not_run'])}.")
     if verdict.get("rules") == "density":
@@ -138,13 +138,13 @@ def density_bars(verdict: dict[str, Any]) -> Table:
 
 def shadow_bars(verdict: dict[str, Any]) -> Table:
     """Roles, and their matrices, with the share of weights kept and what their shadows keep."""
-    columns = ("", "kept", "shadow", "beyond chance", "by chance", "")
+    columns = ("", "kept", "shadow", "excess", "false", "")
     title = f"\nShare of weights kept (log α < {verdict['threshold']:g}), {over(verdict)}"
     table = plain(columns, columns[1:5], title, caption=SHADOW)
     whole = [row for row in verdict["density"]["matrices"] if not row["block"]]
     for role, given in verdict["roles"].items():
         interval = "" if given["low"] is None else f"{share(given['low'])} to {share(given['high'])}"
-        false = "" if math.isnan(given["false"]) else f"{given['false']:.0%}"
+        false = "" if given["false"] is None else f"{given['false']:.0%}"
         numbers = [f"{given['density']:.3f}", f"{given['shadow']:.3f}", interval or f"{given['excess']:.3f}", false]
         table.add_row(role, *numbers, Text(given["answer"], STYLES.get(given["answer"], "")), style="bold")
         own = [row for row in whole if row["role"] == role]
@@ -212,7 +212,7 @@ def need_words(given: dict[str, Any]) -> str:
     """The loss of the model without a role, with the interval if there is one."""
     words = f"MRR@20 {given['mrr@20_full']:.2f}, without it {given['mrr@20_reduced']:.2f}"
     if given["loss"] is not None:
-        words += f": {100 * given['loss']:.2f} % less"
+        words += f": a loss of {100 * given['loss']:.2f} %"
     if given["low"] is not None:
         words += f" (95 %: {100 * given['low']:.2f} to {100 * given['high']:.2f})"
     return words

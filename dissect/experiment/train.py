@@ -311,6 +311,7 @@ def borrow(plan: Plan, say: Say) -> None:
                 continue
             try:
                 is_same = Config(**folders.group_config(other)).matched() == plan.config
+                folders.read_summary(there)
             except DataError:
                 continue  # a damaged neighbour has nothing to give
             if is_same:

@@ -102,7 +102,7 @@ class Config:
     shadows: bool = setting(
         False,
         "SparseVD",
-        "Put a useless matrix beside each one, to tell what is kept by chance.",
+        "Put a useless matrix beside each one, to compare with.",
     )
     average: float = setting(
         0.0,
@@ -275,9 +275,9 @@ SETTINGS = tuple(
     if f.metadata
 )
 # Settings of the verbs that are not the defaults of `Config`. `dissect run` has CALIBRATED: the KL weight is a test at
-# about 3 % for each weight, averaged parameters take the noise of the gradient out, shadows tell what is kept by chance
-# (docs/method.md has the reason for each). `dissect run --literal` has LITERAL, the settings that the paper prints.
-# `dissect train` has DENSE: no SparseVD, and the best of at most EPOCHS epochs.
+# about 3 % for each weight, averaged parameters take the noise of the gradient out, shadows show what useless weights
+# keep (docs/method.md has the reason for each). `dissect run --literal` has LITERAL, the settings that the paper
+# prints. `dissect train` has DENSE: no SparseVD, and the best of at most EPOCHS epochs.
 CALIBRATED: Mapping[str, Any] = MappingProxyType(
     {
         "kl_weight": 4.0,

@@ -174,6 +174,8 @@ def copy_folder(source: Path, target: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
             shutil.copytree(source, Path(folder) / "copy").rename(target)
     except OSError as error:
+        if target.exists():
+            return  # another process was quicker
         raise DissectError(f"Could not copy {source} to {target}: {error.strerror or error}.") from error
 
 

@@ -16,6 +16,7 @@ inside. Nothing is clamped: a clamp of log alpha would zero both gradients outsi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -133,3 +134,18 @@ class _SumLogUniform(torch.autograd.Function):
 
 def _at_least_single(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+@lru_cache
+def null_share(beta: float, threshold: float) -> float:
+    """The share of useless weights that the log-uniform prior keeps at KL weight beta, however long a run trains.
+
+    The data term of a useless weight is quadratic, and its estimate is z standard errors from 0, z ~ N(0, 1). For a
+    given log alpha the best theta leaves beta KL(log alpha) + z^2 / 2 sigmoid(log alpha); the weight is kept if the
+    minimum lies below the threshold, which is so from some |z| on (docs/method.md).
+    """
+    log_alpha = torch.linspace(-20, 30, 5001, dtype=torch.float64)
+    z = torch.linspace(0, 20, 2001, dtype=torch.float64)
+    best = torch.stack([(beta * kl_log_uniform(log_alpha) + u * u / 2 * torch.sigmoid(log_alpha)).argmin() for u in z])
+    kept_from = z[log_alpha[best] < threshold]
+    return float(torch.special.erfc(kept_from[0] / 2**0.5)) if len(kept_from) else 0.0

@@ -1,9 +1,12 @@
 """Shadows: beside each SparseVD matrix one that is useless by construction, at the same place.
 
-What a matrix keeps by chance depends on where it stands: on its inputs, on the size of its gradient, on its noise. A
+What a useless matrix keeps depends on where it stands: on its inputs, on the size of its gradient, on its noise. A
 shadow has the shape, initialisation and noise of its matrix, and is fed with the inputs of other rows of the batch, cut
 off from the gradient and centred; what it makes is added to the product in training, and absent in evaluation. So it
 runs, gets a gradient from data, and cannot help. Density means something only beside its shadow.
+
+Its partners change at each step, so it cannot learn the accidents of the training set by heart, as a useless matrix
+can: what it keeps is the least that chance keeps.
 """
 
 from __future__ import annotations
