@@ -226,9 +226,11 @@ def test_a_batch_of_one_is_refused_for_a_model_that_needs_two(own, tmp_path):
     code, out, err = own(*NORM, words=[*words, str(half)])  # the third of three steps has one example
     assert (code, out) == (2, "") and f"{examples:,} examples in batches of {half:,}" in err, err
     assert examples % int(err.rsplit("--batch-size ", 1)[1]) > 1 and not (tmp_path / "runs").exists()
-    assert own(*NORM, words=["--batch-size", "1"])[0] == 2
+    assert own(*NORM, words=["--batch-size", "1", "--no-shadows"])[0] == 2
     assert own(*NORM, words=[*words, str(quarter)])[0] == 0  # it never comes to that batch
-    assert own(words=["--batch-size", "1"])[0] == 0  # a model that needs no two
+    assert own(words=["--batch-size", "1", "--no-shadows"])[0] == 0  # a model that needs no two
+    code, _, err = own(words=["--batch-size", "3"])  # shadows need four
+    assert code == 2 and "batches of 3 are too small" in err and "--no-shadows" in err
 
 
 def test_a_table_of_positions_that_is_too_short_is_told_with_the_longest_session(own, typed, tmp_path):

@@ -257,6 +257,8 @@ def test_the_papers_own_measure_stands_beside(tmp_path):
     said = judge(group)["literal"]
     assert (said["group"], said["steps"], said["seeds"]) == (literal.name, 70, [1])
     assert said["O1"]["figures_say"] == "fails" and "--literal" not in judge(group)["not_run"]
+    (folders.run_path(literal, 1) / "density.jsonl").write_text("{")  # a damaged neighbour stops nothing
+    assert judge(group)["literal"] is None
 
 
 def test_the_paragraph_has_the_answers_with_their_numbers(tmp_path):
@@ -329,6 +331,18 @@ def test_a_path_over_the_kl_weight_shares_its_dense_model(typed):
     assert len(list(Path("runs").rglob(".s1-*"))) == 0  # nothing half copied
     assert typed(*words)[:2] == (0, out)  # all is there already
     assert [each["kl_weight"] for each in json.loads(typed(*words, "--json")[1])] == [1.0, 4.0]
+
+
+def test_the_file_of_an_older_group_means_the_settings_it_was_trained_with(typed):
+    """It lacks the settings that are newer than it, which then had no effect."""
+    words = ["--seed", "1", "--device", "cpu", "--quiet"]
+    assert typed("run", "--literal", "--max-steps", "4", "--dim", "4", *words)[0] == 0
+    (group,) = folders.find_groups("runs")
+    newer = ("shadows", "average", "own_rate")
+    lines = (group / "config.toml").read_text().splitlines(keepends=True)
+    Path("older.toml").write_text("".join(line for line in lines if not line.startswith(newer)))
+    code, _, err = typed("run", "--config", "older.toml", *words)
+    assert code == 2 and "Finished already" in err  # the same group
 
 
 def test_a_dense_model_of_other_settings_is_not_borrowed(typed):

@@ -128,8 +128,8 @@ def test_two_seeds_decide_nothing(tmp_path):
 
 def test_one_seed_of_three_decides_against_holding(tmp_path):
     group = make_group(tmp_path, dense(0.01, 0.5))
-    path = run_path(group, 3) / "density.jsonl"
-    path.write_text("".join(json.dumps(record(100, m, s)) + "\n" for m, s in dense(0.06, 0.5).items()))
+    path, seed = run_path(group, 3) / "density.jsonl", {**dense(0.06, 0.5), "control.kl_only": 0.0}
+    path.write_text("".join(json.dumps(record(100, m, s)) + "\n" for m, s in seed.items()))
     assert judge(group)["O1"]["figures_say"] == "undecided"
 
 
