@@ -92,6 +92,7 @@ def kept_by_role(final: pd.DataFrame, threshold: str, by: str = "role", null: fl
 
 
 def excess_of(kept: pd.DataFrame, role: str) -> Excess:
+    """The excess of a role in `kept` (of kept_by_role), with its interval if there are two seeds or more."""
     values = kept["excess"].xs(role, level="role")
     if len(values) < 2:
         return Excess(values, None, None)
@@ -100,6 +101,7 @@ def excess_of(kept: pd.DataFrame, role: str) -> Excess:
 
 
 def roles_of(kept: pd.DataFrame) -> list[str]:
+    """The roles of `kept`, in the order of the record."""
     return list(dict.fromkeys(kept.index.get_level_values("role")))
 
 
@@ -131,13 +133,16 @@ def observed(
     table: pd.DataFrame,
     covered: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """O1 and O2 with reasons and doubts; `roles` with the answer and the numbers of each; `not_run`: checks to run."""
+    """O1 and O2 with reasons and doubts; `roles` with the answer and the numbers of each; `matched`, the MRR@20 of the
+    matched dense model in percent (None without one); `not_run`, the checks to run.
+    """
     final, threshold = at_step(table), key(config["threshold"])
     null = null_share(config["kl_weight"], config["threshold"]) if config["prior"] == "log-uniform" else 0.0
     kept = kept_by_role(final, threshold, null=null)
     here, at_other = by_excess(kept), by_excess(kept_by_role(final, OTHER_THRESHOLD))
     others, not_run = _siblings(group, config)
-    common, control = too_few(len(summaries)), list(doubts_of_withered(group, summaries, final, threshold))
+    dense = matched_mrr(group)
+    common, control = too_few(len(summaries)), list(doubts_of_withered(summaries, dense, final, threshold))
     control = control if config["kl_weight"] else [NO_PENALTY]
 
     def doubts(name: str, roles: Sequence[str]) -> list[str]:
@@ -149,10 +154,12 @@ def observed(
             found += control
         if at_other[name] != answer:
             found.append(f"the answer depends on the threshold: '{at_other[name]}' at t = {OTHER_THRESHOLD}")
-        against = [option for option, there in others.items() if there.get(name) == OPPOSITE.get(answer)]
+        against = [option for option, there in others.items() if there.get(name) == OPPOSITE.get(answer, "none")]
         return [*found, *(f"the answer depends on {option}: '{others[option][name]}' there" for option in against)]
 
-    result: dict[str, Any] = {"not_run": not_run, "roles": {}}
+    paired = [dense[summary["seed"]] for summary in summaries if summary["seed"] in dense]
+    matched = {"mrr@20": float(np.mean(paired)) if paired else None}
+    result: dict[str, Any] = {"not_run": not_run, "matched": matched, "roles": {}}
     for name, roles in OBSERVED.items():
         if here[name] == NOT_APPLICABLE:
             absent = next(role for role in roles if role not in here)
@@ -192,13 +199,15 @@ def too_dense(kept: pd.DataFrame, role: str) -> Iterator[str]:
 
 
 def doubts_of_withered(
-    group: Path, summaries: list[dict[str, Any]], final: pd.DataFrame, threshold: str
+    summaries: list[dict[str, Any]], dense: dict[int, float], final: pd.DataFrame, threshold: str
 ) -> Iterator[str]:
-    """Why a role that seems withered may not tell: the run may not have pruned, or kept nothing that it needed."""
+    """Why a role that seems withered may not tell: the run may not have pruned, or kept nothing that it needed.
+
+    `dense` is the MRR@20 of the matched dense models by seed, in percent; only seeds of both are compared.
+    """
     idle = final[(final["matrix"] == "control.kl_only") & (final["block"] == "")]
     if len(idle) and (most := (idle[f"kept {threshold}"] / idle["numel"]).max()) > PRUNED:
         yield f"control.kl_only, which no data reach, still keeps {most:.3f} (> {PRUNED}): train longer"
-    dense = matched_mrr(group)
     mine = {summary["seed"]: summary["test"]["mrr@20"] for summary in summaries}
     both = sorted(mine.keys() & dense.keys())
     if not both:
@@ -224,11 +233,14 @@ def _siblings(group: Path, config: dict[str, Any]) -> tuple[dict[str, dict[str, 
     if config["noise"] != "weight":
         changes["--noise weight"] = {"noise": "weight"}
     answers, not_run = {}, []
+
+    def answers_of(runs: list[Path]) -> dict[str, str]:
+        return sure(at_step(counted(runs, group, config)), key(config["threshold"]))
+
     for option, changed in changes.items():
         done = [run for other in sorted(group.parent.glob(f"*-{_hash(config, changed)}")) for run in finished(other)]
-        read = each_sound([done] if done else [], lambda runs: at_step(counted(runs, group, config)), required=False)
-        if read:
-            answers[option] = sure(read[0], key(config["threshold"]))
+        if read := each_sound([done] if done else [], answers_of, required=False):
+            answers[option] = read[0]
         else:
             not_run.append(option)
     return answers, not_run

@@ -88,9 +88,7 @@ def observations(
     literal = literally(group, config)
     if literal is None:
         found["not_run"].append("--literal")
-    dense = [mrr for seed, mrr in shadowed.matched_mrr(group).items() if seed in {each["seed"] for each in summaries}]
-    matched = {"mrr@20": float(np.mean(dense)) if dense else None}
-    return {"rules": "shadows", "density": counts, "matched": matched, **found, "literal": literal}
+    return {"rules": "shadows", "density": counts, **found, "literal": literal}
 
 
 def literally(group: Path, config: dict[str, Any]) -> dict[str, Any] | None:

@@ -127,7 +127,7 @@ def run(
     """Dissect a model, like `dissect run`: train it with SparseVD, beside it without, and judge.
 
     The arguments are those of `train`, and the settings of SparseVD: where, kl_weight, kl_warmup, threshold, ...
-    `literal` begins with the settings that the paper prints, not with the calibrated ones (docs/method.md).
+    `literal` begins with the published settings of SparseVD, not with the calibrated ones (docs/method.md).
     """
     _check({"model": model})
     find_model(model).require_weights()

@@ -129,7 +129,7 @@ def density(
         lines.append("thin and shaded: the shadow of each matrix, useless by construction")
     if averages := {source.config["average"] for source in sources} - {0.0}:
         shares = " or ".join(f"{100 * (1 - share):g}" for share in sorted(averages))
-        lines.append(f"from {shares} % of the steps on, of the averaged weights")
+        lines.append(f"from {shares} % of the steps on: averaged weights")
     stem = "" if variant == "full" else f"-{variant}"
     if panels is not None:
         stem += "".join(f"-{source.group.name.rsplit('-', 1)[-1]}" for source in sources)

@@ -221,6 +221,15 @@ def test_what_another_kl_weight_answers_counts_only_if_it_is_the_same_at_another
     assert judge(group)["O1"]["answer"] == "holds"
 
 
+def test_a_damaged_run_at_another_kl_weight_counts_as_not_run(tmp_path):
+    group, other = make_group(tmp_path), make_group(tmp_path, seeds=(1,), kl_weight=2.0)
+    path = folders.run_path(other, 1) / "density.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "shadow.readout.transform" not in line))
+    verdict = judge(group)
+    assert verdict["O1"]["answer"] == "holds" and "--kl-weight 2" in verdict["not_run"]
+
+
 def test_each_role_has_its_numbers_and_its_answer(tmp_path):
     roles = judge(make_group(tmp_path, kl_weight=8.0))["roles"]
     assert {role: given["answer"] for role, given in roles.items()} == {
@@ -253,7 +262,7 @@ def test_the_papers_own_measure_stands_beside(tmp_path):
     assert judge(group)["literal"] is None
     literal = make_group(tmp_path, {**GOOD, "gnn.edge_in": 0.5}, seeds=(1,), usual=LITERAL, max_steps=70)
     make_group(tmp_path, GOOD, seeds=(1,), usual=LITERAL, max_steps=60)  # shorter
-    make_group(tmp_path, GOOD, seeds=(1,), usual=LITERAL, max_steps=90, lr=0.01)  # not as the paper prints
+    make_group(tmp_path, GOOD, seeds=(1,), usual=LITERAL, max_steps=90, lr=0.01)  # not as published
     said = judge(group)["literal"]
     assert (said["group"], said["steps"], said["seeds"]) == (literal.name, 70, [1])
     assert said["O1"]["figures_say"] == "fails" and "--literal" not in judge(group)["not_run"]

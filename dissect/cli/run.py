@@ -19,8 +19,8 @@ EXAMPLES = (
     "run --config runs/srgnn-demo-58ce72c0/config.toml --seed 2",
 )
 IS_LITERAL = (
-    "Use the settings that the paper prints (KL weight 1, batches of 100, 60,000 steps, no averages, no shadows), under"
-    " which useless weights stay alive. Settings given here win."
+    "Use SparseVD as it was published (KL weight 1, batches of 100, 60,000 steps, no averages, no shadows). With these"
+    " settings useless weights stay alive. Settings given here win."
 )
 MODEL = (
     "A name from `dissect models`, or path/to/file.py:ClassName. That file is executed; it cannot import its"

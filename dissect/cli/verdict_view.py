@@ -90,7 +90,7 @@ def beside(verdict: dict[str, Any]) -> list[RenderableType]:
     if literal := verdict.get("literal"):
         says = ", ".join(f"{name} {literal[name]['figures_say']}" for name in QUESTIONS)
         how = f"--literal, {literal['steps']:,} steps, {len(literal['seeds'])} seed{'s' * (len(literal['seeds']) != 1)}"
-        lines.append(f"With the paper's settings ({how}), density alone says: {says}.")
+        lines.append(f"With the published settings ({how}), density alone says: {says}.")
     if verdict.get("not_run"):
         lines.append(f"Not run: the same command with {', or '.join(verdict['not_run'])}.")
     if verdict.get("rules") == "density":

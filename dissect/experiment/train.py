@@ -120,7 +120,7 @@ def train(
     """Train a model on a data set, each seed in a run folder of its own; returns the folder of the group.
 
     `settings` are fields of `Config`. They win over the recipe of the preset, which wins over `usual`: CALIBRATED, the
-    settings of `dissect run`, LITERAL, those of the paper, or DENSE, those of `dissect train`. `options` are arguments
+    settings of `dissect run`, LITERAL, the published ones, or DENSE, those of `dissect train`. `options` are arguments
     of the model, on top of those of the preset; `without` names roles that are left out of it. `init_from` is a
     finished dense run to start from; `refit` trains once more on everything, for the epochs chosen. Beside a model
     with shadows it trains the matched dense one.

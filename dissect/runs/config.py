@@ -276,8 +276,8 @@ SETTINGS = tuple(
 )
 # Settings of the verbs that are not the defaults of `Config`. `dissect run` has CALIBRATED: the KL weight is a test at
 # about 3 % for each weight, averaged parameters take the noise of the gradient out, shadows show what useless weights
-# keep (docs/method.md has the reason for each). `dissect run --literal` has LITERAL, the settings that the paper
-# prints. `dissect train` has DENSE: no SparseVD, and the best of at most EPOCHS epochs.
+# keep (docs/method.md has the reason for each). `dissect run --literal` has LITERAL, SparseVD as it was
+# published. `dissect train` has DENSE: no SparseVD, and the best of at most EPOCHS epochs.
 CALIBRATED: Mapping[str, Any] = MappingProxyType(
     {
         "kl_weight": 4.0,
