@@ -9,7 +9,7 @@ process the catalogue in pieces. A model does not know that it is dissected: its
 layers, named and declared in `matrices`.
 
 The constructor takes n_items=V and further numbers; dim=D if the width can be chosen, and without=(role, ...) if
-`removable` names roles. models/check.py runs a model once and reports what breaks the contract.
+`removable` names parts. models/check.py runs a model once and reports what breaks the contract.
 """
 
 from __future__ import annotations
@@ -35,12 +35,18 @@ class Matrix:
     """The role and module of a weight matrix (Figure 2 of the paper), and the names of its blocks.
 
     `rows` and `cols` name blocks of equal height and width, e.g. the gates r, z, n of a GRU; empty means one block.
+    `part` names a part of the model that is neither a role nor a module, e.g. the star of SGNN-HN.
     """
 
     role: str
     module: str
     rows: tuple[str, ...] = ()
     cols: tuple[str, ...] = ()
+    part: str = ""
+
+    def is_of(self, part: str) -> bool:
+        """Whether it belongs to a role, a module or another part of the model."""
+        return part in (self.role, self.module, self.part)
 
     def __post_init__(self) -> None:
         if self.role not in ROLES or self.module not in MODULES:
@@ -55,7 +61,8 @@ class SessionModel(nn.Module):
     """A next-item model over sessions of items 1..V. A subclass defines item_states and encode; see also candidates.
 
     matrices   the weight matrices by the qualified name of their layer
-    removable  roles that `without` leaves out of a new model, and `switched_off` out of a trained one
+    removable  parts that `without` leaves out of a new model, and `switched_off` out of a trained one: roles, modules,
+               parts of `Matrix`, or names of what has no matrix, such as positions
     presets    named sets of constructor arguments; the name tells their source
     recipes    settings of the training (fields of Config: lr, l2, optimiser, schedule, ...) that belong to a preset
     in_name    options that enter the name of the run folder if a user gives them

@@ -292,7 +292,7 @@ def _check_kinds(subject: Subject, options: Mapping[str, Any]) -> None:
 def _check_names(subject: Subject, model: Any, options: Mapping[str, Any]) -> None:
     """Raises UsageError if `matrices` names layers that the model lacks, unless an option or a role explains it."""
     absent, unnamed = check.not_there(model), check.without_role(model)
-    removable = [n for n in absent if {model.matrices[n].role, model.matrices[n].module} & set(model.removable)]
+    removable = [n for n in absent if any(model.matrices[n].is_of(part) for part in model.removable)]
     wrong = absent if unnamed else [name for name in absent if name not in removable]
     if wrong:
         near = difflib.get_close_matches(wrong[0], unnamed, n=1)

@@ -151,7 +151,7 @@ def quick_checks(
     layers = {name for name, _ in model.named_modules()}
     here = [matrix for name, matrix in model.matrices.items() if name in layers]
     for part, check in SWITCHES.items():
-        if part in model.removable and any(part in (matrix.role, matrix.module) for matrix in here):
+        if part in model.removable and any(matrix.is_of(part) for matrix in here):
             model.switched_off = part
             try:
                 checks[check] = accuracy(check)

@@ -137,7 +137,7 @@ def selects(where: str, matrices: Any) -> Callable[[str, nn.Module], bool] | Non
 
     def chosen(name: str, module: nn.Module) -> bool:
         declared = [declared_for(f"{name}.{own}", matrices) for own, _ in module.named_parameters(recurse=False)]
-        return any(where in (matrix.module, matrix.role) for matrix in declared if matrix is not None)
+        return any(matrix.is_of(where) for matrix in declared if matrix is not None)
 
     return chosen
 
