@@ -12,7 +12,8 @@ decides only if the run has pruned, and could have kept it: the role and the con
 dissected model is as good as the matched dense one, and some matrix is clearly alive.
 
 A shadow has other partners at each step. It sees the noise of the gradient, but cannot learn the accidents of the
-training set by heart, as a useless matrix can: what it keeps is the least that chance keeps.
+training set by heart, as a useless matrix can: what it keeps is the least that chance keeps. So a role is alive only if
+unseen data need it too: with the inputs of other rows in its layers (sparsevd/swapped.py), MRR@20 on test has to fall.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ PRUNED = 0.1  # density of a withered role, or of the control without data, abov
 CLEAR = 0.2  # excess of a matrix that shows that the run keeps what it needs
 TIMES_DENSER = 3.0
 FALSE_LIMIT = 0.1  # share of false discoveries above which a role may seem alive by chance
+FALL = 0.01  # share of MRR@20 that unseen data lose with the inputs of a living role swapped, at least
 AS_GOOD = 0.98  # of the matched dense model's MRR@20
 OTHER_THRESHOLD = "2"
 OBSERVED = {"O1": ("propagation",), "O2": ("propagation", "attention")}
@@ -64,6 +66,11 @@ class Excess(NamedTuple):
     by_seed: pd.Series
     low: float | None
     high: float | None
+
+    @property
+    def least(self) -> float:
+        """The lower end of the interval; of one seed, its value."""
+        return float(self.by_seed.mean()) if self.low is None else self.low
 
     @property
     def says(self) -> str:
@@ -93,7 +100,11 @@ def kept_by_role(final: pd.DataFrame, threshold: str, by: str = "role", null: fl
 
 def excess_of(kept: pd.DataFrame, role: str) -> Excess:
     """The excess of a role in `kept` (of kept_by_role), with its interval if there are two seeds or more."""
-    values = kept["excess"].xs(role, level="role")
+    return over_seeds(kept["excess"].xs(role, level="role"))
+
+
+def over_seeds(values: pd.Series) -> Excess:
+    """Values by seed with the 95 % interval of their mean."""
     if len(values) < 2:
         return Excess(values, None, None)
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
@@ -105,10 +116,22 @@ def roles_of(kept: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(kept.index.get_level_values("role")))
 
 
-def sure(final: pd.DataFrame, threshold: str) -> dict[str, str]:
-    """`by_excess`, undecided where another threshold answers otherwise."""
-    answers, other = (by_excess(kept_by_role(final, t)) for t in (threshold, OTHER_THRESHOLD))
-    return {name: answer if other[name] == answer else UNDECIDED for name, answer in answers.items()}
+def sure(final: pd.DataFrame, config: dict[str, Any], summaries: list[dict[str, Any]]) -> dict[str, str]:
+    """`by_excess`, undecided where another threshold answers otherwise, or no unseen data need what seems alive."""
+    kept = kept_by_role(final, key(config["threshold"]))
+    answers, other = by_excess(kept), by_excess(kept_by_role(final, OTHER_THRESHOLD))
+    doubted = {role for role in roles_of(kept) if (fall := falls(summaries, role)) and fall.least <= FALL}
+
+    def is_sure(name: str, answer: str) -> bool:
+        says_alive = answer in (ALIVE, FAILS if name == "O1" else HOLDS)
+        return other[name] == answer and not (says_alive and OBSERVED.get(name, (name,))[-1] in doubted)
+
+    return {name: answer if is_sure(name, answer) else UNDECIDED for name, answer in answers.items()}
+
+
+def null_of(config: dict[str, Any]) -> float:
+    """What useless weights keep in theory (null_share); 0 for a prior without that theory."""
+    return null_share(config["kl_weight"], config["threshold"]) if config["prior"] == "log-uniform" else 0.0
 
 
 def by_excess(kept: pd.DataFrame) -> dict[str, str]:
@@ -137,8 +160,7 @@ def observed(
     matched dense model in percent (None without one); `not_run`, the checks to run.
     """
     final, threshold = at_step(table), key(config["threshold"])
-    null = null_share(config["kl_weight"], config["threshold"]) if config["prior"] == "log-uniform" else 0.0
-    kept = kept_by_role(final, threshold, null=null)
+    kept = kept_by_role(final, threshold, null=null_of(config))
     here, at_other = by_excess(kept), by_excess(kept_by_role(final, OTHER_THRESHOLD))
     others, not_run = _siblings(group, config)
     dense = matched_mrr(group)
@@ -148,7 +170,8 @@ def observed(
     def doubts(name: str, roles: Sequence[str]) -> list[str]:
         answer, found = here[name], [*common, *doubts_of_coverage(covered, tuple(roles))]
         if answer in (ALIVE, FAILS if name == "O1" else HOLDS):
-            found += doubts_of_alive(kept, roles[-1]) if config["kl_weight"] else [NO_PENALTY]
+            role = roles[-1]
+            found += doubts_of_alive(kept, role, falls(summaries, role)) if config["kl_weight"] else [NO_PENALTY]
         elif answer != UNDECIDED:
             found += too_dense(kept, roles[-1]) if here[roles[-1]] == WITHERED and config["kl_weight"] else []
             found += control
@@ -173,6 +196,8 @@ def observed(
         numbers = {name: None if np.isnan(value) else float(value) for name, value in means.items()}
         by_seed = dict(zip(map(str, of_role.index), map(float, of_role["excess"])))
         answer = answered(here[role], [in_words(kept, role)], doubts(role, (role,)))
+        fall = falls(summaries, role)
+        numbers["swapped"] = None if fall is None else float(fall.by_seed.mean())
         result["roles"][role] = {**answer, **numbers, "low": excess.low, "high": excess.high, "by_seed": by_seed}
     return result
 
@@ -184,11 +209,27 @@ def in_words(kept: pd.DataFrame, role: str) -> str:
     return says if excess.low is None else f"{says} (mean {excess.low:.3f} to {excess.high:.3f}; limit {EMPTY})"
 
 
-def doubts_of_alive(kept: pd.DataFrame, role: str) -> Iterator[str]:
-    """Why a role that seems alive may not be: chance alone would keep much of what it keeps."""
+def falls(summaries: list[dict[str, Any]], role: str) -> Excess | None:
+    """The share of MRR@20 that the trained model loses when the inputs of a role are swapped; None if not measured."""
+    found = {}
+    for summary in summaries:
+        checks = summary.get("checks", {})
+        if f"swapped_{role}" in checks and (whole := checks["masked"]["mrr@20"]):
+            found[summary["seed"]] = 1 - checks[f"swapped_{role}"]["mrr@20"] / whole
+    return over_seeds(pd.Series(found)) if found else None
+
+
+def doubts_of_alive(kept: pd.DataFrame, role: str, fall: Excess | None) -> Iterator[str]:
+    """Why a role that seems alive may not be: chance would keep as much, or only the training set needs it."""
     worst = kept["false"].xs(role, level="role").max()
     if worst > FALSE_LIMIT:
         yield f"chance alone would keep {worst:.0%} of what {role} keeps (> {FALSE_LIMIT:.0%})"
+    if fall is None:
+        yield f"no run swapped the inputs of {role}: an earlier version trained them"
+    elif fall.least <= FALL:
+        between = "" if fall.low is None else f"{fall.low:.1%} to {fall.high:.1%}, "
+        says = f"by {fall.by_seed.mean():.1%} ({between}limit {FALL:.0%})"
+        yield f"unseen data may not need {role}: with swapped inputs MRR@20 falls {says}"
 
 
 def too_dense(kept: pd.DataFrame, role: str) -> Iterator[str]:
@@ -227,24 +268,22 @@ def matched_mrr(group: Path) -> dict[int, float]:
 
 
 def _siblings(group: Path, config: dict[str, Any]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """(what other settings answer, by the option in words; the options not run). The answers should be the same."""
+    """(what other settings answer, by the option in words; the options not run). None should say the opposite."""
     half = config["kl_weight"] / 2
     changes: dict[str, dict[str, Any]] = {f"--kl-weight {half:g}": {"kl_weight": half}} if half else {}
     if config["noise"] != "weight":
         changes["--noise weight"] = {"noise": "weight"}
     answers, not_run = {}, []
 
-    def answers_of(runs: list[Path]) -> dict[str, str]:
-        return sure(at_step(counted(runs, group, config)), key(config["threshold"]))
-
     for option, changed in changes.items():
-        done = [run for other in sorted(group.parent.glob(f"*-{_hash(config, changed)}")) for run in finished(other)]
+        there = {**config, **changed}
+
+        def answers_of(runs: list[Path], there: dict[str, Any] = there) -> dict[str, str]:
+            return sure(at_step(counted(runs, group, there)), there, [folders.read_summary(run) for run in runs])
+
+        done = [run for other in sorted(group.parent.glob(f"*-{Config(**there).hash}")) for run in finished(other)]
         if read := each_sound([done] if done else [], answers_of, required=False):
             answers[option] = read[0]
         else:
             not_run.append(option)
     return answers, not_run
-
-
-def _hash(config: dict[str, Any], changed: dict[str, Any]) -> str:
-    return Config(**{**config, **changed}).hash

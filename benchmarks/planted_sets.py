@@ -147,6 +147,14 @@ def half(seed: int) -> Planted:
     return Planted(found.data, prefix_index(found.data.test)[1] > 1)  # the first click is no other than the last
 
 
+def nothing(seed: int) -> Planted:
+    """Items drawn at random, all alike: there is nothing to learn. All prefixes are judged."""
+    n_items = 60
+    rng = np.random.default_rng([6, seed])
+    found = _collected("nothing", seed, n_items, lambda: (rng.integers(n_items, size=5) + 1).tolist())
+    return Planted(found.data, np.ones(found.data.test.n_prefixes, bool))
+
+
 def _collected(
     kind: str,
     seed: int,

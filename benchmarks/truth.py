@@ -95,6 +95,7 @@ CASES = {
     "gru-average": Case("average", "Recurrent", {"encoder": REDUNDANT}, dim=24),
     "branches": Case("successor", "Branches", {"encoder": NEEDED, "transformation": REDUNDANT, "update": USELESS}),
     "pair": Case("successor", "Pair", {"encoder": REDUNDANT, "update": REDUNDANT, "encoder+update": NEEDED}),
+    "nothing": Case("nothing", "Branches", {"encoder": USELESS, "transformation": USELESS, "update": USELESS}),
     "rank-1": Case("half", "FirstAndLast", {"encoder": RANK_1}),
 }
 

@@ -50,8 +50,13 @@ def record(matrix, kept, role, module, size):
     }
 
 
-def make_group(root, kept=GOOD, shadows=0.002, seeds=(1, 2, 3), mrr=17.0, dense=17.1, usual=CALIBRATED, **settings):
-    """A group whose seeds keep `kept` (by matrix, or a list by seed), and whose shadows keep `shadows`."""
+def make_group(
+    root, kept=GOOD, shadows=0.002, seeds=(1, 2, 3), mrr=17.0, dense=17.1, usual=CALIBRATED, falls=0.1, **settings
+):
+    """A group whose seeds keep `kept` (by matrix, or a list by seed), and whose shadows keep `shadows`.
+
+    `falls`: the share of MRR@20 lost with swapped inputs, or a list by seed; None if it was not measured.
+    """
     config = Config("srgnn", "x", "hash", {"dim": 4}, **{**usual, **settings})
     group = root / f"srgnn-x-{config.hash}"
     write_toml(group / "config.toml", config.to_dict())
@@ -65,19 +70,22 @@ def make_group(root, kept=GOOD, shadows=0.002, seeds=(1, 2, 3), mrr=17.0, dense=
         run = folders.run_path(group, seed)
         run.mkdir(parents=True)
         (run / "density.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        finish(run, seed, mrr)
+        finish(run, seed, mrr, falls[number] if isinstance(falls, list) else falls)
         if dense is not None:
             finish(folders.run_path(group, seed, folders.MATCHED), seed, dense)
     return group
 
 
-def finish(run, seed, mrr):
+def finish(run, seed, mrr, fall=None):
     test = {f"hr@{k}": 50.0 for k in (5, 10, 20)} | {f"mrr@{k}": mrr for k in (5, 10, 20)}
+    checks = {"masked": test, "mean": test}
+    for role, _ in ROLES.values() if fall is not None else ():
+        checks[f"swapped_{role}"] = {**test, "mrr@20": mrr * (1 - fall)}
     summary = {"seed": seed, "steps": 100, "epochs": 6.6, "seconds": 1.0, "n_parameters": 1000, "protocol": "clean"}
     bias = {"hr@20": 0.1, "mrr@20": 0.1}
     write_json(
         run / "summary.json",
-        {**summary, "test": test, "selection_bias": bias, "checks": {"masked": test, "mean": test}},
+        {**summary, "test": test, "selection_bias": bias, "checks": checks},
     )
     (run / "DONE").touch()
 
@@ -103,6 +111,24 @@ def test_the_edges_of_the_observations(tmp_path, propagation, attention, first, 
     kept = {**GOOD, "gnn.edge_in": propagation, "readout.attend_all": attention, "readout.attend_score": attention}
     found = answers(make_group(tmp_path, kept, shadows=0.0, kl_weight=8.0))  # a stricter test than at 4
     assert tuple(answer["answer"] for answer in found) == (first, second), found
+
+
+@pytest.mark.parametrize(
+    ("falls", "answer", "reason"),
+    [
+        ([0.02, 0.021, 0.022], "alive", ""),
+        ([0.0, 0.0, 0.0], "undecided", "with swapped inputs MRR@20 falls by 0.0% (0.0% to 0.0%, limit 1%)"),
+        ([-0.02, -0.01, -0.03], "undecided", "unseen data may not need transformation"),
+        ([0.02, 0.04, 0.01], "undecided", "unseen data may not need transformation"),  # the interval has 1 % in it
+        (None, "undecided", "an earlier version trained them"),
+    ],
+)
+def test_a_role_is_alive_only_if_unseen_data_need_it(tmp_path, falls, answer, reason):
+    roles = judge(make_group(tmp_path, falls=falls))["roles"]
+    assert roles["transformation"]["answer"] == answer and roles["propagation"]["answer"] == "withered"
+    assert any(reason in each for each in roles["transformation"]["reasons"])
+    if falls:
+        assert roles["transformation"]["swapped"] == pytest.approx(np.mean(falls))
 
 
 def test_excess_is_density_less_that_of_the_shadows_each_matrix_by_its_weights(tmp_path):
@@ -201,10 +227,13 @@ def test_another_threshold_or_kl_weight_that_answers_otherwise_is_a_doubt(tmp_pa
     at_two = {"gnn.edge_in": dict.fromkeys(("0.5", "1", "3", "4", "5"), 0.01) | {"2": 0.3}}
     first, _ = answers(make_group(tmp_path / "a", {**GOOD, **at_two}))
     assert first["answer"] == "undecided" and "t = 2" in " ".join(first["reasons"])
-    for number, (there, answer) in enumerate(((None, "holds"), (0.01, "holds"), (0.2, "undecided"))):
+    # In the third, unseen data do not need what propagation keeps at the other KL weight.
+    cases = ((None, 0.1, "holds"), (0.01, 0.1, "holds"), (0.2, 0.005, "holds"), (0.2, 0.1, "undecided"))
+    for number, (there, fall, answer) in enumerate(cases):
         group = make_group(tmp_path / str(number))
         if there is not None:  # one seed is enough, in a group of any name
-            other = make_group(tmp_path / str(number), {**GOOD, "gnn.edge_in": there}, seeds=(1,), kl_weight=2.0)
+            kept = {**GOOD, "gnn.edge_in": there}
+            other = make_group(tmp_path / str(number), kept, seeds=(1,), falls=fall, kl_weight=2.0)
             other.rename(other.with_name(f"half-{other.name.rsplit('-', 1)[1]}"))
         verdict = judge(group)
         assert (

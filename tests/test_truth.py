@@ -49,7 +49,7 @@ def judged_prefixes(planted):
 # --- the data ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["walk", "bag", "pointer", "average", "order", "successor", "half"])
+@pytest.mark.parametrize("kind", ["walk", "bag", "pointer", "average", "order", "successor", "half", "nothing"])
 def test_a_set_is_sound_and_its_seed_decides(sets, kind):
     make = getattr(sets, kind)
     planted = make(SEED)

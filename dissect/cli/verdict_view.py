@@ -22,7 +22,10 @@ BRIEFLY = {
     "attention_uniform": "attention replaced by its mean",
 }
 SHOWN = 12  # lines of a list, at most
-SHADOW = "excess: kept - shadow, 95 %; false: by chance, of the kept"
+CAPTION = (
+    "excess: kept - shadow, 95 %; false: by chance, of the kept;\n"
+    "swapped: change of MRR@20 with the inputs of other sessions"
+)
 ROLES_BRIEFLY = {"transformation": "transform."}
 QUESTIONS = {"O1": "O1  propagation withers (Figure 3)", "O2": "O2  the readout holds (Figure 4)"}
 STYLES = {"holds": "green", "fails": "red", "undecided": "yellow", "redundant": "green", "needed": "red"}
@@ -138,24 +141,25 @@ def density_bars(verdict: dict[str, Any]) -> Table:
 
 def shadow_bars(verdict: dict[str, Any]) -> Table:
     """Roles, and their matrices, with the share of weights kept and what their shadows keep."""
-    columns = ("", "kept", "shadow", "excess", "false", "")
+    columns = ("", "kept", "shadow", "excess", "false", "swapped", "")
     title = f"\nShare of weights kept (log α < {verdict['threshold']:g}), {over(verdict)}"
-    table = plain(columns, columns[1:5], title, caption=SHADOW)
+    table = plain(columns, columns[1:6], title, caption=CAPTION)
     whole = [row for row in verdict["density"]["matrices"] if not row["block"]]
     for role, given in verdict["roles"].items():
         interval = "" if given["low"] is None else f"{share(given['low'])} to {share(given['high'])}"
         false = "" if given["false"] is None else f"{given['false']:.0%}"
         numbers = [f"{given['density']:.3f}", f"{given['shadow']:.3f}", interval or f"{given['excess']:.3f}", false]
-        table.add_row(role, *numbers, Text(given["answer"], STYLES.get(given["answer"], "")), style="bold")
+        swapped = "" if given.get("swapped") is None else f"{-100 * given['swapped']:+.0f} %"
+        table.add_row(role, *numbers, swapped, Text(given["answer"], STYLES.get(given["answer"], "")), style="bold")
         own = [row for row in whole if row["role"] == role]
         for row in own[:SHOWN] if len(own) > 1 else ():
             shares = [f"{row['density']:.3f}", "" if row["shadow"] is None else f"{row['shadow']:.3f}"]
-            table.add_row(f"  {row['matrix'].split('.')[-1]}", *shares, "", "", Bar(1, 0, row["density"], width=14))
+            table.add_row(f"  {row['matrix'].split('.')[-1]}", *shares, "", "", "", Bar(1, 0, row["density"], width=14))
         if len(own) > SHOWN:
             table.add_row(f"  and {len(own) - SHOWN} more: --json")
     for row in (row for row in whole if row["role"] == "control"):
         table.add_row(
-            row["matrix"], f"{row['density']:.3f}", "", "", "", Bar(1, 0, row["density"], width=14), style="dim"
+            row["matrix"], f"{row['density']:.3f}", "", "", "", "", Bar(1, 0, row["density"], width=14), style="dim"
         )
     return table
 
@@ -172,7 +176,8 @@ def over(verdict: dict[str, Any]) -> str:
 
 def checks_in_words(verdict: dict[str, Any]) -> Text:
     """The quick checks in a sentence or two."""
-    says = [f"{BRIEFLY.get(name, name)} {values['mrr@20']:.2f}" for name, values in verdict["checks"].items()]
+    shown = {name: values for name, values in verdict["checks"].items() if not name.startswith("swapped")}
+    says = [f"{BRIEFLY.get(name, name)} {values['mrr@20']:.2f}" for name, values in shown.items()]
     return Text("\nMRR@20 of the trained model: ", style="bold").append(f"{', '.join(says)}.", style="not bold")
 
 

@@ -26,6 +26,7 @@ from dissect.sparsevd.sparsifier import (
     unmasked,
 )
 from dissect.sparsevd.sparsify import SparsifyReport, densify, sparsify
+from dissect.sparsevd.swapped import swapped
 
 __all__ = [
     "GRUVD",
@@ -61,5 +62,6 @@ __all__ = [
     "shares",
     "sparsified",
     "sparsify",
+    "swapped",
     "unmasked",
 ]

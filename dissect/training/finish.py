@@ -15,7 +15,8 @@ from dissect.errors import DataError
 from dissect.runs.files import AGAIN, read_jsonl
 from dissect.runs.folders import write_ranks
 from dissect.runs.records import Eval, Train
-from dissect.sparsevd import own_parameters, sparsified, unmasked
+from dissect.sparsevd import declared_for, own_parameters, sparsified, swapped, unmasked
+from dissect.sparsevd.sparsifier import matrices_of, variational_layers
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluation import Report, evaluate, evaluate_by, metrics
 from dissect.training.record import density_rows
@@ -157,4 +158,17 @@ def quick_checks(
                 checks[check] = accuracy(check)
             finally:
                 model.switched_off = None
+    for role, its_layers in layers_by_role(model).items() if training.config.shadows else ():
+        with swapped(its_layers):
+            checks[f"swapped_{role}"] = accuracy(f"swapped_{role}")
     return checks
+
+
+def layers_by_role(model: Any) -> dict[str, list[nn.Module]]:
+    """The layers with SparseVD by the role of their matrices; a layer whose matrices have several roles has each."""
+    found: dict[str, dict[str, nn.Module]] = {}
+    for name, layer in variational_layers(model):
+        for own, _, _ in matrices_of(name, layer):
+            matrix = declared_for(own, model.matrices)
+            found.setdefault(matrix.role if matrix else "other", {})[name] = layer
+    return {role: list(layers.values()) for role, layers in found.items()}
