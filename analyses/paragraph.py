@@ -40,7 +40,10 @@ def _role(role: str, given: dict[str, Any]) -> str:
     state = {ALIVE: "is alive", WITHERED: "has withered"}.get(given["answer"], "is undecided")
     interval = "" if given["low"] is None else f" (95 % interval {given['low']:.3f} to {given['high']:.3f})"
     more = f"{abs(given['excess']):.3f} {'more' if given['excess'] >= 0 else 'less'} than its shadows"
-    return f"{role.capitalize()} {state}: it keeps {given['density']:.3f} of its weights, {more}{interval}."
+    says = f"{role.capitalize()} {state}: it keeps {given['density']:.3f} of its weights, {more}{interval}"
+    if given.get("swapped") is None:
+        return f"{says}."
+    return f"{says}, and MRR@20 changes by {-100 * given['swapped']:+.1f} % if its inputs are swapped."
 
 
 def _observation(name: str, given: dict[str, Any]) -> str:

@@ -227,9 +227,9 @@ def doubts_of_alive(kept: pd.DataFrame, role: str, fall: Excess | None) -> Itera
     if fall is None:
         yield f"no run swapped the inputs of {role}: an earlier version trained them"
     elif fall.least <= FALL:
-        between = "" if fall.low is None else f"{fall.low:.1%} to {fall.high:.1%}, "
-        says = f"by {fall.by_seed.mean():.1%} ({between}limit {FALL:.0%})"
-        yield f"unseen data may not need {role}: with swapped inputs MRR@20 falls {says}"
+        between = "" if fall.low is None else f", {0 - fall.high:+.1%} to {0 - fall.low:+.1%}"
+        says = f"changes by {0 - fall.by_seed.mean():+.1%} with swapped inputs ({-FALL:.0%} is asked{between})"
+        yield f"unseen data may not need {role}: MRR@20 {says}"
 
 
 def too_dense(kept: pd.DataFrame, role: str) -> Iterator[str]:

@@ -117,7 +117,7 @@ def test_the_edges_of_the_observations(tmp_path, propagation, attention, first, 
     ("falls", "answer", "reason"),
     [
         ([0.02, 0.021, 0.022], "alive", ""),
-        ([0.0, 0.0, 0.0], "undecided", "with swapped inputs MRR@20 falls by 0.0% (0.0% to 0.0%, limit 1%)"),
+        ([0.0, 0.0, 0.0], "undecided", "MRR@20 changes by +0.0% with swapped inputs (-1% is asked, +0.0% to +0.0%)"),
         ([-0.02, -0.01, -0.03], "undecided", "unseen data may not need transformation"),
         ([0.02, 0.04, 0.01], "undecided", "unseen data may not need transformation"),  # the interval has 1 % in it
         (None, "undecided", "an earlier version trained them"),
