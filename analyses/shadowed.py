@@ -227,7 +227,8 @@ def doubts_of_alive(kept: pd.DataFrame, role: str, fall: Excess | None) -> Itera
     if fall is None:
         yield f"no run swapped the inputs of {role}: an earlier version trained them"
     elif fall.least <= FALL:
-        between = "" if fall.low is None else f", {0 - fall.high:+.1%} to {0 - fall.low:+.1%}"
+        low, high = (None, None) if fall.low is None or fall.high is None else (0 - fall.high, 0 - fall.low)
+        between = "" if low is None else f", {low:+.1%} to {high:+.1%}"
         says = f"changes by {0 - fall.by_seed.mean():+.1%} with swapped inputs ({-FALL:.0%} is asked{between})"
         yield f"unseen data may not need {role}: MRR@20 {says}"
 

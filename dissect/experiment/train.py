@@ -63,6 +63,7 @@ class Plan:
     weights: dict[str, Tensor] | None = None  # to start from
     steps: Mapping[int, int] = field(default_factory=dict)  # of seeds that do not make config.max_steps
     is_matched: bool = False  # the dense training beside a dissection: config is that of Config.matched
+    parts: tuple[str, ...] = ()  # of the group's name, between model and data set
 
     @property
     def variant(self) -> str:
@@ -115,6 +116,7 @@ def train(
     observe: Callable[[str], Observer] | None = None,
     say: Say | None = None,
     usual: Mapping[str, Any] = CALIBRATED,
+    matched: bool = True,
     **settings: Any,
 ) -> Path:
     """Train a model on a data set, each seed in a run folder of its own; returns the folder of the group.
@@ -123,43 +125,64 @@ def train(
     settings of `dissect run`, LITERAL, the published ones, or DENSE, those of `dissect train`. `options` are arguments
     of the model, on top of those of the preset; `without` names roles that are left out of it. `init_from` is a
     finished dense run to start from; `refit` trains once more on everything, for the epochs chosen. Beside a model
-    with shadows it trains the matched dense one.
+    with shadows it trains the matched dense one, unless `matched` is False.
 
     The same call again continues a run that was stopped. Raises UsageError, before anything is written, for names and
     values that do not exist or fit; and if all is finished already, unless `force`.
     """
+    about: dict[str, Any] = {"options": options, "preset": preset, "without": without, "seeds": seeds, "epochs": epochs}
+    about |= {"runs_dir": runs_dir, "name": name, "init_from": init_from, "refit": refit, "usual": usual}
+    plan = planned(model, data, say=say or unsaid, **about, **settings)
+    suits(plan.subject, data, plan.config, say or unsaid)
+    try_on(plan.subject, data, plan.config, without)
+    manner = Manner(device, jobs, force, observe or unobserved, say or unsaid)
+    if refit and plan.subject.learns:
+        return _train_twice(plan, name, manner)
+    beside = replace(plan, config=plan.config.matched(), is_matched=True)
+    wanted = [beside] if matched and plan.config.shadows and not without else []
+    return train_seeds(plan, manner, *wanted)
+
+
+def planned(
+    model: str | type | Subject,
+    data: Dataset,
+    *,
+    options: Mapping[str, Any] | None = None,
+    preset: str | None = None,
+    without: Sequence[str] = (),
+    seeds: Sequence[int] = (1,),
+    epochs: float | None = None,
+    runs_dir: str | Path = "runs",
+    name: str | None = None,
+    init_from: str | Path | None = None,
+    refit: bool = False,
+    say: Say = unsaid,
+    usual: Mapping[str, Any] = CALIBRATED,
+    **settings: Any,
+) -> Plan:
+    """What `train` with the same arguments trains, and where; nothing is trained or written. Raises as it does."""
     subject, runs_dir, given = find_model(model), Path(runs_dir), dict(options or {})
     settings = settings_of(subject, usual, preset, epochs, settings)
     if usual == CALIBRATED and epochs is None and not {"max_steps", "select"} & settings.keys():
         epochs = CALIBRATED_EPOCHS
-    manner = Manner(device, jobs, force, observe or unobserved, say or unsaid)
     if settings.get("protocol") == "paper":
         if refit:
             raise UsageError("--refit has nothing to add to --protocol paper, which trains on everything already.")
-        manner.say(
-            "Protocol 'paper': trained on everything, each metric at its best epoch on test. These numbers flatter."
-        )
+        say("Protocol 'paper': trained on everything, each metric at its best epoch on test. These numbers flatter.")
     if not subject.learns:
         idle = {"--seed": tuple(seeds) != (1,), "--epochs": epochs is not None, "--dim": given.pop("dim", None)}
         idle |= {"--init-from": init_from, "--refit": refit}
-        settings = untrained(subject, settings, [flag for flag, value in idle.items() if value], manner.say)
+        settings = untrained(subject, settings, [flag for flag, value in idle.items() if value], say)
         seeds, epochs, init_from, refit = (1,), None, None, False
     kept = model_options(subject, given, preset, BUILT_IN_DIM if data.name in planted.BUILT_IN else DIM, without)
     start = starting_weights(init_from, runs_dir, subject, kept, data)
     config = configure(subject, data, {**settings, "model_options": kept, "init_from": start.fingerprint}, epochs)
-    suits(subject, data, config, manner.say)
-    try_on(subject, data, config, without)
     if start.says:
-        manner.say(start.says)
+        say(start.says)
     parts = [preset] if preset and changes(subject, preset) else []
     parts += [str(kept[option]) for option in subject.cls.in_name if option in given and option in kept]
     group, once = folder_of(config, runs_dir, name, parts), tuple(dict.fromkeys(seeds))
-    plan = Plan(subject, data, config, group, once, tuple(without), start.weights)
-    if refit:
-        return _train_twice(plan, name, parts, manner)
-    beside = replace(plan, config=config.matched(), is_matched=True)
-    wanted = [beside] if config.shadows and not without else []
-    return train_seeds(plan, manner, *wanted)
+    return Plan(subject, data, config, group, once, tuple(without), start.weights, parts=tuple(parts))
 
 
 def settings_of(
@@ -320,7 +343,7 @@ def borrow(plan: Plan, say: Say) -> None:
     workers.wait()
 
 
-def _train_twice(plan: Plan, name: str | None, parts: Sequence[str], manner: Manner) -> Path:
+def _train_twice(plan: Plan, name: str | None, manner: Manner) -> Path:
     """`train_seeds`, then again on all training sessions, each seed for the epochs that it chose before."""
     everything = replace(plan.config, refit=True, validation=0.0, select="last", patience=0)
     try_on(plan.subject, plan.data, everything, plan.without)  # now, not after the first training
@@ -334,7 +357,7 @@ def _train_twice(plan: Plan, name: str | None, parts: Sequence[str], manner: Man
             raise DataError(f"{run / 'summary.json'} does not tell the epoch chosen.", folders.write_again(run))
         steps[seed] = steps_of(selected["epoch"], plan.data, everything)
         manner.say(f"Seed {seed}: {selected['epoch']:g} epochs, now on everything.")
-    group = folder_of(everything, plan.group.parent, name, [*parts, "refit"])
+    group = folder_of(everything, plan.group.parent, name, [*plan.parts, "refit"])
     return train_seeds(replace(plan, config=everything, group=group, steps=steps), manner)
 
 
