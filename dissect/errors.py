@@ -29,6 +29,10 @@ class UsageError(DissectError):
     exit_code = 2
 
 
+class BusyError(UsageError):
+    """Another process holds what this one wants to write (exit code 2)."""
+
+
 class FinishedError(UsageError):
     """Nothing is left to train: `group` is the folder that has it all (exit code 2)."""
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from dissect.errors import DataError, DissectError, UsageError
+from dissect.errors import BusyError, DataError, DissectError
 from dissect.runs import records
 
 SCHEMA = 1
@@ -143,7 +143,7 @@ def locked(run: Path) -> Iterator[None]:
     except OSError as error:
         raise refused(run, error) from error
     with lock as file:
-        hold(file, UsageError(f"Another process is training in {run}.", "Wait for it, or choose --seed or --name."))
+        hold(file, BusyError(f"Another process is training in {run}.", "Wait for it, or choose --seed or --name."))
         for left in (*run.glob(".*"), *run.glob("checkpoints/.*")):
             if HALF_WRITTEN.fullmatch(left.name):
                 left.unlink(missing_ok=True)

@@ -1,0 +1,187 @@
+"""Studies: a plan of trainings, and the table or figure that answers it. Each table and figure of the paper is one.
+
+A study is data. A user's own is a TOML file of the same form:
+
+    question = "Does a second step of propagation help?"
+    [[arm]]
+    label = "one step"
+    model = "srgnn"
+    [[arm]]
+    label = "two steps"
+    model = "srgnn"
+    options = {steps = 2}
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from analyses import paper
+from analyses.paper import Printed
+from dissect.errors import DataError, UsageError, unknown
+from models import MODELS
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of a study: a model as it is trained.
+
+    verb      "train": as it is; "run": with SparseVD, as `dissect run`; "literal": as `dissect run --literal`
+    x         where it stands on the axis of a figure, if the study is one
+    printed   what the paper prints, by data set
+    """
+
+    label: str
+    model: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    preset: str | None = None
+    without: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    verb: Literal["train", "run", "literal"] = "train"
+    x: float | None = None
+    printed: Mapping[str, Printed] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is trained to answer a question; the first arm is the one that the others are compared with.
+
+    shows   "table": accuracy, side by side; "density": Figure 3 or 4 (`module`); "lines": HR@20 against `axis`;
+            "lengths": accuracy by the length of the session; "data": counts of the data set
+    """
+
+    name: str
+    question: str
+    arms: tuple[Arm, ...]
+    shows: Literal["table", "density", "lines", "lengths", "data"] = "table"
+    module: str = ""
+    axis: str = ""
+
+
+# How much a study trains: width, epochs (of `train`), and seeds. `full` is the paper's size.
+SCALES: dict[str, dict[str, Any]] = {
+    "quick": {"dim": 32, "epochs": 2, "seeds": (1,)},
+    "eighth": {"dim": 64, "epochs": 10, "seeds": (1, 2, 3)},
+    "full": {"dim": 256, "epochs": 10, "seeds": (1, 2, 3, 4, 5)},
+}
+# The models of Table 2 in its order, then the strong simple ones that it lacks.
+TABLE2 = ("attenmixer", "nextitnet", "narm", "srgnn", "gcsan", "sgnnhn", "lessr", "niser", "dhcn", "dsan")
+BESIDE = ("gru4rec", "sasrec", "core", "pop", "spop", "sknn", "vsknn", "sr", "sfsknn", "stan", "vstan")
+LEVELS, HEADS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10), (1, 2, 4, 8, 16, 32)
+ABLATIONS = {"paper-M": "one level", "paper-IP": "no priority", "paper-LI": "concatenated", "paper-LP": "max pooling"}
+
+
+def _table2() -> tuple[Arm, ...]:
+    named = [name for name in (*TABLE2, *BESIDE) if name in MODELS]
+    plain = [Arm(name, name, printed=paper.TABLE2.get(name, {})) for name in named]
+    sparse = [Arm(f"{name}, with SparseVD", name, verb="run") for name in ("srgnn", "attenmixer")]
+    control = Arm("srgnn, normalised", "srgnn", preset="normalised")
+    return (*plain, control, *sparse)
+
+
+def _table3() -> tuple[Arm, ...]:
+    arms = []
+    for name in ("srgnn", "sgnnhn"):
+        if name in MODELS:
+            arms.append(Arm(name, name, printed=paper.TABLE2[name]))
+            mixed = {"readout": "attenmixer"}
+            arms.append(Arm(f"{name}, Atten-Mixer", name, options=mixed, printed=paper.TABLE3[name]))
+    return (*arms, Arm("srgnn, normalised", "srgnn", preset="normalised"))
+
+
+def _dissections() -> tuple[Arm, ...]:
+    return (Arm("srgnn", "srgnn", verb="run"), Arm("srgnn, published settings", "srgnn", verb="literal"))
+
+
+STUDIES = {
+    study.name: study
+    for study in (
+        Study("table1", "Are the data sets those of the paper?", (), "data"),
+        Study("figure3", "Does propagation wither in SR-GNN?", _dissections(), "density", module="gnn"),
+        Study("figure4", "Does SR-GNN's readout hold?", _dissections(), "density", module="readout"),
+        Study("table2", "Is Atten-Mixer better than the models before it, and what does it cost?", _table2()),
+        Study("table3", "Does Atten-Mixer's readout improve other models, or does the normalisation?", _table3()),
+        Study(
+            "table4",
+            "Does each part of Atten-Mixer count?",
+            (
+                Arm("attenmixer", "attenmixer", printed=paper.TABLE2["attenmixer"]),
+                *(
+                    Arm(f"{preset.removeprefix('paper')}: {says}", "attenmixer", preset=preset, printed=of)
+                    for (preset, says), of in zip(ABLATIONS.items(), paper.TABLE4.values())
+                ),
+                Arm("without attention", "attenmixer", without=("attention",)),
+            ),
+        ),
+        Study(
+            "figure6",
+            "How many levels does Atten-Mixer need?",
+            tuple(Arm(f"L = {n}", "attenmixer", options={"levels": n}, x=n) for n in LEVELS),
+            "lines",
+            axis="levels L",
+        ),
+        Study(
+            "figure7",
+            "How many heads does Atten-Mixer need?",
+            tuple(Arm(f"H = {n}", "attenmixer", options={"heads": n}, x=n) for n in HEADS),
+            "lines",
+            axis="heads H",
+        ),
+        Study(
+            "figure8",
+            "Which readout is best for sessions of which length?",
+            (
+                Arm("SR-GNN, Atten-Mixer", "srgnn", options={"readout": "attenmixer"}),
+                Arm("SR-GNN", "srgnn"),
+                *([Arm("GC-SAN", "gcsan")] if "gcsan" in MODELS else []),
+                Arm("SR-GNN, normalised", "srgnn", preset="normalised"),
+            ),
+            "lengths",
+        ),
+    )
+}
+
+
+class _ArmFile(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+    label: str = ""
+    options: dict[str, Any] = {}
+    preset: str | None = None
+    without: tuple[str, ...] = ()
+    settings: dict[str, Any] = {}
+    verb: Literal["train", "run", "literal"] = "train"
+    x: float | None = None
+
+
+class _StudyFile(msgspec.Struct, forbid_unknown_fields=True):
+    arm: Annotated[list[_ArmFile], msgspec.Meta(min_length=1)]
+    question: str = ""
+    shows: Literal["table", "lines", "lengths"] = "table"
+    axis: str = ""
+
+
+def find_study(name: str) -> Study:
+    """A study by its name, or from a TOML file. Raises UsageError for an unknown name, DataError for a wrong file."""
+    if not name.endswith(".toml"):
+        if name not in STUDIES:
+            raise unknown("study", name, STUDIES)
+        return STUDIES[name]
+    path = Path(name)
+    try:
+        read = msgspec.convert(tomllib.loads(path.read_text()), _StudyFile)
+    except OSError as error:
+        raise UsageError(f"Could not read the study {path}: {error.strerror or error}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise DataError(f"{path} is not a study: {error}.", "`dissect study show --help` has an example.") from error
+    arms = tuple(Arm(**{**msgspec.structs.asdict(of), "label": of.label or of.model}) for of in read.arm)
+    if len({arm.label for arm in arms}) < len(arms):
+        raise DataError(f"{path}: each arm needs a label of its own.")
+    if read.shows == "lines" and any(arm.x is None for arm in arms):
+        raise DataError(f'{path}: with shows = "lines" each arm needs an x.')
+    return Study(path.stem, read.question, arms, read.shows, axis=read.axis)

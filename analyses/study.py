@@ -1,0 +1,187 @@
+"""A study on a data set: what is to be trained, what is there, and the tables that answer it.
+
+Its trainings are ordinary run folders. What one study has trained another finds, and `dissect compare` too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyses import compare, paper
+from analyses.entries import entry
+from analyses.significance import read_gains
+from analyses.studies import Arm, Study
+from dissect.data.catalog import STAND_INS
+from dissect.data.sessions import Dataset
+from dissect.errors import BusyError, DataError, UsageError
+from dissect.experiment.train import Plan, Say, planned, train, unsaid
+from dissect.runs import folders
+from dissect.runs.config import CALIBRATED, DENSE, LITERAL
+from dissect.training.evaluation import gains
+
+USUAL = {"train": DENSE, "run": CALIBRATED, "literal": LITERAL}
+LONGEST = 10  # clicks of a prefix in Figure 8; longer ones count together
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of a study: an arm with a seed."""
+
+    arm: Arm
+    seed: int
+    plan: Plan
+
+    @property
+    def run(self) -> Path:
+        return self.plan.run(self.seed)
+
+    @property
+    def is_done(self) -> bool:
+        return folders.is_done(self.run)
+
+
+def arguments(arm: Arm, scale: dict[str, Any]) -> dict[str, Any]:
+    """What `train` and `planned` are told about an arm at a scale: {"dim": ..., "epochs": ..., "seeds": ...}."""
+    given: dict[str, Any] = {"preset": arm.preset, "without": arm.without, "usual": USUAL[arm.verb], **arm.settings}
+    given["options"] = {"dim": scale["dim"], **arm.options}
+    if arm.verb != "run":  # whose length is part of its settings
+        given["epochs"] = scale["epochs"]
+    return given
+
+
+def jobs(study: Study, data: Dataset, scale: dict[str, Any], runs_dir: str | Path, say: Say = unsaid) -> list[Job]:
+    """The trainings of a study, seed by seed, so that a study that is stopped has all arms with fewer seeds.
+
+    Raises UsageError if an arm does not suit the data.
+    """
+    found = []
+    for arm in study.arms:
+        plan = planned(arm.model, data, runs_dir=runs_dir, seeds=scale["seeds"], say=say, **arguments(arm, scale))
+        found.append([Job(arm, seed, plan) for seed in plan.seeds])
+    longest = max(map(len, found), default=0)
+    return [of_arm[place] for place in range(longest) for of_arm in found if place < len(of_arm)]
+
+
+def perform(todo: Sequence[Job], scale: dict[str, Any], say: Say, **how: Any) -> Iterator[Job]:
+    """Train what is not finished, one after the other, and yield each; one that another process trains is left to it.
+
+    An arm that cannot be trained is said and left out. `how` goes to `train`: device, observe.
+    """
+    failed = set[str]()
+    for job in todo:
+        if not job.is_done and job.arm.label not in failed:
+            given = arguments(job.arm, scale)
+            runs_dir = job.plan.group.parent
+            try:
+                train(job.arm.model, job.plan.data, runs_dir=runs_dir, seeds=(job.seed,), say=say, **given, **how)
+            except BusyError:
+                say(f"{job.arm.label}, seed {job.seed}: another process trains it.")
+                continue
+            except UsageError as error:
+                failed.add(job.arm.label)
+                say(f"{job.arm.label} is left out: {error.message}")
+                continue
+        yield job
+
+
+def status(todo: Sequence[Job]) -> pd.DataFrame:
+    """A row for each arm: label, verb, done and wanted (seeds), seconds (of training, mean over finished seeds), hr@20
+    and mrr@20 (means so far), group.
+    """
+    rows = []
+    for label in dict.fromkeys(job.arm.label for job in todo):
+        own = [job for job in todo if job.arm.label == label]
+        done = [folders.read_summary(job.run) for job in own if job.is_done]
+
+        def mean(values: list[float]) -> float:
+            return float(np.mean(values)) if values else float("nan")
+
+        numbers = {metric: mean([summary["test"][metric] for summary in done]) for metric in ("hr@20", "mrr@20")}
+        about = {"label": label, "verb": own[0].arm.verb, "done": len(done), "wanted": len(own)}
+        seconds = mean([summary["seconds"] for summary in done])
+        rows.append({**about, "seconds": seconds, **numbers, "group": own[0].plan.group.name})
+    return pd.DataFrame(rows)
+
+
+def seconds_left(rows: pd.DataFrame) -> float:
+    """The training time of what is not finished, by that of the same arm or of the mean arm; NaN if none is known."""
+    each = rows["seconds"].fillna(rows["seconds"].mean())
+    left = (rows["wanted"] - rows["done"]) * each
+    return float(left.sum()) if not each.isna().all() else float("nan")
+
+
+def compared(study: Study, todo: Sequence[Job], **how: Any) -> compare.Comparison:
+    """The finished arms side by side, labelled as the study does; `paper hr@20`, `paper mrr@20` and `paper seconds` are
+    what the paper prints (NaN if nothing). Raises UsageError if fewer than two arms have a finished seed.
+    """
+    by_label = {job.arm.label: job for job in todo}
+    entries, arms = [], []
+    for label, job in by_label.items():
+        own = [each.run for each in todo if each.arm.label == label and each.is_done]
+        if own and (row := entry(job.plan.group, job.plan.variant, own)):
+            entries.append(row)
+            arms.append(job.arm)
+    if len(entries) < 2:
+        raise UsageError(
+            f"{len(entries)} of {len(by_label)} arms of {study.name} have a finished seed: it takes two for a table.",
+            f"Train them: dissect study run {study.name}",
+        )
+    labels = {row.runs[0]: arm.label for row, arm in zip(entries, arms)}
+    entries, read, count = read_gains(entries)
+    table = compare.compared(entries, read, count, **how)
+    names = {(row.group.name, row.variant): labels[row.runs[0]] for row in entries}
+    table.rows["label"] = [names[group, variant] for group, variant in zip(table.rows["group"], table.rows["variant"])]
+    known = {**dict(zip(compare.run_names(table.rows), table.rows["label"]))}
+    for side in "ab" if len(table.pairs) else "":
+        table.pairs[side] = table.pairs[f"{side} run"].map(known)
+    data = todo[0].plan.data.name
+    printed = {arm.label: arm.printed.get(name_in_paper(data)) for arm in arms}
+    for column, part in (("hr@20", "hr"), ("mrr@20", "mrr"), ("seconds", "seconds")):
+        values = [getattr(printed[label], part, None) for label in table.rows["label"]]
+        table.rows[f"paper {column}"] = pd.Series(values, dtype=float)
+    return table
+
+
+def name_in_paper(dataset: str) -> str:
+    """The paper's data set that a name means, "" for another: stand-ins and cuts are other splits of the same log."""
+    whole = next((name for name, stand_in in STAND_INS.items() if stand_in == dataset), dataset)
+    return whole if whole in paper.SETS else ""
+
+
+def lines(todo: Sequence[Job], metrics: Sequence[str] = ("hr@20", "mrr@20")) -> pd.DataFrame:
+    """Accuracy against the x of the arms: a row for each seed, with columns x, line (the metric), seed, value."""
+    tests = [(job, folders.read_summary(job.run)["test"]) for job in todo if job.is_done]
+    rows = [
+        {"x": job.arm.x, "line": metric.upper(), "seed": job.seed, "value": test[metric]}
+        for job, test in tests
+        for metric in metrics
+    ]
+    if not rows:
+        raise DataError("No seed of this study is finished.")
+    return pd.DataFrame(rows)
+
+
+def lengths(todo: Sequence[Job], metric: str = "hr@20") -> pd.DataFrame:
+    """Accuracy by the clicks of the prefix: a row for each arm, seed and length, with columns x (the length; LONGEST
+    stands for that and more), line (the arm), seed, value (percent), prefixes.
+    """
+    rows = []
+    for job in todo:
+        if not job.is_done:
+            continue
+        ranks = folders.read_ranks(folders.test_ranks(job.run))
+        length = np.minimum(ranks["length"], LONGEST)
+        gain = gains(ranks["rank"], metric)
+        for x in np.unique(length):
+            here = length == x
+            value = {"value": 100 * gain[here].mean(), "prefixes": int(here.sum())}
+            rows.append({"x": int(x), "line": job.arm.label, "seed": job.seed, **value})
+    if not rows:
+        raise DataError("No seed of this study is finished.")
+    return pd.DataFrame(rows)

@@ -1,0 +1,120 @@
+"""dissect study: the paper's tables and figures, each by its name, resumable."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import click
+
+from dissect.cli import options
+from dissect.cli.options import Command, Decorator, as_json, data_dir, examples, runs_dir
+
+SCALE = "quick: to try it out; eighth: width 64, 3 seeds; full: width 256, 5 seeds, as in the paper."
+SHARD = "Of n workers this is number i, such as 2/4: it trains every n-th. For batch queues."
+
+
+@click.group()
+def command() -> None:
+    """Train and show what a table or figure of the paper needs, or a study of your own."""
+
+
+def verb(name: str, short_help: str, *words: str) -> Decorator:
+    epilog = examples(*(f"study {name} {each}".rstrip() for each in words))
+    return command.command(name, cls=Command, short_help=short_help, epilog=epilog)
+
+
+argument = click.argument("name")
+option = partial(click.option, show_default=True)
+
+
+def of_study(function: Any) -> Any:
+    """The options that say which trainings are meant."""
+    return options.several(
+        argument,
+        option("--dataset", default="demo", help="A name from `dissect data list`."),
+        option("--scale", type=click.Choice(["quick", "eighth", "full"]), default="quick", help=SCALE),
+        click.option("--dim", type=click.IntRange(1), help="Width, in place of that of --scale."),
+        click.option("--epochs", type=float, help="Epochs of a training, in place of those of --scale."),
+        click.option("--seed", "seeds", type=click.IntRange(0, 10**9), help="Seeds, in place of those of --scale.",
+                     **options.ONCE),
+        runs_dir,
+        data_dir,
+    )(function)  # fmt: skip
+
+
+@verb("list", "List the studies.", "")
+@as_json
+def list_(as_json: bool) -> None:
+    """List the studies: the tables and figures of the paper."""
+    from dissect.cli.study_view import listed
+
+    listed(as_json)
+
+
+@verb("show", "Show what a study trains.", "table2", "mine.toml")
+@argument
+@as_json
+def show(name: str, as_json: bool) -> None:
+    """Show the arms of a study: what is trained, and what the paper prints. NAME is one of the list, or a TOML file:
+
+    \b
+    question = "Does a second step of propagation help?"
+    [[arm]]
+    label = "one step"
+    model = "srgnn"
+    [[arm]]
+    label = "two steps"
+    model = "srgnn"
+    options = {steps = 2}
+    """
+    from dissect.cli.study_view import shown
+
+    shown(name, as_json)
+
+
+@verb("run", "Train what is not there yet.", "table2 --dataset diginetica --scale eighth", "table4 --shard 1/4")
+@of_study
+@click.option("--shard", metavar="i/n", help=SHARD)
+@options.device
+@options.quiet
+def run(**given: Any) -> None:
+    """Train the arms of a study that are not finished, seed by seed, then print its table.
+
+    Stop it whenever you like: the same command goes on. Several processes, on several machines too, may run the same
+    study in one runs folder; each takes what no other is training.
+    """
+    from dissect.cli.study_view import trained
+
+    trained(**given)
+
+
+@verb("status", "What is finished, and how long the rest takes.", "table2 --dataset diginetica --scale eighth")
+@of_study
+@as_json
+def status(**given: Any) -> None:
+    """Show how many seeds of each arm are finished, and how long the others will take here."""
+    from dissect.cli.study_view import stand
+
+    stand(**given)
+
+
+@verb("table", "Print the table that answers a study.", "table2 --dataset diginetica --scale eighth --out table2.tex")
+@of_study
+@click.option("--all-metrics", is_flag=True, help="HR and MRR at 5 and 10 too.")
+@click.option("--out", metavar="FILE", help="Write to a .md, .tex or .csv file.")
+def table(**given: Any) -> None:
+    """Print the finished arms of a study, with intervals and tests, beside what the paper prints."""
+    from dissect.cli.study_view import answered
+
+    answered(**given)
+
+
+@verb("figure", "Draw the figure that answers a study.", "figure6 --dataset diginetica --scale eighth")
+@of_study
+@click.option("--out", metavar="DIR", help="Folder for PDF, SVG, PNG, CSV and text. [default: RUNS/figures]")
+def figure(**given: Any) -> None:
+    """Draw a figure of the paper from the finished runs of its study."""
+    from dissect.cli.study_view import drawn
+
+    drawn(**given)

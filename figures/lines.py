@@ -1,0 +1,60 @@
+"""Accuracy against a number, such as the paper's Figures 6 to 8: lines with the range over seeds as a band."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from figures.style import COLOURS, COLUMN, DASHES, SETTINGS, label_ends
+
+MARKERS = "osD^v<>P"
+HEIGHT, RIGHT = 2.3, 0.62  # inches; the share of the width that the axes have
+
+
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """From columns x, line, seed, value: mean, low, high and number of seeds for each line and x."""
+    by = table.groupby(["line", "x"], sort=False)["value"]
+    found = by.agg(mean="mean", low="min", high="max", seeds="count").reset_index()
+    if "prefixes" in table:
+        found["prefixes"] = table.groupby(["line", "x"], sort=False)["prefixes"].first().to_numpy()
+    return found
+
+
+def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "") -> Figure:
+    """Lines of `over_seeds` with labels at their right ends; `last` is what the highest x is called."""
+    places = sorted(shown["x"].unique())
+    at = {x: place for place, x in enumerate(places)}  # equal steps: 1, 2, 4, ..., 32 are no straight scale
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(COLUMN, HEIGHT))
+        axes = figure.add_axes((0.14, 0.17, RIGHT, 0.79))
+        labels = []
+        for number, (line, part) in enumerate(shown.groupby("line", sort=False)):
+            part, colour = part.sort_values("x"), COLOURS[number % len(COLOURS)]
+            x, dashes = part["x"].map(at), DASHES[number % len(DASHES)]
+            axes.fill_between(x, part["low"], part["high"], color=colour, alpha=0.15, linewidth=0)
+            style = (0, dashes) if dashes else "-"
+            axes.plot(x, part["mean"], color=colour, linestyle=style, marker=MARKERS[number % 8], markersize=3.2)
+            labels.append((float(part["mean"].iloc[-1]), str(line), colour))
+        names = [f"{x:g}" for x in places]
+        axes.set_xticks(range(len(places)), [*names[:-1], last or names[-1]])
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high)
+        label_ends(axes, labels, 0.13 / (0.79 * HEIGHT) * (high - low))
+    return figure
+
+
+def describe(shown: pd.DataFrame, title: str, xlabel: str) -> str:
+    """The figure in words, from its data."""
+    said = []
+    for line, part in shown.groupby("line", sort=False):
+        part = part.sort_values("x")
+        values = ", ".join(f"{mean:.2f} at {x:g}" for x, mean in part[["x", "mean"]].to_numpy())
+        said.append(f"{line}: {values}")
+    counts = ""
+    if "prefixes" in shown:
+        first = shown.drop_duplicates("x").sort_values("x")
+        counts = f" Prefixes: {', '.join(f'{n:,} of {x:g}' for x, n in first[['x', 'prefixes']].to_numpy(int))}."
+    return f"{title}, against {xlabel}. {'. '.join(said)}.{counts}"
