@@ -48,7 +48,7 @@ class NISER(SessionModel):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"dim": 100, "scale": 16.0, "dropout": 0.1, "length": 10},  # NISER+, trained as SR-GNN is
         "niser": {"dim": 100, "scale": 16.0, "dropout": 0.0, "length": 10, "positions": False},
-        "attenmixer": {"readout": "attenmixer"},
+        "attenmixer": {"readout": "attenmixer"},  # NISER's scale stays
     }
 
     def __init__(
