@@ -8,16 +8,18 @@ from models.batch import Batch, Prefixes
 from models.neighbours import SessionKNN, VectorSessionKNN
 from models.niser import NISER
 from models.popularity import Popularity, SessionPopularity
+from models.sgnnhn import SGNNHN
 from models.srgnn import SRGNN
 
 MODELS: dict[str, Any] = {
     "srgnn": SRGNN,
     "attenmixer": AttenMixer,
     "niser": NISER,
+    "sgnnhn": SGNNHN,
     "pop": Popularity,
     "spop": SessionPopularity,
     "sknn": SessionKNN,
     "vsknn": VectorSessionKNN,
 }
 
-__all__ = ["MODELS", "NISER", "SRGNN", "AttenMixer", "Batch", "Matrix", "Prefixes", "SessionModel"]
+__all__ = ["MODELS", "NISER", "SGNNHN", "SRGNN", "AttenMixer", "Batch", "Matrix", "Prefixes", "SessionModel"]

@@ -1,6 +1,6 @@
-"""Gated propagation over session graphs: the GNN that SR-GNN, GC-SAN, SGNN-HN and NISER+ share.
+"""Gated propagation over session graphs, the GNN that SR-GNN, GC-SAN, SGNN-HN and NISER+ share; SGNN-HN's star.
 
-N nodes of a batch, E edges, D width.
+B sessions of a batch, N nodes, E edges, D width.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import Matrix
-from models.rows import Edges
+from models.rows import Edges, Nodes
 
 GATES = ("r", "z", "n")
 
@@ -82,3 +82,36 @@ class GatedPropagation(nn.Module):
         r, z = torch.sigmoid(i_r + h_r), torch.sigmoid(i_z + h_z)
         n = torch.tanh(i_n + r * h_n)
         return n + z * (h - n)
+
+
+class StarStep(nn.Module):
+    """A step of the star of SGNN-HN (CIKM 2020), a node of each session that is linked to all of its nodes.
+
+    Every node takes in some of the star; then the star attends to the nodes.
+
+    mapped  the paper's form: four matrices, a gate without bounds, logits divided by sqrt(D); otherwise the form of its
+            descendants: no matrices, a gate that is a sigmoid, plain products as logits
+    """
+
+    # The paper's W_q1, W_k1, W_q2, W_k2, each [D, D].
+    matrices: ClassVar = {
+        name: Matrix("other", "gnn", part="star") for name in ("gate_node", "gate_star", "attend_node", "attend_star")
+    }
+    gate_node: nn.Module
+    gate_star: nn.Module
+    attend_node: nn.Module
+    attend_star: nn.Module
+
+    def __init__(self, dim: int, mapped: bool) -> None:
+        super().__init__()
+        self.mapped, self.root = mapped, dim**0.5
+        for name in self.matrices:
+            self.add_module(name, nn.Linear(dim, dim, bias=False) if mapped else nn.Identity())
+
+    def forward(self, h: Tensor, star: Tensor, nodes: Nodes) -> tuple[Tensor, Tensor]:
+        """(node states [N, D], stars [B, D]) after the step, from those before it."""
+        gate = (self.gate_node(h) * nodes.spread(self.gate_star(star))).sum(1, keepdim=True) / self.root  # [N, 1]
+        gate = gate if self.mapped else torch.sigmoid(gate)
+        h = (1 - gate) * h + gate * nodes.spread(star)
+        logits = (self.attend_node(h) * nodes.spread(self.attend_star(star))).sum(1, keepdim=True)  # [N, 1]
+        return h, nodes.sum(nodes.softmax(logits / self.root if self.mapped else logits) * h)

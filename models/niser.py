@@ -8,7 +8,7 @@ Letters as in models/base.py: B sessions, C clicks, N nodes, D width, V items.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +19,7 @@ from models.batch import Batch
 from models.dropout import dropout
 from models.gnn import GatedPropagation
 from models.normalise import unit
-from models.readout import AttentionReadout
+from models.readout import READOUT_OPTIONS, AttentionReadout, atten_mixer_readout
 
 
 class NISER(SessionModel):
@@ -34,19 +34,21 @@ class NISER(SessionModel):
     dropout    probability at the item states of the nodes, before they get unit length
     positions  False adds no position to the clicks: NISER, without the +, has neither positions nor dropout
     length     clicks of a session that count, and positions that are learned
-    without    roles left out of the model: "propagation" (messages are zero), "gnn" (states are the embeddings),
-               "attention" (the mean of the clicks)
+    readout    "attention", NISER's own; "attenmixer": multi-level attention
+    without    parts left out of the model: "propagation" (messages are zero), "gnn" (states are the embeddings),
+               "positions", "attention" (the mean of the clicks)
+    switches   the other arguments of Atten-Mixer's readout: levels, heads, p, ...
     """
 
-    matrices: ClassVar[dict[str, Matrix]] = {
-        **inside("gnn", GatedPropagation.matrices),
-        **inside("readout", AttentionReadout.matrices),
-    }
-    removable = ("propagation", "gnn", "attention")
+    readout: Any
+    removable = ("propagation", "gnn", "positions", "attention")
+    more_options = READOUT_OPTIONS
+    in_name = ("readout",)
     unit_candidates = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"dim": 100, "scale": 16.0, "dropout": 0.1, "length": 10},  # NISER+, trained as SR-GNN is
         "niser": {"dim": 100, "scale": 16.0, "dropout": 0.0, "length": 10, "positions": False},
+        "attenmixer": {"readout": "attenmixer"},  # NISER's scale stays
     }
 
     def __init__(
@@ -57,17 +59,31 @@ class NISER(SessionModel):
         dropout: float = 0.1,
         positions: bool = True,
         length: int = 10,
+        readout: str = "attention",
         without: Collection[str] = (),
+        **switches: Any,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1 or length < 1:
             raise ValueError(f"dropout is from 0 to below 1 and length at least 1, not {dropout} and {length}")
-        self.scale, self.dropout, self.length = scale, dropout, length
+        if readout not in ("attention", "attenmixer"):
+            raise ValueError(f"readout is 'attention' or 'attenmixer', not {readout!r}")
+        if switches and readout != "attenmixer":
+            raise ValueError(f"{', '.join(switches)}: only with readout='attenmixer'")
+        self.dropout, self.length = dropout, length
+        self.scale = scale if readout == "attention" else None  # Atten-Mixer's readout has its own
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         # [length, D], a bias for each position: it maps nothing, so it is no weight matrix to dissect.
-        self.position_bias = nn.Parameter(torch.empty(length, dim)) if positions else None
+        has_positions = positions and "positions" not in without
+        self.position_bias = nn.Parameter(torch.empty(length, dim)) if has_positions else None
         self.gnn = None if "gnn" in without else GatedPropagation(dim, listens="propagation" not in without)
-        self.readout = AttentionReadout(dim, attend="attention" not in without)
+        attend = "attention" not in without
+        mixer = atten_mixer_readout(dim, scale=scale, attend=attend, **switches) if readout == "attenmixer" else None
+        self.readout = mixer or AttentionReadout(dim, attend)
+        self.matrices: Mapping[str, Matrix] = {  # type: ignore[misc]  # another readout, other matrices
+            **inside("gnn", GatedPropagation.matrices),
+            **inside("readout", self.readout.matrices),
+        }
         init_uniform(self, dim)
 
     def item_states(self) -> Tensor:
@@ -79,6 +95,10 @@ class NISER(SessionModel):
         if self.gnn is not None and self.switched_off != "gnn":
             h = self.gnn(h, batch.edges, listens=self.switched_off != "propagation")
         u = batch.nodes.to_clicks(h)  # [C, D]
-        if self.position_bias is not None:
+        if self.position_bias is not None and self.switched_off != "positions":
             u = u + self.position_bias.index_select(0, batch.clicks.position)
-        return self.scale * unit(self.readout(u, batch.clicks, uniform=self.switched_off == "attention"))  # [B, D]
+        s = self.readout(u, batch.clicks, uniform=self.switched_off == "attention")  # [B, D]
+        return s if self.scale is None else self.scale * unit(s)
+
+    def warnings(self, longest: int) -> list[str]:
+        return list(self.readout.warnings(min(longest, self.length)))

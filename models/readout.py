@@ -42,14 +42,17 @@ class AttentionReadout(nn.Module):
     def warnings(self, longest: int) -> list[str]:
         return []
 
-    def forward(self, h: Tensor, clicks: Clicks, uniform: bool = False) -> Tensor:
-        """Session vectors [B, D] from click states [C, D]; `uniform` gives all clicks of a session the mean weight."""
+    def forward(self, h: Tensor, clicks: Clicks, uniform: bool = False, beside: Tensor | None = None) -> Tensor:
+        """Session vectors [B, D] from click states [C, D]; `uniform` gives all clicks of a session the mean weight.
+
+        `beside` [B, D] is added to the query, for a model that asks with more than the last click.
+        """
         last = h.index_select(0, clicks.last)  # [B, D]
         if self.attend_score is None:
             overall = clicks.mean(h)
         else:
-            query = clicks.spread(self.attend_last(last))
-            alpha = self.attend_score(torch.sigmoid(query + self.attend_all(h)))  # [C, 1], Equation 6
+            query = self.attend_last(last) if beside is None else self.attend_last(last) + beside
+            alpha = self.attend_score(torch.sigmoid(clicks.spread(query) + self.attend_all(h)))  # [C, 1], Equation 6
             overall = clicks.sum((clicks.spread(clicks.mean(alpha)) if uniform else alpha) * h)
         return self.transform(torch.cat([overall, last], 1))  # Equation 7
 

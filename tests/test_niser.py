@@ -62,7 +62,7 @@ def encode(model, sessions):
     return model.encode(model.item_states(), Batch.of(sessions)).detach()
 
 
-@pytest.mark.parametrize("options", [{}, {"positions": False}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"positions": False}, {"without": ("positions",)}], ids=str)
 def test_equals_the_equations(options):
     model, sessions = make(**options), [*SESSIONS, *LONGER]
     expected = np.stack([twin(model, session) for session in sessions])
@@ -122,7 +122,35 @@ def test_dropout_is_per_node_and_before_the_unit_length():
     assert (u == 0).any()
 
 
-@pytest.mark.parametrize("wrong", [{"dropout": 1.0}, {"dropout": -0.1}, {"length": 0}], ids=str)
+def test_switched_off_positions_are_left_out():
+    model, reduced = make(), make(without=("positions",))
+    reduced.load_state_dict({name: model.state_dict()[name] for name in reduced.state_dict()})
+    before = encode(model, SESSIONS)
+    model.switched_off = "positions"
+    torch.testing.assert_close(encode(model, SESSIONS), encode(reduced, SESSIONS))
+    assert not torch.allclose(encode(model, SESSIONS), before)
+
+
+def test_with_atten_mixers_readout_it_is_sr_gnn_with_that_readout_and_positions():
+    """And its cut to ten clicks: the readout sees the states and positions of the last ten."""
+    model = make(readout="attenmixer", levels=3, heads=2)
+    srgnn = SRGNN(9, 6, readout="attenmixer", levels=3, heads=2, scale=16.0).double().eval()
+    srgnn.load_state_dict({name: p for name, p in model.state_dict().items() if name != "position_bias"})
+    assert not torch.allclose(encode(model, SESSIONS), encode(srgnn, SESSIONS))
+    with torch.no_grad():
+        model.position_bias.zero_()
+    torch.testing.assert_close(encode(model, SESSIONS), encode(srgnn, SESSIONS), rtol=0, atol=1e-12)
+    cut = encode(srgnn, [session[-10:] for session in LONGER])
+    torch.testing.assert_close(encode(model, LONGER), cut, rtol=0, atol=1e-12)
+    S = model.item_states()
+    torch.testing.assert_close(catalogue(model, S)[0], S / S.norm(dim=1, keepdim=True))
+    with pytest.raises(ValueError, match="levels"):
+        make(readout="attenmixer", levels=11, heads=1).warnings(30)  # of which 10 count
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"dropout": 1.0}, {"dropout": -0.1}, {"length": 0}, {"readout": "mean"}, {"levels": 3}], ids=str
+)
 def test_wrong_options_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         NISER(3, 2, **wrong)
