@@ -28,7 +28,7 @@ class STAN(SessionKNN):
 
     An item `step` clicks from the end of the session has weight w = exp(-(step - 1) / lambda1). Similarity is
     (sum of w over shared items) / (sqrt(sum of w^2) sqrt(|n|)) times exp(-age / lambda2); a vote for an item is that
-    times exp(-(clicks between it and the latest shared item) / lambda3). Last clicks on an item count. A lambda of None
+    times exp(-(clicks between it and the latest shared item) / lambda3). Last clicks on an item count. A lambda of 0
     leaves its factor out.
 
     lambda2  in days. If the data have no times, the sessions are spread evenly over `days`; with 0 lambda2 has no
@@ -48,13 +48,13 @@ class STAN(SessionKNN):
         n_items: int,
         k: int = 500,
         sample: int = 5000,
-        lambda1: float | None = 1.25,
-        lambda2: float | None = 80.0,
-        lambda3: float | None = 5.0,
+        lambda1: float = 1.25,
+        lambda2: float = 80.0,
+        lambda3: float = 5.0,
         days: float = 0.0,
     ) -> None:
         super().__init__(n_items, k, sample)
-        _require_above_0(lambda1=lambda1, lambda2=lambda2, lambda3=lambda3)
+        _require_lengths(lambda1=lambda1, lambda2=lambda2, lambda3=lambda3)
         if not 0 <= days < torch.inf:
             raise ValueError(f"days is 0 or more, not {days}")
         self.lambda1, self.lambda2, self.lambda3, self.days = lambda1, lambda2, lambda3, days
@@ -112,15 +112,15 @@ class VSTAN(STAN):
         n_items: int,
         k: int = 1500,
         sample: int = 5000,
-        lambda1: float | None = 1.25,
-        lambda2: float | None = 100.0,
-        lambda3: float | None = 10.0,
+        lambda1: float = 1.25,
+        lambda2: float = 100.0,
+        lambda3: float = 10.0,
         days: float = 0.0,
-        lambda4: float | None = 10.0,
+        lambda4: float = 10.0,
         idf: float = 10.0,
     ) -> None:
         super().__init__(n_items, k, sample, lambda1, lambda2, lambda3, days)
-        _require_above_0(lambda4=lambda4)
+        _require_lengths(lambda4=lambda4)
         self.lambda4, self.idf_weight = lambda4, idf
 
     def decay(self, step: Tensor) -> Tensor:
@@ -130,11 +130,11 @@ class VSTAN(STAN):
         return (1 + self.idf_weight * self.idf[item]).clamp(min=0)
 
 
-def _fading(distance: Tensor, length: float | None) -> Tensor:
-    return torch.ones_like(distance) if length is None else (-distance / length).exp()
+def _fading(distance: Tensor, length: float) -> Tensor:
+    return (-distance / length).exp() if length else torch.ones_like(distance)
 
 
-def _require_above_0(**lambdas: float | None) -> None:
-    for name, value in lambdas.items():
-        if value is not None and not 0 < value < torch.inf:
-            raise ValueError(f"{name} is above 0, or none, not {value}")
+def _require_lengths(**lengths: float) -> None:
+    for name, value in lengths.items():
+        if not 0 <= value < torch.inf:
+            raise ValueError(f"{name} is above 0, or 0 to leave its factor out, not {value}")

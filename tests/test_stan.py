@@ -82,11 +82,11 @@ def sfsknn_twin(train, session, k, sample):
     return filled(votes, train)
 
 
-def fading(distance: float, length: float | None) -> float:
-    return 1.0 if length is None else math.exp(-distance / length)
+def fading(distance: float, length: float) -> float:
+    return math.exp(-distance / length) if length else 1.0
 
 
-def stan_twin(train, times, session, k, sample, lambdas, lambda4=None, idf=0.0):
+def stan_twin(train, times, session, k, sample, lambdas, lambda4=0.0, idf=0.0):
     one, two, three = lambdas
     weight = {item: fading(len(session) - 1 - place, one) for item, place in last_place(session).items()}
     sharing = [n for n, other in enumerate(train) if set(session) & set(other)][-sample:]
@@ -130,13 +130,11 @@ def test_sfsknn_equals_the_definition(k, sample):
 
 
 @pytest.mark.parametrize(("k", "sample"), [(3, 500), (500, 5000), (4, 6)])
-@pytest.mark.parametrize(
-    "lambdas", [(1.25, 80.0, 5.0), (None, 2.0, 0.6), (2.5, None, None), (None, None, None)], ids=str
-)
+@pytest.mark.parametrize("lambdas", [(1.25, 80.0, 5.0), (0.0, 2.0, 0.6), (2.5, 0.0, 0.0), (0.0, 0.0, 0.0)], ids=str)
 def test_stan_and_vstan_equal_the_definition(k, sample, lambdas):
     for train, queries in DATA:
         times = spread(train)
-        for model, extra in ((STAN, {}), (VSTAN, {"lambda4": 4.9, "idf": 5.0}), (VSTAN, {"lambda4": None, "idf": 1.0})):
+        for model, extra in ((STAN, {}), (VSTAN, {"lambda4": 4.9, "idf": 5.0}), (VSTAN, {"lambda4": 0.0, "idf": 1.0})):
             names = dict(zip(("lambda1", "lambda2", "lambda3"), lambdas))
             ours = fitted(model(N_ITEMS, k, sample, **names, **extra), with_times(train, times))
             expected = np.array([stan_twin(train, times, q, k, sample, lambdas, **extra) for q in queries])
@@ -178,7 +176,7 @@ def test_recent_sessions_weigh_more_where_times_are_known():
     assert scores[2 - 1] / scores[3 - 1] == pytest.approx(math.exp(-1.5))
     later = fitted(STAN(N_ITEMS, lambda2=2.0), with_times(train, [10**9, 10**9 + 3 * day])).scores(query)[0]
     torch.testing.assert_close(later, scores)
-    off = fitted(STAN(N_ITEMS, lambda2=None), with_times(train, [0, 3 * day])).scores(query)[0]
+    off = fitted(STAN(N_ITEMS, lambda2=0.0), with_times(train, [0, 3 * day])).scores(query)[0]
     assert off[2 - 1] == off[3 - 1]
 
 
@@ -226,7 +224,7 @@ def test_sfsknn_recommends_only_what_came_right_after_the_last_item():
     ("model", "options", "says"),
     [
         (STAN, {"k": 0}, "at least 1"),
-        (STAN, {"lambda1": 0.0}, "lambda1 is above 0, or none, not 0.0"),
+        (STAN, {"lambda1": -1.0}, "lambda1 is above 0, or 0 to leave its factor out, not -1.0"),
         (STAN, {"lambda2": math.inf}, "lambda2 is above 0"),
         (STAN, {"lambda3": math.nan}, "lambda3 is above 0"),
         (STAN, {"days": -1.0}, "days is 0 or more"),
