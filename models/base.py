@@ -90,7 +90,10 @@ class SessionModel(nn.Module):
         self.switched_off: str | None = None
 
     def prepare(self, sessions: Any) -> None:
-        """See the training sessions once, before training: arrays `items` (from 1) and `offsets`. Optional."""
+        """See the training sessions once, before training: arrays `items` (from 1) and `offsets`. Optional.
+
+        `times`, the end of each session in Unix seconds, is there if the data have times, else None.
+        """
 
     def item_states(self) -> Tensor:
         """Abstract. A subclass returns the item table S, float [V, D]: item i is row i - 1; padding has no row.

@@ -1,6 +1,7 @@
-"""Session-kNN and V-SKNN: recommend what similar training sessions contain (Jannach and Ludewig 2017, 2018).
+"""Session-kNN, V-SKNN and SF-SKNN: recommend what similar training sessions contain (Jannach and Ludewig 2017, 2018).
 
-The definitions are those of the session-rec framework (algorithms/knn/sknn.py and vsknn.py), except that
+The definitions are those of the session-rec framework (algorithms/knn/sknn.py and vsknn.py; for SF-SKNN sfcknn.py in
+its backup folder), except that
 
 - of equally similar sessions the more recent one is the neighbour; there the order in which Python iterates a set
   decides, which has no meaning and may differ between machines,
@@ -51,6 +52,29 @@ class Matches(NamedTuple):
     step: Tensor  # [M] float, distance of the latest shared item from the end of the query, 1 is the last click
 
 
+class Asked(NamedTuple):
+    """The different items of each session of the batch, session by session."""
+
+    query: Tensor  # [P] row of the batch
+    item: Tensor  # [P] row of the catalogue
+    step: Tensor  # [P] float, distance of its last click from the end of the query, 1 is the last click
+    weight: Tensor  # [P] its weight when sessions are compared
+    size: Tensor  # [B] float, different items of each session
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Over the items of each session, [P] -> [B]."""
+        return torch.zeros_like(self.size).index_add_(0, self.query, x)
+
+
+class Votes(NamedTuple):
+    """A vote of a neighbour for one of its items."""
+
+    cell: Tensor  # [N] row of the batch * V + row of the catalogue
+    neighbour: Tensor  # [N] which match it is of
+    place: Tensor  # [N] place of the item in `SessionKNN.items_of`
+    value: Tensor  # [N]
+
+
 class SessionKNN(SessionModel):
     """The k most similar sessions vote for their items.
 
@@ -80,32 +104,36 @@ class SessionKNN(SessionModel):
         items = torch.tensor(sessions.items, dtype=torch.long) - 1
         clicks = torch.bincount(items, minlength=self.n_items)
         session = torch.repeat_interleave(offsets.diff())
-        pairs = torch.unique(session * self.n_items + items)  # each item once a session
+        pairs, last = last_of_each(session * self.n_items + items)  # each item once a session
+        self.position = (last - offsets[:-1][session[last]]).float()  # [N] of the last click on each of items_of
         session, items = pairs // self.n_items, pairs % self.n_items
         self.n_sessions = len(offsets) - 1
-        self.items_of = _lists(items, session, self.n_sessions)
+        self.items_of = lists_of(items, session, self.n_sessions)
         by_item = items.argsort(stable=True)
-        self.sessions_of = _lists(session[by_item], items[by_item], self.n_items)  # oldest first
+        self.sessions_of = lists_of(session[by_item], items[by_item], self.n_items)  # oldest first
         self.size = self.items_of.start.diff().float()  # [S] different items
         self.idf = (self.n_sessions / clicks.clamp(min=1)).log()  # [V]
         self.fallback = support_share(sessions, self.n_items) - 1  # [V] below every vote
 
     def scores(self, batch: Batch) -> Tensor:
-        found, size = self.matches(batch)
-        similarity = self.similarity(found, size)
+        asked = self.asked(batch)
+        found = self.matches(asked)
+        similarity = self.similarity(found, asked)
         near = _highest(found.query, similarity, self.k)
-        vote = similarity[near] * self.decay(found.step[near])
-        place, which = _entries(self.items_of, found.session[near])
+        found = Matches(*(x[near] for x in found))
+        vote = similarity[near] * self.decay(found.step)
+        place, which = entries(self.items_of, found.session)
         item = self.items_of.values[place]
+        cell = found.query[which] * self.n_items + item
+        votes = self.counted(Votes(cell, which, place, vote[which] * self.item_factor(item)), asked)
         scores = self.fallback.repeat(len(batch))
-        cell = found.query[near][which] * self.n_items + item
-        scores[cell] = 0
-        scores.index_add_(0, cell, vote[which] * self.item_factor(item))
+        scores[votes.cell] = 0
+        scores.index_add_(0, votes.cell, votes.value)
         return scores.view(len(batch), self.n_items)
 
-    def similarity(self, found: Matches, size: Tensor) -> Tensor:
-        """[M], from the number of different items of each session of the batch, `size` [B]."""
-        return found.shared / (size[found.query] * self.size[found.session]).sqrt()
+    def similarity(self, found: Matches, asked: Asked) -> Tensor:
+        """[M] of each match."""
+        return found.shared / (asked.size[found.query] * self.size[found.session]).sqrt()
 
     def weight(self, position: Tensor, length: Tensor) -> Tensor:
         """Weight of an item whose last click is number `position` of `length`."""
@@ -119,32 +147,36 @@ class SessionKNN(SessionModel):
         """Factor of a vote for each of the rows `item`."""
         return torch.ones_like(item, dtype=torch.float32)
 
-    def matches(self, batch: Batch) -> tuple[Matches, Tensor]:
-        """The matches with the `sample` most recent sessions; and how many different items a session has [B]."""
-        query, slot = batch.clicks.owner, batch.clicks.position
-        key, order = (query * self.n_items + batch.clicks.items - 1).sort(stable=True)
-        last = torch.ones_like(key, dtype=torch.bool)  # of the clicks on one item, the last one
-        torch.ne(key[1:], key[:-1], out=last[:-1])
-        key, slot = key[last], slot[order][last]
-        query, item = key // self.n_items, key % self.n_items  # [P] the different items of each session
-        length = batch.lengths[query]
-        weight = self.weight((slot + 1).float(), length.float())
+    def counted(self, votes: Votes, asked: Asked) -> Votes:
+        """The votes that count."""
+        return votes
 
-        place, which = _entries(self.sessions_of, item, self.sample)
-        pair, order = (query[which] * self.n_sessions + self.sessions_of.values[place]).sort(stable=True)
+    def asked(self, batch: Batch) -> Asked:
+        clicks = batch.clicks
+        key, last = last_of_each(clicks.owner * self.n_items + clicks.items - 1)
+        query, step = key // self.n_items, clicks.from_end[last] + 1
+        length = batch.lengths[query]
+        weight = self.weight((length - step + 1).float(), length.float())
+        size = torch.bincount(query, minlength=len(batch)).float()
+        return Asked(query, key % self.n_items, step.float(), weight, size)
+
+    def matches(self, asked: Asked) -> Matches:
+        """The matches with the `sample` most recent sessions."""
+        place, which = entries(self.sessions_of, asked.item, self.sample)
+        pair, order = (asked.query[which] * self.n_sessions + self.sessions_of.values[place]).sort(stable=True)
         which = which[order]
         pair, group, shared = torch.unique_consecutive(pair, return_inverse=True, return_counts=True)
         found = Matches(
             query=pair // self.n_sessions,
             session=pair % self.n_sessions,
             shared=shared.float(),
-            weight=torch.zeros(len(pair)).index_add_(0, group, weight[which]),
-            step=torch.full((len(pair),), torch.inf).scatter_reduce_(0, group, (length - slot).float()[which], "amin"),
+            weight=torch.zeros(len(pair)).index_add_(0, group, asked.weight[which]),
+            step=torch.full((len(pair),), torch.inf).scatter_reduce_(0, group, asked.step[which], "amin"),
         )
-        count = torch.bincount(found.query, minlength=len(batch))
+        count = torch.bincount(found.query, minlength=len(asked.size))
         age = count.cumsum(0)[found.query] - torch.arange(len(pair))  # 1 is the most recent match of its query
         recent = age <= self.sample
-        return Matches(*(x[recent] for x in found)), torch.bincount(query, minlength=len(batch)).float()
+        return Matches(*(x[recent] for x in found))
 
 
 class VectorSessionKNN(SessionKNN):
@@ -174,28 +206,52 @@ class VectorSessionKNN(SessionKNN):
                 raise ValueError(f"{name} is one of {', '.join(valid)}, not {choice!r}")
         self.weighting, self.decay_kind, self.idf_weight = weighting, decay, idf
 
-    def similarity(self, found: Matches, size: Tensor) -> Tensor:
-        return found.weight / size[found.query]
+    def similarity(self, found: Matches, asked: Asked) -> Tensor:
+        return found.weight / asked.size[found.query]
 
     def weight(self, position: Tensor, length: Tensor) -> Tensor:
         if self.weighting == "div":
             return position / length
         if self.weighting == "quadratic":
             return (position / length) ** 2
-        return _falling(self.weighting, length - position)
+        return falling(self.weighting, length - position)
 
     def decay(self, step: Tensor) -> Tensor:
-        if self.decay_kind == "div":
-            return 1 / step
-        if self.decay_kind == "quadratic":
-            return 1 / step**2
-        return _falling(self.decay_kind, step)
+        return falling(self.decay_kind, step)
 
     def item_factor(self, item: Tensor) -> Tensor:
         return (1 + self.idf_weight * self.idf[item]).clamp(min=0)
 
 
-def _falling(kind: str, distance: Tensor) -> Tensor:
+class FilteredSessionKNN(SessionKNN):
+    """SF-SKNN: SKNN where only items count that have come right after the session's last item.
+
+    It is enough that any training session has the two in a row; the neighbour need not.
+    """
+
+    def prepare(self, sessions: Any) -> None:
+        super().prepare(sessions)
+        items = torch.tensor(sessions.items, dtype=torch.long) - 1
+        inside = torch.ones(max(len(items) - 1, 0), dtype=torch.bool)  # not from a session to the next one
+        inside[torch.tensor(sessions.offsets, dtype=torch.long)[1:-1] - 1] = False
+        pairs = torch.unique((items[:-1] * self.n_items + items[1:])[inside])
+        self.followers = lists_of(pairs % self.n_items, pairs // self.n_items, self.n_items)
+
+    def counted(self, votes: Votes, asked: Asked) -> Votes:
+        now = asked.step == 1  # one item of each session
+        place, which = entries(self.followers, asked.item[now])
+        follows = torch.zeros(len(asked.size) * self.n_items, dtype=torch.bool)
+        follows[asked.query[now][which] * self.n_items + self.followers.values[place]] = True
+        kept = follows[votes.cell]
+        return Votes(*(x[kept] for x in votes))
+
+
+def falling(kind: str, distance: Tensor) -> Tensor:
+    """A weight by the distance from the end, never negative."""
+    if kind == "div":
+        return 1 / distance
+    if kind == "quadratic":
+        return 1 / distance**2
     if kind == "linear":
         return (1 - 0.1 * distance).clamp(min=0)
     if kind == "log":
@@ -203,14 +259,22 @@ def _falling(kind: str, distance: Tensor) -> Tensor:
     return torch.ones_like(distance)
 
 
-def _lists(values: Tensor, owner: Tensor, n_lists: int) -> Lists:
+def last_of_each(key: Tensor) -> tuple[Tensor, Tensor]:
+    """The different keys, ascending, and the place of the last of each."""
+    key, order = key.sort(stable=True)
+    last = torch.ones_like(key, dtype=torch.bool)
+    torch.ne(key[1:], key[:-1], out=last[:-1])
+    return key[last], order[last]
+
+
+def lists_of(values: Tensor, owner: Tensor, n_lists: int) -> Lists:
     """Values [N] with their ascending owners [N] as lists 0..n_lists - 1."""
     start = torch.zeros(n_lists + 1, dtype=torch.long)
     torch.cumsum(torch.bincount(owner, minlength=n_lists), 0, out=start[1:])
     return Lists(values, start)
 
 
-def _entries(lists: Lists, which: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
+def entries(lists: Lists, which: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
     """The places of the last `most` values of the lists `which` [P], and the list of each place, 0..P - 1."""
     stop, count = lists.start[which + 1], lists.start[which + 1] - lists.start[which]
     if most is not None:

@@ -33,7 +33,7 @@ REFIT = (
 def command(context: click.Context, /, **given: Any) -> None:
     """Train MODEL without SparseVD and report HR and MRR, beside the finished runs on the same split.
 
-    MODEL is a name from `dissect models`, baselines included (pop, spop, sknn, vsknn), or path/to/file.py:ClassName.
+    MODEL is a name from `dissect models`, baselines included (pop, sknn, stan, ...), or path/to/file.py:ClassName.
     That file is executed; it cannot import its neighbours. If the run is stopped, the same command continues it.
     """
     options.start(context, DENSE, **given)

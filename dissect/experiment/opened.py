@@ -153,7 +153,7 @@ def trained_model(
     config, subject = record.config, model_of(record, given)
     if not subject.learns:
         prepare_device("cpu")
-        fitted = subject.cls(record.n_items)
+        fitted = subject.cls(record.n_items, **config.model_options)
         fitted.prepare(data().train)
         return fitted, 0, torch.device("cpu")
     where = prepare_device(device, work(config, record.n_items))

@@ -1,0 +1,140 @@
+"""STAN (Garg et al., SIGIR 2019), which weighs neighbours by order and age, and VSTAN (Ludewig et al., RecSys 2019).
+
+The definitions are those of session-rec (algorithms/knn/stan.py and vstan.py), with the exceptions of
+models/neighbours.py for ties, unnamed items and negative factors. Moreover
+
+- the age of a training session counts from the last of them, not from the session that is ranked. This divides all
+  scores of a session by the same number, so that no time of the session is needed. session-rec counts from the time of
+  the click to be predicted, which nobody has when it is predicted.
+- VSTAN compares by cosine. session-rec's option "vec", which its settings name, has no effect there either.
+
+Letters as in models/neighbours.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from models.neighbours import Asked, Matches, SessionKNN, Votes
+
+DAY = 24 * 3600
+
+
+class STAN(SessionKNN):
+    """STAN: SKNN where late clicks, recent sessions, and items near the shared ones weigh more.
+
+    An item `step` clicks from the end of the session has weight w = exp(-(step - 1) / lambda1). Similarity is
+    (sum of w over shared items) / (sqrt(sum of w^2) sqrt(|n|)) times exp(-age / lambda2); a vote for an item is that
+    times exp(-(clicks between it and the latest shared item) / lambda3). Last clicks on an item count. A lambda of 0
+    leaves its factor out.
+
+    lambda2  in days. If the data have no times, the sessions are spread evenly over `days`; with 0 lambda2 has no
+             effect
+    """
+
+    # session-rec's settings for Diginetica (conf/save/diginetica): one split or five windows, tuned for MRR or HR.
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "single-mrr": {"k": 500, "sample": 5000, "lambda1": 1.25, "lambda2": 80.0, "lambda3": 5.0},
+        "single-hr": {"k": 500, "sample": 2500, "lambda1": 2.5, "lambda2": 80.0, "lambda3": 5.0},
+        "window-mrr": {"k": 500, "sample": 10000, "lambda1": 1.225, "lambda2": 20.0, "lambda3": 4.9},
+        "window-hr": {"k": 100, "sample": 5000, "lambda1": 2.45, "lambda2": 20.0, "lambda3": 9.8},
+    }
+
+    def __init__(
+        self,
+        n_items: int,
+        k: int = 500,
+        sample: int = 5000,
+        lambda1: float = 1.25,
+        lambda2: float = 80.0,
+        lambda3: float = 5.0,
+        days: float = 0.0,
+    ) -> None:
+        super().__init__(n_items, k, sample)
+        _require_lengths(lambda1=lambda1, lambda2=lambda2, lambda3=lambda3)
+        if not 0 <= days < torch.inf:
+            raise ValueError(f"days is 0 or more, not {days}")
+        self.lambda1, self.lambda2, self.lambda3, self.days = lambda1, lambda2, lambda3, days
+
+    def prepare(self, sessions: Any) -> None:
+        """As SessionKNN; the ends of the sessions in seconds, `times` [S], are used if they are there."""
+        super().prepare(sessions)
+        times = getattr(sessions, "times", None)
+        if times is None:
+            age = torch.arange(self.n_sessions, dtype=torch.float64).flip(0) * self.days / self.n_sessions
+        else:
+            times = torch.tensor(times, dtype=torch.long)
+            age = (times.max() - times) / DAY
+        self.freshness = _fading(age, self.lambda2).float()  # [S]
+
+    def weight(self, position: Tensor, length: Tensor) -> Tensor:
+        return _fading(length - position, self.lambda1)
+
+    def similarity(self, found: Matches, asked: Asked) -> Tensor:
+        norm = asked.sum(asked.weight**2)[found.query] * self.size[found.session]
+        return found.weight / norm.sqrt() * self.freshness[found.session]
+
+    def counted(self, votes: Votes, asked: Asked) -> Votes:
+        shared = torch.zeros(len(asked.size) * self.n_items, dtype=torch.bool)
+        shared[asked.query * self.n_items + asked.item] = True
+        position = self.position[votes.place]
+        n_neighbours = int(votes.neighbour[-1]) + 1 if len(votes.neighbour) else 0
+        latest = torch.full((n_neighbours,), -1.0)  # position of the latest shared item; each neighbour has one
+        latest.scatter_reduce_(0, votes.neighbour, torch.where(shared[votes.cell], position, -1.0), "amax")
+        between = (position - latest[votes.neighbour]).abs()
+        return votes._replace(value=votes.value * _fading(between, self.lambda3))
+
+
+class VSTAN(STAN):
+    """VSTAN: STAN where, as in V-SKNN, neighbours that share late clicks and rare items weigh more.
+
+    lambda4  the votes of a neighbour whose latest shared item is `step` clicks from the end are multiplied by
+             exp(-(step - 1) / lambda4)
+    idf      and by 1 + idf ln(S / number of clicks on the item), but at least by 0
+    """
+
+    # As for STAN. session-rec calls lambda1 to lambda4 lambda_spw, lambda_snh, lambda_inh and lambda_ipw.
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        name: dict(zip(("k", "sample", "lambda1", "lambda2", "lambda3", "lambda4", "idf"), values))
+        for name, values in {
+            "single-mrr": (1500, 5000, 1.25, 100.0, 10.0, 10.0, 10.0),
+            "single-hr": (1500, 10000, 5.0, 80.0, 5.0, 5.0, 1.0),
+            "window-mrr": (1500, 5000, 4.9, 40.0, 4.9, 1.225, 10.0),
+            "window-hr": (100, 1000, 4.9, 80.0, 9.8, 4.9, 5.0),
+        }.items()
+    }
+
+    def __init__(
+        self,
+        n_items: int,
+        k: int = 1500,
+        sample: int = 5000,
+        lambda1: float = 1.25,
+        lambda2: float = 100.0,
+        lambda3: float = 10.0,
+        days: float = 0.0,
+        lambda4: float = 10.0,
+        idf: float = 10.0,
+    ) -> None:
+        super().__init__(n_items, k, sample, lambda1, lambda2, lambda3, days)
+        _require_lengths(lambda4=lambda4)
+        self.lambda4, self.idf_weight = lambda4, idf
+
+    def decay(self, step: Tensor) -> Tensor:
+        return _fading(step - 1, self.lambda4)
+
+    def item_factor(self, item: Tensor) -> Tensor:
+        return (1 + self.idf_weight * self.idf[item]).clamp(min=0)
+
+
+def _fading(distance: Tensor, length: float) -> Tensor:
+    return (-distance / length).exp() if length else torch.ones_like(distance)
+
+
+def _require_lengths(**lengths: float) -> None:
+    for name, value in lengths.items():
+        if not 0 <= value < torch.inf:
+            raise ValueError(f"{name} is above 0, or 0 to leave its factor out, not {value}")
