@@ -5,6 +5,7 @@ from typing import Any
 from models.attenmixer import AttenMixer
 from models.base import Matrix, SessionModel
 from models.batch import Batch, Prefixes
+from models.dsan import DSAN
 from models.narm import NARM
 from models.neighbours import SessionKNN, VectorSessionKNN
 from models.niser import NISER
@@ -16,10 +17,11 @@ MODELS: dict[str, Any] = {
     "attenmixer": AttenMixer,
     "niser": NISER,
     "narm": NARM,
+    "dsan": DSAN,
     "pop": Popularity,
     "spop": SessionPopularity,
     "sknn": SessionKNN,
     "vsknn": VectorSessionKNN,
 }
 
-__all__ = ["MODELS", "NARM", "NISER", "SRGNN", "AttenMixer", "Batch", "Matrix", "Prefixes", "SessionModel"]
+__all__ = ["DSAN", "MODELS", "NARM", "NISER", "SRGNN", "AttenMixer", "Batch", "Matrix", "Prefixes", "SessionModel"]
