@@ -74,7 +74,8 @@ class DSAN(SessionModel):
         W = 2 * dim if place else dim
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         self.token = nn.Parameter(torch.empty(dim))
-        self.positions = nn.Parameter(torch.empty(length + 1, dim)) if place else None
+        # [length + 1, D]: it maps nothing, so it is no weight matrix to dissect.
+        self.position_bias = nn.Parameter(torch.empty(length + 1, dim)) if place else None
         self.encoder = SparseSelfAttention(W, dropout) if encode else None
         self.alpha: Any = nn.Linear(W, 1) if encode or attend else None
         self.attend_token: Any = nn.Linear(W, W) if attend else None
@@ -83,7 +84,7 @@ class DSAN(SessionModel):
         self.transform = nn.Linear(2 * W, dim)
         with torch.no_grad():  # as the authors do; what is not named here begins as PyTorch's layers do
             for name, p in self.named_parameters():
-                if name in ("items", "token", "positions"):
+                if name in ("items", "token", "position_bias"):
                     p.copy_(cut(p.normal_(), max_norm))
                 elif name in ("attend_token.bias", "encoder.query.bias"):
                     p.zero_()
@@ -114,9 +115,9 @@ class DSAN(SessionModel):
         places, of_click = with_token(clicks)
         c = S.new_empty(len(places), S.shape[1]).index_copy(0, of_click, lookup(S, clicks.items))
         c = cut(c.index_copy(0, places.last, self.token.expand(places.n_owners, -1)), self.max_norm)
-        if self.positions is None:
+        if self.position_bias is None:
             return c, places, of_click
-        p = cut(self.positions, self.max_norm) * (self.switched_off != "positions")
+        p = cut(self.position_bias, self.max_norm) * (self.switched_off != "positions")
         return torch.cat([c, p.index_select(0, places.position)], 1), places, of_click
 
     def sparsity(self, x: Tensor) -> Tensor:

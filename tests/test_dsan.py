@@ -55,8 +55,8 @@ def twin(model, session, encodes=True, attends=True, placed=True):
 
     clicks = session[-model.length :]
     c = [shortened(x) for x in (*(w["items"][item - 1] for item in clicks), w["token"])]
-    if "positions" in w:
-        c = [np.concatenate([x, placed * shortened(w["positions"][at])]) for at, x in enumerate(c)]
+    if "position_bias" in w:
+        c = [np.concatenate([x, placed * shortened(w["position_bias"][at])]) for at, x in enumerate(c)]
     o = c
     if encodes:
         queries = [relu(linear("encoder.query", x)) for x in c]
@@ -82,7 +82,7 @@ def make(seed=0, **options):
     model = DSAN(9, **{"dim": 3, **options}).double().eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
-            p.normal_(0, 1 if name in ("items", "token", "positions") else 0.5)
+            p.normal_(0, 1 if name in ("items", "token", "position_bias") else 0.5)
     return model
 
 
@@ -110,7 +110,7 @@ def test_parts_switched_off_or_left_out(part):
     built = make(without=(part,))
     gone = {} if part == "positions" else {names[part]: False}  # without positions a place is narrower
     assert_same(built, [twin(built, session, **gone) for session in SESSIONS])
-    assert {"positions": "positions", "encoder": "encoder.query.weight", "attention": "attend_score.weight"}[
+    assert {"positions": "position_bias", "encoder": "encoder.query.weight", "attention": "attend_score.weight"}[
         part
     ] not in {name for name, _ in built.named_parameters()}
 
@@ -172,7 +172,7 @@ def test_vectors_longer_than_the_limit_are_cut_where_they_are_used_and_tables_be
         model.items[~far] *= 0.5
     assert not np.allclose(encode(model), before)
     fresh = DSAN(500, dim=100)
-    for table in (fresh.items, fresh.token[None], fresh.positions):
+    for table in (fresh.items, fresh.token[None], fresh.position_bias):
         torch.testing.assert_close(table.norm(dim=1), torch.full((len(table),), 1.5))
 
 
@@ -212,7 +212,7 @@ def test_dropout_falls_on_queries_feed_forward_and_vector():
 def test_presets_and_the_recipe_are_those_of_the_sources():
     model = DSAN(9)
     assert (model.scale, model.dropout, model.max_norm, model.items.shape[1]) == (20.0, 0.5, 1.5, 100)
-    assert model.positions.shape == (70, 100) and model.transform.weight.shape == (100, 400)
+    assert model.position_bias.shape == (70, 100) and model.transform.weight.shape == (100, 400)
     assert DSAN.presets == {"authors": {"dim": 100}, "paper": {"dim": 256}}
     assert DSAN.recipes["authors"]["optimiser"] == "amsgrad" and DSAN.recipes["authors"]["l2"] == 0.0
     assert model.attend_all.weight.std().item() == pytest.approx(0.05, rel=0.05)
