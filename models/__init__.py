@@ -5,11 +5,13 @@ from typing import Any
 from models.attenmixer import AttenMixer
 from models.base import Matrix, SessionModel
 from models.batch import Batch, Prefixes
+from models.dsan import DSAN
+from models.narm import NARM
 from models.neighbours import FilteredSessionKNN, SessionKNN, VectorSessionKNN
 from models.niser import NISER
 from models.popularity import Popularity, SessionPopularity
-from models.sgnnhn import SGNNHN
 from models.rules import SequentialRules
+from models.sgnnhn import SGNNHN
 from models.srgnn import SRGNN
 from models.stan import STAN, VSTAN
 
@@ -18,6 +20,8 @@ MODELS: dict[str, Any] = {
     "attenmixer": AttenMixer,
     "niser": NISER,
     "sgnnhn": SGNNHN,
+    "narm": NARM,
+    "dsan": DSAN,
     "pop": Popularity,
     "spop": SessionPopularity,
     "sr": SequentialRules,
@@ -28,4 +32,16 @@ MODELS: dict[str, Any] = {
     "vstan": VSTAN,
 }
 
-__all__ = ["MODELS", "NISER", "SGNNHN", "SRGNN", "AttenMixer", "Batch", "Matrix", "Prefixes", "SessionModel"]
+__all__ = [
+    "DSAN",
+    "MODELS",
+    "NARM",
+    "NISER",
+    "SGNNHN",
+    "SRGNN",
+    "AttenMixer",
+    "Batch",
+    "Matrix",
+    "Prefixes",
+    "SessionModel",
+]

@@ -1,4 +1,4 @@
-"""Vectors of unit length, as they are or less their mean."""
+"""Vectors of unit length, as they are or less their mean, or of a length that is limited."""
 
 from __future__ import annotations
 
@@ -56,3 +56,9 @@ class _CentredUnitRows(torch.autograd.Function):
             torch.sub(g, g.mean(1, keepdim=True), out=d)
             d.addcmul_(u, torch.linalg.vecdot(g, u)[:, None], value=-1).div_(n)
         return result
+
+
+def cut(x: Tensor, most: float) -> Tensor:
+    """x [..., D] with the vectors that are longer than `most` cut to that length."""
+    length = x.norm(dim=-1, keepdim=True)
+    return x * torch.where(length > most, most / (length + 1e-7), 1.0)  # 1e-7: as max_norm of PyTorch's embeddings

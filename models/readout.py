@@ -1,4 +1,5 @@
-"""Readouts: from the states of the clicks to session vectors, for any encoder. SR-GNN's, and the paper's Atten-Mixer.
+"""Readouts: from the states of the clicks to session vectors, for any encoder. SR-GNN's, NARM's, and the paper's
+Atten-Mixer.
 
 Letters as in models/base.py: B sessions, C clicks, D width, H heads; and M queries of a session, one for each level.
 """
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import Matrix
+from models.dropout import dropout
 from models.normalise import unit
 from models.released import LEVELS, ReleasedReadout, require_levels, require_positive
 from models.rows import Clicks
@@ -55,6 +57,49 @@ class AttentionReadout(nn.Module):
             alpha = self.attend_score(torch.sigmoid(clicks.spread(query) + self.attend_all(h)))  # [C, 1], Equation 6
             overall = clicks.sum((clicks.spread(clicks.mean(alpha)) if uniform else alpha) * h)
         return self.transform(torch.cat([overall, last], 1))  # Equation 7
+
+
+class LocalGlobalReadout(nn.Module):
+    """NARM's (CIKM 2017): the weighted sum of the states (local) beside the last state (global), without biases.
+
+    hidden, dim  h and D, the widths of the states and of the session vectors
+    softmax      whether the weights of a session add up to 1
+    dropout      probability at the two parts
+    attend       False replaces the attention by the mean of the clicks
+    """
+
+    matrices: ClassVar = {
+        "attend_last": Matrix("attention", "readout"),  # A1 [h, h]
+        "attend_all": Matrix("attention", "readout"),  # A2 [h, h]
+        "attend_score": Matrix("attention", "readout"),  # v [1, h]
+        "transform": Matrix("transformation", "readout", cols=("local", "global")),  # B [D, 2h]
+    }
+
+    attend_last: Any  # None without attention, as are the next two
+    attend_all: Any
+    attend_score: Any
+
+    def __init__(self, hidden: int, dim: int, softmax: bool, dropout: float, attend: bool = True) -> None:
+        super().__init__()
+        self.softmax, self.dropout = softmax, dropout
+        self.attend_last = nn.Linear(hidden, hidden, bias=False) if attend else None
+        self.attend_all = nn.Linear(hidden, hidden, bias=False) if attend else None
+        self.attend_score = nn.Linear(hidden, 1, bias=False) if attend else None
+        self.transform = nn.Linear(2 * hidden, dim, bias=False)
+
+    def warnings(self, longest: int) -> list[str]:
+        return []
+
+    def forward(self, h: Tensor, clicks: Clicks, uniform: bool = False) -> Tensor:
+        """Session vectors [B, D] from click states [C, h]; `uniform` gives all clicks of a session the mean weight."""
+        last = h.index_select(0, clicks.last)  # [B, h]
+        if self.attend_score is None:
+            local = clicks.mean(h)
+        else:
+            alpha = self.attend_score(torch.sigmoid(clicks.spread(self.attend_last(last)) + self.attend_all(h)))
+            alpha = clicks.softmax(alpha) if self.softmax else alpha  # [C, 1]
+            local = clicks.sum((clicks.spread(clicks.mean(alpha)) if uniform else alpha) * h)
+        return self.transform(dropout(torch.cat([local, last], 1), self.dropout, self.training))
 
 
 class AttenMixerReadout(nn.Module):
