@@ -1,11 +1,14 @@
 """DHCN against its definition, written once more as plain loops: prefixes as sets, one session at a time, pairs."""
 
 import itertools
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dissect.data.sessions import Sessions, split_validation
 from models import DHCN, Batch
@@ -292,3 +295,34 @@ def test_wrong_options_are_refused(wrong):
 def test_a_data_set_of_more_items_is_refused():
     with pytest.raises(ValueError, match="item 10, and the model has 9 items"):
         make(prepared=False).prepare(Sessions.from_lists([[1, 10, 2]]))
+
+
+PARITY = json.loads((Path(__file__).parent / "parity" / "dhcn.json").read_text())
+
+
+@pytest.mark.parametrize("case", PARITY["cases"])
+def test_the_released_model_gives_the_same_scores_loss_and_gradient(case):
+    """Of xiaxin1998/DHCN at the commit in the file, in double: random weights, a hypergraph of random sessions.
+
+    Its loss is a sum over the batch. The gradient is that of the items, in the mean cross-entropy of item 1 plus the
+    loss: it tells whether the line channel is detached.
+    """
+    known, sessions = PARITY["cases"][case], PARITY["sessions"]
+    model = DHCN(len(known["gradient"]), length=known["length"], **known["options"]).double()
+    model.load_state_dict(
+        {
+            "hypergraph.made_of": model.hypergraph.made_of,
+            **{name: torch.tensor(weight, dtype=torch.double) for name, weight in known["weights"].items()},
+        }
+    )
+    model.prepare(Sessions.from_lists(PARITY["train"]))
+    torch.manual_seed(PARITY["seed"])
+    S = model.item_states()
+    vectors, losses = encoded(model, S, Batch.of(sessions))
+    scores, ssl = vectors @ S.t(), losses["ssl"] * len(sessions) / 100
+    torch.testing.assert_close(scores, torch.tensor(known["scores"], dtype=torch.double), rtol=1e-9, atol=1e-14)
+    assert ssl.item() == pytest.approx(known["ssl"], rel=1e-9)
+    (F.cross_entropy(scores, torch.zeros(len(sessions), dtype=torch.long)) + ssl).backward()
+    torch.testing.assert_close(
+        model.items.grad, torch.tensor(known["gradient"], dtype=torch.double), rtol=1e-9, atol=1e-14
+    )
