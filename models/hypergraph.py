@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.batch import NEVER, Prefixes, at
+from models.order import neighbours_near
 
 OTHER = (
     "the weights were trained with the hypergraph of other sessions than those that this model was prepared with; "
@@ -35,24 +36,33 @@ class Hypergraph(nn.Module):
     least  entries of P below this are left out
     """
 
-    neighbours: Any  # None before `prepare`, as are the next three
+    neighbours: Any  # None before `prepare`, as are the others
+    values: Tensor
+    values_back: Tensor
+    order: Tensor  # [V] the items as P has them: items of the same sessions are near, which saves half of the time
+    place: Tensor  # [V] where each item is in that order
 
     def __init__(self, layers: int, least: float = 0.0) -> None:
         super().__init__()
         self.layers, self.least = layers, least
         self.register_buffer("made_of", torch.zeros(32, dtype=torch.uint8))
         # P is symmetric but for its values: rows of P and of its transpose have the same neighbours.
-        for name in ("start", "neighbours", "values", "values_back"):
+        for name in ("start", "neighbours", "values", "values_back", "order", "place"):
             self.register_buffer(name, None, persistent=False)
 
     def prepare(self, sessions: Any, E: Tensor) -> None:
         """Make P from training sessions, for the items of the table E, in its type and on its device."""
-        row, column, shared, prefixes_of = shared_prefixes(sessions, len(E))
-        self.start = F.pad(torch.bincount(row, minlength=len(E)).cumsum(0), (1, 0))[:-1].int().to(E.device)
-        self.neighbours = column.int().to(E.device)  # [entries]
-        for name, divisor in (("values", at(prefixes_of, row)), ("values_back", at(prefixes_of, column))):
-            P = shared / divisor
-            setattr(self, name, torch.where(self.least > P, 0, P).to(E))
+        V, (row, column, shared, prefixes_of) = len(E), shared_prefixes(sessions, len(E))
+        values, values_back = shared / at(prefixes_of, row), shared / at(prefixes_of, column)
+        order = neighbours_near(row, column, values + values_back, V)
+        place = torch.empty_like(order).index_copy_(0, order, torch.arange(V))
+        row, column = at(place, row), at(place, column)
+        by_row = (row * V + column).argsort()
+        start = F.pad(torch.bincount(row, minlength=V).cumsum(0), (1, 0))[:-1]
+        self.start, self.neighbours = start.int().to(E.device), at(column, by_row).int().to(E.device)
+        self.order, self.place = order.to(E.device), place.to(E.device)
+        for name, P in (("values", values), ("values_back", values_back)):
+            setattr(self, name, torch.where(self.least > P, 0, P)[by_row].to(E))
         self.made_of = _digest(sessions).to(E.device)
 
     def forward(self, E: Tensor) -> Tensor:
@@ -60,10 +70,19 @@ class Hypergraph(nn.Module):
             if not self.training and bool(self.made_of.any()):
                 raise ValueError(UNPREPARED)
             return E / (self.layers + 1)
-        S: Tensor = _Propagation.apply(  # type: ignore[no-untyped-call]
-            E, self.layers, self.neighbours, self.start, self.values, self.values_back
-        )
+        S: Tensor = _Propagation.apply(E, self)  # type: ignore[no-untyped-call]
         return S
+
+    def mean_of_powers(self, E: Tensor, values: Tensor) -> Tensor:
+        """(E + P (E + P (E + ...))) / (L + 1): no power is kept.
+
+        On a CPU sums as F.embedding_bag makes them take half the time of a product with a sparse matrix.
+        """
+        E = at(E, self.order).div_(self.layers + 1)
+        X = E
+        for _ in range(self.layers):
+            X = F.embedding_bag(self.neighbours, X, self.start, mode="sum", per_sample_weights=values).add_(E)
+        return at(X, self.place)
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         saved = state.get(f"{prefix}made_of")
@@ -73,29 +92,17 @@ class Hypergraph(nn.Module):
 
 
 class _Propagation(torch.autograd.Function):
-    """Sums of rows as F.embedding_bag makes them: on a CPU in half the time of a product with a sparse matrix.
-
-    E + P (E + P (E + ...)): no power is kept, and the backward pass is the same with the transpose of P.
-    """
+    """The backward pass is the same with the transpose of P."""
 
     @staticmethod
-    def forward(
-        ctx: Any, E: Tensor, layers: int, neighbours: Tensor, start: Tensor, values: Tensor, values_back: Tensor
-    ) -> Tensor:
-        ctx.layers, ctx.back = layers, (neighbours, start, values_back)
-        return _mean_of_powers(E, layers, neighbours, start, values)
+    def forward(ctx: Any, E: Tensor, graph: Hypergraph) -> Tensor:
+        ctx.graph, ctx.values_back = graph, graph.values_back
+        return graph.mean_of_powers(E, graph.values)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _mean_of_powers(grads[0].contiguous(), ctx.layers, *ctx.back), None, None, None, None, None
-
-
-def _mean_of_powers(E: Tensor, layers: int, neighbours: Tensor, start: Tensor, values: Tensor) -> Tensor:
-    X = E
-    for _ in range(layers):
-        X = F.embedding_bag(neighbours, X, start, mode="sum", per_sample_weights=values).add_(E)
-    return X / (layers + 1)
+        return ctx.graph.mean_of_powers(grads[0], ctx.values_back), None
 
 
 def shared_prefixes(sessions: Any, n_items: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

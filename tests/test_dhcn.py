@@ -14,6 +14,7 @@ from dissect.data.sessions import Sessions, split_validation
 from models import DHCN, Batch
 from models.base import encoded, session_vectors, sparse_lookups
 from models.line_graph import contrast, line_graph
+from models.order import neighbours_near
 
 V, D = 9, 6
 # Repeats, self loops, two clicks, a session of one click (no prefix). Item 9 is only ever the last click, 8 nowhere.
@@ -263,6 +264,22 @@ def test_a_checkpoint_holds_no_hypergraph_and_fits_no_other():
         bare.item_states()
     bare.prepare(Sessions.from_lists(TRAIN))
     assert torch.equal(bare.item_states(), model.item_states())
+
+
+def test_the_order_of_the_items_puts_neighbours_side_by_side():
+    """Three groups of items whose numbers alternate, weak ties between two groups, and an item without neighbours."""
+    n, generator = 31, torch.Generator().manual_seed(0)
+    ties = {(u, v): 1.0 for u in range(n - 1) for v in range(n - 1) if u % 3 == v % 3} | {(0, 1): 0.1, (1, 0): 0.1}
+    weight = torch.tensor(list(ties.values())).double()
+    weight += 0.01 * torch.rand(len(weight), generator=generator).double()
+    row, column = torch.tensor(list(ties)).t()
+    order = neighbours_near(row, column, weight, n)
+    assert sorted(order.tolist()) == list(range(n))
+    group = [item % 3 if item < n - 1 else 3 for item in order.tolist()]
+    assert sum(a != b for a, b in itertools.pairwise(group)) == 3
+    assert torch.equal(order, neighbours_near(row, column, weight, n))
+    lone = torch.zeros(0, dtype=torch.long)
+    assert neighbours_near(lone, lone, lone.double(), 4).tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("sessions", [[[5]], [[5], [2]], [[5, 5, 5], [2]]], ids=str)
