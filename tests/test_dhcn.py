@@ -10,7 +10,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dissect.data.sessions import Sessions, split_validation
+from dissect.data.sessions import Dataset, Sessions, split_validation
+from dissect.errors import DataError
+from dissect.runs.config import Config
+from dissect.training.checkpoint import load_checkpoint
+from dissect.training.evaluation import evaluate, metrics, prefixes_of
+from dissect.training.loop import backward_to_table, fit
+from dissect.training.rebuild import Recorded, rebuild
+from dissect.training.resume import restore
+from dissect.training.setup import assemble, load_dense
 from models import DHCN, Batch
 from models.base import encoded, session_vectors, sparse_lookups
 from models.line_graph import contrast, line_graph
@@ -178,8 +186,6 @@ def test_the_line_channel_is_detached_unless_it_is_not(line_gradient):
 @pytest.mark.parametrize("layers", [0, 3])
 @pytest.mark.parametrize("line_gradient", [False, True])
 def test_the_training_loop_gives_the_gradients_of_a_plain_one(layers, line_gradient):
-    from dissect.training.loop import backward_to_table
-
     batch, grads = Batch.of(SESSIONS), []
     for split in (False, True):
         model = make(layers=layers, line_gradient=line_gradient)
@@ -343,3 +349,27 @@ def test_the_released_model_gives_the_same_scores_loss_and_gradient(case):
     torch.testing.assert_close(
         model.items.grad, torch.tensor(known["gradient"], dtype=torch.double), rtol=1e-9, atol=1e-14
     )
+
+
+def test_a_run_is_rebuilt_and_continued_with_its_own_sessions_only(tmp_path):
+    lists = [[(start + step) % V + 1 for step in range(2 + start % 4)] for start in range(60)]
+    mine, other = (Dataset("mine", V, Sessions.from_lists(part), Sessions.from_lists(TRAIN)) for part in (lists, TRAIN))
+    config = Config("dhcn", "mine", mine.split_hash, {"dim": D}, where="none", lr=0.01, max_steps=8, batch_size=32)
+    summary = fit(lambda: DHCN(V, D), mine, config, tmp_path, seed=1)
+    record = Recorded(tmp_path, tmp_path.parent, "full", 1, config, 8, V, ())
+    model, step = rebuild(record, DHCN, lambda: mine.train)
+    ranks = metrics(evaluate(model, prefixes_of(mine.test)))
+    assert step == 8 and {name: summary["test"][name] for name in ranks} == ranks
+    with pytest.raises(DataError, match=r"does not fit the model dhcn: .* hypergraph of other sessions"):
+        rebuild(record, DHCN, lambda: other.train)
+    training = assemble(lambda: DHCN(V, D), config, prefixes_of(other.train), 1, "full")
+    path = tmp_path / "checkpoints" / "last.pt"
+    training.model.prepare(other.train)
+    with pytest.raises(DataError, match="hypergraph of other sessions"):
+        restore(training, load_checkpoint(path), path)
+    load_dense(
+        fresh := DHCN(V, D), load_checkpoint(path)["model"]
+    )  # to start from its weights on other sessions is fine
+    fresh.prepare(other.train)
+    assert torch.equal(fresh.items, model.items)
+    assert torch.isfinite(fresh.eval().scores(Batch.of(SESSIONS))).all()
