@@ -5,6 +5,7 @@ from typing import Any
 from models.attenmixer import AttenMixer
 from models.base import Matrix, SessionModel
 from models.batch import Batch, Prefixes
+from models.dhcn import DHCN
 from models.dsan import DSAN
 from models.narm import NARM
 from models.neighbours import FilteredSessionKNN, SessionKNN, VectorSessionKNN
@@ -17,11 +18,12 @@ from models.stan import STAN, VSTAN
 
 MODELS: dict[str, Any] = {
     "srgnn": SRGNN,
-    "attenmixer": AttenMixer,
     "niser": NISER,
     "sgnnhn": SGNNHN,
-    "narm": NARM,
+    "dhcn": DHCN,
+    "attenmixer": AttenMixer,
     "dsan": DSAN,
+    "narm": NARM,
     "pop": Popularity,
     "spop": SessionPopularity,
     "sr": SequentialRules,
@@ -33,6 +35,7 @@ MODELS: dict[str, Any] = {
 }
 
 __all__ = [
+    "DHCN",
     "DSAN",
     "MODELS",
     "NARM",
