@@ -127,7 +127,7 @@ def test_a_plain_loop_trains_it(name, adam):
     optimiser = adam(model.parameters(), lr=0.5 if adam is torch.optim.SGD else 0.02)
     prefixes = prefixes_of(data.train)
     batch, losses = prefixes.batch(torch.arange(len(prefixes))), []
-    for _ in range(30):
+    for _ in range(45):
         S = model.item_states()
         matrix, bias = catalogue(model, S)
         loss = F.cross_entropy(F.linear(session_vectors(model, S, batch), matrix, bias), batch.targets - 1)
