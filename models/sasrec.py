@@ -1,8 +1,8 @@
 """SASRec: self-attentive sequential recommendation, the field's transformer (Kang and McAuley, ICDM 2018).
 
 Written from the equations and from the behaviour of the authors' TensorFlow code; `port` is the PyTorch port that most
-compare with (pmixer/SASRec.pytorch). Both train with one drawn negative a click and a binary cross-entropy. The house
-trains every model with the cross-entropy over the catalogue, as recent reproductions of SASRec do.
+compare with (pmixer/SASRec.pytorch). Both train with one drawn negative a click and a binary cross-entropy; the house
+takes the cross-entropy over the catalogue for every model, as recent reproductions of SASRec do.
 
 Letters as in models/base.py: B sessions, L clicks of the longest, C clicks, D width, V items, H heads.
 """
@@ -29,8 +29,7 @@ class SASRec(SessionModel):
     sees. In the references they count back from the last click of the sequence, padded on the left: in training they
     depend on clicks to come. The port also attends to the padding. On sequences without padding all agree.
 
-    n_items, dim, heads  V, D, H; the references have one head
-    blocks   how often self-attention and feed-forward come, each with weights of its own
+    n_items, dim, heads  V, D, H; the references have one head. Each of the `blocks` has weights of its own
     length   clicks that are seen, and positions that are learned
     norm     "query": of the query of self-attention, which is also what its result is added to (authors; port before
              2025). "pre": x + f(norm(x)). "post": norm(x + f(x)) (the port's default now)
