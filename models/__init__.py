@@ -7,11 +7,13 @@ from models.base import Matrix, SessionModel
 from models.batch import Batch, Prefixes
 from models.dhcn import DHCN
 from models.dsan import DSAN
+from models.gcsan import GCSAN
 from models.narm import NARM
 from models.neighbours import FilteredSessionKNN, SessionKNN, VectorSessionKNN
 from models.niser import NISER
 from models.popularity import Popularity, SessionPopularity
 from models.rules import SequentialRules
+from models.sasrec import SASRec
 from models.sgnnhn import SGNNHN
 from models.srgnn import SRGNN
 from models.stan import STAN, VSTAN
@@ -19,11 +21,13 @@ from models.stan import STAN, VSTAN
 MODELS: dict[str, Any] = {
     "srgnn": SRGNN,
     "niser": NISER,
+    "gcsan": GCSAN,
     "sgnnhn": SGNNHN,
     "dhcn": DHCN,
     "attenmixer": AttenMixer,
     "dsan": DSAN,
     "narm": NARM,
+    "sasrec": SASRec,
     "pop": Popularity,
     "spop": SessionPopularity,
     "sr": SequentialRules,
@@ -37,6 +41,7 @@ MODELS: dict[str, Any] = {
 __all__ = [
     "DHCN",
     "DSAN",
+    "GCSAN",
     "MODELS",
     "NARM",
     "NISER",
@@ -46,5 +51,6 @@ __all__ = [
     "Batch",
     "Matrix",
     "Prefixes",
+    "SASRec",
     "SessionModel",
 ]

@@ -158,6 +158,23 @@ class Batch:
         prefixes = self._prefixes.latest(n)
         return self if prefixes is self._prefixes else prefixes.batch(self.index)
 
+    def windows(self, n: int) -> tuple[Batch, Tensor]:
+        """For a model that looks back `n` clicks, what it sees at each click, as sessions of their own.
+
+        Returns the first n clicks of each session, or all, followed by the last n clicks up to each later click; and
+        for each click of this batch its row among the clicks of those, [C].
+        """
+        later = (self.host_lengths - n).clamp(min=0)  # [B], on the host
+        if not bool(later.any()):
+            return self, torch.arange(len(self._owner), device=self._owner.device)
+        begins = (later + 1).cumsum(0) - later - 1
+        steps = torch.arange(int((later + 1).sum())) - begins.repeat_interleave(later + 1)
+        # The prefix that ends one click earlier stands one place before.
+        windows = self._prefixes.latest(n).batch((self.index - later).repeat_interleave(later + 1) + steps)
+        window = at(begins.to(self.lengths.device, non_blocking=True), self._owner)
+        row = at(windows.clicks.first, window + (self.clicks.position - n + 1).clamp(min=0))
+        return windows, row + self.clicks.position.clamp(max=n - 1)
+
     @cached_property
     def targets(self) -> Tensor:
         """The item clicked after each session, [B]."""

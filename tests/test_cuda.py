@@ -26,6 +26,8 @@ QUIET = {
     "niser": {"dropout": 0.0},
     "narm": {"dropout": 0.0, "session_dropout": 0.0},
     "dsan": {"dropout": 0.0},
+    "gcsan": {"dropout": 0.0},
+    "sasrec": {"dropout": 0.0},
 }  # no noise but that of SparseVD: generators differ by device
 pytestmark = [
     pytest.mark.gpu,

@@ -14,7 +14,7 @@ from scipy import stats
 from analyses.density import at_step, density_table
 from analyses.shadowed import PRUNED, Excess, excess_of, kept_by_role
 from analyses.verdict import judge
-from dissect.cli.verdict_view import render_verdict
+from dissect.cli.verdict_view import render_verdict, shortest_ends
 from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, LITERAL, Config
@@ -388,3 +388,9 @@ def test_a_dense_model_of_other_settings_is_not_borrowed(typed):
     typed(*words)
     code, _, err = typed(*words, "--lr", "0.01")
     assert code == 0 and "copied" not in err
+
+
+def test_the_screen_names_a_matrix_by_what_no_other_has():
+    names = ["blocks.0.attention.query", "blocks.1.attention.query", "readout.transform", "query"]
+    assert [*shortest_ends(names).values()] == ["0.attention.query", "1.attention.query", "transform", "query"]
+    assert shortest_ends(["gnn.edge_in", "gnn.edge_out"]) == {"gnn.edge_in": "edge_in", "gnn.edge_out": "edge_out"}

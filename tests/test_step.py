@@ -54,8 +54,11 @@ def plain_step(training, batch, beta):
     model, controls = training.model, training.controls
     S = model.item_states()
     vectors, targets = model.encode(S, batch), batch.targets
+    if model.every_position:
+        vectors = torch.cat([row[:n] for row, n in zip(vectors, batch.lengths.tolist())])
+        targets = batch.targets_of_clicks
     if controls is not None:
-        vectors = controls(vectors)
+        vectors = controls(vectors, rows_apart(batch, training.config, model.every_position))
     matrix, bias = model.candidates(S)
     if model.unit_candidates:
         matrix = matrix / S.norm(dim=1, keepdim=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -152,9 +153,10 @@ def shadow_bars(verdict: dict[str, Any]) -> Table:
         swapped = "" if given.get("swapped") is None else f"{-100 * given['swapped']:+.0f} %"
         table.add_row(role, *numbers, swapped, Text(given["answer"], STYLES.get(given["answer"], "")), style="bold")
         own = [row for row in whole if row["role"] == role]
+        ends = shortest_ends([row["matrix"] for row in own])
         for row in own[:SHOWN] if len(own) > 1 else ():
             shares = [f"{row['density']:.3f}", "" if row["shadow"] is None else f"{row['shadow']:.3f}"]
-            table.add_row(f"  {row['matrix'].split('.')[-1]}", *shares, "", "", "", Bar(1, 0, row["density"], width=14))
+            table.add_row(f"  {ends[row['matrix']]}", *shares, "", "", "", Bar(1, 0, row["density"], width=14))
         if len(own) > SHOWN:
             table.add_row(f"  and {len(own) - SHOWN} more: --json")
     for row in (row for row in whole if row["role"] == "control"):
@@ -162,6 +164,17 @@ def shadow_bars(verdict: dict[str, Any]) -> Table:
             row["matrix"], f"{row['density']:.3f}", "", "", "", "", Bar(1, 0, row["density"], width=14), style="dim"
         )
     return table
+
+
+def shortest_ends(names: Sequence[str]) -> dict[str, str]:
+    """Of each dotted name the fewest last parts that no other one has: of blocks.0.key and blocks.1.key, 0.key."""
+
+    def ends(name: str) -> list[str]:
+        parts = name.split(".")
+        return [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+
+    taken = Counter(end for name in names for end in ends(name))
+    return {name: next((end for end in ends(name) if taken[end] == 1), name) for name in names}
 
 
 def share(value: float) -> str:

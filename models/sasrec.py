@@ -1,0 +1,130 @@
+"""SASRec: self-attentive sequential recommendation, the field's transformer (Kang and McAuley, ICDM 2018).
+
+Written from the equations and from the behaviour of the authors' TensorFlow code; `port` is the PyTorch port that most
+compare with (pmixer/SASRec.pytorch). Both train with one drawn negative a click and a binary cross-entropy; the house
+takes the cross-entropy over the catalogue for every model, as recent reproductions of SASRec do.
+
+Letters as in models/base.py: B sessions, L clicks of the longest, C clicks, D width, V items, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.base import SessionModel, inside, lookup
+from models.batch import Batch
+from models.dropout import dropout
+from models.rows import Clicks
+from models.selfattention import FeedForward, SelfAttention
+
+
+class SASRec(SessionModel):
+    """Items and positions, blocks of causal self-attention and feed-forward, and a vector after every click.
+
+    A click sees itself and at most `length` - 1 clicks before it. Positions count forward from the first click that it
+    sees. In the references they count back from the last click of the sequence, padded on the left: in training they
+    depend on clicks to come. The port also attends to the padding. On sequences without padding all agree.
+
+    n_items, dim, heads  V, D, H; the references have one head. Each of the `blocks` has weights of its own
+    length   clicks that are seen, and positions that are learned
+    norm     "query": of the query of self-attention, which is also what its result is added to (authors; port before
+             2025). "pre": x + f(norm(x)). "post": norm(x + f(x)) (the port's default now)
+    output   self-attention has an output matrix, as in the port; paper and authors have none
+    dropout  probability at the sum of item and position, at attention weights, and in and after the feed-forward
+    without  parts left out: "attention" (a click gets the mean of what it sees), "self-attention" (it gets nothing),
+             "transformation" (the feed-forward), "positions"
+    """
+
+    every_position = True
+    removable = ("attention", "self-attention", "transformation", "positions")
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "authors": {"dim": 50, "heads": 1, "length": 50, "dropout": 0.5},  # of kang205/SASRec, with batches of 128
+        "port": {"dim": 50, "heads": 1, "length": 200, "norm": "post", "output": True, "dropout": 0.2},
+    }
+    _recipe: ClassVar = {"lr": 1e-3, "l2": 0.0, "batch_size": 128, "schedule": "constant"}  # their beta2 is 0.98
+    recipes: ClassVar = {"authors": _recipe, "port": _recipe}
+
+    def __init__(
+        self,
+        n_items: int,
+        dim: int = 64,
+        blocks: int = 2,
+        heads: int = 2,
+        length: int = 50,
+        norm: str = "query",
+        output: bool = False,
+        dropout: float = 0.2,
+        without: Collection[str] = (),
+    ) -> None:
+        super().__init__()
+        if blocks < 1 or length < 1:
+            raise ValueError(f"blocks and length are at least 1, not {blocks} and {length}")
+        if norm not in ("query", "pre", "post"):
+            raise ValueError(f"norm is 'query', 'pre' or 'post', not {norm!r}")
+        self.length, self.dropout = length, dropout
+        self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
+        self.position_bias = None if "positions" in without else nn.Parameter(torch.empty(length, dim))
+        stack = [Block(dim, heads, norm, output, dropout, without) for _ in range(blocks)]
+        self.blocks, self.last_norm = nn.ModuleList(stack), nn.LayerNorm(dim, eps=1e-8)
+        parts = (inside(f"blocks.{number}", block.matrices) for number, block in enumerate(stack))
+        self.matrices = {name: matrix for part in parts for name, matrix in part.items()}  # type: ignore[misc]
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)  # the table and the positions too, as the authors do
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def item_states(self) -> Tensor:
+        return self.items
+
+    def encode(self, S: Tensor, batch: Batch) -> Tensor:
+        windows, row = batch.windows(self.length)
+        clicks, off = windows.clicks, self.switched_off
+        x = lookup(S, clicks.items) * S.shape[1] ** 0.5  # [C, D]
+        if self.position_bias is not None and off != "positions":
+            x = x + self.position_bias.index_select(0, clicks.position)
+        x = dropout(x, self.dropout, self.training)
+        for block in self.blocks:
+            x = block(x, clicks, off)  # [C, D]
+        return batch.clicks.padded(self.last_norm(x).index_select(0, row))  # [B, L, D]
+
+
+class Block(nn.Module):
+    """Self-attention, then feed-forward, each with a norm and added to what it got."""
+
+    attention: Any
+    feed: Any
+
+    def __init__(self, dim: int, heads: int, norm: str, output: bool, dropout: float, without: Collection[str]):
+        super().__init__()
+        self.norm, self.dropout = norm, dropout
+        attention = SelfAttention(dim, heads, True, output, dropout=dropout, attend="attention" not in without)
+        feed = FeedForward(dim, dropout)
+        self.attention = None if "self-attention" in without else attention
+        self.feed = None if "transformation" in without else feed
+        self.attention_norm, self.feed_norm = nn.LayerNorm(dim, eps=1e-8), nn.LayerNorm(dim, eps=1e-8)
+        self.matrices = {**inside("attention", attention.matrices), **inside("feed", feed.matrices)}
+
+    def forward(self, x: Tensor, clicks: Clicks, off: str | None) -> Tensor:
+        """[C, D] -> [C, D]; `off` is the part of a trained model that is left out."""
+
+        def attend(z: Tensor, x: Tensor) -> Tensor | float:
+            is_out = self.attention is None or off == "self-attention"
+            return 0.0 if is_out else self.attention(z, x, clicks, uniform=off == "attention")
+
+        def feed(z: Tensor, x: Tensor) -> Tensor | float:
+            is_out = self.feed is None or off == "transformation"
+            return 0.0 if is_out else dropout(self.feed(z), self.dropout, self.training)
+
+        return self.added(self.added(x, self.attention_norm, attend), self.feed_norm, feed)
+
+    def added(self, x: Tensor, norm: nn.Module, f: Callable[[Tensor, Tensor], Tensor | float]) -> Tensor:
+        """[C, D] -> [C, D]: f, of the normed and the plain x, as it is added in each kind of norm."""
+        if self.norm == "post":
+            return norm(x + f(x, x))
+        z = norm(x)
+        return x + f(z, z) if self.norm == "pre" else z + f(z, x)
