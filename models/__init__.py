@@ -5,6 +5,7 @@ from typing import Any
 from models.attenmixer import AttenMixer
 from models.base import Matrix, SessionModel
 from models.batch import Batch, Prefixes
+from models.lessr import LESSR
 from models.neighbours import SessionKNN, VectorSessionKNN
 from models.niser import NISER
 from models.popularity import Popularity, SessionPopularity
@@ -14,10 +15,11 @@ MODELS: dict[str, Any] = {
     "srgnn": SRGNN,
     "attenmixer": AttenMixer,
     "niser": NISER,
+    "lessr": LESSR,
     "pop": Popularity,
     "spop": SessionPopularity,
     "sknn": SessionKNN,
     "vsknn": VectorSessionKNN,
 }
 
-__all__ = ["MODELS", "NISER", "SRGNN", "AttenMixer", "Batch", "Matrix", "Prefixes", "SessionModel"]
+__all__ = ["LESSR", "MODELS", "NISER", "SRGNN", "AttenMixer", "Batch", "Matrix", "Prefixes", "SessionModel"]
