@@ -110,6 +110,13 @@ def test_long_sessions_have_the_same_transitions_and_shortcuts_in_every_window()
         check_transitions_and_shortcuts(prefixes.batch(index), clicks)
 
 
+def test_more_nodes_of_a_session_than_a_byte_can_count():
+    batch = Batch.of([[*range(1, 301), *range(1, 290)]])
+    assert batch.transitions.arrivals == [300, 288] and len(batch.transitions.by_slot) == 588
+    assert batch.transitions.slot.bincount().tolist() == [300, 288]  # the first click of all is on item 1
+    assert len(batch.shortcuts.source) == 300 * 301 // 2 + 289 * 299 - 288 * 289 // 2
+
+
 def test_rows_sum_and_spread_by_owner():
     rows, x = Rows(torch.tensor([0, 0, 2, 0]), 3), torch.randn(4, 2, dtype=torch.float64)
     of = [[0, 1, 3], [], [2]]

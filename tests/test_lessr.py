@@ -1,12 +1,21 @@
 """LESSR against its equations, written once more as plain loops over one session's nodes and transitions."""
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from dissect.data.sessions import Dataset, Sessions
+from dissect.runs.config import Config
+from dissect.sparsevd import one_sample, sparsify
+from dissect.sparsevd.shadows import Shadows
+from dissect.training.checkpoint import load_checkpoint
+from dissect.training.loop import fit
 from models import LESSR, Batch
 from models.lessr_layers import EOPA, SGAT
 
@@ -152,3 +161,125 @@ def test_equals_the_equations_without_a_part(off):
     assert not torch.allclose(encode(make(), SESSIONS), encode(switched, SESSIONS))
     absent = {"propagation": {"1", "3"}, "shortcut": {"1", "3"}, "gnn": {*"0123"}}.get(off, set())
     assert set(built.layers) == {*"0123"} - absent
+
+
+def test_scores_are_those_of_the_authors_modules():
+    """tests/parity/lessr.json: random weights, sessions, and the scores of twchen/lessr (39a21e3) in double."""
+    kept = json.loads((Path(__file__).parent / "parity" / "lessr.json").read_text())
+    model = LESSR(**kept["options"]).double().eval()
+    missing, unexpected = model.load_state_dict(
+        {name: torch.tensor(value, dtype=torch.float64) for name, value in kept["weights"].items()}, strict=False
+    )
+    assert all(name.endswith("num_batches_tracked") for name in missing) and not unexpected
+    scores = torch.tensor(kept["scores"], dtype=torch.float64)
+    torch.testing.assert_close(model.scores(Batch.of(kept["sessions"])), scores, rtol=1e-9, atol=1e-12)
+
+
+def test_the_order_of_transitions_into_a_node_counts_and_every_one_of_them():
+    """Item 2 hears from 1 and 3: once each in either order, or from 1 twice. Merged edges see no difference."""
+    sessions = [[1, 2, 3, 2], [3, 2, 1, 2], [1, 2, 1, 2], [1, 2]]
+    for options, differ in (({}, True), ({"without": ("order",)}, False)):
+        layer, batch = make(**options).layers["0"], Batch.of(sessions)
+        x = make().items.detach()[batch.nodes.items - 1]
+        out = layer(x, batch.transitions, None).detach()
+        last = out[batch.nodes.of_click[batch.clicks.last]]
+        assert torch.allclose(last[0], last[1]) is not differ
+        assert torch.allclose(last[2], last[3]) is not differ  # the mean of two that are equal is that one
+
+
+def test_batch_norm_is_over_the_nodes_of_a_batch():
+    model, sessions = make(dropout=0.0).train(), SESSIONS[:4]
+    model.readout.norm.momentum = 1.0
+    seen = []
+    model.readout.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    vectors = encode(model, sessions)
+    assert len(seen[0]) == sum(len(set(session)) for session in sessions)
+    torch.testing.assert_close(model.readout.norm.running_mean, seen[0].mean(0))
+    torch.testing.assert_close(encode(model, sessions[::-1]), vectors.flip(0))  # whatever their order
+    with pytest.raises(ValueError, match="more than 1 value"):
+        encode(model, [[1, 2]])  # one session alone has no statistics for the norm of its vector
+
+
+def test_rows_longer_than_one_are_cut_as_an_embedding_with_max_norm_cuts_them():
+    torch.manual_seed(0)
+    model, embedding = LESSR(9, D, dropout=0.0), nn.Embedding(9, D, max_norm=1.0)
+    with torch.no_grad():
+        model.items *= torch.linspace(0.1, 1.5, 9)[:, None]
+        embedding.weight.copy_(model.items)
+    before, ids, by = model.items.detach().clone(), torch.arange(9), torch.randn(9, D)
+    of_evaluation = model.eval().item_states()
+    assert torch.equal(model.items, before)  # evaluation leaves the weights as they are
+    S = model.train().item_states()
+    (embedding(ids) * by).sum().backward()
+    (S * by).sum().backward()
+    torch.testing.assert_close(S, embedding.weight)
+    torch.testing.assert_close(model.items.grad, embedding.weight.grad)
+    torch.testing.assert_close(of_evaluation, S, rtol=0, atol=0)
+    assert (before.norm(dim=1) > 1).any() and (before.norm(dim=1) < 0.9).any() and S.norm(dim=1).max() <= 1 + 1e-6
+    assert torch.equal(model.item_states().detach(), S.detach().clone())  # nothing is left to cut
+    assert S is model.items  # so gradients of a plain loop and of sparse look-ups are those of the parameter
+
+
+def planted(seed=0):
+    starts = torch.randint(0, 9, (80,), generator=torch.Generator().manual_seed(seed)).tolist()
+    sessions = [[(start + step) % 9 + 1 for step in range(2 + start % 4)] * 2 for start in starts]
+    return Dataset("planted", 9, Sessions.from_lists(sessions[:60]), Sessions.from_lists(sessions[60:]))
+
+
+def test_averaged_parameters_get_statistics_of_their_own(tmp_path):
+    data = planted()
+    settings = {"where": "none", "lr": 0.02, "max_steps": 40, "batch_size": 32, "average": 0.5, "optimiser": "adamw"}
+    config = Config("lessr", "planted", data.split_hash, {"dim": 8}, **settings)
+    fit(lambda: LESSR(9, 8), data, config, tmp_path, seed=1)
+    saved = load_checkpoint(tmp_path / "checkpoints" / "last.pt")
+    name = "readout.norm.running_mean"
+    means = {key.removeprefix("model."): value for key, value in saved["averages"]["means"].items()}
+    assert not torch.equal(means[name], saved["model"][name])
+    assert means["items"].norm(dim=1).max() < 1.1
+
+
+@pytest.mark.parametrize("noise", ["lrt", "weight"])
+def test_with_sparse_layers_and_shadows_every_matrix_learns(noise):
+    model, batch = LESSR(9, 8), Batch.of(SESSIONS)
+    sparsify(model, noise=noise)
+    shadows = Shadows(model)
+    assert {name.removesuffix(".weight") for name in shadows.names} == set(model.matrices)
+    with one_sample(model), shadows.cast(model):
+        vectors = model.encode(model.item_states(), batch)
+    F.cross_entropy(vectors @ model.items.t(), torch.zeros(len(batch)).long()).backward()
+    for name, parameter in (*model.named_parameters(), *shadows.named_parameters()):
+        # The second of three transitions into a node has too few others in this batch for a shadow of gate_hh.
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0 or "gate_hh" in name, name
+
+
+@pytest.mark.parametrize("sessions", [[[1], [2]], [[1, 2], [3, 4, 5]]], ids=str)
+def test_batches_without_transitions_or_with_one_into_each_node_use_the_same_matrices(sessions):
+    model = LESSR(9, D)
+    model.encode(model.item_states(), Batch.of(sessions)).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_it_begins_as_pytorch_begins():
+    torch.manual_seed(0)
+    model = LESSR(2000, 16)
+    assert model.items.std().item() == pytest.approx(1, abs=0.02)
+    gru, layer = nn.GRU(48, 48), model.layers["2"]
+    for mine, usual in ((layer.gate_ih, "ih"), (layer.gate_hh, "hh")):
+        for kind in ("weight", "bias"):
+            a, b = getattr(mine, kind), getattr(gru, f"{kind}_{usual}_l0")
+            assert a.shape == b.shape and a.abs().max().item() == pytest.approx(b.abs().max().item(), rel=0.05)
+            assert a.std().item() == pytest.approx(b.std().item(), rel=0.2)
+
+
+def test_presets_are_those_of_the_sources():
+    recipe = {"optimiser": "adamw", "lr": 1e-3, "l2": 1e-4, "schedule": "constant", "batch_size": 512, "patience": 2}
+    for preset, dim in (("authors", 32), ("authors-gowalla", 64), ("authors-lastfm", 128)):
+        assert LESSR.presets[preset] == {"dim": dim, "layers": 4} and LESSR.recipes[preset] == recipe
+    assert LESSR.presets["paper"]["dim"] == 256 and "paper" not in LESSR.recipes
+
+
+@pytest.mark.parametrize("wrong", [{"dropout": 1.0}, {"dropout": -0.1}, {"layers": 0}], ids=str)
+def test_wrong_options_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        LESSR(3, 2, **wrong)
