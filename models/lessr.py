@@ -21,6 +21,7 @@ from models.lessr_layers import EOPA, SGAT
 from models.rows import Nodes
 
 RECIPE = {"optimiser": "adamw", "lr": 1e-3, "l2": 1e-4, "schedule": "constant", "batch_size": 512, "patience": 2}
+MOST_LAYERS = 16  # each makes the states D wider, and a GRU has six times the square of that
 
 
 class Readout(nn.Module):
@@ -82,8 +83,9 @@ class LESSR(SessionModel):
         self, n_items: int, dim: int = 32, layers: int = 4, dropout: float = 0.2, without: Collection[str] = ()
     ) -> None:
         super().__init__()
-        if layers < 1 or not 0 <= dropout < 1:
-            raise ValueError(f"layers is at least 1 and dropout from 0 to below 1, not {layers} and {dropout}")
+        if not 1 <= layers <= MOST_LAYERS or not 0 <= dropout < 1:
+            says = f"layers is from 1 to {MOST_LAYERS} and dropout from 0 to below 1"
+            raise ValueError(f"{says}, not {layers} and {dropout}")
         self.items = nn.Parameter(torch.randn(n_items, dim))  # [V, D]
         hears = "propagation" not in without
         blocks: tuple[str, ...] = ("items",)

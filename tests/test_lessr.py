@@ -217,6 +217,8 @@ def test_rows_longer_than_one_are_cut_as_an_embedding_with_max_norm_cuts_them():
     torch.testing.assert_close(of_evaluation, S, rtol=0, atol=0)
     assert (before.norm(dim=1) > 1).any() and (before.norm(dim=1) < 0.9).any() and S.norm(dim=1).max() <= 1 + 1e-6
     assert torch.equal(model.item_states().detach(), S.detach().clone())  # nothing is left to cut
+    many = LESSR(3000, 16)
+    assert torch.equal(many.item_states().detach().clone(), many.item_states().detach())  # in spite of rounding
     assert S is model.items  # so gradients of a plain loop and of sparse look-ups are those of the parameter
 
 
@@ -260,6 +262,21 @@ def test_batches_without_transitions_or_with_one_into_each_node_use_the_same_mat
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
+def test_dropout_is_at_the_inputs_of_the_layers_but_not_at_what_a_node_keeps_of_itself():
+    model, seen = make(dropout=0.5).train(), {}
+    for name, module in model.named_modules():
+        hook = lambda module, inputs, name=name: seen.update({name: inputs[0].detach()})  # noqa: E731
+        module.register_forward_pre_hook(hook)
+    encode(model, SESSIONS)
+    dropped = {f"layers.{i}.{name}" for i, name in itertools.product("13", ("query", "key", "value"))}
+    dropped |= {"layers.0.gate_ih", "layers.2.gate_ih", *(f"readout.{n}" for n in ("attend_all", "attend_last"))}
+    for name in (*dropped, "readout.transform"):
+        assert 0.3 < (seen[name] == 0).double().mean() < 0.7, name
+    kept = ("layers.0.own", "layers.2.own", "layers.0.norm", "layers.3.norm", "readout.norm", "readout.last_norm")
+    for name in kept:
+        assert (seen[name] == 0).double().mean() < 0.01, name
+
+
 def test_it_begins_as_pytorch_begins():
     torch.manual_seed(0)
     model = LESSR(2000, 16)
@@ -279,7 +296,7 @@ def test_presets_are_those_of_the_sources():
     assert LESSR.presets["paper"]["dim"] == 256 and "paper" not in LESSR.recipes
 
 
-@pytest.mark.parametrize("wrong", [{"dropout": 1.0}, {"dropout": -0.1}, {"layers": 0}], ids=str)
+@pytest.mark.parametrize("wrong", [{"dropout": 1.0}, {"dropout": -0.1}, {"layers": 0}, {"layers": 17}], ids=str)
 def test_wrong_options_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         LESSR(3, 2, **wrong)
