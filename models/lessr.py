@@ -64,7 +64,7 @@ class LESSR(SessionModel):
     n_items  V
     dim      D
     layers   L: the first, third, ... are EOPA, the others SGAT
-    dropout  probability at the inputs of the layers, after batch norm
+    dropout  probability at the inputs of the layers, after batch norm, but not at what an EOPA node keeps of itself
     without  parts left out of the model: "propagation" (messages are zero), "gnn" (states are the embeddings),
              "shortcut" (no SGAT), "order" (in EOPA the mean of what a GRU makes of each transition alone),
              "attention" (the mean of the nodes)

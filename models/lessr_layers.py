@@ -50,7 +50,8 @@ class EOPA(nn.Module):
 
     def last_state(self, x: Tensor, edges: Transitions) -> Tensor:
         """The last state of each node's GRU, [N, k]; 0 for a node without transitions into it."""
-        first, *_ = sizes = (*edges.arrivals, 0, 0)[: max(2, len(edges.arrivals))]  # every batch uses both matrices
+        # Two slots at least, if need be without rows: then both matrices get a gradient in every batch.
+        first, *_ = sizes = (*edges.arrivals, 0, 0)[: max(2, len(edges.arrivals))]
         gates = self.gate_ih(x.index_select(0, edges.source.index_select(0, edges.by_slot)))  # [E, 3k]
         h, done = x.new_zeros(first, x.shape[1]), [x.new_zeros(len(x) - first, x.shape[1])]
         for slot, gate in enumerate(gates.split(sizes)):
