@@ -8,6 +8,7 @@ from models.batch import Batch, Prefixes
 from models.dhcn import DHCN
 from models.dsan import DSAN
 from models.gcsan import GCSAN
+from models.lessr import LESSR
 from models.narm import NARM
 from models.neighbours import FilteredSessionKNN, SessionKNN, VectorSessionKNN
 from models.niser import NISER
@@ -23,6 +24,7 @@ MODELS: dict[str, Any] = {
     "niser": NISER,
     "gcsan": GCSAN,
     "sgnnhn": SGNNHN,
+    "lessr": LESSR,
     "dhcn": DHCN,
     "attenmixer": AttenMixer,
     "dsan": DSAN,
@@ -42,6 +44,7 @@ __all__ = [
     "DHCN",
     "DSAN",
     "GCSAN",
+    "LESSR",
     "MODELS",
     "NARM",
     "NISER",

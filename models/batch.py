@@ -2,13 +2,14 @@
 
 A prefix is the beginning of a session; the click that follows is its target. Whether a click is the first on its item,
 or a transition is new, is the same in all prefixes of a session. So the host knows the numbers of clicks, nodes and
-edges of a batch from look-ups, and the rows are a few gathers: a step searches nothing and waits for no device.
+edges of a batch from look-ups, and the rows are a few gathers: a step searches nothing and waits for no device. The
+same holds for transitions that are not merged, and for shortcuts; their counts are made for a model that asks for them.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from models.rows import Clicks, Edges, Nodes
+from models.rows import Clicks, Edges, Nodes, Transitions
 
 NEVER = 2**31 - 1
 
@@ -28,6 +29,7 @@ class Structure(NamedTuple):
     edge_back: Tensor  # [clicks] how many clicks ago it had the transition that ends here; NEVER: not before
     nodes: Tensor  # [P] different items of each prefix; on the host
     edges: Tensor  # [P] different transitions of each prefix; on the host
+    visits: Tensor  # [clicks] how many clicks on this item came before in the session
     repeats: int  # the most clicks on one item in a session
 
 
@@ -70,7 +72,8 @@ class Prefixes:
             return self
         if n not in self._latest:
             shorter = copy.copy(self)
-            shorter.__dict__.pop("structure", None)
+            for counted in ("structure", "arrivals", "shortcuts"):
+                shorter.__dict__.pop(counted, None)
             shorter.longest, shorter.length = n, self.length.clamp(max=n)
             self._latest[n] = shorter
         return self._latest[n]
@@ -82,51 +85,92 @@ class Prefixes:
     @cached_property
     def structure(self) -> Structure:
         """Computed when a model first asks for a graph."""
-        n, width = len(self._items), int(self._items.max()) + 1
-        previous, first, repeats = _earlier(self._begin * width + self._items)
+        n, (previous, first, visits) = len(self._items), self._visits()
         place = torch.arange(n)
         # A transition is the pair (its source's first click, its target's first click); no two sessions share one.
         pairs = torch.where(place == self._begin, -place - 1, first.roll(1) * n + first)
         previous_edge = _earlier(pairs)[0]
-        longest = self.longest or n + 1
         # A click is new in a window that holds it but not the previous click on its item. Transitions are alike.
-        nodes = _windows(place, previous, longest, self._stop)
-        edges = _windows(place - 1, previous_edge - 1, longest, self._stop, place, is_one=place > self._begin)
+        ends = place[place > self._begin]  # the clicks that end a transition
+        nodes = self._counts([(place, previous, place)])
+        edges = self._counts([(ends - 1, previous_edge[ends] - 1, ends)])
         back, edge_back = (
             torch.where(before < 0, NEVER, place - before).int().to(self.device) for before in (previous, previous_edge)
         )
-        return Structure(back, edge_back, nodes[self._end], edges[self._end], repeats)
+        return Structure(back, edge_back, nodes, edges, visits.int().to(self.device), int(visits.max()) + 1)
+
+    @cached_property
+    def arrivals(self) -> Tensor:
+        """How many nodes of each prefix have more than k transitions into them, [P, K]; on the host.
+
+        These are its transitions with k earlier ones into the same node.
+        """
+        previous, place, counts = self._visits()[0], torch.arange(len(self._items)), list[Tensor]()
+        end = oldest = place[place > self._begin]
+        while True:  # `oldest` ends the transition into the same node that came k transitions before `end`
+            before = previous[oldest]
+            is_one = before > self._begin[oldest]  # no transition leads to the first click
+            count = self._counts([(oldest - 1, torch.where(is_one, before - 1, -1), end)])
+            if not count.any():
+                break
+            counts.append(count.to(torch.uint8 if count.max() < 256 else torch.int32))
+            end, oldest = end[is_one], before[is_one]
+        return torch.stack(counts, 1) if counts else torch.zeros(len(self), 0, dtype=torch.uint8)
+
+    @cached_property
+    def shortcuts(self) -> Tensor:
+        """How many pairs (u, v) of nodes of each prefix have a click on u at or before one on v, [P]; on the host.
+
+        Of n nodes, n (n + 1) / 2 pairs have u = v or the first click on u before that on v. Of the others v is the
+        earlier: u is new between v and the next click on v.
+        """
+        previous, place = self._visits()[0], torch.arange(len(self._items))
+
+        def others() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+            again = place[(previous >= 0) & (place - previous < (self.longest or len(place)))]  # the clicks on v
+            between = again - 1
+            while len(again):
+                is_between = between > previous[again]
+                again, between = again[is_between], between[is_between]
+                yield previous[again], previous[between], again
+                between = between - 1
+
+        n = self.structure.nodes
+        return n * (n + 1) // 2 + self._counts(others())
+
+    def _visits(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`_earlier` of the clicks on one item in one session."""
+        return _earlier(self._begin * (int(self._items.max()) + 1) + self._items)
+
+    def _counts(self, things: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """How many different things lie in each prefix, [P].
+
+        Things i (begin[i], before[i], end[i]) lie at the clicks from begin to end; their previous occurrence began at
+        `before` (negative: none). One counts in the windows of `longest` clicks that hold it but not the previous one:
+        those that end at clicks low to high.
+        """
+        change, longest = torch.zeros(len(self._items) + 1, dtype=torch.long), self.longest or len(self._items) + 1
+        for begin, before, end in things:
+            low = torch.where(before < 0, end, torch.maximum(end, before + longest))
+            high = torch.minimum(begin + longest, self._stop[end])
+            counts = low < high
+            change.index_add_(0, low[counts], torch.ones_like(low[counts]))
+            change.index_add_(0, high[counts], -torch.ones_like(high[counts]))
+        return change.cumsum(0)[self._end]
 
 
-def _earlier(key: Tensor) -> tuple[Tensor, Tensor, int]:
-    """For each key [n]: the place before it with the same key (-1: none), the first such place; the highest count."""
+def _earlier(key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each key [n]: the place before it with the same key (-1: none), the first such place, how many before it."""
     order = key.argsort(stable=True)
     ordered, place = key[order], torch.arange(len(key))
     begins = torch.ones_like(place, dtype=torch.bool)
     torch.ne(ordered[1:], ordered[:-1], out=begins[1:])
     run = torch.where(begins, place, 0).cummax(0).values  # where the run of equal keys begins
-    previous, first = torch.empty_like(place), torch.empty_like(place)
+    previous, first, count = (torch.empty_like(place) for _ in range(3))
     previous[order] = torch.where(begins, -1, order.roll(1))
     first[order] = order[run]
-    return previous, first, int((place - run).max()) + 1
-
-
-def _windows(
-    begin: Tensor, before: Tensor, longest: int, stop: Tensor, place: Tensor | None = None, is_one: Tensor | None = None
-) -> Tensor:
-    """How many different things lie in the window of `longest` clicks that ends at each click, [n].
-
-    Thing i lies at clicks begin[i] to place[i] (default: begin[i]); its previous occurrence began at before[i]
-    (negative: none). It counts in the windows that hold it but not the previous one: low to high.
-    """
-    place = begin if place is None else place
-    low = torch.where(before < 0, place, torch.maximum(place, before + longest))
-    high = torch.minimum(begin + longest - 1, stop - 1)
-    counts = low <= high if is_one is None else (low <= high) & is_one
-    change = torch.zeros(len(place) + 1, dtype=torch.long)
-    change.index_add_(0, low[counts], torch.ones_like(low[counts]))
-    change.index_add_(0, high[counts] + 1, -torch.ones_like(high[counts]))
-    return change.cumsum(0)[:-1]
+    count[order] = place - run
+    return previous, first, count
 
 
 class Batch:
@@ -217,7 +261,7 @@ class Batch:
             first = at(first, first)
         node = is_new.cumsum(0) - 1  # of the clicks that are new
         rows = _where(is_new, node, n)  # [N]
-        return Nodes(at(self._owner, rows), len(self), at(clicks.items, rows), at(node, first))
+        return Nodes(at(self._owner, rows), len(self), at(clicks.items, rows), at(node, first), rows)
 
     @cached_property
     def edges(self) -> Edges:
@@ -227,6 +271,37 @@ class Batch:
         is_new = (at(known.edge_back, self._place) >= clicks.position) & (clicks.position > 0)
         rows = _where(is_new, is_new.cumsum(0) - 1, n)  # [E] the clicks that end them
         return Edges(at(nodes.of_click, rows - 1), at(nodes.of_click, rows), len(nodes))
+
+    @cached_property
+    def transitions(self) -> Transitions:
+        known, clicks, nodes = self._prefixes.structure, self.clicks, self.nodes
+        E, device = len(clicks) - len(self), self._owner.device
+        owner = torch.arange(len(self), device=device).repeat_interleave(self.lengths - 1, output_size=E)
+        rows = torch.arange(E, device=device) + owner + 1  # the clicks that end them
+        target, visits = at(nodes.of_click, rows), at(known.visits, self._place).long()
+        # No transition leads to the first click of a session.
+        before = at(visits, nodes.first) + (nodes.first == nodes.spread(clicks.first))
+        slot = at(visits, rows) - at(before, target)
+        arrivals = at(self._prefixes.arrivals, self.index).sum(0).tolist()
+        return Transitions(at(nodes.of_click, rows - 1), target, len(nodes), slot, [n for n in arrivals if n])
+
+    @cached_property
+    def shortcuts(self) -> Edges:
+        """An edge from each node to every node of the session that has a click at the same time or later."""
+        clicks, nodes, host_count = self.clicks, self.nodes, at(self._prefixes.structure.nodes, self.index)
+        n, device = int(at(self._prefixes.shortcuts, self.index).sum()), self._owner.device
+        last = torch.zeros_like(nodes.owner).scatter_reduce(
+            0, nodes.of_click, torch.arange(len(clicks), device=device), "amax"
+        )  # [N] the last click on each node
+        # All pairs of nodes of a session, by their targets: each node has a run of sources.
+        count = host_count.to(device, non_blocking=True)  # [B]
+        runs, pairs = nodes.spread(count), int(host_count.square().sum())
+        target = torch.arange(len(nodes), device=device).repeat_interleave(runs, output_size=pairs)
+        before = runs.cumsum(0) - runs - nodes.spread(count.cumsum(0) - count)
+        source = torch.arange(pairs, device=device) - at(before, target)
+        is_one = at(nodes.first, source) <= at(last, target)
+        rows = _where(is_one, is_one.cumsum(0) - 1, n)
+        return Edges(at(source, rows), at(target, rows), len(nodes))
 
 
 def _where(chosen: Tensor, number: Tensor, n: int) -> Tensor:

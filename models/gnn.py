@@ -77,11 +77,16 @@ class GatedPropagation(nn.Module):
 
     def update(self, gates: Tensor, h: Tensor) -> Tensor:
         """Equations 2 to 5: nn.GRUCell, where `gates` is the contribution of the input."""
-        i_r, i_z, i_n = gates.chunk(3, -1)
-        h_r, h_z, h_n = self.gate_hh(h).chunk(3, -1)  # [N, D] each
-        r, z = torch.sigmoid(i_r + h_r), torch.sigmoid(i_z + h_z)
-        n = torch.tanh(i_n + r * h_n)
-        return n + z * (h - n)
+        return gru_state(gates, self.gate_hh(h), h)
+
+
+def gru_state(gi: Tensor, gh: Tensor, h: Tensor) -> Tensor:
+    """The next state [n, D] of a GRU from state h, and its gates [n, 3D] by the input and by the state."""
+    i_r, i_z, i_n = gi.chunk(3, -1)
+    h_r, h_z, h_n = gh.chunk(3, -1)  # [n, D] each
+    r, z = torch.sigmoid(i_r + h_r), torch.sigmoid(i_z + h_z)
+    n = torch.tanh(i_n + r * h_n)
+    return n + z * (h - n)
 
 
 class StarStep(nn.Module):

@@ -135,6 +135,7 @@ class Nodes(Rows):
 
     items: Tensor  # [N] item numbers from 1
     of_click: Tensor  # [C] the node that each click visits
+    first: Tensor  # [N] the row of the first click on it
 
     def to_clicks(self, x: Tensor) -> Tensor:
         """[N, ...] -> [C, ...]."""
@@ -143,7 +144,9 @@ class Nodes(Rows):
 
 @dataclass(frozen=True)
 class Edges:
-    """The different transitions between nodes of a session, loops included; one seen twice counts once."""
+    """Edges between nodes of a session. `batch.edges` are the different transitions, loops included; one seen twice
+    counts once.
+    """
 
     source: Tensor  # [E] node
     target: Tensor  # [E] node
@@ -166,3 +169,25 @@ class Edges:
     def mean_of_targets(self, x: Tensor) -> Tensor:
         """A_out X: for each node the mean over its successors, [N, D]; 0 if it has none."""
         return self.out_of.mean(self.into.spread(x))
+
+
+@dataclass(frozen=True)
+class Transitions(Edges):
+    """The transitions of each session in the order of occurrence; one seen twice counts twice."""
+
+    slot: Tensor  # [E] how many transitions into the same node came before
+    arrivals: list[int]  # how many nodes have more than k transitions into them, for k from 0; on the host
+
+    @cached_property
+    def place(self) -> Tensor:
+        """The place of each node if those with the most transitions into them come first, [N]."""
+        order = self.into.count.argsort(descending=True, stable=True)
+        return torch.empty_like(order).scatter_(0, order, torch.arange(self.n_nodes, device=order.device))
+
+    @cached_property
+    def by_slot(self) -> Tensor:
+        """The transitions in the order of their slots, [E]; in each, targets are in the order of their places.
+
+        So the targets of each slot are the first of those of the slot before, as in a packed sequence.
+        """
+        return (self.slot * self.n_nodes + self.place.index_select(0, self.target)).argsort()

@@ -44,8 +44,38 @@ def test_clicks_nodes_and_edges_are_those_of_the_sessions(sessions, longest, ran
     pairs = [((owner, a), (owner, b)) for owner, (items, _) in enumerate(wanted) for a, b in itertools.pairwise(items)]
     ends = zip(batch.edges.source.tolist(), batch.edges.target.tolist())
     assert [(nodes[a], nodes[b]) for a, b in ends] == list(dict.fromkeys(pairs))
+    check_transitions_and_shortcuts(batch, [items for items, _ in wanted])
     by_length = prefixes.by_length(torch.tensor(chosen))
     assert sorted(by_length.tolist()) == sorted(chosen) and (prefixes.length[by_length].diff() >= 0).all()
+
+
+def check_transitions_and_shortcuts(batch, sessions):
+    """Against loops over the clicks of each session; a node is (session, item)."""
+    nodes = list(zip(batch.nodes.owner.tolist(), batch.nodes.items.tolist()))
+    starts = list(itertools.accumulate(map(len, sessions), initial=0))
+    assert batch.nodes.first.tolist() == [starts[owner] + sessions[owner].index(item) for owner, item in nodes]
+    pairs, slots = [], []
+    for owner, items in enumerate(sessions):
+        for at in range(1, len(items)):
+            slots.append(sum(item == items[at] for item in items[1:at]))
+            pairs.append(((owner, items[at - 1]), (owner, items[at])))
+    rows = batch.transitions
+    ends = list(zip(rows.source.tolist(), rows.target.tolist()))
+    assert [(nodes[a], nodes[b]) for a, b in ends] == pairs and rows.slot.tolist() == slots
+    assert rows.arrivals == [slots.count(k) for k in range(max(slots, default=-1) + 1)]
+    into = [[pair for pair in pairs if pair[1] == node] for node in nodes]
+    assert [len(into[n]) for n in rows.place.argsort().tolist()] == sorted(map(len, into), reverse=True)
+    for k, of_slot in enumerate(rows.by_slot.split(rows.arrivals) if pairs else ()):
+        assert rows.slot[of_slot].eq(k).all()
+        assert rows.place[rows.target[of_slot]].tolist() == list(range(len(of_slot)))
+    ends = list(zip(batch.shortcuts.source.tolist(), batch.shortcuts.target.tolist()))
+    wanted = {
+        ((owner, items[i]), (owner, items[j]))
+        for owner, items in enumerate(sessions)
+        for i in range(len(items))
+        for j in range(i, len(items))
+    }
+    assert len(ends) == len(wanted) and {(nodes[a], nodes[b]) for a, b in ends} == wanted
 
 
 @given(few_items, st.integers(0, 5), st.integers(1, 5))
@@ -55,15 +85,36 @@ def test_the_latest_clicks_are_those_of_prefixes_that_keep_no_more(sessions, lon
         return
     index = torch.arange(len(prefixes)).flip(0)
     batch = prefixes.batch(index)
-    edges, latest = len(batch.edges.source), batch.latest(n)
+    edges, shortcuts = len(batch.edges.source), len(batch.shortcuts.source)
+    arrivals, latest = batch.transitions.arrivals, batch.latest(n)
     wanted = prefixes_of(sessions, min(longest or n, n)).batch(index)
     for of in (lambda b: b.items, lambda b: b.targets, lambda b: b.nodes.items, lambda b: b.nodes.of_click):
         assert torch.equal(of(latest), of(wanted))
     assert torch.equal(latest.edges.source, wanted.edges.source) and torch.equal(
         latest.edges.target, wanted.edges.target
     )
+    clicks = [row[:k].tolist() for row, k in zip(wanted.items, wanted.lengths)]
+    check_transitions_and_shortcuts(latest, clicks)
     assert latest.latest(n + 1) is latest and prefixes.latest(n) is prefixes.latest(n)
-    assert batch.host_lengths.equal(prefixes.length[index]) and len(batch.edges.source) == edges  # as they were
+    again = prefixes.batch(index)  # as they were
+    assert batch.host_lengths.equal(prefixes.length[index]) and len(again.edges.source) == edges
+    assert len(again.shortcuts.source) == shortcuts and again.transitions.arrivals == arrivals
+
+
+def test_long_sessions_have_the_same_transitions_and_shortcuts_in_every_window():
+    sessions = [[1] * 300, [*range(1, 30), *range(29, 0, -1)] * 4, [(7 * k * k) % 31 + 1 for k in range(200)]]
+    for longest in (0, 13, 40):
+        prefixes = prefixes_of(sessions, longest)
+        index = torch.arange(0, len(prefixes), 23)
+        clicks = [row[:k].tolist() for row, k in zip(prefixes.batch(index).items, prefixes.batch(index).lengths)]
+        check_transitions_and_shortcuts(prefixes.batch(index), clicks)
+
+
+def test_more_nodes_of_a_session_than_a_byte_can_count():
+    batch = Batch.of([[*range(1, 301), *range(1, 290)]])
+    assert batch.transitions.arrivals == [300, 288] and len(batch.transitions.by_slot) == 588
+    assert batch.transitions.slot.bincount().tolist() == [300, 288]  # the first click of all is on item 1
+    assert len(batch.shortcuts.source) == 300 * 301 // 2 + 289 * 299 - 288 * 289 // 2
 
 
 def test_rows_sum_and_spread_by_owner():

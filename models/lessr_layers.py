@@ -1,0 +1,86 @@
+"""The layers of LESSR (Chen and Wong, KDD 2020): edge-order preserving aggregation, and attention along shortcuts.
+
+N nodes of a batch, E edges, D width, k the width of a layer's input: that of the items and of all layers before it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.base import Matrix
+from models.dropout import dropout
+from models.gnn import GATES, gru_state
+from models.rows import Edges, Transitions
+
+
+class EOPA(nn.Module):
+    """Edge-order preserving aggregation: a GRU over the transitions into each node, in their order.
+
+    `blocks` names the parts of its input. Without `hears` nothing comes from the neighbours. Without `in_order` each
+    transition is read alone, and the mean is taken.
+    """
+
+    def __init__(self, blocks: tuple[str, ...], dim: int, p: float, hears: bool = True, in_order: bool = True) -> None:
+        super().__init__()
+        k, self.p = len(blocks) * dim, p
+        self.norm, self.act = nn.BatchNorm1d(k), nn.PReLU(dim)
+        self.own = nn.Linear(k, dim, bias=False)
+        self.matrices = {"own": Matrix("update", "gnn", cols=blocks)}
+        self.neighbours: Any = nn.Linear(k, dim, bias=False) if hears else None
+        self.gate_ih: Any = nn.Linear(k, 3 * k) if hears else None  # they begin as those of nn.GRU do
+        self.gate_hh: Any = nn.Linear(k, 3 * k) if hears and in_order else None
+        self.gate_bias: Any = nn.Parameter(torch.zeros(3 * k)) if hears and not in_order else None
+        if hears:
+            self.matrices["gate_ih"] = Matrix("update", "gnn", rows=GATES, cols=blocks)
+            self.matrices["neighbours"] = Matrix("propagation", "gnn", cols=blocks)
+        if hears and in_order:
+            self.matrices["gate_hh"] = Matrix("update", "gnn", rows=GATES, cols=blocks, part="order")
+
+    def forward(self, x: Tensor, edges: Transitions, off: str | None) -> Tensor:
+        x = self.norm(x)  # [N, k]
+        out = self.own(x)  # [N, D]
+        if self.neighbours is not None and off != "propagation":
+            x = dropout(x, self.p, self.training)
+            heard = self.mean if self.gate_hh is None or off == "order" else self.last_state
+            out = out + self.neighbours(heard(x, edges))
+        return self.act(out)
+
+    def last_state(self, x: Tensor, edges: Transitions) -> Tensor:
+        """The last state of each node's GRU, [N, k]; 0 for a node without transitions into it."""
+        # Two slots at least, if need be without rows: then both matrices get a gradient in every batch.
+        first, *_ = sizes = (*edges.arrivals, 0, 0)[: max(2, len(edges.arrivals))]
+        gates = self.gate_ih(x.index_select(0, edges.source.index_select(0, edges.by_slot)))  # [E, 3k]
+        h, done = x.new_zeros(first, x.shape[1]), [x.new_zeros(len(x) - first, x.shape[1])]
+        for slot, gate in enumerate(gates.split(sizes)):
+            h, ended = h[: len(gate)], h[len(gate) :]
+            done.append(ended)
+            h = gru_state(gate, self.gate_hh(h) if slot else self.gate_hh.bias, h)
+        return torch.cat([h, *reversed(done)]).index_select(0, edges.place)
+
+    def mean(self, x: Tensor, edges: Transitions) -> Tensor:
+        """The mean over the transitions into each node of what a GRU makes of each alone, [N, k]."""
+        bias = self.gate_bias if self.gate_hh is None else self.gate_hh.bias
+        gates = self.gate_ih(edges.out_of.spread(x))  # [E, 3k]
+        return edges.into.mean(gru_state(gates, bias, x.new_zeros(1, x.shape[1])))
+
+
+class SGAT(nn.Module):
+    """Attention along shortcuts, from each node to all that have a click at the same time or later."""
+
+    def __init__(self, blocks: tuple[str, ...], dim: int, p: float) -> None:
+        super().__init__()
+        k, self.p = len(blocks) * dim, p
+        self.norm, self.act = nn.BatchNorm1d(k), nn.PReLU(dim)
+        self.query = nn.Linear(k, dim)
+        self.key, self.value = nn.Linear(k, dim, bias=False), nn.Linear(k, dim, bias=False)
+        self.score = nn.Linear(dim, 1, bias=False)
+        self.matrices = {n: Matrix("propagation", "gnn", (), blocks, "shortcut") for n in ("query", "key", "value")}
+        self.matrices["score"] = Matrix("propagation", "gnn", part="shortcut")
+
+    def forward(self, x: Tensor, edges: Edges) -> Tensor:
+        x = dropout(self.norm(x), self.p, self.training)  # [N, k]
+        e = self.score(torch.sigmoid(edges.out_of.spread(self.query(x)) + edges.into.spread(self.key(x))))  # [E, 1]
+        return self.act(edges.into.sum(edges.into.softmax(e) * edges.out_of.spread(self.value(x))))  # [N, D]
