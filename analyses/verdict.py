@@ -98,7 +98,8 @@ def literally(group: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     if there are several; None if there is none.
     """
     of_model, of_data = ("model", "model_options", "model_source", "where", "init_from"), ("dataset", "split_hash")
-    about = [*of_model, *of_data, "longest", "order", "validation", "negatives"]
+    about = [*of_model, *of_data, "longest", "order", "validation"]
+    about += ["loss", "negatives", "sample_alpha", "bpreg", "elu"]
     mine, found = Config(**config), []
     for other in folders.find_groups(group.parent):
         try:

@@ -133,9 +133,14 @@ def measure(
     own = own_products(dense, prefixes.batch(order.batch(0)))
     choose_kernel(training, data.n_items, device)
     dim = options["dim"]
-    buffer, plain = score_buffer(batch_size, data.n_items, device), torch.empty(batch_size, data.n_items, device=device)
-    assert buffer.numel() == plain.numel(), "the loss would make the scores twice"
-    vectors = torch.randn(batch_size, dim, device=device) * 0.1
+    clicks = prefixes.length[order.examples].double().mean() if order.every_position else 1
+    targets = round(float(clicks * batch_size))  # of a usual step
+    buffer, plain = (
+        score_buffer(order.most_targets, data.n_items, device),
+        torch.empty(targets, data.n_items).to(device),
+    )
+    assert buffer.numel() >= plain.numel(), "the loss would make the scores twice"
+    vectors = torch.randn(targets, dim, device=device) * 0.1
     floor = floor_step(vectors, torch.nn.Parameter(training.model.item_states().detach().clone()), plain)
 
     def load() -> Batch:

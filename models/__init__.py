@@ -8,6 +8,7 @@ from models.batch import Batch, Prefixes
 from models.dhcn import DHCN
 from models.dsan import DSAN
 from models.gcsan import GCSAN
+from models.gru4rec import GRU4Rec
 from models.lessr import LESSR
 from models.narm import NARM
 from models.neighbours import FilteredSessionKNN, SessionKNN, VectorSessionKNN
@@ -29,6 +30,7 @@ MODELS: dict[str, Any] = {
     "attenmixer": AttenMixer,
     "dsan": DSAN,
     "narm": NARM,
+    "gru4rec": GRU4Rec,
     "sasrec": SASRec,
     "pop": Popularity,
     "spop": SessionPopularity,
@@ -41,19 +43,20 @@ MODELS: dict[str, Any] = {
 }
 
 __all__ = [
+    "AttenMixer",
+    "Batch",
     "DHCN",
     "DSAN",
     "GCSAN",
+    "GRU4Rec",
     "LESSR",
     "MODELS",
+    "Matrix",
     "NARM",
     "NISER",
-    "SGNNHN",
-    "SRGNN",
-    "AttenMixer",
-    "Batch",
-    "Matrix",
     "Prefixes",
     "SASRec",
+    "SGNNHN",
+    "SRGNN",
     "SessionModel",
 ]

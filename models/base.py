@@ -68,6 +68,7 @@ class SessionModel(nn.Module):
     in_name    options that enter the name of the run folder if a user gives them
     more_options     constructor arguments taken by ** and passed on, with their defaults
     unit_candidates  scores are cosines: the caller divides by |S_i|, so no normalised table is stored
+    whole_bias       the bias of `candidates` is a parameter [V], whole even if S is some rows of the table
     every_position   `encode` gives a vector for each click, [B, L, D]: an example is a whole session with a target
                      after every click; otherwise an example is a prefix, with one vector
     learns           False for a model without gradients: `prepare` fits it, `scores` ranks
@@ -81,6 +82,7 @@ class SessionModel(nn.Module):
     in_name: ClassVar[tuple[str, ...]] = ()
     more_options: ClassVar[Mapping[str, Any]] = {}
     unit_candidates: bool = False
+    whole_bias: bool = False
     every_position: bool = False
     learns: bool = True
     older_names: ClassVar[Mapping[str, str]] = {}
@@ -121,7 +123,8 @@ class SessionModel(nn.Module):
 
         With `unit_candidates` it is vector . row i - 1 / |row i - 1 of S| + bias.
 
-        It works row by row: given some rows of S it returns the candidates of those items (for the sampled softmax).
+        It works row by row: given some rows of S it returns the candidates of those items (for a loss over a sample of
+        the catalogue), and their bias, or with `whole_bias` that of all V.
         """
         return S, None
 

@@ -57,6 +57,7 @@ PLAIN = {
     "adam": lambda p, l2: torch.optim.Adam(p, lr=1e-2, weight_decay=l2),
     "adamw": lambda p, l2: torch.optim.AdamW(p, lr=1e-2, weight_decay=l2),
     "amsgrad": lambda p, l2: torch.optim.Adam(p, lr=1e-2, weight_decay=l2, amsgrad=True),
+    "adagrad": lambda p, l2: torch.optim.Adagrad(p, lr=1e-2, weight_decay=l2, initial_accumulator_value=1e-6),
 }
 
 
@@ -84,8 +85,8 @@ def test_each_optimiser_is_torchs_own(name):
 def test_a_new_setting_leaves_the_names_of_old_groups_alone():
     config = Config("srgnn", "x", "0")
     assert config.hash == replace(config, optimiser="adam").hash == "0008a62c"
-    assert len({replace(config, optimiser=name).hash for name in OPTIMISERS}) == 3
-    with pytest.raises(UsageError, match="optimiser must be one of adam, adamw, amsgrad, not sgd"):
+    assert len({replace(config, optimiser=name).hash for name in OPTIMISERS}) == 4
+    with pytest.raises(UsageError, match="optimiser must be one of adam, adamw, amsgrad, adagrad, not sgd"):
         replace(config, optimiser="sgd")
 
 

@@ -14,7 +14,6 @@ from dissect.training.scoring import (
     catalogue_loss,
     ranks,
     ranks_by,
-    sampled_loss,
     score_buffer,
 )
 
@@ -116,35 +115,6 @@ def test_the_loss_is_differentiated_once():
 def test_buffers_hold_the_catalogue_where_memory_allows():
     assert score_buffer(100, 43_097, "cpu").shape == (43_097, 100)
     assert score_buffer(512, 1_000_000, "cpu").numel() * 4 <= PIECE["cpu"]
-
-
-def test_sampled_loss_equals_a_plain_loop():
-    torch.manual_seed(0)
-    vectors, table = torch.randn(3, 4).double(), torch.randn(6, 4).double()
-    targets, drawn = torch.tensor([0, 5, 2]), torch.tensor([5, 1, 1, 2])
-    mine = sampled_loss(vectors, table[targets], table[drawn], targets[:, None] == drawn, 6)
-    losses = []
-    for vector, target in zip(vectors, targets.tolist()):
-        others = [math.exp(vector @ table[j]) for j in drawn.tolist() if j != target]
-        own = math.exp(vector @ table[target])
-        losses.append(math.log(own + 6 / 4 * sum(others)) - math.log(own))
-    assert float(mine) == pytest.approx(np.mean(losses), abs=1e-12)
-
-
-def test_the_sampled_normaliser_has_no_bias_and_the_loss_tends_to_the_exact_one():
-    torch.manual_seed(0)
-    vector, table = torch.randn(1, 4).double(), torch.randn(50, 4).double()
-    exact = float(catalogue_loss(vector, table, None, torch.tensor([7])))
-
-    def losses(n: int, draws: int) -> torch.Tensor:
-        drawn = torch.randint(50, (draws, n))
-        return torch.vmap(lambda d: sampled_loss(vector, table[[7]], table[d], (d == 7)[None], 50))(drawn)
-
-    few, many = losses(5, 20_000), losses(500, 400)
-    normaliser = few.exp().mean()  # times exp(target): relative to it
-    assert float(normaliser) == pytest.approx(math.exp(exact), rel=0.05)
-    assert exact - 1 < float(few.mean()) < exact - 0.05  # Jensen
-    assert abs(float(many.mean()) - exact) < 0.02
 
 
 def plain_rank(scores: list[float], target: int, ties: str) -> int:

@@ -1,5 +1,7 @@
 """Candidates of unit length: training, evaluation, recommendation and sampled softmax read the same scores."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ from dissect.data.sessions import Sessions
 from dissect.runs.config import Config
 from dissect.training.evaluation import evaluate, prefixes_of
 from dissect.training.loop import next_item_loss
+from dissect.training.losses import sampled_loss
 from dissect.training.recommend import scores_after
-from dissect.training.scoring import sampled_loss
 from models import MODELS, Batch
 
 V = 23
@@ -56,4 +58,6 @@ def test_the_sampled_loss_is_by_unit_rows(model):
     torch.manual_seed(2)
     drawn = torch.randint(V, (7,))
     unit = F.normalize(S)
-    torch.testing.assert_close(mine, sampled_loss(vectors, unit[targets], unit[drawn], targets[:, None] == drawn, V))
+    scores, is_target = vectors @ unit.t(), targets[:, None] == drawn
+    own = scores.gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(mine, sampled_loss(own, scores[:, drawn], is_target, -math.log(V)))

@@ -25,6 +25,7 @@ from dissect.text import as_name, check_name
 from dissect.training import workers
 from dissect.training.device import prepare_device
 from dissect.training.loop import fit
+from dissect.training.losses import some_candidates
 from dissect.training.products import at_hand
 from dissect.training.record import Observer
 from dissect.training.setup import exchange, load_dense
@@ -226,15 +227,16 @@ def configure(subject: Subject, data: Dataset, settings: Mapping[str, Any], epoc
         return config
     if epochs is None and not config.chooses:
         return replace(config, max_steps=BUILT_IN_STEPS.get(data.name, config.max_steps))
-    return replace(config, max_steps=steps_of(EPOCHS if epochs is None else epochs, data, config))
+    return replace(config, max_steps=steps_of(EPOCHS if epochs is None else epochs, subject, data, config))
 
 
-def steps_of(epochs: float, data: Dataset, config: Config) -> int:
-    """Steps of so many epochs. Raises UsageError unless they are more than 0."""
+def steps_of(epochs: float, subject: Subject, data: Dataset, config: Config) -> int:
+    """Steps of so many epochs through the examples of a model. Raises UsageError unless they are more than 0."""
     if not 0 < epochs < 1e6:
         raise UsageError(f"--epochs must be above 0, and below a million, not {epochs:g}.")
-    prefixes = split_validation(data.train, config.held_out)[0].n_prefixes
-    return max(1, math.ceil(epochs * math.ceil(prefixes / config.batch_size)))
+    train = split_validation(data.train, config.held_out)[0]
+    examples = int((train.lengths > 1).sum()) if subject.cls.every_position else train.n_prefixes
+    return max(1, math.ceil(epochs * math.ceil(examples / config.batch_size)))
 
 
 def suits(subject: Subject, data: Dataset, config: Config, say: Say) -> None:
@@ -258,13 +260,15 @@ def suits(subject: Subject, data: Dataset, config: Config, say: Say) -> None:
         hint = hint if n > 1 else "There is one training session, so nothing can be held out"
         says = f"--validation {config.validation:g} leaves nothing to choose the epoch on."
         raise UsageError(says, f"{hint}; --protocol paper chooses on test.")
-    if config.negatives >= data.n_items:
+    if config.negatives >= data.n_items and config.loss == "cross-entropy":
         raise UsageError(
             f"--negatives {config.negatives} must be fewer than the {data.n_items} items of {data.name}.",
             "Leave the option out: the whole catalogue is exact, and quicker.",
         )
-    if config.negatives and model.candidates(model.item_states())[1] is not None:
-        raise UsageError(f"--negatives is for models without a bias per item; {subject.name} has one.", "Leave it out.")
+    if config.negatives or config.loss != "cross-entropy":
+        some_candidates(model, model.item_states(), torch.zeros(1, dtype=torch.long))  # refused before anything runs
+    if config.is_sparse and config.loss != "cross-entropy":
+        say(f"{config.loss} is no likelihood: the KL has no natural weight beside it, so compare densities with care.")
     if unnamed := check.without_role(model):
         say(f"{subject.name} gives no role to {', '.join(unnamed)}: see `matrices` in models/base.py. Role: other.")
 
@@ -355,7 +359,7 @@ def _train_twice(plan: Plan, name: str | None, manner: Manner) -> Path:
         selected = folders.read_summary(run).get("selected")
         if selected is None:
             raise DataError(f"{run / 'summary.json'} does not tell the epoch chosen.", folders.write_again(run))
-        steps[seed] = steps_of(selected["epoch"], plan.data, everything)
+        steps[seed] = steps_of(selected["epoch"], plan.subject, plan.data, everything)
         manner.say(f"Seed {seed}: {selected['epoch']:g} epochs, now on everything.")
     group = folder_of(everything, plan.group.parent, name, [*plan.parts, "refit"])
     return train_seeds(replace(plan, config=everything, group=group, steps=steps), manner)

@@ -21,6 +21,7 @@ from dissect.text import STEERS
 
 EPOCHS = 10  # default length of a training that chooses an epoch
 PRODUCTS = ("float32", "tf32", "bf16", "auto")  # the kernels behind each are in training/products.py
+LOSSES = ("cross-entropy", "bpr-max", "top1-max")  # training/losses.py
 LIMITS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
 
@@ -139,6 +140,35 @@ class Config:
         limits={"at least": 0},
         rare=True,
     )
+    loss: str = setting(
+        "cross-entropy",
+        "training",
+        "What a step makes smaller. bpr-max, top1-max: GRU4Rec's, which rank the target above the other targets of the"
+        " batch and --negatives drawn items.",
+        choices=LOSSES,
+        rare=True,
+    )
+    sample_alpha: float = setting(
+        0.0,
+        "training",
+        "Draw --negatives in proportion to (clicks on the item)^A; 0 draws all items alike.",
+        limits={"at least": 0, "at most": 4},
+        rare=True,
+    )
+    bpreg: float = setting(
+        1.0,
+        "training",
+        "Weight of the squared scores of the negatives in bpr-max.",
+        limits={"at least": 0, "below": math.inf},
+        rare=True,
+    )
+    elu: float = setting(
+        0.0,
+        "training",
+        "Pass the scores of bpr-max and top1-max through an ELU that falls no lower than minus this; 0 does not.",
+        limits={"at least": 0, "below": math.inf},
+        rare=True,
+    )
     products: str = setting(
         "float32",
         "training",
@@ -147,12 +177,13 @@ class Config:
         choices=PRODUCTS,
         rare=True,
     )
-    lr: float = setting(1e-3, "training", "Adam's learning rate.", limits={"above": 0, "below": 10})
+    lr: float = setting(1e-3, "training", "Learning rate of the optimiser.", limits={"above": 0, "below": 10})
     optimiser: str = setting(
         "adam",
         "training",
-        "adamw decays the weights apart from the gradient; amsgrad is Adam with the largest second moment so far.",
-        choices=("adam", "adamw", "amsgrad"),
+        "adamw decays the weights apart from the gradient; amsgrad is Adam with the largest second moment so far;"
+        " adagrad, GRU4Rec's, divides by the root of all squared gradients so far.",
+        choices=("adam", "adamw", "amsgrad", "adagrad"),
         rare=True,
     )
     schedule: str = setting(
@@ -215,10 +246,25 @@ class Config:
             value = getattr(self, each.name)
             if value is not None and not each.allows(value):
                 raise UsageError(f"{each.name} must be {each.allowed}, not {value}.")
-        if self.negatives and self.products != "float32":
+        self._require_losses_to_fit()
+
+    def _require_losses_to_fit(self) -> None:
+        """Raises UsageError for settings of a loss that contradict each other or would do nothing."""
+        is_pairwise = self.loss != "cross-entropy"
+        if (self.negatives or is_pairwise) and self.products != "float32":
+            asked = f"loss={self.loss}" if is_pairwise else f"negatives={self.negatives}"
+            raise UsageError(f"{asked} needs products=float32: other products work with the whole catalogue only.")
+        if is_pairwise and not self.negatives and self.batch_size == 1:
             raise UsageError(
-                f"negatives={self.negatives} needs products=float32: other products work with the whole catalogue only."
+                f"loss={self.loss} ranks the target above the other targets of the batch and above negatives: with "
+                "batch_size=1 and negatives=0 there are none."
             )
+        if self.sample_alpha and not self.negatives:
+            raise UsageError(f"sample_alpha={self.sample_alpha:g} is about drawn items, and negatives=0 draws none.")
+        if self.elu and not is_pairwise:
+            raise UsageError(f"elu={self.elu:g} is for loss=bpr-max and loss=top1-max, not for {self.loss}.")
+        if self.bpreg != 1 and self.loss != "bpr-max":
+            raise UsageError(f"bpreg={self.bpreg:g} is for loss=bpr-max, not for {self.loss}.")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dissect.data.sessions import Dataset, split_validation
-from dissect.errors import DataError, DivergedError, UsageError
+from dissect.errors import DataError, DivergedError
 from dissect.runs.config import Config, decay_step, kl_weight_at
 from dissect.runs.files import write_json
 from dissect.runs.folders import mark_done
@@ -29,11 +28,12 @@ from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
 from dissect.training.device import describe_environment
 from dissect.training.evaluation import prefixes_of
 from dissect.training.finish import finish
+from dissect.training.losses import Shares, loss_over_sample
 from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
-from dissect.training.scoring import catalogue_loss, sampled_loss, score_buffer
+from dissect.training.scoring import catalogue_loss, score_buffer
 from dissect.training.setup import Training, assemble, choose_kernel, set_lr
-from models.base import catalogue, encoded, sparse_lookups
+from models.base import encoded, sparse_lookups
 from models.batch import Batch, Prefixes
 
 CHECKPOINT_SECONDS = 300.0
@@ -120,7 +120,8 @@ class _Fit:
         config = training.config
         self.order = ExampleOrder(prefixes, config, training.seed, training.model.every_position)
         self.recorder = Recorder(run, training, len(prefixes), self.order.steps, observer)
-        self.buffer = score_buffer(config.batch_size, data.n_items, prefixes.device)  # for the scores of every step
+        # For the scores of every step.
+        self.buffer = score_buffer(self.order.most_targets, data.n_items, prefixes.device)
         self.loss_every = max(1, config.max_steps // LOSS_LINES)
         self.density_every = max(1, config.max_steps // DENSITY_MEASUREMENTS)
 
@@ -211,9 +212,10 @@ def train_step(
 ) -> tuple[float, float, float]:
     """One update on B sessions; returns the mean cross-entropy, the summed KL, and the loss of both (nats).
 
-    loss = mean CE + beta * sum of KL over all SparseVD weights, where beta is already divided by N. `buffer` (of
-    `score_buffer`) takes the scores. If several processes share a batch, `weight` is this one's part, gradients are
-    summed, and the values are those of the whole batch. A loss that is NaN or infinite leaves the weights unchanged.
+    loss = mean CE + beta * sum of KL over all SparseVD weights, where beta is already divided by N; `--loss` puts
+    another loss in the place of the cross-entropy. `buffer` (of `score_buffer`) takes the scores. If several processes
+    share a batch, `weight` is this one's part, gradients are summed, and the values are those of the whole batch. A
+    loss that is NaN or infinite leaves the weights unchanged.
     """
     model, controls = training.model, training.controls
     training.optimiser.zero_grad(set_to_none=True)
@@ -223,13 +225,13 @@ def train_step(
     with one_sample(model), nullcontext() if controls is None else controls.cast(model):
         with sparse_lookups():
             vectors, auxiliary = encoded(model, looked_up, batch)  # [B, D]
-        targets = batch.targets
+        targets, owner = batch.targets, None
         if model.every_position:  # [B, L, D]
-            vectors, targets = batch.clicks.unpadded(vectors), batch.targets_of_clicks
+            vectors, targets, owner = batch.clicks.unpadded(vectors), batch.targets_of_clicks, batch.clicks.owner
         if controls is not None:
             vectors = controls(vectors, rows_apart(batch, training.config, model.every_position))
         loss = cross_entropy = next_item_loss(
-            model, vectors, scored, targets - 1, training.config, buffer, training.kernel
+            model, vectors, scored, targets - 1, training.config, buffer, training.kernel, training.shares, owner
         )
     for value in auxiliary.values():
         loss = loss + value
@@ -258,20 +260,25 @@ def rows_apart(batch: Batch, config: Config, every_position: bool) -> int:
 
 
 def next_item_loss(
-    model: Any, vectors: Tensor, S: Tensor, targets: Tensor, config: Config, buffer: Tensor, kernel: str = "float32"
+    model: Any,
+    vectors: Tensor,
+    S: Tensor,
+    targets: Tensor,
+    config: Config,
+    buffer: Tensor,
+    kernel: str = "float32",
+    shares: Shares | None = None,
+    owner: Tensor | None = None,
 ) -> Tensor:
-    """Mean cross-entropy of `targets` [B] (rows of S [V, D]), over the catalogue or over `negatives` drawn items."""
-    if not config.negatives:
-        matrix, bias = model.candidates(S)  # [V, D], [V]
-        unit_of = S if model.unit_candidates else None
-        return catalogue_loss(vectors, matrix, bias, targets, buffer, unit_of, kernel)
-    drawn = torch.randint(len(S), (config.negatives,), device=S.device)
-    rows = F.embedding(torch.cat([targets, drawn]), S, sparse=True)
-    matrix, bias = catalogue(model, rows)  # [B + n, D]
-    if bias is not None:
-        raise UsageError("--negatives is for models without a bias per item.", "Leave it out.")
-    is_target = targets[:, None] == drawn
-    return sampled_loss(vectors, matrix[: len(targets)], matrix[len(targets) :], is_target, len(S))
+    """Mean loss of `targets` [B] (rows of S [V, D]): the cross-entropy over the catalogue, or what `config` asks for.
+
+    The last two are those of `loss_over_sample`.
+    """
+    if config.negatives or config.loss != "cross-entropy":
+        return loss_over_sample(model, vectors, S, targets, config, shares, owner)
+    matrix, bias = model.candidates(S)  # [V, D], [V]
+    unit_of = S if model.unit_candidates else None
+    return catalogue_loss(vectors, matrix, bias, targets, buffer, unit_of, kernel)
 
 
 def backward_to_table(S: Tensor, *gradients: Tensor | None) -> None:
@@ -295,10 +302,19 @@ class ExampleOrder:
     """
 
     def __init__(self, prefixes: Prefixes, config: Config, seed: int, every_position: bool = False) -> None:
-        self.prefixes, self.config, self.seed = prefixes, config, seed
+        self.prefixes, self.config, self.seed, self.every_position = prefixes, config, seed, every_position
         self.examples = prefixes.whole if every_position else torch.arange(len(prefixes))
         self.steps = math.ceil(len(self.examples) / config.batch_size)  # of an epoch
         self.epoch, self.permutation = -1, self.examples
+
+    @property
+    def most_targets(self) -> int:
+        """Of a batch: no more than this, with `every_position` in all but the rarest batches."""
+        if not self.every_position:
+            return self.config.batch_size
+        clicks = self.prefixes.length[self.examples].double()
+        usual = clicks.mean() + 3 * clicks.std(correction=0) / self.config.batch_size**0.5
+        return math.ceil(float(usual) * self.config.batch_size)
 
     def batch(self, step: int) -> Tensor:
         """The prefixes [B] of a step, fewer at an epoch's end, in the order of their lengths."""

@@ -193,23 +193,6 @@ def catalogue_loss(
     return loss
 
 
-def sampled_loss(vectors: Tensor, target_rows: Tensor, sampled_rows: Tensor, is_target: Tensor, n_items: int) -> Tensor:
-    """Mean cross-entropy (nats) of targets under a softmax whose normaliser is estimated from sampled items.
-
-    vectors [B, D]; target_rows [B, D], the candidate of each target; sampled_rows [n, D], candidates drawn uniformly
-    and with replacement from all V = n_items; is_target bool [B, n], where a drawn item is the session's target.
-
-    The normaliser is exp(target) + V/n times the sum of exp over the drawn items that are not the target. It has no
-    bias; its logarithm has one: by Jensen's inequality this loss is too small on average, by about half the relative
-    variance of the estimate, which falls with n. Rare strong competitors of the target are mostly missed, so gradients
-    push them down too rarely. Ranks in evaluation are still exact.
-    """
-    target = (vectors * target_rows).sum(1)  # [B]
-    others = vectors @ sampled_rows.t() + math.log(n_items / len(sampled_rows))  # [B, n]
-    others = others.masked_fill(is_target, -math.inf)
-    return (torch.cat([target[:, None], others], 1).logsumexp(1) - target).mean()
-
-
 def ranks(vectors: Tensor, matrix: Tensor, bias: Tensor | None, targets: Tensor, ties: str = "best") -> Tensor:
     """Rank int64 [B] of each target row among all V candidates: 1 is first. `ties` as in `ranks_by`."""
     return ranks_by(scores_over(vectors, matrix, bias), targets, (ties,))[0]

@@ -17,6 +17,7 @@ from dissect.sparsevd.shadows import FEWEST
 from dissect.training import products, workers
 from dissect.training.averages import Averages
 from dissect.training.controls import Controls, seeded_controls
+from dissect.training.losses import Shares, shares_of
 from dissect.training.scoring import catalogue_loss, score_buffer
 from models.base import with_current_names
 from models.batch import Prefixes
@@ -52,6 +53,7 @@ class Training:
     left_out: dict[str, str]  # layers that SparseVD did not replace, with the reason
     coverage: list[dict[str, Any]]  # dissect.sparsevd.coverage; empty if the model is dense
     averages: Averages
+    shares: Shares | None = None  # of the items among the negatives; None: they are drawn alike
     kernel: str = "float32"  # of products.KERNELS, for products with the catalogue
     state: State = field(default_factory=State)
 
@@ -83,8 +85,10 @@ def assemble(
         shadowed = model if config.shadows else None
         controls = seeded_controls(seed, dim, shadowed, **sparsity(config)).to(device)
     optimiser = make_optimiser(model, controls, config)
-    averages = Averages(model=model, controls=controls)
-    return Training(config, seed, variant, model, controls, optimiser, left_out, covered, averages)
+    averages, shares = Averages(model=model, controls=controls), None
+    if config.sample_alpha:
+        shares = shares_of(prefixes.items, len(model.item_states()), config.sample_alpha)
+    return Training(config, seed, variant, model, controls, optimiser, left_out, covered, averages, shares)
 
 
 def require_rows(config: Config) -> None:
@@ -165,11 +169,12 @@ def make_optimiser(model: nn.Module, controls: Controls | None, config: Config) 
         {"params": penalised, "weight_decay": decay, "eps": 1e-8, "kind": "penalised"},
         {"params": own, "weight_decay": decay, "eps": 1e-12, "kind": "own"},
     ]
-    kind = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
-    is_amsgrad = config.optimiser == "amsgrad"
     # A model without gradients has no parameters, and an optimiser wants some.
     some = [group for group in groups if group["params"]] or [{"params": [torch.zeros(0)]}]
-    return kind(some, lr=config.lr, amsgrad=is_amsgrad, fused=True)
+    if config.optimiser == "adagrad":  # the sums start where GRU4Rec's authors add it under the root
+        return torch.optim.Adagrad(some, lr=config.lr, initial_accumulator_value=1e-6, fused=True)
+    kind = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
+    return kind(some, lr=config.lr, amsgrad=config.optimiser == "amsgrad", fused=True)
 
 
 def set_lr(optimiser: torch.optim.Optimizer, config: Config, step: int, steps_per_epoch: int) -> None:
