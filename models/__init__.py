@@ -6,6 +6,7 @@ from models.attenmixer import AttenMixer
 from models.base import Matrix, SessionModel
 from models.batch import Batch, Prefixes
 from models.neighbours import SessionKNN, VectorSessionKNN
+from models.nextitnet import NextItNet
 from models.niser import NISER
 from models.popularity import Popularity, SessionPopularity
 from models.srgnn import SRGNN
@@ -14,10 +15,11 @@ MODELS: dict[str, Any] = {
     "srgnn": SRGNN,
     "attenmixer": AttenMixer,
     "niser": NISER,
+    "nextitnet": NextItNet,
     "pop": Popularity,
     "spop": SessionPopularity,
     "sknn": SessionKNN,
     "vsknn": VectorSessionKNN,
 }
 
-__all__ = ["MODELS", "NISER", "SRGNN", "AttenMixer", "Batch", "Matrix", "Prefixes", "SessionModel"]
+__all__ = ["MODELS", "NISER", "SRGNN", "AttenMixer", "Batch", "Matrix", "NextItNet", "Prefixes", "SessionModel"]

@@ -68,7 +68,7 @@ class TestEveryPreset:
         model = make(name, preset, device)
         S = model.item_states()
         vectors, losses = encoded(model, S, Batch.of(SESSIONS, device))
-        scores = vectors.reshape(-1, D) @ catalogue(model, S)[0].t()
+        scores = F.linear(vectors.reshape(-1, D), *catalogue(model, S))
         (scores.logsumexp(1).sum() + sum(losses.values())).backward()
         for parameter, p in model.named_parameters():
             assert p.grad is not None and torch.isfinite(p.grad).all(), parameter
