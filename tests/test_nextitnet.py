@@ -1,5 +1,8 @@
 """NextItNet against its equations, written once more as plain loops over one session's clicks and taps."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -177,3 +180,13 @@ def test_a_dilation_beyond_all_prefixes_is_told():
     assert make(dilations="1,4").warnings(9) == []
     assert "dilation 4 the second" in make(dilations="1,4").warnings(8)[0]
     assert "dilation 1, 4 the second" in make(dilations="1,4").warnings(1)[0]
+
+
+@pytest.mark.parametrize("every_position", [True, False])
+def test_scores_are_those_of_recbole(every_position):
+    """Fixture: RecBole's module with these weights, one session at a time, so that its last slot is the last click."""
+    known = json.loads((Path(__file__).parent / "parity" / "nextitnet.json").read_text())
+    model = NextItNet(known["n_items"], **known["options"], every_position=every_position).double().eval()
+    model.load_state_dict({name: torch.tensor(w, dtype=torch.float64) for name, w in known["weights"].items()})
+    expected = torch.tensor(known["scores"], dtype=torch.float64)
+    torch.testing.assert_close(model.scores(Batch.of(known["sessions"])), expected, rtol=1e-9, atol=1e-12)
