@@ -5,6 +5,7 @@ from typing import Any
 from models.attenmixer import AttenMixer
 from models.base import Matrix, SessionModel
 from models.batch import Batch, Prefixes
+from models.core import CORE
 from models.neighbours import SessionKNN, VectorSessionKNN
 from models.nextitnet import NextItNet
 from models.niser import NISER
@@ -16,10 +17,11 @@ MODELS: dict[str, Any] = {
     "attenmixer": AttenMixer,
     "niser": NISER,
     "nextitnet": NextItNet,
+    "core": CORE,
     "pop": Popularity,
     "spop": SessionPopularity,
     "sknn": SessionKNN,
     "vsknn": VectorSessionKNN,
 }
 
-__all__ = ["MODELS", "NISER", "SRGNN", "AttenMixer", "Batch", "Matrix", "NextItNet", "Prefixes", "SessionModel"]
+__all__ = ["CORE", "MODELS", "NISER", "SRGNN", "AttenMixer", "Batch", "Matrix", "NextItNet", "Prefixes", "SessionModel"]
