@@ -37,6 +37,7 @@ class CORE(SessionModel):
     """
 
     removable: tuple[str, ...] = ("encoder", "self-attention", "positions")  # type: ignore[misc]
+    unit_candidates = "returned"  # dropout comes before the unit length
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "ave": {"dim": 100, "encoder": "ave"},  # the authors' settings
         "trm": {"dim": 100},
@@ -95,4 +96,4 @@ class CORE(SessionModel):
         return unit(s) / self.temperature
 
     def candidates(self, S: Tensor) -> tuple[Tensor, Tensor | None]:
-        return unit(dropout(S, self.item_dropout, self.training)), None
+        return dropout(S, self.item_dropout, self.training), None

@@ -60,11 +60,13 @@ class Transformer(nn.Module):
 
     def __init__(self, dim: int, length: int, layers: int, without: Collection[str], *options: Any) -> None:
         super().__init__()
-        # [length, D], an embedding for each position from the first click on
-        self.positions = None if "positions" in without else nn.Parameter(0.02 * torch.randn(length, dim))
+        # [length, D], a bias for each position from the first click on: it maps nothing, so it is no weight matrix
+        self.position_bias = None if "positions" in without else nn.Parameter(0.02 * torch.randn(length, dim))
         self.norm, self.dropout = nn.LayerNorm(dim, eps=1e-12), options[-1]
         self.layers = nn.ModuleList(Layer(dim, "self-attention" not in without, *options) for _ in range(layers))
-        self.weigh = nn.Linear(dim, 1, bias=False)  # a bias would add the same to all logits of a session
+        # A bias here or in the last norm would add the same to all logits of a session.
+        self.layers[-1].norm = nn.LayerNorm(dim, eps=1e-12, bias=False)
+        self.weigh = nn.Linear(dim, 1, bias=False)
         for linear in (module for module in self.modules() if isinstance(module, nn.Linear)):
             nn.init.normal_(linear.weight, std=0.02)
             if linear.bias is not None:
@@ -72,8 +74,8 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, clicks: Clicks, without: str | None) -> Tensor:
         """[C, D] -> [C, 1]."""
-        if self.positions is not None and without != "positions":
-            x = x + self.positions.index_select(0, clicks.position)
+        if self.position_bias is not None and without != "positions":
+            x = x + self.position_bias.index_select(0, clicks.position)
         h = dropout(self.norm(x), self.dropout, self.training)
         for layer in self.layers:
             h = layer(h, clicks, attends=without != "self-attention")

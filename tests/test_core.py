@@ -43,7 +43,8 @@ def vectors_of(model, sessions):
 
 
 def norm(x, w, name):
-    return w[f"{name}.weight"] * (x - x.mean()) / np.sqrt(((x - x.mean()) ** 2).mean() + 1e-12) + w[f"{name}.bias"]
+    z = (x - x.mean()) / np.sqrt(((x - x.mean()) ** 2).mean() + 1e-12)
+    return w[f"{name}.weight"] * z + w.get(f"{name}.bias", 0.0)
 
 
 def attended(w, layer, h, t):
@@ -62,7 +63,7 @@ def attended(w, layer, h, t):
 def logits(model, x, off=None):
     """The logit of each click."""
     w = {name.removeprefix("encoder."): p.detach().numpy() for name, p in model.named_parameters()}
-    P = w["positions"] if off != "positions" else np.zeros((LENGTH, D))
+    P = w["position_bias"] if off != "positions" else np.zeros((LENGTH, D))
     h = [norm(x_t + P[t], w, "norm") for t, x_t in enumerate(x)]
     for layer in (f"layers.{i}" for i in range(len(model.encoder.layers))):
         if off != "self-attention":
@@ -184,7 +185,7 @@ def test_candidates_lose_numbers_before_they_get_unit_length():
     is_lost = matrix == 0
     assert 0.2 < is_lost.double().mean() < 0.8
     torch.testing.assert_close(matrix, unit(model.items.detach() * ~is_lost))
-    torch.testing.assert_close(model.eval().candidates(model.items)[0], unit(model.items))
+    torch.testing.assert_close(catalogue(model.eval(), model.items)[0], unit(model.items))
 
 
 def test_clicks_on_one_item_lose_different_numbers():
@@ -199,7 +200,7 @@ def test_initial_values_are_those_of_the_authors():
     torch.manual_seed(0)
     model = CORE(3000, 64)
     assert model.items.abs().max().item() == pytest.approx(1 / 8, rel=1e-3)
-    for p in (model.encoder.positions, model.encoder.layers[0].key.weight, model.encoder.layers[1].inner.weight):
+    for p in (model.encoder.position_bias, model.encoder.layers[0].key.weight, model.encoder.layers[1].inner.weight):
         assert p.std().item() == pytest.approx(0.02, rel=0.1)
     assert not model.encoder.layers[1].outer.bias.any() and (model.encoder.norm.weight == 1).all()
 

@@ -46,6 +46,7 @@ VARIANTS = [(name, {}) for name in BUILD] + [
     ("srgnn", {"normalised": True}),
     ("srgnn", {"readout": "attenmixer", "heads": 2}),
     ("attenmixer", {"heads": 2, "candidate_dropout": 0.2}),
+    ("nextitnet", {"tied": True}),
 ]
 
 
@@ -54,11 +55,14 @@ def plain_step(training, batch, beta):
     model, controls = training.model, training.controls
     S = model.item_states()
     vectors, targets = model.encode(S, batch), batch.targets
+    if model.every_position:
+        vectors, targets = batch.clicks.unpadded(vectors), batch.targets_of_clicks
     if controls is not None:
-        vectors = controls(vectors)
+        vectors = controls(vectors, batch.clicks.width if model.every_position else 1)
     matrix, bias = model.candidates(S)
     if model.unit_candidates:
-        matrix = matrix / S.norm(dim=1, keepdim=True)
+        rows = matrix if model.unit_candidates == "returned" else S
+        matrix = matrix / rows.norm(dim=1, keepdim=True)
     loss = F.cross_entropy(F.linear(vectors, matrix, bias), targets - 1)
     if controls is not None:
         for part in (model, controls):

@@ -33,7 +33,7 @@ from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
 from dissect.training.scoring import catalogue_loss, sampled_loss, score_buffer
 from dissect.training.setup import Training, assemble, choose_kernel, set_lr
-from models.base import catalogue, encoded, sparse_lookups
+from models.base import catalogue, encoded, sparse_lookups, unit_rows
 from models.batch import Batch, Prefixes
 
 CHECKPOINT_SECONDS = 300.0
@@ -263,8 +263,7 @@ def next_item_loss(
     """Mean cross-entropy of `targets` [B] (rows of S [V, D]), over the catalogue or over `negatives` drawn items."""
     if not config.negatives:
         matrix, bias = model.candidates(S)  # [V, D], [V]
-        unit_of = S if model.unit_candidates else None
-        return catalogue_loss(vectors, matrix, bias, targets, buffer, unit_of, kernel)
+        return catalogue_loss(vectors, matrix, bias, targets, buffer, unit_rows(model, S, matrix), kernel)
     drawn = torch.randint(len(S), (config.negatives,), device=S.device)
     rows = F.embedding(torch.cat([targets, drawn]), S, sparse=True)
     matrix, bias = catalogue(model, rows)  # [B + n, D]
