@@ -24,6 +24,8 @@ QUIET = {
     "srgnn": {},
     "attenmixer": {"dropout": 0.0},
     "niser": {"dropout": 0.0},
+    "nextitnet": {},
+    "core": {"session_dropout": 0.0, "item_dropout": 0.0, "inner_dropout": 0.0},
 }  # no noise but that of SparseVD: generators differ by device
 pytestmark = [
     pytest.mark.gpu,
