@@ -5,6 +5,7 @@ from typing import Any
 from models.attenmixer import AttenMixer
 from models.base import Matrix, SessionModel
 from models.batch import Batch, Prefixes
+from models.core import CORE
 from models.dhcn import DHCN
 from models.dsan import DSAN
 from models.gcsan import GCSAN
@@ -12,6 +13,7 @@ from models.gru4rec import GRU4Rec
 from models.lessr import LESSR
 from models.narm import NARM
 from models.neighbours import FilteredSessionKNN, SessionKNN, VectorSessionKNN
+from models.nextitnet import NextItNet
 from models.niser import NISER
 from models.popularity import Popularity, SessionPopularity
 from models.rules import SequentialRules
@@ -30,8 +32,10 @@ MODELS: dict[str, Any] = {
     "attenmixer": AttenMixer,
     "dsan": DSAN,
     "narm": NARM,
+    "nextitnet": NextItNet,
     "gru4rec": GRU4Rec,
     "sasrec": SASRec,
+    "core": CORE,
     "pop": Popularity,
     "spop": SessionPopularity,
     "sr": SequentialRules,
@@ -43,20 +47,22 @@ MODELS: dict[str, Any] = {
 }
 
 __all__ = [
-    "AttenMixer",
-    "Batch",
+    "CORE",
     "DHCN",
     "DSAN",
     "GCSAN",
-    "GRU4Rec",
     "LESSR",
     "MODELS",
-    "Matrix",
     "NARM",
     "NISER",
-    "Prefixes",
-    "SASRec",
     "SGNNHN",
     "SRGNN",
+    "AttenMixer",
+    "Batch",
+    "GRU4Rec",
+    "Matrix",
+    "NextItNet",
+    "Prefixes",
+    "SASRec",
     "SessionModel",
 ]

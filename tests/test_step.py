@@ -46,6 +46,7 @@ VARIANTS = [(name, {}) for name in BUILD] + [
     ("srgnn", {"normalised": True}),
     ("srgnn", {"readout": "attenmixer", "heads": 2}),
     ("attenmixer", {"heads": 2, "candidate_dropout": 0.2}),
+    ("nextitnet", {"tied": True}),
 ]
 
 
@@ -61,7 +62,8 @@ def plain_step(training, batch, beta):
         vectors = controls(vectors, rows_apart(batch, training.config, model.every_position))
     matrix, bias = model.candidates(S)
     if model.unit_candidates:
-        matrix = matrix / S.norm(dim=1, keepdim=True)
+        rows = matrix if model.unit_candidates == "returned" else S
+        matrix = matrix / rows.norm(dim=1, keepdim=True)
     loss = F.cross_entropy(F.linear(vectors, matrix, bias), targets - 1)
     if controls is not None:
         for part in (model, controls):

@@ -17,7 +17,12 @@ from models import MODELS, Batch
 
 V = 23
 SESSIONS = [[1, 2, 3, 2, 4], [5, 5], [6, 7, 8, 9, 6, 7], [10, 11, 10], [18, 19, 20], [21, 22, 23]]
-CASES = [("attenmixer", {"heads": 2}), ("srgnn", {"normalised": True}), ("attenmixer", {"candidate_dropout": 0.5})]
+CASES = [
+    ("attenmixer", {"heads": 2}),
+    ("srgnn", {"normalised": True}),
+    ("attenmixer", {"candidate_dropout": 0.5}),
+    ("core", {}),
+]
 
 
 @pytest.fixture(params=CASES, ids=str)

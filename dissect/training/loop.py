@@ -33,7 +33,7 @@ from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
 from dissect.training.scoring import catalogue_loss, score_buffer
 from dissect.training.setup import Training, assemble, choose_kernel, set_lr
-from models.base import encoded, sparse_lookups
+from models.base import encoded, sparse_lookups, unit_rows
 from models.batch import Batch, Prefixes
 
 CHECKPOINT_SECONDS = 300.0
@@ -277,8 +277,7 @@ def next_item_loss(
     if config.negatives or config.loss != "cross-entropy":
         return loss_over_sample(model, vectors, S, targets, config, shares, owner)
     matrix, bias = model.candidates(S)  # [V, D], [V]
-    unit_of = S if model.unit_candidates else None
-    return catalogue_loss(vectors, matrix, bias, targets, buffer, unit_of, kernel)
+    return catalogue_loss(vectors, matrix, bias, targets, buffer, unit_rows(model, S, matrix), kernel)
 
 
 def backward_to_table(S: Tensor, *gradients: Tensor | None) -> None:

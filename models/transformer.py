@@ -1,0 +1,82 @@
+"""A transformer that gives each click of a session a logit: the encoder of CORE-trm.
+
+Letters as in models/base.py: B sessions, L clicks of the longest, C clicks, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.base import Matrix
+from models.dropout import dropout
+from models.rows import Clicks
+
+
+class Layer(nn.Module):
+    """Causal self-attention, then a feed-forward net; each is added to its input, and the sum normalised."""
+
+    def __init__(self, dim: int, attends: bool, heads: int, inner: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.attends, self.dropout = heads, attends, dropout
+        if attends:
+            self.query, self.value, self.out = (nn.Linear(dim, dim) for _ in range(3))
+            self.key = nn.Linear(dim, dim, bias=False)  # a bias would add the same to all logits of a click
+            self.norm_attention = nn.LayerNorm(dim, eps=1e-12)
+        self.inner, self.outer = nn.Linear(dim, inner), nn.Linear(inner, dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-12)
+
+    def forward(self, h: Tensor, clicks: Clicks, attends: bool) -> Tensor:
+        """[C, D] -> [C, D]."""
+        if self.attends and attends:
+            h = self.norm_attention(h + dropout(self.attention(h, clicks), self.dropout, self.training))
+        return self.norm(h + dropout(self.outer(F.gelu(self.inner(h))), self.dropout, self.training))
+
+    def attention(self, h: Tensor, clicks: Clicks) -> Tensor:
+        """Each click reads itself and those before it, head by head: [C, D] -> [C, D]."""
+        maps = (self.query, self.key, self.value)
+        q, k, v = (clicks.padded(linear(h)).unflatten(2, (self.heads, -1)).transpose(1, 2) for linear in maps)
+        p = self.dropout if self.training else 0.0
+        a = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)  # [B, H, L, D / H]
+        return self.out(clicks.unpadded(a.transpose(1, 2).flatten(2)))
+
+
+def matrices_of(layers: int, heads: int) -> dict[str, Matrix]:
+    """The matrices of a transformer of so many layers and heads."""
+    by_head, part = tuple(f"head{h}" for h in range(heads)), "self-attention"
+    own = {name: Matrix("attention", "encoder", rows=by_head, part=part) for name in ("query", "key", "value")}
+    own["out"] = Matrix("attention", "encoder", cols=by_head, part=part)
+    own |= {name: Matrix("encoder", "encoder") for name in ("inner", "outer")}
+    weigh = {"encoder.weigh": Matrix("attention", "encoder")}
+    return {f"encoder.layers.{i}.{name}": own[name] for i in range(layers) for name in own} | weigh
+
+
+class Transformer(nn.Module):
+    """A logit for each click."""
+
+    def __init__(self, dim: int, length: int, layers: int, without: Collection[str], *options: Any) -> None:
+        super().__init__()
+        # [length, D], a bias for each position from the first click on: it maps nothing, so it is no weight matrix
+        self.position_bias = None if "positions" in without else nn.Parameter(0.02 * torch.randn(length, dim))
+        self.norm, self.dropout = nn.LayerNorm(dim, eps=1e-12), options[-1]
+        self.layers = nn.ModuleList(Layer(dim, "self-attention" not in without, *options) for _ in range(layers))
+        # A bias here or in the last norm would add the same to all logits of a session.
+        self.layers[-1].norm = nn.LayerNorm(dim, eps=1e-12, bias=False)
+        self.weigh = nn.Linear(dim, 1, bias=False)
+        for linear in (module for module in self.modules() if isinstance(module, nn.Linear)):
+            nn.init.normal_(linear.weight, std=0.02)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, clicks: Clicks, without: str | None) -> Tensor:
+        """[C, D] -> [C, 1]."""
+        if self.position_bias is not None and without != "positions":
+            x = x + self.position_bias.index_select(0, clicks.position)
+        h = dropout(self.norm(x), self.dropout, self.training)
+        for layer in self.layers:
+            h = layer(h, clicks, attends=without != "self-attention")
+        return self.weigh(h)
