@@ -24,6 +24,7 @@ from dissect.experiment.train import Plan, Say, planned, train, unsaid
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL
 from dissect.training.evaluation import gains
+from models import MODELS
 
 USUAL = {"train": DENSE, "run": CALIBRATED, "literal": LITERAL}
 LONGEST = 10  # clicks of a prefix in Figure 8; longer ones count together
@@ -49,6 +50,9 @@ class Job:
 def arguments(arm: Arm, scale: dict[str, Any]) -> dict[str, Any]:
     """What `train` and `planned` are told about an arm at a scale: {"dim": ..., "epochs": ..., "seeds": ...}."""
     given: dict[str, Any] = {"preset": arm.preset, "without": arm.without, "usual": USUAL[arm.verb], **arm.settings}
+    given["options"] = dict(arm.options)
+    if arm.model in MODELS and not MODELS[arm.model].learns:
+        return given
     given["options"] = {"dim": scale["dim"], **arm.options}
     if arm.verb != "run":  # whose length is part of its settings
         given["epochs"] = scale["epochs"]
@@ -75,7 +79,9 @@ def perform(todo: Sequence[Job], scale: dict[str, Any], say: Say, **how: Any) ->
     """
     failed = set[str]()
     for job in todo:
-        if not job.is_done and job.arm.label not in failed:
+        if job.arm.label in failed:
+            continue
+        if not job.is_done:
             given = arguments(job.arm, scale)
             runs_dir = job.plan.group.parent
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
@@ -9,7 +11,8 @@ from matplotlib.figure import Figure
 from figures.style import COLOURS, COLUMN, DASHES, SETTINGS, label_ends
 
 MARKERS = "osD^v<>P"
-HEIGHT, RIGHT = 2.3, 0.62  # inches; the share of the width that the axes have
+HEIGHT, LEFT, BOTTOM, TOP = 2.3, 0.47, 0.38, 0.1  # inches
+LETTER, LINE, WRAP = 0.054, 0.11, 14  # inches, a letter and a line of a label; letters of a line
 
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
@@ -27,7 +30,10 @@ def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "") -> Figur
     at = {x: place for place, x in enumerate(places)}  # equal steps: 1, 2, 4, ..., 32 are no straight scale
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(COLUMN, HEIGHT))
-        axes = figure.add_axes((0.14, 0.17, RIGHT, 0.79))
+        words = {line: textwrap.fill(str(line), WRAP) for line in shown["line"].unique()}
+        beside = LETTER * max(len(part) for text in words.values() for part in text.split("\n")) + 0.05
+        wide, tall = (COLUMN - LEFT - beside) / 1.12, HEIGHT - BOTTOM - TOP
+        axes = figure.add_axes((LEFT / COLUMN, BOTTOM / HEIGHT, wide / COLUMN, tall / HEIGHT))
         labels = []
         for number, (line, part) in enumerate(shown.groupby("line", sort=False)):
             part, colour = part.sort_values("x"), COLOURS[number % len(COLOURS)]
@@ -35,14 +41,15 @@ def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "") -> Figur
             axes.fill_between(x, part["low"], part["high"], color=colour, alpha=0.15, linewidth=0)
             style = (0, dashes) if dashes else "-"
             axes.plot(x, part["mean"], color=colour, linestyle=style, marker=MARKERS[number % 8], markersize=3.2)
-            labels.append((float(part["mean"].iloc[-1]), str(line), colour))
+            labels.append((float(part["mean"].iloc[-1]), words[line], colour))
         names = [f"{x:g}" for x in places]
         axes.set_xticks(range(len(places)), [*names[:-1], last or names[-1]])
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         low, high = axes.get_ylim()
         axes.set_ylim(low, high)
-        label_ends(axes, labels, 0.13 / (0.79 * HEIGHT) * (high - low))
+        lines = max(text.count("\n") + 1 for text in words.values())
+        label_ends(axes, labels, (LINE * lines + 0.02) / tall * (high - low))
     return figure
 
 

@@ -1,0 +1,201 @@
+"""Studies: what they plan, that they stop and go on, what their tables say, and what they refuse."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from analyses import paper, studies, study
+from analyses.studies import SCALES, STUDIES, find_study
+from dissect.cli import main
+from dissect.data.sessions import Dataset, Sessions
+from dissect.errors import DataError, UsageError
+from dissect.runs import files, folders
+from figures import lines
+from models import MODELS
+
+V = 12
+SIZE = {"dim": 8, "epochs": 2, "seeds": (1, 2)}
+MINE = """
+question = "Do the last clicks suffice?"
+[[arm]]
+label = "popularity"
+model = "pop"
+[[arm]]
+model = "srgnn"
+settings = {batch_size = 32}
+[[arm]]
+label = "no graph"
+model = "srgnn"
+options = {steps = 0}
+without = ["attention"]
+settings = {batch_size = 32}
+"""
+
+
+@pytest.fixture
+def data():
+    """Sessions in which item i is followed by i + 1."""
+    starts = np.random.default_rng(1).integers(V, size=200)
+    sessions = [[int(start + step) % V + 1 for step in range(2 + n % 3)] for n, start in enumerate(starts)]
+    return Dataset("diginetica", V, Sessions.from_lists(sessions[:150]), Sessions.from_lists(sessions[150:]))
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(MINE)
+    return find_study(str(path))
+
+
+def test_a_study_is_trained_stops_goes_on_and_is_shared(tmp_path, data, mine, capsys):
+    todo = study.jobs(mine, data, SIZE, tmp_path)
+    assert [(job.arm.label, job.seed) for job in todo] == [
+        ("popularity", 1),  # has no seeds
+        ("srgnn", 1),
+        ("no graph", 1),
+        ("srgnn", 2),
+        ("no graph", 2),
+    ]
+    assert not any(tmp_path.glob("*/s*"))  # nothing is written by planning
+    first = next(iter(study.perform(todo[1:], SIZE, print)))
+    assert first.arm.label == "srgnn" and [job.is_done for job in todo] == [False, True, False, False, False]
+    told: list[str] = []
+    with files.locked(todo[2].run):  # another process trains it
+        done = list(study.perform(todo, SIZE, told.append))
+    assert [(job.arm.label, job.seed) for job in done if job.seed == 1] == [("popularity", 1), ("srgnn", 1)]
+    assert told == ["no graph, seed 1: another process trains it."]
+    rows = study.status(todo).set_index("label")
+    assert rows["done"].to_dict() == {"popularity": 1, "srgnn": 2, "no graph": 1}
+    left = study.seconds_left(study.status(todo))
+    assert left == pytest.approx(rows["seconds"]["no graph"])
+    before = {job.run: (job.run / "DONE").stat().st_mtime_ns for job in todo if job.is_done}
+    list(study.perform(todo, SIZE, print))
+    assert all(job.is_done for job in todo)
+    assert all((run / "DONE").stat().st_mtime_ns == when for run, when in before.items())
+    other = studies.Study("other", "", (studies.Arm("the same", "srgnn", settings={"batch_size": 32}),))
+    assert all(job.is_done for job in study.jobs(other, data, SIZE, tmp_path))  # what one trained another finds
+
+
+def test_its_table_has_the_labels_of_the_study_and_the_numbers_of_the_paper(tmp_path, data, mine):
+    arm = studies.Arm("srgnn", "srgnn", settings={"batch_size": 32}, printed=paper.TABLE2["srgnn"])
+    own = studies.Study("own", "?", (mine.arms[0], arm))
+    todo = study.jobs(own, data, SIZE, tmp_path)
+    with pytest.raises(UsageError, match=r"0 of 2 arms of own have a finished seed.*two"):
+        study.compared(own, todo)
+    list(study.perform(todo, SIZE, print))
+    table = study.compared(own, todo)
+    rows = table.rows.set_index("label")
+    assert set(rows.index) == {"popularity", "srgnn"} and rows["seeds"].to_dict() == {"popularity": 1, "srgnn": 2}
+    tests = [folders.read_summary(job.run)["test"]["mrr@20"] for job in todo if job.arm.label == "srgnn"]
+    assert rows["mrr@20"]["srgnn"] == pytest.approx(np.mean(tests))
+    assert rows["paper mrr@20"]["srgnn"] == 17.67 and np.isnan(rows["paper hr@20"]["popularity"])
+    assert set(table.pairs["a"]) | set(table.pairs["b"]) == {"popularity", "srgnn"}
+    length = study.lengths(todo)
+    ranks = folders.read_ranks(folders.test_ranks(todo[-1].run))
+    two = length[(length["line"] == "srgnn") & (length["seed"] == 2) & (length["x"] == 2)].iloc[0]
+    assert two["prefixes"] == (ranks["length"] == 2).sum()
+    assert two["value"] == pytest.approx(100 * (ranks["rank"][ranks["length"] == 2] <= 20).mean())
+
+
+def test_an_arm_that_does_not_suit_is_left_out_and_said(tmp_path, data):
+    wrong = studies.Arm("wrong", "srgnn", settings={"negatives": 50})  # more than the items
+    told: list[str] = []
+    todo = study.jobs(studies.Study("s", "", (wrong, studies.Arm("pop", "pop"))), data, SIZE, tmp_path)
+    assert [job.arm.label for job in study.perform(todo, SIZE, told.append)] == ["pop"]
+    assert len(told) == 1 and told[0].startswith("wrong is left out: --negatives 50")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_each_study_of_the_paper_can_be_planned(tmp_path, data, name):
+    found = find_study(name)
+    todo = study.jobs(found, data, SCALES["quick"], tmp_path)
+    labels = [arm.label for arm in found.arms]
+    assert len(set(labels)) == len(labels) and found.question.endswith("?")
+    assert {job.arm.label for job in todo} == set(labels)
+    groups = {(job.plan.group, job.plan.variant, job.seed) for job in todo}
+    assert len(groups) == len(todo)  # no two arms are the same training
+
+
+def test_every_model_has_a_row_in_table_2_and_the_paper_s_rows_are_whole():
+    assert {arm.model for arm in find_study("table2").arms} == set(MODELS)
+    for table in (paper.TABLE2, paper.TABLE3, paper.TABLE4):
+        for row in table.values():
+            assert set(row) == set(paper.SETS) and all(of.mrr < of.hr < 100 for of in row.values())
+    assert paper.TABLE2["attenmixer"]["diginetica"] == (55.66, 18.96, 288.12)
+
+
+def test_stand_ins_are_not_the_data_sets_of_the_paper():
+    assert study.name_in_paper("diginetica") == "diginetica"
+    assert study.name_in_paper("diginetica-srgnn") in ("", "diginetica")
+    assert study.name_in_paper("diginetica-eighth") == study.name_in_paper("demo") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ("arm = []", DataError, "arm"),
+        ("[[arm]]\nmodel = 3", DataError, "model"),
+        ('[[arm]]\nmodel = "pop"\nx1 = 3', DataError, "x1"),
+        ('[[arm]]\nmodel = "pop"\n[[arm]]\nmodel = "pop"', DataError, "label of its own"),
+        ('shows = "lines"\n[[arm]]\nmodel = "pop"', DataError, "needs an x"),
+        ("[[arm]", DataError, "not a study"),
+    ],
+)
+def test_wrong_files_are_refused(tmp_path, text, error, says):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(error, match=says):
+        find_study(str(path))
+
+
+def test_unknown_names_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="table2"):
+        find_study("table22")
+    with pytest.raises(UsageError, match=r"Could not read .*missing\.toml"):
+        find_study(str(tmp_path / "missing.toml"))
+
+
+def test_the_verbs_on_a_screen(tmp_path):
+    run = CliRunner()
+    path = tmp_path / "levels.toml"
+    arms = "".join(
+        f'[[arm]]\nlabel = "L = {n}"\nmodel = "attenmixer"\noptions = {{levels = {n}}}\nx = {n}\n' for n in (1, 3)
+    )
+    path.write_text(f'question = "How many levels?"\nshows = "lines"\naxis = "levels"\n{arms}')
+    where = ["--dim", "8", "--epochs", "0.05", "--runs-dir", str(tmp_path)]
+    assert "table4" in run.invoke(main, ["study", "list"]).output
+    assert "L = 3" in run.invoke(main, ["study", "show", str(path)]).output
+    assert json.loads(run.invoke(main, ["study", "show", "table2", "--json"]).output)["name"] == "table2"
+    one = run.invoke(main, ["study", "run", str(path), "--shard", "1/2", *where])
+    assert one.exit_code == 0, one.output
+    stand = " ".join(run.invoke(main, ["study", "status", str(path), *where]).output.split())
+    assert "1 of 2 trainings are finished" in stand and "of training left" in stand
+    both = run.invoke(main, ["study", "run", str(path), *where])
+    assert both.exit_code == 0 and "levels: How many levels?" in both.output, both.output
+    written = run.invoke(main, ["study", "table", str(path), "--out", str(tmp_path / "t.tex"), *where])
+    assert written.exit_code == 0 and "\\begin{tabular}" in (tmp_path / "t.tex").read_text()
+    drawn = run.invoke(main, ["study", "figure", str(path), "--out", str(tmp_path / "fig"), *where])
+    assert drawn.exit_code == 0 and (tmp_path / "fig" / "levels-demo.pdf").exists(), drawn.output
+    assert "paper" in run.invoke(main, ["study", "table", "table1"]).output
+    for words, says in (
+        (["run", str(path), "--shard", "3/2", *where], "--shard is i/n"),
+        (["table", str(path), "--out", "x.doc", *where], "does not say which format"),
+        (["figure", "table2", *where], "is a table"),
+        (["status", "table1", *where], "trains nothing"),
+    ):
+        refused = run.invoke(main, ["study", *words])
+        assert refused.exit_code == 2 and says in refused.output, refused.output
+
+
+def test_lines_have_the_mean_and_the_range_over_seeds():
+    table = pd.DataFrame({"x": [1, 1, 32, 32], "line": "HR@20", "seed": [1, 2, 1, 2], "value": [1.0, 3.0, 4.0, 8.0]})
+    shown = lines.over_seeds(table)
+    assert shown[["mean", "low", "high", "seeds"]].to_numpy().tolist() == [[2, 1, 3, 2], [6, 4, 8, 2]]
+    figure = lines.draw(shown, "heads H", "HR@20 (%)")
+    axes = figure.axes[0]
+    assert axes.lines[0].get_ydata().tolist() == [2, 6]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "32"]
+    assert "2.00 at 1, 6.00 at 32" in lines.describe(shown, "Title", "heads H")
