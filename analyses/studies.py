@@ -178,7 +178,7 @@ def find_study(name: str) -> Study:
     except OSError as error:
         raise UsageError(f"Could not read the study {path}: {error.strerror or error}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise DataError(f"{path} is not a study: {error}.", "`dissect study show --help` has an example.") from error
+        raise DataError(f"{path} is not a study: {error}.", "docs/studies.md has an example.") from error
     arms = tuple(Arm(**{**msgspec.structs.asdict(of), "label": of.label or of.model}) for of in read.arm)
     if len({arm.label for arm in arms}) < len(arms):
         raise DataError(f"{path}: each arm needs a label of its own.")

@@ -42,7 +42,7 @@ MEET = ("drawing", "group", "api")  # files where models, tables and figures mee
 # Room -> what it may import beside the standard library and itself; None: any distribution that is not ours.
 ARROWS: dict[str, tuple[str, ...] | None] = {
     "models": ("torch",),
-    "analyses": ("dissect", "models", "numpy", "pandas", "scipy"),
+    "analyses": ("dissect", "models", "msgspec", "numpy", "pandas", "scipy"),
     "figures": ("numpy", "pandas", "scipy", "matplotlib", "seaborn"),
     "dissect": None,
     "dissect/sparsevd": ("dissect.errors", "torch"),

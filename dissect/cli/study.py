@@ -56,17 +56,9 @@ def list_(as_json: bool) -> None:
 @argument
 @as_json
 def show(name: str, as_json: bool) -> None:
-    """Show the arms of a study: what is trained, and what the paper prints. NAME is one of the list, or a TOML file:
+    """Show the arms of a study: what is trained, and what the paper prints.
 
-    \b
-    question = "Does a second step of propagation help?"
-    [[arm]]
-    label = "one step"
-    model = "srgnn"
-    [[arm]]
-    label = "two steps"
-    model = "srgnn"
-    options = {steps = 2}
+    NAME is one of the list, or a TOML file of your own (docs/studies.md).
     """
     from dissect.cli.study_view import shown
 
