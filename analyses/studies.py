@@ -64,12 +64,14 @@ class Study:
     axis: str = ""
 
 
-# How much a study trains: width, epochs (of `train`), and seeds. `full` is the paper's size.
+# How much a study trains: width, most epochs (of `train`), and seeds. `full` has the paper's width and seeds.
 SCALES: dict[str, dict[str, Any]] = {
     "quick": {"dim": 32, "epochs": 2, "seeds": (1,)},
-    "eighth": {"dim": 64, "epochs": 10, "seeds": (1, 2, 3)},
-    "full": {"dim": 256, "epochs": 10, "seeds": (1, 2, 3, 4, 5)},
+    "eighth": {"dim": 64, "epochs": 30, "seeds": (1, 2, 3)},
+    "full": {"dim": 256, "epochs": 30, "seeds": (1, 2, 3, 4, 5)},
 }
+# Whole sessions in a step of models with a target after every click: about as many targets as 100 prefixes have.
+WHOLE_SESSIONS = {"batch_size": 32}
 # The models of Table 2 in its order, then the strong simple ones that it lacks.
 TABLE2 = ("attenmixer", "nextitnet", "narm", "srgnn", "gcsan", "sgnnhn", "lessr", "niser", "dhcn", "dsan")
 BESIDE = ("gru4rec", "sasrec", "core", "pop", "spop", "sknn", "vsknn", "sr", "sfsknn", "stan", "vstan")
@@ -79,7 +81,11 @@ ABLATIONS = {"paper-M": "one level", "paper-IP": "no priority", "paper-LI": "con
 
 def _table2() -> tuple[Arm, ...]:
     named = [name for name in (*TABLE2, *BESIDE) if name in MODELS]
-    plain = [Arm(name, name, printed=paper.TABLE2.get(name, {})) for name in named]
+    of_sessions = ("nextitnet", "gru4rec", "sasrec")
+    plain = [
+        Arm(name, name, settings=WHOLE_SESSIONS if name in of_sessions else {}, printed=paper.TABLE2.get(name, {}))
+        for name in named
+    ]
     sparse = [Arm(f"{name}, with SparseVD", name, verb="run") for name in ("srgnn", "attenmixer")]
     control = Arm("srgnn, normalised", "srgnn", preset="normalised")
     return (*plain, control, *sparse)

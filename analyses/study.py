@@ -5,7 +5,7 @@ Its trainings are ordinary run folders. What one study has trained another finds
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,12 @@ from dissect.runs.config import CALIBRATED, DENSE, LITERAL
 from dissect.training.evaluation import gains
 from models import MODELS
 
-USUAL = {"train": DENSE, "run": CALIBRATED, "literal": LITERAL}
+# A constant rate, and the best epoch on validation: models need different numbers of epochs. Nothing is tuned.
+USUAL: dict[str, Mapping[str, Any]] = {
+    "train": {**DENSE, "schedule": "constant"},
+    "run": CALIBRATED,
+    "literal": LITERAL,
+}
 LONGEST = 10  # clicks of a prefix in Figure 8; longer ones count together
 
 

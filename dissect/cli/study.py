@@ -10,7 +10,7 @@ import click
 from dissect.cli import options
 from dissect.cli.options import Command, Decorator, as_json, data_dir, examples, runs_dir
 
-SCALE = "quick: to try it out; eighth: width 64, 3 seeds; full: width 256, 5 seeds, as in the paper."
+SCALE = "quick: to try it out; eighth: width 64, 3 seeds; full: width 256 and 5 seeds, as in the paper."
 SHARD = "Of n workers this is number i, such as 2/4: it trains every n-th. For batch queues."
 
 

@@ -235,7 +235,8 @@ def steps_of(epochs: float, subject: Subject, data: Dataset, config: Config) -> 
     if not 0 < epochs < 1e6:
         raise UsageError(f"--epochs must be above 0, and below a million, not {epochs:g}.")
     train = split_validation(data.train, config.held_out)[0]
-    examples = int((train.lengths > 1).sum()) if subject.cls.every_position else train.n_prefixes
+    whole = try_out(subject, config.model_options)[0].every_position  # may depend on an option
+    examples = int((train.lengths > 1).sum()) if whole else train.n_prefixes
     return max(1, math.ceil(epochs * math.ceil(examples / config.batch_size)))
 
 
