@@ -52,18 +52,20 @@ PARTS = ("loading", "forward", "KL", "scoring", "backward", "update")  # of a st
 COLUMNS = ("model", "weights", "D", "B", "step ms", "floor ms", "own ms", "step / floor", "density ms", "products")
 
 
-def floor_step(vectors: torch.Tensor, table: torch.nn.Parameter, buffer: torch.Tensor) -> Callable[[], None]:
-    """The floor as a function without arguments; vectors [B, D], table [V, D], buffer [B, V]."""
+def floor_step(
+    vectors: torch.Tensor, table: torch.nn.Parameter, candidates: torch.Tensor, buffer: torch.Tensor
+) -> Callable[[], None]:
+    """The floor as a function without arguments; vectors [B, D], table [V, ...], candidates [V, D], buffer [B, V]."""
     table.grad = torch.zeros_like(table)
     adam = torch.optim.Adam([table], lr=1e-3, fused=True)
-    weights = table.detach()
+    weights, grad = candidates.contiguous(), torch.zeros_like(candidates)
 
     def run() -> None:
         torch.mm(vectors, weights.t(), out=buffer)
         torch.logsumexp(buffer, 1)
         torch.softmax(buffer, 1, out=buffer)
         torch.mm(buffer, weights)
-        torch.mm(buffer.t(), vectors, out=table.grad)
+        torch.mm(buffer.t(), vectors, out=grad)
         adam.step()
 
     return run
@@ -141,7 +143,9 @@ def measure(
     )
     assert buffer.numel() >= plain.numel(), "the loss would make the scores twice"
     vectors = torch.randn(targets, dim, device=device) * 0.1
-    floor = floor_step(vectors, torch.nn.Parameter(training.model.item_states().detach().clone()), plain)
+    S = training.model.item_states().detach()
+    candidates = training.model.candidates(S)[0].detach()
+    floor = floor_step(vectors, torch.nn.Parameter(S.clone()), candidates, plain)
 
     def load() -> Batch:
         return prefixes.batch(order.batch(next(steps)))

@@ -16,7 +16,7 @@ from dissect.data.sessions import split_validation
 from dissect.errors import DataError, UsageError
 from dissect.experiment.opened import evaluate, finished_run
 from dissect.experiment.subject import find_model
-from dissect.experiment.train import train
+from dissect.experiment.train import settings_of, train
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, DENSE, LITERAL, SETTINGS, Config
 from dissect.training.record import Observer
@@ -318,7 +318,8 @@ def test_what_a_model_warns_of_is_said_with_the_data(typed, demo):
 
 
 def test_names_are_known_in_one_place():
-    assert [name for name in MODELS if not find_model(name).learns] == ["pop", "spop", "sknn", "vsknn"]
+    baselines = ["pop", "spop", "sr", "sknn", "vsknn", "sfsknn", "stan", "vstan"]
+    assert [name for name in MODELS if not find_model(name).learns] == baselines
     assert {"run", "train"} <= COMMANDS.keys()
 
 
@@ -345,6 +346,8 @@ def test_the_recipe_of_a_preset_gives_way_to_what_is_said(typed, tmp_path):
         assert (config["optimiser"], config["lr"], config["batch_size"]) == wanted
     assert typed(*words, "--name", "plain")[0] == 0
     assert folders.group_config(folders.newest_group("runs"))["optimiser"] == "adam"
+    calibrated = settings_of(find_model("own.py:Own"), CALIBRATED, "mine", None, {})  # densities need its settings
+    assert (calibrated["optimiser"], calibrated["lr"], calibrated["batch_size"]) == ("adamw", 3e-3, 400)
 
 
 def test_every_dissection_has_a_verdict_and_no_baseline_has():

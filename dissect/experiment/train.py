@@ -122,8 +122,9 @@ def train(
 ) -> Path:
     """Train a model on a data set, each seed in a run folder of its own; returns the folder of the group.
 
-    `settings` are fields of `Config`. They win over the recipe of the preset, which wins over `usual`: CALIBRATED, the
-    settings of `dissect run`, LITERAL, the published ones, or DENSE, those of `dissect train`. `options` are arguments
+    `settings` are fields of `Config`. They win over the recipe of the preset, which wins over `usual`: LITERAL, the
+    published settings, or DENSE, those of `dissect train`; but CALIBRATED, those of `dissect run`, win over a recipe.
+    `options` are arguments
     of the model, on top of those of the preset; `without` names roles that are left out of it. `init_from` is a
     finished dense run to start from; `refit` trains once more on everything, for the epochs chosen. Beside a model
     with shadows it trains the matched dense one, unless `matched` is False.
@@ -191,6 +192,8 @@ def settings_of(
 ) -> dict[str, Any]:
     """The settings `given`, then those of the preset's recipe, whose length counts only without `epochs`, then `usual`.
 
+    CALIBRATED comes before a recipe: a density can be read only with its batch, rates and schedule.
+
     Raises UsageError for an unknown setting, and if a baseline is to be dissected.
     """
     known = {each.name for each in SETTINGS} | {"select"}
@@ -199,7 +202,8 @@ def settings_of(
     recipe = dict(subject.cls.recipes.get(preset, {}))
     if epochs is not None:
         recipe.pop("max_steps", None)
-    settings = {**usual, **recipe, **given}
+    first, then = (recipe, usual) if usual == CALIBRATED else (usual, recipe)
+    settings = {**first, **then, **given}
     if settings.get("where", "both") != "none":
         subject.require_weights()
         return settings
