@@ -124,10 +124,9 @@ def train(
 
     `settings` are fields of `Config`. They win over the recipe of the preset, which wins over `usual`: LITERAL, the
     published settings, or DENSE, those of `dissect train`; but CALIBRATED, those of `dissect run`, win over a recipe.
-    `options` are arguments
-    of the model, on top of those of the preset; `without` names roles that are left out of it. `init_from` is a
-    finished dense run to start from; `refit` trains once more on everything, for the epochs chosen. Beside a model
-    with shadows it trains the matched dense one, unless `matched` is False.
+    `options` are arguments of the model, on top of those of the preset; `without` names parts that are left out of it.
+    `init_from` is a finished dense run to start from; `refit` trains once more on everything, for the epochs chosen.
+    Beside a model with shadows it trains the matched dense one, unless `matched` is False.
 
     The same call again continues a run that was stopped. Raises UsageError, before anything is written, for names and
     values that do not exist or fit; and if all is finished already, unless `force`.
