@@ -1,12 +1,18 @@
 """A layer with the inputs of other rows: what it does to the outputs, and to what a model is worth."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from dissect.data.sessions import Dataset, Sessions
+from dissect.runs.config import Config
 from dissect.sparsevd import sparsify, swapped
 from dissect.training.finish import layers_by_role
+from dissect.training.loop import fit
 from models import SRGNN
 
 N, D = 20, 3
@@ -67,3 +73,18 @@ def test_layers_are_found_by_the_role_of_their_matrices():
     for name, matrix in model.matrices.items():
         declared.setdefault(matrix.role, set()).add(id(model.get_submodule(name)))
     assert found == declared
+
+
+def test_a_run_with_shadows_measures_it_for_each_role(tmp_path):
+    """Item i is followed by i + 1: the last click tells all, through the transformation."""
+    starts = np.random.default_rng(0).integers(9, size=160)
+    sessions = [[int(start + step) % 9 + 1 for step in range(2 + n % 4)] for n, start in enumerate(starts)]
+    data = Dataset("planted", 9, Sessions.from_lists(sessions[:120]), Sessions.from_lists(sessions[120:]))
+    settings = {"max_steps": 80, "batch_size": 32, "lr": 0.02, "schedule": "constant", "kl_weight": 0.1, "average": 0.2}
+    config = Config("srgnn", "planted", data.split_hash, {"dim": 16}, shadows=True, **settings)
+    checks = fit(lambda: SRGNN(9, 16), data, config, tmp_path, seed=1)["checks"]
+    roles = {"propagation", "update", "attention", "transformation"}
+    assert {name for name in checks if name.startswith("swapped")} == {f"swapped_{role}" for role in roles}
+    assert checks["masked"]["mrr@20"] > 90 and checks["swapped_transformation"]["mrr@20"] < 50
+    plain = fit(lambda: SRGNN(9, 16), data, replace(config, shadows=False), tmp_path / "plain", seed=1)["checks"]
+    assert not any(name.startswith("swapped") for name in plain)

@@ -163,7 +163,12 @@ def training(seeds: tuple[int, ...], epochs: float) -> Decorator:
         of_model("--dim", type=click.IntRange(1), help=WIDTH),
         preset,
         extra,
-        of_model("--without", metavar="ROLE", help="Leave a role out: propagation, gnn, attention.", **ONCE),
+        of_model(
+            "--without",
+            metavar="PART",
+            help="Leave a part out, e.g. propagation; `dissect models` lists the parts of each.",
+            **ONCE,
+        ),
         of_model("--init-from", metavar="RUN", help="Start from the weights of a trained dense run."),
         of_training("--epochs", type=float, help=length),
         of_training("--seed", "seeds", type=click.IntRange(0, 10**9), default=seeds, help=SEEDS, **SHOWN, **ONCE),
