@@ -43,7 +43,8 @@ def _role(role: str, given: dict[str, Any]) -> str:
     says = f"{role.capitalize()} {state}: it keeps {given['density']:.3f} of its weights, {more}{interval}"
     if given.get("swapped") is None:
         return f"{says}."
-    return f"{says}, and MRR@20 changes by {-100 * given['swapped']:+.1f} % if its inputs are swapped."
+    change = round(-100 * given["swapped"], 1) or 0.0  # no sign before a zero that is rounded
+    return f"{says}, and MRR@20 changes by {change:+.1f} % if its inputs are swapped."
 
 
 def _observation(name: str, given: dict[str, Any]) -> str:

@@ -214,8 +214,9 @@ def falls(summaries: list[dict[str, Any]], role: str) -> Excess | None:
     found = {}
     for summary in summaries:
         checks = summary.get("checks", {})
-        if f"swapped_{role}" in checks and (whole := checks["masked"]["mrr@20"]):
-            found[summary["seed"]] = 1 - checks[f"swapped_{role}"]["mrr@20"] / whole
+        if f"swapped_{role}" in checks:
+            whole = checks["masked"]["mrr@20"]
+            found[summary["seed"]] = 1 - checks[f"swapped_{role}"]["mrr@20"] / whole if whole else 0.0
     return over_seeds(pd.Series(found)) if found else None
 
 

@@ -14,6 +14,8 @@ A study is data. A user's own is a TOML file of the same form:
 
 from __future__ import annotations
 
+import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ import msgspec
 from analyses import paper
 from analyses.paper import Printed
 from dissect.errors import DataError, UsageError, unknown
+from dissect.text import STEERS
 from models import MODELS
 
 
@@ -50,7 +53,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """What is trained to answer a question; the first arm is the one that the others are compared with.
+    """What is trained to answer a question.
 
     shows   "table": accuracy, side by side; "density": Figure 3 or 4 (`module`); "lines": HR@20 against `axis`;
             "lengths": accuracy by the length of the session; "data": counts of the data set
@@ -186,8 +189,12 @@ def find_study(name: str) -> Study:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise DataError(f"{path} is not a study: {error}.", "docs/studies.md has an example.") from error
     arms = tuple(Arm(**{**msgspec.structs.asdict(of), "label": of.label or of.model}) for of in read.arm)
+    if any(re.search(f"[{STEERS}]", f"{arm.label}{read.question}{read.axis}") for arm in arms):
+        raise DataError(f"{path}: labels, question and axis must have no control characters.")
+    if any(arm.x is not None and not math.isfinite(arm.x) for arm in arms):
+        raise DataError(f"{path}: an x must be a finite number.")
     if len({arm.label for arm in arms}) < len(arms):
         raise DataError(f"{path}: each arm needs a label of its own.")
     if read.shows == "lines" and any(arm.x is None for arm in arms):
         raise DataError(f'{path}: with shows = "lines" each arm needs an x.')
-    return Study(path.stem, read.question, arms, read.shows, axis=read.axis)
+    return Study(path.stem, read.question or f"What does {path.stem} show?", arms, read.shows, axis=read.axis or "x")

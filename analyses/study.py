@@ -19,10 +19,10 @@ from analyses.significance import read_gains
 from analyses.studies import Arm, Study
 from dissect.data.catalog import STAND_INS
 from dissect.data.sessions import Dataset
-from dissect.errors import BusyError, DataError, UsageError
+from dissect.errors import BusyError, DataError, DivergedError, FinishedError, UsageError, unknown
 from dissect.experiment.train import Plan, Say, planned, train, unsaid
 from dissect.runs import folders
-from dissect.runs.config import CALIBRATED, DENSE, LITERAL
+from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SETTINGS
 from dissect.training.evaluation import gains
 from models import MODELS
 
@@ -33,6 +33,8 @@ USUAL: dict[str, Mapping[str, Any]] = {
     "literal": LITERAL,
 }
 LONGEST = 10  # clicks of a prefix in Figure 8; longer ones count together
+NONE_FINISHED = "No seed of this study is finished.", "Train some: dissect study run, with the same study and options."
+KNOWN = {each.name for each in SETTINGS} | {"epochs"}
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,19 @@ class Job:
 
 
 def arguments(arm: Arm, scale: dict[str, Any]) -> dict[str, Any]:
-    """What `train` and `planned` are told about an arm at a scale: {"dim": ..., "epochs": ..., "seeds": ...}."""
+    """What `train` and `planned` are told about an arm at a scale: {"dim": ..., "epochs": ..., "seeds": ...}.
+
+    The settings of the arm come first: its epochs or max_steps take the place of those of the scale. Raises UsageError
+    for a setting that does not exist.
+    """
+    for name in arm.settings.keys() - KNOWN:
+        raise unknown(f"setting of arm {arm.label}", name, KNOWN)
     given: dict[str, Any] = {"preset": arm.preset, "without": arm.without, "usual": USUAL[arm.verb], **arm.settings}
     given["options"] = dict(arm.options)
     if arm.model in MODELS and not MODELS[arm.model].learns:
-        return given
+        return {**given, "usual": DENSE}
     given["options"] = {"dim": scale["dim"], **arm.options}
-    if arm.verb != "run":  # whose length is part of its settings
+    if arm.verb != "run" and not {"epochs", "max_steps"} & arm.settings.keys():  # `run` has a length of its own
         given["epochs"] = scale["epochs"]
     return given
 
@@ -67,11 +75,13 @@ def arguments(arm: Arm, scale: dict[str, Any]) -> dict[str, Any]:
 def jobs(study: Study, data: Dataset, scale: dict[str, Any], runs_dir: str | Path, say: Say = unsaid) -> list[Job]:
     """The trainings of a study, seed by seed, so that a study that is stopped has all arms with fewer seeds.
 
-    Raises UsageError if an arm does not suit the data.
+    Raises UsageError if an arm has wrong settings, or two arms are the same training.
     """
-    found = []
+    found, labels = [], dict[tuple[Path, str], str]()
     for arm in study.arms:
         plan = planned(arm.model, data, runs_dir=runs_dir, seeds=scale["seeds"], say=say, **arguments(arm, scale))
+        if (other := labels.setdefault((plan.group, plan.variant), arm.label)) != arm.label:
+            raise UsageError(f"The arms {other!r} and {arm.label!r} are the same training.", "Leave one of them out.")
         found.append([Job(arm, seed, plan) for seed in plan.seeds])
     longest = max(map(len, found), default=0)
     return [of_arm[place] for place in range(longest) for of_arm in found if place < len(of_arm)]
@@ -80,7 +90,7 @@ def jobs(study: Study, data: Dataset, scale: dict[str, Any], runs_dir: str | Pat
 def perform(todo: Sequence[Job], scale: dict[str, Any], say: Say, **how: Any) -> Iterator[Job]:
     """Train what is not finished, one after the other, and yield each; one that another process trains is left to it.
 
-    An arm that cannot be trained is said and left out. `how` goes to `train`: device, observe.
+    An arm that cannot be trained, or diverges, is said and left out. `how` goes to `train`: device, observe.
     """
     failed = set[str]()
     for job in todo:
@@ -94,7 +104,9 @@ def perform(todo: Sequence[Job], scale: dict[str, Any], say: Say, **how: Any) ->
             except BusyError:
                 say(f"{job.arm.label}, seed {job.seed}: another process trains it.")
                 continue
-            except UsageError as error:
+            except FinishedError:
+                pass  # another process was quicker
+            except (UsageError, DataError, DivergedError) as error:
                 failed.add(job.arm.label)
                 say(f"{job.arm.label} is left out: {error.message}")
                 continue
@@ -141,14 +153,14 @@ def compared(study: Study, todo: Sequence[Job], **how: Any) -> compare.Compariso
     if len(entries) < 2:
         raise UsageError(
             f"{len(entries)} of {len(by_label)} arms of {study.name} have a finished seed: it takes two for a table.",
-            f"Train them: dissect study run {study.name}",
+            "Train them: dissect study run, with the same study and options.",
         )
     labels = {row.runs[0]: arm.label for row, arm in zip(entries, arms)}
     entries, read, count = read_gains(entries)
     table = compare.compared(entries, read, count, **how)
     names = {(row.group.name, row.variant): labels[row.runs[0]] for row in entries}
     table.rows["label"] = [names[group, variant] for group, variant in zip(table.rows["group"], table.rows["variant"])]
-    known = {**dict(zip(compare.run_names(table.rows), table.rows["label"]))}
+    known = dict(zip(compare.run_names(table.rows), table.rows["label"]))
     for side in "ab" if len(table.pairs) else "":
         table.pairs[side] = table.pairs[f"{side} run"].map(known)
     data = todo[0].plan.data.name
@@ -174,7 +186,7 @@ def lines(todo: Sequence[Job], metrics: Sequence[str] = ("hr@20", "mrr@20")) -> 
         for metric in metrics
     ]
     if not rows:
-        raise DataError("No seed of this study is finished.")
+        raise UsageError(*NONE_FINISHED)
     return pd.DataFrame(rows)
 
 
@@ -194,5 +206,5 @@ def lengths(todo: Sequence[Job], metric: str = "hr@20") -> pd.DataFrame:
             value = {"value": 100 * gain[here].mean(), "prefixes": int(here.sum())}
             rows.append({"x": int(x), "line": job.arm.label, "seed": job.seed, **value})
     if not rows:
-        raise DataError("No seed of this study is finished.")
+        raise UsageError(*NONE_FINISHED)
     return pd.DataFrame(rows)

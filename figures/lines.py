@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from figures.style import COLOURS, COLUMN, DASHES, SETTINGS, label_ends
 
 MARKERS = "osD^v<>P"
-HEIGHT, LEFT, BOTTOM, TOP = 2.3, 0.47, 0.38, 0.1  # inches
-LETTER, LINE, WRAP = 0.054, 0.11, 14  # inches, a letter and a line of a label; letters of a line
+HEIGHT, LEFT, BOTTOM, TOP = 2.3, 0.52, 0.38, 0.1  # inches
+LETTER, LINE, WRAP = 0.066, 0.11, 14  # inches, a letter and a line of a label; letters of a line
 
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:

@@ -49,7 +49,7 @@ class DSAN(SessionModel):
     unit_candidates = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "authors": {"dim": 100},
-        "paper": {"dim": 256},  # Atten-Mixer paper, section 5.1, with batches of 100
+        "paper": {"dim": 256},  # Atten-Mixer paper, section 5.1
     }
     recipes: ClassVar[dict[str, dict[str, Any]]] = {
         "authors": {"optimiser": "amsgrad", "lr": 1e-3, "l2": 0.0, "schedule": "constant", "batch_size": 512},

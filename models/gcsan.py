@@ -70,6 +70,8 @@ class GCSAN(SessionModel):
         **switches: Any,
     ) -> None:
         super().__init__()
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"scale is above 0, not {scale}")
         if steps < 0 or blocks < 1:
             raise ValueError(f"steps is 0 (no graph) or more and blocks at least 1, not {steps} and {blocks}")
         if not 0 <= omega <= 1 or readout not in ("last", "attenmixer"):

@@ -49,9 +49,7 @@ class GRU4Rec(SessionModel):
         "authors": {"dim": 512, "dropout": 0.5, "hidden_dropout": 0.3},
         # RecBole's. Its GRU has no biases, and its examples are prefixes.
         "recbole": {"dim": 64, "hidden": 128, "dropout": 0.3, "dense": True, "bias": False},
-        "paper": {
-            "dim": 256
-        },  # the width of the Atten-Mixer paper, section 5.1, with batches of 100; not in its tables
+        "paper": {"dim": 256},  # the width of the Atten-Mixer paper, section 5.1; not in its tables
     }
     recipes: ClassVar[dict[str, dict[str, Any]]] = {
         "authors": {

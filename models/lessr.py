@@ -75,7 +75,7 @@ class LESSR(SessionModel):
         "authors": {"dim": 32, "layers": 4},  # the authors' for Diginetica; their script makes 3 layers unless told
         "authors-gowalla": {"dim": 64, "layers": 4},
         "authors-lastfm": {"dim": 128, "layers": 4},
-        "paper": {"dim": 256, "layers": 4},  # Atten-Mixer paper, section 5.1, with batches of 100
+        "paper": {"dim": 256, "layers": 4},  # Atten-Mixer paper, section 5.1
     }
     recipes: ClassVar = dict.fromkeys(("authors", "authors-gowalla", "authors-lastfm"), RECIPE)
 

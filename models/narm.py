@@ -52,7 +52,7 @@ class NARM(SessionModel):
     more_options: ClassVar = {"scale": 12.0, **READOUT_OPTIONS}
     in_name = ("readout",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {"dim": 256},  # Atten-Mixer paper, section 5.1, with batches of 100
+        "paper": {"dim": 256},  # Atten-Mixer paper, section 5.1
         "authors": {"dim": 50, "hidden": 100, "softmax": True, "init": "authors"},  # NARM's own, in Theano
         "port": {"dim": 50, "hidden": 100, "init": "port"},  # Wang-Shuo's in PyTorch
         "recbole": {"dim": 64, "hidden": 128, "gru_bias": False, "init": "recbole"},

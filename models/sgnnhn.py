@@ -70,6 +70,8 @@ class SGNNHN(SessionModel):
         super().__init__()
         if dim < 2 or steps < 0 or length < 1:
             raise ValueError(f"dim is at least 2, steps 0 or more, length at least 1, not {dim}, {steps} and {length}")
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"scale is above 0, not {scale}")
         if star not in ("dot", "mapped") or readout not in ("attention", "attenmixer"):
             raise ValueError(f"star is dot or mapped, readout attention or attenmixer, not {star!r} and {readout!r}")
         if switches and readout != "attenmixer":

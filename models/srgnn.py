@@ -53,7 +53,7 @@ class SRGNN(SessionModel):
         **{name: f"readout.{name}" for name in ("attend_last", "attend_all", "attend_score", "transform")},
     }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {"dim": 256},  # Atten-Mixer paper, section 5.1, with batches of 100
+        "paper": {"dim": 256},  # Atten-Mixer paper, section 5.1
         "authors": {"dim": 100},  # SR-GNN's own setting, with batches of 100
         "normalised": {"normalised": True},  # Atten-Mixer's normalisation without its readout
         "attenmixer": {"readout": "attenmixer"},  # Table 3

@@ -211,3 +211,30 @@ def test_arrays_that_cannot_be_written_are_fitted_without_a_warning(model):
         fitted(model(N_ITEMS), sessions).scores(Batch.of(QUERIES))
     finally:
         torch.set_warn_always(False)
+
+
+def test_a_baseline_that_was_stopped_goes_on(tmp_path):
+    from dissect.data.sessions import Dataset, Sessions
+    from dissect.runs.config import Config
+    from dissect.training.evaluation import prefixes_of
+    from dissect.training.resume import restore, snapshot
+    from dissect.training.setup import assemble
+
+    sessions = Sessions.from_lists([[1, 2, 3], [2, 3], [3, 1]])
+    data = Dataset("toy", 3, sessions, sessions)
+    config = Config("sknn", "toy", data.split_hash, {}, where="none", max_steps=0)
+    make = lambda: assemble(lambda: MODELS["sknn"](n_items=3), config, prefixes_of(sessions), 1, "full")  # noqa: E731
+    restore(make(), snapshot(make()), tmp_path / "last.pt")
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    from dissect.data.sessions import Sessions
+    from dissect.errors import DivergedError
+    from dissect.training.evaluation import evaluate, prefixes_of
+
+    model = MODELS["vsknn"](n_items=3)
+    sessions = Sessions.from_lists([[1, 2, 3], [2, 3], [3, 1]])
+    model.prepare(sessions)
+    model.scores = lambda batch: torch.full((len(batch), 3), math.nan)
+    with pytest.raises(DivergedError, match="no longer numbers"):
+        evaluate(model, prefixes_of(sessions))

@@ -11,7 +11,7 @@ from analyses import paper, studies, study
 from analyses.studies import SCALES, STUDIES, find_study
 from dissect.cli import main
 from dissect.data.sessions import Dataset, Sessions
-from dissect.errors import DataError, UsageError
+from dissect.errors import DataError, DivergedError, FinishedError, UsageError
 from dissect.runs import files, folders
 from figures import lines
 from models import MODELS
@@ -108,6 +108,38 @@ def test_an_arm_that_does_not_suit_is_left_out_and_said(tmp_path, data):
     assert len(told) == 1 and told[0].startswith("wrong is left out: --negatives 50")
 
 
+def test_settings_of_an_arm_come_first_and_wrong_ones_are_refused(tmp_path, data):
+    def of(*settings):
+        arms = tuple(studies.Arm(f"arm {n}", "srgnn", settings=each) for n, each in enumerate(settings))
+        return study.jobs(studies.Study("s", "?", arms), data, SIZE, tmp_path)
+
+    steps = [job.plan.config.max_steps for job in of({"max_steps": 5}, {"epochs": 4}, {})]
+    assert steps[0] == 5 and steps[1] == 2 * steps[2]
+    for wrong in ("refit", "options", "seeds", "runs_dir", "lrr"):
+        with pytest.raises(UsageError, match=f"setting of arm arm 0.*{wrong}"):
+            of({wrong: 1})
+    with pytest.raises(UsageError, match="'arm 0' and 'arm 1' are the same training"):
+        of({"lr": 0.001}, {})
+
+
+def test_an_arm_that_diverges_is_left_out_and_one_that_another_process_has_finished_is_not(tmp_path, data, monkeypatch):
+    arms = (studies.Arm("wild", "srgnn", settings={"lr": 9.9}), studies.Arm("pop", "pop"), studies.Arm("own", "srgnn"))
+    todo = study.jobs(studies.Study("s", "?", arms), data, {**SIZE, "seeds": (1,)}, tmp_path)
+    faults = {"wild": DivergedError("The loss is NaN."), "own": FinishedError("Finished already.", "", tmp_path)}
+    train = study.train
+
+    def train_or_fail(model, *args, **more):
+        label = "wild" if more.get("lr") == 9.9 else "own" if model == "srgnn" else "pop"
+        if label in faults:
+            raise faults[label]
+        return train(model, *args, **more)
+
+    monkeypatch.setattr(study, "train", train_or_fail)
+    told: list[str] = []
+    assert [job.arm.label for job in study.perform(todo, SIZE, told.append)] == ["pop", "own"]
+    assert told == ["wild is left out: The loss is NaN."]
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_each_study_of_the_paper_can_be_planned(tmp_path, data, name):
     found = find_study(name)
@@ -141,6 +173,8 @@ def test_stand_ins_are_not_the_data_sets_of_the_paper():
         ('[[arm]]\nmodel = "pop"\nx1 = 3', DataError, "x1"),
         ('[[arm]]\nmodel = "pop"\n[[arm]]\nmodel = "pop"', DataError, "label of its own"),
         ('shows = "lines"\n[[arm]]\nmodel = "pop"', DataError, "needs an x"),
+        ('[[arm]]\nmodel = "pop"\nx = inf', DataError, "finite"),
+        ('[[arm]]\nmodel = "pop"\nlabel = "\\u001b[31m"', DataError, "control characters"),
         ("[[arm]", DataError, "not a study"),
     ],
 )
@@ -178,7 +212,7 @@ def test_the_verbs_on_a_screen(tmp_path):
     written = run.invoke(main, ["study", "table", str(path), "--out", str(tmp_path / "t.tex"), *where])
     assert written.exit_code == 0 and "\\begin{tabular}" in (tmp_path / "t.tex").read_text()
     drawn = run.invoke(main, ["study", "figure", str(path), "--out", str(tmp_path / "fig"), *where])
-    assert drawn.exit_code == 0 and (tmp_path / "fig" / "levels-demo.pdf").exists(), drawn.output
+    assert drawn.exit_code == 0 and (tmp_path / "fig" / "levels-demo-d8.pdf").exists(), drawn.output
     assert "paper" in run.invoke(main, ["study", "table", "table1"]).output
     for words, says in (
         (["run", str(path), "--shard", "3/2", *where], "--shard is i/n"),

@@ -22,15 +22,13 @@ from dissect.data.sessions import Dataset
 from dissect.errors import DissectError, UsageError
 from dissect.runs.records import METRICS
 
-SHOWS = {"table": "table", "density": "figure", "lines": "figure", "lengths": "figure", "data": "table"}
-
 
 def listed(as_json: bool) -> None:
     """The studies, with their questions."""
     if as_json:
         print(json.dumps({name: each.question for name, each in STUDIES.items()}, indent=1))
         return
-    table = plain(("study", "trainings", "question"), ("trainings",))
+    table = plain(("study", "arms", "question"), ("arms",))
     for name, each in STUDIES.items():
         table.add_row(name, str(len(each.arms)), each.question)
     Console().print(table)
@@ -83,7 +81,8 @@ def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
     watch = partial(observer, threshold=3.0, quiet=quiet)
     for count, job in enumerate(study.perform(left, size, say, device=device, observe=watch), 1):
         seconds = study.seconds_left(study.status(mine))
-        say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}. {in_words(seconds)} left.")
+        wait = f" {in_words(seconds)} left." if count < len(left) else ""
+        say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
     if sum(bool(row) for row in study.status(todo)["done"]) > 1:
         print_table(found, todo)
 
@@ -115,9 +114,10 @@ def stand(as_json: bool, **given: Any) -> None:
         return
     title = f"\n{found.name} on {data.name}: {rows['done'].sum()} of {rows['wanted'].sum()} trainings are finished"
     table = plain(("arm", "seeds", "min each", "HR@20", "MRR@20"), ("seeds", "min each", "HR@20", "MRR@20"), title)
-    for row in rows.itertuples():
-        numbers = ("" if math.isnan(value) else f"{value:.2f}" for value in (row.seconds / 60, row[6], row[7]))
-        table.add_row(row.label, f"{row.done} of {row.wanted}", *numbers)
+    for row in rows.assign(minutes=rows["seconds"] / 60).to_dict("records"):
+        numbers = (row[name] for name in ("minutes", "hr@20", "mrr@20"))
+        cells = ("" if math.isnan(value) else f"{value:.2f}" for value in numbers)
+        table.add_row(row["label"], f"{row['done']} of {row['wanted']}", *cells)
     Console().print(table)
     if (rows["done"] < rows["wanted"]).any():
         Console().print(f"  {in_words(study.seconds_left(rows))} of training left.")
@@ -163,8 +163,11 @@ def views_of(found: Study, table: compare.Comparison, all_metrics: bool) -> list
         cells = rows["paper hr@20"].map("{:.2f}".format) + " / " + rows["paper mrr@20"].map("{:.2f}".format)
         cells = cells.where(rows["paper mrr@20"].notna(), "")
         place = next(i for i, column in enumerate(views[0].columns) if column.name.startswith("MRR@20")) + 1
-        paper = Column("paper\nHR / MRR", cells.tolist(), spare=False)
-        views[0] = replace(views[0], columns=[*views[0].columns[:place], paper, *views[0].columns[place:]])
+        printed = [Column("paper\nHR / MRR", cells.tolist(), spare=False)]
+        if rows["paper seconds"].notna().any():
+            seconds = rows["paper seconds"].map(compare_view.seconds).tolist()
+            printed.append(Column("paper\ns/epoch", seconds, spare=True))
+        views[0] = replace(views[0], columns=[*views[0].columns[:place], *printed, *views[0].columns[place:]])
     views[0] = replace(views[0], title=f"{found.name}: {found.question} {views[0].title}")
     return views
 
@@ -176,7 +179,9 @@ def print_data(data: Dataset) -> None:
 
     counts = statistics(data)
     printed = paper.TABLE1.get(study.name_in_paper(data.name), (None,) * 4)
-    table = plain(("Table 1", data.name, "paper"), (data.name, "paper"))
+    said = printed[0] and data.name not in paper.SETS
+    note = "This split of the log is not the one that the paper counts." if said else None
+    table = plain(("Table 1", data.name, "paper"), (data.name, "paper"), caption=note)
     for name, there in zip(("clicks", "prefixes", "items", "mean_length"), printed):
         table.add_row(ROWS[name], number(counts[name]), number(there))
     Console().print(table)
@@ -191,20 +196,21 @@ def drawn(out: str | None, **given: Any) -> None:
     from dissect import drawing
     from figures import lines
 
-    found, data, _, todo = planned(**given)
+    found, data, size, todo = planned(**given)
     folder = Path(out) if out else Path(given["runs_dir"]) / "figures"
     if found.shows == "density":
-        group = next((job.plan.group for job in todo if job.is_done), None)
-        if group is None:
-            raise UsageError(f"No seed of {found.name} is finished.", f"Train them: dissect study run {found.name}")
-        drawings = drawing.density(group, module=found.module)
+        groups = list(dict.fromkeys(job.plan.group for job in todo if job.is_done))
+        if not groups:
+            raise UsageError(*study.NONE_FINISHED)
+        both = drawing.density(groups[0], module=found.module, beside=groups[1] if len(groups) > 1 else None)
+        drawings = [each._replace(name=f"{each.name}-{data.name}") for each in both]
     elif found.shows in ("lines", "lengths"):
         is_line = found.shows == "lines"
         table = lines.over_seeds(study.lines(todo, ("hr@20",)) if is_line else study.lengths(todo))
         axis, last = (found.axis, "") if is_line else ("clicks of the session", f"≥ {study.LONGEST}")
         figure = lines.draw(table, axis, "HR@20 (%)", last)
         says = lines.describe(table, f"{found.name} on {data.name}: HR@20", axis)
-        drawings = [drawing.Drawing(f"{found.name}-{data.name}", figure, says, pd.DataFrame(table))]
+        drawings = [drawing.Drawing(f"{found.name}-{data.name}-d{size['dim']}", figure, says, pd.DataFrame(table))]
     else:
         raise UsageError(f"{found.name} is a table.", f"Print it: dissect study table {found.name}")
     for each in drawings:

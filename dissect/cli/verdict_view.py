@@ -150,7 +150,7 @@ def shadow_bars(verdict: dict[str, Any]) -> Table:
         interval = "" if given["low"] is None else f"{share(given['low'])} to {share(given['high'])}"
         false = "" if given["false"] is None else f"{given['false']:.0%}"
         numbers = [f"{given['density']:.3f}", f"{given['shadow']:.3f}", interval or f"{given['excess']:.3f}", false]
-        swapped = "" if given.get("swapped") is None else f"{-100 * given['swapped']:+.0f} %"
+        swapped = "" if given.get("swapped") is None else f"{round(-100 * given['swapped']) or 0:+d} %"
         table.add_row(role, *numbers, swapped, Text(given["answer"], STYLES.get(given["answer"], "")), style="bold")
         own = [row for row in whole if row["role"] == role]
         ends = shortest_ends([row["matrix"] for row in own])

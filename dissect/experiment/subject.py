@@ -287,6 +287,8 @@ def _check_kinds(subject: Subject, options: Mapping[str, Any]) -> None:
         if kinds <= PLAIN.keys() and type(value) not in kinds | ({int} if float in kinds else set()):
             wanted = " or ".join(PLAIN[kind] for kind in PLAIN if kind in kinds)
             raise UsageError(f"{name} of {subject.name} is {wanted}, not {value!r}.")
+        if isinstance(value, float) and math.isnan(value):
+            raise UsageError(f"{name} of {subject.name} must be a number, not {value}.")
 
 
 def _check_names(subject: Subject, model: Any, options: Mapping[str, Any]) -> None:

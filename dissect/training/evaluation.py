@@ -83,7 +83,12 @@ def scorer(model: Any) -> tuple[Callable[[Batch], tuple[Tensor, Tensor]], int, T
     The catalogue is computed once; `sound` says whether it is finite. A model without gradients has scores of its own.
     """
     if not model.learns:
-        return lambda batch: (model.scores(batch), torch.tensor(True)), model.n_items, torch.tensor(True)
+
+        def own_scores(batch: Batch) -> tuple[Tensor, Tensor]:
+            scores = model.scores(batch)
+            return scores, ~torch.isnan(scores).any()
+
+        return own_scores, model.n_items, torch.tensor(True)
     S = model.item_states()
     matrix, bias = catalogue(model, S)
     sound = torch.isfinite(matrix).all() & (bias is None or torch.isfinite(bias).all())

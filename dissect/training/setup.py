@@ -170,7 +170,7 @@ def make_optimiser(model: nn.Module, controls: Controls | None, config: Config) 
         {"params": own, "weight_decay": decay, "eps": 1e-12, "kind": "own"},
     ]
     # A model without gradients has no parameters, and an optimiser wants some.
-    some = [group for group in groups if group["params"]] or [{"params": [torch.zeros(0)]}]
+    some = [group for group in groups if group["params"]] or [{"params": [torch.zeros(0)], "kind": "host"}]
     if config.optimiser == "adagrad":  # the sums start where GRU4Rec's authors add it under the root
         return torch.optim.Adagrad(some, lr=config.lr, initial_accumulator_value=1e-6, fused=True)
     kind = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
