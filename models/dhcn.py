@@ -88,6 +88,8 @@ class DHCN(SessionModel):
         self.attend_all: Any = nn.Linear(dim, dim) if attend else None
         self.attend_mean: Any = nn.Linear(dim, dim, bias=False) if attend else None
         self.attend_score: Any = nn.Linear(dim, 1, bias=False) if attend else None
+        if attend and not positions:
+            self.matrices = {name: of for name, of in self.matrices.items() if name != "attend_click"}  # type: ignore[misc]
         init_uniform(self, dim)
 
     def prepare(self, sessions: Any) -> None:

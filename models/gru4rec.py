@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from models.base import Matrix, SessionModel, lookup
 from models.batch import Batch
@@ -117,12 +116,8 @@ class GRU4Rec(SessionModel):
         x = dropout(lookup(S, clicks.items), self.dropout, self.training)  # [C, D]
         if self.gru is None or self.switched_off == "encoder":
             return clicks.padded(x)  # [B, L, D]
-        # Packed: the clicks that exist, the first of each session, then the second, and so on.
-        packed = pack_padded_sequence(clicks.padded(x), clicks.host_lengths, batch_first=True, enforce_sorted=False)
-        states = self.gru(packed)[0]
-        h = dropout(states.data, self.hidden_dropout, self.training)  # [C, H]
-        h = h if self.dense is None else self.dense(h)  # [C, D]
-        return pad_packed_sequence(states._replace(data=h), batch_first=True, total_length=clicks.width)[0]
+        h = dropout(clicks.states(self.gru, x), self.hidden_dropout, self.training)  # [C, H]
+        return clicks.padded(h if self.dense is None else self.dense(h))  # [B, L, D]
 
     def candidates(self, S: Tensor) -> tuple[Tensor, Tensor | None]:
         return S, self.item_bias

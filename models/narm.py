@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from models.base import Matrix, SessionModel, inside, lookup
 from models.batch import Batch
@@ -22,7 +21,6 @@ from models.dropout import dropout
 from models.gnn import GATES
 from models.narm_init import INITS, initialise
 from models.readout import READOUT_OPTIONS, LocalGlobalReadout, atten_mixer_readout
-from models.rows import Clicks
 
 
 class NARM(SessionModel):
@@ -111,14 +109,5 @@ class NARM(SessionModel):
         elif self.switched_off == "encoder":
             h = F.pad(e, (0, self.hidden - e.shape[1]))  # [C, h]
         else:
-            h = self.states(e, clicks)  # [C, h]
+            h = clicks.states(self.gru, e)  # [C, h]
         return self.readout(h, clicks, uniform=self.switched_off == "attention")  # [B, D]
-
-    def states(self, e: Tensor, clicks: Clicks) -> Tensor:
-        """The state of the GRU after each click, [C, D] -> [C, h]."""
-        # Packed, so that it computes no padding: all first clicks, all second ones, ..., of the longest session first.
-        rank = clicks.lengths.argsort(descending=True).argsort()  # [B]
-        order = (clicks.position * clicks.n_owners + clicks.spread(rank)).argsort()  # [C]
-        still_running = clicks.n_owners - clicks.host_lengths.bincount().cumsum(0)[:-1]  # [L] sessions at each step
-        h = self.gru(PackedSequence(e.index_select(0, order), still_running))[0].data
-        return torch.empty_like(h).index_copy(0, order, h)

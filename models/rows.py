@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from models.kernels import dots_by_length
 
@@ -119,6 +120,15 @@ class Clicks(Rows):
             self.lengths[lone:],
             self.host_lengths[lone:],
         )
+
+    def states(self, gru: nn.GRU, x: Tensor) -> Tensor:
+        """The state of a GRU of one direction after each click, [C, D] -> [C, H]; no padding is computed."""
+        # Packed: all first clicks, all second ones, ..., of the longest session first.
+        rank = self.lengths.argsort(descending=True).argsort()  # [B]
+        order = (self.position * self.n_owners + self.spread(rank)).argsort()  # [C]
+        still_running = self.n_owners - self.host_lengths.bincount().cumsum(0)[:-1]  # [L] sessions at each step
+        h = gru(PackedSequence(x.index_select(0, order), still_running))[0].data
+        return torch.empty_like(h).index_copy(0, order, h)
 
     def weighted_sums(self, weights: Tensor, x: Tensor) -> Tensor:
         """Over the clicks of each session, with weights of H heads: [C, H], [C, D] -> [B, H, D]."""

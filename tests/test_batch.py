@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import MODELS, Batch, Prefixes
+from models.base import encoded
 from models.kernels import dots_by_length
 from models.rows import Rows
 
@@ -171,8 +172,8 @@ def test_no_step_asks_the_device_for_a_number(name, longest):
     model = MODELS[name](n_items=5, dim=8).to("meta")
     S = model.item_states().detach().requires_grad_()
     batch = prefixes.batch(torch.arange(len(prefixes)))
-    vectors = model.encode(S, batch)
-    vectors.sum().backward()
+    vectors, losses = encoded(model, S, batch)
+    (vectors.sum() + sum(losses.values())).backward()
     shape = (len(prefixes), batch.clicks.width, 8) if model.every_position else (len(prefixes), 8)
     assert vectors.shape == shape and batch.targets.device.type == S.grad.device.type == "meta"
     with pytest.raises(RuntimeError):  # the check can fail: nonzero has to know how many
