@@ -13,7 +13,7 @@ from torch import nn
 from dissect.data.sessions import Dataset, Sessions, prefix_index, split_validation
 from dissect.errors import DataError
 from dissect.runs.files import AGAIN, read_jsonl
-from dissect.runs.folders import write_ranks
+from dissect.runs.folders import FULL, write_ranks
 from dissect.runs.records import Eval, Train
 from dissect.sparsevd import declared_for, own_parameters, sparsified, swapped, unmasked
 from dissect.sparsevd.sparsifier import matrices_of, variational_layers
@@ -158,7 +158,8 @@ def quick_checks(
                 checks[check] = accuracy(check)
             finally:
                 model.switched_off = None
-    for role, its_layers in layers_by_role(model).items() if training.config.shadows else ():
+    is_judged = training.config.shadows and training.variant == FULL  # a reduced model has no verdict of its own
+    for role, its_layers in layers_by_role(model).items() if is_judged else ():
         with swapped(its_layers):
             checks[f"swapped_{role}"] = accuracy(f"swapped_{role}")
     return checks
