@@ -429,7 +429,7 @@ def test_need_is_suggested_for_roles_of_the_model(tmp_path):
     assert "--without encoder" in " ".join(screen(judge(group)).split())
     write_json(run_path(group, 1) / "summary.json", {**read_json(path), "seed": 1, "removable": []})
     text = " ".join(screen(judge(group)).split())
-    assert "cannot be built without a role" in text and "--without" not in text
+    assert "cannot be built without a part" in text and "--without" not in text
 
 
 def test_a_record_without_its_keys_is_named_by_file_and_line(tmp_path):

@@ -60,7 +60,7 @@ def render_verdict(verdict: dict[str, Any]) -> Group:
     for role, given in verdict["need"].items():
         parts.append(answer_text(f"need  for {role}: ", {**given, "reasons": [need_words(given), *given["reasons"]]}))
     if not verdict["need"] and verdict["where"] != "none":
-        parts.append(answer_text("need: ", {"answer": "not asked", "reasons": [need_hint(verdict["removable"])]}))
+        parts.append(answer_text("need: ", {"answer": "not asked", "reasons": [need_hint(verdict)]}))
     parts += beside(verdict)
     return Group(*parts)
 
@@ -236,8 +236,11 @@ def need_words(given: dict[str, Any]) -> str:
     return words
 
 
-def need_hint(removable: list[str]) -> str:
-    """How to ask for need, with the roles that this model can do without."""
+def need_hint(verdict: dict[str, Any]) -> str:
+    """How to ask for need, with the parts that this model can do without."""
+    removable = verdict["removable"]
+    if not verdict["seeds"]:
+        return "train the whole model: the same command without --without"
     if not removable:
-        return "this model cannot be built without a role: its class names none in `removable`"
-    return f"train the model without a role ({', '.join(removable)}): the same command with --without {removable[0]}"
+        return "this model cannot be built without a part: its class names none in `removable`"
+    return f"train the model without a part ({', '.join(removable)}): the same command with --without {removable[0]}"
