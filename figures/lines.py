@@ -30,7 +30,7 @@ def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "") -> Figur
     at = {x: place for place, x in enumerate(places)}  # equal steps: 1, 2, 4, ..., 32 are no straight scale
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(COLUMN, HEIGHT))
-        words = {line: textwrap.fill(str(line), WRAP) for line in shown["line"].unique()}
+        words = {line: textwrap.fill(str(line), WRAP, break_on_hyphens=False) for line in shown["line"].unique()}
         beside = LETTER * max(len(part) for text in words.values() for part in text.split("\n")) + 0.05
         wide, tall = (COLUMN - LEFT - beside) / 1.12, HEIGHT - BOTTOM - TOP
         axes = figure.add_axes((LEFT / COLUMN, BOTTOM / HEIGHT, wide / COLUMN, tall / HEIGHT))
