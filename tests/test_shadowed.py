@@ -30,6 +30,8 @@ ROLES = dict(
 )
 GOOD = {"gnn.edge_in": 0.01, "readout.attend_all": 0.02, "readout.attend_score": 0.9, "readout.transform": 0.6}
 
+SPARSE = {**GOOD, "readout.transform": 0.1, "readout.attend_score": 0.1}
+
 
 def record(matrix, kept, role, module, size):
     counts = kept if isinstance(kept, dict) else dict.fromkeys(("0.5", "1", "2", "3", "4", "5"), kept)
@@ -213,12 +215,16 @@ def test_an_empty_role_needs_a_run_that_keeps_what_it_needs(tmp_path):
         (
             ({"dense": None}, "no matched dense run"),
             ({"mrr": 16.0}, "below 98%"),
-            ({"kept": {**GOOD, "readout.transform": 0.1, "readout.attend_score": 0.1}}, "no matrix keeps more"),
+            ({"kept": SPARSE, "falls": 0.005}, "no matrix keeps more"),
+            ({"kept": SPARSE, "falls": [0.02, 0.04, 0.01]}, "no matrix keeps more"),  # the interval has 1 % in it
+            ({"kept": SPARSE, "falls": None}, "no matrix keeps more"),
             ({"seeds": (1, 2)}, "only 2 seeds"),
         )
     ):
         first, _ = answers(make_group(tmp_path / str(number), **change))
         assert (first["answer"], first["figures_say"]) == ("undecided", "holds") and says in " ".join(first["reasons"])
+    # All matrices are sparse, but unseen data need a role: the run keeps what it needs.
+    assert answers(make_group(tmp_path / "needed", SPARSE, falls=0.1))[0]["answer"] == "holds"
     alive = {**GOOD, "gnn.edge_in": 0.4}
     assert answers(make_group(tmp_path / "alive", alive, mrr=16.0))[0]["answer"] == "fails"  # no control asked for
 
