@@ -52,7 +52,7 @@ def command(names: tuple[str, ...], out: str, force: bool, **given: Any) -> None
         task = bars.add_task("reading", total=None)
         report = reporting.gathered(names, say=lambda what: bars.update(task, description=what, advance=1), **given)
         bars.update(task, description="drawing")
-        reporting.write(reporting.page(report), Path(out))
+        reporting.write(reporting.as_html(report), Path(out))
     for error in report["unreadable"]:
         click.echo(shown_lines(f"Left out: {error.message} {error.hint}".rstrip()), err=True)
     click.echo(out)

@@ -55,11 +55,14 @@ Runs = Sequence[tuple[Path, str, Path]]  # group, variant, run
 
 def commands(runs: Runs, known: Mapping[Path, dict[str, Any]]) -> list[dict[str, str]]:
     """Every command on record, once, with the runs that it made."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, list[str]]] = {}
     for group, _, run in runs:
-        words = known[run].get("command", [])
-        found.setdefault(" ".join(map(shlex.quote, words)), []).append(f"{group.name}/{run.relative_to(group)}")
-    return [{"command": command, "runs": ", ".join(names)} for command, names in found.items()]
+        words = " ".join(map(shlex.quote, known[run].get("command", [])))
+        found.setdefault(words, {}).setdefault(group.name, []).append(str(run.relative_to(group)))
+    return [
+        {"command": command, "runs": "; ".join(f"{group}: {', '.join(names)}" for group, names in of.items())}
+        for command, of in found.items()
+    ]
 
 
 def machines(runs: Runs, known: Mapping[Path, dict[str, Any]]) -> Table:
@@ -68,7 +71,9 @@ def machines(runs: Runs, known: Mapping[Path, dict[str, Any]]) -> Table:
     for _, _, run in runs:
         about = tuple(str(known[run].get(name) or "") for name in ABOUT)
         found[about] = found.get(about, 0) + 1
-    return table("Versions and hardware", ["runs", *ABOUT], [[plural(n, "run"), *about] for about, n in found.items()])
+    return table(
+        "What the runs were made with", ["runs", *ABOUT], [[plural(n, "run"), *about] for about, n in found.items()]
+    )
 
 
 def seeds(runs: Runs, known: Mapping[Path, dict[str, Any]]) -> Table:
@@ -84,7 +89,7 @@ def seeds(runs: Runs, known: Mapping[Path, dict[str, Any]]) -> Table:
                 state = "unreadable"
         length = [f"{summary['steps']:,}" if "steps" in summary else "", f"{summary['epochs']:.3g}" if summary else ""]
         took = seconds(summary.get("seconds"))
-        seed, began = str(folders.place_of(run)[1]), str(known[run].get("started", ""))
+        seed, began = str(folders.place_of(run)[1]), str(known[run].get("started", ""))[:16].replace("T", " ")
         rows.append([group.name, variant, seed, began, *length, took, state])
     head = ["group", "variant", "seed", "begun (UTC)", "steps", "epochs", "time of training", "state"]
     return table("Every run, with its time of training (without evaluation)", head, rows)
@@ -104,14 +109,15 @@ def data(groups: Sequence[Path]) -> list[Table]:
 
 
 def flat(record: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
-    """A record of records as one: train.sessions."""
+    """A record of records as one, with names in words: {"train": {"n_items": 9}} becomes "train, items"."""
     rows: list[tuple[str, str]] = []
     for name, value in record.items():
         if isinstance(value, Mapping):
-            rows += flat(value, f"{before}{name}.")
+            rows += flat(value, f"{before}{name.replace('_', ' ')}, ")
         else:
             is_count = isinstance(value, int) and not isinstance(value, bool)
-            rows.append((f"{before}{name}", f"{value:,}" if is_count else str(value)))
+            words = name.removeprefix("n_").replace("_", " ")
+            rows.append((f"{before}{words}", f"{value:,}" if is_count else str(value)))
     return rows
 
 
@@ -130,7 +136,7 @@ def settings(group: Path) -> dict[str, Any] | None:
     verbs = ["dissect train"] if is_dense else ["dissect run", "dissect run --literal"]
     apart = {verb: {n: v for n, v in config.to_dict().items() if v != getattr(base[verb], n)} for verb in verbs}
     verb = min(verbs, key=lambda each: len(apart[each]))
-    changed = ", ".join(f"{name} = {value}" for name, value in apart[verb].items())
+    changed = ", ".join(f"{name} = {value}" for name, value in {**config.model_options, **apart[verb]}.items())
     return {"group": group.name, "text": text, "verb": verb, "changed": changed}
 
 
@@ -147,14 +153,20 @@ def chosen(entries: Sequence[Entry]) -> list[list[str]]:
         for how in ways
     ]
     limits = (
-        f"excess {EMPTY}, pruned {PRUNED}, clear {CLEAR}, by chance {FALSE_LIMIT:.0%}, swapped inputs {FALL:.0%}, need "
-        f"{NEED_LIMIT:.0%}; without shadows {unshadowed.WITHERED} and {unshadowed.ALIVE}"
+        f"excess {EMPTY}, pruned {PRUNED}, clear {CLEAR}, by chance {100 * FALSE_LIMIT:g} %, swapped inputs "
+        f"{100 * FALL:g} %, need {100 * NEED_LIMIT:g} %; without shadows {unshadowed.WITHERED} and {unshadowed.ALIVE}"
     )
+    on_test = "nothing is chosen by them"
+    if "test" in ways:
+        on_test = "and where the protocol is that of the paper, the epoch is chosen on it: such numbers are too high"
     return [
         ["epoch reported", "; ".join(epochs) or "nothing was trained"],
-        ["settings of the training", "as in the commands and files below; these records tell of no search"],
-        ["KL weight and threshold", "set before the training, by the command or its defaults"],
+        [
+            "settings, KL weight, threshold",
+            "set before each training, by its command or the defaults (below). The records tell of "
+            "no search; whether somebody had seen other results before, they cannot tell",
+        ],
         ["limits of the rules", f"fixed in the code for all models and data: {limits}"],
-        ["test set", "accuracy, need, quick checks and swapped inputs are measured on it; nothing is chosen by them"],
+        ["test set", f"accuracy, need, quick checks and swapped inputs are measured on it; {on_test}"],
         ["energy", "not measured"],
     ]

@@ -148,9 +148,17 @@ def comparisons(entries: Sequence[Entry], runs_dir: Path) -> Iterator[dict[str, 
             "pairs": None,
         }
         if len(rows) > 1:
-            found |= compared(lambda rows=rows: compare.compared(*read_gains(rows)))  # type: ignore[misc]
+            found |= compared(partial(side_by_side, rows))
         if found["means"] or found["figures"]:
             yield found
+
+
+def side_by_side(rows: list[Entry]) -> compare.Comparison:
+    """The comparison of these rows. Raises UsageError if the ranks of fewer than two can be read."""
+    sound, gains, count = read_gains(rows)
+    if len(sound) < 2:
+        raise UsageError(f"The ranks of {len(sound)} of {len(rows)} rows can be read, and it takes two to compare.")
+    return compare.compared(sound, gains, count)
 
 
 def compared(read: Callable[[], compare.Comparison]) -> dict[str, Any]:

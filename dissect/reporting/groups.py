@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from analyses.answers import ALIVE, WITHERED
-from analyses.entries import Entry, entries_of_group
+from analyses.entries import JUDGED, Entry, entries_of_group
 from analyses.need import NEED_LIMIT
 from analyses.verdict import judge
 from dissect import drawing
@@ -63,6 +65,7 @@ def of_group(group: Path, say: Step) -> dict[str, Any]:
     if not entries:
         again = f"Go on with it: dissect resume {group}"
         raise DataError(f"{group} has no finished seed that is undamaged.", again)
+    means, by_seed = accuracy(entries)
     section = {
         "name": group.name,
         "path": group,
@@ -70,7 +73,8 @@ def of_group(group: Path, say: Step) -> dict[str, Any]:
         "dissected": Config(**config).has_verdict,
         "title": title_of(config),
         "entries": entries,
-        "accuracy": accuracy(entries),
+        "accuracy": means,
+        "by_seed": by_seed,
         "figures": [],
         "verdict": None,
     }
@@ -88,21 +92,31 @@ def title_of(config: dict[str, Any]) -> str:
     return f"{config['model']} on {config['dataset']}, {how}"
 
 
-def accuracy(entries: Sequence[Entry]) -> Table:
-    """HR@20 and MRR@20 on test of each seed of each variant."""
-    rows = []
+def accuracy(entries: Sequence[Entry]) -> tuple[Table, Table]:
+    """HR@20 and MRR@20 on test: mean and standard deviation of each variant, and every seed."""
+    means, rows = [], []
     for entry in entries:
+        tests = pd.DataFrame([summary["test"] for summary in entry.summaries])
+        over = [f"{tests[m].mean():.2f}" + (f" ± {tests[m].std():.2f}" if len(tests) > 1 else "") for m in JUDGED]
+        left = [
+            f"{entry.unfinished} unfinished" * bool(entry.unfinished),
+            f"{entry.damaged} damaged" * bool(entry.damaged),
+        ]
+        means.append([entry.variant, str(len(tests)), *over, ", ".join(filter(None, left))])
         for summary in entry.summaries:
             test, worst = summary["test"], summary.get("test_worst_ties") or summary["test"]
             ties = "" if worst["mrr@20"] >= 0.995 * test["mrr@20"] else f"{worst['hr@20']:.2f} / {worst['mrr@20']:.2f}"
-            cells = [f"{test['hr@20']:.2f}", f"{test['mrr@20']:.2f}", ties]
-            cells += [
-                f"{summary.get('selected', {'epoch': summary['epochs']})['epoch']:.3g}",
-                seconds(summary["seconds"]),
-            ]
+            epoch = f"{summary.get('selected', {'epoch': summary['epochs']})['epoch']:.3g}"
+            cells = [f"{test['hr@20']:.2f}", f"{test['mrr@20']:.2f}", ties, epoch, seconds(summary["seconds"])]
             rows.append([f"{entry.variant}, seed {summary['seed']}", *cells])
-    head = ["variant", "HR@20 (%)", "MRR@20 (%)", "ties against it: HR / MRR (%)", "epoch reported", "training"]
-    return table("Accuracy on the test set, by variant and seed", head, rows)
+    metrics = ["HR@20 (%)", "MRR@20 (%)"]
+    head = ["variant", *metrics, "ties against it: HR / MRR (%)", "epoch reported", "training"]
+    return (
+        table(
+            "On the test set, mean ± standard deviation over seeds", ["variant", "seeds", *metrics, "left out"], means
+        ),
+        table("On the test set", head, rows),
+    )
 
 
 def of_verdict(verdict: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +193,7 @@ def need(found: dict[str, Any]) -> Table:
         rows += [[f"{role}, seed {seed}", "", "", _interval(of), of["answer"]] for seed, of in given["by_seed"].items()]
     judged = next(iter(found.values()))["judged_prefixes"]
     head = ["without", "MRR@20 whole (%)", "MRR@20 without (%)", "loss in % [95 % interval]", "answer"]
-    return table(f"Models retrained without a part; {judged:,} test prefixes, limit {NEED_LIMIT:.0%}", head, rows)
+    return table(f"Models retrained without a part; {judged:,} test prefixes, limit {100 * NEED_LIMIT:g} %", head, rows)
 
 
 def _interval(given: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from dissect.drawing import Drawing
 from dissect.errors import DissectError, UsageError
 from dissect.runs.files import write_atomically
 from dissect.text import STEERS, shown_lines
@@ -26,18 +27,20 @@ LARGEST = 2_000_000  # bytes of a page
 MARK = '<meta name="generator" content="dissect '  # stands near the beginning of every report
 SVG, XLINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}href"
 POINTS = 2.0  # of the screen for a point of a figure, at most: its letters are then as large as the text
-STEERING = re.compile(f"[{STEERS}]")
+LONG = re.compile(r"-?\d+\.\d{3,}")  # a coordinate with more digits than a screen can show
+STEERING = re.compile(rf"[{STEERS}\ufffe\uffff]")  # and two that XML forbids
 
 
-def page(report: Mapping[str, Any]) -> str:
+def as_html(report: Mapping[str, Any]) -> str:
     """The HTML of a report (of `gathered`), at most LARGEST bytes.
 
     If it is larger, it goes without the tables behind the figures and those of single matrices, and says so. Raises
     UsageError if it is too large even then.
     """
-    html = render(report, is_brief=False)
+    drawn: dict[str, Markup] = {}
+    html = render(report, drawn, is_brief=False)
     if len(html.encode()) > LARGEST:
-        html = render(report, is_brief=True)
+        html = render(report, drawn, is_brief=True)
     if (size := len(html.encode())) > LARGEST:
         raise UsageError(
             f"The report would have {size / 1e6:.1f} MB, and {LARGEST / 1e6:g} MB is the most.", "Name fewer groups."
@@ -45,8 +48,16 @@ def page(report: Mapping[str, Any]) -> str:
     return html
 
 
-def render(report: Mapping[str, Any], is_brief: bool) -> str:
-    """The template filled. Every text is escaped, and shown without characters that could steer."""
+def render(report: Mapping[str, Any], drawn: dict[str, Markup], is_brief: bool) -> str:
+    """The template filled. Every text is escaped, and shown without characters that could steer.
+
+    `drawn` keeps the figures by name, so that a second filling need not draw them again.
+    """
+
+    def picture(drawing: Drawing, name: str, label: str) -> Markup:
+        if name not in drawn:
+            drawn[name] = svg(drawing, name, label)
+        return drawn[name]
 
     def finalize(value: Any) -> Any:
         return shown_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -60,19 +71,19 @@ def render(report: Mapping[str, Any], is_brief: bool) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"number": lambda: next(numbers), "svg": svg}
+    environment.globals |= {"number": lambda: next(numbers), "svg": picture}
     return environment.get_template("report.html.j2").render(**report, is_brief=is_brief)
 
 
-def svg(drawn: Any, name: str, label: str) -> Markup:
-    """A figure (dissect/drawing.py: Drawing) as an <svg> element for a page; its identifiers begin with `name`."""
+def svg(drawing: Drawing, name: str, label: str) -> Markup:
+    """A figure as an <svg> element for a page; its identifiers begin with `name`."""
     buffer = io.StringIO()
     with mpl.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # the browser has its own fonts
-        for text in drawn.figure.findobj(mpl.text.Text):
+        for text in drawing.figure.findobj(mpl.text.Text):
             text.set_parse_math(False)  # a $ in a name is a $
             text.set_text(STEERING.sub(lambda found: "\n" if found[0] == "\n" else "\ufffd", text.get_text()))
-        drawn.figure.savefig(buffer, format="svg")
+        drawing.figure.savefig(buffer, format="svg")
     ElementTree.register_namespace("", SVG)
     root = ElementTree.fromstring(buffer.getvalue())
     for parent in list(root.iter()):
@@ -81,6 +92,9 @@ def svg(drawn: Any, name: str, label: str) -> Markup:
         ]:
             parent.remove(child)
     _own_names(root, name)
+    for element in root.iter():
+        if "d" in element.attrib:
+            element.set("d", LONG.sub(lambda found: f"{float(found[0]):.2f}", " ".join(element.attrib["d"].split())))
     width = float(root.attrib.pop("width").removesuffix("pt"))
     del root.attrib["height"], root.attrib["version"]
     root.attrib |= {"role": "img", "aria-label": shown_lines(label), "style": f"width:{POINTS * width:.0f}px"}

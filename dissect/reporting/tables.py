@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
 
@@ -14,7 +15,10 @@ from analyses.entries import JUDGED
 from dissect.drawing import Drawing
 
 MOMENTS = 8  # of a training, that a table behind a figure shows
-NUMERIC = set("0123456789+−-.,%<≤± [](){}/to∞?") | set("h min s")
+# A number, with its sign, its unit, and its spread or interval in a cell; nothing, or "?", which is not known.
+NUMBER = re.compile(
+    r"([<≤+−] ?)?[\d,]*[\d∞](\.\d+)?( %| s| min| h)?( [±(/\[] ?[−+\d., /∞]+[)\]]?)?|\??|[\d ]+ of [\d ]+"
+)
 
 
 class Table(TypedDict):
@@ -39,7 +43,7 @@ def table(
     """A table; columns that hold nothing are left out."""
     cells = [list(map(str, row)) for row in rows]
     kept = [place for place in range(len(head)) if not place or any(row[place] for row in cells)]
-    numeric = [place > 0 and all(set(row[place]) <= NUMERIC for row in cells) for place in kept]
+    numeric = [place > 0 and all(NUMBER.fullmatch(row[place]) for row in cells) for place in kept]
     return {
         "caption": caption,
         "head": [head[place] for place in kept],
@@ -72,6 +76,13 @@ def seconds(value: float | None) -> str:
     if value is None or math.isnan(value):
         return ""
     return f"{value:.0f} s" if value < 100 else f"{value / 60:.0f} min" if value < 6000 else f"{value / 3600:.1f} h"
+
+
+def setting(value: Any) -> str:
+    """A setting in a cell; nothing if a row has no such setting."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: ""}[value]
+    return ("" if math.isnan(value) else f"{value:g}") if isinstance(value, float) else str(value)[:40]
 
 
 def plural(number: int, what: str) -> str:
@@ -130,7 +141,7 @@ def of_means(found: compare.Comparison) -> Table:
         {**{k: w for k, (w, _) in compare.EPOCHS.items()}, "": ""}[how] for how in rows["selection"]
     ]
     for words, name in compare.settings_apart(rows).items():
-        columns[words] = ["" if value is None or value != value else str(value)[:40] for value in rows[name]]
+        columns[words] = [setting(value) for value in rows[name]]
     columns["seeds"] = rows["seed_list"].where(rows["selection"] != "", "").tolist()
     columns["choosing on test would add: HR / MRR (points)"] = [
         "" if math.isnan(m) else f"{h:.2f} / {m:.2f}" for h, m in zip(rows["bias hr@20"], rows["bias mrr@20"])
@@ -150,15 +161,25 @@ def of_pairs(found: compare.Comparison) -> Table:
             f"{signed(pair['difference'])} [{signed(pair['low'])}, {signed(pair['high'])}]",
             signed(pair["relative"], 1),
             ("≤ " if pair["at most"] and pair["p bootstrap holm"] < 1 else "") + _p(pair["p bootstrap holm"]),
+            _p(pair["p t-test holm"]),
+            signed(pair["d_z"], 3),
         ]
         for pair in pairs.to_dict("records")
     ]
-    head = ["against", "metric", "difference in points [95 % interval]", "in %", "p (bootstrap, Holm)"]
+    head = [
+        "against",
+        "metric",
+        "difference in points [95 % interval]",
+        "in %",
+        "p (bootstrap, Holm)",
+        "p (t-test, Holm)",
+        "d_z",
+    ]
     return table(f"{compare.marked(found.rows)[0]}, which has the best MRR@20, against the others", head, rows)
 
 
 def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def of_status(rows: pd.DataFrame) -> Table:
