@@ -242,6 +242,32 @@ def test_a_figure_takes_odd_letters_as_they_are():
         assert "\\x07" in text and not re.search(r"\d\.\d{3}", " ".join(re.findall(r' d="([^"]*)"', text)))
 
 
+def distance(point, corners):
+    """From a point to a line of several corners."""
+    found = []
+    for a, b in itertools.pairwise(corners):
+        length = ((b - a) ** 2).sum()
+        share = np.clip(((point - a) * (b - a)).sum() / length, 0, 1) if length else 0
+        found.append(np.hypot(*(point - a - share * (b - a))))
+    return min(found)
+
+
+def test_a_line_without_needless_corners_lies_where_it_was():
+    x = np.linspace(0, 100, 300)
+    y = 50 + 30 * np.sin(x / 9) + 0.02 * np.cos(40 * x)
+    for close in ("", " z"):
+        path = "M " + " L ".join(f"{a:.6f} {b:.6f}" for a, b in zip(x, y)) + close
+        short = pages.plainer(path)
+        corners = np.array(re.findall(r"-?[\d.]+", short), float).reshape(-1, 2)
+        assert len(corners) < 120 and len(short) < 0.3 * len(path) and short.endswith("z") == bool(close)
+        assert max(distance(point, corners) for point in zip(x, y)) < 1.5 * pages.TOLERANCE
+        assert corners[0] == pytest.approx([x[0], y[0]], abs=0.01) and corners[-1] == pytest.approx(
+            [x[-1], y[-1]], abs=0.2
+        )
+    assert pages.plainer("M 1.234567 2 \nL -3.999 4 M 5 6 L 7 8") == "M 1.23 2 L -4.00 4 M 5 6 L 7 8"
+    assert pages.plainer("M 0 0 C 1.00001 1 2 2 3 3 z") == "M 0 0 C 1.00 1 2 2 3 3 z"
+
+
 # --- what cannot be read, found or written -------------------------------------------------------------------------
 
 
@@ -306,12 +332,13 @@ def test_only_a_report_of_ours_is_overwritten(made, tmp_path):
         assert "--out" in warned
 
 
-def test_a_page_that_is_too_large_goes_without_its_tables(made, monkeypatch):
-    found = reporting.gathered(["attenmixer"], runs_dir=made / "runs")
+def test_a_page_that_is_too_large_goes_without_the_figures_of_groups(tmp_path, monkeypatch):
+    found = reporting.gathered([make_group(tmp_path)])
     whole = pages.as_html(found)
     monkeypatch.setattr(pages, "LARGEST", len(whole.encode()) - 1)
     brief = pages.as_html(found)
-    assert len(brief) < len(whole) and "To keep the page small" in brief and "The numbers behind it" not in brief
+    assert "<figure" in whole and "To keep the page small" not in whole
+    assert "<figure" not in brief and "To keep the page small" in brief and "Every matrix" in brief
     monkeypatch.setattr(pages, "LARGEST", 1000)
     with pytest.raises(UsageError, match="MB is the most"):
         pages.as_html(found)
@@ -421,7 +448,7 @@ def test_the_table_behind_a_figure_has_its_numbers():
 
 
 @pytest.mark.parametrize("cell", ["", "?", "0.5", "−1.2 %", "1,234", "< 0.001", "≤ 0.006", "15.31 ± 0.15",
-                                  "+0.2 [−0.1, +0.5]", "0.24 (0.06)", "14 min", "0.06 / 0.16", "+∞"])  # fmt: skip
+                                  "+0.2 [−0.1, +0.5]", "0.24 (0.06)", "14 min", "0.06 / 0.16", "+∞", "1 of 3", "1 2 3"])  # fmt: skip
 def test_cells_of_numbers_are_known(cell):
     assert NUMBER.fullmatch(cell)
 

@@ -41,17 +41,18 @@ def command(names: tuple[str, ...], out: str, force: bool, **given: Any) -> None
     The page is one file that loads nothing: mail it, print it, or keep it beside a paper. A report that is there is
     replaced.
     """
-    from rich.progress import Progress
-
     from dissect import reporting
     from dissect.text import shown_lines
 
     reporting.require_ours(Path(out), force)
-    bars: Progress
     with options.progress(transient=True) as bars:
         task = bars.add_task("reading", total=None)
-        report = reporting.gathered(names, say=lambda what: bars.update(task, description=what, advance=1), **given)
-        bars.update(task, description="drawing")
+
+        def progress(what: str, done: int, total: int) -> None:
+            bars.update(task, description=what, completed=done, total=total + 1)
+
+        report = reporting.gathered(names, progress=progress, **given)
+        progress("figures", 1, 1)
         reporting.write(reporting.as_html(report), Path(out))
     for error in report["unreadable"]:
         click.echo(shown_lines(f"Left out: {error.message} {error.hint}".rstrip()), err=True)

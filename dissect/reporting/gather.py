@@ -23,7 +23,7 @@ from dissect.data.stats import ROWS, statistics
 from dissect.drawing import Drawing
 from dissect.errors import DataError, DissectError, UsageError, unknown
 from dissect.reporting.appendix import appendix
-from dissect.reporting.groups import Step, attempt, figure, of_group, path, training
+from dissect.reporting.groups import STEPS, Step, attempt, figure, of_group, path, training
 from dissect.reporting.tables import Table, of_means, of_pairs, of_status, table
 from dissect.runs import folders
 
@@ -35,19 +35,25 @@ def gathered(
     *,
     runs_dir: str | Path = "runs",
     claims: Sequence[Claim] = (),
-    say: Step = lambda what: None,
+    progress: Callable[[str, int, int], object] = lambda what, done, total: None,
     **of_study: Any,
 ) -> dict[str, Any]:
     """Everything that a report on groups and studies shows.
 
     claims     sections of the caller's own, in their order: {"title": ..., "answer": ..., "text": ..., "table": a
                DataFrame or a `Table`}, all but the title optional
-    say        told what is read next
+    progress   told what is read next, and how many of how many steps are done
     of_study   which trainings of a study are meant: dataset, scale, dim, epochs, seeds, data_dir
 
     Damaged runs are named in it as unreadable. Raises UsageError for an unknown name, DataError if nothing can be read.
     """
     groups, studies = named(names, runs_dir)
+    total = STEPS * len(groups) + len(studies) + len(("comparisons", "paths", "records"))
+    steps = iter(range(total))
+
+    def say(what: str) -> None:
+        progress(what, next(steps, total), total)
+
     with folders.hearing() as lost:
         sections = list(readable(groups, lambda group: of_group(group, say)))
         answered = list(readable(studies, lambda name: of_a_study(name, Path(runs_dir), say, **of_study)))

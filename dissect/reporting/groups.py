@@ -44,6 +44,7 @@ MODULES = {
 }
 Figure = dict[str, Any]
 Step = Callable[[str], object]  # told what is read next
+STEPS = 3  # of a group: accuracy, verdict, densities
 
 
 def figure(drawn: Drawing, title: str, command: str, digits: int = 3) -> Figure:

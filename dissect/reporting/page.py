@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -27,6 +28,7 @@ LARGEST = 2_000_000  # bytes of a page
 MARK = '<meta name="generator" content="dissect '  # stands near the beginning of every report
 SVG, XLINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}href"
 POINTS = 2.0  # of the screen for a point of a figure, at most: its letters are then as large as the text
+TOLERANCE = 0.15  # points
 LONG = re.compile(r"-?\d+\.\d{3,}")  # a coordinate with more digits than a screen can show
 STEERING = re.compile(rf"[{STEERS}\ufffe\uffff]")  # and two that XML forbids
 
@@ -34,8 +36,8 @@ STEERING = re.compile(rf"[{STEERS}\ufffe\uffff]")  # and two that XML forbids
 def as_html(report: Mapping[str, Any]) -> str:
     """The HTML of a report (of `gathered`), at most LARGEST bytes.
 
-    If it is larger, it goes without the tables behind the figures and those of single matrices, and says so. Raises
-    UsageError if it is too large even then.
+    If it is larger, it goes without the figures of single groups, and says so. Raises UsageError if it is too large
+    even then.
     """
     drawn: dict[str, Markup] = {}
     html = render(report, drawn, is_brief=False)
@@ -94,11 +96,24 @@ def svg(drawing: Drawing, name: str, label: str) -> Markup:
     _own_names(root, name)
     for element in root.iter():
         if "d" in element.attrib:
-            element.set("d", LONG.sub(lambda found: f"{float(found[0]):.2f}", " ".join(element.attrib["d"].split())))
+            element.set("d", plainer(element.attrib["d"]))
     width = float(root.attrib.pop("width").removesuffix("pt"))
     del root.attrib["height"], root.attrib["version"]
     root.attrib |= {"role": "img", "aria-label": shown_lines(label), "style": f"width:{POINTS * width:.0f}px"}
     return Markup(ElementTree.tostring(root, encoding="unicode"))  # serialised from a tree: escaped
+
+
+def plainer(path: str) -> str:
+    """The `d` of an SVG path without digits and corners that nobody can see: a corner may move by TOLERANCE points."""
+    numbers = np.array(re.findall(r"-?[\d.]+", path), dtype=float).reshape(-1, 2)
+    commands = "".join(re.findall("[A-Za-z]", path))
+    if not re.fullmatch("ML{20,}z?", commands):  # several lines, curves and markers stay as they are
+        return LONG.sub(lambda found: f"{float(found[0]):.2f}", " ".join(path.split()))
+    line = mpl.path.Path(numbers)
+    line.should_simplify, line.simplify_threshold = True, TOLERANCE
+    kept = line.cleaned(simplify=True)
+    corners = np.asarray(kept.vertices)[np.asarray(kept.codes) != mpl.path.Path.STOP]
+    return "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in corners) + "z" * commands.endswith("z")
 
 
 def _own_names(root: ElementTree.Element, name: str) -> None:

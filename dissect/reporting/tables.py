@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
 
-from analyses import compare, study
+from analyses import compare
 from analyses.entries import JUDGED
 from dissect.drawing import Drawing
 
@@ -24,7 +24,8 @@ NUMBER = re.compile(
 class Table(TypedDict):
     """A caption (with the units), the names of the columns, which of them hold numbers, and rows of texts.
 
-    The first cell of a row is its name. `bars` has for each row None, or two shares to draw in it: kept and shadow.
+    The first cell of a row is its name. `bars` has for each row None, or two shares to draw in it: kept and shadow;
+    `best` has the places (row, column) of the best values.
     """
 
     caption: str
@@ -32,6 +33,7 @@ class Table(TypedDict):
     numeric: list[bool]
     rows: list[list[str]]
     bars: list[tuple[float, float] | None]
+    best: list[tuple[int, int]]
 
 
 def table(
@@ -39,17 +41,21 @@ def table(
     head: Sequence[str],
     rows: Iterable[Sequence[str]],
     bars: Sequence[tuple[float, float] | None] = (),
+    best: Mapping[str, Sequence[bool]] | None = None,
 ) -> Table:
-    """A table; columns that hold nothing are left out."""
+    """A table; columns that hold nothing are left out. `best`: the name of a column -> whether each row is best."""
     cells = [list(map(str, row)) for row in rows]
     kept = [place for place in range(len(head)) if not place or any(row[place] for row in cells)]
     numeric = [place > 0 and all(NUMBER.fullmatch(row[place]) for row in cells) for place in kept]
+    names = [head[place] for place in kept]
+    marks = [(row, names.index(name)) for name, of in (best or {}).items() for row, is_best in enumerate(of) if is_best]
     return {
         "caption": caption,
-        "head": [head[place] for place in kept],
+        "head": names,
         "numeric": numeric,
         "rows": [[row[place] for place in kept] for row in cells],
         "bars": list(bars),
+        "best": marks,
     }
 
 
@@ -143,12 +149,15 @@ def of_means(found: compare.Comparison) -> Table:
     for words, name in compare.settings_apart(rows).items():
         columns[words] = [setting(value) for value in rows[name]]
     columns["seeds"] = rows["seed_list"].where(rows["selection"] != "", "").tolist()
+    biases = zip(rows["bias hr@20"], rows["bias mrr@20"], compare.has_bias(rows))
     columns["choosing on test would add: HR / MRR (points)"] = [
-        "" if math.isnan(m) else f"{h:.2f} / {m:.2f}" for h, m in zip(rows["bias hr@20"], rows["bias mrr@20"])
+        ("in the numbers" if math.isnan(m) else f"{h:.2f} / {m:.2f}") if has else "" for h, m, has in biases
     ]
     columns["seconds per epoch"] = ["" if math.isnan(s) else f"{s:.3g}" for s in rows["seconds_per_epoch"]]
-    columns["parameters"] = [f"{number:,}" for number in rows["parameters"]]
-    return table(f"{found.title}. Mean ± standard deviation over seeds", list(columns), zip(*columns.values()))
+    columns["parameters"] = [f"{number:,}" if number else "" for number in rows["parameters"]]
+    caption = f"{found.title}. Mean ± standard deviation over seeds, the best in bold"
+    best = {f"{metric.upper()} (%)": compare.is_best(rows, metric).tolist() for metric in JUDGED}
+    return table(caption, list(columns), zip(*columns.values()), best=best)
 
 
 def of_pairs(found: compare.Comparison) -> Table:
@@ -190,6 +199,4 @@ def of_status(rows: pd.DataFrame) -> Table:
         for row in rows.to_dict("records")
     ]  # fmt: skip
     head = ["arm", "seeds finished", "training of a seed", "HR@20 (%)", "MRR@20 (%)", "group"]
-    left = study.seconds_left(rows)
-    rest = f"; about {seconds(left)} of training left" if left > 0 else ""
-    return table(f"{rows['done'].sum()} of {rows['wanted'].sum()} trainings are finished{rest}", head, cells)
+    return table(f"{rows['done'].sum()} of {rows['wanted'].sum()} trainings are finished", head, cells)
