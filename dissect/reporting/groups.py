@@ -22,8 +22,8 @@ from dissect.runs import folders
 from dissect.runs.config import Config
 
 QUESTIONS = {
-    "O1": "Does propagation wither? (the paper's Figure 3)",
-    "O2": "Does the readout hold? (the paper's Figure 4)",
+    "O1": "Propagation withers (the paper's Figure 3):",
+    "O2": "The readout holds (the paper's Figure 4):",
 }
 CHECKS = {
     "masked": "as evaluated: weights with log α above the threshold are zero",
@@ -125,7 +125,7 @@ def of_verdict(verdict: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"verdict": verdict, "paragraph": verdict["paragraph"], "rules": verdict.get("rules")}
     answers = [{"question": QUESTIONS[name], **verdict[name]} for name in QUESTIONS]
     for role, given in verdict["need"].items():
-        question = f"Is {role} needed? (the model retrained without it)"
+        question = f"Need of {role} (the model retrained without it):"
         answers.append({"question": question, **given, "reasons": [_loss(given), *given["reasons"]]})
     found["answers"] = answers
     found["roles"] = roles(verdict) if found["rules"] == "shadows" else None
