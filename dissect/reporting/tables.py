@@ -17,7 +17,7 @@ from dissect.drawing import Drawing
 MOMENTS = 8  # of a training, that a table behind a figure shows
 # A number, with its sign, its unit, and its spread or interval in a cell; nothing, or "?", which is not known.
 NUMBER = re.compile(
-    r"([<≤+−] ?)?[\d,]*[\d∞](\.\d+)?( %| s| min| h)?( [±(/\[] ?[−+\d., /∞]+[)\]]?)?|\??|[\d ]+ of [\d ]+"
+    r"([<≤+−] ?)?[\d,]*[\d∞](\.\d+)?( %| s| min| h)?( [±(/\[] ?[−+\d., /∞]+[)\]]?)?|\??|\d+( of)?( \d+)+"
 )
 
 
