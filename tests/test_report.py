@@ -366,6 +366,9 @@ def test_a_group_of_the_old_protocol_is_judged_by_the_old_rules(tmp_path):
     text = read(dissect.report(group, tmp_path / "r.html")).text
     assert "Judged by the old rules" in text and "without shadows" in text
     assert "defaults of dissect run --literal" in text
+    dense = make_group(tmp_path / "dense", where="none", shadows=False, select="last")
+    text = read(dissect.report(dense, tmp_path / "r.html")).text
+    assert "not dissected; MRR@20 17.00 %" in text and "no density record" not in text and "old rules" not in text
     new = make_group(tmp_path / "runs")
     assert "Judged by the old rules" not in read(dissect.report(new, tmp_path / "r.html")).text
 
@@ -387,6 +390,8 @@ def test_a_study_has_its_question_its_table_and_how_far_it_is(made, tmp_path):
     for part in ("Is <i>it</i> better?", "2 of 3 trainings are finished", EVIL, "popular & in the session"):
         assert part in text
     assert text.count("against the others") == 1
+    report(made, "pop", "--out", str(tmp_path / "pop.html"))  # what a baseline does not have is no damage
+    assert "could be read" not in read(tmp_path / "pop.html").text
     _, warned = report(made, "table2", "--dataset", "elsewhere", "--out", str(tmp_path / "no.html"), code=2)
     assert "elsewhere" in warned and not (tmp_path / "no.html").exists()
 

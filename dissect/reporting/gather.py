@@ -125,7 +125,7 @@ def summary(sections: Sequence[dict[str, Any]]) -> Table | None:
         matched = (verdict.get("matched") or {}).get("mrr@20")
         numbers = [f"{verdict['accuracy']['test']['mrr@20']:.2f}", "" if matched is None else f"{matched:.2f}"]
         answers = [verdict[name]["answer"] for name in ("O1", "O2")]
-        rules = "" if section["rules"] == "shadows" else "without shadows"
+        rules = "without shadows" if section["rules"] == "density" else ""
         rows.append([section["title"], *answers, needs or "not asked", *numbers, str(len(verdict["seeds"])), rules])
     head = [
         "group",
@@ -146,10 +146,10 @@ def comparisons(entries: Sequence[Entry], runs_dir: Path) -> Iterator[dict[str, 
     for row in entries:
         tables.setdefault(row.split, []).append(row)
     for rows in sorted(tables.values(), key=len, reverse=True):
-        groups = list(dict.fromkeys(row.group for row in rows))
+        groups = list(dict.fromkeys(row.group for row in rows if row.is_trained))
         found = {
             "dataset": rows[0].config["dataset"],
-            "figures": training(groups, runs_dir),
+            "figures": training(groups, runs_dir) if groups else [],
             "means": None,
             "pairs": None,
         }

@@ -83,7 +83,7 @@ def of_group(group: Path, say: Step) -> dict[str, Any]:
         say(f"verdict on {group.name}")
         section |= of_verdict(judge(group, judged=planted.judged(str(config["dataset"]))))
         say(f"densities of {group.name}")
-        section["figures"] = densities(group)
+        section["figures"] = densities(group) if section["rules"] else []
     return section | {"in_short": in_short(section)}
 
 
@@ -259,7 +259,7 @@ def attempt(draw: Callable[[], list[Drawing]]) -> Iterator[Drawing]:
 def in_short(section: dict[str, Any]) -> str:
     """The answers about each role in a sentence: propagation has withered and is redundant; attention is alive."""
     verdict = section["verdict"]
-    if verdict is None:
+    if verdict is None or not verdict["density"]:
         test = section["entries"][0].summaries
         return f"not dissected; MRR@20 {sum(s['test']['mrr@20'] for s in test) / len(test):.2f} %"
     says = {ALIVE: "is alive", WITHERED: "has withered"}
