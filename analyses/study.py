@@ -157,6 +157,8 @@ def compared(study: Study, todo: Sequence[Job], **how: Any) -> compare.Compariso
         )
     labels = {row.runs[0]: arm.label for row, arm in zip(entries, arms)}
     entries, read, count = read_gains(entries)
+    if len(entries) < 2:
+        raise DataError(f"The ranks of {len(entries)} of {len(arms)} arms of {study.name} can be read: it takes two.")
     table = compare.compared(entries, read, count, **how)
     names = {(row.group.name, row.variant): labels[row.runs[0]] for row in entries}
     table.rows["label"] = [names[group, variant] for group, variant in zip(table.rows["group"], table.rows["variant"])]

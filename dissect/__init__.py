@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dissect import errors, sparsevd
-    from dissect.api import compare, load, open_group, recommend, run, train
+    from dissect.api import compare, load, open_group, recommend, report, run, train
     from dissect.data.sessions import Dataset, Sessions
     from dissect.group import Group
     from dissect.runs.config import Config
@@ -34,6 +34,7 @@ __all__ = [
     "load",
     "open_group",
     "recommend",
+    "report",
     "run",
     "sparsevd",
     "train",
@@ -49,6 +50,7 @@ _MODULES = {
     "load": "dissect.api",
     "open_group": "dissect.api",
     "recommend": "dissect.api",
+    "report": "dissect.api",
     "run": "dissect.api",
     "sparsevd": "dissect.sparsevd",
     "train": "dissect.api",

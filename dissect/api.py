@@ -168,6 +168,38 @@ def compare(
     return parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
 
 
+def report(
+    names: Group | str | Path | Sequence[Group | str | Path],
+    out: str | Path = "report.html",
+    *,
+    claims: Sequence[Mapping[str, Any]] = (),
+    force: bool = False,
+    runs_dir: str | Path = "runs",
+    **of_study: Any,
+) -> Path:
+    """Write one page of HTML about groups and studies, like `dissect report`; returns its path.
+
+    `names` are groups, or names of groups and studies. `claims` are sections of your own: dicts with a title, and an
+    answer, a text and a table (a DataFrame) if you like. Of a study: dataset, scale, dim, epochs, seeds and data_dir.
+    Only with `force` a file is overwritten that is no report of dissect. Raises UsageError for what there is not,
+    DataError if nothing of it can be read.
+    """
+    from dissect import reporting
+
+    several: Any = [names] if _is_group(names) else names
+    _check({"groups": several, "runs_dir": runs_dir})
+    known = ("dataset", "scale", "dim", "epochs", "seeds", "data_dir")
+    for argument in of_study.keys() - set(known):
+        raise unknown("argument of dissect.report", argument, ("out", "claims", "force", "runs_dir", *known))
+    reporting.require_ours(Path(out), force)
+    places = [each.path if isinstance(each, Group) else each for each in several]
+    found = reporting.gathered(places, runs_dir=runs_dir, claims=claims, **of_study)
+    for error in found["unreadable"]:
+        folders.left_out(error)
+    reporting.write(reporting.as_html(found), Path(out))
+    return Path(out)
+
+
 def recommend(
     group: Group | str | Path,
     sessions: Sequence[Sequence[int | str]],

@@ -14,6 +14,8 @@ import re
 import shlex
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ MATCHED = "without-sparsevd"  # the variant that Config.matched describes
 HASHED = re.compile(r"-([0-9a-f]{8})$")  # how the name of a group ends (Config.hash)
 RETIRED = {"compiled": True, "noise": "lrt_shared"}  # settings of earlier versions that are refused
 RUN = re.compile(r"s(\d+)(\.old-\d+)?")  # the folder of a seed, or one set aside
+_hearing: list[list[DataError]] = []  # who wants to know what is left out
 
 
 def write_ranks(path: Path, **arrays: Any) -> None:
@@ -159,8 +162,21 @@ def find_groups(runs_dir: Path | str) -> list[Path]:
 
 
 def left_out(error: DataError) -> None:
-    """Warn on stderr about something damaged that is skipped."""
-    print(shown_lines(f"Left out: {error.message} {error.hint}".rstrip()), file=sys.stderr)
+    """Warn on stderr about something damaged that is skipped, or tell the innermost `hearing`."""
+    if _hearing:
+        _hearing[-1].append(error)
+    else:
+        print(shown_lines(f"Left out: {error.message} {error.hint}".rstrip()), file=sys.stderr)
+
+
+@contextmanager
+def hearing() -> Iterator[list[DataError]]:
+    """In this block what is left out as damaged goes to the list that it gives, and not to stderr."""
+    _hearing.append([])
+    try:
+        yield _hearing[-1]
+    finally:
+        _hearing.pop()
 
 
 def leave_out(damaged: list[DataError], is_all: bool) -> None:

@@ -1,0 +1,59 @@
+"""dissect report: one page of HTML about groups and studies, to hand around."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dissect.cli import options
+from dissect.cli.study import SCALE
+
+EXAMPLES = (
+    "report srgnn-diginetica",
+    "report srgnn-diginetica attenmixer-diginetica --out paper/report.html",
+    "report table2 --dataset diginetica --scale eighth",
+)
+
+
+@click.command(cls=options.Command, epilog=options.examples(*EXAMPLES))
+@click.argument("names", nargs=-1, metavar="[GROUP|STUDY ...]")
+@click.option("--out", default="report.html", metavar="FILE", show_default=True, help="The page, in this folder.")
+@click.option("--force", is_flag=True, help="Overwrite a file that is no report of dissect.")
+@click.option("--dataset", default="demo", show_default=True, help="Of a study: a name from `dissect data list`.")
+@click.option("--scale", type=click.Choice(["quick", "eighth", "full"]), default="quick", show_default=True, help=SCALE)
+@click.option("--dim", type=click.IntRange(1), help="Of a study: width, in place of that of --scale.")
+@click.option("--epochs", type=float, help="Of a study: epochs of a training, in place of those of --scale.")
+@click.option(
+    "--seed",
+    "seeds",
+    type=click.IntRange(0, 10**9),
+    help="Of a study: seeds, in place of those of --scale.",
+    **options.ONCE,
+)
+@options.runs_dir
+@options.data_dir
+def command(names: tuple[str, ...], out: str, force: bool, **given: Any) -> None:
+    """Write one page about groups of runs and studies: verdicts, figures, comparisons, and how to do it again.
+
+    A GROUP is named as in `dissect verdict`, a STUDY as in `dissect study`; without names, the newest group is taken.
+    The page is one file that loads nothing: mail it, print it, or keep it beside a paper. A report that is there is
+    replaced.
+    """
+    from dissect import reporting
+    from dissect.text import shown_lines
+
+    reporting.require_ours(Path(out), force)
+    with options.progress(transient=True) as bars:
+        task = bars.add_task("reading", total=None)
+
+        def progress(what: str, done: int, total: int) -> None:
+            bars.update(task, description=what, completed=done, total=total + 1)
+
+        report = reporting.gathered(names, progress=progress, **given)
+        progress("figures", 1, 1)
+        reporting.write(reporting.as_html(report), Path(out))
+    for error in report["unreadable"]:
+        click.echo(shown_lines(f"Left out: {error.message} {error.hint}".rstrip()), err=True)
+    click.echo(out)

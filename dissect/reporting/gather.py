@@ -1,0 +1,275 @@
+"""Read what a report shows: groups of runs and studies, into plain data for the template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import dissect
+from analyses import compare, paper, study
+from analyses.entries import Entry, entry
+from analyses.path import groups_of_path
+from analyses.significance import read_gains
+from analyses.studies import SCALES, STUDIES, Study, find_study
+from dissect import drawing
+from dissect.data import catalog
+from dissect.data.stats import ROWS, statistics
+from dissect.drawing import Drawing
+from dissect.errors import DataError, DissectError, UsageError, unknown
+from dissect.reporting.appendix import appendix
+from dissect.reporting.groups import STEPS, Step, attempt, figure, of_group, path, training
+from dissect.reporting.tables import Table, of_means, of_pairs, of_status, table
+from dissect.runs import folders
+
+Claim = Mapping[str, Any]
+
+
+def gathered(
+    names: Sequence[str | Path],
+    *,
+    runs_dir: str | Path = "runs",
+    claims: Sequence[Claim] = (),
+    progress: Callable[[str, int, int], object] = lambda what, done, total: None,
+    **of_study: Any,
+) -> dict[str, Any]:
+    """Everything that a report on groups and studies shows.
+
+    claims     sections of the caller's own, in their order: {"title": ..., "answer": ..., "text": ..., "table": a
+               DataFrame or a `Table`}, all but the title optional
+    progress   told what is read next, and how many of how many steps are done
+    of_study   which trainings of a study are meant: dataset, scale, dim, epochs, seeds, data_dir
+
+    Damaged runs are named in it as unreadable. Raises UsageError for an unknown name, DataError if nothing can be read.
+    """
+    groups, studies = named(names, runs_dir)
+    total = STEPS * len(groups) + len(studies) + len(("comparisons", "paths", "records"))
+    steps = iter(range(total))
+
+    def say(what: str) -> None:
+        progress(what, next(steps, total), total)
+
+    with folders.hearing() as lost:
+        sections = list(readable(groups, lambda group: of_group(group, say)))
+        answered = list(readable(studies, lambda name: of_a_study(name, Path(runs_dir), say, **of_study)))
+        if not sections and not answered:
+            raise DataError(f"Nothing of it can be read. {lost[-1].message}", lost[-1].hint)
+        entries = [row for section in sections for row in section["entries"]]
+        say("comparisons")
+        sets = list(comparisons(entries, Path(runs_dir)))
+        say("paths over the KL weight")
+        paths = list(of_paths([section["path"] for section in sections if section["dissected"]]))
+        say("records")
+        read = dict.fromkeys([*(section["path"] for section in sections), *chain(*(a["groups"] for a in answered))])
+        record = appendix(list(read), [*entries, *chain(*(a["entries"] for a in answered))])
+    about = [section["title"] for section in sections] + [f"{a['name']} on {a['dataset']}" for a in answered]
+    return {
+        "title": about[0] if len(about) == 1 else f"{about[0]}, and {len(about) - 1} more",
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "version": dissect.__version__,
+        "unreadable": list({error.message: error for error in lost}.values()),
+        "summary": summary(sections),
+        "groups": sections,
+        "paths": paths,
+        "comparisons": sets,
+        "studies": answered,
+        "claims": [as_claim(each) for each in claims],
+        "appendix": record,
+    }
+
+
+def named(names: Sequence[str | Path], runs_dir: str | Path) -> tuple[list[Path], list[str]]:
+    """The groups and the studies that names stand for; without names, the newest group.
+
+    A study is one of `dissect study list`, or a TOML file. Raises UsageError for a name that is neither.
+    """
+    groups, studies = dict[Path, Path](), dict[str, None]()
+    for name in names:
+        if str(name) in STUDIES or str(name).endswith(".toml"):
+            find_study(str(name))
+            studies[str(name)] = None
+            continue
+        known = [group.name for group in folders.find_groups(runs_dir)]
+        is_path = any((at / "config.toml").exists() for at in (Path(name), *Path(name).parents, Path(runs_dir) / name))
+        if not is_path and not any(other.startswith(Path(name).parts[0]) for other in known):
+            raise unknown("group or study", str(name), [*known, *STUDIES])
+        runs = folders.resolve_runs(name, runs_dir)
+        group = folders.group_of(runs[0]) if runs else folders.resolve_group(name, runs_dir)
+        groups.setdefault(group.resolve(), group)
+    if not names:
+        return [folders.newest_group(runs_dir)], []
+    return list(groups.values()), list(studies)
+
+
+def readable(given: Sequence[Any], read: Callable[[Any], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What is read of each; one that is damaged is told, and left out."""
+    for each in given:
+        try:
+            yield read(each)
+        except DataError as error:
+            folders.left_out(error)
+
+
+def summary(sections: Sequence[dict[str, Any]]) -> Table | None:
+    """A row for each dissected group: the answers, and MRR@20 beside that of the same training without SparseVD."""
+    rows = []
+    for section in sections:
+        if (verdict := section["verdict"]) is None:
+            continue
+        needs = ", ".join(f"{role} {given['answer']}" for role, given in verdict["need"].items())
+        matched = (verdict.get("matched") or {}).get("mrr@20")
+        numbers = [f"{verdict['accuracy']['test']['mrr@20']:.2f}", "" if matched is None else f"{matched:.2f}"]
+        answers = [verdict[name]["answer"] for name in ("O1", "O2")]
+        rules = "without shadows" if section["rules"] == "density" else ""
+        rows.append([section["title"], *answers, needs or "not asked", *numbers, str(len(verdict["seeds"])), rules])
+    head = [
+        "group",
+        "propagation withers",
+        "the readout holds",
+        "need",
+        "MRR@20 (%)",
+        "without SparseVD (%)",
+        "seeds",
+        "rules",
+    ]
+    return table("The answers side by side", head, rows) if rows else None
+
+
+def comparisons(entries: Sequence[Entry], runs_dir: Path) -> Iterator[dict[str, Any]]:
+    """The rows of each split and protocol side by side, largest table first, and how they were trained."""
+    tables: dict[tuple[str, str], list[Entry]] = {}
+    for row in entries:
+        tables.setdefault(row.split, []).append(row)
+    for rows in sorted(tables.values(), key=len, reverse=True):
+        groups = list(dict.fromkeys(row.group for row in rows if row.is_trained))
+        found = {
+            "dataset": rows[0].config["dataset"],
+            "figures": training(groups, runs_dir) if groups else [],
+            "means": None,
+            "pairs": None,
+        }
+        if len(rows) > 1:
+            found |= compared(partial(side_by_side, rows))
+        if found["means"] or found["figures"]:
+            yield found
+
+
+def side_by_side(rows: list[Entry]) -> compare.Comparison:
+    """The comparison of these rows. Raises UsageError if the ranks of fewer than two can be read."""
+    sound, gains, count = read_gains(rows)
+    if len(sound) < 2:
+        raise UsageError(f"The ranks of {len(sound)} of {len(rows)} rows can be read, and it takes two to compare.")
+    return compare.compared(sound, gains, count)
+
+
+def compared(read: Callable[[], compare.Comparison]) -> dict[str, Any]:
+    """The tables of a comparison, and how to read them; nothing if too little of it can be read."""
+    try:
+        found = read()
+    except UsageError as error:
+        return {"means": None, "pairs": None, "notes": [error.message]}
+    except DataError as error:
+        folders.left_out(error)
+        return {}
+    pairs = None if found.pairs.empty else of_pairs(found)
+    notes = [*compare.explanations(found.rows)[1:], *found.rows.attrs["notes"]]
+    return {"means": of_means(found), "pairs": pairs, "notes": notes + (compare.notes_of_pairs(found) if pairs else [])}
+
+
+def of_paths(groups: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """The figure of each path over the KL weight that a group lies on, once."""
+    shown = set[Path]()
+    for group in groups:
+        if group.resolve() not in shown:
+            shown |= {other.resolve() for _, other in groups_of_path(group)}
+            yield from path(group)
+
+
+def of_a_study(
+    name: str,
+    runs_dir: Path,
+    say: Step,
+    dataset: str = "demo",
+    scale: str = "quick",
+    dim: int | None = None,
+    epochs: float | None = None,
+    seeds: Sequence[int] = (),
+    data_dir: str | Path | None = None,
+) -> dict[str, Any]:
+    """The section of a study: its question, how far it is, and its table or figure. Nothing is fetched for it.
+
+    Raises DataError if its data set is not here.
+    """
+    if scale not in SCALES:
+        raise unknown("scale", scale, SCALES)
+    say(f"study {name}")
+    found, data = find_study(name), catalog.load(dataset, data_dir)
+    given = {"dim": dim, "epochs": epochs, "seeds": tuple(seeds) or None}
+    todo = study.jobs(found, data, SCALES[scale] | {k: v for k, v in given.items() if v is not None}, runs_dir)
+    done = [job for job in todo if job.is_done]
+    section: dict[str, Any] = {"name": found.name, "question": found.question, "dataset": data.name, "scale": scale}
+    section |= {"means": None, "pairs": None, "notes": [], "status": None, "figures": [], "counts": None}
+    section["groups"] = list(dict.fromkeys(job.plan.group for job in todo if job.plan.group.exists()))
+    places = dict.fromkeys((job.plan.group, job.plan.variant) for job in done)
+    section["entries"] = [row for place in places if (row := entry(*place)) is not None]
+    if found.shows == "data":
+        return section | {"counts": of_data(data)}
+    try:
+        section["status"] = of_status(study.status(todo))
+    except DataError as error:
+        folders.left_out(error)
+    section |= compared(lambda: study.compared(found, todo))
+    return section | {"figures": of_figures(found, todo, done)}
+
+
+def of_figures(found: Study, todo: Sequence[study.Job], done: Sequence[study.Job]) -> list[dict[str, Any]]:
+    """The figure that answers a study, if it is one and has finished seeds."""
+    command = f"dissect study figure {found.name}"
+    if found.shows == "density" and done:
+        groups = list(dict.fromkeys(job.plan.group for job in done))
+        draw = partial(drawing.density, groups[0], module=found.module, beside=groups[1] if len(groups) > 1 else None)
+        return [figure(each, found.question, command) for each in attempt(draw)]
+    if found.shows not in ("lines", "lengths"):
+        return []
+    return [figure(each, found.question, command, 2) for each in attempt(lambda: [of_lines(found, todo)])]
+
+
+def of_lines(found: Study, todo: Sequence[study.Job]) -> Drawing:
+    """HR@20 against the axis of a study, or against the length of the session."""
+    from figures import lines
+
+    is_line = found.shows == "lines"
+    shown = lines.over_seeds(study.lines(todo, ("hr@20",)) if is_line else study.lengths(todo))
+    axis, last = (found.axis, "") if is_line else ("clicks of the session", f"≥ {study.LONGEST}")
+    words = lines.describe(shown, f"{found.name} on {todo[0].plan.data.name}: HR@20", axis)
+    return Drawing(found.name, lines.draw(shown, axis, "HR@20 (%)", last), words, pd.DataFrame(shown))
+
+
+def of_data(data: Any) -> Table:
+    """The paper's Table 1 for a data set."""
+    counts, printed = statistics(data), paper.TABLE1.get(study.name_in_paper(data.name), (None,) * 4)
+    names = ("clicks", "prefixes", "items", "mean_length")
+    both = [[ROWS[name], _count(counts[name]), _count(there)] for name, there in zip(names, printed)]
+    return table("Table 1", ["count", data.name, "the paper"], both)
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None else f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
+
+
+def as_claim(given: Claim) -> dict[str, Any]:
+    """A claim of the caller's with its table as one of ours. Raises DissectError if it is not such."""
+    if not isinstance(given, Mapping) or not given.get("title"):
+        raise DissectError(
+            "A claim of a report is a dict with a title.", 'For example: {"title": "...", "text": "..."}'
+        )
+    shown = given.get("table")
+    if isinstance(shown, pd.DataFrame):
+        rows = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in shown.itertuples(index=False)]
+        shown = table(str(given["title"]), [str(name) for name in shown.columns], rows)
+    return {"answer": "", "text": "", **given, "table": shown}
