@@ -22,6 +22,7 @@ from dissect.runs.config import CALIBRATED, DENSE, SETTINGS, Config
 from dissect.text import as_name
 from models.search import SPARSE, TRAINED, Choice, Space
 
+DIGITS = 3  # of a number that is tried, so that it can be written and given again
 SEED = 0  # of sampler and trainings: results are reported with other seeds
 
 
@@ -55,6 +56,15 @@ class Task:
 
     def run(self, number: int) -> Path:
         return self.trial_folder(number) / f"s{self.seed}"
+
+    def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What Optuna chose as it is trained: numbers with DIGITS digits, but the defaults as they are."""
+
+        def plain(name: str, value: Any) -> Any:
+            is_exact = not isinstance(value, float) or value == self.start[name]
+            return value if is_exact else float(f"{value:.{DIGITS}g}")
+
+        return {name: plain(name, value) for name, value in params.items()}
 
     def trial(self, values: Mapping[str, Any]) -> Plan:
         """The training with these values. Raises UsageError if they do not fit the model."""
@@ -98,7 +108,7 @@ def task(
     suits(subject, seen, first.config, say)
     try_on(subject, seen, first.config)
     space, start = space_of(subject, first, about, sparsevd)
-    told = repr([first.config.hash, seed, sorted((name, str(each)) for name, each in space.items())])
+    told = repr([first.config.hash, data.split_hash, seed, sorted((name, str(each)) for name, each in space.items())])
     words = [as_name(subject.name), *([preset] if preset else []), *(["sparsevd"] if sparsevd else []), data.name]
     name = f"{as_name('-'.join(words))}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
     more = {"verb": "run" if sparsevd else "train", "epochs": epochs, "preset": preset, "fixed": fixed, "usual": usual}

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import optuna
 
 JOURNAL = "trials.journal"
-DIGITS = 3  # of a number that is tried, so that it can be written and given again
 RANDOM_TRIALS = 5  # the first ones, before the sampler (TPE) learns
 PRUNED_AFTER = (4, 2)  # whole trials before any is pruned, and epochs before this one is
 INSTALL = "Install it: pip install 'dissect[tune]', in a clone of the repository pip install -e '.[tune]'"
@@ -45,13 +44,20 @@ class _Pruned(Exception):
     """A trial is worse than the others were at its epoch."""
 
 
-def opened(todo: Task) -> optuna.Study:
-    """The journal of a task, made if it is not there. Raises UsageError without Optuna, DataError if it is damaged."""
+def require_optuna() -> None:
+    """Raises UsageError, with the command that installs it, without Optuna."""
     try:
-        import optuna
-        from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+        import optuna  # noqa: F401
     except ImportError as error:
         raise UsageError("Tuning needs Optuna, which is not installed.", INSTALL) from error
+
+
+def opened(todo: Task) -> optuna.Study:
+    """The journal of a task, made if it is not there. Raises UsageError without Optuna, DataError if it is damaged."""
+    require_optuna()
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = todo.folder / JOURNAL
     try:
@@ -162,11 +168,6 @@ def chosen(trial: optuna.Trial, space: Mapping[str, Space]) -> optuna.Trial:
     return trial
 
 
-def values_of(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a trial as they are trained: numbers with DIGITS digits."""
-    return {name: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value for name, value in params.items()}
-
-
 def perform(
     todo: Task, study: optuna.Study, trial: optuna.Trial, device: torch.device, observe: Callable[[str], Observer]
 ) -> None:
@@ -176,9 +177,9 @@ def perform(
     """
     from optuna.trial import TrialState
 
-    values, number, began = values_of(trial.params), trial.number, time.monotonic()
+    values, number, began = todo.values(trial.params), trial.number, time.monotonic()
     whole = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if same := next((each for each in whole if values_of(each.params) == values), None):
+    if same := next((each for each in whole if todo.values(each.params) == values), None):
         for name in ("epoch", "epochs"):
             trial.set_user_attr(name, same.user_attrs.get(name))
         trial.set_user_attr("note", f"the same as trial {same.number}")

@@ -23,7 +23,7 @@ from dissect.experiment import tuned
 from dissect.experiment.subject import Subject, defaults
 from dissect.experiment.task import Task, task
 from dissect.experiment.train import Say, unobserved, unsaid, work
-from dissect.experiment.trials import alone, opened, perform, take, values_of
+from dissect.experiment.trials import alone, opened, perform, take
 from dissect.runs import files
 from dissect.runs.config import SETTINGS
 from dissect.text import without_formula
@@ -120,7 +120,7 @@ def table(todo: Task, study: optuna.Study) -> list[dict[str, Any]]:
         }
         about["mrr@20"] = each.value if about["state"] == "finished" else None
         about |= {name: each.user_attrs.get(name) for name in ("epoch", "epochs", "seconds")}
-        values = values_of(each.params)
+        values = todo.values(each.params)
         tried = {name: "none" if name in values and values[name] is None else values.get(name) for name in todo.space}
         rows.append({**about, **tried, "note": each.user_attrs.get("note", "")})
     return rows
@@ -130,7 +130,8 @@ def record(todo: Task, study: optuna.Study, best: optuna.trial.FrozenTrial) -> d
     """What tuned.toml holds (tuned.Tuned)."""
     import optuna
 
-    values, takes, config = values_of(best.params), defaults(todo.subject), todo.trial(values_of(best.params)).config
+    values, takes = todo.values(best.params), defaults(todo.subject)
+    config = todo.trial(values).config
     more, given = todo.more, {name: value for name, value in todo.about["options"].items() if name != "dim"}
     trials = study.get_trials(deepcopy=False)
     settings = {

@@ -75,6 +75,31 @@ def read(path: Path) -> Tuned:
         raise DataError(f"{path} holds no tuned settings: {error}.", hint) from error
 
 
+class Tuning:
+    """What `dissect.tune` found, read from its folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"Tuning({str(self.path)!r})"
+
+    @property
+    def record(self) -> Tuned:
+        """All that tuned.toml holds."""
+        return read(self.path)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The options and settings that were searched, as in the best trial."""
+        record = self.record
+        return {**record.options, **{name: value for name, value in record.settings.items() if name in record.searched}}
+
+    def trials(self) -> pd.DataFrame:
+        """A row for each trial (`read_trials`)."""
+        return read_trials(self.path)
+
+
 def read_trials(folder: Path) -> pd.DataFrame:
     """The table of trials, a row for each: trial, state, mrr@20 (on validation, percent), epoch (the best), epochs,
     seconds, what was tried, note. Raises DataError if it is missing or damaged.
