@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from dissect.data.catalog import save
 from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.errors import DataError, DissectError, DivergedError, UsageError
 from dissect.experiment import trials, tune, tuned
-from dissect.experiment.subject import defaults, find_model, model_options, try_out
+from dissect.experiment.subject import defaults, find_model, try_out
 from dissect.experiment.task import task
 from dissect.experiment.train import planned, train
 from dissect.experiment.tuned import find, read, read_trials
@@ -64,20 +65,20 @@ def points(space, rng):
 def test_every_space_has_names_that_exist_and_points_that_can_be_built(name):
     subject, rng = find_model(name), random.Random(1)
     takes, known = defaults(subject), {each.name for each in SETTINGS}
+    width = {"dim": 32} if "dim" in takes else {}
     assert set(subject.cls.search) <= takes.keys() | known
     assert all(option in takes for each in subject.cls.search.values() for option, _ in each.when)
     for preset in (None, *subject.cls.presets):
-        fixed = subject.cls.presets.get(preset, {})
+        fixed = {**subject.cls.presets.get(preset, {}), **width}
         now = {**takes, **fixed}
-        for option, each in subject.cls.search.items():
-            if option in fixed or (each.when and not any(now[other] == value for other, value in each.when)):
-                continue
-            assert each.holds(takes[option]), f"{option}: {takes[option]} is the default, and not in {each}"
-            for value in points(each, rng):
-                try_out(
-                    subject,
-                    model_options(subject, {"dim": 32, option: value} if "dim" in takes else {option: value}, preset),
-                )
+        spaces = {
+            option: each
+            for option, each in subject.cls.search.items()
+            if option not in fixed and (not each.when or any(now[other] == value for other, value in each.when))
+        }
+        assert [option for option, each in spaces.items() if not each.holds(takes[option])] == []
+        for place in range(6 if preset is None else 1):  # all options at once: the n-th point of each
+            try_out(subject, {**fixed, **{option: points(each, rng)[place % 3] for option, each in spaces.items()}})
 
 
 def test_the_spaces_of_trainings_hold_the_defaults():
@@ -248,28 +249,22 @@ def test_the_same_values_are_not_trained_twice(data, tmp_path, monkeypatch):
     assert read_trials(folder)["note"].tolist()[1:] == ["the same as trial 0"] * 2
 
 
-def test_no_trial_begins_after_the_time_is_over(data, tmp_path):
-    folder = tune.tune("sknn", data, trials=50, timeout=1e-9, runs_dir=tmp_path / "short") if False else None
-    assert folder is None
+def test_no_trial_begins_after_the_time_is_over(data, tmp_path, monkeypatch):
+    now = iter(range(0, 10**6, 1800))  # half an hour passes at each look at the clock
+    monkeypatch.setattr(tune, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    folder = tune.tune("sknn", data, trials=50, timeout=2, runs_dir=tmp_path)
+    assert len(read_trials(folder)) == read(folder).trials == 3 and read(folder).asked == 50
+    told = []
+    planned("sknn", data, tuned=True, usual=DENSE, runs_dir=tmp_path, say=told.append)
+    assert "(3 of 50 trials, MRR@20 " in told[0]
     with pytest.raises(UsageError, match="--timeout is in hours and above 0, not -1"):
         tune.tune("sknn", data, timeout=-1, runs_dir=tmp_path)
 
 
 def test_two_processes_share_the_trials_of_a_tuning(data, tmp_path):
-    save(data, tmp_path / "data" / data.name)
-    words = [
-        "tune",
-        "sknn",
-        "--dataset",
-        data.name,
-        "--trials",
-        "8",
-        "--runs-dir",
-        tmp_path / "runs",
-        "--device",
-        "cpu",
-    ]
-    command = [sys.executable, "-m", "dissect", *map(str, words), "--data-dir", str(tmp_path / "data")]
+    save(data, tmp_path / "data")
+    words = ["tune", "sknn", "--dataset", data.name, "--trials", "8", "--runs-dir", str(tmp_path / "runs")]
+    command = [sys.executable, "-m", "dissect", *words, "--data-dir", str(tmp_path / "data")]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     ends = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ends
@@ -404,7 +399,7 @@ def test_of_several_files_that_of_the_width_and_then_the_newest_counts(data, tmp
 
 
 def test_the_command_tunes_shows_and_hands_on(data, tmp_path, typed):
-    save(data, tmp_path / "data" / data.name)
+    save(data, tmp_path / "data")
     words = ["tune", "sknn", "--dataset", data.name, "--trials", "3"]
     code, out, err = typed(*words, "--status")
     assert code == 2 and "No trial is finished in runs/tuned/sknn-chain-" in err
@@ -433,7 +428,7 @@ def test_the_command_tunes_shows_and_hands_on(data, tmp_path, typed):
     ],
 )
 def test_what_makes_no_sense_is_told(data, tmp_path, typed, words, code, says):
-    save(data, tmp_path / "data" / data.name)
+    save(data, tmp_path / "data")
     got, _, err = typed("tune", *words, "--dataset", data.name)
     assert got == code and says in err
     assert not (tmp_path / "runs").exists()

@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import UsageError, unknown
 from dissect.experiment import tuned
-from dissect.experiment.subject import Subject, defaults, find_model, try_on, try_out
+from dissect.experiment.subject import PROBE_ITEMS, Subject, defaults, find_model, try_on
 from dissect.experiment.train import Plan, Say, planned, suits, unsaid
 from dissect.runs.config import CALIBRATED, DENSE, SETTINGS, Config
 from dissect.text import as_name
@@ -169,7 +171,8 @@ def space_of(
 def _fits(subject: Subject, first: Plan, name: str, value: Any) -> bool:
     """Whether the model can be built with another value of an option: heads, say, may have to divide the width."""
     try:
-        try_out(subject, {**first.config.model_options, name: value})
-    except UsageError:
+        with torch.random.fork_rng(devices=[]):
+            subject.cls(n_items=PROBE_ITEMS, **{**first.config.model_options, name: value})
+    except Exception:  # of whatever kind: with such a value no trial can be made
         return False
     return True

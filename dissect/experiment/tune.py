@@ -131,7 +131,7 @@ def record(todo: Task, study: optuna.Study, best: optuna.trial.FrozenTrial) -> d
     import optuna
 
     values, takes = todo.values(best.params), defaults(todo.subject)
-    config = todo.trial(values).config
+    config = replace(todo.plan.config, **{name: value for name, value in values.items() if name not in takes})
     more, given = todo.more, {name: value for name, value in todo.about["options"].items() if name != "dim"}
     trials = study.get_trials(deepcopy=False)
     settings = {
