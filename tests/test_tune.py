@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.errors import DataError, DissectError, DivergedError, UsageError
 from dissect.experiment import trials, tune, tuned
 from dissect.experiment.subject import defaults, find_model, try_out
-from dissect.experiment.task import task
+from dissect.experiment.task import Task, task
 from dissect.experiment.train import planned, train
 from dissect.experiment.tuned import find, read, read_trials
 from dissect.runs import files, folders
@@ -201,15 +202,15 @@ def test_a_diverging_trial_is_recorded_and_skipped(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(trials, "fit", diverges)
     bad = {"001"}
-    folder = tune.tune("srgnn", data, trials=3, runs_dir=tmp_path, **SMALL)
+    folder = tune.tune("sknn", data, trials=3, runs_dir=tmp_path)
     table = read_trials(folder)
     assert table["state"].tolist() == ["finished", "failed", "finished"] and read(folder).trials == 3
     assert table["note"][1] == "The loss is no longer a number at step 3."
     bad = {"000", "001"}
-    with pytest.raises(DissectError, match="No trial of srgnn came to its end") as error:
-        tune.tune("srgnn", data, trials=2, runs_dir=tmp_path / "none", **SMALL)
+    with pytest.raises(DissectError, match="No trial of sknn came to its end") as error:
+        tune.tune("sknn", data, trials=2, runs_dir=tmp_path / "none")
     assert error.value.exit_code == 1
-    folder = tune.tune("srgnn", data, trials=3, runs_dir=tmp_path / "none", **SMALL)
+    folder = tune.tune("sknn", data, trials=3, runs_dir=tmp_path / "none")
     assert read(folder).best_trial == 2 and read(folder).default_mrr_20 is None
 
 
@@ -241,12 +242,12 @@ def test_a_model_without_anything_to_tune_makes_one_trial(data, tmp_path):
 
 
 def test_the_same_values_are_not_trained_twice(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(trials, "chosen", lambda trial, space: trial.suggest_int("k", 50, 2000) and trial)
     folder = tune.tune("sknn", data, trials=1, runs_dir=tmp_path)
-    monkeypatch.setattr(trials, "chosen", lambda trial, space: trial.suggest_categorical("k", [100]) and trial)
+    monkeypatch.setattr(Task, "values", lambda self, params: {"k": 100, "sample": 500})
     monkeypatch.setattr(trials, "fit", None)
     tune.tune("sknn", data, trials=3, runs_dir=tmp_path)
-    assert read_trials(folder)["note"].tolist()[1:] == ["the same as trial 0"] * 2
+    table = read_trials(folder)
+    assert table["note"].tolist()[1:] == ["the same as trial 0"] * 2 and table["mrr@20"].nunique() == 1
 
 
 def test_no_trial_begins_after_the_time_is_over(data, tmp_path, monkeypatch):
@@ -261,6 +262,22 @@ def test_no_trial_begins_after_the_time_is_over(data, tmp_path, monkeypatch):
         tune.tune("sknn", data, timeout=-1, runs_dir=tmp_path)
 
 
+def test_two_workers_share_the_trials_of_a_tuning(data, tmp_path):
+    told: list[list[str]] = [[], []]
+    how = {"trials": 12, "runs_dir": tmp_path}
+    workers = [Thread(target=tune.tune, args=("sknn", data), kwargs={**how, "say": own.append}) for own in told]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    table = read_trials(next((tmp_path / "tuned").iterdir()))
+    assert table["trial"].tolist() == list(range(12)) and set(table["state"]) == {"finished"}
+    assert not table[["k", "sample"]].duplicated().any()
+    made = [[line for line in own if "of 12: trial" in line] for own in told]
+    assert sum(map(len, made)) == 12 and all(made)
+
+
+@pytest.mark.slow
 def test_two_processes_share_the_trials_of_a_tuning(data, tmp_path):
     save(data, tmp_path / "data")
     words = ["tune", "sknn", "--dataset", data.name, "--trials", "8", "--runs-dir", str(tmp_path / "runs")]
@@ -408,7 +425,7 @@ def test_the_command_tunes_shows_and_hands_on(data, tmp_path, typed):
     assert "3 of 3: trial 2 finished" in err and "Use it: dissect train sknn --dataset chain --tuned" in out
     assert typed(*words, "--status")[1] == out
     told = json.loads(typed(*words, "--json")[1])
-    assert told["trials"] == 3 and len(told["rows"]) == 3 and told["command"] == ""
+    assert told["trials"] == 3 and len(told["rows"]) == 3 and told["command"].startswith("dissect ")
     code, out, err = typed("train", "sknn", "--dataset", data.name, "--tuned")
     assert code == 0 and "Tuned settings: runs/tuned/sknn-chain-" in err
     code, out, err = typed("train", "--tuned", "sknn", "--dataset", data.name)

@@ -45,7 +45,7 @@ def command(context: click.Context, /, **given: Any) -> None:
 
     MODEL is a name from `dissect models`, baselines included, or path/to/file.py:ClassName. The first trial has the
     defaults. Settings and options that you give are kept, the others are searched. The test part is never used. If it
-    is stopped, the same command continues; several may run at once. Use the result: dissect train MODEL --tuned
+    is stopped, the same command continues; several may run at once. `dissect train MODEL --tuned` uses the result.
     """
     from dissect.cli.tune_view import tuned
 
