@@ -373,7 +373,7 @@ def test_settings_of_other_data_another_model_or_method_are_refused(data, tmp_pa
     with pytest.raises(UsageError, match="no tuned settings of srgnn on chain with SparseVD") as error:
         planned("srgnn", data, usual=CALIBRATED, runs_dir=tmp_path, tuned=True)
     assert error.value.hint == "Tune it: dissect tune srgnn --dataset chain --sparsevd"
-    with pytest.raises(UsageError, match="does not go with the published settings"):
+    with pytest.raises(UsageError, match="not with --literal"):
         planned("srgnn", data, usual={}, runs_dir=tmp_path, tuned=True)
     with pytest.raises(UsageError, match="There are no tuned settings in"):
         planned("srgnn", data, usual=DENSE, tuned=tmp_path / "none.toml")
@@ -400,7 +400,7 @@ def test_the_weight_of_the_kl_is_tuned_for_a_model_with_sparsevd(data, tmp_path)
         task("sknn", data, sparsevd=True)
 
 
-def test_of_several_files_that_of_the_width_and_then_the_newest_counts(data, tmp_path):
+def test_of_several_files_that_of_the_width_and_then_the_newest_counts(data, tmp_path, capsys):
     folders_of = {
         dim: tune.tune("narm", data, trials=1, runs_dir=tmp_path, options={"dim": dim}, epochs=1) for dim in (4, 6)
     }
@@ -410,6 +410,7 @@ def test_of_several_files_that_of_the_width_and_then_the_newest_counts(data, tmp
     assert find("narm", data.split_hash, "train", tmp_path, options={"dim": 5}) == folders_of[4] / "tuned.toml"
     (folders_of[4] / "tuned.toml").write_text("damaged")
     assert find("narm", data.split_hash, "train", tmp_path) == folders_of[6] / "tuned.toml"
+    assert "Left out: " in capsys.readouterr().err
 
 
 # --- commands, studies, Python -------------------------------------------------------------------------------

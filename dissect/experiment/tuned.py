@@ -20,6 +20,7 @@ from dissect.data.sessions import Dataset
 from dissect.errors import DataError, UsageError
 from dissect.experiment.subject import Subject
 from dissect.runs.config import CALIBRATED
+from dissect.runs.folders import left_out
 from dissect.runs.records import Count, Percent, Positive, Words
 
 if TYPE_CHECKING:
@@ -127,14 +128,16 @@ def find(
 ) -> Path | None:
     """The file of tuned settings for a model on a split: of the same preset and options, else of the model as it is.
 
-    Of several, one of the same width comes first, then the newest. None if there is none; damaged ones are no answer.
+    Of several, one of the same width comes first, then the newest. None if there is none. A damaged file is left out,
+    and said on stderr.
     """
     options = dict(options or {})
     dim, found = options.pop("dim", None), []
     for path in (runs_dir / FOLDER).glob(f"*/{FILE}"):
         try:
             each = read(path)
-        except (DataError, UsageError):
+        except DataError as error:
+            left_out(error)
             continue
         if (each.model, each.split_hash, each.verb) != (model, split_hash, verb):
             continue
@@ -161,7 +164,8 @@ def tuned_for(
     sparse = " --sparsevd" if verb == "run" else ""
     make = f"dissect tune {subject.given or subject.name} --dataset {data.name}{sparse}"
     if verb == "literal":
-        raise UsageError("--tuned does not go with the published settings of SparseVD.", "Leave out --literal.")
+        says = "--tuned goes with the usual settings of the command, not with --literal or the --config of a group."
+        raise UsageError(says, "Leave one of them out.")
     path = find(subject.name, data.split_hash, verb, runs_dir, preset, options) if tuned is True else Path(tuned)
     if path is None:
         how = " with SparseVD" if sparse else ""
