@@ -433,6 +433,9 @@ def test_the_command_tunes_shows_and_hands_on(data, tmp_path, typed):
     assert code == 0 and "Tuned settings: runs/tuned/sknn-chain-" in err
     code, out, err = typed("train", "--tuned", "sknn", "--dataset", data.name)
     assert code == 2 and "--tuned takes a tuned.toml, not sknn." in err
+    code, out, err = typed("tune", "vsknn", "--dataset", data.name, "--trials", "1", "--decay", "same")
+    assert "vsknn (decay=same) on chain: 1 finished" in out
+    assert "Use it: dissect train vsknn --dataset chain --option decay=same --tuned" in out
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -90,7 +91,7 @@ def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
         wait = f" {in_words(seconds)} left." if count < len(left) else ""
         say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
     if sum(bool(row) for row in study.status(todo)["done"]) > 1:
-        print_table(found, todo)
+        print_table(found, todo, tuned=size.get("tuned", {}))
 
 
 def tune_all(trials: int, timeout: float | None, device: str, quiet: bool, **given: Any) -> None:
@@ -111,13 +112,13 @@ def tune_all(trials: int, timeout: float | None, device: str, quiet: bool, **giv
         how: dict[str, Any] = {"timeout": hours if timeout else None, "device": device, "say": say}
         how |= {"runs_dir": given["runs_dir"], "observe": partial(observer, quiet=quiet)}
         try:
-            folder = tune(about.pop("model"), data, trials=trials, **how, **about)
+            folder = tune(model := about.pop("model"), data, trials=trials, **how, **about)
         except DissectError as error:
             if error.exit_code == INTERRUPTED:
                 raise
             say(f"{label} is left out: {error.message}")
             continue
-        show(folder, as_json=False)
+        show(folder, model)
 
 
 def part_of(shard: str | None) -> tuple[int, int]:
@@ -158,20 +159,29 @@ def stand(as_json: bool, **given: Any) -> None:
 
 def answered(out: str | None, all_metrics: bool, **given: Any) -> None:
     """The table of a study."""
-    found, data, _, todo = planned(**given)
+    found, data, size, todo = planned(**given)
     if found.shows == "data":
         print_data(data)
         return
-    print_table(found, todo, out, all_metrics)
+    print_table(found, todo, out, all_metrics, size.get("tuned", {}))
 
 
-def print_table(found: Study, todo: list[study.Job], out: str | None = None, all_metrics: bool = False) -> None:
-    """The finished arms side by side, on the screen or in a file."""
+def print_table(
+    found: Study,
+    todo: list[study.Job],
+    out: str | None = None,
+    all_metrics: bool = False,
+    tuned: Collection[str] = (),
+) -> None:
+    """The finished arms side by side, on the screen or in a file; a note names the `tuned` ones."""
     table = study.compared(found, todo)
     if out and Path(out).suffix == ".csv":
         text = compare_view.to_csv([table.rows])
     else:
         views = views_of(found, table, all_metrics)
+        if tuned:
+            says = f"Tuned on validation: {'; '.join(tuned)}."
+            views[0] = replace(views[0], notes=[*views[0].notes, says])
         if not out:
             for view in views:
                 Console().print(view, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,10 @@ def tuned(
     else:
         watch = partial(observer, quiet=quiet)
         folder = tune.tune(model, data, timeout=timeout, device=device, observe=watch, say=say, **about)
-    show(folder, as_json)
+    show(folder, model, as_json)
 
 
-def show(folder: Path, as_json: bool) -> None:
+def show(folder: Path, model: str, as_json: bool = False) -> None:
     """The best trials of a tuning beside the defaults, and the command that uses them."""
     record, table = read(folder / FILE), read_trials(folder)
     if as_json:
@@ -101,9 +102,11 @@ def show(folder: Path, as_json: bool) -> None:
         print(json.dumps({**msgspec.to_builtins(record), "file": str(folder / FILE), "rows": rows}, indent=1))
         return
     Console().print(view(record, table))
-    verb = f"run --model {record.model}" if record.verb == "run" else f"train {record.model}"
+    words = ["run", "--model", model] if record.verb == "run" else ["train", model]
+    words += ["--dataset", record.dataset, *(["--preset", record.preset] if record.preset else [])]
+    words += [word for name, value in record.given.items() for word in ("--option", f"{name}={cell(value)}")]
     print(f"\n{folder / FILE}")
-    print(f"Use it: dissect {verb} --dataset {record.dataset} --tuned")
+    print(f"Use it: dissect {shlex.join(words)} --tuned")
 
 
 def view(record: Tuned, table: pd.DataFrame) -> TextTable:
@@ -122,6 +125,8 @@ def view(record: Tuned, table: pd.DataFrame) -> TextTable:
     )
     sparse = " with SparseVD" if record.verb == "run" else ""
     width = f", width {record.dim}" if record.dim else ""
+    fixed = [record.preset or "", *(f"{name}={cell(value)}" for name, value in record.given.items())]
+    sparse += f" ({', '.join(filter(None, fixed))})" if any(fixed) else ""
     title = f"{record.model}{sparse} on {record.dataset}{width}: {told}, of {record.asked} trials"
     notes = [f"MRR@20 is on validation, with seed {record.seed}. The best of many is too high: report the test part."]
     notes += [
