@@ -6,7 +6,7 @@ Its trainings are ordinary run folders. What one study has trained another finds
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from analyses.studies import Arm, Study
 from dissect.data.catalog import STAND_INS
 from dissect.data.sessions import Dataset
 from dissect.errors import BusyError, DataError, DivergedError, FinishedError, UsageError, unknown
+from dissect.experiment import tuned
 from dissect.experiment.train import Plan, Say, planned, train, unsaid
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SETTINGS
@@ -55,7 +56,8 @@ class Job:
 
 
 def arguments(arm: Arm, scale: dict[str, Any]) -> dict[str, Any]:
-    """What `train` and `planned` are told about an arm at a scale: {"dim": ..., "epochs": ..., "seeds": ...}.
+    """What `train` and `planned` are told about an arm at a scale: {"dim": ..., "epochs": ..., "seeds": ...}, and
+    perhaps "tuned", the files of `tuned_arms`.
 
     The settings of the arm come first: its epochs or max_steps take the place of those of the scale. Raises UsageError
     for a setting that does not exist.
@@ -63,7 +65,7 @@ def arguments(arm: Arm, scale: dict[str, Any]) -> dict[str, Any]:
     for name in arm.settings.keys() - KNOWN:
         raise unknown(f"setting of arm {arm.label}", name, KNOWN)
     given: dict[str, Any] = {"preset": arm.preset, "without": arm.without, "usual": USUAL[arm.verb], **arm.settings}
-    given["options"] = dict(arm.options)
+    given |= {"options": dict(arm.options), "tuned": scale.get("tuned", {}).get(arm.label)}
     if arm.model in MODELS and not MODELS[arm.model].learns:
         return {**given, "usual": DENSE}
     given["options"] = {"dim": scale["dim"], **arm.options}
@@ -85,6 +87,40 @@ def jobs(study: Study, data: Dataset, scale: dict[str, Any], runs_dir: str | Pat
         found.append([Job(arm, seed, plan) for seed in plan.seeds])
     longest = max(map(len, found), default=0)
     return [of_arm[place] for place in range(longest) for of_arm in found if place < len(of_arm)]
+
+
+def tuned_arms(study: Study, data: Dataset, scale: dict[str, Any], runs_dir: str | Path) -> dict[str, Path]:
+    """The files of tuned settings in the runs folder for the arms that have some, by label.
+
+    Best are those of the arm's own preset and options (`study tune`), else those of its model as it is: what the arm
+    says itself, and the size of the study, win over them. The published settings of SparseVD are not tuned.
+    """
+    files = dict[str, Path]()
+    for arm in study.arms:
+        given = arguments(arm, scale)
+        verb = tuned.verb_of(given["usual"])
+        path = tuned.find(arm.model, data.split_hash, verb, Path(runs_dir), arm.preset, given["options"])
+        if path is not None:
+            files[arm.label] = path
+    return files
+
+
+def to_tune(study: Study, scale: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is to be tuned for a study, by the label of its first arm: the arguments of `experiment.tune` and the model.
+
+    Arms of one model, preset and options are tuned once, with nothing left out; those of a figure with an axis are
+    tuned as the model is, not at every x.
+    """
+    found = dict[str, dict[str, Any]]()
+    for arm in study.arms:
+        given = arguments(replace(arm, options={}) if arm.x is not None else arm, scale)
+        if tuned.verb_of(given["usual"]) == "literal":
+            continue
+        del given["without"], given["tuned"]
+        given |= {"model": arm.model, "sparsevd": arm.verb == "run"}
+        if given not in found.values():
+            found[arm.label] = given
+    return found
 
 
 def perform(todo: Sequence[Job], scale: dict[str, Any], say: Say, **how: Any) -> Iterator[Job]:

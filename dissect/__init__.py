@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dissect import errors, sparsevd
-    from dissect.api import compare, load, open_group, recommend, report, run, train
+    from dissect.api import compare, load, open_group, recommend, report, run, train, tune
     from dissect.data.sessions import Dataset, Sessions
     from dissect.group import Group
     from dissect.runs.config import Config
@@ -38,6 +38,7 @@ __all__ = [
     "run",
     "sparsevd",
     "train",
+    "tune",
 ]
 
 _MODULES = {
@@ -54,6 +55,7 @@ _MODULES = {
     "run": "dissect.api",
     "sparsevd": "dissect.sparsevd",
     "train": "dissect.api",
+    "tune": "dissect.api",
 }
 
 

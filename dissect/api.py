@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import reprlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
@@ -27,8 +27,10 @@ from dissect.data.translate import number_by_name
 from dissect.errors import FinishedError, UsageError, unknown
 from dissect.experiment import opened
 from dissect.experiment import train as experiment
+from dissect.experiment import tune as tuning
 from dissect.experiment.recommended import recommended
 from dissect.experiment.subject import Subject, defaults, find_model
+from dissect.experiment.tuned import Tuning
 from dissect.group import Group
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SEEDS, SETTINGS
@@ -37,6 +39,7 @@ from dissect.training.record import Observer
 Model = str | type[Any]  # a name, "path/to/file.py:ClassName", or a class
 # What is no setting and no option of a model.
 BESIDE = set(inspect.signature(experiment.train).parameters) - {"model", "data", "observe", "say", "settings"}
+OF_TUNING = {"trials", "timeout", "sparsevd", "options", "preset", "epochs", "seed", "device", "runs_dir"}
 
 
 def _is_whole(value: Any, least: int, most: float = float("inf")) -> bool:
@@ -74,9 +77,15 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sessions": (lambda x: _are(x, lambda _: True, least=0), "a list of sessions, such as [[12, 7]]"),
     "k": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
     "seed": (lambda x: _is_whole(x, 0), "a whole number"),
+    "tuned": (lambda x: isinstance(x, (str, Path, bool, Tuning)), "True, what dissect.tune returned, or a file"),
+    "anyway": (lambda x: isinstance(x, bool), "True or False"),
+    "sparsevd": (lambda x: isinstance(x, bool), "True or False"),
+    "trials": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
+    "timeout": (lambda x: isinstance(x, Real) and not isinstance(x, bool), "a number of hours above 0"),
     "resamples": (lambda x: _is_whole(x, 100), "a whole number, at least 100"),
 }
-NONE_IS_USUAL = {"epochs", "name", "init_from", "options", "resamples"}  # None says the same as leaving it out
+# None says the same as leaving it out.
+NONE_IS_USUAL = {"epochs", "name", "init_from", "options", "resamples", "tuned", "timeout"}
 
 
 def _check(given: Mapping[str, Any]) -> None:
@@ -106,7 +115,9 @@ def train(model: Model, data: Dataset | str, *, seeds: Sequence[int] = (1,), qui
     data      a data set, or its name
     more      settings (fields of Config: lr, batch_size, max_steps, ...) and options of the model (dim, steps, ...)
               alike; beside them epochs, without, preset, init_from (a dense group or run), refit, jobs, device,
-              runs_dir, name, force. `options={"lr": 3}` is for an option that is called like one of these
+              runs_dir, name, force, tuned (True, a file, or what `tune` returned: what is given beside it wins) and
+              anyway (tuned settings of another data set). `options={"lr": 3}` is for an option that is called like one
+              of these
     quiet     no progress and no notes on stderr
 
     The same call again continues a run that was stopped, and trains nothing twice. Raises UsageError for names and
@@ -134,6 +145,34 @@ def run(
     group = _trained(model, data, {**more, "seeds": seeds}, LITERAL if literal else CALIBRATED, quiet)
     group.verdict()  # the folder has it, as the command leaves it
     return group
+
+
+def tune(
+    model: Model,
+    data: Dataset | str,
+    *,
+    trials: int = 12,
+    timeout: float | None = None,
+    sparsevd: bool = False,
+    quiet: bool = False,
+    **more: Any,
+) -> Tuning:
+    """Tune a model on the validation part of a data set, like `dissect tune`: the same call goes on where it stopped.
+
+    trials    settings to try in all; the first is the defaults. `timeout` is in hours: after it no trial begins
+    sparsevd  train with SparseVD, as `run` does; its KL weight is tuned too
+    more      settings and options of the model, which are kept and not searched; beside them epochs, preset, seed (of
+              sampler and trainings), device, runs_dir
+
+    Raises UsageError for names and values that do not exist or fit, and without Optuna (extra `tune`).
+    """
+    _check({"model": model, "data": data})
+    subject, usual = find_model(model), CALIBRATED if sparsevd else DENSE
+    given = {**more, "trials": trials, "timeout": timeout, "sparsevd": sparsevd}
+    arguments = _apart(subject, given, usual, OF_TUNING)
+    data = load(data) if isinstance(data, str) else data
+    with _processor_as_it_was(arguments.get("device", "auto")):
+        return Tuning(tuning.tune(subject, data, say=None if quiet else _say, **arguments))
 
 
 def open_group(name: str | Path, runs_dir: str | Path = "runs", model: Model | None = None) -> Group:
@@ -276,16 +315,21 @@ def _trained(
     return Group(path, model if subject.source else None, data)
 
 
-def _apart(subject: Subject, given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of experiment.train, with the options of the model by themselves; UsageError for an unknown one."""
+def _apart(
+    subject: Subject, given: Mapping[str, Any], usual: Mapping[str, Any], beside: Set[str] = BESIDE
+) -> dict[str, Any]:
+    """The arguments of experiment.train, with the options of the model by themselves; UsageError for an unknown one.
+
+    `beside` are those that are neither settings nor options.
+    """
     is_dense = usual is DENSE
     other = {s.name for s in SETTINGS if (s.group == "SparseVD" if is_dense else s.name in ("protocol", "patience"))}
-    options, known = defaults(subject), BESIDE | {s.name for s in SETTINGS} - other
+    options, known = defaults(subject), beside | {s.name for s in SETTINGS} - other
     own = dict[str, Any]()
     found: dict[str, Any] = {"usual": usual, "options": {}}
     for name, value in given.items():
         if name in known:
-            found[name] = value.path if isinstance(value, Group) else value  # init_from=group
+            found[name] = value.path if isinstance(value, (Group, Tuning)) else value  # init_from=group
         elif name in options:
             own[name] = value
         elif name in other:
@@ -297,7 +341,8 @@ def _apart(subject: Subject, given: Mapping[str, Any], usual: Mapping[str, Any])
         if isinstance(found[name], (int, str)):
             raise UsageError(f"{name} takes a list, not {found[name]!r}.", f"For example: {name}=[{found[name]!r}]")
     _check(found)
-    found["seeds"] = [int(seed) for seed in found["seeds"]]  # numpy's too
+    if "seeds" in found:
+        found["seeds"] = [int(seed) for seed in found["seeds"]]  # numpy's too
     dim = {"dim": own["dim"]} if "dim" in own else {}  # the first, as a command has it
     return {**found, "options": {**dim, **own, **(found["options"] or {})}}
 

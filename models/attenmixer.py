@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
 from models.dropout import dropout
-from models.readout import READOUT_OPTIONS, atten_mixer_readout
+from models.readout import READOUT_OPTIONS, READOUT_SEARCH, atten_mixer_readout
+from models.search import DROPOUT, SCALE
 
 # What `official` and `fixed` share.
 RELEASED: dict[str, Any] = {
@@ -58,6 +59,7 @@ class AttenMixer(SessionModel):
     removable: ClassVar[tuple[str, ...]] = ("attention",)
     more_options = READOUT_OPTIONS
     unit_candidates = True
+    search: ClassVar = {**READOUT_SEARCH, "scale": SCALE, "dropout": DROPOUT}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"dim": 256, "levels": 7, "heads": 8, "p": 4.0, "scale": 12.0},
         "official": {

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.batch import Batch
+from models.search import Space
 
 ROLES = ("embedding", "propagation", "update", "encoder", "attention", "transformation", "other")
 MODULES = ("gnn", "encoder", "readout", "other")
@@ -65,6 +66,8 @@ class SessionModel(nn.Module):
                parts of `Matrix`, or names of what has no matrix, such as positions
     presets    named sets of constructor arguments; the name tells their source
     recipes    settings of the training (fields of Config: lr, l2, optimiser, schedule, ...) that belong to a preset
+    search     what `dissect tune` tries out: a space (models/search.py) for each option that is worth tuning, or for a
+               setting of the training that needs another space than the common one
     in_name    options that enter the name of the run folder if a user gives them
     more_options     constructor arguments taken by ** and passed on, with their defaults
     unit_candidates  scores are cosines: the caller divides by |S_i|, so no normalised table is stored; "returned": by
@@ -80,6 +83,7 @@ class SessionModel(nn.Module):
     removable: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    search: ClassVar[Mapping[str, Space]] = {}
     in_name: ClassVar[tuple[str, ...]] = ()
     more_options: ClassVar[Mapping[str, Any]] = {}
     unit_candidates: bool | str = False

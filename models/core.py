@@ -18,6 +18,7 @@ from models.base import Matrix, SessionModel, lookup
 from models.batch import Batch
 from models.dropout import dropout
 from models.normalise import unit
+from models.search import DROPOUT, Float, Int, only_with
 from models.transformer import Transformer, matrices_of
 
 
@@ -37,6 +38,12 @@ class CORE(SessionModel):
     """
 
     removable: tuple[str, ...] = ("encoder", "self-attention", "positions")  # type: ignore[misc]
+    search: ClassVar = {
+        "session_dropout": DROPOUT,
+        "item_dropout": DROPOUT,
+        "temperature": Float(0.03, 0.2, log=True),
+        **only_with({"layers": Int(1, 3), "inner_dropout": DROPOUT}, ("encoder", "trm")),
+    }
     unit_candidates = "returned"  # dropout comes before the unit length
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "ave": {"dim": 100, "encoder": "ave"},  # the authors' settings

@@ -19,6 +19,7 @@ from models.batch import Batch
 from models.hypergraph import Hypergraph
 from models.line_graph import contrast, line_graph
 from models.rows import Clicks
+from models.search import Float, Int
 
 MOST_LAYERS = 20  # long before, all items of a component are nearly the same
 
@@ -48,6 +49,7 @@ class DHCN(SessionModel):
         "attend_score": Matrix("attention", "readout"),  # [1, D]
     }
     removable = ("hypergraph", "attention", "positions")
+    search: ClassVar = {"layers": Int(1, 4), "ssl": Float(1e-3, 0.05, log=True)}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "authors": {"dim": 100, "layers": 3, "ssl": 0.01},  # S^2-DHCN, as released for Diginetica
         "tmall": {"dim": 100, "layers": 3, "ssl": 0.02, "positions": False},  # S^2-DHCN, as released for Tmall

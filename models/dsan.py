@@ -22,6 +22,7 @@ from models.entmax import entmax
 from models.normalise import cut, unit
 from models.places import SparseSelfAttention, with_token
 from models.rows import Clicks
+from models.search import DROPOUT, SCALE
 
 
 class DSAN(SessionModel):
@@ -47,6 +48,7 @@ class DSAN(SessionModel):
     }
     removable = ("encoder", "attention", "positions")
     unit_candidates = True
+    search: ClassVar = {"scale": SCALE, "dropout": DROPOUT}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "authors": {"dim": 100},
         "paper": {"dim": 256},  # Atten-Mixer paper, section 5.1

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
 from models.gnn import GatedPropagation
-from models.readout import READOUT_OPTIONS, atten_mixer_readout
+from models.readout import MIXED, MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
 from models.rows import Clicks
+from models.search import DROPOUT, SCALE, Float, Int, only_with
 from models.selfattention import FeedForward, SelfAttention
 
 
@@ -44,6 +45,14 @@ class GCSAN(SessionModel):
     removable = ("propagation", "gnn", "attention", "self-attention", "transformation")
     more_options: ClassVar = {name: value for name, value in READOUT_OPTIONS.items() if name != "heads"}
     in_name = ("readout",)
+    search: ClassVar = {
+        "steps": Int(1, 2),
+        "blocks": Int(1, 4),
+        "dropout": DROPOUT,
+        **only_with({"omega": Float(0.1, 0.9, step=0.1)}, ("readout", "last")),
+        **only_with({"scale": SCALE}, MIXED),
+        "levels": MIXED_SEARCH["levels"],
+    }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         # Its own paper; width and blocks are the port's.
         "paper": {"dim": 120, "blocks": 4},

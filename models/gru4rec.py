@@ -24,6 +24,7 @@ from models.base import Matrix, SessionModel, lookup
 from models.batch import Batch
 from models.dropout import dropout
 from models.gnn import GATES
+from models.search import DROPOUT, Int
 
 
 class GRU4Rec(SessionModel):
@@ -41,6 +42,7 @@ class GRU4Rec(SessionModel):
     """
 
     removable = ("encoder",)
+    search: ClassVar = {"layers": Int(1, 2), "dropout": DROPOUT, "hidden_dropout": DROPOUT}
     every_position = True
     whole_bias = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -19,6 +19,7 @@ from models.batch import Batch
 from models.dropout import dropout
 from models.lessr_layers import EOPA, SGAT
 from models.rows import Nodes
+from models.search import DROPOUT, Int
 
 RECIPE = {"optimiser": "adamw", "lr": 1e-3, "l2": 1e-4, "schedule": "constant", "batch_size": 512, "patience": 2}
 MOST_LAYERS = 16  # each makes the states D wider, and a GRU has six times the square of that
@@ -71,6 +72,7 @@ class LESSR(SessionModel):
     """
 
     removable = ("propagation", "gnn", "shortcut", "order", "attention")
+    search: ClassVar = {"layers": Int(1, 4), "dropout": DROPOUT}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "authors": {"dim": 32, "layers": 4},  # the authors' for Diginetica; their script makes 3 layers unless told
         "authors-gowalla": {"dim": 64, "layers": 4},

@@ -20,7 +20,8 @@ from models.batch import Batch
 from models.dropout import dropout
 from models.gnn import GATES
 from models.narm_init import INITS, initialise
-from models.readout import READOUT_OPTIONS, LocalGlobalReadout, atten_mixer_readout
+from models.readout import MIXED, MIXED_SEARCH, READOUT_OPTIONS, LocalGlobalReadout, atten_mixer_readout
+from models.search import DROPOUT, SCALE, only_with
 
 
 class NARM(SessionModel):
@@ -49,6 +50,12 @@ class NARM(SessionModel):
     removable = ("encoder", "attention")
     more_options: ClassVar = {"scale": 12.0, **READOUT_OPTIONS}
     in_name = ("readout",)
+    search: ClassVar = {
+        "dropout": DROPOUT,
+        **only_with({"session_dropout": DROPOUT}, ("readout", "narm")),
+        **only_with({"scale": SCALE}, MIXED),
+        **MIXED_SEARCH,
+    }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"dim": 256},  # Atten-Mixer paper, section 5.1
         "authors": {"dim": 50, "hidden": 100, "softmax": True, "init": "authors"},  # NARM's own, in Theano

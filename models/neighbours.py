@@ -22,7 +22,7 @@ the batch, the query, and a training session that share an item.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from torch import Tensor
 from models.base import SessionModel
 from models.batch import Batch
 from models.popularity import support_share
+from models.search import Choice, Float, Int
 
 WEIGHTINGS = ("same", "div", "linear", "quadratic", "log")
 DECAYS = ("same", "div", "linear", "quadratic", "log")
@@ -91,6 +92,7 @@ class SessionKNN(SessionModel):
     """
 
     learns = False
+    search: ClassVar[dict[str, Any]] = {"k": Int(50, 2000, log=True), "sample": Int(500, 10_000, log=True)}
 
     def __init__(self, n_items: int, k: int = 100, sample: int = 500) -> None:
         super().__init__()
@@ -190,6 +192,13 @@ class VectorSessionKNN(SessionKNN):
                "same" 1
     idf        votes are multiplied by 1 + idf ln(S / number of clicks on the item), but at least by 0
     """
+
+    search: ClassVar = {
+        **SessionKNN.search,
+        "weighting": Choice(WEIGHTINGS),
+        "decay": Choice(DECAYS),
+        "idf": Float(0.0, 10.0, step=1.0),
+    }
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from models.base import Matrix, SessionModel, lookup
 from models.batch import Batch
 from models.rows import Clicks
+from models.search import Choice, Int
 
 TAPS = ("far", "near", "now")  # 2d clicks back, d clicks back, the click itself
 
@@ -54,6 +55,7 @@ class NextItNet(SessionModel):
     """
 
     removable = ("encoder",)
+    search: ClassVar = {"dilations": Choice(("1,2", "1,4", "1,2,4")), "repeats": Int(1, 5)}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "authors": {"dim": 100, "dilations": "1,2", "repeats": 4},  # nextitnet_topk.py; nextitrec.py repeats 3 times
         "recbole": {"dim": 64, "dilations": "1,4", "repeats": 5, "tied": True, "every_position": False},

@@ -19,7 +19,8 @@ from models.batch import Batch
 from models.dropout import dropout
 from models.gnn import GatedPropagation
 from models.normalise import unit
-from models.readout import READOUT_OPTIONS, AttentionReadout, atten_mixer_readout
+from models.readout import MIXED_SEARCH, READOUT_OPTIONS, AttentionReadout, atten_mixer_readout
+from models.search import DROPOUT, SCALE
 
 
 class NISER(SessionModel):
@@ -44,6 +45,7 @@ class NISER(SessionModel):
     removable = ("propagation", "gnn", "positions", "attention")
     more_options = READOUT_OPTIONS
     in_name = ("readout",)
+    search: ClassVar = {"scale": SCALE, "dropout": DROPOUT, **MIXED_SEARCH}
     unit_candidates = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"dim": 100, "scale": 16.0, "dropout": 0.1, "length": 10},  # NISER+, trained as SR-GNN is

@@ -18,6 +18,7 @@ from models.dropout import dropout
 from models.normalise import unit
 from models.released import LEVELS, ReleasedReadout, require_levels, require_positive
 from models.rows import Clicks
+from models.search import Choice, Int, Space, only_with
 
 
 class AttentionReadout(nn.Module):
@@ -196,6 +197,10 @@ def _arguments(cls: type) -> dict[str, Any]:
 
 # Options that a model takes and passes on to one of these readouts.
 READOUT_OPTIONS = {**_arguments(ReleasedReadout), **_arguments(AttenMixerReadout)}
+# The ranges of the paper, section 5.1; it sets p = 4.
+READOUT_SEARCH: dict[str, Space] = {"levels": Int(1, 10), "heads": Choice((1, 2, 4, 8, 16, 32))}
+MIXED = ("readout", "attenmixer")
+MIXED_SEARCH = only_with(READOUT_SEARCH, MIXED)  # of a model with a readout of its own
 
 
 def atten_mixer_readout(dim: int, **options: Any) -> nn.Module:

@@ -21,6 +21,7 @@ from models.base import SessionModel
 from models.batch import Batch
 from models.neighbours import DECAYS, entries, falling, lists_of
 from models.popularity import support_share
+from models.search import Choice, Int
 
 
 class SequentialRules(SessionModel):
@@ -37,6 +38,12 @@ class SequentialRules(SessionModel):
     """
 
     learns = False
+    search: ClassVar = {
+        "steps": Int(2, 30),
+        "weighting": Choice(DECAYS),
+        "last": Int(1, 3),
+        "pruning": Choice((0, 10, 20, 50, 100)),
+    }
     # session-rec's settings for Diginetica (conf/save/diginetica): one split, five windows.
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "single": {"steps": 15, "weighting": "div"},

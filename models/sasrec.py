@@ -19,6 +19,7 @@ from models.base import SessionModel, inside, lookup
 from models.batch import Batch
 from models.dropout import dropout
 from models.rows import Clicks
+from models.search import DROPOUT, Choice, Int
 from models.selfattention import FeedForward, SelfAttention
 
 
@@ -41,6 +42,7 @@ class SASRec(SessionModel):
 
     every_position = True
     removable = ("attention", "self-attention", "transformation", "positions")
+    search: ClassVar = {"blocks": Int(1, 3), "heads": Choice((1, 2, 4)), "dropout": DROPOUT}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "authors": {"dim": 50, "heads": 1, "length": 50, "dropout": 0.5},  # of kang205/SASRec, with batches of 128
         "port": {"dim": 50, "heads": 1, "length": 200, "norm": "post", "output": True, "dropout": 0.2},

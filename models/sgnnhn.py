@@ -18,7 +18,8 @@ from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
 from models.gnn import GatedPropagation, StarStep
 from models.normalise import centred_unit, centred_unit_rows
-from models.readout import READOUT_OPTIONS, AttentionReadout, atten_mixer_readout
+from models.readout import MIXED_SEARCH, READOUT_OPTIONS, AttentionReadout, atten_mixer_readout
+from models.search import SCALE, Int
 
 
 class SGNNHN(SessionModel):
@@ -40,6 +41,7 @@ class SGNNHN(SessionModel):
     removable = ("propagation", "gnn", "star", "highway", "positions", "attention")
     more_options = READOUT_OPTIONS
     in_name = ("readout",)
+    search: ClassVar = {"steps": Int(1, 6), "scale": SCALE, **MIXED_SEARCH}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"dim": 256},  # Atten-Mixer paper, section 5.1, with batches of 100
         "authors": {"dim": 256, "steps": 6, "star": "mapped"},  # SGNN-HN's own paper

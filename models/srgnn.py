@@ -20,7 +20,8 @@ from models.batch import Batch
 from models.dropout import dropout
 from models.gnn import GatedPropagation
 from models.normalise import unit
-from models.readout import READOUT_OPTIONS, AttentionReadout, atten_mixer_readout
+from models.readout import MIXED, MIXED_SEARCH, READOUT_OPTIONS, AttentionReadout, atten_mixer_readout
+from models.search import SCALE, Choice, Int, only_with
 
 
 class SRGNN(SessionModel):
@@ -47,6 +48,12 @@ class SRGNN(SessionModel):
     removable = ("propagation", "gnn", "attention")
     more_options = READOUT_OPTIONS
     in_name = ("readout",)
+    search: ClassVar = {  # whether it is normalised is not searched: that makes another model
+        "steps": Int(1, 3),
+        "dropout": Choice((None, 0.1, 0.2, 0.3, 0.5)),
+        **only_with({"scale": SCALE}, ("normalised", True), MIXED),
+        **MIXED_SEARCH,
+    }
     older_names: ClassVar = {
         **{name: f"gnn.{name}" for name in ("edge_in", "edge_out", "bias_along", "bias_node")},
         **{name: f"gnn.{name}" for name in ("gate_ih", "gate_hh", "gate_bias")},

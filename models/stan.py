@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from models.neighbours import Asked, Matches, SessionKNN, Votes
+from models.search import Float
 
 DAY = 24 * 3600
+CLICKS = Float(0.4, 20.0, log=True)  # how soon a weight fades
 
 
 class STAN(SessionKNN):
@@ -35,6 +37,12 @@ class STAN(SessionKNN):
              effect
     """
 
+    search: ClassVar = {
+        **SessionKNN.search,
+        "lambda1": CLICKS,
+        "lambda2": Float(2.0, 200.0, log=True),
+        "lambda3": CLICKS,
+    }
     # session-rec's settings for Diginetica (conf/save/diginetica): one split or five windows, tuned for MRR or HR.
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "single-mrr": {"k": 500, "sample": 5000, "lambda1": 1.25, "lambda2": 80.0, "lambda3": 5.0},
@@ -96,6 +104,7 @@ class VSTAN(STAN):
     idf      and by 1 + idf ln(S / number of clicks on the item), but at least by 0
     """
 
+    search: ClassVar = {**STAN.search, "lambda4": CLICKS, "idf": Float(0.0, 10.0, step=1.0)}
     # As for STAN. session-rec calls lambda1 to lambda4 lambda_spw, lambda_snh, lambda_inh and lambda_ipw.
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         name: dict(zip(("k", "sample", "lambda1", "lambda2", "lambda3", "lambda4", "idf"), values))

@@ -105,6 +105,13 @@ def each_once(context: click.Context, parameter: click.Parameter, values: tuple[
     return tuple(dict.fromkeys(values))
 
 
+def tuned_file(context: click.Context, parameter: click.Parameter, value: str | None) -> str | bool:
+    """What --tuned says: a file, True without one, or False."""
+    if value and not value.endswith(".toml"):
+        raise UsageError(f"--tuned takes a tuned.toml, not {value}.", "Without a FILE, it comes last in the command.")
+    return False if value is None else value or True
+
+
 def settings(usual: Mapping[str, Any], but: Sequence[str] = (), many: Sequence[str] = ()) -> Decorator:
     """An option for each setting, with the defaults of a verb.
 
@@ -142,6 +149,9 @@ MOVED = (
 SEEDS = "Random seed. Give the option several times to train several seeds."
 JOBS = "Number of seeds to train at the same time."
 FROM = "Take settings, model and data set from a file such as a group's config.toml; other options given here win."
+TUNED = (
+    "Use the settings that `dissect tune` found: those in the runs folder, or those of FILE. Options given here win."
+)
 ONCE: dict[str, Any] = {"multiple": True, "callback": each_once}
 SHOWN: dict[str, Any] = {"show_default": True}
 
@@ -170,6 +180,8 @@ def training(seeds: tuple[int, ...], epochs: float) -> Decorator:
             **ONCE,
         ),
         of_model("--init-from", metavar="RUN", help="Start from the weights of a trained dense run."),
+        of_training("--tuned", is_flag=False, flag_value="", metavar="[FILE]", callback=tuned_file, help=TUNED),
+        of_training("--anyway", is_flag=True, help="Take --tuned settings from another data set too."),
         of_training("--epochs", type=float, help=length),
         of_training("--seed", "seeds", type=click.IntRange(0, 10**9), default=seeds, help=SEEDS, **SHOWN, **ONCE),
         of_training("--jobs", type=click.IntRange(1), default=1, help=JOBS, **SHOWN),

@@ -11,6 +11,7 @@ from dissect.cli import options
 from dissect.cli.options import Command, Decorator, as_json, data_dir, examples, runs_dir
 
 SCALE = "quick: to try it out; eighth: width 64, 3 seeds; full: width 256 and 5 seeds, as in the paper."
+TUNED = "Use the settings that `study tune` or `dissect tune` found, for the arms that have some; an arm's own win."
 SHARD = "Of n workers this is number i, such as 2/4: it trains every n-th. For batch queues."
 
 
@@ -26,6 +27,7 @@ def verb(name: str, short_help: str, *words: str) -> Decorator:
 
 argument = click.argument("name")
 option = partial(click.option, show_default=True)
+tuned = click.option("--tuned", is_flag=True, help=TUNED)
 
 
 def of_study(function: Any) -> Any:
@@ -67,6 +69,7 @@ def show(name: str, as_json: bool) -> None:
 
 @verb("run", "Train what is not there yet.", "table2 --dataset diginetica --scale eighth", "table4 --shard 1/4")
 @of_study
+@tuned
 @click.option("--shard", metavar="i/n", help=SHARD)
 @options.device
 @options.quiet
@@ -81,8 +84,26 @@ def run(**given: Any) -> None:
     trained(**given)
 
 
+@verb("tune", "Tune what a study trains, each with as many trials.", "table2 --dataset diginetica --scale eighth")
+@of_study
+@option("--trials", type=click.IntRange(1), default=12, help="How many settings to try for each.")
+@click.option("--timeout", type=float, metavar="HOURS", help="Begin no trial after this many hours in all.")
+@options.device
+@options.quiet
+def tune(**given: Any) -> None:
+    """Tune each arm of a study on validation, with equal trials, the same sampler and the size of the study.
+
+    Stop it whenever you like: the same command goes on, and several may run at once. Then: dissect study run NAME
+    --tuned, with the same options.
+    """
+    from dissect.cli.study_view import tune_all
+
+    tune_all(**given)
+
+
 @verb("status", "What is finished, and how long the rest takes.", "table2 --dataset diginetica --scale eighth")
 @of_study
+@tuned
 @as_json
 def status(**given: Any) -> None:
     """Show how many seeds of each arm are finished, and how long the others will take here."""
@@ -93,6 +114,7 @@ def status(**given: Any) -> None:
 
 @verb("table", "Print the table that answers a study.", "table2 --dataset diginetica --scale eighth --out table2.tex")
 @of_study
+@tuned
 @click.option("--all-metrics", is_flag=True, help="HR and MRR at 5 and 10 too.")
 @click.option("--out", metavar="FILE", help="Write to a .md, .tex or .csv file.")
 def table(**given: Any) -> None:
@@ -104,6 +126,7 @@ def table(**given: Any) -> None:
 
 @verb("figure", "Draw the figure that answers a study.", "figure6 --dataset diginetica --scale eighth")
 @of_study
+@tuned
 @click.option("--out", metavar="DIR", help="Folder for PDF, SVG, PNG, CSV and text. [default: RUNS/figures]")
 def figure(**given: Any) -> None:
     """Draw a figure of the paper from the finished runs of its study."""

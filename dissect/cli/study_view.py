@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ from rich.console import Console
 from analyses import compare, study
 from analyses.entries import JUDGED
 from analyses.studies import SCALES, STUDIES, Study, find_study
-from dissect.cli import compare_view, options
+from dissect.cli import INTERRUPTED, compare_view, options
 from dissect.cli.live import observer
 from dissect.cli.text_table import Column, TextTable, plain, to_latex, to_markdown
 from dissect.data.sessions import Dataset
@@ -59,11 +61,16 @@ def planned(
     seeds: tuple[int, ...],
     runs_dir: str,
     data_dir: str | None,
+    tuned: bool = False,
 ) -> tuple[Study, Dataset, dict[str, Any], list[study.Job]]:
     """The study, the data, its size, and its trainings."""
     found, data = find_study(name), options.loader()(dataset, data_dir)
     given = {"dim": dim, "epochs": epochs, "seeds": seeds or None}
     size = SCALES[scale] | {key: value for key, value in given.items() if value is not None}
+    if tuned:
+        size["tuned"] = study.tuned_arms(found, data, size, runs_dir)
+        if lacking := [arm.label for arm in found.arms if arm.label not in size["tuned"]]:
+            options.say(f"Without tuned settings: {'; '.join(lacking)}.")
     return found, data, size, study.jobs(found, data, size, runs_dir)
 
 
@@ -84,7 +91,34 @@ def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
         wait = f" {in_words(seconds)} left." if count < len(left) else ""
         say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
     if sum(bool(row) for row in study.status(todo)["done"]) > 1:
-        print_table(found, todo)
+        print_table(found, todo, tuned=size.get("tuned", {}))
+
+
+def tune_all(trials: int, timeout: float | None, device: str, quiet: bool, **given: Any) -> None:
+    """Tune what a study trains, one after the other, with equally many trials."""
+    from dissect.cli.tune_view import observer, show
+    from dissect.experiment.trials import require_optuna
+    from dissect.experiment.tune import tune
+
+    require_optuna()
+    found, data, size, _ = planned(**given)
+    say, ends = options.say_on(options.console(quiet)), time.monotonic() + 3600 * (timeout or math.inf)
+    todo = study.to_tune(found, size)
+    for count, (label, about) in enumerate(todo.items(), 1):
+        say(f"{count} of {len(todo)}: {label}.")
+        if (hours := (ends - time.monotonic()) / 3600) <= 0:
+            say("The time is over; the same command goes on.")
+            return
+        how: dict[str, Any] = {"timeout": hours if timeout else None, "device": device, "say": say}
+        how |= {"runs_dir": given["runs_dir"], "observe": partial(observer, quiet=quiet)}
+        try:
+            folder = tune(model := about.pop("model"), data, trials=trials, **how, **about)
+        except DissectError as error:
+            if error.exit_code == INTERRUPTED:
+                raise
+            say(f"{label} is left out: {error.message}")
+            continue
+        show(folder, model)
 
 
 def part_of(shard: str | None) -> tuple[int, int]:
@@ -125,20 +159,29 @@ def stand(as_json: bool, **given: Any) -> None:
 
 def answered(out: str | None, all_metrics: bool, **given: Any) -> None:
     """The table of a study."""
-    found, data, _, todo = planned(**given)
+    found, data, size, todo = planned(**given)
     if found.shows == "data":
         print_data(data)
         return
-    print_table(found, todo, out, all_metrics)
+    print_table(found, todo, out, all_metrics, size.get("tuned", {}))
 
 
-def print_table(found: Study, todo: list[study.Job], out: str | None = None, all_metrics: bool = False) -> None:
-    """The finished arms side by side, on the screen or in a file."""
+def print_table(
+    found: Study,
+    todo: list[study.Job],
+    out: str | None = None,
+    all_metrics: bool = False,
+    tuned: Collection[str] = (),
+) -> None:
+    """The finished arms side by side, on the screen or in a file; a note names the `tuned` ones."""
     table = study.compared(found, todo)
     if out and Path(out).suffix == ".csv":
         text = compare_view.to_csv([table.rows])
     else:
         views = views_of(found, table, all_metrics)
+        if tuned:
+            says = f"Tuned on validation: {'; '.join(tuned)}."
+            views[0] = replace(views[0], notes=[*views[0].notes, says])
         if not out:
             for view in views:
                 Console().print(view, "")

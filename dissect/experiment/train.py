@@ -19,6 +19,7 @@ from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import DataError, FinishedError, UsageError, unknown
 from dissect.experiment.jobs import at_once
 from dissect.experiment.subject import Subject, changes, faults_named, find_model, model_options, try_on, try_out
+from dissect.experiment.tuned import arguments_of, in_words, tuned_for, verb_of
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, DENSE, EPOCHS, SETTINGS, Config
 from dissect.text import as_name, check_name
@@ -114,6 +115,8 @@ def train(
     force: bool = False,
     init_from: str | Path | None = None,
     refit: bool = False,
+    tuned: str | Path | bool | None = None,
+    anyway: bool = False,
     observe: Callable[[str], Observer] | None = None,
     say: Say | None = None,
     usual: Mapping[str, Any] = CALIBRATED,
@@ -126,6 +129,8 @@ def train(
     published settings, or DENSE, those of `dissect train`; but CALIBRATED, those of `dissect run`, win over a recipe.
     `options` are arguments of the model, on top of those of the preset; `without` names parts that are left out of it.
     `init_from` is a finished dense run to start from; `refit` trains once more on everything, for the epochs chosen.
+    `tuned` takes the settings that `dissect tune` found: those in the runs folder, or those of a file; what is given
+    wins. `anyway` takes them from another data set too.
     Beside a model with shadows it trains the matched dense one, unless `matched` is False.
 
     The same call again continues a run that was stopped. Raises UsageError, before anything is written, for names and
@@ -133,6 +138,7 @@ def train(
     """
     about: dict[str, Any] = {"options": options, "preset": preset, "without": without, "seeds": seeds, "epochs": epochs}
     about |= {"runs_dir": runs_dir, "name": name, "init_from": init_from, "refit": refit, "usual": usual}
+    about |= {"tuned": tuned, "anyway": anyway}
     plan = planned(model, data, say=say or unsaid, **about, **settings)
     suits(plan.subject, data, plan.config, say or unsaid)
     try_on(plan.subject, data, plan.config, without)
@@ -157,12 +163,18 @@ def planned(
     name: str | None = None,
     init_from: str | Path | None = None,
     refit: bool = False,
+    tuned: str | Path | bool | None = None,
+    anyway: bool = False,
     say: Say = unsaid,
     usual: Mapping[str, Any] = CALIBRATED,
     **settings: Any,
 ) -> Plan:
     """What `train` with the same arguments trains, and where; nothing is trained or written. Raises as it does."""
     subject, runs_dir, given = find_model(model), Path(runs_dir), dict(options or {})
+    if tuned:
+        path, best = tuned_for(subject, data, verb_of(usual), tuned, runs_dir, preset, given, anyway)
+        say(f"Tuned settings: {path} ({in_words(best, given)}).")
+        preset, given, epochs, settings = arguments_of(best, subject, preset, given, epochs, settings)
     settings = settings_of(subject, usual, preset, epochs, settings)
     if usual == CALIBRATED and epochs is None and not {"max_steps", "select"} & settings.keys():
         epochs = CALIBRATED_EPOCHS

@@ -1,0 +1,52 @@
+"""dissect tune: find good settings for a model on the validation part of a data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from dissect.cli import options
+from dissect.runs.config import DENSE, EPOCHS
+
+EXAMPLES = (
+    "tune srgnn --dataset diginetica --trials 12",
+    "tune stan --dataset diginetica --trials 50",
+    "tune srgnn --dataset diginetica --sparsevd --timeout 8",
+    "tune srgnn --dataset diginetica --status",
+)
+LENGTH = f"Most epochs of a trial; or --max-steps. [default: {EPOCHS:g}; with --sparsevd that of `dissect run`]"
+SEED = "Seed of the sampler, and of the trials; report results with other seeds."
+
+
+@click.command(cls=options.Training, epilog=options.examples(*EXAMPLES))
+@click.argument("model", metavar="MODEL")
+@options.option("--dataset", default="demo", show_default=True, group="data", help="A name from `dissect data list`.")
+@options.of_training("--trials", type=int, default=12, show_default=True, help="How many settings to try in all.")
+@options.of_training("--timeout", type=float, metavar="HOURS", help="Begin no trial after this many hours.")
+@options.of_training(
+    "--sparsevd", is_flag=True, help="Train with SparseVD, as `dissect run`; its KL weight is tuned too."
+)
+@options.of_model("--dim", type=click.IntRange(1), help=options.WIDTH)
+@options.preset
+@options.extra
+@options.of_training("--epochs", type=float, help=LENGTH)
+@options.of_training("--seed", type=click.IntRange(0, 10**9), default=0, show_default=True, help=SEED)
+@options.settings(DENSE, but=("SparseVD", "protocol"))
+@options.device
+@options.option("--status", is_flag=True, help="Show how far the tuning is, and train nothing.")
+@options.runs_dir
+@options.data_dir
+@options.as_json
+@options.quiet
+@click.pass_context
+def command(context: click.Context, /, **given: Any) -> None:
+    """Tune MODEL: try settings of its training and of itself, and keep the best on validation.
+
+    MODEL is a name from `dissect models`, baselines included, or path/to/file.py:ClassName. The first trial has the
+    defaults. Settings and options that you give are kept, the others are searched. The test part is never used. If it
+    is stopped, the same command continues; several may run at once. `dissect train MODEL --tuned` uses the result.
+    """
+    from dissect.cli.tune_view import tuned
+
+    tuned(context, **given)

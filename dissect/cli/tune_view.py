@@ -1,0 +1,139 @@
+"""What `dissect tune` shows: a bar while a trial runs, and the trials that did best."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import pandas as pd
+from click.core import ParameterSource
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
+from dissect.cli import options
+from dissect.cli.live import PlainObserver
+from dissect.cli.text_table import Column, TextTable
+from dissect.errors import UsageError
+from dissect.experiment import task, tune
+from dissect.experiment.subject import option_values
+from dissect.experiment.tuned import FILE, Tuned, read, read_trials
+from dissect.runs.config import SETTINGS
+from dissect.training.record import Observer
+
+BEST = 5  # trials shown
+ABOUT = ("trial", "state", "mrr@20", "epoch", "epochs", "seconds")  # columns of trials.csv before what was tried
+
+
+class TrialBar(Observer):
+    """A trial in one line that is written over: the steps, the accuracy on validation, the time left of it."""
+
+    def __init__(self, title: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(12), TextColumn("{task.fields[says]}"))
+        self.progress = options.progress(*columns, TimeRemainingColumn(), transient=True)
+        self.bar = self.progress.add_task(title.partition(", ")[2], total=1, says="")
+
+    def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
+        self.progress.start()
+        self.progress.reset(self.bar, total=max(1, steps), completed=step)
+
+    def step(self, step: int, loss: float, kl_weight: float, lr: float) -> None:
+        self.progress.update(self.bar, completed=step)
+
+    def evaluated(self, split: str, step: int, values: dict[str, float]) -> None:
+        self.progress.update(self.bar, says=f"MRR@20 {values['mrr@20']:.2f}")
+
+    def note(self, text: str) -> None:
+        self.progress.console.print(text, markup=False, highlight=False)
+
+    def end(self) -> None:
+        self.progress.stop()
+
+
+def observer(title: str, quiet: bool) -> Observer:
+    """A bar on a terminal, plain lines elsewhere, nothing if `quiet`."""
+    screen = options.console(quiet)
+    return Observer() if screen.quiet else TrialBar(title) if screen.is_terminal else PlainObserver(screen, title)
+
+
+def tuned(
+    context: click.Context,
+    model: str,
+    dataset: str,
+    trials: int,
+    timeout: float | None,
+    sparsevd: bool,
+    dim: int | None,
+    extra: tuple[str, ...],
+    device: str,
+    status: bool,
+    data_dir: str | None,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Tune, or with `status` only look, and print the best trials."""
+    say = options.say_on(options.console(quiet))
+    names = {each.name for each in SETTINGS}
+    typed = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    about = {name: value for name, value in given.items() if name not in names or name in typed}
+    about |= {"options": {**({} if dim is None else {"dim": dim}), **option_values(extra)}}
+    about |= {"trials": trials, "sparsevd": sparsevd}
+    data = options.loader(say)(dataset, data_dir)
+    if status:
+        folder = task.task(model, data, **about).folder
+        if not (folder / FILE).exists():
+            raise UsageError(f"No trial is finished in {folder}.", "Without --status the same command makes some.")
+    else:
+        watch = partial(observer, quiet=quiet)
+        folder = tune.tune(model, data, timeout=timeout, device=device, observe=watch, say=say, **about)
+    show(folder, model, as_json)
+
+
+def show(folder: Path, model: str, as_json: bool = False) -> None:
+    """The best trials of a tuning beside the defaults, and the command that uses them."""
+    record, table = read(folder / FILE), read_trials(folder)
+    if as_json:
+        rows = json.loads(table.to_json(orient="records"))
+        print(json.dumps({**msgspec.to_builtins(record), "file": str(folder / FILE), "rows": rows}, indent=1))
+        return
+    Console().print(view(record, table))
+    words = ["run", "--model", model] if record.verb == "run" else ["train", model]
+    words += ["--dataset", record.dataset, *(["--preset", record.preset] if record.preset else [])]
+    words += [word for name, value in record.given.items() for word in ("--option", f"{name}={cell(value)}")]
+    print(f"\n{folder / FILE}")
+    print(f"Use it: dissect {shlex.join(words)} --tuned")
+
+
+def view(record: Tuned, table: pd.DataFrame) -> TextTable:
+    """The best trials and the defaults, with what was tried."""
+    best = table[table["state"] == "finished"].sort_values(["mrr@20", "trial"], ascending=[False, True])
+    rows = pd.concat([best[:BEST], best[(best["trial"] == 0)]]).drop_duplicates("trial")
+    tried = [name for name in table.columns if name not in (*ABOUT, "note")]
+    names = [f"{n}{', defaults' if n == 0 else ''}" for n in rows["trial"]]
+    columns = [Column("trial", names), Column("MRR@20", [f"{value:.2f}" for value in rows["mrr@20"]])]
+    if rows["epochs"].any():
+        columns.append(Column("epoch", [f"{value:g}" for value in rows["epoch"]]))
+    columns += [Column(name.replace("_", "\n"), [cell(value) for value in rows[name]], spare=True) for name in tried]
+    counts = table["state"].value_counts()
+    told = ", ".join(
+        f"{counts[state]} {state}" for state in ("finished", "pruned", "failed", "running") if state in counts
+    )
+    sparse = " with SparseVD" if record.verb == "run" else ""
+    width = f", width {record.dim}" if record.dim else ""
+    fixed = [record.preset or "", *(f"{name}={cell(value)}" for name, value in record.given.items())]
+    sparse += f" ({', '.join(filter(None, fixed))})" if any(fixed) else ""
+    title = f"{record.model}{sparse} on {record.dataset}{width}: {told}, of {record.asked} trials"
+    notes = [f"MRR@20 is on validation, with seed {record.seed}. The best of many is too high: report the test part."]
+    notes += [
+        f"Trial {row['trial']} failed: {row['note']}" for row in table[table["state"] == "failed"].to_dict("records")
+    ]
+    return TextTable(title, columns, notes)
+
+
+def cell(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

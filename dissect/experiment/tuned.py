@@ -1,0 +1,219 @@
+"""Tuned settings: the file that `dissect tune` leaves in the runs folder, found, checked and put into a training.
+
+runs/tuned/<model>-<dataset>-<hash>/
+  tuned.toml      the best setting so far, what was searched and fixed, versions and command
+  trials.csv      every trial
+  trials.journal  the same for Optuna
+  trials/<n>/s<seed>/   the records of trial n. In them `test` is the validation part: no trial sees the test part
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+
+from dissect.data.sessions import Dataset
+from dissect.errors import DataError, UsageError
+from dissect.experiment.subject import Subject
+from dissect.runs.config import CALIBRATED
+from dissect.runs.folders import left_out
+from dissect.runs.records import Count, Percent, Positive, Words
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLDER, FILE, TABLE = "tuned", "tuned.toml", "trials.csv"
+Value = int | float | str | bool
+Verb = Literal["train", "run"]
+
+
+class Tuned(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """tuned.toml
+
+    options   of the model, the best found
+    settings  of the training, all that differ from the defaults of `Config`, the best found among them
+    given     options that the user had fixed, and did not search
+    searched  the space of each option and setting, in words
+    """
+
+    model: Words
+    model_source: str | None = None
+    verb: Verb  # "run": with SparseVD
+    dataset: Words
+    split_hash: Words
+    preset: Words | None = None
+    dim: Positive | None = None
+    epochs: Annotated[float, msgspec.Meta(gt=0)] | None = None  # if the user gave them
+    trials: Count  # finished, pruned and failed ones
+    asked: Positive
+    best_trial: Count
+    mrr_20: Percent  # on validation, of the best trial
+    default_mrr_20: Percent | None = None  # and of the defaults; None if they failed
+    seed: Count
+    dissect: Words
+    torch: Words
+    optuna: Words
+    command: str = ""
+    options: dict[str, Value] = {}
+    settings: dict[str, Value] = {}
+    given: dict[str, Value] = {}
+    searched: dict[str, Words] = {}
+
+
+def read(path: Path) -> Tuned:
+    """A file of tuned settings. Raises UsageError if it is not there, DataError if it is damaged."""
+    path = path / FILE if path.is_dir() else path
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Tuned)
+    except OSError as error:
+        raise UsageError(f"There are no tuned settings in {path}: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:  # msgspec's and tomllib's errors are ValueErrors
+        hint = "`dissect tune` with the same arguments writes it again from its trials."
+        raise DataError(f"{path} holds no tuned settings: {error}.", hint) from error
+
+
+class Tuning:
+    """What `dissect.tune` found, read from its folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"Tuning({str(self.path)!r})"
+
+    @property
+    def record(self) -> Tuned:
+        """All that tuned.toml holds."""
+        return read(self.path)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The options and settings that were searched, as in the best trial."""
+        record = self.record
+        return {**record.options, **{name: value for name, value in record.settings.items() if name in record.searched}}
+
+    def trials(self) -> pd.DataFrame:
+        """A row for each trial (`read_trials`)."""
+        return read_trials(self.path)
+
+
+def read_trials(folder: Path) -> pd.DataFrame:
+    """The table of trials, a row for each: trial, state, mrr@20 (on validation, percent), epoch (the best), epochs,
+    seconds, what was tried, note. Raises DataError if it is missing or damaged.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_csv(folder / TABLE)
+    except (OSError, ValueError) as error:  # pandas' are ValueErrors
+        raise DataError(f"{folder / TABLE} cannot be read: {error}.", "The same `dissect tune` writes it.") from error
+
+
+def verb_of(usual: Mapping[str, Any]) -> str:
+    """Which tuned settings suit the `usual` settings of a verb; "literal" has none."""
+    return "train" if usual.get("where") == "none" else "run" if usual == CALIBRATED else "literal"
+
+
+def find(
+    model: str,
+    split_hash: str,
+    verb: str,
+    runs_dir: Path,
+    preset: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Path | None:
+    """The file of tuned settings for a model on a split: of the same preset and options, else of the model as it is.
+
+    Of several, one of the same width comes first, then the newest. None if there is none. A damaged file is left out,
+    and said on stderr.
+    """
+    options = dict(options or {})
+    dim, found = options.pop("dim", None), []
+    for path in (runs_dir / FOLDER).glob(f"*/{FILE}"):
+        try:
+            each = read(path)
+        except DataError as error:
+            left_out(error)
+            continue
+        if (each.model, each.split_hash, each.verb) != (model, split_hash, verb):
+            continue
+        is_same = (each.preset, each.given) == (preset, options)
+        if is_same or (each.preset is None and not each.given):
+            found.append((is_same, each.dim == dim, path.stat().st_mtime_ns, path))
+    return max(found)[-1] if found else None
+
+
+def tuned_for(
+    subject: Subject,
+    data: Dataset,
+    verb: str,
+    tuned: str | Path | Literal[True],
+    runs_dir: Path,
+    preset: str | None,
+    options: Mapping[str, Any],
+    anyway: bool,
+) -> tuple[Path, Tuned]:
+    """The tuned settings that a training asks for: those of the file `tuned`, or with True those in the runs folder.
+
+    Raises UsageError if there are none, or if they belong to another model, verb or split, unless `anyway`.
+    """
+    sparse = " --sparsevd" if verb == "run" else ""
+    make = f"dissect tune {subject.given or subject.name} --dataset {data.name}{sparse}"
+    if verb == "literal":
+        says = "--tuned goes with the usual settings of the command, not with --literal or the --config of a group."
+        raise UsageError(says, "Leave one of them out.")
+    path = find(subject.name, data.split_hash, verb, runs_dir, preset, options) if tuned is True else Path(tuned)
+    if path is None:
+        how = " with SparseVD" if sparse else ""
+        says = f"{runs_dir / FOLDER} has no tuned settings of {subject.name} on {data.name}{how}."
+        raise UsageError(says, f"Tune it: {make}")
+    record = read(path)
+    if record.model != subject.name:
+        raise UsageError(f"{path} has the settings of {record.model}, not of {subject.name}.", f"Tune it: {make}")
+    wrong = ""
+    if record.split_hash != data.split_hash:
+        wrong = f"were tuned on {record.dataset} (split {record.split_hash}), not on {data.name} ({data.split_hash})"
+    elif record.verb != verb:
+        wrong = f"were tuned {'with' if record.verb == 'run' else 'without'} SparseVD"
+    elif record.model_source != subject.source:
+        wrong = f"were tuned for another version of {subject.name}"
+    if wrong and not anyway:
+        raise UsageError(f"The settings in {path} {wrong}.", f"Tune: {make}, or take them by --anyway.")
+    return path, record
+
+
+def arguments_of(
+    record: Tuned,
+    subject: Subject,
+    preset: str | None,
+    options: Mapping[str, Any],
+    epochs: float | None,
+    settings: Mapping[str, Any],
+) -> tuple[str | None, dict[str, Any], float | None, dict[str, Any]]:
+    """(preset, options, epochs, settings) of a training with tuned settings: what is given wins.
+
+    So does a given preset, with its recipe, unless it is the one that was tuned.
+    """
+    own: set[str] = set()
+    if preset is not None and preset != record.preset:
+        own = {*subject.cls.presets.get(preset, {}), *subject.cls.recipes.get(preset, {})}
+    if epochs is not None:
+        own.add("max_steps")
+    elif "max_steps" not in settings:
+        epochs = record.epochs
+    dim = {} if record.dim is None else {"dim": record.dim}
+    best = {name: value for name, value in {**dim, **record.given, **record.options}.items() if name not in own}
+    trained = {name: value for name, value in record.settings.items() if name not in own}
+    return preset or record.preset, {**best, **options}, epochs, {**trained, **settings}
+
+
+def in_words(record: Tuned, options: Mapping[str, Any]) -> str:
+    """Where tuned settings come from, and what a reader should know who trains with these options."""
+    of = f" of {record.asked}" if record.trials < record.asked else ""
+    says = f"{record.trials}{of} trial{'s' * (record.asked > 1)}, MRR@20 {record.mrr_20:.2f} on validation"
+    dim = options.get("dim", record.dim)
+    return says if dim == record.dim else f"{says}, at width {record.dim}"
