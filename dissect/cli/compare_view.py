@@ -22,7 +22,7 @@ from dissect.cli import options
 from dissect.cli.text_table import NO_LIMIT, Column, TextTable, to_latex, to_markdown, to_screen
 from dissect.errors import DissectError, UsageError
 from dissect.runs import files
-from dissect.runs.records import METRICS
+from dissect.runs.records import ALSO, EVERY, LISTED, METRICS
 from dissect.text import without_formulas
 
 SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json", ".txt": "screen"}
@@ -59,11 +59,14 @@ def means_columns(rows: pd.DataFrame, metrics: Sequence[str], newest: str | None
             columns.append(Column(name, cells.tolist(), bold, spare))
 
     add("model" if newest is None else "run", rows["label"], is_new, False)
-    for metric in metrics:
+    for metric in [name for name in metrics if name in METRICS]:
         name = metric.upper() + ("\n(all items)" if compare.is_certain(rows, metric) else "")
         sd = rows[f"{metric} sd"].map(lambda value: "" if pd.isna(value) else f" ± {value:.2f}")
         best = is_new if newest is not None else compare.is_best(rows, metric).tolist()
         add(name, rows[metric].map("{:.2f}".format) + sd, best, metric not in JUDGED)
+    for metric in [name for name in metrics if name not in METRICS and name in rows]:
+        cells = rows[metric].map(lambda value: "–" if pd.isna(value) else f"{value:.2f}")
+        add(metric.upper() if metric in ALSO else metric, cells)
     if (tied := compare.has_ties(rows)).any():
         worst = at_20(rows, "worst").where(tied, "").mask(rows["worst mrr@20"].isna(), "?")  # not measured
         add("ties against\nHR / MRR", worst, spare=False)
@@ -111,7 +114,8 @@ def views_of(table: Comparison, metrics: Sequence[str], every_pair: bool) -> lis
     """The means and, if there are two rows, the pairs; `every_pair` says that they are all."""
     facts = table.rows.attrs
     label = f"tab:{facts['dataset']}-{facts['split_hash'][:8]}-{facts['protocol']}"
-    notes = [*compare.explanations(table.rows), *facts["notes"]]
+    of_lists = compare.about_lists(table.rows) if set(LISTED) & set(metrics) else []
+    notes = [*compare.explanations(table.rows), *of_lists, *facts["notes"]]
     means = TextTable(table.title, means_columns(table.rows, metrics), notes, label)
     if table.pairs.empty:
         return [means]
@@ -158,7 +162,7 @@ def run(*, form: str | None, out: str | None, all_metrics: bool, pairs: bool, as
     form = chosen_form(form, out, as_json)
     with options.progress(transient=True) as bars:
         found = compare.compare(**asked, every_pair=pairs, report=lambda what: report_to(bars, what))
-    write(found, form, out, METRICS if all_metrics else JUDGED, pairs)
+    write(found, form, out, EVERY if all_metrics else JUDGED, pairs)
 
 
 def report_to(progress: Progress, what: str) -> Report:

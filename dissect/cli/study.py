@@ -93,7 +93,7 @@ def status(**given: Any) -> None:
 
 @verb("table", "Print the table that answers a study.", "table2 --dataset diginetica --scale eighth --out table2.tex")
 @of_study
-@click.option("--all-metrics", is_flag=True, help="HR and MRR at 5 and 10 too.")
+@click.option("--all-metrics", is_flag=True, help="HR and MRR at 5 and 10 too, NDCG, coverage, popularity.")
 @click.option("--out", metavar="FILE", help="Write to a .md, .tex or .csv file.")
 def table(**given: Any) -> None:
     """Print the finished arms of a study, with intervals and tests, beside what the paper prints."""
