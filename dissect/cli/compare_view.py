@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,10 +190,18 @@ def chosen_form(form: str | None, out: str | None, as_json: bool) -> str:
     return asked or str(by_name)
 
 
-def write(found: list[Comparison], form: str, out: str | None, metrics: tuple[str, ...], every_pair: bool) -> None:
-    """Print the tables, or write them to `out` and print its path."""
+def write(
+    found: list[Comparison],
+    form: str,
+    out: str | None,
+    metrics: tuple[str, ...],
+    every_pair: bool,
+    seen: Callable[[Comparison], list[TextTable]] | None = None,
+) -> None:
+    """Print the tables, or write them to `out` and print its path; `seen` makes other views than `views_of`."""
     texts: dict[str, str]  # by what the name of the file is extended with
-    views = [view for table in found for view in views_of(table, metrics, every_pair)]
+    seen = seen or (lambda table: views_of(table, metrics, every_pair))
+    views = [view for table in found for view in seen(table)]
     if form == "json":
         texts = {"": json.dumps({"schema": files.SCHEMA, "tables": [as_record(table) for table in found]}, indent=1)}
     elif form == "csv":

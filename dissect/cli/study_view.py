@@ -9,18 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 
-from analyses import compare, study
+from analyses import claims, compare, study
 from analyses.entries import JUDGED
-from analyses.studies import SCALES, STUDIES, Study, find_study
-from dissect.cli import compare_view, options
+from analyses.studies import STUDIES, Study, find_study
+from dissect.cli import claims_view, compare_view, options
 from dissect.cli.live import observer
-from dissect.cli.text_table import Column, TextTable, plain, to_latex, to_markdown
+from dissect.cli.text_table import Column, TextTable, plain
 from dissect.data.sessions import Dataset
-from dissect.errors import DissectError, UsageError
-from dissect.runs.records import METRICS
+from dissect.errors import UsageError
+from dissect.runs.records import EVERY
 
 
 def listed(as_json: bool) -> None:
@@ -40,6 +39,9 @@ def shown(name: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(found), indent=1, default=str))
         return
+    if found.shows == "claims":
+        claims_view.listed()
+        return
     table = plain(("arm", "model", "how", "paper, Diginetica"), (), f"\n{found.name}: {found.question}")
     for arm in found.arms:
         words = [arm.preset or "", *(f"{key}={value}" for key, value in arm.options.items())]
@@ -56,15 +58,16 @@ def planned(
     scale: str,
     dim: int | None,
     epochs: float | None,
+    protocol: str | None,
     seeds: tuple[int, ...],
     runs_dir: str,
     data_dir: str | None,
+    plans: bool = True,
 ) -> tuple[Study, Dataset, dict[str, Any], list[study.Job]]:
     """The study, the data, its size, and its trainings."""
     found, data = find_study(name), options.loader()(dataset, data_dir)
-    given = {"dim": dim, "epochs": epochs, "seeds": seeds or None}
-    size = SCALES[scale] | {key: value for key, value in given.items() if value is not None}
-    return found, data, size, study.jobs(found, data, size, runs_dir)
+    size = study.size_of(scale, dim=dim, epochs=epochs, protocol=protocol, seeds=seeds or None)
+    return found, data, size, claims.jobs_of(found, data, size, runs_dir) if plans else []
 
 
 def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
@@ -83,7 +86,9 @@ def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
         seconds = study.seconds_left(study.status(mine))
         wait = f" {in_words(seconds)} left." if count < len(left) else ""
         say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
-    if sum(bool(row) for row in study.status(todo)["done"]) > 1:
+    if found.shows == "claims":
+        claims_view.show(data, size, given)
+    elif sum(bool(row) for row in study.status(todo)["done"]) > 1:
         print_table(found, todo)
 
 
@@ -123,47 +128,41 @@ def stand(as_json: bool, **given: Any) -> None:
         Console().print(f"  {in_words(study.seconds_left(rows))} of training left.")
 
 
-def answered(out: str | None, all_metrics: bool, **given: Any) -> None:
+def answered(out: str | None, all_metrics: bool, as_json: bool, **given: Any) -> None:
     """The table of a study."""
-    found, data, _, todo = planned(**given)
+    found, data, size, todo = planned(**given, plans=find_study(given["name"]).shows != "claims")
     if found.shows == "data":
         print_data(data)
-        return
-    print_table(found, todo, out, all_metrics)
+    elif found.shows == "claims":
+        claims_view.show(data, size, given, out, as_json)
+    else:
+        print_table(found, todo, out, all_metrics, as_json)
 
 
-def print_table(found: Study, todo: list[study.Job], out: str | None = None, all_metrics: bool = False) -> None:
+def print_table(
+    found: Study, todo: list[study.Job], out: str | None = None, all_metrics: bool = False, as_json: bool = False
+) -> None:
     """The finished arms side by side, on the screen or in a file."""
     table = study.compared(found, todo)
-    if out and Path(out).suffix == ".csv":
-        text = compare_view.to_csv([table.rows])
-    else:
-        views = views_of(found, table, all_metrics)
-        if not out:
-            for view in views:
-                Console().print(view, "")
-            return
-        forms = {".md": to_markdown, ".tex": to_latex}
-        if Path(out).suffix not in forms:
-            raise UsageError(f"The name {out} does not say which format to write.", "End it in .md, .tex or .csv.")
-        text = "\n".join(forms[Path(out).suffix](view) for view in views)
-    try:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(text.rstrip("\n") + "\n")
-    except OSError as error:
-        raise DissectError(f"Could not write {out}: {error.strerror or error}.") from error
-    print(out)
+    form = compare_view.chosen_form(None, out, as_json)
+    metrics = EVERY if all_metrics else JUDGED
+    compare_view.write([table], form, out, metrics, False, lambda table: views_of(found, table, metrics))
 
 
-def views_of(found: Study, table: compare.Comparison, all_metrics: bool) -> list[TextTable]:
+def views_of(found: Study, table: compare.Comparison, metrics: tuple[str, ...]) -> list[TextTable]:
     """The means with the paper's figures, then the pairs."""
-    views = compare_view.views_of(table, METRICS if all_metrics else JUDGED, False)
+    views = compare_view.views_of(table, metrics, bool(found.pairs))
     rows = table.rows
+    if found.pairs and len(views) > 1:
+        views[1] = replace(views[1], title=f"{found.name}: the pairs that it asks about")
     if rows["paper mrr@20"].notna().any():
         cells = rows["paper hr@20"].map("{:.2f}".format) + " / " + rows["paper mrr@20"].map("{:.2f}".format)
         cells = cells.where(rows["paper mrr@20"].notna(), "")
         place = next(i for i, column in enumerate(views[0].columns) if column.name.startswith("MRR@20")) + 1
         printed = [Column("paper\nHR / MRR", cells.tolist(), spare=False)]
+        apart = [(rows[name] - rows[f"paper {name}"]).map(compare_view.signed) for name in JUDGED]
+        ours = (apart[0] + " / " + apart[1]).where(rows["paper mrr@20"].notna(), "")
+        printed.append(Column("ours - paper\nHR / MRR", ours.tolist(), spare=True))
         if rows["paper seconds"].notna().any():
             seconds = rows["paper seconds"].map(compare_view.seconds).tolist()
             printed.append(Column("paper\ns/epoch", seconds, spare=True))
@@ -192,28 +191,12 @@ def number(value: float | None) -> str:
 
 
 def drawn(out: str | None, **given: Any) -> None:
-    """The figure of a study, and its files."""
+    """The figures of a study, and their files."""
     from dissect import drawing
-    from figures import lines
 
     found, data, size, todo = planned(**given)
     folder = Path(out) if out else Path(given["runs_dir"]) / "figures"
-    if found.shows == "density":
-        groups = list(dict.fromkeys(job.plan.group for job in todo if job.is_done))
-        if not groups:
-            raise UsageError(*study.NONE_FINISHED)
-        both = drawing.density(groups[0], module=found.module, beside=groups[1] if len(groups) > 1 else None)
-        drawings = [each._replace(name=f"{each.name}-{data.name}") for each in both]
-    elif found.shows in ("lines", "lengths"):
-        is_line = found.shows == "lines"
-        table = lines.over_seeds(study.lines(todo, ("hr@20",)) if is_line else study.lengths(todo))
-        axis, last = (found.axis, "") if is_line else ("clicks of the session", f"≥ {study.LONGEST}")
-        figure = lines.draw(table, axis, "HR@20 (%)", last)
-        says = lines.describe(table, f"{found.name} on {data.name}: HR@20", axis)
-        drawings = [drawing.Drawing(f"{found.name}-{data.name}-d{size['dim']}", figure, says, pd.DataFrame(table))]
-    else:
-        raise UsageError(f"{found.name} is a table.", f"Print it: dissect study table {found.name}")
-    for each in drawings:
+    for each in drawing.of_study(found, data.name, size, todo):
         print(each.caption)
         for path in each.save(folder):
             print(path)
