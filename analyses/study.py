@@ -19,6 +19,7 @@ from analyses.significance import read_gains
 from analyses.studies import SCALES, Arm, Study
 from dissect.data.catalog import STAND_INS
 from dissect.data.sessions import Dataset
+from dissect.data.stats import statistics
 from dissect.errors import BusyError, DataError, DivergedError, FinishedError, UsageError, unknown
 from dissect.experiment.train import Plan, Say, planned, train, unsaid
 from dissect.runs import folders
@@ -203,6 +204,14 @@ def oriented(table: compare.Comparison, a: str, b: str) -> pd.DataFrame:
     values = {name: -turned[name] for name in ("difference", "t", "d_z")} | {"low": -turned["high"]}
     relative = -100 * turned["difference"] / [mean[metric][b] for metric in turned["metric"]]
     return turned.assign(**names, **values, high=-turned["low"], relative=relative)
+
+
+def counts(data: Dataset) -> pd.DataFrame:
+    """Table 1: count, the name of the data set and paper (NaN for a data set that is not the paper's)."""
+    names = ("clicks", "prefixes", "items", "mean_length")
+    found, printed = statistics(data), paper.TABLE1.get(name_in_paper(data.name), (None,) * len(names))
+    rows = [{"count": name, data.name: found[name], "paper": there} for name, there in zip(names, printed)]
+    return pd.DataFrame(rows).astype({"paper": float})
 
 
 def log_of(dataset: str) -> str:

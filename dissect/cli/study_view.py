@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from analyses import claims, compare, study
+from analyses import claims, compare, paper, study
 from analyses.entries import JUDGED
 from analyses.studies import STUDIES, Study, find_study
 from dissect.cli import claims_view, compare_view, options
@@ -173,21 +173,19 @@ def views_of(found: Study, table: compare.Comparison, metrics: tuple[str, ...]) 
 
 def print_data(data: Dataset) -> None:
     """Table 1: the counts of a data set beside the paper's."""
-    from analyses import paper
-    from dissect.data.stats import ROWS, statistics
+    from dissect.data.stats import ROWS
 
-    counts = statistics(data)
-    printed = paper.TABLE1.get(study.name_in_paper(data.name), (None,) * 4)
-    said = printed[0] and data.name not in paper.SETS
-    note = "This split of the log is not the one that the paper counts." if said else None
+    rows = study.counts(data)
+    is_other = rows["paper"].notna().any() and data.name not in paper.SETS
+    note = "This split of the log is not the one that the paper counts." if is_other else None
     table = plain(("Table 1", data.name, "paper"), (data.name, "paper"), caption=note)
-    for name, there in zip(("clicks", "prefixes", "items", "mean_length"), printed):
-        table.add_row(ROWS[name], number(counts[name]), number(there))
+    for name, here, there in rows.itertuples(index=False):
+        table.add_row(ROWS[name], number(here), "" if math.isnan(there) else number(there))
     Console().print(table)
 
 
-def number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"
 
 
 def drawn(out: str | None, **given: Any) -> None:
