@@ -315,7 +315,6 @@ def of_study(study: Study, dataset: str, size: dict[str, Any], todo: Sequence[Jo
     Raises UsageError if the study is a table, or none of its seeds is finished.
     """
     from analyses import study as studying
-    from analyses.paper import SETS
     from figures import lines as figure
 
     if study.shows == "density":
@@ -333,13 +332,13 @@ def of_study(study: Study, dataset: str, size: dict[str, Any], todo: Sequence[Jo
         raise UsageError(f"{study.name} is no figure.", f"Print it: dissect study table {study.name}")
     is_line = study.shows == "lines"
     axis, last = (study.axis, "") if is_line else ("clicks of the session", f"≥ {studying.LONGEST}")
-    expected = study.expects.get(studying.log_of(dataset) or SETS[0], "")
+    expected = study.expects.get(studying.log_of(dataset))
     note = f"Paper: {expected}" if expected else ""
     drawings = []
     for metric in ("hr@20",) if is_line else ("hr@20", "mrr@20"):
         read = studying.lines(todo, (metric,)) if is_line else studying.lengths(todo, metric)
         shown, name = figure.over_seeds(read), metric.upper()
-        stem = "-".join([study.name, dataset, f"d{size['dim']}", *[size["protocol"]] * bool(size.get("protocol"))])
+        stem = "-".join([study.name, dataset, f"d{size['dim']}", *filter(None, [size.get("protocol")])])
         stem += "" if is_line else f"-{metric.split('@')[0]}"
         words = figure.describe(shown, f"{study.name} on {dataset}: {name}", axis)
         words += f" {note}." if note else ""

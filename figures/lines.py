@@ -34,9 +34,11 @@ def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "", note: st
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(COLUMN, HEIGHT))
         words = {line: textwrap.fill(str(line), WRAP, break_on_hyphens=False) for line in shown["line"].unique()}
-        beside = LETTER * max(len(part) for text in words.values() for part in text.split("\n")) + 0.05
+        is_one = len(words) == 1  # the axis says what it is
+        longest = max(len(part) for text in words.values() for part in text.split("\n"))
+        beside = 0.1 if is_one else LETTER * longest + 0.05
         bottom = BOTTOM + LINE * ("prefixes" in shown)
-        wide, tall = (COLUMN - LEFT - beside) / 1.12, HEIGHT - bottom - TOP - 1.3 * LINE * bool(note)
+        wide, tall = (COLUMN - LEFT - beside) / (1 if is_one else 1.12), HEIGHT - bottom - TOP - 1.3 * LINE * bool(note)
         axes = figure.add_axes((LEFT / COLUMN, bottom / HEIGHT, wide / COLUMN, tall / HEIGHT))
         if note:
             figure.text(LEFT / COLUMN, 1 - 0.06 / HEIGHT, note, ha="left", va="top", color=GREY, fontsize=SMALL)
@@ -54,12 +56,12 @@ def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "", note: st
             counts = shown.drop_duplicates("x").set_index("x")["prefixes"]
             names = [f"{name}\n{_short(int(counts[x]))}" for name, x in zip(names, places)]
         axes.set_xticks(range(len(places)), names)
-        axes.set_xlabel(xlabel)
+        axes.set_xlabel(f"{xlabel}; number of prefixes" if "prefixes" in shown else xlabel)
         axes.set_ylabel(ylabel)
         low, high = axes.get_ylim()
         axes.set_ylim(low, high)
         lines = max(text.count("\n") + 1 for text in words.values())
-        label_ends(axes, labels, (LINE * lines + 0.02) / tall * (high - low))
+        label_ends(axes, [] if is_one else labels, (LINE * lines + 0.02) / tall * (high - low))
     return figure
 
 

@@ -15,9 +15,10 @@ from rich.text import Text
 from analyses import claims, paper
 from analyses.answers import UNDECIDED
 from analyses.evidence import NOT_RUN
+from dissect.cli import compare_view
 from dissect.cli.text_table import PROSE, plain
 from dissect.data.sessions import Dataset
-from dissect.errors import DissectError, UsageError
+from dissect.errors import UsageError
 from dissect.runs import files
 
 OPTION = "--protocol paper"
@@ -58,15 +59,7 @@ def show(
         text = json.dumps(record(rows, data, words), indent=1) + "\n"
     else:
         text = to_markdown(rows, data, words)
-    if out is None:
-        print(text.rstrip("\n"))
-        return
-    try:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(text)
-    except OSError as error:
-        raise DissectError(f"Could not write {out}: {error.strerror or error}.") from error
-    print(out)
+    compare_view.put(text, out)
 
 
 def options_of(given: Mapping[str, Any]) -> str:

@@ -221,16 +221,20 @@ def write(
     else:
         texts = {"": "\n".join((to_markdown if form == "markdown" else to_latex)(view) for view in views)}
     for extension, text in texts.items():
-        if out is None:
-            print(text.rstrip("\n"))
-            continue
-        path = Path(out).with_stem(Path(out).stem + extension)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text.rstrip("\n") + "\n")
-        except OSError as error:
-            raise DissectError(f"Could not write {path}: {error.strerror or error}.") from error
-        print(path)
+        put(text, None if out is None else Path(out).with_stem(Path(out).stem + extension))
+
+
+def put(text: str, out: str | Path | None) -> None:
+    """Print a text, or write it to a file and print its path. Raises DissectError if the disk refuses."""
+    if out is None:
+        print(text.rstrip("\n"))
+        return
+    try:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_text(text.rstrip("\n") + "\n")
+    except OSError as error:
+        raise DissectError(f"Could not write {out}: {error.strerror or error}.") from error
+    print(out)
 
 
 def to_csv(parts: Iterable[pd.DataFrame]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from analyses.entries import JUDGED
 from analyses.studies import STUDIES, Study, find_study
 from dissect.cli import claims_view, compare_view, options
 from dissect.cli.live import observer
-from dissect.cli.text_table import Column, TextTable, plain
+from dissect.cli.text_table import NO_LIMIT, Column, TextTable, plain, to_latex, to_markdown, to_screen
 from dissect.data.sessions import Dataset
 from dissect.errors import UsageError
 from dissect.runs.records import EVERY
@@ -132,7 +133,7 @@ def answered(out: str | None, all_metrics: bool, as_json: bool, **given: Any) ->
     """The table of a study."""
     found, data, size, todo = planned(**given, plans=find_study(given["name"]).shows != "claims")
     if found.shows == "data":
-        print_data(data)
+        print_data(data, out, as_json)
     elif found.shows == "claims":
         claims_view.show(data, size, given, out, as_json)
     else:
@@ -171,17 +172,32 @@ def views_of(found: Study, table: compare.Comparison, metrics: tuple[str, ...]) 
     return views
 
 
-def print_data(data: Dataset) -> None:
-    """Table 1: the counts of a data set beside the paper's."""
+def print_data(data: Dataset, out: str | None = None, as_json: bool = False) -> None:
+    """Table 1: the counts of a data set beside the paper's, on the screen or in a file."""
     from dissect.data.stats import ROWS
 
-    rows = study.counts(data)
-    is_other = rows["paper"].notna().any() and data.name not in paper.SETS
-    note = "This split of the log is not the one that the paper counts." if is_other else None
-    table = plain(("Table 1", data.name, "paper"), (data.name, "paper"), caption=note)
-    for name, here, there in rows.itertuples(index=False):
-        table.add_row(ROWS[name], number(here), "" if math.isnan(there) else number(there))
-    Console().print(table)
+    form, rows = compare_view.chosen_form(None, out, as_json), study.counts(data)
+    here, there = rows[data.name].map(number).tolist(), [None if math.isnan(x) else x for x in rows["paper"]]
+    columns = [Column("", [ROWS[name] for name in rows["count"]]), Column(data.name, here)]
+    if has_paper := None not in there:
+        columns.append(Column("paper", [number(x) for x in there if x is not None]))
+    log, notes = study.log_of(data.name), []
+    if has_paper and data.name not in paper.SETS:
+        notes = [f"Another split of the log than the paper's {log}: the counts need not be the same."]
+    elif not has_paper:
+        notes = [f"A part of the log of the paper's {log}." if log else "Not a data set of the paper."]
+    view = TextTable(f"Table 1: {data.name} (split {data.split_hash})", columns, notes, f"tab:{data.name}")
+    if form == "screen" and out is None:
+        Console().print(view)
+        return
+    texts: dict[str, Callable[[], str]] = {
+        "json": lambda: str(rows.to_json(orient="records", indent=1)),
+        "csv": lambda: str(rows.to_csv(index=False)),
+        "screen": lambda: to_screen(view, NO_LIMIT).plain,
+        "markdown": lambda: to_markdown(view),
+        "latex": lambda: to_latex(view),
+    }
+    compare_view.put(texts[form](), out)
 
 
 def number(value: float) -> str:
