@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
 from analyses import claims, compare, paper, study
@@ -156,20 +157,26 @@ def views_of(found: Study, table: compare.Comparison, metrics: tuple[str, ...]) 
     rows = table.rows
     if found.pairs and len(views) > 1:
         views[1] = replace(views[1], title=f"{found.name}: the pairs that it asks about")
-    if rows["paper mrr@20"].notna().any():
-        cells = rows["paper hr@20"].map("{:.2f}".format) + " / " + rows["paper mrr@20"].map("{:.2f}".format)
-        cells = cells.where(rows["paper mrr@20"].notna(), "")
-        place = next(i for i, column in enumerate(views[0].columns) if column.name.startswith("MRR@20")) + 1
-        printed = [Column("paper\nHR / MRR", cells.tolist(), spare=False)]
-        apart = [(rows[name] - rows[f"paper {name}"]).map(compare_view.signed) for name in JUDGED]
-        ours = (apart[0] + " / " + apart[1]).where(rows["paper mrr@20"].notna(), "")
-        printed.append(Column("ours - paper\nHR / MRR", ours.tolist(), spare=True))
-        if rows["paper seconds"].notna().any():
-            seconds = rows["paper seconds"].map(compare_view.seconds).tolist()
-            printed.append(Column("paper\ns/epoch", seconds, spare=True))
-        views[0] = replace(views[0], columns=[*views[0].columns[:place], *printed, *views[0].columns[place:]])
+    beside = [column for column in views[0].columns if column.name == "s/epoch"]  # a column of Table 2
+    columns = [each for each in views[0].columns if each.name not in {"s/epoch", *compare.settings_apart(rows)}]
+    if (printed := rows["paper mrr@20"].notna()).any():
+        beside += paper_columns(rows, printed)
+    place = next(i for i, column in enumerate(columns) if column.name.startswith("MRR@20")) + 1
+    views[0] = replace(views[0], columns=[*columns[:place], *beside, *columns[place:]])
     views[0] = replace(views[0], title=f"{found.name}: {found.question} {views[0].title}")
     return views
+
+
+def paper_columns(rows: pd.DataFrame, printed: pd.Series) -> list[Column]:
+    """What the paper prints for the rows that are `printed`, and how far ours are from it."""
+    apart = rows[list(JUDGED)] - rows[[f"paper {name}" for name in JUDGED]].to_numpy()
+    values = {"paper\nHR / MRR": compare_view.at_20(rows, "paper")}
+    values["ours - paper\nHR / MRR"] = (
+        apart[JUDGED[0]].map(compare_view.signed) + " / " + apart[JUDGED[1]].map(compare_view.signed)
+    )
+    values["paper\ns/epoch"] = rows["paper seconds"].map(compare_view.seconds)
+    cells = {name: column.where(printed, "").tolist() for name, column in values.items()}
+    return [Column(name, column, spare=name[0] != "p") for name, column in cells.items() if any(column)]
 
 
 def print_data(data: Dataset, out: str | None = None, as_json: bool = False) -> None:
