@@ -53,7 +53,7 @@ def evaluate_by(
 
     `batch_size` sessions are ranked at once: by default 512, or fewer if their scores would take more than AT_ONCE.
     Draws no random number and restores the model's mode. `report(done, total)` is called after each batch; `ties` as in
-    scoring.ranks_by. `lists` counts what stands in the lists of all prefixes, for a fifth more time. Raises
+    scoring.ranks_by. `lists` counts what stands in the lists of all prefixes, for a tenth more time. Raises
     DivergedError if scores are NaN: they would compare as lower than the target's score.
     """
     was_training = model.training
