@@ -6,7 +6,7 @@ fair one (analyses/evidence.py has the rules). For densities the paper's protoco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -28,7 +28,7 @@ from analyses.verdict import judge
 from dissect.data import planted
 from dissect.data.sessions import Dataset
 from dissect.data.stats import statistics
-from dissect.errors import DissectError
+from dissect.errors import DataError, DissectError
 from dissect.experiment.train import Say, unsaid
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, LITERAL, Config
@@ -97,7 +97,7 @@ def dissection(case: Case, model: str) -> Path | None:
 
     Of several the one that has the usual settings, then that of most seeds, then the widest. None if none is finished.
     """
-    usual = LITERAL if case.protocol == "paper" else CALIBRATED
+    usual = {"where": "both", "shadows": False} | dict(LITERAL if case.protocol == "paper" else CALIBRATED)
     found = []
     for group in folders.find_groups(case.runs_dir):
         try:
@@ -105,8 +105,8 @@ def dissection(case: Case, model: str) -> Path | None:
         except DissectError:
             continue  # a damaged neighbour has nothing to say
         is_meant = config.model == model and config.split_hash == case.data.split_hash and config.is_sparse
-        if is_meant and config.has_verdict and config.shadows == bool(usual) and (seeds := len(finished(group))):
-            about = {name: getattr(Config, name) for name in CALIBRATED} | dict(usual)
+        if is_meant and config.has_verdict and config.shadows == usual["shadows"] and (seeds := len(finished(group))):
+            about = {name: getattr(Config, name) for name in CALIBRATED} | usual
             is_usual = all(getattr(config, name) == value for name, value in about.items())
             found.append((is_usual, seeds, config.model_options.get("dim", 0), group))
     return max(found, key=lambda each: each[:3])[3] if found else None
@@ -116,7 +116,10 @@ def observed(case: Case, model: str, question: str) -> Finding:
     """O1 (propagation withers) or O2 (the readout holds) of the verdict on a model."""
     if (group := dissection(case, model)) is None:
         return MISSING
-    verdict = case.verdict(group)
+    try:
+        verdict = case.verdict(group)
+    except DataError as error:
+        return Finding(UNDECIDED, error.message, (group.name,))
     answer = verdict[question]
     # The paper reads its figures: no control, no doubt.
     decided = answer["figures_say"] if case.protocol == "paper" else answer["answer"]
@@ -408,7 +411,7 @@ def trained(data: Dataset, runs_dir: str | Path) -> set[tuple[str, str]]:
     return found
 
 
-def judged(data: Dataset, scale: dict[str, Any], runs_dir: str | Path, only: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
+def judged(data: Dataset, scale: dict[str, Any], runs_dir: str | Path) -> pd.DataFrame:
     """The claims on a data set, a row for each: name, where, says, study, printed, and for each of PROTOCOLS
     `<protocol> answer`, `<protocol> says` (without the doubts), `<protocol> measured` and `<protocol> groups`.
 
@@ -430,7 +433,7 @@ def judged(data: Dataset, scale: dict[str, Any], runs_dir: str | Path, only: Seq
             )
 
         case = Case(data, log, Path(runs_dir), protocol, of, verdict)
-        for claim in (claim for claim in only if log in claim.logs):
+        for claim in (claim for claim in CLAIMS if log in claim.logs):
             found = claim.judge(case)
             about = {"name": claim.name, "where": claim.where, "says": claim.says, "study": claim.study}
             row = rows.setdefault(claim.name, {**about, "printed": claim.printed(log)})

@@ -113,7 +113,7 @@ def ordered(of: Evidence, pairs: Iterable[Pair]) -> Finding:
     else:
         counts = [(list(known.values()).count(sign), words) for sign, words in AS_CLAIMED.items()]
         says = ", ".join(f"{count} {words}" for count, words in counts if count)
-        says = f"of {len(signs)} pairs {says}; {in_words(of, worst)}"
+        says = f"of {len(signs)} pairs {says}; lowest: {in_words(of, worst)}"
     if lacking := len(signs) - len(known):
         says += f"; {lacking} of {len(signs)} pairs not run"
     return of.found(answer, says, [label for pair in known for label in pair[:2]])

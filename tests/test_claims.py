@@ -306,7 +306,7 @@ def test_the_page_is_made_of_run_folders(data, tmp_path, monkeypatch, capsys):
     rows = page.set_index("name")
     assert rows["clean answer"]["table2-best"] == HOLDS and rows["paper answer"]["table2-best"] == FAILS
     assert rows["clean answer"]["table2-dhcn"] == FAILS and rows["clean answer"]["table4-M"] == NOT_RUN
-    given = {"scale": "eighth", "dim": None, "epochs": None, "seeds": (1,), "runs_dir": tmp_path}
+    given = {"scale": "eighth", "dim": None, "epochs": None, "seeds": (1,), "runs_dir": str(tmp_path)}
     monkeypatch.setenv("COLUMNS", "80")
     claims_view.show(data, SIZE, given)
     out = capsys.readouterr().out
@@ -334,6 +334,14 @@ def test_the_trainings_of_all_claims_are_each_there_once(data, tmp_path, monkeyp
         job.seed for job in todo
     )
     assert todo[0].arm.label.startswith("figure3: ")
+
+
+def test_damaged_runs_decide_nothing(case, tmp_path):
+    group = dissected(tmp_path)
+    for seed in (1, 2, 3):
+        (group / f"s{seed}" / "density.jsonl").write_text("{}\n")
+    found = claims.observed(case(), "srgnn", "O1")
+    assert found.answer == UNDECIDED and "density.jsonl" in found.measured
 
 
 def test_usual_settings_come_first(case, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -67,7 +68,12 @@ def options_of(given: Mapping[str, Any]) -> str:
     words = [f"--scale {given['scale']}"]
     words += [f"--{name} {given[name]:g}" for name in ("dim", "epochs") if given[name] is not None]
     words += [f"--seed {seed}" for seed in given["seeds"]]
-    words += [f"--runs-dir {given['runs_dir']}"] if str(given["runs_dir"]) != "runs" else []
+    folders = {"runs_dir": "runs", "data_dir": None}  # and their usual values
+    words += [
+        f"--{name.replace('_', '-')} {shlex.quote(str(given[name]))}"
+        for name in folders
+        if given.get(name) != folders[name]
+    ]
     return " ".join(words)
 
 
