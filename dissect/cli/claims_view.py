@@ -91,7 +91,10 @@ def in_words(row: Mapping[str, Any], protocol: str, data: str, words: str) -> tu
             return answer, f"needs the paper's own data set: --dataset {'|'.join(paper.SETS)}"
         return answer, claims.command(row["study"], data, words, protocol)
     leaning = f" (the numbers say: {says})" if answer == UNDECIDED and says not in (answer, "") else ""
-    return f"{answer}{leaning}", row[f"{protocol} measured"]
+    measured = row[f"{protocol} measured"]
+    if NOT_RUN in measured:
+        measured += f". The rest: {claims.command(row['study'], data, words, protocol)}"
+    return f"{answer}{leaning}", measured
 
 
 def on_screen(rows: pd.DataFrame, data: str, words: str) -> Iterator[Text]:
