@@ -26,7 +26,7 @@ from analyses.significance import Gains, can_count, enough_resamples, n_tests, p
 from dissect.errors import DataError, UsageError
 from dissect.runs import files
 from dissect.runs.folders import left_out
-from dissect.runs.records import METRICS, Data
+from dissect.runs.records import ALSO, LISTED, METRICS, Data
 
 TIES = "best"  # how every training ranks: one more than the number of strictly better scores
 # How the reported epoch was chosen (analyses.entries.Entry.selection): in a cell, and in words.
@@ -132,6 +132,10 @@ def compared(
 ) -> Comparison:
     """The means of rows of one split and protocol, and their pairs, from what `read_gains` gives."""
     rows = means(entries)
+    for name in ALSO:
+        by_seed = [gains[place].also[name] for place in rows["entry"]]
+        rows[name] = [100 * float(values.mean()) for values in by_seed]
+        rows[f"{name} sd"] = [100 * float(values.std(ddof=1)) if len(values) > 1 else np.nan for values in by_seed]
     tests = n_tests(len(rows))
     resamples = resamples or enough_resamples(tests)
     pairs, best_first = pd.DataFrame(), [gains[place] for place in rows.pop("entry")]
@@ -161,8 +165,9 @@ def means(entries: list[Entry]) -> pd.DataFrame:
     Columns: label, group, model, variant, where, protocol, ties, selection (Entry.selection), seeds (number),
     seed_list, unfinished, damaged (numbers of seeds left out), parameters, items (of the catalogue), seconds_per_epoch
     (NaN without epochs), the metrics, `<metric> sd` (ddof 1; NaN for one seed), `worst <metric>` with ties against the
-    target (NaN if not measured), and for HR@20 and MRR@20 `bias <metric>`: how much choosing the epoch on test would
-    add (NaN if it was chosen on test); then the settings of `differing`. `entry` is the row's place in `entries`.
+    target (NaN if not measured), coverage@20 and popularity@20 (NaN for runs of earlier versions), and for HR@20 and
+    MRR@20 `bias <metric>`: how much choosing the epoch on test would add (NaN if it was chosen on test); then the
+    settings of `differing`. `entry` is the row's place in `entries`.
 
     If MRR@20 is known with ties against the target, rows are ordered by that value: equal scores win nothing.
     """
@@ -207,6 +212,7 @@ def over_seeds(row: Entry) -> dict[str, float]:
         **{metric: mean("test", metric) for metric in METRICS},
         **{f"{metric} sd": float(test[metric].std(ddof=1)) for metric in METRICS},
         **{f"worst {metric}": mean("test_worst_ties", metric) for metric in METRICS},
+        **{name: mean("lists", name) for name in LISTED},
         **{f"bias {metric}": np.nan if is_within else mean("selection_bias", metric) for metric in JUDGED},
     }
 
@@ -335,6 +341,17 @@ def explanations(rows: pd.DataFrame, of_training: bool = False) -> list[str]:
         said += " Bias: how much choosing the epoch on the test set would add to HR@20 and MRR@20."
     epochs = "; ".join(f"{EPOCHS[how][0]}, {EPOCHS[how][1]}" for how in chosen)
     return [said, *([f"Epoch reported: {epochs}."] if len(chosen) > 1 else []), ties_note(rows)]
+
+
+def about_lists(rows: pd.DataFrame) -> list[str]:
+    """What coverage and popularity are, and how runs get them that lack them."""
+    said = (
+        "Coverage@20: share of the catalogue that is in any list of 20 items on test. Popularity@20: mean training "
+        "clicks on the items of the lists, in percent of those on the most clicked item (session-rec)."
+    )
+    if rows[LISTED[0]].isna().any():
+        said += " A dash: an earlier version trained it; dissect evaluate RUN --keep adds both."
+    return [said]
 
 
 def ties_note(rows: pd.DataFrame) -> str:

@@ -22,7 +22,7 @@ t-test) in
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from analyses.entries import JUDGED, Entry, Warn
 from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.files import AGAIN
+from dissect.runs.records import ALSO
 from dissect.training.evaluation import gains
 
 ALPHA = 0.05
@@ -51,13 +52,14 @@ class Gains:
 
     example: np.ndarray
     session: np.ndarray
+    also: dict[str, np.ndarray] = field(default_factory=dict)  # of metrics without a test: the mean by seed [K]
 
 
 def gains_of_ranks(rank: np.ndarray, session: np.ndarray) -> Gains:
     """The gains of K seeds from their ranks [K, P] and the session of each prefix, numbered 0..S-1, [P]."""
     gain = np.stack([gains(rank, metric) for metric in JUDGED])  # [2, K, P]
     sums = [[np.bincount(session, weights=seed) for seed in of_metric] for of_metric in gain]
-    return Gains(gain.mean(1), np.array(sums))
+    return Gains(gain.mean(1), np.array(sums), {name: gains(rank, name).mean(1) for name in ALSO})
 
 
 def read_gains(

@@ -56,15 +56,20 @@ class Study:
     """What is trained to answer a question.
 
     shows   "table": accuracy, side by side; "density": Figure 3 or 4 (`module`); "lines": HR@20 against `axis`;
-            "lengths": accuracy by the length of the session; "data": counts of the data set
+            "lengths": accuracy by the length of the session; "data": counts of the data set; "claims": what the runs of
+            other studies say of each claim of the paper
+    pairs   the pairs of labels that a table shows; () those with its best row
+    expects the shape of the paper's figure in words, by data set of the paper
     """
 
     name: str
     question: str
     arms: tuple[Arm, ...]
-    shows: Literal["table", "density", "lines", "lengths", "data"] = "table"
+    shows: Literal["table", "density", "lines", "lengths", "data", "claims"] = "table"
     module: str = ""
     axis: str = ""
+    pairs: tuple[tuple[str, str], ...] = ()
+    expects: Mapping[str, str] = field(default_factory=dict)
 
 
 # How much a study trains: width, most epochs (of `train`), and seeds. `full` has the paper's width and seeds.
@@ -78,18 +83,29 @@ WHOLE_SESSIONS = {"batch_size": 32}
 # The models of Table 2 in its order, then the strong simple ones that it lacks.
 TABLE2 = ("attenmixer", "nextitnet", "narm", "srgnn", "gcsan", "sgnnhn", "lessr", "niser", "dhcn", "dsan")
 BESIDE = ("gru4rec", "sasrec", "core", "pop", "spop", "sknn", "vsknn", "sr", "sfsknn", "stan", "vstan")
+GNNS = ("srgnn", "gcsan", "sgnnhn", "lessr", "niser", "dhcn")  # of Table 2
 LEVELS, HEADS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10), (1, 2, 4, 8, 16, 32)
 ABLATIONS = {"paper-M": "one level", "paper-IP": "no priority", "paper-LI": "concatenated", "paper-LP": "max pooling"}
 
 
+def _plain(name: str) -> Arm:
+    """A model as it is."""
+    of_sessions = name in ("nextitnet", "gru4rec", "sasrec")
+    return Arm(name, name, settings=WHOLE_SESSIONS if of_sessions else {}, printed=paper.TABLE2.get(name, {}))
+
+
+def _sparse(name: str) -> Arm:
+    return Arm(f"{name}, with SparseVD", name, verb="run")
+
+
+def _sparsevd() -> tuple[Arm, ...]:
+    trained = [name for name in (*TABLE2, *BESIDE) if name in MODELS and MODELS[name].learns]
+    return tuple(arm for name in trained for arm in (_plain(name), _sparse(name)))
+
+
 def _table2() -> tuple[Arm, ...]:
-    named = [name for name in (*TABLE2, *BESIDE) if name in MODELS]
-    of_sessions = ("nextitnet", "gru4rec", "sasrec")
-    plain = [
-        Arm(name, name, settings=WHOLE_SESSIONS if name in of_sessions else {}, printed=paper.TABLE2.get(name, {}))
-        for name in named
-    ]
-    sparse = [Arm(f"{name}, with SparseVD", name, verb="run") for name in ("srgnn", "attenmixer")]
+    plain = [_plain(name) for name in (*TABLE2, *BESIDE) if name in MODELS]
+    sparse = [_sparse(name) for name in ("srgnn", "attenmixer")]
     control = Arm("srgnn, normalised", "srgnn", preset="normalised")
     return (*plain, control, *sparse)
 
@@ -108,25 +124,55 @@ def _dissections() -> tuple[Arm, ...]:
     return (Arm("srgnn", "srgnn", verb="run"), Arm("srgnn, published settings", "srgnn", verb="literal"))
 
 
+# What the paper compares: with the readout of Atten-Mixer against without; beside it what the paper lacks, the control.
+PAIRS3 = (
+    ("srgnn, Atten-Mixer", "srgnn"),
+    ("sgnnhn, Atten-Mixer", "sgnnhn"),
+    ("srgnn, normalised", "srgnn"),
+    ("srgnn, Atten-Mixer", "srgnn, normalised"),
+)
+
+
+def _table4() -> tuple[Arm, ...]:
+    parts = [
+        Arm(f"{preset.removeprefix('paper')}: {says}", "attenmixer", preset=preset, printed=paper.TABLE4[preset])
+        for preset, says in ABLATIONS.items()
+    ]
+    whole = Arm("attenmixer", "attenmixer", printed=paper.TABLE2["attenmixer"])
+    return (whole, *parts, Arm("without attention", "attenmixer", without=("attention",)))
+
+
+def _others() -> tuple[Arm, ...]:
+    named = [name for name in GNNS if name in MODELS and name != "srgnn"]
+    literal = "{}, published settings"
+    return tuple(arm for name in named for arm in (_sparse(name), Arm(literal.format(name), name, verb="literal")))
+
+
 STUDIES = {
     study.name: study
     for study in (
         Study("table1", "Are the data sets those of the paper?", (), "data"),
         Study("figure3", "Does propagation wither in SR-GNN?", _dissections(), "density", module="gnn"),
         Study("figure4", "Does SR-GNN's readout hold?", _dissections(), "density", module="readout"),
+        Study("others", "Do propagation and readout of other models do the same?", _others(), "density"),
         Study("table2", "Is Atten-Mixer better than the models before it, and what does it cost?", _table2()),
-        Study("table3", "Does Atten-Mixer's readout improve other models, or does the normalisation?", _table3()),
+        Study(
+            "sparsevd",
+            "Which models are better if they are trained with SparseVD?",
+            _sparsevd(),
+            pairs=tuple((sparse.label, plain.label) for plain, sparse in zip(_sparsevd()[::2], _sparsevd()[1::2])),
+        ),
+        Study(
+            "table3",
+            "Does Atten-Mixer's readout improve other models, or does the normalisation?",
+            _table3(),
+            pairs=PAIRS3,
+        ),
         Study(
             "table4",
             "Does each part of Atten-Mixer count?",
-            (
-                Arm("attenmixer", "attenmixer", printed=paper.TABLE2["attenmixer"]),
-                *(
-                    Arm(f"{preset.removeprefix('paper')}: {says}", "attenmixer", preset=preset, printed=of)
-                    for (preset, says), of in zip(ABLATIONS.items(), paper.TABLE4.values())
-                ),
-                Arm("without attention", "attenmixer", without=("attention",)),
-            ),
+            _table4(),
+            pairs=tuple(("attenmixer", arm.label) for arm in _table4()[1:]),
         ),
         Study(
             "figure6",
@@ -134,6 +180,10 @@ STUDIES = {
             tuple(Arm(f"L = {n}", "attenmixer", options={"levels": n}, x=n) for n in LEVELS),
             "lines",
             axis="levels L",
+            expects={
+                **dict.fromkeys(("diginetica", "gowalla"), "lowest at L = 1, rises, then falls"),
+                "lastfm": "lowest at L = 1, highest at L = 2, then falls",
+            },
         ),
         Study(
             "figure7",
@@ -141,6 +191,7 @@ STUDIES = {
             tuple(Arm(f"H = {n}", "attenmixer", options={"heads": n}, x=n) for n in HEADS),
             "lines",
             axis="heads H",
+            expects={**dict.fromkeys(("diginetica", "gowalla"), "rises with H"), "lastfm": "highest at H = 1"},
         ),
         Study(
             "figure8",
@@ -152,7 +203,12 @@ STUDIES = {
                 Arm("SR-GNN, normalised", "srgnn", preset="normalised"),
             ),
             "lengths",
+            expects={
+                "diginetica": "falls with length; SR-GNN with Atten-Mixer highest",
+                **dict.fromkeys(("gowalla", "lastfm"), "rises with length; SR-GNN with Atten-Mixer highest"),
+            },
         ),
+        Study("claims", "Which claims of the paper hold?", (), "claims"),
     )
 }
 

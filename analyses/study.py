@@ -16,9 +16,10 @@ import pandas as pd
 from analyses import compare, paper
 from analyses.entries import entry
 from analyses.significance import read_gains
-from analyses.studies import Arm, Study
+from analyses.studies import SCALES, Arm, Study
 from dissect.data.catalog import STAND_INS
 from dissect.data.sessions import Dataset
+from dissect.data.stats import statistics
 from dissect.errors import BusyError, DataError, DivergedError, FinishedError, UsageError, unknown
 from dissect.experiment import tuned
 from dissect.experiment.train import Plan, Say, planned, train, unsaid
@@ -55,9 +56,18 @@ class Job:
         return folders.is_done(self.run)
 
 
+def size_of(scale: str, **given: Any) -> dict[str, Any]:
+    """A scale by its name, with what is given in place of its own: dim, epochs, seeds, and the protocol if it is not
+    the usual one. Raises UsageError for an unknown name.
+    """
+    if scale not in SCALES:
+        raise unknown("scale", scale, SCALES)
+    return SCALES[scale] | {name: value for name, value in given.items() if value is not None}
+
+
 def arguments(arm: Arm, scale: dict[str, Any]) -> dict[str, Any]:
     """What `train` and `planned` are told about an arm at a scale: {"dim": ..., "epochs": ..., "seeds": ...}, and
-    perhaps "tuned", the files of `tuned_arms`.
+    perhaps "protocol", if it is not the usual one, and "tuned", the files of `tuned_arms`.
 
     The settings of the arm come first: its epochs or max_steps take the place of those of the scale. Raises UsageError
     for a setting that does not exist.
@@ -66,6 +76,8 @@ def arguments(arm: Arm, scale: dict[str, Any]) -> dict[str, Any]:
         raise unknown(f"setting of arm {arm.label}", name, KNOWN)
     given: dict[str, Any] = {"preset": arm.preset, "without": arm.without, "usual": USUAL[arm.verb], **arm.settings}
     given |= {"options": dict(arm.options), "tuned": scale.get("tuned", {}).get(arm.label)}
+    if arm.verb == "train" and scale.get("protocol"):  # of densities `literal` arms have the paper's protocol
+        given = {"protocol": scale["protocol"], **given}
     if arm.model in MODELS and not MODELS[arm.model].learns:
         return {**given, "usual": DENSE}
     given["options"] = {"dim": scale["dim"], **arm.options}
@@ -175,9 +187,11 @@ def seconds_left(rows: pd.DataFrame) -> float:
     return float(left.sum()) if not each.isna().all() else float("nan")
 
 
-def compared(study: Study, todo: Sequence[Job], **how: Any) -> compare.Comparison:
+def compared(study: Study, todo: Sequence[Job], every_pair: bool = False, **how: Any) -> compare.Comparison:
     """The finished arms side by side, labelled as the study does; `paper hr@20`, `paper mrr@20` and `paper seconds` are
-    what the paper prints (NaN if nothing). Raises UsageError if fewer than two arms have a finished seed.
+    what the paper prints (NaN if nothing). Pairs are those of the study, else those with the best row, or every one.
+
+    Raises UsageError if fewer than two arms have a finished seed.
     """
     by_label = {job.arm.label: job for job in todo}
     entries, arms = [], []
@@ -191,11 +205,11 @@ def compared(study: Study, todo: Sequence[Job], **how: Any) -> compare.Compariso
             f"{len(entries)} of {len(by_label)} arms of {study.name} have a finished seed: it takes two for a table.",
             "Train them: dissect study run, with the same study and options.",
         )
-    labels = {row.runs[0]: arm.label for row, arm in zip(entries, arms)}
+    labels = {run: arm.label for row, arm in zip(entries, arms) for run in row.runs}
     entries, read, count = read_gains(entries)
     if len(entries) < 2:
         raise DataError(f"The ranks of {len(entries)} of {len(arms)} arms of {study.name} can be read: it takes two.")
-    table = compare.compared(entries, read, count, **how)
+    table = compare.compared(entries, read, count, every_pair=every_pair or bool(study.pairs), **how)
     names = {(row.group.name, row.variant): labels[row.runs[0]] for row in entries}
     table.rows["label"] = [names[group, variant] for group, variant in zip(table.rows["group"], table.rows["variant"])]
     known = dict(zip(compare.run_names(table.rows), table.rows["label"]))
@@ -206,7 +220,40 @@ def compared(study: Study, todo: Sequence[Job], **how: Any) -> compare.Compariso
     for column, part in (("hr@20", "hr"), ("mrr@20", "mrr"), ("seconds", "seconds")):
         values = [getattr(printed[label], part, None) for label in table.rows["label"]]
         table.rows[f"paper {column}"] = pd.Series(values, dtype=float)
+    if study.pairs and not every_pair:
+        facts = table.pairs.attrs
+        wanted = [oriented(table, a, b) for a, b in study.pairs]
+        table = table._replace(pairs=pd.concat([table.pairs[:0], *wanted], ignore_index=True))
+        table.pairs.attrs = facts
     return table
+
+
+def oriented(table: compare.Comparison, a: str, b: str) -> pd.DataFrame:
+    """The pair a against b of a table with every pair, a row for each metric; none if one of them is not there."""
+    if table.pairs.empty:
+        return table.pairs
+    found = table.pairs[(table.pairs["a"] == a) & (table.pairs["b"] == b)]
+    if len(found):
+        return found
+    turned = table.pairs[(table.pairs["a"] == b) & (table.pairs["b"] == a)]
+    mean = table.rows.set_index("label")
+    names = {"a": a, "b": b, "a run": turned["b run"], "b run": turned["a run"]}
+    values = {name: -turned[name] for name in ("difference", "t", "d_z")} | {"low": -turned["high"]}
+    relative = -100 * turned["difference"] / [mean[metric][b] for metric in turned["metric"]]
+    return turned.assign(**names, **values, high=-turned["low"], relative=relative)
+
+
+def counts(data: Dataset) -> pd.DataFrame:
+    """Table 1: count, the name of the data set and paper (NaN for a data set that is not the paper's)."""
+    names = ("clicks", "prefixes", "items", "mean_length")
+    found, printed = statistics(data), paper.TABLE1.get(name_in_paper(data.name), (None,) * len(names))
+    rows = [{"count": name, data.name: found[name], "paper": there} for name, there in zip(names, printed)]
+    return pd.DataFrame(rows).astype({"paper": float})
+
+
+def log_of(dataset: str) -> str:
+    """The paper's data set that this one is another split or a part of, by its name; "" for none."""
+    return next((name for name in paper.SETS if dataset.split("-")[0] == name), "")
 
 
 def name_in_paper(dataset: str) -> str:

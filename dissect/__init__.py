@@ -6,6 +6,7 @@ From Python (docs/python.md):
     group = dissect.run("srgnn", data, seeds=(1, 2, 3))  # as `dissect run`; dissect.train as `dissect train`
     group.verdict(), group.density(), group.figure("density")
     dissect.compare([group, other])
+    dissect.study("table4", data).run().table()         # as `dissect study`
 
 Nothing of it is imported before it is used: torch and pandas take seconds.
 """
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dissect import errors, sparsevd
-    from dissect.api import compare, load, open_group, recommend, report, run, train, tune
+    from dissect.api import compare, load, open_group, recommend, report, run, study, train, tune
     from dissect.data.sessions import Dataset, Sessions
     from dissect.group import Group
     from dissect.runs.config import Config
@@ -37,6 +38,7 @@ __all__ = [
     "report",
     "run",
     "sparsevd",
+    "study",
     "train",
     "tune",
 ]
@@ -54,6 +56,7 @@ _MODULES = {
     "report": "dissect.api",
     "run": "dissect.api",
     "sparsevd": "dissect.sparsevd",
+    "study": "dissect.api",
     "train": "dissect.api",
     "tune": "dissect.api",
 }

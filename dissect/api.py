@@ -21,6 +21,8 @@ import pandas as pd
 import torch
 
 from analyses import compare as comparing
+from analyses import study as studying
+from analyses.studies import SCALES, find_study
 from dissect.data import bring
 from dissect.data.sessions import Dataset
 from dissect.data.translate import number_by_name
@@ -30,10 +32,12 @@ from dissect.experiment import train as experiment
 from dissect.experiment import tune as tuning
 from dissect.experiment.recommended import recommended
 from dissect.experiment.subject import Subject, defaults, find_model
+from dissect.experiment.train import unsaid
 from dissect.experiment.tuned import Tuning
 from dissect.group import Group
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SEEDS, SETTINGS
+from dissect.studied import Studied
 from dissect.training.record import Observer
 
 Model = str | type[Any]  # a name, "path/to/file.py:ClassName", or a class
@@ -82,10 +86,13 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sparsevd": (lambda x: isinstance(x, bool), "True or False"),
     "trials": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
     "timeout": (lambda x: isinstance(x, Real) and not isinstance(x, bool), "a number of hours above 0"),
+    "dim": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
+    "scale": (lambda x: x in SCALES, f"one of {', '.join(SCALES)}"),
+    "protocol": (lambda x: x in ("clean", "paper"), "'clean' or 'paper'"),
     "resamples": (lambda x: _is_whole(x, 100), "a whole number, at least 100"),
 }
 # None says the same as leaving it out.
-NONE_IS_USUAL = {"epochs", "name", "init_from", "options", "resamples", "tuned", "timeout"}
+NONE_IS_USUAL = {"dim", "protocol", "epochs", "name", "init_from", "options", "resamples", "tuned", "timeout"}
 
 
 def _check(given: Mapping[str, Any]) -> None:
@@ -237,6 +244,36 @@ def report(
         folders.left_out(error)
     reporting.write(reporting.as_html(found), Path(out))
     return Path(out)
+
+
+def study(
+    name: str,
+    data: Dataset | str,
+    *,
+    scale: str = "quick",
+    dim: int | None = None,
+    epochs: float | None = None,
+    seeds: Sequence[int] | None = None,
+    protocol: str | None = None,
+    device: str = "auto",
+    runs_dir: str | Path = "runs",
+    quiet: bool = False,
+) -> Studied:
+    """A table or figure of the paper by its name, or a study of your own (a TOML file), on a data set.
+
+    Nothing is trained yet: `.run()` trains what is missing, `.status()`, `.table()` and `.figure()` show what is there.
+    `dim`, `epochs` and `seeds` replace those of the scale; protocol="paper" chooses epochs on test, as the paper does.
+    Raises UsageError for names and values that do not exist.
+    """
+    _check({"name": name, "data": data, "scale": scale, "dim": dim, "epochs": epochs, "runs_dir": runs_dir})
+    _check({} if seeds is None else {"seeds": seeds})
+    _check({"protocol": protocol})
+    found, data = find_study(name), load(data) if isinstance(data, str) else data
+    of_protocol = protocol if protocol == "paper" else None
+    size = studying.size_of(scale, dim=dim, epochs=epochs, seeds=seeds and tuple(seeds), protocol=of_protocol)
+    shown = not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    how = {"device": device, "observe": ProgressLine if shown else None}
+    return Studied(found, data, size, Path(runs_dir), how, unsaid if quiet else _say)
 
 
 def recommend(

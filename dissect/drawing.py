@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # imported when a figure is drawn, so that --help stays insta
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from analyses.studies import Study
+    from analyses.study import Job
     from dissect.data.sessions import Dataset
 
 STEMS = {  # module -> the name of its density figure
@@ -305,6 +307,43 @@ def training(
     stem, x = {"epoch": ("training", "epoch"), "time": ("training-by-time", "minutes")}[by]
     words = figure.describe(shown, split, caption.replace("\n", "; "))
     return [Drawing(stem, figure.draw(shown, split, caption, x), words, shown)]
+
+
+def of_study(study: Study, dataset: str, size: dict[str, Any], todo: Sequence[Job]) -> list[Drawing]:
+    """Draw the figures that answer a study, from its finished trainings `todo` on a data set, at a size.
+
+    Raises UsageError if the study is a table, or none of its seeds is finished.
+    """
+    from analyses import study as studying
+    from figures import lines as figure
+
+    if study.shows == "density":
+        groups: dict[str, list[Path]] = {}  # by model
+        for group, model in dict.fromkeys((job.plan.group, job.arm.model) for job in todo if job.is_done):
+            groups.setdefault(model, []).append(group)
+        if not groups:
+            raise UsageError(*studying.NONE_FINISHED)
+        return [
+            each._replace(name="-".join([each.name, *[model] * (len(groups) > 1), dataset]))
+            for model, own in groups.items()
+            for each in density(own[0], module=study.module or None, beside=own[1] if len(own) > 1 else None)
+        ]
+    if study.shows not in ("lines", "lengths"):
+        raise UsageError(f"{study.name} is no figure.", f"Print it: dissect study table {study.name}")
+    is_line = study.shows == "lines"
+    axis, last = (study.axis, "") if is_line else ("clicks of the session", f"≥ {studying.LONGEST}")
+    expected = study.expects.get(studying.log_of(dataset))
+    note = f"Paper: {expected}" if expected else ""
+    drawings = []
+    for metric in ("hr@20",) if is_line else ("hr@20", "mrr@20"):
+        read = studying.lines(todo, (metric,)) if is_line else studying.lengths(todo, metric)
+        shown, name = figure.over_seeds(read), metric.upper()
+        stem = "-".join([study.name, dataset, f"d{size['dim']}", *filter(None, [size.get("protocol")])])
+        stem += "" if is_line else f"-{metric.split('@')[0]}"
+        words = figure.describe(shown, f"{study.name} on {dataset}: {name}", axis)
+        words += f" {note}." if note else ""
+        drawings.append(Drawing(stem, figure.draw(shown, axis, f"{name} (%)", last, note), words, shown))
+    return drawings
 
 
 def data(*sets: Dataset) -> list[Drawing]:

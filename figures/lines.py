@@ -8,10 +8,11 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, COLUMN, DASHES, SETTINGS, label_ends
+from figures.style import COLOURS, COLUMN, DASHES, GREY, SETTINGS, label_ends
 
 MARKERS = "osD^v<>P"
 HEIGHT, LEFT, BOTTOM, TOP = 2.3, 0.52, 0.38, 0.1  # inches
+SMALL = 6.5  # points
 LETTER, LINE, WRAP = 0.066, 0.11, 14  # inches, a letter and a line of a label; letters of a line
 
 
@@ -24,16 +25,23 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "") -> Figure:
-    """Lines of `over_seeds` with labels at their right ends; `last` is what the highest x is called."""
+def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "", note: str = "") -> Figure:
+    """Lines of `over_seeds` with labels at their right ends; `last` is what the highest x is called, `note` stands
+    above. Below each x stands the number of prefixes, if there is one.
+    """
     places = sorted(shown["x"].unique())
     at = {x: place for place, x in enumerate(places)}  # equal steps: 1, 2, 4, ..., 32 are no straight scale
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(COLUMN, HEIGHT))
         words = {line: textwrap.fill(str(line), WRAP, break_on_hyphens=False) for line in shown["line"].unique()}
-        beside = LETTER * max(len(part) for text in words.values() for part in text.split("\n")) + 0.05
-        wide, tall = (COLUMN - LEFT - beside) / 1.12, HEIGHT - BOTTOM - TOP
-        axes = figure.add_axes((LEFT / COLUMN, BOTTOM / HEIGHT, wide / COLUMN, tall / HEIGHT))
+        is_one = len(words) == 1  # the axis says what it is
+        longest = max(len(part) for text in words.values() for part in text.split("\n"))
+        beside = 0.1 if is_one else LETTER * longest + 0.05
+        bottom = BOTTOM + LINE * ("prefixes" in shown)
+        wide, tall = (COLUMN - LEFT - beside) / (1 if is_one else 1.12), HEIGHT - bottom - TOP - 1.3 * LINE * bool(note)
+        axes = figure.add_axes((LEFT / COLUMN, bottom / HEIGHT, wide / COLUMN, tall / HEIGHT))
+        if note:
+            figure.text(LEFT / COLUMN, 1 - 0.06 / HEIGHT, note, ha="left", va="top", color=GREY, fontsize=SMALL)
         labels = []
         for number, (line, part) in enumerate(shown.groupby("line", sort=False)):
             part, colour = part.sort_values("x"), COLOURS[number % len(COLOURS)]
@@ -43,14 +51,22 @@ def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "") -> Figur
             axes.plot(x, part["mean"], color=colour, linestyle=style, marker=MARKERS[number % 8], markersize=3.2)
             labels.append((float(part["mean"].iloc[-1]), words[line], colour))
         names = [f"{x:g}" for x in places]
-        axes.set_xticks(range(len(places)), [*names[:-1], last or names[-1]])
-        axes.set_xlabel(xlabel)
+        names[-1] = last or names[-1]
+        if "prefixes" in shown:
+            counts = shown.drop_duplicates("x").set_index("x")["prefixes"]
+            names = [f"{name}\n{_short(int(counts[x]))}" for name, x in zip(names, places)]
+        axes.set_xticks(range(len(places)), names)
+        axes.set_xlabel(f"{xlabel}; number of prefixes" if "prefixes" in shown else xlabel)
         axes.set_ylabel(ylabel)
         low, high = axes.get_ylim()
         axes.set_ylim(low, high)
         lines = max(text.count("\n") + 1 for text in words.values())
-        label_ends(axes, labels, (LINE * lines + 0.02) / tall * (high - low))
+        label_ends(axes, [] if is_one else labels, (LINE * lines + 0.02) / tall * (high - low))
     return figure
+
+
+def _short(count: int) -> str:
+    return str(count) if count < 1000 else f"{count / 1000:.0f}k"
 
 
 def describe(shown: pd.DataFrame, title: str, xlabel: str) -> str:

@@ -1,12 +1,14 @@
 """Studies: what they plan, that they stop and go on, what their tables say, and what they refuse."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+import dissect
 from analyses import paper, studies, study
 from analyses.studies import SCALES, STUDIES, find_study
 from dissect.cli import main
@@ -140,7 +142,10 @@ def test_an_arm_that_diverges_is_left_out_and_one_that_another_process_has_finis
     assert told == ["wild is left out: The loss is NaN."]
 
 
-@pytest.mark.parametrize("name", STUDIES)
+MANY = ("sparsevd", "others")  # arms of models that the others have too
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in MANY)) for n in STUDIES])
 def test_each_study_of_the_paper_can_be_planned(tmp_path, data, name):
     found = find_study(name)
     todo = study.jobs(found, data, SCALES["quick"], tmp_path)
@@ -203,6 +208,7 @@ def test_the_verbs_on_a_screen(tmp_path):
     assert "table4" in run.invoke(main, ["study", "list"]).output
     assert "L = 3" in run.invoke(main, ["study", "show", str(path)]).output
     assert json.loads(run.invoke(main, ["study", "show", "table2", "--json"]).output)["name"] == "table2"
+    assert "table2-dhcn" in run.invoke(main, ["study", "show", "claims"]).output
     one = run.invoke(main, ["study", "run", str(path), "--shard", "1/2", *where])
     assert one.exit_code == 0, one.output
     stand = " ".join(run.invoke(main, ["study", "status", str(path), *where]).output.split())
@@ -211,17 +217,107 @@ def test_the_verbs_on_a_screen(tmp_path):
     assert both.exit_code == 0 and "levels: How many levels?" in both.output, both.output
     written = run.invoke(main, ["study", "table", str(path), "--out", str(tmp_path / "t.tex"), *where])
     assert written.exit_code == 0 and "\\begin{tabular}" in (tmp_path / "t.tex").read_text()
+    (record,) = json.loads(run.invoke(main, ["study", "table", str(path), "--json", *where]).output)["tables"]
+    assert {row["label"] for row in record["rows"]} == {"L = 1", "L = 3"}
+    assert all(row["coverage@20"] > 0 and row["ndcg@20"] > 0 for row in record["rows"])
+    wide = run.invoke(main, ["study", "table", str(path), "--all-metrics", *where], env={"COLUMNS": "200"}).output
+    assert "coverage@20" in wide and "NDCG@20" in wide and "Popularity@20:" in " ".join(wide.split())
     drawn = run.invoke(main, ["study", "figure", str(path), "--out", str(tmp_path / "fig"), *where])
     assert drawn.exit_code == 0 and (tmp_path / "fig" / "levels-demo-d8.pdf").exists(), drawn.output
-    assert "paper" in run.invoke(main, ["study", "table", "table1"]).output
+    counts = tmp_path / "t1.md"
+    assert run.invoke(main, ["study", "table", "table1", "--out", str(counts)]).exit_code == 0
+    assert "Not a data set of the paper" in counts.read_text()
     for words, says in (
         (["run", str(path), "--shard", "3/2", *where], "--shard is i/n"),
         (["table", str(path), "--out", "x.doc", *where], "does not say which format"),
-        (["figure", "table2", *where], "is a table"),
+        (["figure", "table2", *where], "is no figure"),
+        (["table", "claims", "--out", "x.tex", *where], "End its name in .md or .json"),
         (["status", "table1", *where], "trains nothing"),
     ):
         refused = run.invoke(main, ["study", *words])
         assert refused.exit_code == 2 and says in refused.output, refused.output
+
+
+def test_the_paper_s_protocol_has_runs_of_its_own(tmp_path, data):
+    found = studies.Study("s", "?", (studies.Arm("srgnn", "srgnn"), studies.Arm("pop", "pop"), studies._sparse("narm")))
+    usual, own = (study.jobs(found, data, {**SIZE, "protocol": of}, tmp_path) for of in (None, "paper"))
+    assert [job.plan.config.protocol for job in own[:3]] == ["paper", "paper", "clean"]  # densities have --literal
+    assert own[2].run == usual[2].run and {job.run for job in own[:2]}.isdisjoint({job.run for job in usual})
+    kept = studies.Arm("kept", "srgnn", settings={"protocol": "clean"})
+    (job,) = study.jobs(studies.Study("s", "?", (kept,)), data, {**SIZE, "seeds": (1,), "protocol": "paper"}, tmp_path)
+    assert job.plan.config.protocol == "clean"
+
+
+def test_every_trained_model_has_an_arm_with_sparsevd_beside_it():
+    arms = {arm.label: arm for arm in find_study("sparsevd").arms}
+    assert {arm.model for arm in arms.values()} == {name for name, cls in MODELS.items() if cls.learns}
+    for sparse, plain in find_study("sparsevd").pairs:
+        assert arms[sparse].verb == "run" and arms[plain].verb == "train" and arms[sparse].model == arms[plain].model
+    for name in ("table3", "table4"):
+        labels = {arm.label for arm in find_study(name).arms}
+        assert all({a, b} <= labels for a, b in find_study(name).pairs)
+
+
+def test_a_table_shows_the_pairs_that_its_study_asks_about(tmp_path, data, mine):
+    own = replace(mine, pairs=(("no graph", "srgnn"), ("popularity", "srgnn"), ("popularity", "gone")))
+    todo = study.jobs(own, data, {**SIZE, "seeds": (1,)}, tmp_path)
+    list(study.perform(todo, SIZE, print))
+    pairs = study.compared(own, todo).pairs
+    assert list(zip(pairs["a"], pairs["b"]))[::2] == [("no graph", "srgnn"), ("popularity", "srgnn")]
+    means = study.compared(own, todo).rows.set_index("label")["mrr@20"]
+    of_mrr = pairs[pairs["metric"] == "mrr@20"].set_index("a")["difference"]
+    assert of_mrr["popularity"] == pytest.approx(means["popularity"] - means["srgnn"])
+
+
+def test_a_study_from_python_does_what_the_command_does(tmp_path, data):
+    path = tmp_path / "levels.toml"
+    arms = "".join(
+        f'[[arm]]\nlabel = "L{n}"\nmodel = "attenmixer"\noptions = {{levels = {n}}}\nx = {n}\n' for n in (1, 2)
+    )
+    path.write_text(f'shows = "lines"\n{arms}')
+    size = {"dim": 8, "epochs": 1, "seeds": (1,), "runs_dir": tmp_path, "quiet": True}
+    levels = dissect.study(str(path), data, **size)
+    assert repr(levels) == "Studied(levels on diginetica: 0 of 2 trainings are finished)"
+    levels.run(shard=(1, 2))
+    assert levels.status()["done"].tolist() == [1, 0]
+    assert sorted(levels.run().table()["label"]) == ["L1", "L2"] and len(levels.table(pairs=True)) == 2
+    assert list(levels.figures()) == ["levels-diginetica-d8"] and levels.figure().axes
+    own = dissect.study(str(path), data, **size, protocol="paper")
+    assert own.status()["done"].tolist() == [0, 0]
+    assert dissect.study("table1", data, **size).table()["paper"].tolist() == [981_620, 777_029, 42_596, 4.8]
+    for wrong, says in (
+        ({"scale": "big"}, "scale is one of"),
+        ({"protocol": "own"}, "protocol is"),
+        ({"dim": 0}, "dim is"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            dissect.study("table2", data, **wrong)
+    with pytest.raises(UsageError, match="is no figure"):
+        dissect.study("table2", data, **size).figures()
+    with pytest.raises(UsageError, match="shard is"):
+        levels.run(shard=(3, 2))
+
+
+def test_an_unknown_model_or_option_of_a_plan_is_refused_before_anything_is_trained(tmp_path, data):
+    for arm, says in (
+        (studies.Arm("x", "srgn"), "srgnn"),
+        (studies.Arm("x", "srgnn", options={"stepz": 2}), "steps"),
+        (studies.Arm("x", "srgnn", preset="non"), "preset"),
+        (studies.Arm("x", "srgnn", without=("nothing",)), "nothing"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            study.jobs(studies.Study("s", "?", (arm,)), data, SIZE, tmp_path)
+        assert says in f"{caught.value.message} {caught.value.hint}"
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_arm_for_which_all_sessions_are_too_short_is_left_out(tmp_path, data):
+    arms = (studies.Arm("L = 9", "attenmixer", options={"levels": 9}), studies.Arm("vstan", "vstan"))
+    todo = study.jobs(studies.Study("s", "?", arms), data, {**SIZE, "seeds": (1,)}, tmp_path)
+    told: list[str] = []
+    done = [job.arm.label for job in study.perform(todo, SIZE, told.append)]
+    assert done == ["vstan"]  # without seconds it takes the order of the sessions
+    assert any(text.startswith("L = 9 is left out: ") and "9" in text for text in told)
 
 
 def test_lines_have_the_mean_and_the_range_over_seeds():

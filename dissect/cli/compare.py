@@ -23,7 +23,7 @@ OUT = "Write to a file. Its ending (.md, .csv, .tex, .json) sets the format, unl
 @click.command(cls=options.Command, epilog=options.examples(*EXAMPLES))
 @click.argument("names", nargs=-1, metavar="[RUN ...]")
 @click.option("--dataset", help=DATASET)
-@click.option("--all-metrics", is_flag=True, help="HR and MRR at 5 and 10 too, not only at 20.")
+@click.option("--all-metrics", is_flag=True, help="HR and MRR at 5 and 10 too, NDCG, coverage, popularity.")
 @click.option("--pairs", is_flag=True, help="Every pair of rows, not only those with the best one, in every format.")
 @click.option("--resamples", type=click.IntRange(min=100), help=RESAMPLES)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap.")

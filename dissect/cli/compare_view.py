@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from dissect.cli import options
 from dissect.cli.text_table import NO_LIMIT, Column, TextTable, to_latex, to_markdown, to_screen
 from dissect.errors import DissectError, UsageError
 from dissect.runs import files
-from dissect.runs.records import METRICS
+from dissect.runs.records import ALSO, EVERY, LISTED, METRICS
 from dissect.text import without_formulas
 
 SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json", ".txt": "screen"}
@@ -59,11 +59,14 @@ def means_columns(rows: pd.DataFrame, metrics: Sequence[str], newest: str | None
             columns.append(Column(name, cells.tolist(), bold, spare))
 
     add("model" if newest is None else "run", rows["label"], is_new, False)
-    for metric in metrics:
+    for metric in [name for name in metrics if name in METRICS]:
         name = metric.upper() + ("\n(all items)" if compare.is_certain(rows, metric) else "")
         sd = rows[f"{metric} sd"].map(lambda value: "" if pd.isna(value) else f" ± {value:.2f}")
         best = is_new if newest is not None else compare.is_best(rows, metric).tolist()
         add(name, rows[metric].map("{:.2f}".format) + sd, best, metric not in JUDGED)
+    for metric in [name for name in metrics if name not in METRICS and name in rows]:
+        cells = rows[metric].map(lambda value: "–" if pd.isna(value) else f"{value:.2f}")
+        add(metric.upper() if metric in ALSO else metric, cells)
     if (tied := compare.has_ties(rows)).any():
         worst = at_20(rows, "worst").where(tied, "").mask(rows["worst mrr@20"].isna(), "?")  # not measured
         add("ties against\nHR / MRR", worst, spare=False)
@@ -111,7 +114,8 @@ def views_of(table: Comparison, metrics: Sequence[str], every_pair: bool) -> lis
     """The means and, if there are two rows, the pairs; `every_pair` says that they are all."""
     facts = table.rows.attrs
     label = f"tab:{facts['dataset']}-{facts['split_hash'][:8]}-{facts['protocol']}"
-    notes = [*compare.explanations(table.rows), *facts["notes"]]
+    of_lists = compare.about_lists(table.rows) if set(LISTED) & set(metrics) else []
+    notes = [*compare.explanations(table.rows), *of_lists, *facts["notes"]]
     means = TextTable(table.title, means_columns(table.rows, metrics), notes, label)
     if table.pairs.empty:
         return [means]
@@ -158,7 +162,7 @@ def run(*, form: str | None, out: str | None, all_metrics: bool, pairs: bool, as
     form = chosen_form(form, out, as_json)
     with options.progress(transient=True) as bars:
         found = compare.compare(**asked, every_pair=pairs, report=lambda what: report_to(bars, what))
-    write(found, form, out, METRICS if all_metrics else JUDGED, pairs)
+    write(found, form, out, EVERY if all_metrics else JUDGED, pairs)
 
 
 def report_to(progress: Progress, what: str) -> Report:
@@ -186,10 +190,18 @@ def chosen_form(form: str | None, out: str | None, as_json: bool) -> str:
     return asked or str(by_name)
 
 
-def write(found: list[Comparison], form: str, out: str | None, metrics: tuple[str, ...], every_pair: bool) -> None:
-    """Print the tables, or write them to `out` and print its path."""
+def write(
+    found: list[Comparison],
+    form: str,
+    out: str | None,
+    metrics: tuple[str, ...],
+    every_pair: bool,
+    seen: Callable[[Comparison], list[TextTable]] | None = None,
+) -> None:
+    """Print the tables, or write them to `out` and print its path; `seen` makes other views than `views_of`."""
     texts: dict[str, str]  # by what the name of the file is extended with
-    views = [view for table in found for view in views_of(table, metrics, every_pair)]
+    seen = seen or (lambda table: views_of(table, metrics, every_pair))
+    views = [view for table in found for view in seen(table)]
     if form == "json":
         texts = {"": json.dumps({"schema": files.SCHEMA, "tables": [as_record(table) for table in found]}, indent=1)}
     elif form == "csv":
@@ -209,16 +221,20 @@ def write(found: list[Comparison], form: str, out: str | None, metrics: tuple[st
     else:
         texts = {"": "\n".join((to_markdown if form == "markdown" else to_latex)(view) for view in views)}
     for extension, text in texts.items():
-        if out is None:
-            print(text.rstrip("\n"))
-            continue
-        path = Path(out).with_stem(Path(out).stem + extension)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text.rstrip("\n") + "\n")
-        except OSError as error:
-            raise DissectError(f"Could not write {path}: {error.strerror or error}.") from error
-        print(path)
+        put(text, None if out is None else Path(out).with_stem(Path(out).stem + extension))
+
+
+def put(text: str, out: str | Path | None) -> None:
+    """Print a text, or write it to a file and print its path. Raises DissectError if the disk refuses."""
+    if out is None:
+        print(text.rstrip("\n"))
+        return
+    try:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_text(text.rstrip("\n") + "\n")
+    except OSError as error:
+        raise DissectError(f"Could not write {out}: {error.strerror or error}.") from error
+    print(out)
 
 
 def to_csv(parts: Iterable[pd.DataFrame]) -> str:

@@ -15,6 +15,7 @@ EXAMPLES = (
 )
 DATASET = "Another data set of the same shop; its items are matched by identifier. [default: the run's own]"
 TIES = "Rank of a target among items of equal score: before them, behind them, or half-way."
+KEEP = "Add coverage and popularity to the run's summary, for `compare`; runs of earlier versions lack them."
 RANKS = "Write the rank of each prefix there (2147483647: the model does not know the target)."
 
 
@@ -22,16 +23,20 @@ RANKS = "Write the rank of each prefix there (2147483647: the model does not kno
 @click.option("--dataset", help=DATASET)
 @click.option("--split", type=click.Choice(["test", "valid", "train"]), default="test", show_default=True)
 @click.option("--ties", type=click.Choice(["best", "worst", "mean"]), default="best", show_default=True, help=TIES)
+@click.option("--keep", is_flag=True, help=KEEP)
 @click.option("--ranks", metavar="OUT.npz", help=RANKS)
 @options.of_run()
 def command(run: str, runs_dir: str, as_json: bool, quiet: bool, ranks: str | None, **given: Any) -> None:
-    """Compute HR@K and MRR@K of the trained model of RUN over the whole catalogue.
+    """Compute HR@K, MRR@K and NDCG@20 of the trained model of RUN over the whole catalogue.
 
     RUN is a seed's folder, or a group with one seed. It uses the weights that the run reports: those of the chosen
     epoch, or else the last. `train` and `valid` are the same parts as in the run. A baseline is fitted again on both.
 
     On another data set, clicks on items that the model does not know are dropped. A prefix counts as a miss if the
     model does not know its target, or knows none of its clicks. The result over known targets alone is printed too.
+
+    On its own data set also coverage@20, the share of the catalogue in any list of 20 items, and popularity@20, the
+    mean number of training clicks on the items of the lists, in percent of those on the most clicked item.
     """
     import json
     from pathlib import Path

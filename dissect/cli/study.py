@@ -12,6 +12,7 @@ from dissect.cli.options import Command, Decorator, as_json, data_dir, examples,
 
 SCALE = "quick: to try it out; eighth: width 64, 3 seeds; full: width 256 and 5 seeds, as in the paper."
 TUNED = "Use the settings that `study tune` or `dissect tune` found, for the arms that have some; an arm's own win."
+PROTOCOL = "paper: train on everything, and take each metric at its best epoch on test, as the paper does."
 SHARD = "Of n workers this is number i, such as 2/4: it trains every n-th. For batch queues."
 
 
@@ -38,6 +39,7 @@ def of_study(function: Any) -> Any:
         option("--scale", type=click.Choice(["quick", "eighth", "full"]), default="quick", help=SCALE),
         click.option("--dim", type=click.IntRange(1), help="Width, in place of that of --scale."),
         click.option("--epochs", type=float, help="Epochs of a training, in place of those of --scale."),
+        click.option("--protocol", type=click.Choice(["paper"]), help=PROTOCOL),
         click.option("--seed", "seeds", type=click.IntRange(0, 10**9), help="Seeds, in place of those of --scale.",
                      **options.ONCE),
         runs_dir,
@@ -112,13 +114,23 @@ def status(**given: Any) -> None:
     stand(**given)
 
 
-@verb("table", "Print the table that answers a study.", "table2 --dataset diginetica --scale eighth --out table2.tex")
+@verb(
+    "table",
+    "Print the table that answers a study.",
+    "table2 --dataset diginetica --scale eighth --out table2.tex",
+    "claims --dataset diginetica --out claims.md",
+)
 @of_study
 @tuned
-@click.option("--all-metrics", is_flag=True, help="HR and MRR at 5 and 10 too.")
-@click.option("--out", metavar="FILE", help="Write to a .md, .tex or .csv file.")
+@click.option("--all-metrics", is_flag=True, help="HR and MRR at 5 and 10 too, NDCG, coverage, popularity.")
+@click.option("--out", metavar="FILE", help="Write to a .md, .tex, .csv or .json file.")
+@as_json
 def table(**given: Any) -> None:
-    """Print the finished arms of a study, with intervals and tests, beside what the paper prints."""
+    """Print the finished arms of a study, with intervals and tests, beside what the paper prints.
+
+    The study `claims` has a page instead: each claim of the paper, what the paper prints, what was measured, and
+    whether it holds, under the fair protocol and under the paper's.
+    """
     from dissect.cli.study_view import answered
 
     answered(**given)

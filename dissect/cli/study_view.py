@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,15 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from analyses import compare, study
+from analyses import claims, compare, paper, study
 from analyses.entries import JUDGED
-from analyses.studies import SCALES, STUDIES, Study, find_study
-from dissect.cli import INTERRUPTED, compare_view, options
+from analyses.studies import STUDIES, Study, find_study
+from dissect.cli import INTERRUPTED, claims_view, compare_view, options
 from dissect.cli.live import observer
-from dissect.cli.text_table import Column, TextTable, plain, to_latex, to_markdown
+from dissect.cli.text_table import NO_LIMIT, Column, TextTable, plain, to_latex, to_markdown, to_screen
 from dissect.data.sessions import Dataset
 from dissect.errors import DissectError, UsageError
-from dissect.runs.records import METRICS
+from dissect.runs.records import EVERY
 
 
 def listed(as_json: bool) -> None:
@@ -42,6 +42,9 @@ def shown(name: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(found), indent=1, default=str))
         return
+    if found.shows == "claims":
+        claims_view.listed()
+        return
     table = plain(("arm", "model", "how", "paper, Diginetica"), (), f"\n{found.name}: {found.question}")
     for arm in found.arms:
         words = [arm.preset or "", *(f"{key}={value}" for key, value in arm.options.items())]
@@ -58,20 +61,21 @@ def planned(
     scale: str,
     dim: int | None,
     epochs: float | None,
+    protocol: str | None,
     seeds: tuple[int, ...],
     runs_dir: str,
     data_dir: str | None,
     tuned: bool = False,
+    plans: bool = True,
 ) -> tuple[Study, Dataset, dict[str, Any], list[study.Job]]:
     """The study, the data, its size, and its trainings."""
     found, data = find_study(name), options.loader()(dataset, data_dir)
-    given = {"dim": dim, "epochs": epochs, "seeds": seeds or None}
-    size = SCALES[scale] | {key: value for key, value in given.items() if value is not None}
+    size = study.size_of(scale, dim=dim, epochs=epochs, protocol=protocol, seeds=seeds or None)
     if tuned:
         size["tuned"] = study.tuned_arms(found, data, size, runs_dir)
         if lacking := [arm.label for arm in found.arms if arm.label not in size["tuned"]]:
             options.say(f"Without tuned settings: {'; '.join(lacking)}.")
-    return found, data, size, study.jobs(found, data, size, runs_dir)
+    return found, data, size, claims.jobs_of(found, data, size, runs_dir) if plans else []
 
 
 def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
@@ -90,7 +94,9 @@ def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
         seconds = study.seconds_left(study.status(mine))
         wait = f" {in_words(seconds)} left." if count < len(left) else ""
         say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
-    if sum(bool(row) for row in study.status(todo)["done"]) > 1:
+    if found.shows == "claims":
+        claims_view.show(data, size, given)
+    elif sum(bool(row) for row in study.status(todo)["done"]) > 1:
         print_table(found, todo, tuned=size.get("tuned", {}))
 
 
@@ -157,13 +163,15 @@ def stand(as_json: bool, **given: Any) -> None:
         Console().print(f"  {in_words(study.seconds_left(rows))} of training left.")
 
 
-def answered(out: str | None, all_metrics: bool, **given: Any) -> None:
+def answered(out: str | None, all_metrics: bool, as_json: bool, **given: Any) -> None:
     """The table of a study."""
-    found, data, size, todo = planned(**given)
+    found, data, size, todo = planned(**given, plans=find_study(given["name"]).shows != "claims")
     if found.shows == "data":
-        print_data(data)
-        return
-    print_table(found, todo, out, all_metrics, size.get("tuned", {}))
+        print_data(data, out, as_json)
+    elif found.shows == "claims":
+        claims_view.show(data, size, given, out, as_json)
+    else:
+        print_table(found, todo, out, all_metrics, as_json, size.get("tuned", {}))
 
 
 def print_table(
@@ -171,92 +179,89 @@ def print_table(
     todo: list[study.Job],
     out: str | None = None,
     all_metrics: bool = False,
+    as_json: bool = False,
     tuned: Collection[str] = (),
 ) -> None:
     """The finished arms side by side, on the screen or in a file; a note names the `tuned` ones."""
     table = study.compared(found, todo)
-    if out and Path(out).suffix == ".csv":
-        text = compare_view.to_csv([table.rows])
-    else:
-        views = views_of(found, table, all_metrics)
-        if tuned:
-            says = f"Tuned on validation: {'; '.join(tuned)}."
-            views[0] = replace(views[0], notes=[*views[0].notes, says])
-        if not out:
-            for view in views:
-                Console().print(view, "")
-            return
-        forms = {".md": to_markdown, ".tex": to_latex}
-        if Path(out).suffix not in forms:
-            raise UsageError(f"The name {out} does not say which format to write.", "End it in .md, .tex or .csv.")
-        text = "\n".join(forms[Path(out).suffix](view) for view in views)
-    try:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(text.rstrip("\n") + "\n")
-    except OSError as error:
-        raise DissectError(f"Could not write {out}: {error.strerror or error}.") from error
-    print(out)
+    form = compare_view.chosen_form(None, out, as_json)
+    metrics = EVERY if all_metrics else JUDGED
+
+    def views(table: compare.Comparison) -> list[TextTable]:
+        first, *others = views_of(found, table, metrics)
+        says = [f"Tuned on validation: {'; '.join(tuned)}."] if tuned else []
+        return [replace(first, notes=[*first.notes, *says]), *others]
+
+    compare_view.write([table], form, out, metrics, False, views)
 
 
-def views_of(found: Study, table: compare.Comparison, all_metrics: bool) -> list[TextTable]:
+def views_of(found: Study, table: compare.Comparison, metrics: tuple[str, ...]) -> list[TextTable]:
     """The means with the paper's figures, then the pairs."""
-    views = compare_view.views_of(table, METRICS if all_metrics else JUDGED, False)
+    views = compare_view.views_of(table, metrics, bool(found.pairs))
     rows = table.rows
-    if rows["paper mrr@20"].notna().any():
-        cells = rows["paper hr@20"].map("{:.2f}".format) + " / " + rows["paper mrr@20"].map("{:.2f}".format)
-        cells = cells.where(rows["paper mrr@20"].notna(), "")
-        place = next(i for i, column in enumerate(views[0].columns) if column.name.startswith("MRR@20")) + 1
-        printed = [Column("paper\nHR / MRR", cells.tolist(), spare=False)]
-        if rows["paper seconds"].notna().any():
-            seconds = rows["paper seconds"].map(compare_view.seconds).tolist()
-            printed.append(Column("paper\ns/epoch", seconds, spare=True))
-        views[0] = replace(views[0], columns=[*views[0].columns[:place], *printed, *views[0].columns[place:]])
+    if found.pairs and len(views) > 1:
+        views[1] = replace(views[1], title=f"{found.name}: the pairs that it asks about")
+    beside = [column for column in views[0].columns if column.name == "s/epoch"]  # a column of Table 2
+    columns = [each for each in views[0].columns if each.name not in {"s/epoch", *compare.settings_apart(rows)}]
+    if (printed := rows["paper mrr@20"].notna()).any():
+        beside += paper_columns(rows, printed)
+    place = next(i for i, column in enumerate(columns) if column.name.startswith("MRR@20")) + 1
+    views[0] = replace(views[0], columns=[*columns[:place], *beside, *columns[place:]])
     views[0] = replace(views[0], title=f"{found.name}: {found.question} {views[0].title}")
     return views
 
 
-def print_data(data: Dataset) -> None:
-    """Table 1: the counts of a data set beside the paper's."""
-    from analyses import paper
-    from dissect.data.stats import ROWS, statistics
-
-    counts = statistics(data)
-    printed = paper.TABLE1.get(study.name_in_paper(data.name), (None,) * 4)
-    said = printed[0] and data.name not in paper.SETS
-    note = "This split of the log is not the one that the paper counts." if said else None
-    table = plain(("Table 1", data.name, "paper"), (data.name, "paper"), caption=note)
-    for name, there in zip(("clicks", "prefixes", "items", "mean_length"), printed):
-        table.add_row(ROWS[name], number(counts[name]), number(there))
-    Console().print(table)
+def paper_columns(rows: pd.DataFrame, printed: pd.Series) -> list[Column]:
+    """What the paper prints for the rows that are `printed`, and how far ours are from it."""
+    apart = rows[list(JUDGED)] - rows[[f"paper {name}" for name in JUDGED]].to_numpy()
+    values = {"paper\nHR / MRR": compare_view.at_20(rows, "paper")}
+    values["ours - paper\nHR / MRR"] = (
+        apart[JUDGED[0]].map(compare_view.signed) + " / " + apart[JUDGED[1]].map(compare_view.signed)
+    )
+    values["paper\ns/epoch"] = rows["paper seconds"].map(compare_view.seconds)
+    cells = {name: column.where(printed, "").tolist() for name, column in values.items()}
+    return [Column(name, column, spare=name[0] != "p") for name, column in cells.items() if any(column)]
 
 
-def number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
+def print_data(data: Dataset, out: str | None = None, as_json: bool = False) -> None:
+    """Table 1: the counts of a data set beside the paper's, on the screen or in a file."""
+    from dissect.data.stats import ROWS
+
+    form, rows = compare_view.chosen_form(None, out, as_json), study.counts(data)
+    here, there = rows[data.name].map(number).tolist(), [None if math.isnan(x) else x for x in rows["paper"]]
+    columns = [Column("", [ROWS[name] for name in rows["count"]]), Column(data.name, here)]
+    if has_paper := None not in there:
+        columns.append(Column("paper", [number(x) for x in there if x is not None]))
+    log, notes = study.log_of(data.name), []
+    if has_paper and data.name not in paper.SETS:
+        notes = [f"Another split of the log than the paper's {log}: the counts need not be the same."]
+    elif not has_paper:
+        notes = [f"A part of the log of the paper's {log}." if log else "Not a data set of the paper."]
+    view = TextTable(f"Table 1: {data.name} (split {data.split_hash})", columns, notes, f"tab:{data.name}")
+    if form == "screen" and out is None:
+        Console().print(view)
+        return
+    texts: dict[str, Callable[[], str]] = {
+        "json": lambda: str(rows.to_json(orient="records", indent=1)),
+        "csv": lambda: str(rows.to_csv(index=False)),
+        "screen": lambda: to_screen(view, NO_LIMIT).plain,
+        "markdown": lambda: to_markdown(view),
+        "latex": lambda: to_latex(view),
+    }
+    compare_view.put(texts[form](), out)
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"
 
 
 def drawn(out: str | None, **given: Any) -> None:
-    """The figure of a study, and its files."""
+    """The figures of a study, and their files."""
     from dissect import drawing
-    from figures import lines
 
     found, data, size, todo = planned(**given)
     folder = Path(out) if out else Path(given["runs_dir"]) / "figures"
-    if found.shows == "density":
-        groups = list(dict.fromkeys(job.plan.group for job in todo if job.is_done))
-        if not groups:
-            raise UsageError(*study.NONE_FINISHED)
-        both = drawing.density(groups[0], module=found.module, beside=groups[1] if len(groups) > 1 else None)
-        drawings = [each._replace(name=f"{each.name}-{data.name}") for each in both]
-    elif found.shows in ("lines", "lengths"):
-        is_line = found.shows == "lines"
-        table = lines.over_seeds(study.lines(todo, ("hr@20",)) if is_line else study.lengths(todo))
-        axis, last = (found.axis, "") if is_line else ("clicks of the session", f"≥ {study.LONGEST}")
-        figure = lines.draw(table, axis, "HR@20 (%)", last)
-        says = lines.describe(table, f"{found.name} on {data.name}: HR@20", axis)
-        drawings = [drawing.Drawing(f"{found.name}-{data.name}-d{size['dim']}", figure, says, pd.DataFrame(table))]
-    else:
-        raise UsageError(f"{found.name} is a table.", f"Print it: dissect study table {found.name}")
-    for each in drawings:
+    for each in drawing.of_study(found, data.name, size, todo):
         print(each.caption)
         for path in each.save(folder):
             print(path)

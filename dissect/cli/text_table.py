@@ -16,7 +16,15 @@ from rich.text import Text
 LATEX = {letter: "\\" + letter for letter in "&%$#_{}"}
 LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {letter: f"${letter}$" for letter in "<>|"} | {"−": "$-$"}
-LATEX |= {"≤": r"$\le$", "±": r"$\pm$", "∞": r"$\infty$", "α": r"$\alpha$", "θ": r"$\theta$", "†": r"$\dagger$"}
+LATEX |= {
+    "≤": r"$\le$",
+    "±": r"$\pm$",
+    "∞": r"$\infty$",
+    "α": r"$\alpha$",
+    "θ": r"$\theta$",
+    "†": r"$\dagger$",
+    "–": r"\textendash{}",
+}
 LONG_NAME = 24  # letters, beyond which LaTeX breaks the name of a row
 NO_LIMIT = 10_000  # the width of a file, or of a pipe
 PROSE = 100  # notes are read as text: no line is longer

@@ -17,11 +17,13 @@ from dissect.errors import DataError, UsageError, unknown
 from dissect.experiment import own_models
 from dissect.experiment.subject import Subject, find_model, require_length, subject_of
 from dissect.experiment.train import Say, unsaid, work
-from dissect.runs import folders
+from dissect.runs import files, folders
 from dissect.runs.config import Config, is_file_name
+from dissect.runs.records import ALSO, METRICS
 from dissect.training.device import prepare_device
 from dissect.training.evaluation import metrics, rank_sessions
 from dissect.training.finish import write_ranks_of
+from dissect.training.lists import Lists
 from dissect.training.rebuild import Recorded, read_run, rebuild, require_finished
 
 Load = Callable[[str, str | None], Dataset]  # the data set of a name, from a data folder or the usual one
@@ -170,6 +172,7 @@ def evaluate(
     ties: str = "best",
     dataset: str | None = None,
     ranks: Path | None = None,
+    keep: bool = False,
     model: str | None = None,
     device: str = "auto",
     data_dir: str | None = None,
@@ -178,8 +181,11 @@ def evaluate(
     """HR and MRR of the trained model of a run, on a part of its own data set or of another; writes `ranks`.
 
     On another data set its items are matched by identifier: misses are counted, and the accuracy over the targets that
-    the model knows is given too.
+    the model knows is given too. On its own data set coverage and popularity of the lists are given; `keep` adds them
+    to the summary of a run of an earlier version, which lacks them.
     """
+    if keep and (dataset or split != "test"):
+        raise UsageError("--keep is for the run's own test set.", "Leave out --dataset and --split.")
     own = partial(data_of, record, load, data_dir)
     data, numbers = load(dataset, data_dir) if dataset else own(), None
     if dataset:
@@ -192,13 +198,18 @@ def evaluate(
     if not sessions.n_prefixes:
         raise UsageError(f"The run's '{split}' part has no prefix to rank.", "It can be evaluated on: --split test")
     trained, step, where = trained_model(record, own, int(sessions.lengths.max()) - 1, model, device)
-    ranked = rank_sessions(trained, sessions, where, ties, numbers, record.config.longest)
+    lists = None if dataset else Lists()
+    ranked = rank_sessions(trained, sessions, where, ties, numbers, record.config.longest, lists)
     if ranks is not None:
         write_ranks_of(ranks, ranked.rank, sessions)
     result = {"run": str(record.run), "model": record.config.model, "variant": record.variant, "seed": record.seed}
     result |= {"step": step, "dataset": data.name, "split_hash": data.split_hash, "split": split, "ties": ties}
-    result |= {"n": len(ranked.rank), **metrics(ranked.rank)}
+    result |= {"n": len(ranked.rank), **metrics(ranked.rank, (*METRICS, *ALSO))}
+    if lists is not None:
+        result |= (about := lists.about(data.train))
+        if keep:
+            files.write_json(record.run / "summary.json", {**folders.read_summary(record.run), "lists": about})
     if ranked.known is not None:
         misses = {"unknown_targets": int((~ranked.known).sum()), "without_known_click": ranked.without_click}
-        result |= {**misses, "known_targets": metrics(ranked.rank[ranked.known])}
+        result |= {**misses, "known_targets": metrics(ranked.rank[ranked.known], (*METRICS, *ALSO))}
     return result

@@ -25,6 +25,10 @@ Words = Annotated[str, Meta(pattern=rf"^[^{STEERS}]*\Z")]  # what tables and ver
 Percent = Annotated[float, Meta(ge=0, le=100)]
 Points = Annotated[float, Meta(ge=-100, le=100)]  # a difference of percentages
 Accuracy = TypedDict("Accuracy", dict.fromkeys(METRICS, Percent))  # type: ignore[misc]
+ALSO = ("ndcg@20",)  # metrics by the ranks that no summary has
+LISTED = ("coverage@20", "popularity@20")  # of the lists of 20 items (training/lists.py)
+EVERY = (*METRICS, *ALSO, *LISTED)
+OfLists = TypedDict("OfLists", dict.fromkeys(LISTED, Percent), total=False)  # type: ignore[misc]
 At20 = TypedDict("At20", {"hr@20": Percent, "mrr@20": Percent})
 Bias = TypedDict("Bias", {"hr@20": Points, "mrr@20": Points})
 
@@ -44,6 +48,7 @@ class Summary(TypedDict):
     test: Accuracy
     test_worst_ties: NotRequired[At20]
     selection_bias: NotRequired[Bias]
+    lists: NotRequired[OfLists]
     steps: NotRequired[Count]
     selected: NotRequired[Selected]
     checks: NotRequired[dict[Words, At20]]

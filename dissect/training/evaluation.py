@@ -15,6 +15,7 @@ from dissect.errors import DivergedError
 from dissect.runs.records import METRICS
 from dissect.sparsevd import one_sample
 from dissect.training import workers
+from dissect.training.lists import Lists
 from dissect.training.scoring import AT_ONCE, ranks_by, scores_over
 from models.base import catalogue, session_vectors
 from models.batch import Batch, Prefixes
@@ -46,12 +47,14 @@ def evaluate_by(
     ties: Sequence[str],
     batch_size: int | None = None,
     report: Report | None = None,
+    lists: Lists | None = None,
 ) -> np.ndarray:
     """Ranks int32 [len(ties), P] of the target of each prefix among all V items.
 
     `batch_size` sessions are ranked at once: by default 512, or fewer if their scores would take more than AT_ONCE.
     Draws no random number and restores the model's mode. `report(done, total)` is called after each batch; `ties` as in
-    scoring.ranks_by. Raises DivergedError if scores are NaN: they would compare as lower than the target's score.
+    scoring.ranks_by. `lists` counts what stands in the lists of all prefixes, for a tenth more time. Raises
+    DivergedError if scores are NaN: they would compare as lower than the target's score.
     """
     was_training = model.training
     model.eval()
@@ -67,6 +70,8 @@ def evaluate_by(
                 scores, is_sound = scores_of(batch)
                 sound = sound & is_sound
                 out[:, batch.index.to(out.device)] = ranks_by(scores, batch.targets - 1, ties).int()
+                if lists is not None:
+                    lists.add(scores)
                 if report:
                     report(min(start + batch_size, len(by_length)), len(by_length))
     finally:
@@ -74,6 +79,8 @@ def evaluate_by(
     (broken,) = workers.any_says(not sound, device=out.device)
     if broken:
         raise DivergedError("The model's scores are no longer numbers: there is nothing to rank by.")
+    if lists is not None and lists.times is not None:  # each of several processes has ranked some
+        workers.add_up(lists.times)
     return workers.add_up(out).cpu().numpy()
 
 
@@ -115,31 +122,39 @@ def rank_sessions(
     ties: str = "best",
     numbers: np.ndarray | None = None,
     longest: int = 0,
+    lists: Lists | None = None,
 ) -> Ranked:
     """The ranks of all prefixes of some sessions, by a model with gradients or without.
 
     `numbers` maps items to the model's numbers (translate.py). A prefix keeps the clicks that the model knows; its rank
     is MISS if the model does not know its target or any of its clicks. After that only the last `longest` clicks are
-    used; 0 uses all.
+    used; 0 uses all. `lists` is that of `evaluate_by`.
     """
+
+    def ranks(of: Sessions) -> np.ndarray:
+        found: np.ndarray = evaluate_by(model, prefixes_of(of, device, longest), (ties,), lists=lists)[0]
+        return found
+
     if numbers is None:
-        return Ranked(evaluate(model, prefixes_of(sessions, device, longest), ties=ties))
+        return Ranked(ranks(sessions))
     kept, ranked, known = translated(sessions, numbers)
     rank = np.full(len(ranked), MISS, np.int32)
     if ranked.any():
-        rank[ranked] = evaluate(model, prefixes_of(kept, device, longest), ties=ties)
+        rank[ranked] = ranks(kept)
     return Ranked(rank, known, int((known & ~ranked).sum()))
 
 
 def gains(rank: np.ndarray, metric: str) -> np.ndarray:
-    """The contribution of each prefix to a metric such as hr@20 or mrr@5, by its rank (from 1): 1 or 1/rank within K.
+    """The contribution of each prefix to a metric such as hr@20 or mrr@5, by its rank (from 1), 0 beyond K.
 
-    The mean over prefixes is the metric as a share. float64, of the shape of `rank`.
+    hr: 1. mrr: 1 / rank. ndcg: 1 / log2(1 + rank); with a single target the ideal list has gain 1 (Järvelin &
+    Kekäläinen 2002). The mean over prefixes is the metric as a share. float64, of the shape of `rank`.
     """
     kind, k = metric.split("@")
-    return np.where(rank <= int(k), 1 / rank if kind == "mrr" else 1.0, 0.0)
+    gain = 1 / rank if kind == "mrr" else 1 / np.log2(1.0 + rank) if kind == "ndcg" else 1.0
+    return np.where(rank <= int(k), gain, 0.0)
 
 
-def metrics(rank: np.ndarray) -> dict[str, float]:
-    """HR@K and MRR@K in percent from ranks [P]: the means of `gains`."""
-    return {metric: 100 * float(gains(rank, metric).mean()) if len(rank) else 0.0 for metric in METRICS}
+def metrics(rank: np.ndarray, names: Sequence[str] = METRICS) -> dict[str, float]:
+    """HR@K and MRR@K, or the metrics named, in percent from ranks [P]: the means of `gains`."""
+    return {metric: 100 * float(gains(rank, metric).mean()) if len(rank) else 0.0 for metric in names}

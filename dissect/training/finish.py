@@ -19,6 +19,7 @@ from dissect.sparsevd import declared_for, own_parameters, sparsified, swapped, 
 from dissect.sparsevd.sparsifier import matrices_of, variational_layers
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluation import Report, evaluate, evaluate_by, metrics
+from dissect.training.lists import Lists
 from dissect.training.record import density_rows
 from dissect.training.setup import Training
 from models.base import with_current_names
@@ -36,11 +37,12 @@ def finish(
     steps_per_epoch: int,
     report: Callable[[str], Report],
     ranks: dict[str, np.ndarray],
+    lists: Lists,
 ) -> dict[str, Any]:
     """Write the ranks of a run whose last step is done, and return its summary.
 
     `report(what)` returns the callback of an evaluation, which may raise to stop it. `ranks` are those of the reported
-    weights, by split and rule for ties [2, P], if known already.
+    weights, by split and rule for ties [2, P], if known already; then `lists` has those of test.
     """
     config, state, model = training.config, training.state, training.model
     which, step = _take_reported(training, run)
@@ -49,7 +51,8 @@ def finish(
     for split, prefixes in splits.items():
         if len(ranks.get(split, ())) != 2:
             says = report(f"{split}, for the summary")
-            ranks[split] = evaluate_by(model, prefixes, ("best", "worst"), report=says)
+            asked = lists if split == "test" else None
+            ranks[split] = evaluate_by(model, prefixes, ("best", "worst"), report=says, lists=asked)
         rank, rank_worst = ranks[split]
         values[split], worst[split] = metrics(rank), metrics(rank_worst)
         sessions = data.test if split == "test" else split_validation(data.train, config.held_out)[1]
@@ -72,6 +75,7 @@ def finish(
         "test": values["test"],
         **against,
         "valid": values.get("valid"),
+        "lists": lists.about(data.train),
         # How much choosing the epoch on test would have added.
         "selection_bias": {m: max(row[m] for row in history) - values["test"][m] for m in ("hr@20", "mrr@20")},
         "checks": quick_checks(training, splits["test"], evaluated, report),

@@ -28,6 +28,7 @@ from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
 from dissect.training.device import describe_environment
 from dissect.training.evaluation import prefixes_of
 from dissect.training.finish import finish
+from dissect.training.lists import Lists
 from dissect.training.losses import Shares, loss_over_sample
 from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
@@ -135,9 +136,10 @@ class _Fit:
                 self.step()
         finally:
             self.recorder.close()
-        ranks = self.recorder.ranks if config.select == "last" or state.best_step == state.step else {}
+        is_reported = config.select == "last" or state.best_step == state.step
+        known = (self.recorder.ranks, self.recorder.lists) if is_reported else ({}, Lists())
         with self.training.averages.in_place():
-            summary = finish(self.training, self.data, self.run, self.splits, self.order.steps, self.report, ranks)
+            summary = finish(self.training, self.data, self.run, self.splits, self.order.steps, self.report, *known)
         write_json(self.run / "summary.json", summary)
         mark_done(self.run)
         return summary

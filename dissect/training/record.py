@@ -13,6 +13,7 @@ from dissect.runs.files import Lines, write_json
 from dissect.sparsevd import declared_for, in_words, is_partial, measure, shares, sparsified
 from dissect.training.controls import ROLE, SHADOW
 from dissect.training.evaluation import evaluate_by, metrics
+from dissect.training.lists import Lists
 from dissect.training.setup import Training
 from models.batch import Prefixes
 
@@ -59,6 +60,7 @@ class Recorder:
                 if is_partial(share):
                     observer.note(f"{role}: {in_words(share)}. Its density speaks for that part only.")
         self.ranks: dict[str, np.ndarray] = {}  # of the last evaluation, by split: [ties, P]
+        self.lists = Lists()  # of test, at the last evaluation
         self.metrics = Lines(run / "metrics.jsonl", training.state.metrics_size)
         self.densities = Lines(run / "density.jsonl", training.state.density_size)
 
@@ -106,7 +108,9 @@ class Recorder:
         now = self.now()
         values = {}
         for split, prefixes in splits.items():
-            self.ranks[split] = evaluate_by(self.training.model, prefixes, ties, report=report(split))
+            self.lists = Lists() if split == "test" else self.lists
+            lists = self.lists if split == "test" and len(ties) > 1 else None  # both are for the summary alone
+            self.ranks[split] = evaluate_by(self.training.model, prefixes, ties, report=report(split), lists=lists)
             values[split] = metrics(self.ranks[split][0])
             where = {"step": now["step"], "epoch": now["epoch"], "n": len(prefixes)}
             self.metrics.append({"kind": "eval", "split": split, **where, **values[split]})

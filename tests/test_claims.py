@@ -1,0 +1,352 @@
+"""Claims: each answer on run folders where it is known, the rules against plain loops, and the page that they make."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from analyses import claims, evidence, study
+from analyses.answers import FAILS, HOLDS, UNDECIDED
+from analyses.claims import CLAIMS
+from analyses.evidence import NOT_RUN, Evidence, slope
+from analyses.studies import STUDIES, Arm, Study
+from dissect.cli import claims_view
+from dissect.data.sessions import Dataset, Sessions
+from dissect.errors import UsageError
+from dissect.experiment.train import Plan
+from dissect.runs import files, folders
+from dissect.runs.config import CALIBRATED, LITERAL, Config
+from dissect.training.evaluation import metrics
+from tests.test_shadowed import GOOD
+from tests.test_shadowed import make_group as dissected
+
+SIZE = {"dim": 8, "epochs": 1, "seeds": (1, 2, 3)}
+LENGTHS = np.tile(np.arange(1, 13, dtype=np.int32), 60)  # of 60 sessions with 12 prefixes each
+SESSION = np.repeat(np.arange(60, dtype=np.int32), 12)
+SESSIONS = Sessions.from_lists([[1, 2, 3] * 4 + [4] for _ in range(60)])
+
+
+@pytest.fixture
+def data():
+    return Dataset("diginetica-eighth", 50, SESSIONS, SESSIONS)
+
+
+def jobs_of(found, data, size, runs_dir, say=None):
+    """The trainings of a study as plans that nothing was tried for."""
+    todo = []
+    for seed in size["seeds"]:
+        for number, arm in enumerate(found.arms):
+            about = {"max_steps": 5, "where": "none", "select": "mrr@20", "protocol": size.get("protocol") or "clean"}
+            config = Config(arm.model, data.name, data.split_hash, {"dim": number + 1}, **about)
+            group = runs_dir / f"{found.name}-{config.hash}"
+            todo.append(study.Job(arm, seed, Plan(None, data, config, group, (seed,))))
+    return todo
+
+
+def write(todo, hits, seconds=None):
+    """Finish the trainings whose label is in `hits`: the chance of a hit, or a function of the length of the prefix."""
+    for number, job in enumerate(todo):
+        if job.arm.label not in hits:
+            continue
+        rng = np.random.default_rng(1000 * job.seed + number)
+        chance = hits[job.arm.label]
+        chance = chance(LENGTHS) if callable(chance) else chance
+        rank = np.where(rng.random(len(LENGTHS)) < chance, 3, 99).astype(np.int32)
+        files.write_toml(job.plan.group / "config.toml", job.plan.config.to_dict())
+        folders.write_ranks(
+            job.run / "ranks-test-best.npz", rank=rank, session=SESSION, length=LENGTHS, target=np.ones_like(LENGTHS)
+        )
+        about = {"epochs": 2.0, "seconds": 2 * (seconds or {}).get(job.arm.label, 30.0), "n_parameters": 9}
+        protocol = job.plan.config.protocol
+        summary = {"seed": job.seed, "protocol": protocol, "test": metrics(rank), **about}
+        files.write_json(job.run / "summary.json", summary)
+        folders.mark_done(job.run)
+
+
+@pytest.fixture
+def evidence_of(data, tmp_path):
+    """Makes the Evidence of a study from chances of a hit."""
+
+    def make(found, hits, seconds=None, protocol="clean", **size):
+        found = STUDIES[found] if isinstance(found, str) else found
+        todo = jobs_of(found, data, {**SIZE, **size, "protocol": protocol}, tmp_path)
+        write(todo, hits, seconds)
+        return Evidence(found, todo, protocol)
+
+    return make
+
+
+def of(*labels):
+    return Study("own", "?", tuple(Arm(label, "srgnn", x=float(x)) for x, label in enumerate(labels, 1)))
+
+
+# --- pairs -------------------------------------------------------------------------------------------------
+
+PAIRS = [("a", "b", "hr@20"), ("a", "c", "mrr@20")]
+
+
+@pytest.mark.parametrize(
+    ("hits", "answer"),
+    [
+        ({"a": 0.8, "b": 0.3, "c": 0.4}, HOLDS),
+        ({"a": 0.3, "b": 0.2, "c": 0.8}, FAILS),
+        ({"a": 0.5, "b": 0.5, "c": 0.2}, UNDECIDED),  # a and b are not told apart
+        ({"a": 0.8, "b": 0.3}, UNDECIDED),  # c is not there
+        ({"a": 0.3, "c": 0.8}, FAILS),  # b is not there, but c is better already
+        ({"a": 0.8}, NOT_RUN),
+        ({}, NOT_RUN),
+    ],
+)
+def test_an_order_holds_only_if_each_pair_does_and_fails_if_one_is_the_other_way(evidence_of, hits, answer):
+    found = evidence.ordered(evidence_of(of("a", "b", "c"), hits), PAIRS)
+    assert found.answer == answer
+    assert bool(found.groups) == (answer != NOT_RUN) and ("not run" in found.measured) == (0 < len(hits) == 2)
+
+
+def test_one_seed_decides_nothing_under_the_fair_protocol_only(evidence_of):
+    hits = {"a": 0.8, "b": 0.3, "c": 0.4}
+    fair = evidence.ordered(evidence_of(of("a", "b", "c"), hits, seeds=(1,)), PAIRS)
+    assert (fair.answer, fair.says) == (UNDECIDED, HOLDS) and "only 1 seed" in fair.measured
+    own = evidence.ordered(evidence_of(of("a", "b", "c"), hits, seeds=(1,), protocol="paper"), PAIRS)
+    assert own.answer == HOLDS
+
+
+def test_a_pair_that_is_turned_round_says_the_same_the_other_way(evidence_of):
+    found = evidence_of(of("a", "b"), {"a": 0.7, "b": 0.4})
+    there, back = found.pair("a", "b", "mrr@20"), found.pair("b", "a", "mrr@20")
+    a, b = found.rows["mrr@20"]["a"], found.rows["mrr@20"]["b"]
+    assert there["difference"] == pytest.approx(a - b) and back["difference"] == pytest.approx(b - a)
+    assert there["relative"] == pytest.approx(100 * (a - b) / b) and back["relative"] == pytest.approx(
+        100 * (b - a) / a
+    )
+    assert (back["low"], back["high"]) == (-there["high"], -there["low"]) and back["t"] == -there["t"]
+    assert back["p bootstrap holm"] == there["p bootstrap holm"] and back["a run"] == there["b run"]
+    assert found.sign("a", "b", "mrr@20") == 1 == -found.sign("b", "a", "mrr@20")
+    assert found.sign("a", "z", "mrr@20") is None
+
+
+# --- lines -------------------------------------------------------------------------------------------------
+
+
+def curve(*chances):
+    labels = [f"L = {n}" for n in range(1, len(chances) + 1)]
+    return of(*labels), {label: chance for label, chance in zip(labels, chances) if chance is not None}
+
+
+@pytest.mark.parametrize(
+    ("chances", "peaked", "rising", "worst", "best_second"),
+    [
+        ((0.2, 0.7, 0.45), HOLDS, FAILS, HOLDS, HOLDS),
+        ((0.2, 0.4, 0.7), FAILS, HOLDS, HOLDS, FAILS),
+        ((0.7, 0.5, 0.2), FAILS, FAILS, FAILS, FAILS),
+        ((0.5, 0.5, 0.5), UNDECIDED, UNDECIDED, UNDECIDED, UNDECIDED),
+        ((0.2, 0.7, None), NOT_RUN, NOT_RUN, UNDECIDED, UNDECIDED),
+        ((None, None, None), NOT_RUN, NOT_RUN, NOT_RUN, NOT_RUN),
+    ],
+)
+def test_the_shape_of_a_line(evidence_of, chances, peaked, rising, worst, best_second):
+    found = evidence_of(*curve(*chances))
+    answers = (
+        evidence.peaked(found),
+        evidence.rising(found),
+        evidence.worst_at(found, 1.0),
+        evidence.best_at(found, 2.0),
+    )
+    assert tuple(each.answer for each in answers) == (peaked, rising, worst, best_second)
+
+
+@pytest.mark.parametrize(("power", "answer"), [(1.0, HOLDS), (2.0, HOLDS), (2.5, FAILS)])
+def test_the_growth_of_time_is_the_slope_of_logarithms(evidence_of, power, answer):
+    found, hits = curve(0.5, 0.5, 0.5, 0.5)
+    seconds = {f"L = {n}": 7 * n**power for n in range(1, 5)}
+    grown = evidence.growth(evidence_of(found, hits, seconds), 2.0 + 1e-9)
+    assert grown.answer == answer and f"power {power:.2f}" in grown.measured
+    assert evidence.growth(evidence_of(*curve(0.5, 0.5)), 2.0).answer == NOT_RUN
+
+
+# --- by length ---------------------------------------------------------------------------------------------
+
+THREE = of("mixed", "plain", "other")
+
+
+@pytest.mark.parametrize(
+    ("hits", "best", "worst", "long"),
+    [
+        ({"mixed": 0.95, "plain": 0.05, "other": 0.5}, HOLDS, HOLDS, FAILS),
+        ({"mixed": 0.05, "plain": 0.95, "other": 0.5}, FAILS, FAILS, HOLDS),
+        ({"mixed": 0.5, "plain": 0.5, "other": 0.5}, UNDECIDED, UNDECIDED, UNDECIDED),
+        ({"mixed": 0.9, "plain": 0.1}, NOT_RUN, NOT_RUN, NOT_RUN),
+    ],
+)
+def test_best_at_most_lengths(evidence_of, hits, best, worst, long):
+    found = evidence_of(THREE, hits)
+    assert evidence.mostly(found, "mixed", ("plain", "other"), ["hr@20"]).answer == best
+    assert evidence.mostly(found, "plain", ("mixed", "other"), ["hr@20"], -1).answer == worst
+    assert evidence.on_long(found, "plain", "other").answer == long
+
+
+def test_the_pairs_at_a_length_are_those_of_its_prefixes(evidence_of):
+    found = evidence_of(of("a", "b"), {"a": lambda n: np.where(n > 8, 0.9, 0.1), "b": 0.5})
+    for x in (1, 5, 10):
+        here = (x == LENGTHS) if x < 10 else (LENGTHS >= 10)
+        shares = [
+            np.mean([(folders.read_ranks(folders.test_ranks(job.run))["rank"][here] <= 20).mean() for job in own])
+            for own in ([job for job in found.todo if job.arm.label == label] for label in "ab")
+        ]
+        row = found.by_length["hr@20", x].iloc[0]
+        assert row["difference"] == pytest.approx(100 * (shares[0] - shares[1]))
+    assert evidence.sign_at(found, "a", "b", "hr@20", 10) == 1 == -evidence.sign_at(found, "a", "b", "hr@20", 1)
+
+
+@pytest.mark.parametrize(("way", "answer"), [(-1, HOLDS), (1, FAILS)])
+def test_all_arms_fall_with_length(evidence_of, way, answer):
+    falling = dict.fromkeys(("mixed", "plain"), lambda n: 0.9 - 0.07 * np.minimum(n, 10))
+    found = evidence_of(THREE, {**falling, "other": 0.5})
+    assert evidence.along_length(found, ("mixed", "plain"), way, ["hr@20"]).answer == answer
+    assert evidence.along_length(found, ("mixed", "other"), -1, ["hr@20"]).answer == UNDECIDED
+    assert evidence.along_length(found, ("mixed", "gone"), way, ["hr@20"]).answer == NOT_RUN
+
+
+def test_a_slope_and_its_error_are_those_of_sessions_drawn_anew():
+    rng = np.random.default_rng(0)
+    session = np.repeat(np.arange(150), rng.integers(1, 8, 150))
+    length = rng.integers(1, 11, len(session)).astype(float)
+    shared = rng.normal(size=150)[session]  # prefixes of a session are alike
+    gain = 0.3 - 0.02 * length + 0.2 * shared + 0.1 * rng.normal(size=len(session))
+    b, error = slope(gain, length, session)
+    assert b == pytest.approx(np.polyfit(length, gain, 1)[0])
+    drawn = []
+    for _ in range(2000):
+        rows = np.concatenate([np.flatnonzero(session == s) for s in rng.integers(0, 150, 150)])
+        drawn.append(np.polyfit(length[rows], gain[rows], 1)[0])
+    assert error == pytest.approx(np.std(drawn), rel=0.1)
+
+
+# --- time --------------------------------------------------------------------------------------------------
+
+
+def test_times(evidence_of):
+    hits = dict.fromkeys("abcd", 0.5)
+    found = evidence_of(of(*"abcd"), hits, {"a": 60.0, "b": 10.0, "c": 12.0, "d": 9.0})
+    assert evidence.times_slower(found, "a", "abcd", 5.0).answer == HOLDS
+    assert evidence.times_slower(found, "b", "abcd", 5.0).answer == FAILS
+    assert evidence.times_slower(found, "z", "abcd", 5.0).answer == NOT_RUN
+    assert evidence.quicker(found, "b", ["a"]).answer == HOLDS
+    assert evidence.quicker(found, "b", ["a", "d"]).answer == FAILS
+    assert evidence.quicker(found, "d", ["b"]).answer == UNDECIDED  # 10 % is the margin
+    assert evidence.quicker(found, "b", ["a", "z"]).answer == UNDECIDED
+    assert evidence.quicker(found, "b", ["z"]).answer == NOT_RUN
+
+
+# --- densities ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def case(tmp_path):
+    sessions = Sessions.from_lists([[1, 2]])
+    data = replace(Dataset("x", 5, sessions, sessions))
+    object.__setattr__(data, "split_hash", "hash")
+
+    def make(protocol="clean"):
+        return claims.Case(data, "diginetica", tmp_path, protocol, lambda name: None, claims.judge)
+
+    return make
+
+
+def test_figures_3_and_4_are_those_of_the_verdict(case, tmp_path):
+    assert claims.observed(case(), "srgnn", "O1").answer == NOT_RUN
+    dissected(tmp_path)
+    dissected(tmp_path, kl_weight=2.0)  # the verdict looks at half the weight
+    found = claims.observed(case(), "srgnn", "O1")
+    assert found.answer == HOLDS and "KL weight 4" in found.measured and "3 seeds" in found.measured
+    assert claims.observed(case("paper"), "srgnn", "O1").answer == NOT_RUN
+    dissected(tmp_path, usual=LITERAL, where="both", kept={**GOOD, "gnn.edge_in": 0.9}, max_steps=100)
+    assert claims.observed(case("paper"), "srgnn", "O1").answer == FAILS
+
+
+@pytest.mark.parametrize(
+    ("answers", "answer"),
+    [
+        ({}, NOT_RUN),
+        ({"gcsan": HOLDS}, UNDECIDED),  # the others are not run
+        (dict.fromkeys(claims.GNNS, HOLDS), HOLDS),
+        ({**dict.fromkeys(claims.GNNS, HOLDS), "dhcn": FAILS}, FAILS),
+        ({**dict.fromkeys(claims.GNNS, HOLDS), "dhcn": "not applicable"}, HOLDS),
+    ],
+)
+def test_other_models(monkeypatch, answers, answer):
+    def observed(case, model, question):
+        return evidence.Finding(answers[model], "", (model,)) if model in answers else evidence.MISSING
+
+    monkeypatch.setattr(claims, "observed", observed)
+    assert claims.similar(None).answer == answer
+
+
+# --- the page ----------------------------------------------------------------------------------------------
+
+
+def test_every_claim_names_a_study_and_is_one_on_each_log():
+    for log in ("diginetica", "gowalla", "lastfm"):
+        names = [claim.name for claim in CLAIMS if log in claim.logs]
+        assert len(set(names)) == len(names) >= 22
+        assert all(claim.printed(log) for claim in CLAIMS)
+    assert {claim.study for claim in CLAIMS} - {""} <= set(claims.STUDIED)
+
+
+def test_the_page_is_made_of_run_folders(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study, "jobs", jobs_of)
+    empty = claims.judged(data, SIZE, tmp_path)
+    assert set(empty["clean answer"]) == {NOT_RUN, FAILS}  # the share of sessions of distinct items needs no run
+    hits = dict.fromkeys(claims.TABLE2, 0.3) | {"attenmixer": 0.8}
+    write(jobs_of(STUDIES["table2"], data, SIZE, tmp_path), hits)
+    write(jobs_of(STUDIES["table2"], data, {**SIZE, "protocol": "paper"}, tmp_path), {**hits, "attenmixer": 0.1})
+    page = claims.judged(data, SIZE, tmp_path)
+    monkeypatch.setattr(claims, "judged", lambda *_: page)
+    rows = page.set_index("name")
+    assert rows["clean answer"]["table2-best"] == HOLDS and rows["paper answer"]["table2-best"] == FAILS
+    assert rows["clean answer"]["table2-dhcn"] == FAILS and rows["clean answer"]["table4-M"] == NOT_RUN
+    given = {"scale": "eighth", "dim": None, "epochs": None, "seeds": (1,), "runs_dir": str(tmp_path)}
+    monkeypatch.setenv("COLUMNS", "80")
+    claims_view.show(data, SIZE, given)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80 and "fair protocol: 1 holds" in out
+    assert "dissect study run table4 --dataset diginetica-eighth --scale eighth" in " ".join(out.split())
+    for name in ("claims.md", "claims.json"):
+        claims_view.show(data, SIZE, given, str(tmp_path / "out" / name))
+    text = (tmp_path / "out" / "claims.md").read_text()
+    assert "| Atten-Mixer is better than each other model in HR@20 and MRR@20. | Table 2 | holds | fails |" in text
+    assert text.count("\n## ") == len(rows)
+    record = json.loads((tmp_path / "out" / "claims.json").read_text())
+    (best,) = (each for each in record["claims"] if each["name"] == "table2-best")
+    assert best["clean"]["answer"] == HOLDS and len(best["clean"]["groups"]) == len(claims.TABLE2)
+    assert best["paper"]["command"].endswith("--protocol paper")
+    with pytest.raises(UsageError, match=r"cannot be written to claims\.tex"):
+        claims_view.show(data, SIZE, given, "claims.tex")
+
+
+def test_the_trainings_of_all_claims_are_each_there_once(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "jobs", lambda found, *args: [
+        replace(job, plan=replace(job.plan, group=tmp_path / job.arm.model)) for job in jobs_of(found, *args)
+    ])  # fmt: skip
+    todo = claims.jobs(data, SIZE, tmp_path)
+    assert len({job.run for job in todo}) == len(todo) and [job.seed for job in todo] == sorted(
+        job.seed for job in todo
+    )
+    assert todo[0].arm.label.startswith("figure3: ")
+
+
+def test_damaged_runs_decide_nothing(case, tmp_path):
+    group = dissected(tmp_path)
+    for seed in (1, 2, 3):
+        (group / f"s{seed}" / "density.jsonl").write_text("{}\n")
+    found = claims.observed(case(), "srgnn", "O1")
+    assert found.answer == UNDECIDED and "density.jsonl" in found.measured
+
+
+def test_usual_settings_come_first(case, tmp_path):
+    wider = dissected(tmp_path, seeds=(1, 2, 3, 4), kl_weight=8.0)
+    usual = dissected(tmp_path)
+    assert claims.dissection(case(), "srgnn") == usual
+    assert claims.dissection(case("paper"), "srgnn") is None and wider != usual
+    assert CALIBRATED["kl_weight"] == 4.0
