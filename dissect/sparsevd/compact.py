@@ -21,12 +21,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from dissect.sparsevd.sparsifier import variational_layers
 from dissect.sparsevd.sparsify import densify
 
+SMALL = 1 << 16  # weights of a whole matrix, up to which a CPU multiplies by it in less time than it gathers columns
 SAME = 1e-12  # values that differ by less, in double precision, are the same constant but for rounding
 
 Run = Callable[[], Tensor]  # runs the model on some inputs and gives its result
@@ -43,6 +45,8 @@ class Compact(nn.Module):
     cols: Tensor
     constant: Tensor
     inner: Any  # None without rows
+    spread: Tensor | None  # [out, in], see `spread_small`
+    spread_bias: Tensor | None
 
     def __init__(self, layer: nn.Linear, rows: int, cols: int) -> None:
         """Room for so many rows and columns of a layer; `of` and load_state_dict fill it."""
@@ -53,6 +57,8 @@ class Compact(nn.Module):
         self.register_buffer("cols", torch.zeros(cols, dtype=torch.long, device=like["device"]))
         self.register_buffer("constant", torch.zeros(self.out_features, **like))
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
+        for name in ("spread", "spread_bias"):
+            self.register_buffer(name, None, persistent=False)
         self.inner = nn.Linear(cols, rows, **like) if rows else None
 
     @classmethod
@@ -65,12 +71,22 @@ class Compact(nn.Module):
         return made.train(layer.training)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.spread is not None:
+            return F.linear(x, self.spread, self.spread_bias)
         if self.inner is None:
             return self.constant.expand(*x.shape[:-1], -1).clone()
         y: Tensor = self.inner(x if len(self.cols) == self.in_features else x.index_select(-1, self.cols))
         if len(self.rows) == self.out_features:
             return y
         return self.constant.expand(*y.shape[:-1], -1).clone().index_copy_(-1, self.rows, y)
+
+    def spread_small(self) -> None:
+        """For a small matrix, put its rows and columns back among zeros: that takes less time than to gather them."""
+        if self.inner is not None and self.out_features * self.in_features <= SMALL:
+            weight = self.inner.weight.new_zeros(self.out_features, self.in_features)
+            weight[self.rows[:, None], self.cols] = self.inner.weight.detach()
+            self.spread = weight
+            self.spread_bias = self.constant.index_copy(0, self.rows, self.inner.bias.detach())
 
     def fold(self, constant: Tensor, values: Tensor) -> None:
         """Put the inputs that are `constant` (bool [c]), with these `values` [c], into the bias."""
@@ -118,20 +134,20 @@ class CompactGRU(nn.Module):
         super().__init__()
         self.out_features, self.in_features = layer.hidden_size, layer.input_size
         self.hidden_size, self.batch_first = layer.hidden_size, layer.batch_first
-        device = layer.weight_ih_l0.device
+        weight = layer.get_parameter("weight_ih_l0")
+        device, dtype = weight.device, weight.dtype
         self.register_buffer("rows", torch.zeros(rows, dtype=torch.long, device=device))
         self.register_buffer("cols", torch.zeros(cols, dtype=torch.long, device=device))
-        dtype = layer.weight_ih_l0.dtype
         self.inner = nn.GRU(cols, rows, batch_first=layer.batch_first, device=device, dtype=dtype)
 
     @classmethod
     def of(cls, layer: nn.GRU) -> Self:
         """The same as a pruned layer, with all of its units."""
         made = cls(layer, layer.hidden_size, layer.input_size)
-        device = layer.weight_ih_l0.device
-        made.rows, made.cols = (torch.arange(n, device=device) for n in (layer.hidden_size, layer.input_size))
-        ih, hh = layer.weight_ih_l0.detach(), layer.weight_hh_l0.detach()
-        biases = (layer.bias_ih_l0.detach(), layer.bias_hh_l0.detach()) if layer.bias else (ih.new_zeros(len(ih)),) * 2
+        ih, hh = (layer.get_parameter(f"weight_{which}_l0").detach() for which in ("ih", "hh"))
+        zeros = ih.new_zeros(len(ih))
+        biases = [layer.get_parameter(f"bias_{w}_l0").detach() if layer.bias else zeros for w in ("ih", "hh")]
+        made.rows, made.cols = (torch.arange(n, device=ih.device) for n in (layer.hidden_size, layer.input_size))
         made._set(ih, hh, *biases)
         return made.train(layer.training)
 
@@ -247,9 +263,12 @@ def fold_constants(model: nn.Module, dyed: Run, true: Run) -> int:
             continue
         (low, high), (true_low, true_high) = (found[name] for found in ranges)
         same = SAME * (1 + high.abs())
-        constant = (high - low <= same) & (true_high - true_low <= same) & ((true_high - high).abs() <= same)
+        constant = (high - low <= same) & (true_high - true_low <= same)
+        constant &= (true_high - high).abs() <= same
         if isinstance(layer, CompactGRU):
-            constant &= (layer.inner.weight_ih_l0 != 0).any(0)  # the one that stays because one has to
+            constant &= torch.ne(layer.inner.get_parameter("weight_ih_l0"), 0).any(
+                0
+            )  # the one that stays because one has to
         if count := int(constant.sum()):
             layer.fold(constant, true_high)
             folded += count

@@ -17,12 +17,16 @@ from torch import Tensor, nn
 from dissect.data.sessions import Sessions
 from dissect.sparsevd import compact as making
 from dissect.training.evaluation import prefixes_of
+from dissect.training.scoring import scores_over
 from models.base import SessionModel, catalogue, session_vectors
 from models.batch import Batch
 
 EXACT = 1e-9  # by how much vectors may differ in double precision, relative to the largest number
 ROUNDS = 20  # of folding constants and leaving out what is unread: each makes the model smaller
 PROBES = 4  # sessions of each length
+# Numbers of a catalogue from which on one vector is multiplied as two: with one, BLAS on the CPUs that we measured
+# takes twice the time as soon as the catalogue no longer fits its cache (docs/export.md).
+LARGE = 3 << 20
 
 
 class Served(SessionModel):
@@ -59,6 +63,17 @@ class Served(SessionModel):
     def candidates(self, S: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.matrix, self.bias
 
+    @torch.no_grad()
+    def scores(self, batch: Batch) -> Tensor:
+        return scores_by(self.encode(self.table, batch), self.matrix, self.bias)
+
+
+def scores_by(vectors: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """Scores [B, V] as `scores_over` gives them; for a single vector in less time."""
+    if len(vectors) == 1 and vectors.device.type == "cpu" and matrix.numel() > LARGE:
+        return scores_over(torch.cat([vectors, vectors]), matrix, bias)[:1]
+    return scores_over(vectors, matrix, bias)
+
 
 @dataclass(frozen=True)
 class Shrunk:
@@ -71,6 +86,7 @@ class Shrunk:
     unread   the names of the parameters that scores do not depend on
     part     the part that is left out ("attention", ...), because scores are the same without it
     read     [U] the columns of S that sessions or the catalogue read
+    is_table the catalogue is S, or some columns of it
     derived  the catalogue can be made from S: it need not be kept beside it
     """
 
@@ -81,6 +97,7 @@ class Shrunk:
     unread: list[str]
     part: str | None
     read: Tensor
+    is_table: bool
     derived: bool
 
 
@@ -112,11 +129,11 @@ def shrink(
 ) -> Shrunk:
     """A smaller copy of a trained model on the CPU, whose session vectors on `batches` (of `probes`) are the same.
 
-    `item_width` leaves out columns of the item table and of the catalogue, too, that no score needs. `report` hears what
-    is being done. Raises ValueError if the vectors of the smaller model are not the same.
+    `item_width` leaves out columns of the item table and of the catalogue, too, that no score needs. `report` hears
+    what is being done. Raises ValueError if the vectors of the smaller model are not the same.
     """
     small = copy.deepcopy(model)
-    before = {name: tuple(weight.shape) for name, weight in _matrices(small).items()}
+    before = _shapes(small)
     whole = making.compact(small)
     small.double().eval()
     with torch.no_grad():
@@ -159,16 +176,17 @@ def shrink(
     unread, unused = making.unread_parameters(small, needs), making.never_ran(small, vectors)
     sizes = {name: (before[name], layer.size) for name, layer in making.layers_of(small).items()}
     served = Served(small.float(), S, matrix.detach(), bias, places)
-    return Shrunk(served, sizes, unused, whole, unread, part, read, derived)
+    return Shrunk(served, sizes, unused, whole, unread, part, read, is_table, derived)
 
 
-def _matrices(model: nn.Module) -> dict[str, Tensor]:
-    """The weight matrix (of a GRU, that of its inputs) of each layer that has one, by the name of the layer."""
+def _shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Rows and columns of the matrix of each Linear; units and inputs of each GRU."""
     found = {}
     for name, module in model.named_modules():
-        for own in ("weight", "weight_ih_l0"):
-            if isinstance(weight := getattr(module, own, None), Tensor):
-                found[name] = weight
+        if isinstance(module, nn.Linear):
+            found[name] = module.out_features, module.in_features
+        elif isinstance(module, nn.GRU):
+            found[name] = module.hidden_size, module.input_size
     return found
 
 
@@ -227,9 +245,7 @@ def _columns_read(table: Tensor, vectors: Callable[[Tensor], Tensor]) -> Tensor:
     return read
 
 
-def _narrower(
-    matrix: Tensor, bias: Tensor | None, is_constant: Tensor, values: Tensor
-) -> tuple[Tensor, Tensor | None]:
+def _narrower(matrix: Tensor, bias: Tensor | None, is_constant: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
     """The catalogue [V, D'] and its bias [V] without the numbers of a vector that are constant: c_d M[i, d] is one."""
     added = (matrix[:, is_constant].double() @ values[is_constant]).to(matrix.dtype)
     if bool(added.any()):
