@@ -46,7 +46,7 @@ def main() -> None:
     sessions = Sessions.from_lists([random.integers(1, given.items + 1, n).tolist() for n in lengths])
     model = half_dead(given.dim, given.items, given.dead)
     for item_width in (False, True):
-        made = shrink(model, probes(sessions), item_width)
+        made = shrink(model, probes(sessions, given.items), item_width)
         for layer in made.served.model.modules():
             if hasattr(layer, "spread_small"):
                 layer.spread_small()

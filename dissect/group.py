@@ -134,12 +134,6 @@ class Group:
             raise UsageError(f"{self.path.name} was made by train: a verdict is on what run has trained to its end.")
         return judge(self.path, judged=planted.judged(config.dataset))
 
-    def export(self, out: str | Path, *, seed: int | None = None, **more: Any) -> dict[str, Any]:
-        """Write the trained model of a seed to a folder, as small as it can be: see dissect.export."""
-        from dissect import api
-
-        return api.export(self, out, seed=seed, **more)
-
     def figure(self, kind: str, **options: Any) -> Figure:
         """A figure of `dissect plot`, not registered with pyplot: density, heatmap, histogram, path or training.
 

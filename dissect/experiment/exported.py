@@ -80,6 +80,8 @@ def export(
     DataError if the data set is another one than the run's, DissectError if the scores would not be the same.
     """
     _require_place(out, force)
+    if is_export(record.run):
+        raise UsageError(f"{record.run} is an export already.", "Name the run that it came from.")
     subject = opened.model_of(record, model)
     if not subject.learns:
         raise UsageError(
@@ -88,7 +90,7 @@ def export(
     data = data or opened.data_of(record, load, data_dir)
     report("reading the run", 0, 0)
     trained, step, _ = opened.trained_model(record, lambda: data, 1, model, "cpu")
-    batches = probes(data.train, record.config.longest)
+    batches = probes(data.train, record.n_items, record.config.longest)
     try:
         made = shrink(trained, batches, item_width, lambda what: report(what, 0, 0))
     except ValueError as error:
@@ -158,7 +160,8 @@ def _fill(inner: Any, found: Mapping[str, Any], state: dict[str, Tensor]) -> Non
             layer.spread_small()
     for name in found["unread"]:
         owner, _, own = name.rpartition(".")
-        getattr(inner.get_submodule(owner), own).data = torch.empty(0)
+        tensor = getattr(inner.get_submodule(owner), own)
+        tensor.data = tensor.new_zeros(()).expand(tensor.shape)  # its shape counts, and no memory holds it
 
 
 def _served(inner: Any, found: Mapping[str, Any], state: Mapping[str, Tensor]) -> Served:

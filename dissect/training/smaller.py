@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,14 +17,13 @@ from torch import Tensor, nn
 
 from dissect.data.sessions import Sessions
 from dissect.sparsevd import compact as making
-from dissect.training.evaluation import prefixes_of
 from dissect.training.scoring import scores_over
 from models.base import SessionModel, catalogue, session_vectors
 from models.batch import Batch
 
 EXACT = 1e-9  # by how much vectors may differ in double precision, relative to the largest number
 ROUNDS = 20  # of folding constants and leaving out what is unread: each makes the model smaller
-PROBES = 4  # sessions of each length
+PROBES = 50  # sessions of the data among those that a smaller model is tried on
 # Numbers of a catalogue from which on one vector is multiplied as two: with one, BLAS on the CPUs that we measured
 # takes twice the time as soon as the catalogue no longer fits its cache (docs/export.md).
 LARGE = 3 << 20
@@ -101,27 +101,32 @@ class Shrunk:
     derived: bool
 
 
-def probes(sessions: Sessions, longest: int = 0) -> list[Batch]:
-    """Sessions of all kinds, as batches: of each length some, with few and with many repeated items.
+def probes(sessions: Sessions, n_items: int, longest: int = 0) -> list[Batch]:
+    """Sessions of all kinds, as batches: some of these sessions, and made-up ones that no data set need have.
 
-    One batch has all of them, one those of a single click.
+    Of each length there are sessions of one item, of two in turn, of three at random and of all at random: a constant
+    has to be the same in all of them. One batch has all, one those of a single click.
     """
-    prefixes = prefixes_of(sessions, longest=longest)
-    length, nodes = prefixes.length, prefixes.structure.nodes
-    order = (length * (int(length.max()) + 1) + nodes).argsort(stable=True)
-    starts = torch.ones_like(order, dtype=torch.bool)
-    starts[1:] = length[order][1:] != length[order][:-1]
-    begin = starts.nonzero()[:, 0]
-    end = torch.cat([begin[1:], torch.tensor([len(order)])])
-    chosen = {int(order[i]) for low, high in zip(begin, end, strict=True) for i in _spread(int(low), int(high))}
-    index = prefixes.by_length(torch.tensor(sorted(chosen)))
-    lone = index[prefixes.length[index] == 1]
-    return [prefixes.batch(part) for part in (index, lone) if len(part)]
+    most = int(sessions.lengths.max()) - 1
+    most = min(most, longest) if longest else most
+    random = torch.Generator().manual_seed(0)
 
+    def drawn(n: int, length: int) -> list[int]:
+        among = torch.randint(1, n_items + 1, (n,), generator=random)
+        return among[torch.randint(n, (length,), generator=random)].tolist()
 
-def _spread(low: int, high: int) -> set[int]:
-    """Places from `low` to below `high`, PROBES at most, with both ends."""
-    return {low + round(i * (high - 1 - low) / (PROBES - 1)) for i in range(PROBES)}
+    clicks = [list(sessions.items[low:high][:most]) for low, high in pairwise(sessions.offsets[:PROBES].tolist())]
+    for length in [n for n in range(1, most + 1) if n <= 12 or n % 10 == 0 or n == most]:
+        pair = drawn(2, 2)
+        clicks += [
+            pair[:1] * length,
+            (pair * length)[:length],
+            drawn(3, length),
+            *(drawn(length, length) for _ in "12"),
+        ]
+    clicks += [drawn(3, 1) for _ in range(PROBES)]
+    clicks.sort(key=len)
+    return [Batch.of(clicks), Batch.of([each for each in clicks if len(each) == 1])]
 
 
 def shrink(
@@ -235,7 +240,9 @@ def _columns_read(table: Tensor, vectors: Callable[[Tensor], Tensor]) -> Tensor:
     with torch.enable_grad():
         S = table.clone().requires_grad_()
         result = vectors(S)
-        (by_table,) = torch.autograd.grad(result, S, torch.randn_like(result), allow_unused=True)
+        by_table = None
+        if result.requires_grad:  # else all vectors are the same
+            (by_table,) = torch.autograd.grad(result, S, torch.randn_like(result), allow_unused=True)
     read = torch.zeros(table.shape[1], dtype=torch.bool) if by_table is None else (by_table != 0).any(0)
     with torch.no_grad():
         for column in (~read).nonzero()[:, 0].tolist():
