@@ -245,7 +245,7 @@ def shop(seed: int = 0) -> Dataset:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with data, a dissected run, a dense run, a baseline, a run of an own model, and exports. Read it only."""
+    """A folder with data, a dissected run, a dense one, a baseline, one of an own model, and exports. Read it only."""
     folder = tmp_path_factory.mktemp("made")
     catalog.save(shop(), folder / "data")
     own = folder / "own.py"
@@ -414,7 +414,7 @@ def test_a_damaged_export_is_refused(there, tmp_path, damage):
     if damage in ("pickle", "layers", "config"):
         (out / "export.json").write_text(json.dumps(record))
     code, _, err = invoke("recommend", out, "--session", "1,2")
-    assert code == 3 and "dissect export RUN" in err or "names 1 items" in err
+    assert code == 3 and ("dissect export RUN" in err or "names 1 items" in err)
     with pytest.raises(DataError):
         dissect.load_export(out)
 
