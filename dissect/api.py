@@ -215,6 +215,7 @@ def export(
     out: str | Path,
     *,
     item_width: bool = False,
+    onnx: bool = False,
     force: bool = False,
     seed: int | None = None,
     data_dir: str | None = None,
@@ -224,15 +225,22 @@ def export(
     """Write a trained model to the folder `out`, as small as it can be with the same scores, like `dissect export`.
 
     Returns what was left out, with sizes, times and accuracy, as export.json has it (docs/export.md). `item_width`
-    leaves out columns of the item table, too, that no score needs; `force` replaces an export that is in `out`. Of a
-    group with several seeds `seed` names the one. `recommend` takes the folder in the place of a group.
+    leaves out columns of the item table, too, that no score needs; `onnx` writes model.onnx beside the rest; `force`
+    replaces an export that is in `out`. Of a group with several seeds `seed` names the one. `recommend` takes the
+    folder in the place of a group.
     """
     _check({"group": run, "runs_dir": runs_dir, **({} if seed is None else {"seed": seed})})
     group = run if isinstance(run, Group) else Group(Path(run))
     record = opened.finished_run(group.path if seed is None else folders.run_path(group.path, seed), runs_dir)
     say = (lambda text: None) if quiet else _say
     load = partial(bring.load, say=say)
-    how: dict[str, Any] = {"item_width": item_width, "force": force, "data_dir": data_dir, "data": group.data}
+    how: dict[str, Any] = {
+        "item_width": item_width,
+        "onnx": onnx,
+        "force": force,
+        "data_dir": data_dir,
+        "data": group.data,
+    }
     with _processor_as_it_was("cpu"):
         return exported.export(record, Path(out), load, model=group.model, **how)
 

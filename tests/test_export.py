@@ -17,13 +17,14 @@ from dissect.cli import main
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, UsageError
-from dissect.experiment import exported
+from dissect.experiment import exported, to_onnx
 from dissect.sparsevd import densify, sparsify
 from dissect.sparsevd.compact import Compact, CompactGRU, compact, drop_unread, fold_constants, layers_of
 from dissect.sparsevd.sparsifier import variational_layers
 from dissect.training.evaluation import evaluate, prefixes_of
 from dissect.training.smaller import LARGE, probes, scores_by, shrink
 from models import MODELS, SRGNN, Batch
+from models.padded import Scoring
 
 V = 40
 LEARN = [name for name, cls in MODELS.items() if cls.learns]
@@ -223,6 +224,53 @@ def test_what_compares_its_states_is_refused():
     sparsify(model, log_sigma2=-20.0)
     with pytest.raises(ValueError, match="not those of the whole one"):
         shrink(model.eval(), probes(sessions(), V))
+
+
+# --- as plain tensors ------------------------------------------------------------------------------------------
+
+PADDED = ["srgnn", "niser", "gcsan", "sgnnhn", "attenmixer", "narm", "core", "stamp"]
+SESSIONS = [[1], [2, 3, 2], [5, 6, 7, 8, 5, 6], [9] * 4, [1, 2, 1, 2, 3, 3], [4, *range(1, 13), 4]]
+
+
+@pytest.mark.parametrize("name", [name for name in PADDED if name in MODELS])
+def test_a_batch_of_padded_tensors_gives_the_same_scores(name):
+    model = built(name, **MORE.get(name, {})).eval()
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight.data.normal_(std=0.5)
+    scoring = Scoring(shrink(model, probes(sessions(), V)).served)
+    with torch.no_grad():
+        for batch in (SESSIONS, SESSIONS[:1], SESSIONS[3:]):
+            right = model.scores(Batch.of(batch))
+            torch.testing.assert_close(scoring(*to_onnx.padded(batch)), right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_onnx_file_takes_any_batch(there, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    code, _, err = invoke("export", there["sparse"], "--out", tmp_path / "out", "--item-width", "--onnx", "--quiet")
+    assert code == 0, err
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
+    assert "model.onnx gives the same" in (tmp_path / "out" / "README.txt").read_text()
+    model = dissect.load_export(tmp_path / "out")
+    for batch in (SESSIONS, SESSIONS[:1], SESSIONS[:2] * 30):
+        items, lengths = to_onnx.padded(batch)
+        (found,) = session.run(None, {"items": items.numpy(), "lengths": lengths.numpy()})
+        torch.testing.assert_close(torch.tensor(found), model.scores(Batch.of(batch)), rtol=1e-4, atol=1e-5)
+
+
+def test_what_padded_tensors_cannot_say_is_refused_as_onnx(tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = shrink(built("lessr").eval(), probes(sessions(), V)).served
+    with pytest.raises(UsageError, match="lessr cannot be written as ONNX: it needs"):
+        to_onnx.write_onnx(model, "lessr", tmp_path / "model.onnx", SESSIONS, 1e-6)
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_onnx_without_its_packages_says_what_to_install(there, tmp_path, monkeypatch):
+    monkeypatch.setattr(to_onnx, "NEEDED", ("no_such_package",))
+    code, _, err = invoke("export", there["sparse"], "--out", tmp_path / "out", "--onnx")
+    assert code == 2 and "dissect[onnx]" in err
 
 
 # --- the folder ----------------------------------------------------------------------------------------------

@@ -14,11 +14,13 @@ EXAMPLES = (
     "recommend small --session 12,7,99",
 )
 WIDTH = "Leave out columns of the item table and the catalogue, too, where no score needs them."
+ONNX = "Write model.onnx, too: items [B, L] and lengths [B] in, scores [B, V] out. Needs the extra onnx."
 
 
 @click.command(cls=options.Command, epilog=options.examples(*EXAMPLES))
 @click.option("--out", required=True, metavar="FOLDER", help="Where to write the export: a new folder.")
 @click.option("--item-width", is_flag=True, help=WIDTH)
+@click.option("--onnx", is_flag=True, help=ONNX)
 @click.option("--force", is_flag=True, help="Replace the export that is in FOLDER. No other folder is touched.")
 @options.of_run(device=lambda command: command)
 def command(run: str, runs_dir: str, as_json: bool, quiet: bool, out: str, **given: Any) -> None:

@@ -38,15 +38,15 @@ def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
 def show_export(found: Mapping[str, Any], out: str) -> None:
     """Print what an export left out, layer by layer, and its size, time and accuracy beside the whole model's."""
     screen = Console(highlight=False, markup=False)
-    run = found["run"]
-    screen.print(f"{found['config']['model']} of {run['path']}, step {run['step']:,}, exported to {out}")
-    layers = found["layers"]
-    if layers:
+    screen.print(f"{found['config']['model']} of {found['run']['path']}, step {found['run']['step']:,}")
+    screen.print(f"exported to {out}")
+    if found["layers"]:
         table = plain(("matrix", "rows × columns", "left"), ())
-        for name, layer in layers.items():
-            whole, left = (" × ".join(map(str, layer[which])) for which in ("whole", "left"))
-            is_constant = not layer["left"][0]
-            table.add_row(name, whole, "not used" if layer["unused"] else "a constant" if is_constant else left)
+        for name, layer in found["layers"].items():
+            size = "{} × {}" if layer["kind"] == "Linear" else "{} units, {} inputs"
+            whole, left = (size.format(*layer[which]) for which in ("whole", "left"))
+            left = "not used" if layer["unused"] else left if layer["left"][0] else "a constant"
+            table.add_row(name, whole, left)
         screen.print(table)
     for text in remarks(found):
         screen.print(text)
@@ -99,8 +99,8 @@ def show_savings(found: Mapping[str, Any], screen: Console) -> None:
         table.add_row(f"{metric.upper()} on test, %", f"{before:.2f}", f"{after:.2f}", "")
     screen.print(table)
     screen.print(
-        f"Scores differ by {found['difference']:.0e} of a session's largest at most; "
-        f"{accuracy['ranks_that_differ']:,} of {accuracy['prefixes']:,} test ranks differ (near ties)."
+        f"Scores differ by {found['difference']:.0e} of a session's largest at most. Of {accuracy['prefixes']:,} test "
+        f"ranks {accuracy['ranks_that_differ']:,} differ, where two items score nearly the same."
     )
     one = times["session"]
     screen.print(f"Times are medians of {one['rounds']} rounds, both models in turn, on one thread.")

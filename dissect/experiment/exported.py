@@ -28,7 +28,7 @@ from torch import Tensor, nn
 import dissect
 from dissect.data.sessions import Dataset, Sessions, prefix_index
 from dissect.errors import DataError, DissectError, UsageError
-from dissect.experiment import opened
+from dissect.experiment import opened, to_onnx
 from dissect.runs import files, records
 from dissect.runs.config import Config
 from dissect.sparsevd import compact as making
@@ -40,8 +40,8 @@ from dissect.training.smaller import Served, Shrunk, probes, scores_by, shrink
 from models.base import catalogue, session_vectors
 from models.batch import Batch
 
-RECORD, WEIGHTS = "export.json", "model.safetensors"
-OURS = (RECORD, WEIGHTS, "data.json", "items.json", "README.txt", "model.onnx")
+RECORD, WEIGHTS, ONNX = "export.json", "model.safetensors", "model.onnx"
+OURS = (RECORD, WEIGHTS, ONNX, "data.json", "items.json", "README.txt")
 SAME = 1e-6  # by how much scores may differ, relative to the largest of a session
 CHECKED = 512  # test prefixes whose scores are compared; their ranks are compared on all
 AGAIN = "Export the run again: dissect export RUN --out FOLDER"
@@ -64,6 +64,7 @@ def export(
     load: opened.Load,
     *,
     item_width: bool = False,
+    onnx: bool = False,
     force: bool = False,
     model: str | type | None = None,
     data_dir: str | None = None,
@@ -73,6 +74,7 @@ def export(
     """Write the trained model of a run to the folder `out`, as small as it can be with the same scores; its record.
 
     item_width  leave out columns of the item table and catalogue, too, that no score needs
+    onnx        write the scoring model as model.onnx, too (to_onnx.py)
     force       replace an export that is already in `out`
     data        the run's data set, if it is at hand; else `load` gives it
 
@@ -80,6 +82,8 @@ def export(
     DataError if the data set is another one than the run's, DissectError if the scores would not be the same.
     """
     _require_place(out, force)
+    if onnx:
+        to_onnx.require_onnx()
     if is_export(record.run):
         raise UsageError(f"{record.run} is an export already.", "Name the run that it came from.")
     subject = opened.model_of(record, model)
@@ -104,6 +108,12 @@ def export(
         served = load_export(folder, model)
         found |= _checked(trained, served, data.test, record.config.longest, report)
         found["times"] = times(trained, served, data.test, record.config.longest, report)
+        if onnx:
+            report("writing model.onnx", 0, 0)
+            ends = prefix_index(data.test)
+            clicks = [_prefix(data.test, ends, i, record.config.longest) for i in np.unique(ends[1], True)[1][:20]]
+            to_onnx.write_onnx(served, subject.name, folder / ONNX, [*clicks, clicks[0]], SAME)
+            found["sha256"] |= {ONNX: _sha256(folder / ONNX)}
         files.write_json(folder / RECORD, found)
         (folder / "README.txt").write_text(_readme(found), encoding="utf-8")
         _put(folder, out)
@@ -265,7 +275,12 @@ def _write(
         "is_table": made.is_table,
         "part": made.part,
         "layers": {
-            name: {"whole": list(whole), "left": list(left), "unused": name in made.unused}
+            name: {
+                "kind": "GRU" if isinstance(served.model.get_submodule(name), making.CompactGRU) else "Linear",
+                "whole": list(whole),
+                "left": list(left),
+                "unused": name in made.unused,
+            }
             for name, (whole, left) in made.sizes.items()
         },
         "left_whole": made.whole,
@@ -282,14 +297,14 @@ def _checked(trained: Any, served: Served, test: Sessions, longest: int, report:
     """How much the scores of two models differ, and the accuracy of both; DissectError if they are not the same."""
     prefixes = prefixes_of(test, longest=longest)
     index = torch.randperm(len(prefixes), generator=torch.Generator().manual_seed(0))[:CHECKED]
-    largest = 0.0
+    off = []
     with torch.inference_mode():
         for number, part in enumerate(prefixes.by_length(index).split(64)):
             report("comparing scores", 64 * number, len(index))
             batch = prefixes.batch(part)
             right, found = trained.scores(batch), served.scores(batch)
-            off = (found - right).abs().amax(1) / right.abs().amax(1).clamp(min=1e-30)
-            largest = max(largest, float(off.max()))
+            off.append(((found - right).abs().amax(1) / right.abs().amax(1).clamp(min=1e-30)).max())
+    largest = float(torch.stack(off).max())  # NaN, if one is
     if not largest <= SAME:
         raise DissectError(
             f"Nothing was exported: scores would differ by {largest:.1e} of the largest, and may by {SAME:g}.",
@@ -369,6 +384,11 @@ def _alternate(
 
 def _readme(found: Mapping[str, Any]) -> str:
     """README.txt of an export, in plain words."""
+    onnx = ONNX in found["sha256"]
+    more = """
+model.onnx gives the same scores to other programs: items [B, L] (0 pads on the right) and lengths [B], both int64, make
+scores [B, V], of item 1 in the first column.
+"""
     names = " --identifiers" if "items.json" in found["sha256"] else ""
     item = "NAME,NAME" if names else "12,7,99"
     after = found["accuracy"]["export"]
@@ -397,4 +417,4 @@ From Python, a list of items for each session:
 
 The weights are in model.safetensors: reading them runs no code. data.json says to which data set the item numbers
 belong.
-"""
+{more * onnx}"""

@@ -128,8 +128,9 @@ class Density(TypedDict):
 
 
 class Exported(TypedDict):
-    """The sizes of a layer in export.json: rows and columns."""
+    """The sizes of a layer in export.json: rows and columns, of a GRU its units and inputs."""
 
+    kind: Literal["Linear", "GRU"]
     whole: tuple[Count, Count]
     left: tuple[Count, Count]
     unused: bool
