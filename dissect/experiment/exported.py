@@ -88,11 +88,8 @@ def export(
         raise UsageError(f"{record.run} is an export already.", "Name the run that it came from.")
     subject = opened.model_of(record, model)
     if not subject.learns:
-        raise UsageError(
-            f"{subject.name} is a baseline: it has no weights to export.", "Export a model that dissect run trained."
-        )
+        raise UsageError(f"{subject.name} is a baseline: it has no weights.", "Export what dissect run has trained.")
     data = data or opened.data_of(record, load, data_dir)
-    report("reading the run", 0, 0)
     trained, step, _ = opened.trained_model(record, lambda: data, 1, model, "cpu")
     batches = probes(data.train, record.n_items, record.config.longest)
     try:
@@ -100,23 +97,24 @@ def export(
     except ValueError as error:
         raise DissectError(f"Nothing was exported: {error}.", "The model may compare or sort its states.") from error
     densify(trained)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
-        folder = Path(place) / "export"
-        folder.mkdir()
-        found = _write(folder, record, trained, step, made, item_width)
-        served = load_export(folder, model)
-        found |= _checked(trained, served, data.test, record.config.longest, report)
-        found["times"] = times(trained, served, data.test, record.config.longest, report)
-        if onnx:
-            report("writing model.onnx", 0, 0)
-            ends = prefix_index(data.test)
-            clicks = [_prefix(data.test, ends, i, record.config.longest) for i in np.unique(ends[1], True)[1][:20]]
-            to_onnx.write_onnx(served, subject.name, folder / ONNX, [*clicks, clicks[0]], SAME)
-            found["sha256"] |= {ONNX: _sha256(folder / ONNX)}
-        files.write_json(folder / RECORD, found)
-        (folder / "README.txt").write_text(_readme(found), encoding="utf-8")
-        _put(folder, out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
+            folder = Path(place) / "export"
+            folder.mkdir()
+            found = _write(folder, record, trained, step, made, item_width)
+            served = load_export(folder, model)
+            found |= _checked(trained, served, data.test, record.config.longest, report)
+            found["times"] = times(trained, served, data.test, record.config.longest, report)
+            if onnx:
+                report(f"writing {ONNX}", 0, 0)
+                to_onnx.write_onnx(served, subject.name, folder / ONNX, _some(data.test, record.config.longest), SAME)
+                found["sha256"][ONNX] = _sha256(folder / ONNX)
+            files.write_json(folder / RECORD, found)
+            (folder / "README.txt").write_text(_readme(found), encoding="utf-8")
+            _put(folder, out)
+    except OSError as error:
+        raise files.refused(out, error) from error
     return files.read_json(out / RECORD, records.Export, AGAIN)
 
 
@@ -233,10 +231,7 @@ def _put(folder: Path, out: Path) -> None:
         old = folder.with_name("old")
         os.rename(out, old)
         shutil.rmtree(old)
-    try:
-        os.rename(folder, out)
-    except OSError as error:
-        raise files.refused(out, error) from error
+    os.rename(folder, out)
 
 
 def _write(
@@ -346,6 +341,13 @@ def _prefix(sessions: Sessions, ends: tuple[np.ndarray, np.ndarray], i: int, lon
     begin, length = int(sessions.offsets[ends[0][i]]), int(ends[1][i])
     clicks: list[int] = sessions.items[begin : begin + length].tolist()
     return clicks[-longest:]
+
+
+def _some(sessions: Sessions, longest: int) -> list[list[int]]:
+    """Prefixes of several lengths, two at least."""
+    ends = prefix_index(sessions)
+    clicks = [_prefix(sessions, ends, i, longest) for i in np.unique(ends[1], return_index=True)[1][:20]]
+    return [*clicks, clicks[0]]
 
 
 def _steps(model: Any, score: Any) -> tuple[Callable[[list[list[int]]], Tensor], Callable[[Tensor], object]]:
