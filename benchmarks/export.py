@@ -29,7 +29,7 @@ def half_dead(dim: int, items: int, dead: float) -> SRGNN:
     for _, layer in variational_layers(model):
         for _, theta, log_sigma2 in layer.variational():
             rows, columns = (torch.rand(n).argsort() < dead * n for n in theta.shape)
-            is_dead = columns | (rows[:, None] if len(theta) > 1 else torch.tensor(False))
+            is_dead = (columns | rows[:, None]) if len(theta) > 1 else columns[None]
             log_sigma2.data = torch.where(is_dead, 10.0, -20.0)
     return model.eval()
 

@@ -108,7 +108,7 @@ def export(
             found["times"] = times(trained, served, data.test, record.config.longest, report)
             if onnx:
                 report(f"writing {ONNX}", 0, 0)
-                to_onnx.write_onnx(served, subject.name, folder / ONNX, _some(data.test, record.config.longest), SAME)
+                to_onnx.write_onnx(served, subject.name, folder / ONNX, _some(data.test, record.config.longest))
                 found["sha256"][ONNX] = _sha256(folder / ONNX)
             files.write_json(folder / RECORD, found)
             (folder / "README.txt").write_text(_readme(found), encoding="utf-8")

@@ -24,6 +24,7 @@ from models.padded import Scoring
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 LONGEST = 1000  # clicks of a session
+SAME = 1e-5  # by how much scores may differ, relative to the largest: another program rounds elsewhere
 
 
 def require_onnx() -> None:
@@ -33,11 +34,11 @@ def require_onnx() -> None:
         raise UsageError(f"--onnx needs {', '.join(missing)}.", "Install them: pip install 'dissect[onnx]'")
 
 
-def write_onnx(model: Any, name: str, path: Path, sessions: Sequence[list[int]], same: float) -> None:
+def write_onnx(model: Any, name: str, path: Path, sessions: Sequence[list[int]]) -> None:
     """Write a model of the contract to an ONNX file, and compare its scores with the model's own.
 
-    `sessions` are tried in batches of several sizes; scores may differ by `same` of the largest. Raises UsageError if
-    the model cannot be written so that it takes any batch.
+    `sessions` are tried in batches of several sizes; scores may differ by SAME. Raises UsageError if the
+    model cannot be written so that it takes any batch.
     """
     require_onnx()
     refusal = f"{name} cannot be written as ONNX"
@@ -61,7 +62,7 @@ def write_onnx(model: Any, name: str, path: Path, sessions: Sequence[list[int]],
     except Exception as error:
         raise UsageError(f"{refusal}: PyTorch's exporter says {_said(error)}.", hint) from error
     off = _difference(model, path, [sessions, sessions[:1], sessions[-1:], [*sessions[:2], [*sessions[-1], 1, 1]]])
-    if not off <= same:
+    if not off <= SAME:
         says = (
             f"in a batch of another size its scores differ by {off:.0e}" if off < np.inf else "it takes one size only"
         )
