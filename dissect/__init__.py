@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dissect import errors, sparsevd
-    from dissect.api import compare, load, open_group, recommend, report, run, study, train, tune
+    from dissect.api import compare, export, load, load_export, open_group, recommend, report, run, study, train, tune
     from dissect.data.sessions import Dataset, Sessions
     from dissect.group import Group
     from dissect.runs.config import Config
@@ -32,7 +32,9 @@ __all__ = [
     "Sessions",
     "compare",
     "errors",
+    "export",
     "load",
+    "load_export",
     "open_group",
     "recommend",
     "report",
@@ -50,7 +52,9 @@ _MODULES = {
     "Sessions": "dissect.data.sessions",
     "compare": "dissect.api",
     "errors": "dissect.errors",
+    "export": "dissect.api",
     "load": "dissect.api",
+    "load_export": "dissect.api",
     "open_group": "dissect.api",
     "recommend": "dissect.api",
     "report": "dissect.api",

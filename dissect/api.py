@@ -12,6 +12,7 @@ import reprlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from dissect.data import bring
 from dissect.data.sessions import Dataset
 from dissect.data.translate import number_by_name
 from dissect.errors import FinishedError, UsageError, unknown
-from dissect.experiment import opened
+from dissect.experiment import exported, opened
 from dissect.experiment import train as experiment
 from dissect.experiment import tune as tuning
 from dissect.experiment.recommended import recommended
@@ -315,6 +316,50 @@ def recommend(
         [{"session": session, **row} for session, rows in enumerate(answers) for row in rows],
         columns=["session", "rank", "item", *named, "score", "probability"],
     )
+
+
+def export(
+    run: Group | str | Path,
+    out: str | Path,
+    *,
+    item_width: bool = False,
+    onnx: bool = False,
+    force: bool = False,
+    seed: int | None = None,
+    data_dir: str | None = None,
+    quiet: bool = False,
+    runs_dir: str | Path = "runs",
+) -> dict[str, Any]:
+    """Write a trained model to the folder `out`, as small as it can be with the same scores, like `dissect export`.
+
+    Returns what was left out, with sizes, times and accuracy, as export.json has it (docs/export.md). `item_width`
+    leaves out columns of the item table, too, that no score needs; `onnx` writes model.onnx beside the rest; `force`
+    replaces an export that is in `out`. Of a group with several seeds `seed` names the one. `recommend` takes the
+    folder in the place of a group.
+    """
+    _check({"group": run, "runs_dir": runs_dir, **({} if seed is None else {"seed": seed})})
+    group = run if isinstance(run, Group) else Group(Path(run))
+    record = opened.finished_run(group.path if seed is None else folders.run_path(group.path, seed), runs_dir)
+    say = (lambda text: None) if quiet else _say
+    load = partial(bring.load, say=say)
+    how: dict[str, Any] = {
+        "item_width": item_width,
+        "onnx": onnx,
+        "force": force,
+        "data_dir": data_dir,
+        "data": group.data,
+    }
+    with _processor_as_it_was("cpu"):
+        return exported.export(record, Path(out), load, model=group.model, **how)
+
+
+def load_export(folder: str | Path, model: Model | None = None) -> torch.nn.Module:
+    """The model of an export (docs/export.md), on the CPU: a torch.nn.Module, without code from a file.
+
+    `scores(batch)` gives the scores [B, V] after the sessions of `models.Batch.of([[12, 7, 99], [3]])`, in which items
+    have the numbers of the data set. `model` is the class of a model of one's own, or its file.
+    """
+    return exported.load_export(folder, model)
 
 
 def _numbers(session: Sequence[int | str], n_items: int, number: Mapping[str, int]) -> list[int]:

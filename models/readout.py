@@ -171,10 +171,10 @@ class AttenMixerReadout(nn.Module):
 
     def weights(self, h: Tensor, clicks: Clicks) -> Tensor:
         """The weight of each click for each head, [C, H]: Equations 7 and 8."""
-        Q, (C, D), H = self.queries(h, clicks), h.shape, self.heads
-        query, key = self.attend_query(Q).view(len(Q), self.levels, H, D), self.attend_key(h).view(C, H, D)
+        Q, each = self.queries(h, clicks), (self.heads, h.shape[1])
+        query, key = self.attend_query(Q).unflatten(2, each), self.attend_key(h).unflatten(1, each)
         logits = clicks.dots(query, key) / self.attention_scale  # [C, H, M]
-        log_alpha = clicks.log_softmax(logits.flatten(1)).view(C, H, self.levels)  # Equation 7
+        log_alpha = clicks.log_softmax(logits.flatten(1)).unflatten(1, logits.shape[1:])  # Equation 7
         if math.isinf(self.p):
             return log_alpha.amax(2).exp()
         # Equation 8 in logarithms, because x^(1/p) has an infinite slope at 0.

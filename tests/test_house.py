@@ -37,19 +37,6 @@ HEAVY = ("torch", "numpy", "pandas", "scipy", "matplotlib", "seaborn")
 
 OTHERS = ("models", "analyses", "figures")
 # The rooms of dissect/ from the ground up: each may import those before it, and no folder lies on a circle.
-FLOORS = ("runs", "sparsevd", "data", "training", "experiment", *("drawing", "group", "studied", "reporting", "api", "cli"))
-    "runs",
-    "sparsevd",
-    "data",
-    "training",
-    "experiment",
-    "drawing",
-    "group",
-    "studied",
-    "reporting",
-    "api",
-    "cli",
-)
 MEET = ("drawing", "group", "studied", "reporting", "api")  # where models, tables and figures meet
 FLOORS = ("runs", "sparsevd", "data", "training", "experiment", *MEET, "cli")
 # Room -> what it may import beside the standard library and itself; None: any distribution that is not ours.

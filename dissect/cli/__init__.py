@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": ("dissect.cli.evaluate", "Compute HR and MRR of a trained model on any split."),
     "recommend": ("dissect.cli.recommend", "List the items that a trained model recommends after a session."),
     "report": ("dissect.cli.report", "Write one page of HTML about groups and studies, to hand around."),
+    "export": ("dissect.cli.export", "Write a trained model without its pruned rows and columns."),
     "plot": ("dissect.cli.plot", "Draw density (the paper's Figures 3 and 4), paths, histograms."),
     "models": ("dissect.cli.models", "List the models, or one model's matrices and their roles."),
     "data": ("dissect.cli.data", "Import, prepare, list and count data sets."),

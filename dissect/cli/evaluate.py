@@ -29,8 +29,9 @@ RANKS = "Write the rank of each prefix there (2147483647: the model does not kno
 def command(run: str, runs_dir: str, as_json: bool, quiet: bool, ranks: str | None, **given: Any) -> None:
     """Compute HR@K, MRR@K and NDCG@20 of the trained model of RUN over the whole catalogue.
 
-    RUN is a seed's folder, or a group with one seed. It uses the weights that the run reports: those of the chosen
-    epoch, or else the last. `train` and `valid` are the same parts as in the run. A baseline is fitted again on both.
+    RUN is a seed's folder, a group with one seed, or an export (dissect export). It uses the weights that the run
+    reports: those of the chosen epoch, or else the last. `train` and `valid` are the same parts as in the run. A
+    baseline is fitted again on both.
 
     On another data set, clicks on items that the model does not know are dropped. A prefix counts as a miss if the
     model does not know its target, or knows none of its clicks. The result over known targets alone is printed too.

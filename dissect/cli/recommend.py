@@ -29,8 +29,9 @@ def command(
 ) -> None:
     """List the K items that the trained model of RUN scores highest after a session.
 
-    RUN is a seed's folder, or a group with one seed. Items have the numbers of its data set; if the log has its own
-    names, the output shows them too. Probabilities come from the softmax over the whole catalogue; a baseline has none.
+    RUN is a seed's folder, a group with one seed, or an export (dissect export). Items have the numbers of its data
+    set; if the log has its own names, the output shows them too. Probabilities come from the softmax over the whole
+    catalogue; a baseline has none.
 
     For a file of sessions it prints CSV, or JSON lines with --json: a row for each session (by the number of its line)
     and rank. In CSV, an identifier that a spreadsheet would take for a formula gets a ' before it; --json has

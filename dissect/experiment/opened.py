@@ -14,7 +14,7 @@ import torch
 from dissect.data.sessions import Dataset, split_validation
 from dissect.data.translate import in_words, is_identity, numbering_of, numbering_of_group, translation
 from dissect.errors import DataError, UsageError, unknown
-from dissect.experiment import own_models
+from dissect.experiment import exported, own_models
 from dissect.experiment.subject import Subject, find_model, require_length, subject_of
 from dissect.experiment.train import Say, unsaid, work
 from dissect.runs import files, folders
@@ -30,7 +30,9 @@ Load = Callable[[str, str | None], Dataset]  # the data set of a name, from a da
 
 
 def finished_run(name: str | Path, runs_dir: str | Path) -> Recorded:
-    """The record of a finished run by its name, or by that of a group with one seed."""
+    """The record of a finished run by its name, or by that of a group with one seed; or of an export by its folder."""
+    if exported.is_export(name):
+        return exported.read_export(name)
     record = read_run(folders.resolve_run(name, runs_dir))
     require_finished(record)
     return record
@@ -153,6 +155,11 @@ def trained_model(
     DataError if the model cannot take a session of `longest` clicks.
     """
     config, subject = record.config, model_of(record, given)
+    if exported.is_export(record.run):
+        where = prepare_device(device, work(config, record.n_items))
+        served = exported.load_export(record.run, given)
+        require_length(served, subject.name, config.kept(longest), "session asked for")
+        return served.to(where), record.steps, where
     if not subject.learns:
         prepare_device("cpu")
         fitted = subject.cls(record.n_items, **config.model_options)

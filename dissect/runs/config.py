@@ -88,6 +88,13 @@ class Config:
         "Initial log sigma^2. [default: log Var(theta) - 4 in each matrix]",
         rare=True,
     )
+    unit: str = setting(
+        "weight",
+        "SparseVD",
+        "What is pruned as one: each weight, or whole rows or columns of the matrices.",
+        choices=("weight", "row", "column"),
+        rare=True,
+    )
     kl_weight: float = setting(
         1.0,
         "SparseVD",
@@ -280,7 +287,8 @@ class Config:
     def matched(self) -> Config:
         """The same training without SparseVD, its epoch chosen on validation: what a dissection is measured against."""
         usual = {
-            name: getattr(Config, name) for name in ("where", "noise", "prior", "threshold", "log_sigma2", "shadows")
+            name: getattr(Config, name)
+            for name in ("where", "noise", "prior", "threshold", "log_sigma2", "unit", "shadows")
         }
         usual |= {name: getattr(Config, name) for name in ("kl_weight", "kl_warmup", "own_rate", "decay_everything")}
         return replace(self, **{**usual, "where": "none", "select": "mrr@20"})

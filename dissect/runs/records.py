@@ -132,6 +132,40 @@ class Density(TypedDict):
     theta_gt: dict[Words, Count]
 
 
+class Exported(TypedDict):
+    """The sizes of a layer in export.json: rows and columns, of a GRU its units and inputs."""
+
+    kind: Literal["Linear", "GRU"]
+    whole: tuple[Count, Count]
+    left: tuple[Count, Count]
+    unused: bool
+
+
+class Origin(TypedDict):
+    """The run that an export came from."""
+
+    path: Words
+    variant: Words
+    seed: Count
+    step: Count
+    command: list[str]
+
+
+class Export(TypedDict):
+    """export.json"""
+
+    kind: Literal["dissect export"]
+    run: Origin
+    config: dict[str, Any]
+    n_items: Positive
+    dim: Positive
+    is_table: bool
+    part: Words | None
+    layers: dict[Words, Exported]
+    unread: list[Words]
+    sha256: dict[Annotated[str, Meta(pattern=r"^[a-z][a-z.]*\Z")], Words]
+
+
 def check(value: Any, kind: Any, place: str, hint: str) -> None:
     """Raises DataError if `value`, found at `place`, is not a record of this kind."""
     try:

@@ -150,8 +150,7 @@ def _count(theta: Tensor, log_sigma2: Tensor, grid: Grid, ts: Sequence[float], p
     def counts(*masks: Tensor) -> Tensor:
         return torch.stack([mask.sum(1) for mask in masks], 1)
 
-    t, s = per_cell(theta), per_cell(log_sigma2)
-    a = log_alpha(t, s)
+    t, a = per_cell(theta), per_cell(log_alpha(theta, log_sigma2))
     # Times 4 and floor are exact, so a bin holds what its edges say, and its counts agree with `kept`.
     bins = (a * BINS_PER_UNIT).floor() - LOWEST * BINS_PER_UNIT
     bins = bins.nan_to_num(nan=BINS, posinf=BINS, neginf=-1).clamp(-1, BINS).long() + 1
@@ -163,7 +162,7 @@ def _count(theta: Tensor, log_sigma2: Tensor, grid: Grid, ts: Sequence[float], p
         counts(*(kept(a, x) for x in ts)),
         counts(*(magnitude > tau for tau in TAUS)),
         counts(*(t > tau for tau in SIGNED_TAUS)),
-        kl_per_weight(t, s, prior).sum(1, dtype=torch.float64),
+        per_cell(kl_per_weight(theta, log_sigma2, prior)).sum(1, dtype=torch.float64),
     )
 
 

@@ -33,10 +33,18 @@ EPS = 1e-16  # beside theta^2: 0 gives NaN at theta = 0, 1e-8 would cap log alph
 
 
 def log_alpha(theta: Tensor, log_sigma2: Tensor) -> Tensor:
-    """log(sigma^2 / theta^2) per weight, of the shape of its inputs; finite where they are."""
+    """log(sigma^2 / theta^2) per weight, of the shape of theta; finite where its inputs are.
+
+    Where a row or column shares one sigma^2 (log_sigma2 is [rows, 1] or [1, columns]), theta^2 is its mean over that
+    row or column: all weights of a group have one alpha, and are kept or pruned together.
+    """
     with torch.autocast(theta.device.type, enabled=False):
         theta, log_sigma2 = _at_least_single(theta), _at_least_single(log_sigma2)
-        return log_sigma2 - torch.log(theta * theta + EPS)
+        square = theta * theta
+        if log_sigma2.shape != theta.shape:
+            sizes = zip(log_sigma2.shape, theta.shape, strict=True)
+            square = square.mean([i for i, (own, all_) in enumerate(sizes) if own != all_], keepdim=True)
+        return (log_sigma2 - torch.log(square + EPS)).expand_as(theta)
 
 
 def kept(log_alpha: Tensor, threshold: float) -> Tensor:
@@ -67,7 +75,11 @@ def kl_normal(theta: Tensor, log_sigma2: Tensor) -> Tensor:
 
 
 def kl_ard(log_alpha: Tensor) -> Tensor:
-    """Per weight: from a normal prior with the best variance for it (Kharitonov et al., arXiv 1811.00596)."""
+    """Per weight: from a normal prior with the best variance for it (Kharitonov et al., arXiv 1811.00596).
+
+    For n weights of a group that share sigma^2, and a prior N(0, s^2) that they share too: the sum over the group is
+    n log(s^2 / sigma^2) / 2 at the best s^2 = sigma^2 + mean theta^2, that is n times this at the group's alpha.
+    """
     return 0.5 * F.softplus(-log_alpha)
 
 
@@ -85,8 +97,12 @@ def kl_per_weight(theta: Tensor, log_sigma2: Tensor, prior: str = "log-uniform")
 
 
 def kl_divergence(theta: Tensor, log_sigma2: Tensor, prior: str = "log-uniform") -> Tensor:
-    """The KL of a whole matrix from `prior`: a sum, never a mean. Raises UsageError for a prior not in PRIORS."""
-    if prior != "log-uniform":
+    """The KL of a whole matrix from `prior`: a sum, never a mean. Raises UsageError for a prior not in PRIORS.
+
+    For rows or columns that share sigma^2 that of the ARD prior is exact. The log-uniform one stands for its
+    approximation at the group's alpha: the prior factorises over weights, so no group has an alpha by it.
+    """
+    if prior != "log-uniform" or log_sigma2.shape != theta.shape:
         return kl_per_weight(theta, log_sigma2, prior).sum()
     with torch.autocast(theta.device.type, enabled=False):
         total: Tensor = _SumLogUniform.apply(  # type: ignore[no-untyped-call]  # torch has no types for apply

@@ -34,6 +34,7 @@ from dissect.errors import UsageError, unknown
 from dissect.sparsevd.kl import kept, log_alpha
 
 NOISES = ("lrt", "weight")
+UNITS = ("weight", "row", "column")  # what has a sigma^2 of its own, and is pruned as one
 VARIANCE_EPS = 1e-8  # under the square root: keeps the gradient finite at rows of zeros, for noise of 1e-4
 CONSTANT_LOG_SIGMA2 = -10.0  # initial value for a matrix without spread, for which log Var(theta) has no value
 
@@ -43,12 +44,14 @@ class VariationalLayer(nn.Module):
 
     noise      one of NOISES
     threshold  log alpha from which on a weight counts as pruned
+    unit       one of UNITS: whether weights have a sigma^2 each, or whole rows (outputs) or columns (inputs) one
     masked     whether evaluation leaves pruned weights out
     """
 
     dense_class: ClassVar[type[nn.Module]]
     noise: str
     threshold: float
+    unit: str
     masked: bool
     log_sigma2_start: float | None
     _held: dict[Any, Tensor] | None
@@ -61,15 +64,22 @@ class VariationalLayer(nn.Module):
         noise: str = "lrt",
         threshold: float = 3.0,
         log_sigma2: float | None = None,
+        unit: str = "weight",
         **kwargs: Any,
     ) -> None:
         """Positional and further keyword arguments are those of the dense layer."""
         super().__init__(*args, **kwargs)
-        self._make_variational(noise, threshold, log_sigma2)
+        self._make_variational(noise, threshold, log_sigma2, unit)
 
     @classmethod
     def from_dense(
-        cls, dense: nn.Module, *, noise: str = "lrt", threshold: float = 3.0, log_sigma2: float | None = None
+        cls,
+        dense: nn.Module,
+        *,
+        noise: str = "lrt",
+        threshold: float = 3.0,
+        log_sigma2: float | None = None,
+        unit: str = "weight",
     ) -> Self:
         """A layer with noise, with the dense layer's own Parameters, device, mode and hooks.
 
@@ -81,7 +91,7 @@ class VariationalLayer(nn.Module):
             raise UsageError(f"{cls.__name__} takes the place of {right}, not of {given}.")
         layer = cls.__new__(cls)
         layer.__dict__.update(_own_containers(dense))
-        layer._make_variational(noise, threshold, log_sigma2)
+        layer._make_variational(noise, threshold, log_sigma2, unit)
         return layer
 
     def to_dense(self, prune: bool = True) -> nn.Module:
@@ -97,7 +107,7 @@ class VariationalLayer(nn.Module):
         dense.__dict__.update(_own_containers(self))
         for name in self.theta_names():
             del dense._parameters[sigma_name(name)]
-        for name in ("noise", "threshold", "masked", "log_sigma2_start", "_held", "_shadow"):
+        for name in ("noise", "threshold", "unit", "masked", "log_sigma2_start", "_held", "_shadow"):
             dense.__dict__.pop(name, None)
         return dense
 
@@ -128,14 +138,16 @@ class VariationalLayer(nn.Module):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, noise={self.noise}, threshold={self.threshold:g}"
 
-    def _make_variational(self, noise: str, threshold: float, log_sigma2: float | None) -> None:
+    def _make_variational(self, noise: str, threshold: float, log_sigma2: float | None, unit: str) -> None:
         if noise not in NOISES:
             raise unknown("noise", noise, NOISES)
+        if unit not in UNITS:
+            raise unknown("unit", unit, UNITS)
         if not math.isfinite(threshold):
             raise UsageError(f"The threshold of log alpha must be a number, not {threshold}.")
         if log_sigma2 is not None and not math.isfinite(log_sigma2):
             raise UsageError(f"log_sigma2 must be a number, not {log_sigma2}.")
-        self.noise, self.threshold, self.masked = noise, threshold, True
+        self.noise, self.threshold, self.unit, self.masked = noise, threshold, unit, True
         self.log_sigma2_start, self._held = log_sigma2, None
         for name in self.theta_names():
             theta = getattr(self, name)
@@ -147,7 +159,7 @@ class VariationalLayer(nn.Module):
                 )
             if not _is_finite(theta):
                 raise UsageError(f"{name} holds NaN or infinity.", "SparseVD starts from finite weights.")
-            start = torch.full_like(theta.detach(), self._start(theta))
+            start = torch.full_like(_one_of_each(theta.detach(), unit), self._start(theta))
             self.register_parameter(sigma_name(name), nn.Parameter(start, requires_grad=theta.requires_grad))
 
     def _pair(self, theta_name: str) -> tuple[nn.Parameter, nn.Parameter]:
@@ -177,7 +189,7 @@ class VariationalLayer(nn.Module):
         mean = self._times(x, theta, bias)
         with _full_precision(x):
             # No bias: the variance does not depend on it.
-            return mean, self._times(x.to(log_sigma2.dtype).square(), log_sigma2.exp(), None)
+            return mean, self._times(x.to(log_sigma2.dtype).square(), log_sigma2.exp().expand_as(theta), None)
 
     def _times(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """What the dense layer computes with a weight: x [..., in], weight [out, in] -> [..., out]."""
@@ -334,6 +346,14 @@ class GRUVD(VariationalLayer, nn.GRU):
 LAYERS: dict[type[nn.Module], type[VariationalLayer]] = {
     layer.dense_class: layer for layer in (LinearVD, Conv1dVD, GRUCellVD, GRUVD)
 }
+
+
+def _one_of_each(theta: Tensor, unit: str) -> Tensor:
+    """A tensor of the shape of the log sigma^2 of a matrix: a number for each weight, row or column."""
+    if unit == "weight":
+        return theta
+    taps = theta[..., :1] if theta.dim() > 2 else theta  # of a convolution
+    return taps[:, :1] if unit == "row" else taps[:1]
 
 
 def sigma_name(theta_name: str) -> str:

@@ -82,7 +82,7 @@ def others(x: Tensor, is_sequence: bool = False) -> Tensor:
 
 def _shadow_of(layer: VariationalLayer, theta: nn.Parameter) -> VariationalLayer:
     """A matrix like theta whose numbers are those of theta in another order, with the layer's kind of noise."""
-    settings: dict[str, Any] = {"noise": layer.noise, "threshold": layer.threshold}
+    settings: dict[str, Any] = {"noise": layer.noise, "threshold": layer.threshold, "unit": layer.unit}
     if isinstance(layer, Conv1dVD):
         plain = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups", "padding_mode")}
         size = layer.in_channels, layer.out_channels, layer.kernel_size[0]

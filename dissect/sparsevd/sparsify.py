@@ -54,6 +54,7 @@ def sparsify(
     noise: str = "lrt",
     threshold: float = 3.0,
     log_sigma2: float | None = None,
+    unit: str = "weight",
     probe: Callable[[], object] | None = None,
     refuse: bool = True,
 ) -> SparsifyReport:
@@ -61,7 +62,7 @@ def sparsify(
 
     where       names of layers, or of modules for all layers in them; or a function of (qualified name, module); None
                 chooses all
-    noise, threshold, log_sigma2   see dissect.sparsevd.layers
+    noise, threshold, log_sigma2, unit   see dissect.sparsevd.layers
     probe       runs the model once (without gradient; torch's random state, the mode and the buffers are restored).
                 Layers that it does not call are left out: they would feel the KL alone and look useless. So are layers
                 whose weights something else reads too.
@@ -90,7 +91,7 @@ def sparsify(
     _leave_out_half_tied(model, chosen, left_out)
     _require_each(names, chosen, left_out)
 
-    layers = _with_noise(chosen, noise=noise, threshold=threshold, log_sigma2=log_sigma2)
+    layers = _with_noise(chosen, noise=noise, threshold=threshold, log_sigma2=log_sigma2, unit=unit)
     _exchange(model, {id(chosen[name]): layer for name, layer in layers.items()})
     return _report(model, [*layers], left_out)
 

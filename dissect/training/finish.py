@@ -105,7 +105,7 @@ def _accuracy_on_test(run: Path) -> list[dict[str, Any]]:
 def _settings(training: Training, data: Dataset) -> dict[str, Any]:
     """What the run was asked for: the first fields of its summary."""
     config = training.config
-    settings = ("where", "noise", "prior", "threshold", "kl_weight", "batch_size", "protocol", "order")
+    settings = ("where", "noise", "prior", "threshold", "unit", "kl_weight", "batch_size", "protocol", "order")
     return {
         # First, so that an option that is called as a field below does not replace it.
         **{name: value if _in_json(value) else str(value) for name, value in config.model_options.items()},

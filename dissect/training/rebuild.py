@@ -108,7 +108,8 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
             extra = {"without": without} if without else {}
             model = cls(n_items=record.n_items, **config.model_options, **extra)
         if layers := layers_in(weights):
-            sparsify(model, lambda name, _: name in layers, noise=config.noise, threshold=config.threshold)
+            how: dict[str, Any] = {name: getattr(config, name) for name in ("noise", "threshold", "unit")}
+            sparsify(model, lambda name, _: name in layers, **how)
         if prepares(model):
             model.prepare(split_validation(train(), config.held_out)[0])
         model.load_state_dict(weights)

@@ -148,7 +148,7 @@ def selects(where: str, matrices: Any) -> Callable[[str, nn.Module], bool] | Non
 
 def sparsity(config: Config) -> dict[str, Any]:
     """The settings of `sparsify` in a configuration."""
-    return {"noise": config.noise, "threshold": config.threshold, "log_sigma2": config.log_sigma2}
+    return {name: getattr(config, name) for name in ("noise", "threshold", "log_sigma2", "unit")}
 
 
 def make_optimiser(model: nn.Module, controls: Controls | None, config: Config) -> torch.optim.Optimizer:
