@@ -10,10 +10,20 @@ coverage(model, ...)        how many weights that describes
 docs/sparsevd.md shows all of it on a small network.
 """
 
+from dissect.sparsevd.attention import MultiheadAttentionVD
 from dissect.sparsevd.coverage import coverage, declared_for, in_words, is_partial, shares
 from dissect.sparsevd.density import SIGNED_TAUS, TAUS, THRESHOLDS, density, measure
 from dissect.sparsevd.kl import PRIORS, kept, kept_count, kl_divergence, log_alpha
-from dissect.sparsevd.layers import GRUVD, NOISES, Conv1dVD, GRUCellVD, LinearVD, VariationalLayer, one_sample
+from dissect.sparsevd.layers import (
+    NOISES,
+    Conv1dVD,
+    Conv2dVD,
+    EmbeddingVD,
+    LinearVD,
+    VariationalLayer,
+    one_sample,
+)
+from dissect.sparsevd.recurrent import GRUVD, LSTMVD, GRUCellVD, LSTMCellVD
 from dissect.sparsevd.shadows import Shadows
 from dissect.sparsevd.sparsifier import (
     layers_in,
@@ -30,14 +40,19 @@ from dissect.sparsevd.swapped import swapped
 
 __all__ = [
     "GRUVD",
+    "LSTMVD",
     "NOISES",
     "PRIORS",
     "SIGNED_TAUS",
     "TAUS",
     "THRESHOLDS",
     "Conv1dVD",
+    "Conv2dVD",
+    "EmbeddingVD",
     "GRUCellVD",
+    "LSTMCellVD",
     "LinearVD",
+    "MultiheadAttentionVD",
     "Shadows",
     "SparsifyReport",
     "VariationalLayer",

@@ -48,7 +48,7 @@ def sparsified(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def layers_in(state: Iterable[str]) -> set[str]:
     """The names of the SparseVD layers that left their parameters in a state dict, given its keys."""
-    return {layer for layer, _, own in (key.rpartition(".") for key in state) if own.startswith("log_sigma2")}
+    return {layer for layer, _, own in (key.rpartition(".") for key in state) if "log_sigma2" in own}
 
 
 def named_variational(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
