@@ -7,8 +7,9 @@ rows. A layer that tells nothing about unseen rows can be swapped without loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,13 +31,19 @@ AWAY = 0.382  # of the rows. Layers in a row add their shifts up: no small multi
 
 
 @contextmanager
-def swapped(layers: Iterable[nn.Module]) -> Iterator[None]:
+def swapped(
+    layers: Iterable[nn.Module], of_attention: Mapping[nn.Module, Collection[str]] | None = None
+) -> Iterator[None]:
     """Within it, each layer gets the inputs of rows that stand some way off. It draws no random number.
 
     Rows are those of the first dimension, or sequences where the layer says that they come second. A batch of one or
-    two rows stays as it is.
+    two rows stays as it is. `of_attention`: for an attention, those of query, key and value that are
+    swapped, if not all; the masks stay then.
     """
-    hooks = [layer.register_forward_pre_hook(_of_others, with_kwargs=True) for layer in layers]
+    of = of_attention or {}
+    hooks = [
+        layer.register_forward_pre_hook(partial(_of_others, only=of.get(layer)), with_kwargs=True) for layer in layers
+    ]
     try:
         yield
     finally:
@@ -45,7 +52,7 @@ def swapped(layers: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _of_others(
-    layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+    layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], only: Collection[str] | None = None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(layer, nn.RNNBase):  # a first state, if there is one, has its sequences elsewhere
         is_second = not layer.batch_first
@@ -54,8 +61,8 @@ def _of_others(
         return (_rolled(inputs[0], is_second), *inputs[1:]), named
     if isinstance(layer, nn.MultiheadAttention):
         given = {**dict(zip(ARGUMENTS, inputs)), **named}
-        is_single = given["query"].dim() == 2  # one sequence, which has no others
-        return (), given if is_single else {name: _of_attention(layer, name, x) for name, x in given.items()}
+        names = () if given["query"].dim() == 2 else only or given  # one sequence has no others
+        return (), {name: _of_attention(layer, name, x) if name in names else x for name, x in given.items()}
     return tuple(_rolled(x) for x in inputs), {name: _rolled(x) for name, x in named.items()}
 
 
