@@ -51,7 +51,7 @@ def dissect(
     loss        loss(model, batch) -> the mean over the examples of a batch, a scalar
     batches     those of an epoch: a list, a DataLoader, or a function that returns an iterator
     held_out    batches of unseen data, and score(model, batch) -> a number, the higher the better (accuracy, say).
-                With them a dense model is trained beside each one, and a part counts as alive only if unseen data need it
+                With them a dense model is trained beside each one, and a part is alive only if unseen data need it
     n_examples  the training examples N, by which the KL is divided; counted if not given
     settings    steps, kl_weight, lr, where, noise, threshold, shadows, prior: fields of `Protocol`
 
