@@ -438,12 +438,12 @@ def planted(kind, n, seed):
         x[torch.arange(n), 0, ask] = 2
         x[:, 1:, :4], x[:, 1:, 4:] = 2.0 * F.one_hot(keys, 4), F.one_hot(values, 4).float()
         return x, x[torch.randperm(n, generator=g)], (values * (keys == ask[:, None])).sum(1)
-    shape = {"lstm": (4, 4), "conv": (1, 4, 4)}[kind]
+    shape = {"lstm": (4, 4), "conv": (2, 4, 4)}[kind]
     x, z = (torch.randn(n, *shape, generator=g) for _ in range(2))
     if kind == "lstm":
         hidden = torch.tanh(x @ torch.randn(4, 4, generator=weights)).sum(1)
     else:
-        hidden = torch.tanh(F.conv2d(x, torch.randn(4, 1, 3, 3, generator=weights))).mean((2, 3))
+        hidden = torch.tanh(F.conv2d(x, torch.randn(8, 2, 3, 3, generator=weights))).mean((2, 3))
     scores = hidden @ torch.randn(hidden.shape[1], 4, generator=weights)
     return x, z, (scores - scores.mean(0)).argmax(1)
 
@@ -455,7 +455,7 @@ KINDS = {
         lambda layer, x: layer(x[:, :1], x, x)[0][:, 0],
         8,
     ),
-    "conv": (lambda: nn.Conv2d(1, 4, 3), lambda layer, x: torch.tanh(layer(x)).mean((2, 3)), 4),
+    "conv": (lambda: nn.Conv2d(2, 8, 3), lambda layer, x: torch.tanh(layer(x)).mean((2, 3)), 8),
 }
 
 

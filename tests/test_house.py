@@ -53,7 +53,7 @@ ARROWS: dict[str, tuple[str, ...] | None] = {
 WHEN_CALLED = {
     "dissect/sparsevd/density.py": ("density", "pandas"),
     "dissect/sparsevd/dissected.py": ("frame", "pandas"),
-    "dissect/sparsevd/rules.py": ("interval", "scipy"),
+    "dissect/sparsevd/rules.py": ("interval", "scipy.stats"),
 }
 
 

@@ -6,6 +6,8 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import weight_norm
 
 from dissect.errors import UsageError
 from dissect.sparsevd import (
@@ -256,6 +258,29 @@ def test_swapped_inputs_go_with_their_masks(batch_first):
         out = layer(laid, laid, laid)[0]
     torch.testing.assert_close(out, layer(laid, laid, laid)[0].roll(7, 0 if batch_first else 1))
     torch.testing.assert_close(layer(x[0], x[0], x[0]), layer(x[0], x[0], x[0]))
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda layer: weight_norm(layer.out_proj), "computed from other parameters"),
+        (lambda layer: weight_norm(layer, "in_proj_weight"), "computed from other parameters"),
+        (lambda layer: prune.random_unstructured(layer.out_proj, "weight", 0.5), "computed from other parameters"),
+        (lambda layer: setattr(layer, "out_proj", Doubled(D, D)), "its output projection is a Doubled"),
+    ],
+)
+def test_an_attention_with_a_mind_of_its_own_is_left_out(change, says):
+    model = nn.ModuleDict({"attention": nn.MultiheadAttention(D, H), "lstm": nn.LSTM(D, D), "after": nn.Linear(D, D)})
+    change(model["attention"])
+    weight_norm(model["lstm"], "weight_hh_l0")
+    report = sparsify(model)
+    assert report.layers == ["after"] and says in report.left_out["attention"]
+    assert "computed from other parameters" in report.left_out["lstm"]
 
 
 # --- the encoder of PyTorch ---

@@ -16,14 +16,14 @@ OTHER_THRESHOLD = 2.0  # at which the answer has to be the same
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % interval of the mean (t distribution); None for fewer than two values."""
-    from scipy import stats
+    import scipy.stats
 
     n = len(values)
     if n < 2:
         return None
     mean = sum(values) / n
     deviation = (sum((value - mean) ** 2 for value in values) / (n - 1)) ** 0.5
-    half = float(stats.t.ppf(0.975, n - 1)) * deviation / n**0.5
+    half = float(scipy.stats.t.ppf(0.975, n - 1)) * deviation / n**0.5
     return mean - half, mean + half
 
 

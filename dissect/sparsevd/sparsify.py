@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from dissect.errors import UsageError, unknown
-from dissect.sparsevd.attention import MultiheadAttentionVD
+from dissect.sparsevd.attention import MultiheadAttentionVD, OutProjectionVD
 from dissect.sparsevd.layers import Conv1dVD, Conv2dVD, EmbeddingVD, LinearVD, VariationalLayer, sigma_name
 from dissect.sparsevd.probe import watch
 from dissect.sparsevd.recurrent import GRUVD, LSTMVD, GRUCellVD, LSTMCellVD
@@ -246,7 +246,8 @@ def _unfit(module: nn.Module) -> str:
     kind = type(module).__name__
     if isinstance(module, VariationalLayer):
         return "already a SparseVD layer"
-    if is_parametrized(module):
+    parts = [module, *module.children()]  # an attention has its output projection
+    if any(map(is_parametrized, parts)):
         return "its weight is computed from other parameters"
     if type(module) not in LAYERS:
         known = [cls.__name__ for cls in LAYERS if isinstance(module, cls)]
@@ -255,7 +256,9 @@ def _unfit(module: nn.Module) -> str:
         return f"no SparseVD layer for {kind}"
     if "forward" in module.__dict__:
         return "its forward was replaced"
-    own = [name for name, parameter in module._parameters.items() if parameter is not None]
+    if isinstance(module, nn.MultiheadAttention) and type(module.out_proj) is not OutProjectionVD.dense_class:
+        return f"its output projection is a {type(module.out_proj).__name__}"
+    own = [name for part in parts for name, parameter in part._parameters.items() if parameter is not None]
     if not all(OWN_PARAMETER.fullmatch(name) for name in own) or not any("weight" in name for name in own):
         return "its weight is computed from other parameters"
     return ""
