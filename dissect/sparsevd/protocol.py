@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -80,10 +81,10 @@ def train(
     Raises UsageError for a model without a matrix to dissect and for a loss that is no scalar, DivergedError for one
     that is NaN or infinite, DataError if there are no batches.
     """
-    with torch.random.fork_rng():
+    with _forked():
         torch.manual_seed(seed)
         model = _made(build).train()
-        with torch.random.fork_rng():
+        with _forked():
             first = next(feed.once())  # shuffling is not to depend on this look
         what = _instrumented(model, loss, first, protocol) if is_sparse else None
         shadows = _shadows_of(model, seed, first, feed.name) if is_sparse and protocol.shadows else None
@@ -180,6 +181,11 @@ def checked(loss: Any) -> Tensor:
     return loss
 
 
+def _forked() -> AbstractContextManager[None]:
+    """torch's random state, on the CPU and on the GPU in use, is put back at the end."""
+    return torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else [])
+
+
 def _made(build: nn.Module | Callable[[], nn.Module]) -> nn.Module:
     if not isinstance(build, nn.Module):
         model: Any = build()
@@ -224,6 +230,6 @@ def _shadows_of(model: nn.Module, seed: int, batch: Any, name: str) -> Shadows:
             f"{rows}.",
             "Give larger batches (400 is usual), or shadows=False.",
         )
-    with torch.random.fork_rng():
+    with _forked():
         torch.manual_seed(seed + 1_000_003)
         return Shadows(model)
