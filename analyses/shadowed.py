@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analyses.answers import (
     ALIVE,
@@ -45,17 +44,13 @@ from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.config import Config
 from dissect.runs.files import AGAIN
+from dissect.sparsevd import rules
 from dissect.sparsevd.density import key
 from dissect.sparsevd.kl import null_share
+from dissect.sparsevd.rules import AS_GOOD, CLEAR, EMPTY, FALL, FALSE_LIMIT, PRUNED
 
-EMPTY = 0.05  # excess below which a role has withered
-PRUNED = 0.1  # density of a withered role, or of the control without data, above which too little was pruned
-CLEAR = 0.2  # excess of a matrix that shows that the run keeps what it needs
 TIMES_DENSER = 3.0
-FALSE_LIMIT = 0.1  # share of false discoveries above which a role may seem alive by chance
-FALL = 0.01  # share of MRR@20 that unseen data lose with the inputs of a living role swapped, at least
-AS_GOOD = 0.98  # of the matched dense model's MRR@20
-OTHER_THRESHOLD = "2"
+OTHER_THRESHOLD = key(rules.OTHER_THRESHOLD)
 OBSERVED = {"O1": ("propagation",), "O2": ("propagation", "attention")}
 OPPOSITE = {ALIVE: WITHERED, WITHERED: ALIVE, HOLDS: FAILS, FAILS: HOLDS}
 
@@ -77,7 +72,7 @@ class Excess(NamedTuple):
         """Alive, withered or undecided, by the numbers alone; of one seed, by its value."""
         value = float(self.by_seed.mean())
         low, high = (value, value) if self.low is None or self.high is None else (self.low, self.high)
-        return WITHERED if high <= EMPTY else ALIVE if low > EMPTY else UNDECIDED
+        return rules.by_excess(low, high)
 
 
 def kept_by_role(final: pd.DataFrame, threshold: str, by: str = "role", null: float = 0.0) -> pd.DataFrame:
@@ -105,10 +100,7 @@ def excess_of(kept: pd.DataFrame, role: str) -> Excess:
 
 def over_seeds(values: pd.Series) -> Excess:
     """Values by seed with the 95 % interval of their mean."""
-    if len(values) < 2:
-        return Excess(values, None, None)
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return Excess(values, float(values.mean() - half), float(values.mean() + half))
+    return Excess(values, *(rules.interval(list(values)) or (None, None)))
 
 
 def roles_of(kept: pd.DataFrame) -> list[str]:

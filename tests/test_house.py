@@ -46,9 +46,15 @@ ARROWS: dict[str, tuple[str, ...] | None] = {
     "figures": ("numpy", "pandas", "scipy", "matplotlib", "seaborn"),
     "dissect": None,
     "dissect/sparsevd": ("dissect.errors", "torch"),
+    # The settings of a dissection stand in one place.
+    "dissect/sparsevd/protocol.py": ("dissect.errors", "dissect.sparsevd", "dissect.runs.config", "torch"),
 }
 # What a single function may import beside that, when it is called: path -> (function, distribution).
-WHEN_CALLED = {"dissect/sparsevd/density.py": ("density", "pandas")}
+WHEN_CALLED = {
+    "dissect/sparsevd/density.py": ("density", "pandas"),
+    "dissect/sparsevd/dissected.py": ("frame", "pandas"),
+    "dissect/sparsevd/rules.py": ("interval", "scipy.stats"),
+}
 
 
 def within(name: str, packages: tuple[str, ...]) -> bool:

@@ -23,6 +23,7 @@ from dissect.sparsevd import (
     one_sample,
 )
 from dissect.sparsevd.layers import CONSTANT_LOG_SIGMA2, VARIANCE_EPS, initial_log_sigma2
+from dissect.sparsevd.sparsify import LAYERS
 
 DRAWS = 10_000
 DENSE = {
@@ -31,9 +32,21 @@ DENSE = {
     "conv": lambda: nn.Conv1d(4, 3, 3, padding=1),
     "cell": lambda: nn.GRUCell(4, 3),
     "gru": lambda: nn.GRU(4, 3, num_layers=2, batch_first=True),
+    "conv of pictures": lambda: nn.Conv2d(4, 3, (2, 3), padding=(1, 0)),
+    "lstm cell": lambda: nn.LSTMCell(4, 3),
+    "lstm": lambda: nn.LSTM(4, 3, num_layers=2, batch_first=True, bidirectional=True),
 }
-VD = {nn.Linear: LinearVD, nn.Conv1d: Conv1dVD, nn.GRUCell: GRUCellVD, nn.GRU: GRUVD}
-INPUT = {"linear": (2, 4), "linear without bias": (2, 4), "conv": (2, 4, 6), "cell": (2, 4), "gru": (2, 3, 4)}
+VD = LAYERS
+INPUT = {
+    "linear": (2, 4),
+    "linear without bias": (2, 4),
+    "conv": (2, 4, 6),
+    "cell": (2, 4),
+    "gru": (2, 3, 4),
+    "conv of pictures": (2, 4, 3, 4),
+    "lstm cell": (2, 4),
+    "lstm": (2, 3, 4),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -311,7 +324,7 @@ def test_gradcheck_with_fixed_noise(kind: str, noise: str) -> None:
         finally:
             layer._parameters.update(saved)
 
-    if kind == "gru" and noise == "weight":  # PyTorch's own GRU runs, on the list that it keeps
+    if kind in ("gru", "lstm") and noise == "weight":  # PyTorch's own GRU runs, on the list that it keeps
         function(x).sum().backward()
         assert all(layer.get_parameter(name).grad.abs().sum() > 0 for name in names)
     else:
@@ -616,8 +629,6 @@ def test_wrong_arguments() -> None:
         LinearVD.from_dense(nn.Linear(4, 3), log_sigma2=math.inf)
     with pytest.raises(UsageError, match="takes the place of Linear, not of Conv1d"):
         LinearVD.from_dense(nn.Conv1d(4, 3, 1))
-    with pytest.raises(UsageError, match="one direction"):
-        GRUVD.from_dense(nn.GRU(4, 3, bidirectional=True))
 
 
 def test_every_matrix_starts_at_the_same_density() -> None:

@@ -174,7 +174,7 @@ def test_others_are_other_rows_centred():
     assert seen == set(range(5, 16))
     assert others(x[None].expand(2, 20, 3)).shape == (2, 20, 3)
     assert not others(torch.randn(3, 4)).any()  # too few
-    y = others(torch.randn(8, 3, 5), is_sequence=True)
+    y = others(torch.randn(8, 3, 5), spatial=1)
     assert y.mean((0, 2)).abs().max() < 1e-6
 
 

@@ -1,4 +1,4 @@
-"""The example in docs/sparsevd.md, run as it is written."""
+"""The examples in docs/sparsevd.md, run as they are written."""
 
 import re
 from pathlib import Path
@@ -9,15 +9,18 @@ import torch
 from dissect import sparsevd
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "sparsevd.md").read_text()
+LOOP, TOWERS, READER, DIGITS, RECBOLE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+def run(block, names):
+    exec(compile(block, "docs/sparsevd.md", "exec"), names)
+    return names
 
 
 @pytest.fixture(scope="module")
 def page():
-    """What the block of code leaves behind."""
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    names: dict = {}
-    exec(compile(block, "docs/sparsevd.md", "exec"), names)
-    return names
+    """What the loop leaves behind."""
+    return run(LOOP, {})
 
 
 def test_useless_inputs_lose_their_weights_and_needed_ones_keep_theirs(page):
@@ -60,3 +63,87 @@ def test_density_at_another_threshold_and_without_any_layer():
         counts = {row["matrix"]: row["kept"][f"{t:g}"] for row in sparsevd.measure(model, thresholds=(t,))}
         assert dict(zip(again.matrix, again.kept, strict=True)) == counts
     assert (sparsevd.density(model, -4.0).kept < table.kept).all()
+
+
+# --- all of it in one call ---
+
+
+def few_steps(block):
+    shortened, n = re.subn(r"steps=\d+", "steps=6, quiet=True", block)
+    assert n == 1
+    return shortened
+
+
+def test_the_examples_of_dissect_run(page, capsys):
+    """With too few steps for an answer."""
+    pytest.importorskip("sklearn")
+    names = run(few_steps(TOWERS), dict(page))
+    assert set(names["verdict"]) == {"first four", "the rest"}
+    for block, matrices in ((READER, 5), (DIGITS, 3)):
+        names = run(few_steps(block), names)
+        assert len(names["found"].report.swapped) == matrices and not names["found"].left_out
+    assert "of the score lost" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_examples_of_dissect_say_what_the_page_says(page, capsys):
+    pytest.importorskip("sklearn")
+    names = run(TOWERS, dict(page))
+    answers = {name: answer["answer"] for name, answer in names["verdict"].items()}
+    assert answers == {"first four": "alive", "the rest": "withered"}
+    names = run(READER, names)
+    verdict = names["found"].verdict(names["groups"])
+    answers = {name: answer["answer"] for name, answer in verdict.items()}
+    assert answers == {"attention": "alive", "queries": "alive", "feed-forward": "withered"}
+    run(DIGITS, names)
+    assert names["found"].scores().masked[0] > 0.9
+
+
+def test_the_recipe_for_recbole_fits_an_interface_like_its_own():
+    """RecBole itself is not installed: a stand-in with the few names that the recipe takes."""
+    head, functions = RECBOLE.split("\n\n\n", 1)
+    functions, call = functions.rsplit("\n\n\n", 1)
+    assert "from recbole" in head and "sparsevd.dissect(" in call
+
+    class Interaction(dict):
+        def __len__(self):
+            return len(self["item"])
+
+        def to(self, device):
+            return self
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.items, self.map = torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4)
+
+        def scores(self, interaction):
+            return self.map(self.items(interaction["item"])) @ self.items.weight.t()
+
+        def calculate_loss(self, interaction):
+            loss = torch.nn.functional.cross_entropy(self.scores(interaction), interaction["next"])
+            return loss, loss * 0
+
+        def full_sort_predict(self, interaction):
+            return self.scores(interaction).flatten()
+
+    class Data(list):
+        _dataset = None
+
+    item = torch.arange(1, 9)
+    batch = Interaction(item=item, next=item % 8 + 1)
+    names = {
+        "torch": torch,
+        "sparsevd": sparsevd,
+        "config": {"model": "Model", "device": "cpu"},
+        "get_model": lambda name: lambda config, data: Model(),
+        "train_data": Data([batch]),
+        "valid_data": [(batch, None, torch.arange(8), batch["next"])],
+    }
+    run(functions + "\n" + few_steps(call), names)
+    found = names["found"]
+    assert list(found.report.swapped) == ["map"] and found.n_examples == 8
+    with torch.no_grad():
+        scores = found.model.scores(batch)[torch.arange(8)]
+    ranks = [1 + sum(float(row[i]) > float(row[t]) for i in range(1, 9)) for row, t in zip(scores, batch["next"])]
+    assert found.scores().masked[0] == pytest.approx(sum(1 / rank for rank in ranks) / 8)

@@ -138,15 +138,14 @@ def test_where_may_be_names_of_layers_or_of_what_holds_them(where: Any) -> None:
         ([], "neither names of layers nor a function"),
         (3, "`where` is 3: neither"),
         ([nn.Linear], "neither names of layers nor a function"),
-        (["table"], "table cannot be replaced by a SparseVD layer: it holds no layer"),
         (["norm", "inner"], "norm cannot be replaced by a SparseVD layer"),
         (["conv", "dead"], "dead cannot be replaced by a SparseVD layer: never ran in the probe"),
-        (["lstm"], "lstm cannot be replaced by a SparseVD layer: no SparseVD layer for LSTM"),
+        (["rnn_tanh"], "rnn_tanh cannot be replaced by a SparseVD layer: no SparseVD layer for RNN"),
     ],
 )
 def test_where_that_leads_nowhere_is_refused(where: Any, says: str) -> None:
     model = Nested()
-    model.lstm = nn.LSTM(4, 4)
+    model.rnn_tanh = nn.RNN(4, 4)
     before = everything(model)
     with pytest.raises(UsageError, match=re.escape(says)):
         sparsify(model, where, probe=run(model))
@@ -237,24 +236,30 @@ def test_a_model_without_layers() -> None:
 # --- what is left out ---
 
 
-def test_multihead_attention_keeps_its_output_projection() -> None:
-    """Its forward is never called: swapped, it would feel the KL alone and look useless."""
+def test_an_output_projection_goes_with_its_attention() -> None:
+    """PyTorch's attention never calls it: swapped alone, it would feel the KL and no data."""
     model = nn.ModuleDict({"attention": nn.MultiheadAttention(4, 2), "after": nn.Linear(4, 4)})
     report = sparsify(model)
-    assert names(model) == ["after"]
-    assert "MultiheadAttention" in report.left_out["attention.out_proj"]
-    assert "MultiheadAttention" in report.left_out["attention.in_proj_weight"]
-    with pytest.raises(UsageError, match=r"attention\.out_proj cannot"):
+    assert names(model) == list(report.swapped) == ["attention", "attention.out_proj", "after"]
+    assert report.layers == ["attention", "after"] and not report.left_out
+    with pytest.raises(UsageError, match=r"attention\.out_proj cannot.*; choose attention"):
         sparsify(nn.ModuleDict({"attention": nn.MultiheadAttention(4, 2)}), lambda name, _: "out_proj" in name)
     model = nn.ModuleDict({"attention": nn.MultiheadAttention(4, 2), "after": nn.Linear(4, 4)})
-    sparsify(model, lambda *_: True, refuse=False)
+    sparsify(model, lambda _, module: isinstance(module, nn.Linear), refuse=False)
     assert names(model) == ["after"]
 
 
-def test_transformer_encoder_layers_keep_theirs() -> None:
-    model = nn.Sequential(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True))
-    report = sparsify(model)
-    assert not report.swapped and {"0.linear1", "0.linear2", "0.self_attn.out_proj"} <= report.left_out.keys()
+def test_an_embedding_is_exchanged_only_if_it_is_named() -> None:
+    model = Nested()
+    report = sparsify(model, lambda *_: True)
+    assert "named" in report.left_out["table.weight"] and type(model.table) is nn.Embedding
+    report = sparsify(model, ["table"], probe=run(model))
+    assert report.swapped == {"table": (10, 4)} and "table.weight" not in report.left_out
+    densify(model)
+    assert type(model.table) is nn.Embedding
+    for wrong in ({"max_norm": 1.0}, {"sparse": True}, {"scale_grad_by_freq": True}):
+        with pytest.raises(UsageError, match="table: EmbeddingVD has no max_norm"):
+            sparsify(nn.ModuleDict({"table": nn.Embedding(3, 2, **wrong)}), "table")
 
 
 class ReadsPast(nn.Module):
@@ -299,6 +304,10 @@ def test_the_probe_sees_weights_that_are_read_past_forward(
     assert everything(model) == before
 
 
+class OwnAttention(nn.MultiheadAttention):
+    """A subclass may do anything."""
+
+
 class Scaled(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
@@ -321,9 +330,9 @@ def test_layers_with_a_mind_of_their_own_are_left_out() -> None:
             "masked": masked,
             "normed": normed,
             "spectral": spectral,
-            "both_ways": nn.GRU(3, 3, bidirectional=True),
-            "lstm": nn.LSTM(3, 3),
-            "conv2d": nn.Conv2d(3, 3, 1),
+            "rnn": nn.RNN(3, 3),
+            "transposed": nn.ConvTranspose2d(3, 3, 1),
+            "attention": OwnAttention(4, 2),
             "plain": nn.Linear(3, 3),
         }
     )
@@ -335,8 +344,9 @@ def test_layers_with_a_mind_of_their_own_are_left_out() -> None:
     assert report.left_out["spectral"] == report.left_out["normed"] and "spectral.parametrizations" not in " ".join(
         report.left_out
     )
-    assert "directions" in report.left_out["both_ways"]
-    assert "LSTM" in report.left_out["lstm"] and "Conv2d" in report.left_out["conv2d"]
+    assert "RNN" in report.left_out["rnn"] and "ConvTranspose2d" in report.left_out["transposed"]
+    assert "forward of its own" in report.left_out["attention"]
+    assert "never calls it" in report.left_out["attention.out_proj"]
 
 
 # --- ties ---

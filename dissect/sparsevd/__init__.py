@@ -7,13 +7,26 @@ scores(model)               the score of each weight
 densify(model)              back to dense layers, pruned
 coverage(model, ...)        how many weights that describes
 
+dissect(model, loss, batches) does all of it: it trains with shadows, and says which parts are alive.
+
 docs/sparsevd.md shows all of it on a small network.
 """
 
+from dissect.sparsevd.attention import MultiheadAttentionVD
 from dissect.sparsevd.coverage import coverage, declared_for, in_words, is_partial, shares
 from dissect.sparsevd.density import SIGNED_TAUS, TAUS, THRESHOLDS, density, measure
+from dissect.sparsevd.dissected import Dissected, dissect
 from dissect.sparsevd.kl import PRIORS, kept, kept_count, kl_divergence, log_alpha
-from dissect.sparsevd.layers import GRUVD, NOISES, Conv1dVD, GRUCellVD, LinearVD, VariationalLayer, one_sample
+from dissect.sparsevd.layers import (
+    NOISES,
+    Conv1dVD,
+    Conv2dVD,
+    EmbeddingVD,
+    LinearVD,
+    VariationalLayer,
+    one_sample,
+)
+from dissect.sparsevd.recurrent import GRUVD, LSTMVD, GRUCellVD, LSTMCellVD
 from dissect.sparsevd.shadows import Shadows
 from dissect.sparsevd.sparsifier import (
     layers_in,
@@ -30,14 +43,20 @@ from dissect.sparsevd.swapped import swapped
 
 __all__ = [
     "GRUVD",
+    "LSTMVD",
     "NOISES",
     "PRIORS",
     "SIGNED_TAUS",
     "TAUS",
     "THRESHOLDS",
     "Conv1dVD",
+    "Conv2dVD",
+    "Dissected",
+    "EmbeddingVD",
     "GRUCellVD",
+    "LSTMCellVD",
     "LinearVD",
+    "MultiheadAttentionVD",
     "Shadows",
     "SparsifyReport",
     "VariationalLayer",
@@ -45,6 +64,7 @@ __all__ = [
     "declared_for",
     "densify",
     "density",
+    "dissect",
     "in_words",
     "is_partial",
     "kept",

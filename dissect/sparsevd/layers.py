@@ -1,4 +1,6 @@
-"""Layers with a Gaussian posterior over each weight, for Linear, Conv1d, GRUCell and GRU.
+"""Layers with a Gaussian posterior over each weight: what they share, and Linear, Conv1d, Conv2d and Embedding.
+
+The recurrent ones are in recurrent.py, attention in attention.py.
 
 Each is a subclass of the dense layer with the same parameters (a `weight` is theta, the mean) and one more
 parameter of the same shape for each weight matrix: `log_sigma2`, named after the weight (`weight_ih` has
@@ -15,7 +17,7 @@ In training there is noise, in one of two modes (NOISES):
 In evaluation there is no noise, and weights that are not kept (log alpha >= threshold) are zero: the weights evaluated
 are those that a density counts. `masked = False` evaluates theta as it is.
 
-Letters: B sessions, T steps or positions, H units of a GRU.
+Letters: B sessions, T steps or positions, D width, V rows of a table.
 """
 
 from __future__ import annotations
@@ -28,7 +30,6 @@ from typing import Any, ClassVar, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from dissect.errors import UsageError, unknown
 from dissect.sparsevd.kl import kept, log_alpha
@@ -115,6 +116,10 @@ class VariationalLayer(nn.Module):
         """The names of the weight matrices among the parameters of this layer."""
         return ("weight",)
 
+    def blocks(self, theta_name: str) -> dict[str, tuple[slice, ...]]:
+        """The named parts of a weight matrix, as slices of it: the gates of a GRU, say. They may overlap."""
+        return {}
+
     def variational(self) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
         """(name of theta, theta, log_sigma2) of each weight matrix."""
         for name in self.theta_names():
@@ -165,27 +170,38 @@ class VariationalLayer(nn.Module):
     def _pair(self, theta_name: str) -> tuple[nn.Parameter, nn.Parameter]:
         return self.get_parameter(theta_name), self.get_parameter(sigma_name(theta_name))
 
+    def _part(self, name: str, rows: slice | None) -> tuple[Tensor, Tensor]:
+        theta, log_sigma2 = self._pair(name)
+        return (theta, log_sigma2) if rows is None else (theta[rows], log_sigma2.expand_as(theta)[rows])
+
     def _start(self, theta: Tensor) -> float:
         return initial_log_sigma2(theta) if self.log_sigma2_start is None else self.log_sigma2_start
 
-    def _product(self, name: str, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x times matrix `name` with its noise, and the bias; in training what its shadow makes too.
+    def _product(self, name: str, x: Tensor, bias: Tensor | None, rows: slice | None = None) -> Tensor:
+        """x times matrix `name`, or those `rows` of it, with its noise, and the bias; in training what its shadow
+        makes too.
 
         The sum of two Gaussians is one: a matrix and its shadow share a draw, as one layer over [x; others] would.
         """
-        mean, variance = self._moments(name, x, bias)
+        mean, variance = self._moments(name, x, bias, rows)
         if self._shadow is not None and self.training:
-            shadow, others = self._shadow(name, x)
-            more, spread = shadow._moments("weight", others, None)
+            more, spread = self._of_shadow(*self._shadow(name, x), rows)
             mean = mean + more
             variance = None if variance is None or spread is None else variance + spread
         return mean if variance is None else _add_noise(mean, variance)
 
-    def _moments(self, name: str, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _of_shadow(self, shadow: VariationalLayer, others: Tensor, rows: slice | None) -> tuple[Tensor, Tensor | None]:
+        """The moments of what a shadow adds to the product, from the inputs of other rows."""
+        return shadow._moments("weight", others, None, rows)
+
+    def _moments(
+        self, name: str, x: Tensor, bias: Tensor | None, rows: slice | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """The mean and the variance of the product; the product and None if this call `_uses_weights`."""
         if self._uses_weights():
-            return self._times(x, self._weight(name), bias), None
-        theta, log_sigma2 = self._pair(name)
+            weight = self._weight(name)
+            return self._times(x, weight if rows is None else weight[rows], bias), None
+        theta, log_sigma2 = self._part(name, rows)
         mean = self._times(x, theta, bias)
         with _full_precision(x):
             # No bias: the variance does not depend on it.
@@ -242,110 +258,60 @@ class Conv1dVD(VariationalLayer, nn.Conv1d):
         return self._conv_forward(x, weight, bias)
 
 
-class GRUCellVD(VariationalLayer, nn.GRUCell):
-    """GRUCell: x [B, in], h [B, H] -> [B, H], or all without B; weight_ih [3H, in], weight_hh [3H, H], order r, z, n.
+class Conv2dVD(VariationalLayer, nn.Conv2d):
+    """Conv2d: x [B, in, Y, X] or [in, Y, X] -> [B, out, Y', X']; weight, log_sigma2 [out, in / groups, k, k'].
 
-    The two products have noise of their own: the reset gate multiplies one of them.
+    The noise of two positions is independent, although overlapping windows see the same weights.
     """
 
-    dense_class = nn.GRUCell
-    log_sigma2_ih: nn.Parameter
-    log_sigma2_hh: nn.Parameter
+    dense_class = nn.Conv2d
+    log_sigma2: nn.Parameter
 
-    def theta_names(self) -> Sequence[str]:
-        return ("weight_ih", "weight_hh")
+    def forward(self, x: Tensor) -> Tensor:
+        return self._product("weight", x, self.bias)
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        if input.dim() == 1:
-            return self.forward(input[None], None if hx is None else hx[None])[0]
-        if hx is None:
-            hx = input.new_zeros(len(input), self.hidden_size)
-        if self._uses_weights() and self._shadow is None:
-            w_ih, w_hh = self._weight("weight_ih"), self._weight("weight_hh")
-            return torch.gru_cell(input, hx, w_ih, w_hh, self.bias_ih, self.bias_hh)
-        with _full_precision(input):
-            x, h = input.to(self.weight_ih.dtype), hx.to(self.weight_hh.dtype)
-            return _gates(self._product("weight_ih", x, self.bias_ih), self._product("weight_hh", h, self.bias_hh), h)
+    def _times(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._conv_forward(x, weight, bias)
 
 
-class GRUVD(VariationalLayer, nn.GRU):
-    """GRU of one direction: any number of layers, batch first or not, padded or packed sequences.
+class EmbeddingVD(VariationalLayer, nn.Embedding):
+    """Embedding: ids of any shape -> [..., D]; weight, log_sigma2 [V, D].
 
-    With noise = weight, and in evaluation, PyTorch's own GRU runs on the drawn or masked weights. The local
-    reparameterisation needs the state of each step, hence a loop; its result is in the precision of the weights.
+    Each look-up has noise of its own, although look-ups of one id see the same weights. The row of padding_idx stays
+    without noise.
     """
 
-    dense_class = nn.GRU
-
-    def theta_names(self) -> Sequence[str]:
-        return [f"weight_{which}_l{layer}" for layer in range(self.num_layers) for which in ("ih", "hh")]
+    dense_class = nn.Embedding
+    log_sigma2: nn.Parameter
 
     def _make_variational(self, *settings: Any) -> None:
-        if self.bidirectional:
-            raise UsageError("GRUVD runs in one direction, this GRU in both.")
+        if self.max_norm is not None or self.sparse or self.scale_grad_by_freq:
+            raise UsageError(
+                "EmbeddingVD has no max_norm, no scale_grad_by_freq and no sparse gradients, and this Embedding has."
+            )
         super()._make_variational(*settings)
 
-    # PyTorch's GRU.forward is overloaded in its types: tensors give tensors, packed sequences packed ones.
-    def forward(self, input: Any, hx: Tensor | None = None) -> Any:
-        if not self.training or (self._uses_weights() and self._shadow is None):
-            return self._dense_forward(input, hx)
-        if isinstance(input, PackedSequence):
-            if hx is not None and input.sorted_indices is not None:
-                hx = hx.index_select(1, input.sorted_indices)
-            rows, states = self._noisy_steps(input.data, input.batch_sizes.tolist(), hx)
-            if input.unsorted_indices is not None:
-                states = states.index_select(1, input.unsorted_indices)
-            return input._replace(data=rows), states
-        is_single = input.dim() == 2  # one sequence [T, in], h [layers, H]
-        x = input[:, None] if is_single else input.transpose(0, 1) if self.batch_first else input  # [T, B, in]
-        steps, batch, width = x.shape
-        hx = hx[:, None] if is_single and hx is not None else hx
-        rows, states = self._noisy_steps(x.reshape(steps * batch, width), [batch] * steps, hx)
-        out = rows.reshape(steps, batch, -1)
-        if is_single:
-            return out[:, 0], states[:, 0]
-        return (out.transpose(0, 1) if self.batch_first else out), states
+    def forward(self, input: Tensor) -> Tensor:
+        return self._product("weight", input, None)
 
-    def _dense_forward(self, input: Any, hx: Tensor | None) -> Any:
-        thetas = self._flat_weights
-        names = set(self.theta_names())
-        self._flat_weights = [
-            self._weight(name) if name in names else parameter
-            for name, parameter in zip(self._flat_weights_names, thetas, strict=True)
-        ]
-        try:
-            return super().forward(input, hx)
-        finally:
-            self._flat_weights = thetas
+    def _times(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.embedding(x, weight, self.padding_idx)
 
-    def _noisy_steps(self, rows: Tensor, batch_sizes: list[int], hx: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Packed rows [sum of batch_sizes, in] -> [sum, H] and the last states [layers, B, H]."""
-        with _full_precision(rows):
-            x = rows.to(self.get_parameter("weight_ih_l0").dtype)
-            if hx is None:
-                hx = x.new_zeros(self.num_layers, batch_sizes[0], self.hidden_size)
-            last = []
-            for layer in range(self.num_layers):
-                if layer:
-                    x = F.dropout(x, self.dropout)
-                x, h = self._noisy_layer(x, hx[layer].to(x.dtype), layer, batch_sizes)
-                last.append(h)
-            return x, torch.stack(last)
+    def _moments(
+        self, name: str, x: Tensor, bias: Tensor | None, rows: slice | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """An id is no factor: the variance is that of its row, and none of padding."""
+        if self._uses_weights():
+            return self._times(x, self._weight(name), None), None
+        variance = self._times(x, self.log_sigma2.exp().expand_as(self.weight), None)
+        if self.padding_idx is not None:
+            variance = variance * (x != self.padding_idx)[..., None]
+        return self._times(x, self.weight, None), variance
 
-    def _noisy_layer(self, x: Tensor, h: Tensor, layer: int, batch_sizes: list[int]) -> tuple[Tensor, Tensor]:
-        b_ih, b_hh = (self.get_parameter(f"bias_{w}_l{layer}") if self.bias else None for w in ("ih", "hh"))
-        gi, outputs = self._product(f"weight_ih_l{layer}", x, b_ih), list[Tensor]()  # [rows, 3H]
-        for gi_t in torch.split(gi, batch_sizes):
-            n = len(gi_t)  # the sequences that still run, the longest first
-            gh_t = self._product(f"weight_hh_l{layer}", h[:n], b_hh)
-            outputs.append(_gates(gi_t, gh_t, h[:n]))
-            h = torch.cat([outputs[-1], h[n:]]) if n < len(h) else outputs[-1]
-        return torch.cat(outputs), h
-
-
-LAYERS: dict[type[nn.Module], type[VariationalLayer]] = {
-    layer.dense_class: layer for layer in (LinearVD, Conv1dVD, GRUCellVD, GRUVD)
-}
+    def _of_shadow(self, shadow: VariationalLayer, others: Tensor, rows: slice | None) -> tuple[Tensor, Tensor | None]:
+        """Ids cannot be centred, so their vectors are: the mean over the batch is taken away."""
+        more, spread = super()._of_shadow(shadow, others, rows)
+        return more - more.flatten(0, -2).mean(0), spread
 
 
 def _one_of_each(theta: Tensor, unit: str) -> Tensor:
@@ -411,15 +377,6 @@ def _add_noise(mean: Tensor, variance: Tensor) -> Tensor:
     std = (variance + VARIANCE_EPS).sqrt()
     noise = torch.randn(mean.shape, dtype=std.dtype, device=std.device)
     return torch.addcmul(mean.to(std.dtype), std, noise).to(mean.dtype)
-
-
-def _gates(gi: Tensor, gh: Tensor, h: Tensor) -> Tensor:
-    """The new state [B, H] of a GRU from the products gi, gh [B, 3H], as torch.nn.GRUCell defines it."""
-    i_r, i_z, i_n = gi.chunk(3, -1)
-    h_r, h_z, h_n = gh.chunk(3, -1)
-    r, z = torch.sigmoid(i_r + h_r), torch.sigmoid(i_z + h_z)
-    n = torch.tanh(i_n + r * h_n)
-    return n + z * (h - n)
 
 
 def _own_containers(module: nn.Module) -> dict[str, Any]:

@@ -56,8 +56,8 @@ class _Reads(TorchFunctionMode):
         self.elsewhere: dict[str, str] = {}
         self.owners: dict[int, list[str]] = {}  # by the id of a weight, the layers that have it
         for name, layer in layers.items():
-            for parameter_name, parameter in layer._parameters.items():
-                if parameter is not None and "weight" in parameter_name:
+            for parameter_name, parameter in layer.named_parameters():
+                if "weight" in parameter_name:
                     self.owners.setdefault(id(parameter), []).append(name)
 
     def entering(self, name: str) -> Callable[..., None]:

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dissect.sparsevd.layers import Conv1dVD, LinearVD, VariationalLayer, one_sample
+from dissect.sparsevd.layers import Conv1dVD, Conv2dVD, EmbeddingVD, LinearVD, VariationalLayer, one_sample
 from dissect.sparsevd.sparsifier import matrices_of, variational_layers
 
+CONVOLUTIONS = (Conv1dVD, Conv2dVD)
 FEWEST = 4  # rows of a batch that can be rolled by a quarter of them
 
 
@@ -61,32 +62,43 @@ class Shadows(nn.Module):
     def _beside(self, layer: VariationalLayer, name: str, x: Tensor) -> tuple[VariationalLayer, Tensor]:
         """The shadow of matrix `name` of a layer, and the inputs of other rows, for inputs x."""
         shadow = self._of[id(layer.get_parameter(name))]
-        return shadow, others(x.detach(), is_sequence=isinstance(shadow, Conv1dVD))
+        if isinstance(shadow, EmbeddingVD):  # its vectors are centred in place of the ids
+            return shadow, _rolled(x.flatten()).view_as(x)
+        return shadow, others(x.detach(), spatial=len(shadow.kernel_size) if isinstance(shadow, CONVOLUTIONS) else 0)
 
 
-def others(x: Tensor, is_sequence: bool = False) -> Tensor:
-    """The inputs [..., in] of other rows ([B, in, T] of other sequences), centred: a new draw at each call.
+def others(x: Tensor, spatial: int = 0) -> Tensor:
+    """The inputs [..., in] of other rows, centred: a new draw at each call.
+
+    For a convolution over `spatial` dimensions, [B, in, ...] of other sequences or pictures.
 
     Rows are rolled by a quarter to three quarters of their number: neighbours may belong to one session. The mean over
     the rows is taken away: it is the same for all, and through it a shadow could learn what does help. Fewer than
     FEWEST rows have no others, and give zeros.
     """
-    rows = x if is_sequence and x.dim() == 3 else x[None] if is_sequence else x.reshape(-1, x.shape[-1])
-    n = len(rows)
-    if n < FEWEST:
+    is_single = spatial and x.dim() == spatial + 1
+    rows = x[None] if is_single else x if spatial else x.reshape(-1, x.shape[-1])
+    if len(rows) < FEWEST:
         return torch.zeros_like(x)
-    centred = rows - rows.mean((0, 2), keepdim=True) if is_sequence else rows - rows.mean(0)
-    shift = int(torch.randint(n // 4, 3 * n // 4 + 1, ()))
-    return centred.roll(shift, 0).view_as(x)
+    all_but_channels = (0, *range(2, 2 + spatial))
+    return _rolled(rows - rows.mean(all_but_channels, keepdim=True)).view_as(x)
+
+
+def _rolled(rows: Tensor) -> Tensor:
+    n = len(rows)
+    return rows.roll(int(torch.randint(max(n // 4, 1), max(3 * n // 4, 1) + 1, ())), 0)
 
 
 def _shadow_of(layer: VariationalLayer, theta: nn.Parameter) -> VariationalLayer:
     """A matrix like theta whose numbers are those of theta in another order, with the layer's kind of noise."""
     settings: dict[str, Any] = {"noise": layer.noise, "threshold": layer.threshold, "unit": layer.unit}
-    if isinstance(layer, Conv1dVD):
+    shadow: VariationalLayer
+    if isinstance(layer, CONVOLUTIONS):
         plain = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups", "padding_mode")}
-        size = layer.in_channels, layer.out_channels, layer.kernel_size[0]
-        shadow: VariationalLayer = Conv1dVD(*size, bias=False, **plain, **settings)
+        size: Any = layer.in_channels, layer.out_channels, layer.kernel_size
+        shadow = type(layer)(*size, bias=False, **plain, **settings)
+    elif isinstance(layer, EmbeddingVD):
+        shadow = EmbeddingVD(*theta.shape, padding_idx=layer.padding_idx, **settings)
     else:
         out, inputs = theta.shape
         shadow = LinearVD(inputs, out, bias=False, **settings)

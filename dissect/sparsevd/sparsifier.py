@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +47,28 @@ def sparsified(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: theta for name, theta, _ in named_variational(model)}
 
 
+def parameter_groups(*parts: nn.Module) -> list[dict[str, Any]]:
+    """The parameters of a model and its shadows in three groups for Adam, by `kind`.
+
+    host        the first part's own: biases, and all that SparseVD does not cover
+    penalised   the weights that the sparsifier penalises: no weight decay on them
+    own         the parameters that it adds, without decay. The gradient of the KL there is at most 0.5 / N, below
+                Adam's usual epsilon, hence a smaller one
+    """
+    penalised = [weight for part in parts for weight in sparsified(part).values()]
+    own = [parameter for part in parts for parameter in own_parameters(part)]
+    apart = {id(parameter) for parameter in (*penalised, *own)}
+    host = [p for p in parts[0].parameters() if p.requires_grad and id(p) not in apart]
+    return [
+        {"params": host, "eps": 1e-8, "kind": "host"},
+        {"params": penalised, "eps": 1e-8, "kind": "penalised"},
+        {"params": own, "eps": 1e-12, "kind": "own"},
+    ]
+
+
 def layers_in(state: Iterable[str]) -> set[str]:
     """The names of the SparseVD layers that left their parameters in a state dict, given its keys."""
-    return {layer for layer, _, own in (key.rpartition(".") for key in state) if own.startswith("log_sigma2")}
+    return {layer for layer, _, own in (key.rpartition(".") for key in state) if "log_sigma2" in own}
 
 
 def named_variational(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:

@@ -17,20 +17,29 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from dissect.errors import UsageError, unknown
-from dissect.sparsevd.layers import LAYERS, VariationalLayer, sigma_name
+from dissect.sparsevd.attention import MultiheadAttentionVD, OutProjectionVD
+from dissect.sparsevd.layers import Conv1dVD, Conv2dVD, EmbeddingVD, LinearVD, VariationalLayer, sigma_name
 from dissect.sparsevd.probe import watch
+from dissect.sparsevd.recurrent import GRUVD, LSTMVD, GRUCellVD, LSTMCellVD
 from dissect.sparsevd.sparsifier import matrices_of, variational_layers
 
 Choice = Callable[[str, nn.Module], bool]
 Where = Choice | Collection[str]
 
-# Modules whose forward takes the weights of their Linear layers and leaves the layers alone.
-READS_PAST_FORWARD: dict[type[nn.Module], str] = {
-    nn.MultiheadAttention: "MultiheadAttention reads the weights itself and never calls the layer",
-    nn.TransformerEncoderLayer: "TransformerEncoderLayer reads the weights itself in evaluation",
+KINDS = (LinearVD, Conv1dVD, Conv2dVD, GRUCellVD, LSTMCellVD, GRUVD, LSTMVD, MultiheadAttentionVD, EmbeddingVD)
+LAYERS: dict[type[nn.Module], type[VariationalLayer]] = {layer.dense_class: layer for layer in KINDS}
+BY_NAME_ONLY = nn.Embedding  # a table is tied to the outputs of many models, and its noise is an approximation
+# Modules that take the weights of layers in them, without calling these, where an attribute is true. SparseVD sets it
+# to zero.
+FAST_PATHS: dict[type[nn.Module], str] = {
+    nn.TransformerEncoderLayer: "activation_relu_or_gelu",
+    nn.TransformerEncoder: "use_nested_tensor",
 }
+BEFORE = "{} before SparseVD"  # the name under which a module keeps what the attribute was
 # Parameter names of PyTorch's own layers; pruning and weight norm leave other names.
-OWN_PARAMETER = re.compile(r"(weight|bias)(_(ih|hh)(_l\d+)?)?")
+OWN_PARAMETER = re.compile(
+    r"(weight|bias)(_(ih|hh|hr)(_l\d+(_reverse)?)?)?|(in_proj|[qkv]_proj)_(weight|bias)|bias_[kv]"
+)
 
 
 @dataclass(frozen=True)
@@ -58,16 +67,19 @@ def sparsify(
     probe: Callable[[], object] | None = None,
     refuse: bool = True,
 ) -> SparsifyReport:
-    """Put a SparseVD layer in place of each Linear, Conv1d, GRUCell and GRU that `where` chooses, in place.
+    """Put a SparseVD layer in place of each layer of a kind in LAYERS that `where` chooses, in place.
 
     where       names of layers, or of modules for all layers in them; or a function of (qualified name, module); None
-                chooses all
+                chooses all. An Embedding is exchanged only if it is named itself
     noise, threshold, log_sigma2, unit   see dissect.sparsevd.layers
     probe       runs the model once (without gradient; torch's random state, the mode and the buffers are restored).
                 Layers that it does not call are left out: they would feel the KL alone and look useless. So are layers
                 whose weights something else reads too.
     refuse      raise UsageError if `where` chooses a layer whose weights are read without its forward; False leaves it
                 out
+
+    The output projection of a MultiheadAttention is exchanged with it. The fast paths of nn.TransformerEncoder, which
+    read weights past the layers in evaluation, are off until `densify`.
 
     A layer that appears at several places stays one layer. Layers that share a weight share its log_sigma2; if
     something else has the weight too (an Embedding, say), they are left out. Weight matrices (of two or more
@@ -85,14 +97,17 @@ def sparsify(
     left_out: dict[str, str] = {}
     choice, names = _choice(model, where)
     refuse = refuse and where is not None
-    chosen = _choose(model, choice, left_out, refuse)
-    if probe is not None and chosen:
-        _leave_out_unused(model, chosen, left_out, probe, refuse)
-    _leave_out_half_tied(model, chosen, left_out)
-    _require_each(names, chosen, left_out)
-
-    layers = _with_noise(chosen, noise=noise, threshold=threshold, log_sigma2=log_sigma2, unit=unit)
-    _exchange(model, {id(chosen[name]): layer for name, layer in layers.items()})
+    chosen = _choose(model, choice, names, left_out, refuse)
+    try:
+        _set_fast_paths(model, lambda _: False)
+        if probe is not None and chosen:
+            _leave_out_unused(model, chosen, left_out, probe, refuse)
+        _leave_out_half_tied(model, chosen, left_out)
+        _require_each(names, chosen, left_out)
+        layers = _with_noise(chosen, noise=noise, threshold=threshold, log_sigma2=log_sigma2, unit=unit)
+        _exchange(model, {id(chosen[name]): layer for name, layer in layers.items()})
+    finally:
+        _set_fast_paths(model, lambda module: not variational_layers(module))
     return _report(model, [*layers], left_out)
 
 
@@ -105,8 +120,9 @@ def _with_noise(chosen: dict[str, nn.Module], **settings: Any) -> dict[str, Vari
             layers[name] = LAYERS[type(module)].from_dense(module, **settings)
         except UsageError as error:
             raise UsageError(f"{name}: {error.message}", error.hint) from error
-        for theta_name, theta, own in layers[name].variational():
-            setattr(layers[name], sigma_name(theta_name), log_sigma2_of.setdefault(id(theta), own))
+        for _, layer in variational_layers(layers[name]):  # an attention has another one in it
+            for theta_name, theta, own in layer.variational():
+                setattr(layer, sigma_name(theta_name), log_sigma2_of.setdefault(id(theta), own))
     return layers
 
 
@@ -117,7 +133,7 @@ def _report(model: nn.Module, layers: list[str], left_out: dict[str, str]) -> Sp
     for layer_name, layer in variational_layers(model):
         for name, theta, own in matrices_of(layer_name, layer):
             covered |= {id(theta), id(own)}
-            if layer_name in layers:
+            if nearest(layer_name, layers) is not None:
                 report.swapped[name] = tuple(theta.shape)
     for name, parameter in model.named_parameters():
         is_dense_matrix = not is_lazy(parameter) and parameter.dim() >= 2 and id(parameter) not in covered
@@ -142,6 +158,7 @@ def densify(model: nn.Module, prune: bool = True) -> nn.Module:
     if isinstance(model, VariationalLayer):
         return model.to_dense(prune)
     _exchange(model, {id(layer): layer.to_dense(prune) for _, layer in variational_layers(model)})
+    _set_fast_paths(model, lambda _: True)
     return model
 
 
@@ -170,18 +187,25 @@ def _require_each(names: list[str], chosen: Collection[str], left_out: dict[str,
             raise _refusal(name, "; ".join(dict.fromkeys(reasons)) or "it holds no layer with a weight matrix")
 
 
-def _choose(model: nn.Module, where: Choice | None, left_out: dict[str, str], refuse: bool) -> dict[str, nn.Module]:
+def _choose(
+    model: nn.Module, where: Choice | None, names: Collection[str], left_out: dict[str, str], refuse: bool
+) -> dict[str, nn.Module]:
     """The layers to exchange, by name, judged without running the model; the others go to left_out."""
-    chosen = {}
-    past_forward = _read_past_forward(model)
+    chosen: dict[str, nn.Module] = {}
+    attention_of: dict[int, str] = {}  # by the id of an output projection
     for name, module in model.named_modules():
-        if not _has_matrices(module):
+        if not _has_matrices(module) or (isinstance(module, BY_NAME_ONLY) and name not in names):
             continue
-        reason = past_forward.get(id(module)) or _unfit(module)
+        if isinstance(module, nn.MultiheadAttention) and not isinstance(module, VariationalLayer):
+            attention_of[id(module.out_proj)] = name
+        is_projection = id(module) in attention_of
+        if is_projection and attention_of[id(module)] in chosen:
+            continue
+        reason = "MultiheadAttention reads its weight, and never calls it" if is_projection else _unfit(module)
         if where is not None and not where(name, module):
             reason = reason or "not chosen"
-        elif refuse and id(module) in past_forward:
-            raise _refusal(name, reason)
+        elif refuse and is_projection:
+            raise _refusal(name, f"{reason}; choose {attention_of[id(module)]}")
         if reason:
             left_out[name] = reason
         else:
@@ -223,41 +247,42 @@ def _unfit(module: nn.Module) -> str:
     kind = type(module).__name__
     if isinstance(module, VariationalLayer):
         return "already a SparseVD layer"
-    if is_parametrized(module):
+    parts = [module, *module.children()]  # an attention has its output projection
+    if any(map(is_parametrized, parts)):
         return "its weight is computed from other parameters"
     if type(module) not in LAYERS:
         known = [cls.__name__ for cls in LAYERS if isinstance(module, cls)]
         if known:
             return f"{kind} is a {known[0]} with a forward of its own"
         return f"no SparseVD layer for {kind}"
-    if isinstance(module, nn.GRU) and module.bidirectional:
-        return "a GRU of two directions"
     if "forward" in module.__dict__:
         return "its forward was replaced"
-    own = [name for name, parameter in module._parameters.items() if parameter is not None]
+    if isinstance(module, nn.MultiheadAttention) and type(module.out_proj) is not OutProjectionVD.dense_class:
+        return f"its output projection is a {type(module.out_proj).__name__}"
+    own = [name for part in parts for name, parameter in part._parameters.items() if parameter is not None]
     if not all(OWN_PARAMETER.fullmatch(name) for name in own) or not any("weight" in name for name in own):
         return "its weight is computed from other parameters"
     return ""
 
 
-def _read_past_forward(model: nn.Module) -> dict[int, str]:
-    """By id, the layers inside modules that are known to read weights without calling them, with the reason."""
-    found = {}
-    for parent in model.modules():
-        for kind, reason in READS_PAST_FORWARD.items():
-            if isinstance(parent, kind):
-                for child in parent.children():
-                    if isinstance(child, tuple(LAYERS)):
-                        found[id(child)] = reason
-    return found
-
-
 def _no_layer_for(owner: nn.Module) -> str:
     """Why a weight matrix that belongs to `owner` itself stays dense."""
-    for kind, reason in READS_PAST_FORWARD.items():
-        if isinstance(owner, kind):
-            return reason
+    if isinstance(owner, BY_NAME_ONLY):
+        return f"an {type(owner).__name__}, which is exchanged only if it is named"
     return f"a parameter of {type(owner).__name__}, for which there is no SparseVD layer"
+
+
+def _set_fast_paths(model: nn.Module, is_on: Callable[[nn.Module], bool]) -> None:
+    """Switch the FAST_PATHS of modules off, or back to what they were."""
+    for module in model.modules():
+        for kind, attribute in FAST_PATHS.items():
+            if isinstance(module, kind):
+                before = BEFORE.format(attribute)
+                if not is_on(module):
+                    module.__dict__.setdefault(before, getattr(module, attribute, 0))
+                    setattr(module, attribute, 0)
+                elif before in module.__dict__:
+                    setattr(module, attribute, module.__dict__.pop(before))
 
 
 def _leave_out_half_tied(model: nn.Module, chosen: dict[str, nn.Module], left_out: dict[str, str]) -> None:
@@ -270,9 +295,9 @@ def _leave_out_half_tied(model: nn.Module, chosen: dict[str, nn.Module], left_ou
     again = True
     while again:  # a layer that is left out may be tied to another one
         again = False
-        swapped = {id(module) for module in chosen.values()}
+        swapped = {id(part) for module in chosen.values() for part in module.modules()}
         for layer, module in [*chosen.items()]:
-            weights = [id(p) for name, p in module._parameters.items() if p is not None and "weight" in name]
+            weights = [id(parameter) for name, parameter in module.named_parameters() if "weight" in name]
             also = [place for weight in weights for place in places[weight]]
             dense = [name for name, owner, is_weight in also if owner not in swapped or not is_weight]
             if dense:

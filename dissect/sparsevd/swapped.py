@@ -7,24 +7,43 @@ rows. A layer that tells nothing about unseen rows can be swapped without loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+# Of nn.MultiheadAttention, in their order.
+ARGUMENTS = (
+    "query",
+    "key",
+    "value",
+    "key_padding_mask",
+    "need_weights",
+    "attn_mask",
+    "average_attn_weights",
+    "is_causal",
+)
 AWAY = 0.382  # of the rows. Layers in a row add their shifts up: no small multiple of this is near a whole number
 
 
 @contextmanager
-def swapped(layers: Iterable[nn.Module]) -> Iterator[None]:
+def swapped(
+    layers: Iterable[nn.Module], of_attention: Mapping[nn.Module, Collection[str]] | None = None
+) -> Iterator[None]:
     """Within it, each layer gets the inputs of rows that stand some way off. It draws no random number.
 
     Rows are those of the first dimension, or sequences where the layer says that they come second. A batch of one or
-    two rows stays as it is.
+    two rows stays as it is. `of_attention`: for an attention, those of query, key and value that are
+    swapped, if not all; the masks stay then.
     """
-    hooks = [layer.register_forward_pre_hook(_of_others) for layer in layers]
+    of = of_attention or {}
+    hooks = [
+        layer.register_forward_pre_hook(partial(_of_others, only=of.get(layer)), with_kwargs=True) for layer in layers
+    ]
     try:
         yield
     finally:
@@ -32,16 +51,36 @@ def swapped(layers: Iterable[nn.Module]) -> Iterator[None]:
             hook.remove()
 
 
-def _of_others(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _of_others(
+    layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], only: Collection[str] | None = None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(layer, nn.RNNBase):  # a first state, if there is one, has its sequences elsewhere
-        return _rolled(inputs[0], not layer.batch_first), *inputs[1:]
-    return tuple(_rolled(x) for x in inputs)
+        is_second = not layer.batch_first
+        if "input" in named:
+            return inputs, {**named, "input": _rolled(named["input"], is_second)}
+        return (_rolled(inputs[0], is_second), *inputs[1:]), named
+    if isinstance(layer, nn.MultiheadAttention):
+        given = {**dict(zip(ARGUMENTS, inputs)), **named}
+        names = () if given["query"].dim() == 2 else only or given  # one sequence has no others
+        return (), {name: _of_attention(layer, name, x) if name in names else x for name, x in given.items()}
+    return tuple(_rolled(x) for x in inputs), {name: _rolled(x) for name, x in named.items()}
+
+
+def _of_attention(layer: nn.MultiheadAttention, name: str, x: Any) -> Any:
+    """An argument of an attention for the sequences of others: with the inputs go their masks."""
+    if name in ARGUMENTS[:3]:
+        return _rolled(x, not layer.batch_first)
+    if name == "attn_mask" and isinstance(x, Tensor) and x.dim() == 3:  # [B x H, L, S]
+        return _rolled(x.unflatten(0, (-1, layer.num_heads))).flatten(0, 1)
+    return _rolled(x) if name == "key_padding_mask" else x
 
 
 def _rolled(x: Any, is_second: bool = False) -> Any:
     if isinstance(x, PackedSequence):
         return x._replace(data=_rolled(x.data))
-    if not isinstance(x, Tensor) or x.dim() < 2:
+    if isinstance(x, tuple):  # the states of an LSTM cell
+        return tuple(_rolled(part) for part in x)
+    if not isinstance(x, Tensor) or x.dim() < (1 if x.dtype == torch.long else 2):  # long: ids of an Embedding
         return x
     rows = 1 if is_second and x.dim() > 2 else 0
     return x.roll(int(AWAY * x.shape[rows]), rows)

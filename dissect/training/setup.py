@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from dissect.errors import DataError, UsageError
 from dissect.runs.config import Config, host_lr_at, lr_at
 from dissect.runs.folders import FULL
-from dissect.sparsevd import SparsifyReport, coverage, declared_for, own_parameters, sparsified, sparsify
+from dissect.sparsevd import SparsifyReport, coverage, declared_for, sparsify
 from dissect.sparsevd.shadows import FEWEST
+from dissect.sparsevd.sparsifier import parameter_groups
 from dissect.training import products, workers
 from dissect.training.averages import Averages
 from dissect.training.controls import Controls, seeded_controls
@@ -152,23 +153,11 @@ def sparsity(config: Config) -> dict[str, Any]:
 
 
 def make_optimiser(model: nn.Module, controls: Controls | None, config: Config) -> torch.optim.Optimizer:
-    """The configured optimiser, fused, in three groups: the model's own parameters with L2; without it, the weights
-    that the sparsifier penalises, and the parameters that it adds.
-
-    The gradient of the KL with respect to log sigma^2 is at most 0.5 / N, below Adam's usual epsilon, hence a
-    smaller one there.
-    """
+    """The configured optimiser, fused, in the groups of `parameter_groups`: L2 is on the model's own parameters."""
     parts = [model] if controls is None else [model, controls]
-    penalised = [weight for part in parts for weight in sparsified(part).values()]
-    own = [parameter for part in parts for parameter in own_parameters(part)]
-    apart = {id(parameter) for parameter in (*penalised, *own)}
-    host = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
-    decay = config.l2 if config.decay_everything else 0.0
-    groups: list[dict[str, Any]] = [
-        {"params": host, "weight_decay": config.l2, "eps": 1e-8, "kind": "host"},
-        {"params": penalised, "weight_decay": decay, "eps": 1e-8, "kind": "penalised"},
-        {"params": own, "weight_decay": decay, "eps": 1e-12, "kind": "own"},
-    ]
+    decay = {"host": config.l2}
+    rest = config.l2 if config.decay_everything else 0.0
+    groups = [{**group, "weight_decay": decay.get(group["kind"], rest)} for group in parameter_groups(*parts)]
     # A model without gradients has no parameters, and an optimiser wants some.
     some = [group for group in groups if group["params"]] or [{"params": [torch.zeros(0)], "kind": "host"}]
     if config.optimiser == "adagrad":  # the sums start where GRU4Rec's authors add it under the root

@@ -1,0 +1,89 @@
+"""The batches of any training: read again in each epoch, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from dissect.errors import DataError, UsageError
+
+Batches = Iterable[Any] | Callable[[], Iterable[Any]]
+
+
+class Feed:
+    """Batches that can be read as often as needed: an iterable that begins anew, or a function that makes one."""
+
+    def __init__(self, batches: Batches, name: str) -> None:
+        """`name` is that of the argument. Raises UsageError for what can be read only once."""
+        if isinstance(batches, Iterator):
+            raise UsageError(
+                f"`{name}` is a generator, or another iterator: it can be read once, and training reads it many times.",
+                "Give a list, a DataLoader, or a function that returns a new iterator: lambda: batches_of(data).",
+            )
+        if not (callable(batches) or isinstance(batches, Iterable)):
+            raise UsageError(
+                f"`{name}` is {type(batches).__name__}, and gives no batches.",
+                "Give a list of batches, a DataLoader, or a function that returns an iterator.",
+            )
+        self.source, self.name = batches, name
+
+    def once(self) -> Iterator[Any]:
+        """All batches, once. Raises DataError if there are none."""
+        found = self.source() if callable(self.source) else self.source
+        if not isinstance(found, Iterable):
+            raise UsageError(f"The function `{self.name}` returned {type(found).__name__}, which gives no batches.")
+        empty = True
+        for batch in found:
+            empty = False
+            yield batch
+        if empty:
+            again = " this time: does it return the same generator at each call?" if callable(self.source) else "."
+            raise DataError(f"`{self.name}` gave no batch{again}", "Check that the data are not empty.")
+
+    def endless(self) -> Iterator[Any]:
+        """Batches for ever, epoch after epoch."""
+        while True:
+            yield from self.once()
+
+    def n_examples(self) -> int:
+        """The number of examples: the length of a DataLoader's data set, or all rows counted.
+
+        Raises UsageError if a batch does not tell how many it has.
+        """
+        data = getattr(self.source, "dataset", None)
+        if data is not None and hasattr(data, "__len__"):
+            if not len(data):
+                raise DataError(f"The data set of `{self.name}` is empty.")
+            return len(data)
+        total = 0
+        for batch in self.once():
+            rows = rows_of(batch)
+            if rows is None:
+                raise UsageError(
+                    f"How many examples a {type(batch).__name__} of `{self.name}` has is not known, and the KL is "
+                    "divided by their number.",
+                    "Give it: n_examples=... (training examples in all, not batches).",
+                )
+            total += rows
+        return total
+
+
+def rows_of(batch: Any) -> int | None:
+    """The number of examples in a batch: the length of its first tensor, or of the batch; None if it has neither."""
+    for tensor in _tensors(batch):
+        return len(tensor) if tensor.dim() else None
+    if isinstance(batch, list | tuple | Mapping | str) or not hasattr(batch, "__len__"):
+        return None
+    return len(batch)
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        yield from _tensors(list(batch.values()))
+    elif isinstance(batch, list | tuple):
+        for part in batch:
+            yield from _tensors(part)
