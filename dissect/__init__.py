@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dissect import errors, sparsevd
+    from dissect import errors, opinions, sparsevd
     from dissect.api import compare, load, open_group, recommend, run, train
     from dissect.data.sessions import Dataset, Sessions
     from dissect.group import Group
@@ -33,6 +33,7 @@ __all__ = [
     "errors",
     "load",
     "open_group",
+    "opinions",
     "recommend",
     "run",
     "sparsevd",
@@ -48,6 +49,7 @@ _MODULES = {
     "errors": "dissect.errors",
     "load": "dissect.api",
     "open_group": "dissect.api",
+    "opinions": "dissect.opinions",
     "recommend": "dissect.api",
     "run": "dissect.api",
     "sparsevd": "dissect.sparsevd",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analyses.density import density_table
+from analyses.opinions import Opinions, opinions
 from analyses.training import training_table
 from analyses.verdict import judge
 from dissect import drawing
@@ -133,6 +134,21 @@ class Group:
         if not config.has_verdict:
             raise UsageError(f"{self.path.name} was made by train: a verdict is on what run has trained to its end.")
         return judge(self.path, judged=planted.judged(config.dataset))
+
+    def opinions(self, **how: Any) -> Opinions:
+        """What other criteria than SparseVD say of the matrices, like `dissect opinions`; kept in the group's folder.
+
+        `how` are n (prefixes to judge on, 0: all), retrain (steps), with_l0, l0_weight, curves, data_dir: those of
+        experiment/opinions.py. Raises UsageError if no seed has a dense model to judge.
+        """
+        from dissect.data import bring
+        from dissect.experiment.opinions import opinions_of, seeds_of
+
+        if not (seeds := seeds_of(self.path)):
+            raise UsageError(f"{self.path.name} has no finished seed with a dense model to judge.")
+        for seed in seeds:
+            opinions_of(self.path, seed, lambda *name: self.data or bring.load(*name), model=self.model, **how)
+        return opinions(self.path)
 
     def figure(self, kind: str, **options: Any) -> Figure:
         """A figure of `dissect plot`, not registered with pyplot: density, heatmap, histogram, path or training.

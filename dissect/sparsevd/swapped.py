@@ -34,13 +34,14 @@ def swapped(layers: Iterable[nn.Module]) -> Iterator[None]:
 
 def _of_others(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     if isinstance(layer, nn.RNNBase):  # a first state, if there is one, has its sequences elsewhere
-        return _rolled(inputs[0], not layer.batch_first), *inputs[1:]
-    return tuple(_rolled(x) for x in inputs)
+        return rolled(inputs[0], not layer.batch_first), *inputs[1:]
+    return tuple(rolled(x) for x in inputs)
 
 
-def _rolled(x: Any, is_second: bool = False) -> Any:
+def rolled(x: Any, is_second: bool = False) -> Any:
+    """The inputs of rows that stand some way off, or with `is_second` of sequences in the second dimension."""
     if isinstance(x, PackedSequence):
-        return x._replace(data=_rolled(x.data))
+        return x._replace(data=rolled(x.data))
     if not isinstance(x, Tensor) or x.dim() < 2:
         return x
     rows = 1 if is_second and x.dim() > 2 else 0
