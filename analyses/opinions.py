@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 
 from analyses.shadowed import EMPTY, FALL
-from dissect.errors import UsageError
+from dissect.errors import DataError, UsageError
 from dissect.runs import files, folders
 
 WEIGHTS = ("sparsevd", "excess", "l0", "reduction", "magnitude", "taylor", "fisher")  # judged by single weights
@@ -78,10 +78,19 @@ def read(group: Path) -> list[dict[str, Any]]:
     for run in folders.group_runs(group):
         seed = folders.place_of(run)[1]
         if (path := folders.opinions_file(group, seed)).exists():
-            found.append({"seed": seed, **files.read_json(path, dict[str, Any], f"Remove it: rm {path}")})
+            found.append({"seed": seed, **_sound(path)})
     if not found:
         raise UsageError(f"There are no second opinions on {group.name}.", f"Ask for them: dissect opinions {group}")
     return found
+
+
+def _sound(path: Path) -> dict[str, Any]:
+    """A record that has what every table needs. Raises DataError if it is damaged."""
+    record = files.read_json(path, dict[str, Any], again := f"Remove it and ask again: rm {path}")
+    lacking = [name for name in ("roles", "ranked", "split", "training_seconds", "pieces") if name not in record]
+    if lacking or not {"values", "size"} <= record["pieces"].get("scores", {}).keys():
+        raise DataError(f"{path} is damaged: it lacks {lacking[0] if lacking else 'the scores'}.", again)
+    return record
 
 
 def opinions(group: Path) -> Opinions:
@@ -134,7 +143,7 @@ def _matrices(record: dict[str, Any]) -> pd.DataFrame:
         for role, names in record["roles"].items()
         for name in names
     ]
-    return _with_constant(pd.DataFrame(rows)).reindex(columns=["seed", "matrix", "role", "size", *CRITERIA])
+    return _numbers(pd.DataFrame(rows), ["seed", "matrix", "role", "size"])
 
 
 def _roles(record: dict[str, Any], matrices: pd.DataFrame) -> pd.DataFrame:
@@ -142,15 +151,17 @@ def _roles(record: dict[str, Any], matrices: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for role, each in own.groupby("role", sort=False):
         means = {name: (each[name] * each["size"]).sum(min_count=len(each)) / each["size"].sum() for name in WEIGHTS}
-        rows.append({"seed": record["seed"], "role": role, "size": each["size"].sum(), **means, **values[f"[{role}]"]})
-    return _with_constant(pd.DataFrame(rows)).reindex(columns=["seed", "role", "size", *CRITERIA])
+        rows.append(
+            {"seed": record["seed"], "role": role, "size": each["size"].sum(), **means, **values.get(f"[{role}]", {})}
+        )
+    return _numbers(pd.DataFrame(rows), ["seed", "role", "size"])
 
 
-def _with_constant(table: pd.DataFrame) -> pd.DataFrame:
+def _numbers(table: pd.DataFrame, about: list[str]) -> pd.DataFrame:
+    """The columns `about` a row and those of all criteria, as numbers; NaN for what was not asked or cannot be."""
+    table = table.reindex(columns=[*about, *CRITERIA]).astype(dict.fromkeys(CRITERIA, float))
     for own in ("", OWN):
-        if f"zero{own}" in table:
-            both = table[[f"zero{own}", f"mean{own}"]].astype(float)
-            table[f"constant{own}"] = both.min(axis=1)
+        table[f"constant{own}"] = table[[f"zero{own}", f"mean{own}"]].min(axis=1)
     return table
 
 
@@ -183,7 +194,7 @@ def _against(by_role: pd.DataFrame, kept: str) -> Sequence[str]:
     lines = []
     for role, row in by_role.iterrows():
         falls, retrained = row["constant"], row["retrained"]
-        after = "" if pd.isna(retrained) else f", and {_percent(retrained)} once the rest is retrained without it"
+        after = "" if pd.isna(retrained) else f", and by {_percent(retrained)} after a short retraining without it"
         if row[kept] <= EMPTY and falls > 100 * FALL:
             lines.append(
                 f"{role}: SparseVD keeps {row['sparsevd']:.3f} of it, but the dense model uses it: MRR@20 falls by "

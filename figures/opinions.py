@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, DASHES, GREY, SETTINGS, TEXT, label_ends, short_names
+from figures.style import COLOURS, DASHES, GREY, SETTINGS, TEXT, short_names
 
 ORDER, AGREEMENT = "mako", "vlag"  # rank 1 is dark; -1 to 1 with white at 0
 CELL, LETTER, LINE = 0.17, 0.052, 0.1  # inches: a row, a letter of its name, a line of the caption
@@ -51,12 +51,12 @@ def draw(
         own = {name: words.get(name, name) for name in agreement.index}
         more = LETTER * max(map(len, own.values())) + 0.1
         at = left + WIDE * n + 0.35 + more
-        room = min(WIDE, (TEXT - at - 0.05) / len(agreement))
+        room = min(WIDE, (TEXT - at - 0.4) / len(agreement))  # the last name leans to the right
         _cells(
             place(at, top, room * len(agreement), CELL * len(agreement)), agreement, own, words, "rank correlation", ""
         )
         if len(curves):
-            _curves(place(0.45, top + tall + BETWEEN, TEXT - 0.45 - 1.5, CURVES), curves, words)
+            _curves(place(0.45, top + tall + BETWEEN, TEXT - 0.45 - 1.1, CURVES), curves, words)
     return figure
 
 
@@ -83,16 +83,16 @@ def _cells(axes: Axes, cells: pd.DataFrame, rows: dict[str, str], words: dict[st
 
 def _curves(axes: Axes, curves: pd.DataFrame, words: dict[str, str]) -> None:
     """MRR@20 against the share of weights that is kept, on a logarithmic axis with 0 at its left end."""
-    labels = []
-    names = [name for name in words if (curves["criterion"] == name).any()]
-    for i, name in enumerate(names):
+    heights = curves[curves["share"].between(0.001, 0.5)].groupby("criterion")["mean"].mean()
+    names = [name for name in heights.sort_values(ascending=False).index if name in words]  # as they lie
+    for name in names:
+        i = [*words].index(name)
         line = curves[curves["criterion"] == name].sort_values("share")
-        colour = GREY if name == "random" else COLOURS[i % len(COLOURS)]
-        x = line["share"].clip(lower=LEAST_SHARE)
-        dashes = DASHES[i % len(DASHES)]
-        axes.plot(x, line["mean"], color=colour, marker="o", markersize=2, dashes=dashes if dashes else (None, None))
+        colour, dashes = GREY if name == "random" else COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
+        x, look = line["share"].clip(lower=LEAST_SHARE), {"dashes": dashes} if dashes else {}
+        axes.plot(x, line["mean"], color=colour, marker="o", markersize=2, label=words[name], **look)
         axes.fill_between(x, line["low"], line["high"], color=colour, alpha=0.12, linewidth=0)
-        labels.append((float(line["mean"].iloc[-1]), words[name], colour))
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=6.5, handlelength=2.6)
     axes.set_xscale("log")
     shares = sorted(curves["share"].clip(lower=LEAST_SHARE).unique())
     axes.set_xticks(shares, ["0" if s == LEAST_SHARE else f"{s:g}" for s in shares])
@@ -100,8 +100,6 @@ def _curves(axes: Axes, curves: pd.DataFrame, words: dict[str, str]) -> None:
     axes.set_xlim(LEAST_SHARE, 1)
     axes.set(xlabel="share of all weights kept, the best by each criterion", ylabel="MRR@20 (%)")
     axes.grid(axis="y", linewidth=0.3, color="#dddddd")
-    low, high = axes.get_ylim()
-    label_ends(axes, labels, gap=0.075 * (high - low), margin=0.03 * (high - low))
 
 
 def describe(

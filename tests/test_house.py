@@ -37,7 +37,7 @@ HEAVY = ("torch", "numpy", "pandas", "scipy", "matplotlib", "seaborn")
 
 OTHERS = ("models", "analyses", "figures")
 # The rooms of dissect/ from the ground up: each may import those before it, and no folder lies on a circle.
-FLOORS = ("runs", "sparsevd", "data", "training", "experiment", "drawing", "group", "api", "cli")
+FLOORS = ("runs", "sparsevd", "data", "training", "opinions", "experiment", "drawing", "group", "api", "cli")
 MEET = ("drawing", "group", "api")  # files where models, tables and figures meet
 # Room -> what it may import beside the standard library and itself; None: any distribution that is not ours.
 ARROWS: dict[str, tuple[str, ...] | None] = {
@@ -85,7 +85,7 @@ def barred(path: str) -> tuple[str, ...]:
     above = FLOORS[FLOORS.index(room) + 1 :] if room in FLOORS else FLOORS
     if room in MEET:
         return (*(f"dissect.{room}" for room in above), "click")
-    ours = ("analyses", "figures") if parts[1] in ("training", "experiment") else OTHERS
+    ours = ("analyses", "figures") if parts[1] in ("training", "opinions", "experiment") else OTHERS
     return (*(f"dissect.{room}" for room in above), *ours, "click")
 
 

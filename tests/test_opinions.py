@@ -333,7 +333,12 @@ def test_the_l0_training_of_sessions_is_reproducible_and_closes_gates(tiny):
     first, again, heavy = trained(1.0), trained(1.0), trained(1e5)
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values()))
     assert share(first) > 0.9 and share(heavy) < 0.05 and not heavy.training
-    assert sessions.l0_weight(1000) == pytest.approx(3.4539, abs=1e-4)
+
+
+def test_the_verb_has_the_default_of_the_library():
+    from dissect.cli.opinions import command
+
+    assert next(each.default for each in command.params if each.name == "l0_weight") == sessions.L0_WEIGHT
 
 
 # --- the verb ----------------------------------------------------------------------------------------------

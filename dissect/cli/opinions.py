@@ -15,7 +15,7 @@ EXAMPLES = (
 )
 RETRAIN = "Train everything else for N steps with each matrix and role at zero, and judge what is left."
 L0 = "Train the model with L0 gates too: a training as long as the dissection, for each seed."
-WEIGHT = "What an open L0 gate costs, in nats over all training examples. [default: half the log of their number]"
+WEIGHT = "What an open L0 gate costs, in nats over all training examples."
 CURVES = "Prune by each criterion to a grid of shares, and rank: accuracy against kept share."
 PREFIXES = "Validation prefixes that accuracy is measured on, at equal distances; 0 takes all."
 OUT = "Write the tables (CSV) and the figure to this folder."
@@ -25,7 +25,7 @@ OUT = "Write the tables (CSV) and the figure to this folder."
 @click.argument("group", required=False, metavar="[RUN_OR_GROUP]")
 @click.option("--retrain", type=click.IntRange(0, 10**6), default=0, metavar="N", help=RETRAIN)
 @click.option("--l0", "with_l0", is_flag=True, help=L0)
-@click.option("--l0-weight", type=click.FloatRange(0, min_open=True), metavar="NATS", help=WEIGHT)
+@click.option("--l0-weight", type=click.FloatRange(0, min_open=True), default=100.0, show_default=True, help=WEIGHT)
 @click.option("--curves", is_flag=True, help=CURVES)
 @click.option("--prefixes", "n", type=click.IntRange(0), default=2000, show_default=True, help=PREFIXES)
 @click.option("--model", metavar="FILE:CLASS", help=options.MOVED)

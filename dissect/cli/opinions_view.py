@@ -35,7 +35,7 @@ FALLS = {"constant": "abl.", "resample": "smp.", f"constant{OWN}": "own", "retra
 LEGEND = (  # columns -> what they are
     (
         ("sparsevd", "l0", "reduction"),
-        "weights kept: VD SparseVD, exc. beyond its shadow, L0 open gates, red. with evidence",
+        "share kept: VD SparseVD, exc. beyond its shadow, L0 gates, red. with evidence",
     ),
     (("magnitude",), "1 has the highest mean score: |w| magnitude, Tay. Taylor, Fis. Fisher"),
     (("constant",), "% of MRR@20 that is lost: abl. a constant in its place, smp. inputs of others"),

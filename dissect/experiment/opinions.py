@@ -30,6 +30,7 @@ from dissect.opinions.tuning import recovered
 from dissect.runs import files, folders
 from dissect.sparsevd import declared_for, kept, scores, sparsified, unmasked
 from dissect.sparsevd.density import key
+from dissect.training.checkpoint import load_checkpoint, save_checkpoint
 from dissect.training.evaluation import prefixes_of
 from dissect.training.loop import ExampleOrder
 from dissect.training.rebuild import Recorded, read_run, require_finished
@@ -75,7 +76,7 @@ def opinions_of(
     chosen: Tensor | None = None,
     retrain: int = 0,
     with_l0: bool = False,
-    l0_weight: float | None = None,
+    l0_weight: float = sessions.L0_WEIGHT,
     curves: bool = False,
     model: str | type | None = None,
     data_dir: str | None = None,
@@ -290,37 +291,30 @@ def of_retraining(subject: Subject, tell: Tell, found: dict[str, Any], steps: in
     }
 
 
-def of_l0(subject: Subject, tell: Tell, found: dict[str, Any], weight: float | None) -> dict[str, Any]:
+def of_l0(subject: Subject, tell: Tell, found: dict[str, Any], weight: float) -> dict[str, Any]:
     """The share of open gates of each matrix after a training of the same length, and that model's accuracy."""
-    model, spent = gated(subject, tell, weight), l0_cost(subject, weight)
+    model = gated(subject, tell, weight)
     values = {name: {"l0": float((score > 0).float().mean())} for name, score in l0.scores(model).items()}
     with parametrize.cached():
-        mrr = subject.ranking(model)
-    path = folders.opinions_file(subject.record.group, subject.record.seed).with_suffix(".l0.pt")
-    path.parent.mkdir(exist_ok=True)
-    files.write_atomically(path, lambda file: torch.save(model.state_dict(), file))
-    return {"values": values, "mrr@20": mrr, "nats": spent}
+        return {"values": values, "mrr@20": subject.ranking(model)}
 
 
-def l0_cost(subject: Subject, weight: float | None) -> float:
-    return sessions.l0_weight(len(subject.prefixes)) if weight is None else weight
-
-
-def gated(subject: Subject, tell: Tell, weight: float | None) -> Any:
-    """The model with L0 gates, trained."""
-    steps = subject.record.steps
-    counter = _Counter("L0 training", steps, tell)
-    record = subject.record
+def gated(subject: Subject, tell: Tell, nats: float) -> Any:
+    """The model with L0 gates at this price of an open one: the one on record, or trained now and kept."""
+    record, asked = subject.record, {"nats": nats, "steps": subject.record.steps, "seed": subject.record.seed}
+    path = folders.opinions_file(record.group, record.seed).with_suffix(".l0.pt")
+    if path.exists() and (saved := load_checkpoint(path)) and {name: saved.get(name) for name in asked} == asked:
+        model = subject.fresh()
+        l0.gate(model)
+        model.load_state_dict(saved["model"])
+        return model.eval()
+    how: dict[str, Any] = {"seed": record.seed, "steps": record.steps, "weight": nats}
     with torch.random.fork_rng(devices=[]):
-        return sessions.l0_trained(
-            subject.fresh(),
-            record.config,
-            subject.prefixes,
-            seed=record.seed,
-            steps=steps,
-            weight=weight,
-            report=counter,
-        )
+        counter = _Counter("L0 training", record.steps, tell)
+        model = sessions.l0_trained(subject.fresh(), record.config, subject.prefixes, **how, report=counter)
+    path.parent.mkdir(exist_ok=True)
+    save_checkpoint(path, {**asked, "model": model.state_dict()})
+    return model
 
 
 def of_curves(subject: Subject, tell: Tell, found: dict[str, Any]) -> dict[str, Any]:
@@ -332,12 +326,9 @@ def of_curves(subject: Subject, tell: Tell, found: dict[str, Any]) -> dict[str, 
     }
     if subject.dissected is not None:
         plan["sparsevd"] = (subject.dissected, sparsified(subject.dissected), scores(subject.dissected))
-    path = folders.opinions_file(subject.record.group, subject.record.seed).with_suffix(".l0.pt")
-    if "l0" in found["pieces"] and path.exists():
-        model = subject.fresh()
-        l0.gate(model)
-        model.load_state_dict(torch.load(path, weights_only=True))
-        plan["l0"] = (model.eval(), l0.sparsified(model), l0.scores(model))
+    if "l0" in found["pieces"]:
+        model = gated(subject, tell, found["pieces"]["l0"]["how"]["weight"])
+        plan["l0"] = (model, l0.sparsified(model), l0.scores(model))
     counter = _Counter("curves", len(plan) * len(SHARES), tell)
     rows = []
     for criterion, (model, weights, score) in plan.items():
