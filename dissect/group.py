@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,18 +139,21 @@ class Group:
             raise UsageError(f"{self.path.name} was made by train: a verdict is on what run has trained to its end.")
         return judge(self.path, judged=planted.judged(config.dataset))
 
-    def opinions(self, **how: Any) -> Opinions:
+    def opinions(self, *, quiet: bool = False, **how: Any) -> Opinions:
         """What other criteria than SparseVD say of the matrices, like `dissect opinions`; kept in the group's folder.
 
-        `how` are n (prefixes to judge on, 0: all), retrain (steps), with_l0, l0_weight, curves, data_dir: those of
-        experiment/opinions.py. Raises UsageError if no seed has a dense model to judge.
+        Without `quiet`, a terminal or a notebook shows how far it is. `how` are n (prefixes to judge on, 0: all),
+        retrain (steps), with_l0, l0_weight, curves and data_dir: those of experiment/opinions.py. Raises UsageError if
+        no seed has a dense model to judge.
         """
         from dissect.data import bring
-        from dissect.experiment.opinions import opinions_of, seeds_of
+        from dissect.experiment.opinions import opinions_of, seeds_of, untold
 
         if not (seeds := seeds_of(self.path)):
             raise UsageError(f"{self.path.name} has no finished seed with a dense model to judge.")
+        shown = not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)
         for seed in seeds:
+            how["tell"] = _telling(f"seed {seed}") if shown else untold
             opinions_of(self.path, seed, lambda *name: self.data or bring.load(*name), model=self.model, **how)
         return opinions(self.path)
 
@@ -174,3 +181,16 @@ class Group:
         if not drawings:
             raise UsageError(f"There is no {kind} figure with {options} of {self.path.name}.")
         return drawings[0].figure
+
+
+def _telling(title: str) -> Callable[[str, int, int], None]:
+    """A function that shows on one line of stderr how much of what is done, and the time left."""
+    began: dict[str, float] = {}
+
+    def tell(what: str, done: int, total: int) -> None:
+        took = time.monotonic() - began.setdefault(what, time.monotonic())
+        left = f", {timedelta(seconds=round(took / done * (total - done)))} left" if done else ""
+        end = "\n" if done == total else ""
+        print(f"\r{title}: {what} {done:,} of {total:,}{left}   ", end=end, file=sys.stderr, flush=True)
+
+    return tell

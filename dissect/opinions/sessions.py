@@ -12,7 +12,7 @@ from dissect.errors import DivergedError, UsageError
 from dissect.opinions import l0
 from dissect.opinions.criteria import Loss, Report
 from dissect.opinions.tuning import train
-from dissect.runs.config import Config, kl_weight_at
+from dissect.runs.config import Config
 from dissect.sparsevd import one_sample
 from dissect.sparsevd.probe import as_before
 from dissect.training.averages import BATCHES, Averages, averages_at
@@ -110,8 +110,7 @@ def l0_trained(
     optimiser = _optimiser(model, config)
     averages = Averages(model=model)
 
-    def share_of(step: int) -> float:  # of the penalty: it rises as the KL weight does
-        return kl_weight_at(config, step) / config.kl_weight if config.kl_weight else 1.0
+    warmup = config.kl_warmup * steps  # of the penalty, as that of a KL weight
 
     def add(step: int) -> None:
         if averages_at(config, step + 1):
@@ -122,7 +121,7 @@ def l0_trained(
         loss_of(config, score_buffer(order.most_targets, len(model.item_states()), prefixes.device)),
         (prefixes.batch(order.batch(step)) for step in range(steps)),
         optimiser,
-        penalty=lambda step: share_of(step) * weight / len(prefixes) * l0.penalty(model),
+        penalty=lambda step: min(1.0, step / warmup if warmup else 1.0) * weight / len(prefixes) * l0.penalty(model),
         before=lambda step: set_lr(optimiser, config, step, order.steps),
         after=add,
         report=report,
