@@ -174,7 +174,7 @@ def agreement(matrices: pd.DataFrame) -> pd.DataFrame:
     """Spearman's rank correlation of each two criteria over the matrices of a seed, mean over seeds."""
     names = compared(matrices)
     each = [own[names].astype(float).corr(method="spearman") for _, own in matrices.groupby("seed")]
-    return sum(each[1:], each[0]) / len(each)
+    return pd.concat(each).groupby(level=0, sort=False).mean()  # of the seeds that were asked
 
 
 def in_words(matrices: pd.DataFrame, roles: pd.DataFrame) -> list[str]:

@@ -404,6 +404,9 @@ def test_the_verb_says_what_each_criterion_says(group, kept, tmp_path):
         group, tmp_path, "--prefixes", "60", "--retrain", "3", "--l0", "--curves", "--out", str(tmp_path / "o")
     )
     assert record.stat().st_mtime_ns == before  # nothing is computed twice
+    invoke(group, tmp_path, "--prefixes", "60", "--l0", "--l0-weight", "1e6", "--curves", "--json")
+    pieces = json.loads(record.read_text())["pieces"]
+    assert pieces["l0"]["how"] == {"weight": 1e6} and pieces["curves"]["how"] == {"l0_weight": 1e6}  # not the old curve
     assert "agree with VD" in again.stdout and "MRR@20 on" in again.stdout
     assert max(map(len, again.stdout.splitlines())) <= 80
     written = {path.name for path in (tmp_path / "o").iterdir()}
@@ -442,6 +445,11 @@ def test_from_python_and_of_a_dense_group(tiny, group, tmp_path):
     found = group.opinions(n=40)
     assert list(found.matrices["seed"].unique()) == [1, 2] and found.words and found.curves.empty
     assert found.agreement.loc["sparsevd", "sparsevd"] == pytest.approx(1)
+    for row in (*found.matrices.to_dict("records"), *found.roles.to_dict("records")):
+        assert row["constant"] == min(row["zero"], row["mean"])
+    for role, own in found.matrices[found.matrices["seed"] == 1].groupby("role"):
+        density = found.roles.set_index(["seed", "role"]).loc[(1, role), "sparsevd"]
+        assert density == pytest.approx(np.average(own["sparsevd"], weights=own["size"]))
     dense = dissect.train("gru4rec", tiny, seeds=(1,), runs_dir=tmp_path, dim=8, max_steps=12, quiet=True)
     table = dense.opinions(n=40).matrices
     assert table["sparsevd"].isna().all() and table["magnitude"].notna().all()
@@ -507,6 +515,8 @@ def test_agreement_is_spearmans_of_each_seed():
     matrices, _ = tables(sparsevd=[1, 2, 3, 4], constant=[1, 2, 4, 3])
     expected = 1 - 6 * (0 + 0 + 1 + 1) / (4 * 15)
     assert analysis.agreement(matrices).loc["sparsevd", "constant"] == pytest.approx(expected)
+    matrices["l0"] = [1.0, 2.0, 3.0, 4.0] + [np.nan] * 4  # asked of one seed
+    assert analysis.agreement(matrices).loc["sparsevd", "l0"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("has_curves", [False, True])

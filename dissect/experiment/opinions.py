@@ -25,7 +25,6 @@ from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import DataError
 from dissect.experiment.opened import Load, data_of, model_of, trained_model
 from dissect.opinions import l0, sessions
-from dissect.opinions.ablation import argument_of
 from dissect.opinions.tuning import recovered
 from dissect.runs import files, folders
 from dissect.sparsevd import declared_for, kept, scores, sparsified, unmasked
@@ -98,11 +97,9 @@ def opinions_of(
     wanted: list[tuple[str, dict[str, Any]]] = [("scores", {}), ("ablation", {})]
     wanted += [("retrain", {"steps": retrain})] * bool(retrain)
     wanted += [("l0", {"weight": l0_weight})] * with_l0
-    wanted += [("curves", {})] * curves
+    gates = l0_weight if with_l0 else found["pieces"].get("l0", {}).get("how", {}).get("weight")  # None: no curve of L0
+    wanted += [("curves", {"l0_weight": gates})] * curves
     missing = [(name, how) for name, how in wanted if found["pieces"].get(name, {}).get("how") != how]
-    has_curve = {row["criterion"] for row in found["pieces"].get("curves", {}).get("rows", ())}
-    if curves and with_l0 and "l0" not in has_curve and ("curves", {}) not in missing:
-        missing.append(("curves", {}))
     if not missing:
         return found
     subject = subject_of(group, seed, load, n, chosen, model, data_dir)
@@ -251,15 +248,15 @@ def _falls(
         session_vectors(model, model.item_states(), batch)
 
     means = criteria.mean_inputs(model, run, subject.ranking.batches(), subject.names)
+    known: dict[tuple[str, ...], float | None] = {}  # a role may have one matrix
     for part, names in parts.items():
         for kind in criteria.KINDS:
-            reached = names if kind == "zero" else [name for name in names if argument_of(model, name) is not None]
-            reached = [name for name in reached if kind == "zero" or name in means]
-            if not reached:
-                yield part, kind, None
-                continue
-            with criteria.ablated(model, reached, kind, means):
-                yield part, kind, _percent(whole, subject.ranking(model))
+            reached = names if kind == "zero" else [name for name in names if name in means]
+            asked = (kind, *reached)
+            if reached and asked not in known:
+                with criteria.ablated(model, reached, kind, means):
+                    known[asked] = _percent(whole, subject.ranking(model))
+            yield part, kind, known.get(asked)
 
 
 def _percent(whole: float, left: float) -> float | None:
@@ -317,7 +314,7 @@ def gated(subject: Subject, tell: Tell, nats: float) -> Any:
     return model
 
 
-def of_curves(subject: Subject, tell: Tell, found: dict[str, Any]) -> dict[str, Any]:
+def of_curves(subject: Subject, tell: Tell, found: dict[str, Any], l0_weight: float | None) -> dict[str, Any]:
     """MRR@20 against the share of all weights that is kept, by each criterion on its own model."""
     Plan = tuple[Any, dict[str, nn.Parameter], dict[str, Tensor]]
     weights = criteria.matrices(subject.dense, subject.names)
@@ -326,8 +323,8 @@ def of_curves(subject: Subject, tell: Tell, found: dict[str, Any]) -> dict[str, 
     }
     if subject.dissected is not None:
         plan["sparsevd"] = (subject.dissected, sparsified(subject.dissected), scores(subject.dissected))
-    if "l0" in found["pieces"]:
-        model = gated(subject, tell, found["pieces"]["l0"]["how"]["weight"])
+    if l0_weight is not None:
+        model = gated(subject, tell, l0_weight)
         plan["l0"] = (model, l0.sparsified(model), l0.scores(model))
     counter = _Counter("curves", len(plan) * len(SHARES), tell)
     rows = []
