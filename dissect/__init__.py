@@ -17,7 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dissect import errors, sparsevd
+    from dissect import errors, opinions, sparsevd
     from dissect.api import compare, export, load, load_export, open_group, recommend, report, run, study, train, tune
     from dissect.data.sessions import Dataset, Sessions
     from dissect.group import Group
@@ -36,6 +36,7 @@ __all__ = [
     "load",
     "load_export",
     "open_group",
+    "opinions",
     "recommend",
     "report",
     "run",
@@ -56,6 +57,7 @@ _MODULES = {
     "load": "dissect.api",
     "load_export": "dissect.api",
     "open_group": "dissect.api",
+    "opinions": "dissect.opinions",
     "recommend": "dissect.api",
     "report": "dissect.api",
     "run": "dissect.api",

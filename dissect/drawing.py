@@ -268,6 +268,33 @@ def path(group: Path, *, by: str = "role", threshold: float | None = None) -> li
     return [Drawing(stem, drawn, figure.describe(shown, "; ".join([*lines, says])), shown)]
 
 
+def opinions(group: Path) -> list[Drawing]:
+    """Draw second opinions: the matrices in the order of each criterion, and what pruning by it costs."""
+    import pandas as pd
+
+    from analyses.opinions import COMPARED, WORDS, compared
+    from analyses.opinions import opinions as read
+    from dissect.runs import folders
+    from figures import opinions as figure
+
+    config, found = folders.group_config(group), read(group)
+    names = [name for name in COMPARED if name in compared(found.matrices)]
+    order = figure.ranks(found.matrices.groupby("matrix", sort=False)[names].mean())
+    by = found.curves.groupby(["criterion", "share"], sort=False)["mrr@20"]
+    curves = by.agg(mean="mean", low="min", high="max").reset_index()
+    seeds = _over_seeds("means of", {int(found.matrices["seed"].nunique())})
+    caption = f"{config['model']} on {config['dataset']}, {seeds}; 1 is the matrix that matters most"
+    if len(curves):
+        on = {"valid": "validation", "test": "test"}[found.split]
+        caption += (
+            f"\nMRR@20 on {found.ranked:,} {on} prefixes, range over seeds; SparseVD and L0 prune their own models"
+        )
+    words = figure.describe(order, found.agreement, curves, WORDS, caption.replace("\n", "; "))
+    table = order.reset_index().melt("matrix", var_name="criterion", value_name="rank")
+    table = pd.concat([table, curves], ignore_index=True)
+    return [Drawing("opinions", figure.draw(order, found.agreement, curves, WORDS, caption), words, table)]
+
+
 def training(
     *groups: Path, by: str = "epoch", variants: Sequence[str] = (), runs_dir: Path | str = "runs"
 ) -> list[Drawing]:
@@ -373,6 +400,7 @@ FIGURES: dict[str, Callable[..., list[Drawing]]] = {
     "heatmap": heatmap,
     "histogram": histogram,
     "path": path,
+    "opinions": opinions,
     "training": training,
     "data": data,
 }

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from analyses.density import density_table
+from analyses.opinions import Opinions, opinions
 from analyses.training import training_table
 from analyses.verdict import judge
 from dissect import drawing
@@ -134,6 +139,24 @@ class Group:
             raise UsageError(f"{self.path.name} was made by train: a verdict is on what run has trained to its end.")
         return judge(self.path, judged=planted.judged(config.dataset))
 
+    def opinions(self, *, quiet: bool = False, **how: Any) -> Opinions:
+        """What other criteria than SparseVD say of the matrices, like `dissect opinions`; kept in the group's folder.
+
+        Without `quiet`, a terminal or a notebook shows how far it is. `how` are n (prefixes to judge on, 0: all),
+        retrain (steps), with_l0, l0_weight, curves and data_dir: those of experiment/opinions.py. Raises UsageError if
+        no seed has a dense model to judge.
+        """
+        from dissect.data import bring
+        from dissect.experiment.opinions import opinions_of, seeds_of, untold
+
+        if not (seeds := seeds_of(self.path)):
+            raise UsageError(f"{self.path.name} has no finished seed with a dense model to judge.")
+        shown = not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        for seed in seeds:
+            how["tell"] = _telling(f"seed {seed}") if shown else untold
+            opinions_of(self.path, seed, lambda *name: self.data or bring.load(*name), model=self.model, **how)
+        return opinions(self.path)
+
     def figure(self, kind: str, **options: Any) -> Figure:
         """A figure of `dissect plot`, not registered with pyplot: density, heatmap, histogram, path or training.
 
@@ -158,3 +181,16 @@ class Group:
         if not drawings:
             raise UsageError(f"There is no {kind} figure with {options} of {self.path.name}.")
         return drawings[0].figure
+
+
+def _telling(title: str) -> Callable[[str, int, int], None]:
+    """A function that shows on one line of stderr how much of what is done, and the time left."""
+    began: dict[str, float] = {}
+
+    def tell(what: str, done: int, total: int) -> None:
+        took = time.monotonic() - began.setdefault(what, time.monotonic())
+        left = f", {timedelta(seconds=round(took / done * (total - done)))} left" if done else ""
+        end = "\n" if done == total else ""
+        print(f"\r{title}: {what} {done:,} of {total:,}{left}   ", end=end, file=sys.stderr, flush=True)
+
+    return tell

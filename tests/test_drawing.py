@@ -19,14 +19,17 @@ from tests.test_shadowed import SIZES, make_group
 
 @pytest.fixture(scope="module")
 def group(tmp_path_factory):
-    """A dissected group with a reduced model, four steps each; beside it the same with another KL weight."""
+    """A dissected group with a reduced model, four steps each, and second opinions; beside it another KL weight."""
     root = tmp_path_factory.mktemp("drawn")
     words = ["run", "--dataset", "demo", "--max-steps", "4", "--dim", "4", "--device", "cpu", "--quiet", "--json"]
     words += ["--runs-dir", str(root / "runs")]
     for more in (["--without", "propagation"], ["--kl-weight", "2"], []):
         result = CliRunner().invoke(main, [*words, *more], catch_exceptions=False)
         assert result.exit_code == 0, result.stderr
-    return folders.find_groups(root / "runs")[0]
+    found = folders.find_groups(root / "runs")[0]
+    result = CliRunner().invoke(main, ["opinions", str(found), "--prefixes", "30", "--quiet"], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return found
 
 
 def written(name, source, folder):

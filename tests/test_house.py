@@ -38,7 +38,7 @@ HEAVY = ("torch", "numpy", "pandas", "scipy", "matplotlib", "seaborn")
 OTHERS = ("models", "analyses", "figures")
 # The rooms of dissect/ from the ground up: each may import those before it, and no folder lies on a circle.
 MEET = ("drawing", "group", "studied", "reporting", "api")  # where models, tables and figures meet
-FLOORS = ("runs", "sparsevd", "data", "training", "experiment", *MEET, "cli")
+FLOORS = ("runs", "sparsevd", "data", "training", "opinions", "experiment", *MEET, "cli")
 # Room -> what it may import beside the standard library and itself; None: any distribution that is not ours.
 ARROWS: dict[str, tuple[str, ...] | None] = {
     "models": ("torch",),
@@ -91,7 +91,7 @@ def barred(path: str) -> tuple[str, ...]:
     above = FLOORS[FLOORS.index(room) + 1 :] if room in FLOORS else FLOORS
     if room in MEET:
         return (*(f"dissect.{room}" for room in above), "click")
-    ours = ("analyses", "figures") if parts[1] in ("training", "experiment") else OTHERS
+    ours = ("analyses", "figures") if parts[1] in ("training", "opinions", "experiment") else OTHERS
     return (*(f"dissect.{room}" for room in above), *ours, "click")
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "verdict": ("dissect.cli.verdict", "Print the verdict on dissected runs again."),
     "train": ("dissect.cli.train", "Train a model without SparseVD and compare it with other runs."),
     "tune": ("dissect.cli.tune", "Find good settings for a model on validation."),
+    "opinions": ("dissect.cli.opinions", "Set SparseVD beside other criteria, and say where they differ."),
     "compare": ("dissect.cli.compare", "Set trained models side by side, with tests of significance."),
     "study": ("dissect.cli.study", "Train and show a whole table or figure of the paper."),
     "resume": ("dissect.cli.resume", "Continue an interrupted run from its folder."),

@@ -129,6 +129,7 @@ figure(
     choice("--by", "role matrix", "role", "A line for each role, or for each matrix."),
     *of_each,
 )
+figure("opinions", draw_each, ["", "srgnn-diginetica"], groups, out("the group's figures/"), options.runs_dir)
 figure(
     "training",
     draw_together,

@@ -128,6 +128,11 @@ def run_path(group: Path, seed: int, variant: str = FULL) -> Path:
     return (group if variant == FULL else group / variant) / f"s{seed}"
 
 
+def opinions_file(group: Path, seed: int) -> Path:
+    """What second opinions say of a seed (experiment/opinions.py)."""
+    return group / "opinions" / f"s{seed}.json"
+
+
 def group_runs(group: Path, variant: str = FULL) -> list[Path]:
     """The seed folders of a variant, by seed, finished or not."""
     parent = group if variant == FULL else group / variant

@@ -57,29 +57,30 @@ def _of_others(
     if isinstance(layer, nn.RNNBase):  # a first state, if there is one, has its sequences elsewhere
         is_second = not layer.batch_first
         if "input" in named:
-            return inputs, {**named, "input": _rolled(named["input"], is_second)}
-        return (_rolled(inputs[0], is_second), *inputs[1:]), named
+            return inputs, {**named, "input": rolled(named["input"], is_second)}
+        return (rolled(inputs[0], is_second), *inputs[1:]), named
     if isinstance(layer, nn.MultiheadAttention):
         given = {**dict(zip(ARGUMENTS, inputs)), **named}
         names = () if given["query"].dim() == 2 else only or given  # one sequence has no others
         return (), {name: _of_attention(layer, name, x) if name in names else x for name, x in given.items()}
-    return tuple(_rolled(x) for x in inputs), {name: _rolled(x) for name, x in named.items()}
+    return tuple(rolled(x) for x in inputs), {name: rolled(x) for name, x in named.items()}
 
 
 def _of_attention(layer: nn.MultiheadAttention, name: str, x: Any) -> Any:
     """An argument of an attention for the sequences of others: with the inputs go their masks."""
     if name in ARGUMENTS[:3]:
-        return _rolled(x, not layer.batch_first)
+        return rolled(x, not layer.batch_first)
     if name == "attn_mask" and isinstance(x, Tensor) and x.dim() == 3:  # [B x H, L, S]
-        return _rolled(x.unflatten(0, (-1, layer.num_heads))).flatten(0, 1)
-    return _rolled(x) if name == "key_padding_mask" else x
+        return rolled(x.unflatten(0, (-1, layer.num_heads))).flatten(0, 1)
+    return rolled(x) if name == "key_padding_mask" else x
 
 
-def _rolled(x: Any, is_second: bool = False) -> Any:
+def rolled(x: Any, is_second: bool = False) -> Any:
+    """The inputs of rows that stand some way off, or with `is_second` of sequences in the second dimension."""
     if isinstance(x, PackedSequence):
-        return x._replace(data=_rolled(x.data))
+        return x._replace(data=rolled(x.data))
     if isinstance(x, tuple):  # the states of an LSTM cell
-        return tuple(_rolled(part) for part in x)
+        return tuple(rolled(part) for part in x)
     if not isinstance(x, Tensor) or x.dim() < (1 if x.dtype == torch.long else 2):  # long: ids of an Embedding
         return x
     rows = 1 if is_second and x.dim() > 2 else 0

@@ -1,0 +1,377 @@
+"""The second opinions on one seed of a group: what each criterion says of each matrix of its trained models.
+
+    matched     the dense model: magnitude, Taylor, Fisher, reduction, and what it loses without a matrix
+    dissected   SparseVD's own density, and what that model loses without a matrix
+    gated       a third training, with L0 gates
+
+Each piece is written to the group's folder opinions/ when it is done, and is not computed again.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from dissect import opinions as criteria
+from dissect.data.sessions import Dataset, split_validation
+from dissect.errors import DataError
+from dissect.experiment.opened import Load, data_of, model_of, trained_model
+from dissect.opinions import l0, sessions
+from dissect.opinions.tuning import recovered
+from dissect.runs import files, folders
+from dissect.sparsevd import declared_for, kept, scores, sparsified, unmasked
+from dissect.sparsevd.density import key
+from dissect.training.checkpoint import load_checkpoint, save_checkpoint
+from dissect.training.evaluation import prefixes_of
+from dissect.training.loop import ExampleOrder
+from dissect.training.rebuild import Recorded, read_run, require_finished
+from models.base import prepares, session_vectors
+from models.batch import Prefixes
+
+SHARES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.0)  # of the weights, in a curve
+BATCHES, EXAMPLES = 30, 500  # for Taylor, and for Fisher
+RANKED = 2_000  # prefixes of validation sessions that a criterion is judged on
+Tell = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
+Values = dict[str, dict[str, float | None]]  # name of a matrix or a role -> criterion -> its value
+
+
+def untold(what: str, done: int, total: int) -> None:
+    """For whoever does not want to know."""
+
+
+@dataclass
+class Subject:
+    """One seed: its models, their matrices, and what they are judged on."""
+
+    dense: Any
+    dissected: Any | None
+    fresh: Callable[[], Any]  # the model as it began
+    record: Recorded  # of the dissected run, or else of the dense one
+    prefixes: Prefixes  # to train on
+    ranking: sessions.Ranking
+    split: str
+    roles: dict[str, list[str]] = field(default_factory=dict)  # role -> its matrices
+    scores: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # of `dense_scores`, once they are there
+
+    @property
+    def names(self) -> list[str]:
+        return [name for names in self.roles.values() for name in names]
+
+
+def opinions_of(
+    group: Path,
+    seed: int,
+    load: Load,
+    *,
+    n: int = RANKED,
+    chosen: Tensor | None = None,
+    retrain: int = 0,
+    with_l0: bool = False,
+    l0_weight: float = sessions.L0_WEIGHT,
+    curves: bool = False,
+    model: str | type | None = None,
+    data_dir: str | None = None,
+    tell: Tell = untold,
+) -> dict[str, Any]:
+    """Every opinion on a seed that is asked for, and those that were asked for before; also written to its file.
+
+    n            prefixes of the validation sessions (of test, without validation) on which accuracy is measured; 0: all
+    chosen       numbers of test prefixes, in their place
+    retrain      steps of training without a part, after which it is judged; 0: not
+    with_l0      train the model with L0 gates too, at `l0_weight` nats for an open gate
+    curves       accuracy against kept share, for each criterion
+
+    Raises DataError if the seed has no finished dense model of its kind.
+    """
+    path = folders.opinions_file(group, seed)
+    judged = {"n": n} if chosen is None else {"n": len(chosen), "chosen": True}
+    found = _read(path, judged)
+    wanted: list[tuple[str, dict[str, Any]]] = [("scores", {}), ("ablation", {})]
+    wanted += [("retrain", {"steps": retrain})] * bool(retrain)
+    wanted += [("l0", {"weight": l0_weight})] * with_l0
+    gates = l0_weight if with_l0 else found["pieces"].get("l0", {}).get("how", {}).get("weight")  # None: no curve of L0
+    wanted += [("curves", {"l0_weight": gates})] * curves
+    missing = [(name, how) for name, how in wanted if found["pieces"].get(name, {}).get("how") != how]
+    if not missing:
+        return found
+    subject = subject_of(group, seed, load, n, chosen, model, data_dir)
+    found |= {"split": subject.split, "ranked": len(subject.ranking), "roles": subject.roles}
+    found["training_seconds"] = folders.read_summary(subject.record.run)["seconds"]
+    for name, how in missing:
+        began = time.monotonic()
+        piece = PIECES[name](subject, tell, found, **how)
+        found["pieces"][name] = {"how": how, "seconds": time.monotonic() - began, **piece}
+        path.parent.mkdir(exist_ok=True)
+        files.write_json(path, found)
+    return found
+
+
+def _read(path: Path, judged: dict[str, Any]) -> dict[str, Any]:
+    """What is on record, if it was judged on the same prefixes."""
+    if path.exists():
+        found = files.read_json(path, dict[str, Any], f"Remove it: it is computed again. {path}")
+        if found.get("judged") == judged and isinstance(found.get("pieces"), dict):
+            return found
+    return {"judged": judged, "pieces": {}}
+
+
+def subject_of(
+    group: Path,
+    seed: int,
+    load: Load,
+    n: int,
+    chosen: Tensor | None,
+    model: str | type | None,
+    data_dir: str | None,
+) -> Subject:
+    """The models of a seed, read back, with the prefixes that judge them."""
+    own = read_run(folders.run_path(group, seed))
+    require_finished(own)
+    is_sparse = own.config.is_sparse
+    record = read_run(folders.run_path(group, seed, folders.MATCHED)) if is_sparse else own
+    if not folders.is_done(record.run):
+        raise DataError(
+            f"{group.name} has no matched dense model of seed {seed}, which all criteria but SparseVD judge.",
+            f"dissect run trains it beside the dissection; go on with it: dissect resume {group}",
+        )
+    data = data_of(own, load, data_dir)
+    train, valid = split_validation(data.train, own.config.held_out)
+    unseen, split = (data.test, "test") if chosen is not None or not valid.n_prefixes else (valid, "valid")
+    longest = max(int(data.test.lengths.max()), int(data.train.lengths.max())) - 1
+    dense, _, device = trained_model(record, lambda: data, longest, model, "cpu")
+    dissected = trained_model(own, lambda: data, longest, model, "cpu")[0] if is_sparse else None
+    names = list(criteria.matrices(dense if dissected is None else dissected))
+    roles: dict[str, list[str]] = {}
+    for name in names:
+        declared = declared_for(name, dense.matrices)
+        roles.setdefault(declared.role if declared else "other", []).append(name)
+
+    def fresh() -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made = model_of(record, model).cls(n_items=record.n_items, **record.config.model_options)
+        if prepares(made):
+            made.prepare(train)
+        return made
+
+    ranking = sessions.Ranking(prefixes_of(unseen, device, own.config.longest), n, chosen)
+    return Subject(dense, dissected, fresh, own, prefixes_of(train, device, own.config.longest), ranking, split, roles)
+
+
+# --- the pieces --------------------------------------------------------------------------------------------
+
+
+def of_scores(subject: Subject, tell: Tell, found: dict[str, Any]) -> dict[str, Any]:
+    """The criteria that need no training: of each matrix the share that is kept, or the mean score of its weights."""
+    values: Values = {name: {} for name in subject.names}
+    if subject.dissected is not None:
+        threshold = subject.record.config.threshold
+        shadows = {
+            row["matrix"]: row["kept"][key(threshold)] / row["numel"]
+            for row in folders.read_summary(subject.record.run)["density"]
+            if row["matrix"].startswith("shadow.") and not row["block"]
+        }
+        for name, score in scores(subject.dissected).items():
+            density = float(kept(-score, threshold).float().mean())
+            shadow = shadows.get(f"shadow.{name}")
+            values[name] = {"sparsevd": density, "excess": None if shadow is None else density - shadow}
+    found_scores = dense_scores(subject, tell)
+    for criterion, by_matrix in found_scores.items():
+        for name, score in by_matrix.items():
+            share = (score > 0).float().mean() if criterion == "reduction" else score.mean()
+            values[name][criterion] = float(share)
+    weights = criteria.matrices(subject.dense, subject.names)
+    return {"values": values, "size": {name: weight.numel() for name, weight in weights.items()}}
+
+
+def dense_scores(subject: Subject, tell: Tell) -> dict[str, dict[str, Tensor]]:
+    """magnitude, taylor, fisher and reduction of each weight of the dense model, and random numbers beside them."""
+    if subject.scores:
+        return subject.scores
+    config, prefixes, model = subject.record.config, subject.prefixes, subject.dense
+    weights, started = criteria.matrices(model, subject.names), criteria.matrices(subject.fresh(), subject.names)
+    spread = {name: float(weight.detach().std()) or weight.shape[-1] ** -0.5 for name, weight in started.items()}
+    order = ExampleOrder(prefixes, config, subject.record.seed, model.every_position)
+    batches = min(BATCHES, order.steps)
+    drawn = list(sessions.examples(prefixes, EXAMPLES))
+    counter = _Counter("criteria", batches + len(drawn), tell)
+    loss = sessions.loss_of(config)
+    taylor = criteria.taylor(model, loss, (prefixes.batch(order.batch(i)) for i in range(batches)), weights, counter)
+    fisher = criteria.fisher(model, loss, drawn, weights, counter)
+    generator = torch.Generator().manual_seed(subject.record.seed)
+    subject.scores = {
+        "magnitude": criteria.magnitude(weights, spread),
+        "taylor": taylor,
+        "fisher": fisher,
+        "reduction": criteria.reduction(weights, fisher, len(prefixes), spread),
+        "random": {name: torch.rand(weight.shape, generator=generator) for name, weight in weights.items()},
+    }
+    return subject.scores
+
+
+def of_ablation(subject: Subject, tell: Tell, found: dict[str, Any]) -> dict[str, Any]:
+    """By how many percent MRR@20 falls with a matrix, or all of a role, out of action."""
+    parts = _parts(subject)
+    models = {"dense": subject.dense, "dissected": subject.dissected}
+    known = {which: model for which, model in models.items() if model is not None}
+    counter = _Counter("ablation", len(known) * len(criteria.KINDS) * len(parts), tell)
+    values: Values = {part: {} for part in parts}
+    whole = {}
+    for which, model in known.items():
+        whole[which] = subject.ranking(model)
+        for part, kind, fall in _falls(subject, model, parts, whole[which]):
+            values[part][kind if which == "dense" else f"{kind} (dissected)"] = fall
+            counter()
+    return {"values": values, "mrr@20": whole}
+
+
+def _parts(subject: Subject) -> dict[str, list[str]]:
+    """What is ablated: each matrix, and each role, whose name is in brackets."""
+    roles = {f"[{role}]": names for role, names in subject.roles.items()}
+    return {**{name: [name] for name in subject.names}, **roles}
+
+
+def _falls(
+    subject: Subject, model: Any, parts: dict[str, list[str]], whole: float
+) -> Iterator[tuple[str, str, float | None]]:
+    """(part, kind, fall in percent; None where the kind cannot be)."""
+
+    def run(batch: Any) -> None:
+        session_vectors(model, model.item_states(), batch)
+
+    means = criteria.mean_inputs(model, run, subject.ranking.batches(), subject.names)
+    known: dict[tuple[str, ...], float | None] = {}  # a role may have one matrix
+    for part, names in parts.items():
+        for kind in criteria.KINDS:
+            reached = names if kind == "zero" else [name for name in names if name in means]
+            asked = (kind, *reached)
+            if reached and asked not in known:
+                with criteria.ablated(model, reached, kind, means):
+                    known[asked] = _percent(whole, subject.ranking(model))
+            yield part, kind, known.get(asked)
+
+
+def _percent(whole: float, left: float) -> float | None:
+    return 100 * (1 - left / whole) if whole else None
+
+
+def of_retraining(subject: Subject, tell: Tell, found: dict[str, Any], steps: int) -> dict[str, Any]:
+    """The fall of MRR@20 when everything but a part is trained for some steps with the part at zero.
+
+    Measured against the whole model after the same steps. Each distinct part is trained once.
+    """
+    config, prefixes = subject.record.config, subject.prefixes
+    order = ExampleOrder(prefixes, config, subject.record.seed, subject.dense.every_position)
+    batches = [prefixes.batch(order.batch(step)) for step in range(steps)]
+    distinct = {tuple(names): part for part, names in reversed(_parts(subject).items())}
+    counter = _Counter("retraining", steps * (len(distinct) + 1), tell)
+
+    def after(names: Sequence[str]) -> float:
+        model = copy.deepcopy(subject.dense)
+        recovered(model, names, sessions.loss_of(config), batches, lr=config.lr / 3, report=counter)
+        return subject.ranking(model)
+
+    torch.manual_seed(subject.record.seed)
+    whole = after(())
+    falls = {names: _percent(whole, after(names)) for names in distinct}
+    return {
+        "values": {part: {"retrained": falls[tuple(names)]} for part, names in _parts(subject).items()},
+        "mrr@20": whole,
+    }
+
+
+def of_l0(subject: Subject, tell: Tell, found: dict[str, Any], weight: float) -> dict[str, Any]:
+    """The share of open gates of each matrix after a training of the same length, and that model's accuracy."""
+    model = gated(subject, tell, weight)
+    values = {name: {"l0": float((score > 0).float().mean())} for name, score in l0.scores(model).items()}
+    with parametrize.cached():
+        return {"values": values, "mrr@20": subject.ranking(model)}
+
+
+def gated(subject: Subject, tell: Tell, nats: float) -> Any:
+    """The model with L0 gates at this price of an open one: the one on record, or trained now and kept."""
+    record, asked = subject.record, {"nats": nats, "steps": subject.record.steps, "seed": subject.record.seed}
+    path = folders.opinions_file(record.group, record.seed).with_suffix(".l0.pt")
+    if path.exists() and (saved := load_checkpoint(path)) and {name: saved.get(name) for name in asked} == asked:
+        model = subject.fresh()
+        l0.gate(model)
+        model.load_state_dict(saved["model"])
+        return model.eval()
+    how: dict[str, Any] = {"seed": record.seed, "steps": record.steps, "weight": nats}
+    with torch.random.fork_rng(devices=[]):
+        counter = _Counter("L0 training", record.steps, tell)
+        model = sessions.l0_trained(subject.fresh(), record.config, subject.prefixes, **how, report=counter)
+    path.parent.mkdir(exist_ok=True)
+    save_checkpoint(path, {**asked, "model": model.state_dict()})
+    return model
+
+
+def of_curves(subject: Subject, tell: Tell, found: dict[str, Any], l0_weight: float | None) -> dict[str, Any]:
+    """MRR@20 against the share of all weights that is kept, by each criterion on its own model."""
+    Plan = tuple[Any, dict[str, nn.Parameter], dict[str, Tensor]]
+    weights = criteria.matrices(subject.dense, subject.names)
+    plan: dict[str, Plan] = {
+        name: (subject.dense, weights, score) for name, score in dense_scores(subject, tell).items()
+    }
+    if subject.dissected is not None:
+        plan["sparsevd"] = (subject.dissected, sparsified(subject.dissected), scores(subject.dissected))
+    if l0_weight is not None:
+        model = gated(subject, tell, l0_weight)
+        plan["l0"] = (model, l0.sparsified(model), l0.scores(model))
+    counter = _Counter("curves", len(plan) * len(SHARES), tell)
+    rows = []
+    for criterion, (model, weights, score) in plan.items():
+        for share in SHARES:
+            with unmasked(model), criteria.pruned(weights, score, share), parametrize.cached():
+                rows.append({"criterion": criterion, "share": share, "mrr@20": subject.ranking(model)})
+            counter()
+    return {"rows": rows}
+
+
+PIECES: dict[str, Callable[..., dict[str, Any]]] = {
+    "scores": of_scores,
+    "ablation": of_ablation,
+    "retrain": of_retraining,
+    "l0": of_l0,
+    "curves": of_curves,
+}
+
+
+class _Counter:
+    """Tells of each of `total` things that it is done."""
+
+    def __init__(self, what: str, total: int, tell: Tell) -> None:
+        self.what, self.total, self.tell, self.done = what, total, tell, 0
+        tell(what, 0, total)
+
+    def __call__(self) -> None:
+        self.done += 1
+        self.tell(self.what, self.done, self.total)
+
+
+def seeds_of(group: Path) -> list[int]:
+    """The finished seeds of a group that have a dense model."""
+    is_sparse = folders.group_config(group)["where"] != "none" if "where" in folders.group_config(group) else True
+    dense = folders.MATCHED if is_sparse else folders.FULL
+    return [
+        folders.place_of(run)[1]
+        for run in folders.group_runs(group)
+        if folders.is_done(run) and folders.is_done(folders.run_path(group, folders.place_of(run)[1], dense))
+    ]
+
+
+def dataset_of(data: Dataset) -> Load:
+    """A loader that knows one data set."""
+
+    def load(name: str, data_dir: str | None = None) -> Dataset:
+        return data
+
+    return load

@@ -1,0 +1,146 @@
+"""The loss, the batches and the rankings of a run of ours, as the opinions take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dissect.errors import DivergedError, UsageError
+from dissect.opinions import l0
+from dissect.opinions.criteria import Loss, Report
+from dissect.opinions.tuning import train
+from dissect.runs.config import Config
+from dissect.sparsevd import one_sample
+from dissect.sparsevd.probe import as_before
+from dissect.training.averages import BATCHES, Averages, averages_at
+from dissect.training.evaluation import metrics, scorer
+from dissect.training.loop import ExampleOrder, next_item_loss
+from dissect.training.scoring import ranks_by, score_buffer
+from dissect.training.setup import set_lr
+from models.base import encoded
+from models.batch import Batch, Prefixes
+
+AT_ONCE = 512  # sessions that are ranked together
+# Nats for an open gate. Chosen on planted data that no result is of: at 5, the price of a parameter in the BIC, 0.92 of
+# a useless matrix stayed open, at 40 0.22, at 200 nothing, and the needed ones lost no accuracy (docs/opinions.md).
+L0_WEIGHT = 100.0
+
+
+def loss_of(config: Config, buffer: Tensor | None = None) -> Loss:
+    """The loss that a run of this configuration makes smaller, without the penalty of a sparsifier."""
+
+    def loss(model: Any, batch: Batch) -> Tensor:
+        S = model.item_states()
+        vectors, auxiliary = encoded(model, S, batch)
+        targets, owner = batch.targets, None
+        if model.every_position:
+            vectors, targets, owner = batch.clicks.unpadded(vectors), batch.targets_of_clicks, batch.clicks.owner
+        room = buffer if buffer is not None else score_buffer(len(targets), len(S), vectors.device)
+        total = next_item_loss(model, vectors, S, targets - 1, config, room, owner=owner)
+        for value in auxiliary.values():
+            total = total + value
+        return total
+
+    return loss
+
+
+def examples(prefixes: Prefixes, n: int, seed: int = 0) -> Iterator[Batch]:
+    """n of the prefixes, drawn without replacement, each as a batch of its own."""
+    drawn = torch.randperm(len(prefixes), generator=torch.Generator().manual_seed(seed))[:n]
+    for index in drawn:
+        yield prefixes.batch(index[None])
+
+
+class Ranking:
+    """MRR@20 (percent) of models on some prefixes of unseen sessions: `chosen` ones, or `n` at equal distances."""
+
+    def __init__(self, prefixes: Prefixes, n: int = 0, chosen: Tensor | None = None) -> None:
+        if not len(prefixes):
+            raise UsageError("There is no unseen session to rank.")
+        if chosen is None:
+            count = min(n, len(prefixes)) if n else len(prefixes)
+            chosen = torch.linspace(0, len(prefixes) - 1, count).round().long()
+        self.prefixes, self.chosen = prefixes, prefixes.by_length(chosen)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @torch.inference_mode()
+    def __call__(self, model: Any) -> float:
+        """Raises DivergedError if scores are NaN."""
+        ranks = []
+        with as_before(model), one_sample(model):
+            model.eval()
+            scores_of, _, is_sound = scorer(model)
+            for batch in self.batches():
+                scores, is_finite = scores_of(batch)
+                is_sound = is_sound & is_finite
+                ranks.append(ranks_by(scores, batch.targets - 1, ("best",))[0])
+        if not is_sound:
+            raise DivergedError("The model's scores are no longer numbers: there is nothing to rank by.")
+        return metrics(torch.cat(ranks).cpu().numpy())["mrr@20"]
+
+    def batches(self) -> Iterator[Batch]:
+        """As they are ranked."""
+        for index in self.chosen.split(AT_ONCE):
+            yield self.prefixes.batch(index)
+
+
+def l0_trained(
+    model: Any,
+    config: Config,
+    prefixes: Prefixes,
+    *,
+    seed: int,
+    steps: int,
+    weight: float = L0_WEIGHT,
+    report: Report | None = None,
+) -> Any:
+    """A fresh model trained with L0 gates in place of SparseVD, otherwise as a dissection of `config`.
+
+    The same batches, rates, warm-up of the penalty and averages of the parameters; no shadows and no controls. `weight`
+    is what an open gate costs, in nats over all N examples.
+    """
+    torch.manual_seed(seed)
+    l0.gate(model)
+    order = ExampleOrder(prefixes, config, seed, model.every_position)
+    optimiser = _optimiser(model, config)
+    averages = Averages(model=model)
+
+    warmup = config.kl_warmup * steps  # of the penalty, as that of a KL weight
+
+    def add(step: int) -> None:
+        if averages_at(config, step + 1):
+            averages.add()
+
+    train(
+        model,
+        loss_of(config, score_buffer(order.most_targets, len(model.item_states()), prefixes.device)),
+        (prefixes.batch(order.batch(step)) for step in range(steps)),
+        optimiser,
+        penalty=lambda step: min(1.0, step / warmup if warmup else 1.0) * weight / len(prefixes) * l0.penalty(model),
+        before=lambda step: set_lr(optimiser, config, step, order.steps),
+        after=add,
+        report=report,
+    )
+    averages.settle(model, order.first(BATCHES))
+    model.load_state_dict({name.removeprefix("model."): mean for name, mean in averages.means.items()}, strict=False)
+    return model.eval()
+
+
+def _optimiser(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """Adam in the three groups of a dissection (training/setup.py): decay for what has no gate, and another rate and a
+    smaller epsilon for log alpha.
+    """
+    weights, own = list(l0.sparsified(model).values()), l0.own_parameters(model)
+    apart = {id(parameter) for parameter in (*weights, *own)}
+    host = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
+    groups: list[dict[str, Any]] = [
+        {"params": host, "weight_decay": config.l2, "kind": "host"},
+        {"params": weights, "kind": "penalised"},
+        {"params": own, "eps": 1e-12, "kind": "own"},
+    ]
+    return torch.optim.Adam(groups, lr=config.lr, fused=True)

@@ -1,0 +1,541 @@
+"""Second opinions: each criterion against an independent twin, and the verb on tiny runs."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from click.testing import CliRunner
+from scipy import integrate
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import dissect
+from analyses import opinions as analysis
+from dissect import opinions, sparsevd
+from dissect.cli import main
+from dissect.data import catalog, planted
+from dissect.errors import DataError, UsageError
+from dissect.experiment.opinions import opinions_of
+from dissect.opinions import sessions
+from dissect.opinions.tuning import recovered
+from dissect.runs.config import Config
+from dissect.training.evaluation import evaluate, metrics, prefixes_of
+from figures import opinions as figure
+from models import SRGNN, GRU4Rec
+
+TINY = {"dim": 8, "max_steps": 30, "batch_size": 40, "quiet": True}
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """Fewer batches and examples than a user has: their number is not what is tested."""
+    from dissect.experiment import opinions as experiment
+
+    monkeypatch.setattr(experiment, "BATCHES", 4)
+    monkeypatch.setattr(experiment, "EXAMPLES", 40)
+
+
+def softmax_loss(model, batch):
+    x, y = batch
+    return F.cross_entropy(model(x), y)
+
+
+@pytest.fixture
+def small():
+    """(model, batches) in double precision."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    return model, [(torch.randn(n, 3).double(), torch.randint(2, (n,))) for n in (5, 9)]
+
+
+# --- the weights on trial ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [SRGNN, GRU4Rec])
+def test_matrices_have_the_names_that_sparsevd_gives_them(cls):
+    model = cls(9, 8)
+    found = opinions.matrices(model)
+    sparsevd.sparsify(model)
+    dissected = opinions.matrices(model)
+    assert list(found) == list(sparsevd.sparsified(model)) == list(dissected)
+    assert all(found[name] is dissected[name] for name in found)
+
+
+def test_a_model_without_a_matrix_and_an_unknown_one_are_refused():
+    with pytest.raises(UsageError, match="no weight matrix"):
+        opinions.matrices(nn.Sequential(nn.ReLU(), nn.LayerNorm(3)))
+    with pytest.raises(UsageError, match="no matrix 'two'"):
+        opinions.matrices(nn.Sequential(nn.Linear(2, 2)), ["two"])
+
+
+def test_a_loss_that_is_no_scalar_is_refused(small):
+    model, batches = small
+    weights = opinions.matrices(model)
+    for wrong in (lambda model, batch: model(batch[0]), lambda model, batch: 1.0, lambda model, batch: torch.ones(())):
+        with pytest.raises(UsageError, match="scalar"):
+            opinions.taylor(model, wrong, batches, weights)
+    with pytest.raises(UsageError, match="no batch"):
+        opinions.taylor(model, softmax_loss, [], weights)
+
+
+# --- scores ------------------------------------------------------------------------------------------------
+
+
+def test_magnitude_counts_in_spreads():
+    model = nn.Sequential(nn.Linear(2, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[-3.0, 2.0]]))
+    weights = opinions.matrices(model)
+    assert opinions.magnitude(weights)["0"].tolist() == [[3.0, 2.0]]
+    assert opinions.magnitude(weights, {"0": 0.5})["0"].tolist() == [[6.0, 4.0]]
+
+
+def test_taylor_is_the_first_order_of_what_zeroing_a_weight_costs(small):
+    """Weights so small that the second order vanishes: the difference of the loss itself."""
+    model, batches = small
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e-3)
+    weights = opinions.matrices(model)
+    scores = opinions.taylor(model, softmax_loss, batches, weights)
+    for name, weight in weights.items():
+        for i in range(weight.numel()):
+            flat, changes = weight.data.view(-1), []
+            kept = float(flat[i])
+            for batch in batches:
+                with torch.no_grad():
+                    whole = float(softmax_loss(model, batch))
+                    flat[i] = 0.0
+                    changes.append(abs(float(softmax_loss(model, batch)) - whole))
+                    flat[i] = kept
+            assert float(scores[name].view(-1)[i]) == pytest.approx(np.mean(changes), rel=2e-2, abs=1e-10)
+
+
+def test_fisher_is_that_of_a_loop_over_examples_in_closed_form():
+    """Softmax regression: the gradient of an example is (p - y) x."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(3, 4, bias=False)).double()
+    x, y = torch.randn(6, 3).double(), torch.randint(4, (6,))
+    weights = opinions.matrices(model)
+    found = opinions.fisher(model, softmax_loss, [(x[i : i + 1], y[i : i + 1]) for i in range(6)], weights)["0"]
+    expected = torch.zeros(4, 3).double()
+    for i in range(6):
+        p = torch.softmax(model[0].weight.detach() @ x[i], 0)
+        expected += torch.outer(p - F.one_hot(y[i], 4), x[i]) ** 2 / 6
+    torch.testing.assert_close(found, expected)
+    together = opinions.fisher(model, softmax_loss, [(x, y)], weights)["0"]
+    assert float(together.sum()) < 0.7 * float(found.sum())  # that of a batch is something else
+
+
+def test_scores_leave_the_model_as_it_was_and_see_no_dropout(small):
+    _, batches = small
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.BatchNorm1d(4), nn.Linear(4, 2)).double().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    twice = [opinions.taylor(model, softmax_loss, batches, opinions.matrices(model)) for _ in range(2)]
+    assert all(torch.equal(twice[0][name], twice[1][name]) for name in twice[0])
+    assert model.training and torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("reduced", [0.5, 0.05, 0.001])
+@pytest.mark.parametrize(("mean", "variance", "prior"), [(0.3, 0.2, 1.0), (-1.2, 0.05, 2.0), (0.0, 0.4, 0.5)])
+def test_reduction_is_the_integral(mean, variance, prior, reduced):
+    """log of the mean under q of p~ / p, with scipy's normal densities."""
+
+    def integrand(w):
+        log = -0.5 * ((w - mean) ** 2 / variance + w**2 / reduced - w**2 / prior)
+        return math.exp(log) / math.sqrt(2 * math.pi * variance) * math.sqrt(prior / reduced)
+
+    integral = integrate.quad(integrand, -8, 8, points=[0, mean], limit=500)[0]
+    given = [torch.tensor(value, dtype=torch.float64) for value in (mean, variance, prior)]
+    found = opinions.log_evidence_ratio(*given, reduced=reduced)
+    assert float(found) == pytest.approx(math.log(integral), abs=1e-7)
+
+
+def test_reduction_to_nothing_is_the_limit_and_the_ratio_of_the_densities():
+    m, v, v0 = (torch.tensor(value, dtype=torch.float64) for value in (0.7, 0.1, 1.5))
+    found = float(opinions.log_evidence_ratio(m, v, v0))
+    assert found == pytest.approx(float(opinions.log_evidence_ratio(m, v, v0, reduced=1e-9)), abs=1e-6)
+    normal = torch.distributions.Normal
+    assert found == pytest.approx(float(normal(m, v.sqrt()).log_prob(0 * m) - normal(0 * m, v0.sqrt()).log_prob(0 * m)))
+
+
+def test_reduction_takes_laplaces_posterior():
+    weight, fisher = nn.Parameter(torch.tensor([[0.5, 0.0]])), torch.tensor([[0.02, 0.02]])
+    found = opinions.reduction({"w": weight}, {"w": fisher}, 1000, {"w": 0.25})["w"]
+    precision = 1000 * 0.02 + 16
+    expected = [0.5 * precision * w * w - 0.5 * math.log(precision / 16) for w in (0.5, 0.0)]
+    torch.testing.assert_close(found, torch.tensor([expected]))
+    assert found[0, 0] > 0 > found[0, 1]
+
+
+# --- pruning and ablation ----------------------------------------------------------------------------------
+
+
+def test_pruning_keeps_the_best_of_all_matrices_together(small):
+    model, _ = small
+    weights = opinions.matrices(model)
+    scores = opinions.magnitude(weights)
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    limit = torch.cat([score.flatten() for score in scores.values()]).sort(descending=True).values[4]
+    with opinions.pruned(weights, scores, 0.25) as shares:  # 5 of 20
+        for name, weight in weights.items():
+            expected = torch.where(scores[name] >= limit, before[name], 0.0)
+            torch.testing.assert_close(weight.detach(), expected)
+            assert shares[name] == pytest.approx(float((expected != 0).double().mean()))
+    with pytest.raises(KeyError), opinions.pruned(weights, scores, 0.0):
+        assert not any(bool(weight.any()) for weight in weights.values())
+        raise KeyError
+    assert all(torch.equal(weights[name], before[name]) for name in weights)
+    with pytest.raises(UsageError, match="between 0 and 1"), opinions.pruned(weights, scores, 1.5):
+        pass
+
+
+N, D = 20, 3
+
+
+def rows(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_ablations_of_a_linear_layer_are_plain_loops():
+    model, x = nn.Sequential(nn.Linear(D, 4), nn.Tanh(), nn.Linear(4, 2)), rows(N, D)
+    first, last = model[0], model[2]
+    means = opinions.mean_inputs(model, lambda batch: model(batch), [x[:8], x[8:]], ["0", "2"])
+    hidden = torch.stack([torch.tanh(first(x[i])) for i in range(N)]).detach()
+    torch.testing.assert_close(means["2"], sum(hidden) / N)
+
+    def out(kind):
+        with opinions.ablated(model, ["2"], kind, means):
+            return model(x)
+
+    torch.testing.assert_close(out("zero"), last.bias.expand(N, 2))
+    torch.testing.assert_close(out("mean"), last(hidden.mean(0)).expand(N, 2))
+    for i in range(N):
+        torch.testing.assert_close(out("resample")[i], last(hidden[i - 7]))  # 0.382 x 20 rows away
+    torch.testing.assert_close(model(x), last(hidden))
+    assert not model[0]._forward_pre_hooks and not model[2]._forward_pre_hooks
+
+
+def test_ablations_know_the_two_inputs_of_a_cell():
+    model, x, h = nn.ModuleDict({"cell": nn.GRUCell(D, 4)}), rows(N, D), rows(N, 4, seed=1)
+    cell = model["cell"]
+    means = opinions.mean_inputs(model, lambda batch: cell(*batch), [(x, h)], ["cell.weight_ih", "cell.weight_hh"])
+    torch.testing.assert_close(means, {"cell.weight_ih": x.mean(0), "cell.weight_hh": h.mean(0)})
+    with opinions.ablated(model, ["cell.weight_ih"], "mean", means):
+        out = cell(x, h)
+    torch.testing.assert_close(out, cell(x.mean(0).expand(N, D), h))
+    with opinions.ablated(model, ["cell.weight_hh"], "resample"):
+        out = cell(x, h)
+    torch.testing.assert_close(out, cell(x, h.roll(7, 0)))
+    with opinions.ablated(model, ["cell.weight_hh"], "zero"):
+        assert not cell.weight_hh.any()
+    assert cell.weight_hh.all()
+
+
+def test_ablations_of_recurrent_layers_and_convolutions():
+    gru, x = nn.GRU(D, 4, batch_first=True), rows(N, 6, D)
+    model = nn.ModuleDict({"gru": gru, "conv": nn.Conv1d(D, 4, 2)})
+    padded = x.clone()
+    padded[:, 4:] = 0
+    means = opinions.mean_inputs(model, lambda batch: gru(batch), [padded], ["gru.weight_ih_l0", "gru.weight_hh_l0"])
+    torch.testing.assert_close(means, {"gru.weight_ih_l0": x[:, :4].reshape(-1, D).mean(0)})  # padding does not count
+    with opinions.ablated(model, ["gru.weight_ih_l0"], "resample"):
+        out = gru(x)[0]
+    torch.testing.assert_close(out, gru(x.roll(7, 0))[0])
+    packed = pack_padded_sequence(x, torch.full((N,), 6), batch_first=True)
+    with opinions.ablated(model, ["gru.weight_ih_l0"], "mean", means):
+        out, last = gru(x)[0], gru(packed)[1]
+    constant = means["gru.weight_ih_l0"].expand_as(x)
+    torch.testing.assert_close(out, gru(constant)[0])
+    torch.testing.assert_close(last, gru(constant)[1])
+    with (
+        pytest.raises(ValueError, match="only be zeroed"),
+        opinions.ablated(model, ["gru.weight_hh_l0"], "mean", means),
+    ):
+        pass
+    with pytest.raises(ValueError, match="kind is one of"), opinions.ablated(model, ["conv"], "gone"):
+        pass
+    signal = x.transpose(1, 2)
+    means = opinions.mean_inputs(model, lambda batch: model["conv"](batch), [signal], ["conv"])
+    torch.testing.assert_close(means["conv"][:, 0], x.reshape(-1, D).mean(0))
+    with opinions.ablated(model, ["conv"], "mean", means):
+        out = model["conv"](signal)
+    torch.testing.assert_close(out, model["conv"](x.reshape(-1, D).mean(0)[:, None].expand(N, D, 6)))
+
+
+def test_recovery_trains_all_but_the_part_that_is_zero(small):
+    model, batches = small
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    recovered(model, ["2"], softmax_loss, batches * 20, lr=0.05)
+    assert not model[2].weight.any() and model[2].weight.requires_grad and not model.training
+    assert not torch.equal(model[2].bias, before["2.bias"])
+    shares = torch.cat([y for _, y in batches]).bincount().double() / 14
+    best = -float((shares * shares.log()).sum())  # nothing but the bias is left
+    assert np.average([float(softmax_loss(model, b).detach()) for b in batches], weights=[5, 9]) == pytest.approx(
+        best, abs=0.02
+    )
+
+
+# --- on sessions -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    demo = planted.generate("demo")
+    return dissect.Dataset("tiny", demo.n_items, demo.train.part(0, 300), demo.test.part(0, 100))
+
+
+def config_of(data, **more):
+    return Config("srgnn", data.name, data.split_hash, {"dim": 8}, batch_size=40, **more)
+
+
+def test_the_loss_and_fisher_of_sessions_are_those_of_a_loop(tiny):
+    torch.manual_seed(2)
+    model, prefixes = SRGNN(tiny.n_items, 8), prefixes_of(tiny.test)
+    batch = prefixes.batch(torch.arange(30))
+    loss = sessions.loss_of(config_of(tiny))
+    expected = F.cross_entropy(model.scores(batch), batch.targets - 1)
+    torch.testing.assert_close(loss(model, batch).detach(), expected)
+    weights = opinions.matrices(model, ["gnn.edge_in", "readout.transform"])
+    found = opinions.fisher(model, loss, sessions.examples(prefixes, 12, seed=3), weights)
+    drawn = torch.randperm(len(prefixes), generator=torch.Generator().manual_seed(3))[:12]
+    squares = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for i in drawn:
+        one = prefixes.batch(i[None])
+        S = model.item_states()
+        ce = F.cross_entropy(model.encode(S, one) @ S.t(), one.targets - 1)
+        for name, gradient in zip(weights, torch.autograd.grad(ce, list(weights.values()), allow_unused=True)):
+            squares[name] += 0 if gradient is None else gradient.square() / 12
+    torch.testing.assert_close(found, squares, rtol=1e-4, atol=1e-9)
+
+
+def test_a_ranking_is_that_of_the_house_on_its_prefixes(tiny):
+    torch.manual_seed(3)
+    model, prefixes = SRGNN(tiny.n_items, 8), prefixes_of(tiny.test)
+    ranks = evaluate(model, prefixes)
+    chosen = torch.tensor([5, 1, 40, 17])
+    assert sessions.Ranking(prefixes, chosen=chosen)(model) == pytest.approx(metrics(ranks[chosen])["mrr@20"])
+    assert sessions.Ranking(prefixes)(model) == pytest.approx(metrics(ranks)["mrr@20"])
+    assert len(sessions.Ranking(prefixes, 50)) == 50
+    with pytest.raises(UsageError, match="no unseen session"):
+        sessions.Ranking(prefixes_of(tiny.test.part(0, 0)))
+
+
+def test_the_l0_training_of_sessions_is_reproducible_and_closes_gates(tiny):
+    prefixes = prefixes_of(tiny.train)
+    config = config_of(tiny, max_steps=40, lr=0.05, own_rate=5.0, average=0.3, kl_weight=4.0)
+
+    def trained(weight):
+        torch.manual_seed(0)
+        return sessions.l0_trained(SRGNN(tiny.n_items, 8), config, prefixes, seed=1, steps=40, weight=weight)
+
+    def share(model):
+        return float(torch.cat([each.flatten() for each in opinions.l0.scores(model).values()]).gt(0).float().mean())
+
+    first, again, heavy = trained(1.0), trained(1.0), trained(1e5)
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values()))
+    assert share(heavy) < 0.05 < 0.4 < share(first) and not heavy.training
+
+
+def test_l0_closes_gates_in_a_training_without_sparsevd_too(tiny):
+    config = config_of(tiny, max_steps=30, lr=0.05, own_rate=5.0, where="none")
+    model = sessions.l0_trained(SRGNN(tiny.n_items, 8), config, prefixes_of(tiny.train), seed=1, steps=30, weight=1e5)
+    assert all(bool((score < 0).all()) for score in opinions.l0.scores(model).values())
+
+
+def test_python_shows_the_time_left(capsys):
+    from dissect.group import _telling
+
+    tell = _telling("seed 1")
+    for done in range(3):
+        tell("curves", done, 2)
+    lines = capsys.readouterr().err
+    assert "seed 1: curves 0 of 2   " in lines and "curves 1 of 2, 0:00:00 left" in lines and lines.endswith("\n")
+
+
+def test_the_verb_has_the_default_of_the_library():
+    from dissect.cli.opinions import command
+
+    assert next(each.default for each in command.params if each.name == "l0_weight") == sessions.L0_WEIGHT
+
+
+# --- the verb ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def group(tiny, tmp_path_factory):
+    """Two seeds of SR-GNN, dissected beside the dense model, and what the criteria say of the first."""
+    folder = tmp_path_factory.mktemp("runs")
+    return dissect.run("srgnn", tiny, seeds=(1, 2), runs_dir=folder, **TINY)
+
+
+def invoke(group, tmp_path, *words):
+    data = tmp_path / "data"
+    done = CliRunner().invoke(main, ["opinions", str(group.path), "--data-dir", str(data), *words])
+    assert done.exit_code == 0, done.output
+    return done
+
+
+@pytest.fixture
+def kept(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISSECT_DATA", str(tmp_path / "data"))
+    catalog.save(tiny, tmp_path / "data")
+
+
+def test_the_verb_says_what_each_criterion_says(group, kept, tmp_path):
+    first = invoke(group, tmp_path, "--prefixes", "60", "--retrain", "3", "--l0", "--curves", "--json")
+    told = json.loads(first.stdout)
+    assert {row["seed"] for row in told["matrices"]} == {1, 2} and told["ranked"] <= 60 and told["split"] == "valid"
+    names = set(sparsevd.sparsified(dissected(group)))
+    assert {row["matrix"] for row in told["matrices"]} == names
+    for row in told["matrices"]:
+        assert all(row[name] is not None for name in ("sparsevd", "excess", "l0", "reduction", "fisher", "retrained"))
+    assert {row["criterion"] for row in told["curves"]} >= {"sparsevd", "l0", "magnitude", "random"}
+    record = group.path / "opinions" / "s1.json"
+    before = record.stat().st_mtime_ns
+    again = invoke(
+        group, tmp_path, "--prefixes", "60", "--retrain", "3", "--l0", "--curves", "--out", str(tmp_path / "o")
+    )
+    assert record.stat().st_mtime_ns == before  # nothing is computed twice
+    invoke(group, tmp_path, "--prefixes", "60", "--l0", "--l0-weight", "1e6", "--curves", "--json")
+    pieces = json.loads(record.read_text())["pieces"]
+    assert pieces["l0"]["how"] == {"weight": 1e6} and pieces["curves"]["how"] == {"l0_weight": 1e6}  # not the old curve
+    assert "agree with VD" in again.stdout and "MRR@20 on" in again.stdout
+    assert max(map(len, again.stdout.splitlines())) <= 80
+    written = {path.name for path in (tmp_path / "o").iterdir()}
+    assert {"opinions.png", "opinions.csv", "opinions-matrices.csv", "opinions-agreement.csv"} <= written
+
+
+def dissected(group, seed=1):
+    from dissect.training.rebuild import read_run, rebuild
+
+    return rebuild(read_run(group.path / f"s{seed}"), SRGNN, lambda: None)[0]
+
+
+def test_densities_are_those_of_the_record_and_falls_those_of_a_loop(group, tiny):
+    found = opinions_of(group.path, 2, lambda name, folder: tiny, n=0)
+    density = group.density()
+    last = density[(density["seed"] == 2) & (density["step"] == density["step"].max())].set_index("matrix")["density"]
+    values = found["pieces"]["scores"]["values"]
+    for name, each in values.items():
+        assert each["sparsevd"] == pytest.approx(last[name])
+        assert (
+            each["excess"] == pytest.approx(last[name] - last[f"shadow.{name}"]) if f"shadow.{name}" in last else True
+        )
+    model = dissected(group, 2)
+    from dissect.data.sessions import split_validation
+
+    prefixes = prefixes_of(split_validation(tiny.train, group.config.held_out)[1])
+    whole = metrics(evaluate(model, prefixes))["mrr@20"]
+    with torch.no_grad():
+        model.readout.transform.weight.zero_()
+    left = metrics(evaluate(model, prefixes))["mrr@20"]
+    fall = found["pieces"]["ablation"]["values"]["readout.transform"]["zero (dissected)"]
+    assert fall == pytest.approx(100 * (1 - left / whole), abs=1e-6)
+
+
+def test_from_python_and_of_a_dense_group(tiny, group, tmp_path):
+    found = group.opinions(n=40)
+    assert list(found.matrices["seed"].unique()) == [1, 2] and found.words and found.curves.empty
+    assert found.agreement.loc["sparsevd", "sparsevd"] == pytest.approx(1)
+    for row in (*found.matrices.to_dict("records"), *found.roles.to_dict("records")):
+        assert row["constant"] == min(row["zero"], row["mean"])
+    for role, own in found.matrices[found.matrices["seed"] == 1].groupby("role"):
+        density = found.roles.set_index(["seed", "role"]).loc[(1, role), "sparsevd"]
+        assert density == pytest.approx(np.average(own["sparsevd"], weights=own["size"]))
+    dense = dissect.train("gru4rec", tiny, seeds=(1,), runs_dir=tmp_path, dim=8, max_steps=12, quiet=True)
+    table = dense.opinions(n=40).matrices
+    assert table["sparsevd"].isna().all() and table["magnitude"].notna().all()
+    assert np.isfinite(table.set_index("matrix").loc[table["matrix"].str.contains("_ih").to_numpy(), "mean"]).all()
+
+
+def test_a_group_without_its_dense_model_is_refused(tiny, group, tmp_path):
+    import shutil
+
+    copy = tmp_path / group.path.name
+    shutil.copytree(group.path, copy)
+    shutil.rmtree(copy / "without-sparsevd")
+    shutil.rmtree(copy / "opinions", ignore_errors=True)
+    with pytest.raises(UsageError, match="no finished seed with a dense model"):
+        dissect.open_group(copy).opinions()
+    with pytest.raises(DataError):
+        opinions_of(copy, 1, lambda name, folder: tiny)
+    with pytest.raises(UsageError, match="There are no second opinions"):
+        analysis.opinions(copy)
+    (copy / "opinions").mkdir()
+    (copy / "opinions" / "s1.json").write_text("{")
+    with pytest.raises(DataError):
+        analysis.opinions(copy)
+
+
+# --- what they say -----------------------------------------------------------------------------------------
+
+
+def tables(**columns):
+    """(matrices, roles) of two seeds; four matrices, one for each role."""
+    roles = ["propagation", "attention", "update", "transformation"]
+    usual = {"sparsevd": 0.5, "excess": 0.5, "constant": 10.0, f"constant{analysis.OWN}": 10.0}
+    rows = []
+    for seed in (1, 2):
+        for i, role in enumerate(roles):
+            own = {name: usual[name] for name in usual} | {name: each[i] for name, each in columns.items()}
+            rows.append({"seed": seed, "matrix": role[:4], "role": role, "size": 10, **own})
+    table = pd.DataFrame(rows).reindex(columns=["seed", "matrix", "role", "size", *analysis.CRITERIA])
+    return table, table.drop(columns="matrix")
+
+
+def test_what_speaks_against_sparsevd_comes_first():
+    matrices, roles = tables(
+        sparsevd=[0.01, 0.6, 0.5, 0.08],
+        excess=[0.01, 0.6, 0.5, 0.08],
+        constant=[7.0, 5.0, 6.0, 90.0],
+        magnitude=[3.0, 1.0, 2.0, 4.0],
+        fisher=[1.0, 3.0, 4.0, 0.5],
+        **{f"constant{analysis.OWN}": [0.1, 0.2, 5.0, 40.0]},
+    )
+    words = analysis.in_words(matrices, roles)
+    assert words[0].startswith(
+        "propagation: SparseVD keeps 0.010 of it, but the dense model uses it: MRR@20 falls by 7.0 %"
+    )
+    assert words[1].startswith("attention: SparseVD keeps 0.600 of it, but unseen sessions do not need what it keeps")
+    assert words[2].startswith("tran: sparse and needed. It keeps 0.080")
+    assert words[3] == "Nearest to ablation of the dense model is magnitude (rank correlation 1.00)."
+    assert words[4].startswith("Far from it: SparseVD (-0.80), Fisher (-0.80)")
+    assert len(words) == 5
+
+
+def test_agreement_is_spearmans_of_each_seed():
+    matrices, _ = tables(sparsevd=[1, 2, 3, 4], constant=[1, 2, 4, 3])
+    expected = 1 - 6 * (0 + 0 + 1 + 1) / (4 * 15)
+    assert analysis.agreement(matrices).loc["sparsevd", "constant"] == pytest.approx(expected)
+    matrices["l0"] = [1.0, 2.0, 3.0, 4.0] + [np.nan] * 4  # asked of one seed
+    assert analysis.agreement(matrices).loc["sparsevd", "l0"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("has_curves", [False, True])
+def test_the_figure_is_drawn_with_and_without_curves(has_curves):
+    matrices, _ = tables(sparsevd=[1, 2, 3, 4], constant=[1, 2, 4, 3], magnitude=[2, 1, 3, 4])
+    names = analysis.compared(matrices)
+    order = figure.ranks(matrices.groupby("matrix", sort=False)[names].mean())
+    assert order["sparsevd"].tolist() == [4, 3, 2, 1]
+    curves = pd.DataFrame(
+        [
+            {"criterion": name, "share": share, "mean": 10 * share, "low": 9 * share, "high": 11 * share}
+            for name in ("sparsevd", "random")
+            for share in (0.0, 0.1, 1.0)
+        ]
+        if has_curves
+        else [],
+        columns=["criterion", "share", "mean", "low", "high"],
+    )
+    drawn = figure.draw(order, analysis.agreement(matrices), curves, analysis.WORDS, "a model\nits data")
+    assert len(drawn.axes) == 2 + has_curves
+    words = figure.describe(order, analysis.agreement(matrices), curves, analysis.WORDS, "a model")
+    assert "SparseVD: tran" in words and ("SparseVD 1.00, random 1.00" in words) == has_curves
