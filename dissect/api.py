@@ -8,10 +8,12 @@ Python trained it, nor when.
 from __future__ import annotations
 
 import inspect
+import pickle
 import reprlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -32,11 +34,12 @@ from dissect.experiment.subject import Subject, defaults, find_model
 from dissect.group import Group
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SEEDS, SETTINGS
+from dissect.training.observers import Watched, require_observer
 from dissect.training.record import Observer
 
 Model = str | type[Any]  # a name, "path/to/file.py:ClassName", or a class
 # What is no setting and no option of a model.
-BESIDE = set(inspect.signature(experiment.train).parameters) - {"model", "data", "observe", "say", "settings"}
+BESIDE = set(inspect.signature(experiment.train).parameters) - {"model", "data", "say", "settings"}
 
 
 def _is_whole(value: Any, least: int, most: float = float("inf")) -> bool:
@@ -66,6 +69,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "without": (lambda x: _are(x, lambda role: isinstance(role, str), least=0), "a list of roles"),
     "options": (lambda x: isinstance(x, Mapping), 'a dict of options of the model, such as {"steps": 2}'),
     "jobs": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
+    "observe": (callable, "a class derived from dissect.Observer, or a function that makes an observer from a title"),
     "runs_dir": (_is_place, "the path of a folder"),
     "name": (lambda x: isinstance(x, str), "a text"),
     "init_from": (_is_group, "a group, or the name or path of a group or run"),
@@ -76,7 +80,8 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda x: _is_whole(x, 0), "a whole number"),
     "resamples": (lambda x: _is_whole(x, 100), "a whole number, at least 100"),
 }
-NONE_IS_USUAL = {"epochs", "name", "init_from", "options", "resamples"}  # None says the same as leaving it out
+# None says the same as leaving it out.
+NONE_IS_USUAL = {"epochs", "name", "init_from", "observe", "options", "resamples"}
 
 
 def _check(given: Mapping[str, Any]) -> None:
@@ -142,7 +147,8 @@ def open_group(name: str | Path, runs_dir: str | Path = "runs", model: Model | N
     `model` is the class of a model of one's own, or its file; it must be the one that the group was trained with.
     """
     _check({"group": name, "runs_dir": runs_dir})
-    path = folders.resolve_group(name, runs_dir)
+    is_run = folders.RUN.fullmatch(Path(name).name) is not None
+    path = folders.group_of(folders.resolve_run(name, runs_dir)) if is_run else folders.resolve_group(name, runs_dir)
     config = folders.group_config(path)
     if model is not None:
         _check({"model": model})
@@ -233,11 +239,17 @@ def _trained(
             f"jobs={arguments['jobs']} needs {subject.name} in a file: other processes do not have this class.",
             'Name the file: "path/to/file.py:ClassName".',
         )
+    given_observer = arguments.pop("observe", None)
+    if given_observer is not None and arguments.get("jobs", 1) > 1 and not _travels(given_observer):
+        raise UsageError(
+            f"jobs={arguments['jobs']} needs the observer in a file: other processes do not have this one.",
+            "Import its class from a file of yours, or leave jobs out.",
+        )
     data = load(data) if isinstance(data, str) else data
     shown = not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)
     with _processor_as_it_was(arguments.get("device", "auto")):
         try:
-            observe = ProgressLine if shown else None
+            observe = partial(_observed, shown, given_observer) if given_observer else ProgressLine if shown else None
             path = experiment.train(subject, data, observe=observe, say=None if quiet else _say, **arguments)
         except FinishedError as error:
             path = error.group
@@ -270,6 +282,20 @@ def _apart(subject: Subject, given: Mapping[str, Any], usual: Mapping[str, Any])
     return {**found, "options": {**dim, **own, **(found["options"] or {})}}
 
 
+def _observed(shown: bool, observe: Callable[[str], Any], title: str) -> Observer:
+    """A user's observer of a run, behind the line of progress if that is shown."""
+    return Watched(*[ProgressLine(title)] * shown, require_observer(observe(title)))
+
+
+def _travels(function: Callable[..., Any]) -> bool:
+    """Whether another process can import a function or class: not if it is local, or stands in a notebook."""
+    try:
+        pickle.dumps(function)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+    return getattr(function, "__module__", "") != "__main__" or hasattr(sys.modules["__main__"], "__file__")
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
@@ -292,7 +318,8 @@ class ProgressLine(Observer):
     """How far a run is, on one line of stderr that is written over."""
 
     def __init__(self, title: str) -> None:
-        self.title, self.steps, self.where, self.accuracy, self.width = title, 0, "", "", 0
+        super().__init__(title)
+        self.steps, self.where, self.accuracy, self.width = 0, "", "", 0
 
     def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
         self.steps = steps

@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": ("dissect.cli.evaluate", "Compute HR and MRR of a trained model on any split."),
     "recommend": ("dissect.cli.recommend", "List the items that a trained model recommends after a session."),
     "plot": ("dissect.cli.plot", "Draw density (the paper's Figures 3 and 4), paths, histograms."),
+    "tensorboard": ("dissect.cli.tensorboard", "Write the records of runs for TensorBoard."),
     "models": ("dissect.cli.models", "List the models, or one model's matrices and their roles."),
     "data": ("dissect.cli.data", "Import, prepare, list and count data sets."),
 }
