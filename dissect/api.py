@@ -95,9 +95,25 @@ def _check(given: Mapping[str, Any]) -> None:
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
-    """A data set by name, as `dissect data list` has them; one whose log is public is fetched if it is not here.
+    """A data set by name; one whose log is public is fetched if it is not here.
 
-    `data_dir` is the folder of the data sets: $DISSECT_DATA, or the user's data folder, unless given.
+    Parameters
+    ----------
+    name : str
+        As `dissect data list` has it.
+    data_dir : str or Path, optional
+        The folder of the data sets: $DISSECT_DATA, or the user's data folder, unless given.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    UsageError
+        There is no data set of that name.
+    DataError
+        It is damaged, or cannot be fetched.
     """
     _check({"data": name})
     return bring.load(name, data_dir, say=_say)
@@ -106,16 +122,37 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
 def train(model: Model, data: Dataset | str, *, seeds: Sequence[int] = (1,), quiet: bool = False, **more: Any) -> Group:
     """Train a model as it is, like `dissect train`: each seed reports the epoch that is best on validation.
 
-    model     a name of `dissect models`, "path/to/file.py:ClassName", or a class that keeps the contract of
-              models/base.py
-    data      a data set, or its name
-    more      settings (fields of Config: lr, batch_size, max_steps, ...) and options of the model (dim, steps, ...)
-              alike; beside them epochs, without, preset, init_from (a dense group or run), refit, jobs, device,
-              runs_dir, name, force. `options={"lr": 3}` is for an option that is called like one of these
-    quiet     no progress and no notes on stderr
+    The same call again continues a run that was stopped, and trains nothing twice.
 
-    The same call again continues a run that was stopped, and trains nothing twice. Raises UsageError for names and
-    values that do not exist or fit.
+    Parameters
+    ----------
+    model : str or class
+        A name of `dissect models`, "path/to/file.py:ClassName", or a class that keeps the contract of models/base.py.
+    data : Dataset or str
+        A data set, or its name.
+    seeds : sequence of int
+        Each is trained into a run folder of its own.
+    quiet : bool
+        No progress and no notes on stderr.
+    **more
+        Settings (fields of `Config`: lr, batch_size, max_steps, ...) and options of the model (dim, steps, ...) alike;
+        beside them epochs, without, preset, init_from (a dense group or run), refit, jobs, device, runs_dir, name,
+        force, and observe (a class derived from `Observer`). `options={"lr": 3}` is for an option that is called like
+        one of these.
+
+    Returns
+    -------
+    Group
+        What was trained.
+
+    Raises
+    ------
+    UsageError
+        A name or value does not exist or fit; nothing is written.
+    DivergedError
+        The loss became NaN or infinite.
+    Interrupted
+        A signal came; a checkpoint is written.
     """
     return _trained(model, data, {**more, "seeds": seeds}, DENSE, quiet)
 
@@ -131,8 +168,26 @@ def run(
 ) -> Group:
     """Dissect a model, like `dissect run`: train it with SparseVD, beside it without, and judge.
 
-    The arguments are those of `train`, and the settings of SparseVD: where, kl_weight, kl_warmup, threshold, ...
-    `literal` begins with the published settings of SparseVD, not with the calibrated ones (docs/method.md).
+    Parameters
+    ----------
+    model, data, seeds, quiet
+        Those of `train`. A verdict needs three seeds.
+    literal : bool
+        Begin with the published settings of SparseVD, not with the calibrated ones (docs/method.md).
+    **more
+        That of `train`, and the settings of SparseVD: where, kl_weight, kl_warmup, threshold, ...
+
+    Returns
+    -------
+    Group
+        What was trained; its folder has the verdict.
+
+    Raises
+    ------
+    UsageError
+        As `train`, and for a model that has no weight matrix.
+    DivergedError, Interrupted
+        As `train`.
     """
     _check({"model": model})
     find_model(model).require_weights()
@@ -142,9 +197,27 @@ def run(
 
 
 def open_group(name: str | Path, runs_dir: str | Path = "runs", model: Model | None = None) -> Group:
-    """A group that was trained before, by its path, its name, or the beginning of its name.
+    """A group that was trained before.
 
-    `model` is the class of a model of one's own, or its file; it must be the one that the group was trained with.
+    Parameters
+    ----------
+    name : str or Path
+        Its path, its name, the beginning of its name, or the path of one of its runs.
+    runs_dir : str or Path
+        Where names are looked up.
+    model : class or str, optional
+        The class of a model of one's own, or its file; the one that the group was trained with.
+
+    Returns
+    -------
+    Group
+
+    Raises
+    ------
+    UsageError
+        No group, or several, fit the name.
+    DataError
+        Its records are damaged, or `model` is another one.
     """
     _check({"group": name, "runs_dir": runs_dir})
     is_run = folders.RUN.fullmatch(Path(name).name) is not None
@@ -159,11 +232,32 @@ def open_group(name: str | Path, runs_dir: str | Path = "runs", model: Model | N
 def compare(
     groups: Sequence[Group | str | Path], pairs: bool = False, *, runs_dir: str | Path = "runs", **more: Any
 ) -> pd.DataFrame:
-    """Groups on one data set side by side, like `dissect compare`: means over seeds, best MRR@20 first.
+    """Groups on one data set side by side, like `dissect compare`.
 
-    With `pairs`, every pair of rows instead: the difference in percentage points with its interval, and p by the
-    bootstrap and by the t-test, before and after Holm's correction. `more` are resamples and seed. Notes for the
-    reader are in `.attrs["notes"]`.
+    Parameters
+    ----------
+    groups : sequence of Group, str or Path
+        Groups, or their names or paths.
+    pairs : bool
+        Return the tests of every pair of rows, not the rows.
+    runs_dir : str or Path
+        Where names are looked up.
+    **more
+        resamples (of the bootstrap, at least 100) and seed (of its random numbers).
+
+    Returns
+    -------
+    DataFrame
+        Means over seeds (percent), best MRR@20 first. With `pairs` the difference of each pair in percentage points,
+        its interval, and p by the bootstrap and by the t-test, before and after Holm's correction. Notes for the reader
+        are in `.attrs["notes"]`.
+
+    Raises
+    ------
+    UsageError
+        A group is not there, or an argument does not exist or fit.
+    DataError
+        All records are damaged.
     """
     for argument in more.keys() - {"resamples", "seed"}:
         raise unknown("argument of dissect.compare", argument, ("pairs", "resamples", "runs_dir", "seed"))
@@ -184,11 +278,37 @@ def recommend(
     device: str = "auto",
     runs_dir: str | Path = "runs",
 ) -> pd.DataFrame:
-    """The k items with the highest scores after each session, like `dissect recommend`; `unseen` leaves out its own.
+    """The items with the highest scores after each session, like `dissect recommend`.
 
-    A session has item numbers, or identifiers as texts. `group` may be the path of a run; of a group with several seeds
-    `seed` names the one. Columns: session (from 0), rank, item, identifier (if the data set has them), score,
-    probability (of the softmax over the catalogue; a baseline has none).
+    Parameters
+    ----------
+    group : Group, str or Path
+        A group, or the name or path of a group or of a run.
+    sessions : sequence of sequences
+        Each has item numbers from 1 on, or identifiers as texts, in the order of the clicks.
+    k : int
+        How many items.
+    unseen : bool
+        Leave out the items of the session itself.
+    seed : int, optional
+        Names the run, in a group with several seeds.
+    device : str
+        "auto", "cpu" or "cuda".
+    runs_dir : str or Path
+        Where names are looked up.
+
+    Returns
+    -------
+    DataFrame
+        session (from 0), rank, item, identifier (if the data set has them), score, probability (of the softmax over the
+        catalogue; a baseline has none).
+
+    Raises
+    ------
+    UsageError
+        An item is unknown, or a session is empty.
+    DataError
+        The run is unfinished or damaged.
     """
     _check({"group": group, "sessions": sessions, "k": k, "runs_dir": runs_dir})
     if seed is not None:
