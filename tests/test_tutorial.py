@@ -40,6 +40,7 @@ def small(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_commands_run_one_after_another(small, monkeypatch):
     monkeypatch.setattr("dissect.data.planted.judged", lambda name: None)  # which tells of the whole data set
     assert len(COMMANDS) >= 14
