@@ -10,11 +10,12 @@ DEMO := OMP_NUM_THREADS=1 $(VENV)/bin/dissect run --runs-dir $(RUNS) --force --d
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint types env format clean
+.PHONY: help demo test lint types docs env format clean
 
 help:
 	@echo "make demo    dissect SR-GNN on built-in data: two verdicts on screen, figures on disk (5 minutes)"
 	@echo "make test    ruff, mypy and pytest, in $(VENV)"
+	@echo "make docs    the Python interface as HTML pages, in build/api, made from the docstrings"
 	@echo "make format  put every file into ruff's format"
 	@echo "make clean   remove what make and the tools made; run folders and data stay"
 
@@ -40,6 +41,9 @@ lint: $(VENV)/installed-test
 
 types: $(VENV)/installed-test
 	$(BIN)/mypy
+
+docs: $(VENV)/installed-test
+	$(BIN)/python docs/build_api.py build/api
 
 format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .

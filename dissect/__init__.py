@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dissect.data.sessions import Dataset, Sessions
     from dissect.group import Group
     from dissect.runs.config import Config
+    from dissect.training.record import Observer
 
 __version__ = "0.1.0"
 command: tuple[str, ...] = ()  # the command line, while one runs
@@ -29,6 +30,7 @@ __all__ = [
     "Config",
     "Dataset",
     "Group",
+    "Observer",
     "Sessions",
     "compare",
     "errors",
@@ -50,6 +52,7 @@ _MODULES = {
     "Config": "dissect.runs.config",
     "Dataset": "dissect.data.sessions",
     "Group": "dissect.group",
+    "Observer": "dissect.training.record",
     "Sessions": "dissect.data.sessions",
     "compare": "dissect.api",
     "errors": "dissect.errors",

@@ -8,6 +8,7 @@ Python trained it, nor when.
 from __future__ import annotations
 
 import inspect
+import pickle
 import reprlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -39,11 +40,12 @@ from dissect.group import Group
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SEEDS, SETTINGS
 from dissect.studied import Studied
+from dissect.training.observers import Watched, require_observer
 from dissect.training.record import Observer
 
 Model = str | type[Any]  # a name, "path/to/file.py:ClassName", or a class
 # What is no setting and no option of a model.
-BESIDE = set(inspect.signature(experiment.train).parameters) - {"model", "data", "observe", "say", "settings"}
+BESIDE = set(inspect.signature(experiment.train).parameters) - {"model", "data", "say", "settings"}
 OF_TUNING = {"trials", "timeout", "sparsevd", "options", "preset", "epochs", "seed", "device", "runs_dir"}
 
 
@@ -74,6 +76,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "without": (lambda x: _are(x, lambda role: isinstance(role, str), least=0), "a list of roles"),
     "options": (lambda x: isinstance(x, Mapping), 'a dict of options of the model, such as {"steps": 2}'),
     "jobs": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
+    "observe": (callable, "a class derived from dissect.Observer, or a function that makes an observer from a title"),
     "runs_dir": (_is_place, "the path of a folder"),
     "name": (lambda x: isinstance(x, str), "a text"),
     "init_from": (_is_group, "a group, or the name or path of a group or run"),
@@ -93,7 +96,18 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "resamples": (lambda x: _is_whole(x, 100), "a whole number, at least 100"),
 }
 # None says the same as leaving it out.
-NONE_IS_USUAL = {"dim", "protocol", "epochs", "name", "init_from", "options", "resamples", "tuned", "timeout"}
+NONE_IS_USUAL = {
+    "dim",
+    "protocol",
+    "epochs",
+    "name",
+    "init_from",
+    "observe",
+    "options",
+    "resamples",
+    "tuned",
+    "timeout",
+}
 
 
 def _check(given: Mapping[str, Any]) -> None:
@@ -107,9 +121,25 @@ def _check(given: Mapping[str, Any]) -> None:
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
-    """A data set by name, as `dissect data list` has them; one whose log is public is fetched if it is not here.
+    """A data set by name; one whose log is public is fetched if it is not here.
 
-    `data_dir` is the folder of the data sets: $DISSECT_DATA, or the user's data folder, unless given.
+    Parameters
+    ----------
+    name : str
+        As `dissect data list` has it.
+    data_dir : str or Path, optional
+        The folder of the data sets: $DISSECT_DATA, or the user's data folder, unless given.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    UsageError
+        There is no data set of that name.
+    DataError
+        It is damaged, or cannot be fetched.
     """
     _check({"data": name})
     return bring.load(name, data_dir, say=_say)
@@ -118,18 +148,38 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
 def train(model: Model, data: Dataset | str, *, seeds: Sequence[int] = (1,), quiet: bool = False, **more: Any) -> Group:
     """Train a model as it is, like `dissect train`: each seed reports the epoch that is best on validation.
 
-    model     a name of `dissect models`, "path/to/file.py:ClassName", or a class that keeps the contract of
-              models/base.py
-    data      a data set, or its name
-    more      settings (fields of Config: lr, batch_size, max_steps, ...) and options of the model (dim, steps, ...)
-              alike; beside them epochs, without, preset, init_from (a dense group or run), refit, jobs, device,
-              runs_dir, name, force, tuned (True, a file, or what `tune` returned: what is given beside it wins) and
-              anyway (tuned settings of another data set). `options={"lr": 3}` is for an option that is called like one
-              of these
-    quiet     no progress and no notes on stderr
+    The same call again continues a run that was stopped, and trains nothing twice.
 
-    The same call again continues a run that was stopped, and trains nothing twice. Raises UsageError for names and
-    values that do not exist or fit.
+    Parameters
+    ----------
+    model : str or class
+        A name of `dissect models`, "path/to/file.py:ClassName", or a class that keeps the contract of models/base.py.
+    data : Dataset or str
+        A data set, or its name.
+    seeds : sequence of int
+        Each is trained into a run folder of its own.
+    quiet : bool
+        No progress and no notes on stderr.
+    **more
+        Settings (fields of `Config`: lr, batch_size, max_steps, ...) and options of the model (dim, steps, ...) alike;
+        beside them epochs, without, preset, init_from (a dense group or run), refit, jobs, device, runs_dir, name,
+        force, tuned (True, a file, or what `tune` returned: what is given beside it wins), anyway (tuned settings of
+        another data set), and observe (a class derived from `Observer`). `options={"lr": 3}` is for an option that is
+        called like one of these.
+
+    Returns
+    -------
+    Group
+        What was trained.
+
+    Raises
+    ------
+    UsageError
+        A name or value does not exist or fit; nothing is written.
+    DivergedError
+        The loss became NaN or infinite.
+    Interrupted
+        A signal came; a checkpoint is written.
     """
     return _trained(model, data, {**more, "seeds": seeds}, DENSE, quiet)
 
@@ -145,8 +195,26 @@ def run(
 ) -> Group:
     """Dissect a model, like `dissect run`: train it with SparseVD, beside it without, and judge.
 
-    The arguments are those of `train`, and the settings of SparseVD: where, kl_weight, kl_warmup, threshold, ...
-    `literal` begins with the published settings of SparseVD, not with the calibrated ones (docs/method.md).
+    Parameters
+    ----------
+    model, data, seeds, quiet
+        Those of `train`. A verdict needs three seeds.
+    literal : bool
+        Begin with the published settings of SparseVD, not with the calibrated ones (docs/method.md).
+    **more
+        That of `train`, and the settings of SparseVD: where, kl_weight, kl_warmup, threshold, ...
+
+    Returns
+    -------
+    Group
+        What was trained; its folder has the verdict.
+
+    Raises
+    ------
+    UsageError
+        As `train`, and for a model that has no weight matrix.
+    DivergedError, Interrupted
+        As `train`.
     """
     _check({"model": model})
     find_model(model).require_weights()
@@ -184,12 +252,31 @@ def tune(
 
 
 def open_group(name: str | Path, runs_dir: str | Path = "runs", model: Model | None = None) -> Group:
-    """A group that was trained before, by its path, its name, or the beginning of its name.
+    """A group that was trained before.
 
-    `model` is the class of a model of one's own, or its file; it must be the one that the group was trained with.
+    Parameters
+    ----------
+    name : str or Path
+        Its path, its name, the beginning of its name, or the path of one of its runs.
+    runs_dir : str or Path
+        Where names are looked up.
+    model : class or str, optional
+        The class of a model of one's own, or its file; the one that the group was trained with.
+
+    Returns
+    -------
+    Group
+
+    Raises
+    ------
+    UsageError
+        No group, or several, fit the name.
+    DataError
+        Its records are damaged, or `model` is another one.
     """
     _check({"group": name, "runs_dir": runs_dir})
-    path = folders.resolve_group(name, runs_dir)
+    is_run = folders.RUN.fullmatch(Path(name).name) is not None
+    path = folders.group_of(folders.resolve_run(name, runs_dir)) if is_run else folders.resolve_group(name, runs_dir)
     config = folders.group_config(path)
     if model is not None:
         _check({"model": model})
@@ -200,11 +287,32 @@ def open_group(name: str | Path, runs_dir: str | Path = "runs", model: Model | N
 def compare(
     groups: Sequence[Group | str | Path], pairs: bool = False, *, runs_dir: str | Path = "runs", **more: Any
 ) -> pd.DataFrame:
-    """Groups on one data set side by side, like `dissect compare`: means over seeds, best MRR@20 first.
+    """Groups on one data set side by side, like `dissect compare`.
 
-    With `pairs`, every pair of rows instead: the difference in percentage points with its interval, and p by the
-    bootstrap and by the t-test, before and after Holm's correction. `more` are resamples and seed. Notes for the
-    reader are in `.attrs["notes"]`.
+    Parameters
+    ----------
+    groups : sequence of Group, str or Path
+        Groups, or their names or paths.
+    pairs : bool
+        Return the tests of every pair of rows, not the rows.
+    runs_dir : str or Path
+        Where names are looked up.
+    **more
+        resamples (of the bootstrap, at least 100) and seed (of its random numbers).
+
+    Returns
+    -------
+    DataFrame
+        Means over seeds (percent), best MRR@20 first. With `pairs` the difference of each pair in percentage points,
+        its interval, and p by the bootstrap and by the t-test, before and after Holm's correction. Notes for the reader
+        are in `.attrs["notes"]`.
+
+    Raises
+    ------
+    UsageError
+        A group is not there, or an argument does not exist or fit.
+    DataError
+        All records are damaged.
     """
     for argument in more.keys() - {"resamples", "seed"}:
         raise unknown("argument of dissect.compare", argument, ("pairs", "resamples", "runs_dir", "seed"))
@@ -287,11 +395,37 @@ def recommend(
     device: str = "auto",
     runs_dir: str | Path = "runs",
 ) -> pd.DataFrame:
-    """The k items with the highest scores after each session, like `dissect recommend`; `unseen` leaves out its own.
+    """The items with the highest scores after each session, like `dissect recommend`.
 
-    A session has item numbers, or identifiers as texts. `group` may be the path of a run; of a group with several seeds
-    `seed` names the one. Columns: session (from 0), rank, item, identifier (if the data set has them), score,
-    probability (of the softmax over the catalogue; a baseline has none).
+    Parameters
+    ----------
+    group : Group, str or Path
+        A group, or the name or path of a group or of a run.
+    sessions : sequence of sequences
+        Each has item numbers from 1 on, or identifiers as texts, in the order of the clicks.
+    k : int
+        How many items.
+    unseen : bool
+        Leave out the items of the session itself.
+    seed : int, optional
+        Names the run, in a group with several seeds.
+    device : str
+        "auto", "cpu" or "cuda".
+    runs_dir : str or Path
+        Where names are looked up.
+
+    Returns
+    -------
+    DataFrame
+        session (from 0), rank, item, identifier (if the data set has them), score, probability (of the softmax over the
+        catalogue; a baseline has none).
+
+    Raises
+    ------
+    UsageError
+        An item is unknown, or a session is empty.
+    DataError
+        The run is unfinished or damaged.
     """
     _check({"group": group, "sessions": sessions, "k": k, "runs_dir": runs_dir})
     if seed is not None:
@@ -386,11 +520,17 @@ def _trained(
             f"jobs={arguments['jobs']} needs {subject.name} in a file: other processes do not have this class.",
             'Name the file: "path/to/file.py:ClassName".',
         )
+    given_observer = arguments.pop("observe", None)
+    if given_observer is not None and arguments.get("jobs", 1) > 1 and not _travels(given_observer):
+        raise UsageError(
+            f"jobs={arguments['jobs']} needs the observer in a file: other processes do not have this one.",
+            "Import its class from a file of yours, or leave jobs out.",
+        )
     data = load(data) if isinstance(data, str) else data
     shown = not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)
     with _processor_as_it_was(arguments.get("device", "auto")):
         try:
-            observe = ProgressLine if shown else None
+            observe = partial(_observed, shown, given_observer) if given_observer else ProgressLine if shown else None
             path = experiment.train(subject, data, observe=observe, say=None if quiet else _say, **arguments)
         except FinishedError as error:
             path = error.group
@@ -429,6 +569,20 @@ def _apart(
     return {**found, "options": {**dim, **own, **(found["options"] or {})}}
 
 
+def _observed(shown: bool, observe: Callable[[str], Any], title: str) -> Observer:
+    """A user's observer of a run, behind the line of progress if that is shown."""
+    return Watched(*[ProgressLine(title)] * shown, require_observer(observe(title)))
+
+
+def _travels(function: Callable[..., Any]) -> bool:
+    """Whether another process can import a function or class: not if it is local, or stands in a notebook."""
+    try:
+        pickle.dumps(function)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+    return getattr(function, "__module__", "") != "__main__" or hasattr(sys.modules["__main__"], "__file__")
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
@@ -451,7 +605,8 @@ class ProgressLine(Observer):
     """How far a run is, on one line of stderr that is written over."""
 
     def __init__(self, title: str) -> None:
-        self.title, self.steps, self.where, self.accuracy, self.width = title, 0, "", "", 0
+        super().__init__(title)
+        self.steps, self.where, self.accuracy, self.width = 0, "", "", 0
 
     def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
         self.steps = steps

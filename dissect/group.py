@@ -41,11 +41,17 @@ CHOICES: dict[str, dict[str, tuple[str, ...]]] = {  # figure -> option -> what i
 class Group:
     """One configuration of a model on a data set, trained with one seed or several: a folder of runs.
 
-    path   the folder, as `dissect train` and `dissect run` make it
-    model  the class of a model of one's own, or its file: only `recommend` needs it
-    data   the data set, if the group was trained just now
+    The tables are of the finished seeds of the full model, or of a `variant` such as "without-propagation". They raise
+    UsageError for a variant that there is not, and DataError where all records are damaged.
 
-    The tables are of the finished seeds of the full model, or of a `variant` such as "without-propagation".
+    Parameters
+    ----------
+    path : Path
+        The folder, as `dissect train` and `dissect run` make it.
+    model : class or str, optional
+        The class of a model of one's own, or its file: only `recommend` needs it.
+    data : Dataset, optional
+        The data set, if the group was trained just now.
     """
 
     path: Path
@@ -69,19 +75,23 @@ class Group:
         return folders.variants(self.path)
 
     def runs(self, variant: str = folders.FULL) -> list[Path]:
-        """The folders of the finished seeds, by seed. Raises UsageError for a variant that there is not."""
+        """The folders of the finished seeds of a `variant`, by seed. Raises UsageError if there is no such variant."""
         if variant not in (known := dict.fromkeys((folders.FULL, *self.variants))):
             raise unknown(f"variant in {self.path.name}", variant, known)
         return [run for run in folders.group_runs(self.path, variant) if folders.is_done(run)]
 
     def summaries(self, variant: str = folders.FULL) -> list[dict[str, Any]]:
-        """What each finished seed wrote at its end (summary.json): accuracy, checks, time, the epoch chosen."""
+        """What each finished seed of a `variant` wrote at its end (summary.json): accuracy, checks, time, the epoch."""
         return [folders.read_summary(run) for run in self.runs(variant)]
 
     def metrics(self, variant: str = folders.FULL) -> pd.DataFrame:
-        """Accuracy at the epoch that each seed reports, in percent; a row for each seed and split.
+        """Accuracy at the epoch that each seed of a `variant` reports, in percent.
 
-        Columns: seed, variant, split (test, valid), epoch, hr@5, hr@10, hr@20, mrr@5, mrr@10, mrr@20.
+        Returns
+        -------
+        DataFrame
+            A row for each seed and split: seed, variant, split (test, valid), epoch, hr@5, hr@10, hr@20, mrr@5, mrr@10,
+            mrr@20.
         """
         rows = [
             {"seed": of["seed"], "variant": variant, "split": split, "epoch": of["selected"]["epoch"], **of[split]}
@@ -92,9 +102,27 @@ class Group:
         return pd.DataFrame(rows)
 
     def ranks(self, split: str = "test", variant: str = folders.FULL) -> pd.DataFrame:
-        """The rank of the item that was clicked next, from 1 on; a row for each seed and prefix.
+        """The rank of the item that was clicked next, from 1 on.
 
-        Columns: seed, session (from 0, in the order of the split), length (clicks of the prefix), target (item), rank.
+        Parameters
+        ----------
+        split : str
+            "test" or "valid".
+        variant : str
+            One of `variants`.
+
+        Returns
+        -------
+        DataFrame
+            A row for each seed and prefix: seed, session (from 0, in the order of the split), length (clicks of the
+            prefix), target (item), rank.
+
+        Raises
+        ------
+        UsageError
+            There is no such split or variant.
+        DataError
+            Ranks are missing or damaged.
         """
         if split not in ("test", "valid"):
             raise unknown("split", split, ("test", "valid"))
@@ -107,21 +135,42 @@ class Group:
         return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
     def training(self, variant: str = folders.FULL) -> pd.DataFrame:
-        """How loss and accuracy went; a row for each seed, curve, split and step.
+        """How loss and accuracy of a `variant` went.
 
-        Columns: seed, curve (loss in nats, HR@20 and MRR@20 in percent), split (train, valid, test), step, epoch,
-        minutes (in training steps, without evaluation), value.
+        Returns
+        -------
+        DataFrame
+            A row for each seed, curve, split and step: seed, curve (loss in nats, HR@20 and MRR@20 in percent), split
+            (train, valid, test), step, epoch, minutes (in training steps, without evaluation), value.
         """
         return training_table(self.path, variant)
 
     def density(
         self, variant: str = folders.FULL, threshold: float | None = None, blocks: bool = False
     ) -> pd.DataFrame:
-        """How many weights each matrix keeps; a row for each seed, measurement and matrix. Of `dissect.run` only.
+        """How many weights each matrix keeps. Of `dissect.run` only.
 
-        Columns: seed, step, epoch, matrix, role, module, kept (weights with log alpha below the threshold), size
-        (weights in all), density (kept / size). `threshold` is the group's unless given; with `blocks` the parts of
-        matrices have rows too (the gates of a GRU: column block, "" for the whole).
+        Parameters
+        ----------
+        variant : str
+            One of `variants`.
+        threshold : float, optional
+            Of log alpha; the group's unless given.
+        blocks : bool
+            Rows for the parts of matrices too (the gates of a GRU: column block, "" for the whole).
+
+        Returns
+        -------
+        DataFrame
+            A row for each seed, measurement and matrix: seed, step, epoch, matrix, role, module, kept (weights with log
+            alpha below the threshold), size (weights in all), density (kept / size).
+
+        Raises
+        ------
+        UsageError
+            There is no such variant, or no counts at this threshold.
+        DataError
+            Nothing was recorded, or all is damaged.
         """
         found = density_table(self.path, variant)
         counts = f"kept {key(self.config.threshold if threshold is None else threshold)}"
@@ -133,7 +182,15 @@ class Group:
         return table[names] if blocks else table[table["block"] == ""][names].reset_index(drop=True)
 
     def verdict(self) -> dict[str, Any]:
-        """The answers of `dissect verdict`, with reasons, also written to verdict.json. Of `dissect.run` only."""
+        """The answers of `dissect verdict`, with reasons, also written to verdict.json. Of `dissect.run` only.
+
+        Raises
+        ------
+        UsageError
+            The group was made by `dissect.train`.
+        DataError
+            No seed is finished, or all records are damaged.
+        """
         config = self.config
         if not config.has_verdict:
             raise UsageError(f"{self.path.name} was made by train: a verdict is on what run has trained to its end.")
@@ -158,11 +215,27 @@ class Group:
         return opinions(self.path)
 
     def figure(self, kind: str, **options: Any) -> Figure:
-        """A figure of `dissect plot`, not registered with pyplot: density, heatmap, histogram, path or training.
+        """A figure of `dissect plot`, not registered with pyplot.
 
-        `options` are those of the command: module, x, threshold, measure, tau and variant of a density (without a
-        module, the first that has one), and beside, a second group to its right; threshold, measure, tau and variant of
-        a heatmap; threshold of a histogram; by and threshold of a path; by and variants of a training.
+        Parameters
+        ----------
+        kind : str
+            density, heatmap, histogram, path or training.
+        **options
+            Those of the command: module, x, threshold, measure, tau and variant of a density (without a module, the
+            first that has one), and beside, a second group to its right; threshold, measure, tau and variant of a
+            heatmap; threshold of a histogram; by and threshold of a path; by and variants of a training.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        UsageError
+            There is no such figure, option or value, or nothing to draw.
+        DataError
+            All records are damaged.
         """
         kinds = [name for name in drawing.FIGURES if name != "data"]
         if kind not in kinds:

@@ -105,7 +105,7 @@ class SessionModel(nn.Module):
     def item_states(self) -> Tensor:
         """Abstract. A subclass returns the item table S, float [V, D]: item i is row i - 1; padding has no row.
 
-        S is a parameter or computed from one, once a step.
+        S is a parameter or computed from one, once a step. Raises NotImplementedError if a subclass lacks it.
         """
         raise NotImplementedError(f"{type(self).__name__} must define item_states()")
 
@@ -119,7 +119,7 @@ class SessionModel(nn.Module):
         The vectors are float [B, D], with the D of `candidates`; [B, L, D] with `every_position`. The losses are
         scalars by name, each added to the cross-entropy. Padding and the other sessions must not change a vector. With
         `every_position` a vector must not depend on later clicks, which hold its target: it is the last vector of the
-        session that ends at its position.
+        session that ends at its position. Raises NotImplementedError if a subclass lacks it.
         """
         raise NotImplementedError(f"{type(self).__name__} must define encode()")
 
@@ -139,7 +139,7 @@ class SessionModel(nn.Module):
 
     @torch.no_grad()
     def scores(self, batch: Batch) -> Tensor:
-        """The score of each item after each session, [B, V]."""
+        """The score of each item after each session of the batch, [B, V]."""
         S = self.item_states()
         matrix, bias = catalogue(self, S)
         scores = session_vectors(self, S, batch) @ matrix.t()
@@ -152,13 +152,13 @@ def prepares(model: Any) -> bool:
 
 
 def encoded(model: Any, S: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """(vectors, auxiliary losses) of a model, whether or not it has such losses."""
+    """(vectors, auxiliary losses) of a model for its table S [V, D] and a batch, whether or not it has such losses."""
     answer = model.encode(S, batch)
     return answer if isinstance(answer, tuple) else (answer, {})
 
 
 def session_vectors(model: Any, S: Tensor, batch: Batch) -> Tensor:
-    """The vectors [B, D] at the ends of the sessions."""
+    """The vectors [B, D] of a model, with its table S [V, D], at the ends of the sessions of a batch."""
     vectors = encoded(model, S, batch)[0]
     if vectors.dim() == 2:
         return vectors
@@ -188,7 +188,7 @@ _sparse = False
 
 
 def lookup(S: Tensor, ids: Tensor) -> Tensor:
-    """Rows [..., D] of the table for item numbers `ids` [...] from 1 on."""
+    """Rows [..., D] of the table S [V, D] for item numbers `ids` [...] from 1 on."""
     return F.embedding(ids - 1, S, sparse=_sparse)
 
 
@@ -204,12 +204,12 @@ def sparse_lookups() -> Iterator[None]:
 
 
 def inside(name: str, matrices: Mapping[str, Matrix]) -> dict[str, Matrix]:
-    """The matrices of a part of a model, under their names in the whole model."""
+    """The `matrices` of the part `name` of a model, under their names in the whole model."""
     return {f"{name}.{inner}": matrix for inner, matrix in matrices.items()}
 
 
 def with_current_names(cls: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of an earlier version of a model class, with the present names of its parameters."""
+    """The `weights` (a state dict) of an earlier version of a model class, with the present names of its parameters."""
 
     def current(name: str) -> str:
         for old, new in getattr(cls, "older_names", {}).items():
@@ -221,7 +221,7 @@ def with_current_names(cls: Any, weights: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def init_uniform(module: nn.Module, dim: int) -> None:
-    """Every parameter from U(-1/sqrt(D), 1/sqrt(D)), biases too, as is usual in this field."""
+    """Every parameter of a module from U(-1/sqrt(D), 1/sqrt(D)), D = `dim`, biases too, as is usual in this field."""
     bound = dim**-0.5
     with torch.no_grad():
         for parameter in module.parameters():

@@ -27,6 +27,7 @@ COMMANDS = {
     "report": ("dissect.cli.report", "Write one page of HTML about groups and studies, to hand around."),
     "export": ("dissect.cli.export", "Write a trained model without its pruned rows and columns."),
     "plot": ("dissect.cli.plot", "Draw density (the paper's Figures 3 and 4), paths, histograms."),
+    "tensorboard": ("dissect.cli.tensorboard", "Write the records of runs for TensorBoard."),
     "models": ("dissect.cli.models", "List the models, or one model's matrices and their roles."),
     "data": ("dissect.cli.data", "Import, prepare, list and count data sets."),
 }

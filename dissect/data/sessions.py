@@ -18,13 +18,20 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Sessions:
-    """S sessions in time order.
+    """S sessions in time order, with C clicks in all.
 
-    items        int32 [C], numbered from 1 (0 pads)
-    offsets      int64 [S + 1], session s is items[offsets[s]:offsets[s + 1]]
-    times        int64 [S] or None, end of each session in Unix seconds
-    users        int64 [S] or None
-    click_times  int64 [C] or None, Unix seconds of each click
+    Parameters
+    ----------
+    items : int32 [C]
+        Numbered from 1 (0 pads).
+    offsets : int64 [S + 1]
+        Session s is items[offsets[s]:offsets[s + 1]].
+    times : int64 [S], optional
+        End of each session in Unix seconds.
+    users : int64 [S], optional
+        The user of each session.
+    click_times : int64 [C], optional
+        Unix seconds of each click.
     """
 
     items: np.ndarray
@@ -35,7 +42,7 @@ class Sessions:
 
     @classmethod
     def from_lists(cls, sessions: Iterable[Sequence[int]]) -> Sessions:
-        """Sessions from lists of item numbers."""
+        """The `sessions` as arrays: each is a list of item numbers from 1 on."""
         lists = list(sessions)
         offsets = np.zeros(len(lists) + 1, np.int64)
         np.cumsum([len(s) for s in lists], out=offsets[1:])
@@ -55,6 +62,7 @@ class Sessions:
 
     @property
     def n_clicks(self) -> int:
+        """Clicks in all, C."""
         return int(self.offsets[-1] - self.offsets[0])
 
     @property
@@ -102,8 +110,18 @@ def require_sound(sessions: Sessions, n_items: int) -> None:
 class Dataset:
     """A train / test split over items 1..n_items, with the record of where it came from.
 
-    identifiers  the source's names of the items [n_items], item i at i - 1, "" if never clicked; None if they are these
-                 numbers
+    Parameters
+    ----------
+    name : str
+        Groups are named after it.
+    n_items : int
+        V, the number of items.
+    train, test : Sessions
+        The two parts.
+    provenance : dict
+        Where it came from and how it was made.
+    identifiers : sequence [n_items], optional
+        The source's names of the items, item i at i - 1, "" if never clicked; None if they are these numbers.
     """
 
     name: str

@@ -23,6 +23,7 @@ from dissect.experiment import own_models
 from dissect.runs.config import Config, is_file_name
 from dissect.sparsevd import coverage, shares, sparsify
 from dissect.training import workers
+from dissect.training.observers import is_of_observer
 from dissect.training.setup import require_rows
 from models import MODELS, base, check
 
@@ -258,7 +259,7 @@ def faults_named(subject: Subject, run: Path) -> Iterator[None]:
     except DissectError:
         raise
     except Exception as error:
-        if line := _line_of(error, subject):
+        if not is_of_observer(error) and (line := _line_of(error, subject)):
             raise DissectError(
                 f"{subject.name} raised {type(error).__name__} in training: {error}{line}.",
                 f"The records and checkpoints so far are kept in {run}.",

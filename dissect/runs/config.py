@@ -274,6 +274,7 @@ class Config:
             raise UsageError(f"bpreg={self.bpreg:g} is for loss=bpr-max, not for {self.loss}.")
 
     def to_dict(self) -> dict[str, Any]:
+        """All fields by name; those of the model are in `model_options`."""
         return asdict(self)
 
     @property
@@ -304,6 +305,7 @@ class Config:
 
     @property
     def is_sparse(self) -> bool:
+        """Whether it trains with SparseVD."""
         return self.where != "none"
 
     @property

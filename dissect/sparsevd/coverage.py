@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 def declared_for(matrix: str, declared: Mapping[str, Any]) -> Any | None:
-    """The declaration of a matrix, by its name in `sparsified`: a layer, or a weight of a layer that has several."""
+    """What is `declared` of a matrix, by its name in `sparsified`: a layer, or a weight of a layer that has several."""
     name = nearest(f"{matrix}.weight", declared)
     return None if name is None else declared[name]
 
@@ -30,13 +30,23 @@ def declared_for(matrix: str, declared: Mapping[str, Any]) -> Any | None:
 def coverage(model: nn.Module, declared: Mapping[str, Any], left_out: Mapping[str, str], n_items: int) -> list[Row]:
     """What became of each declared name, and of every layer with weight matrices that no name covers.
 
-    declared  by the name of a parameter, of a layer, or of what holds layers: an object with `role` and `module`
-    left_out  as in SparsifyReport
-    n_items   an undeclared table with n_items to n_items + 2 rows is taken as the item embedding and left out
+    Parameters
+    ----------
+    model : nn.Module
+        After `sparsify`.
+    declared : mapping
+        By the name of a parameter, of a layer, or of what holds layers: an object with `role` and `module`.
+    left_out : mapping
+        As in `SparsifyReport`.
+    n_items : int
+        An undeclared table with n_items to n_items + 2 rows is taken as the item embedding and left out.
 
-    Returns a row for each: matrix, declared, role and module ("other" if undeclared), shapes of its weight matrices,
-    numel (their weights), covered (those in SparseVD layers), reason (why the others are not, or empty). A weight with
-    two names counts for the first; under the second it is not covered if the role differs.
+    Returns
+    -------
+    list of dict
+        A row for each: matrix, declared, role and module ("other" if undeclared), shapes of its weight matrices, numel
+        (their weights), covered (those in SparseVD layers), reason (why the others are not, or empty). A weight with
+        two names counts for the first; under the second it is not covered if the role differs.
     """
     covered = {id(weight) for weight in sparsified(model).values()}
     rows: dict[str, Row] = {}
@@ -66,8 +76,8 @@ def coverage(model: nn.Module, declared: Mapping[str, Any], left_out: Mapping[st
 
 
 def shares(rows: Iterable[Row], by: str) -> dict[str, dict[str, Any]]:
-    """For each role or module (`by`): `weights`, how many are `dissected`, their `share`; and by name the `dense` ones:
-    how many `weights`, and the `reason`.
+    """For each role or module (`by`) in rows of `coverage`: `weights`, how many are `dissected`, their `share`; and by
+    name the `dense` ones: how many `weights`, and the `reason`.
     """
     result: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -81,12 +91,15 @@ def shares(rows: Iterable[Row], by: str) -> dict[str, dict[str, Any]]:
 
 
 def is_partial(share: Mapping[str, Any]) -> bool:
-    """Whether some weights are dissected and others are not, by a value of `shares`."""
+    """Whether some weights are dissected and others are not, by a `share` (a value of `shares`)."""
     return 0 < share["dissected"] < share["weights"]
 
 
 def in_words(share: Mapping[str, Any]) -> str:
-    """A value of `shares`: "400 of 1,000 weights are dissected (40.0 %); dense: lstm (no SparseVD layer for LSTM)"."""
+    """A `share` (a value of `shares`) in words.
+
+    "400 of 1,000 weights are dissected (40.0 %); dense: lstm (no SparseVD layer for LSTM)".
+    """
     percent = min(100 * share["share"], 99.9) if share["dissected"] < share["weights"] else 100
     words = f"{share['dissected']:,} of {share['weights']:,} weights are dissected ({percent:.1f} %)"
     by_reason: dict[str, list[str]] = {}

@@ -41,13 +41,21 @@ class _Counts(NamedTuple):
 
 @torch.no_grad()
 def density(model: nn.Module, threshold: float | None = None) -> Any:
-    """Which share of each SparseVD matrix is kept, as a pandas DataFrame: a row a matrix.
+    """Which share of each SparseVD matrix is kept.
 
-    matrix            its name as in `sparsified`
-    kept, size        weights with log alpha below the threshold, and all of them
-    density           kept / size
-    threshold         the layer's, or the one given; another one needs no new training
-    median_log_alpha  far below the threshold most weights are sure, far above it most are noise
+    Parameters
+    ----------
+    model : nn.Module
+        After `sparsify`.
+    threshold : float, optional
+        Of log alpha; that of each layer unless given. Another one needs no new training.
+
+    Returns
+    -------
+    DataFrame
+        A row for each matrix: matrix (its name as in `sparsified`), kept and size (weights with log alpha below the
+        threshold, and all of them), density (kept / size), threshold, median_log_alpha (far below the threshold most
+        weights are sure, far above it most are noise).
     """
     import pandas
 
@@ -70,15 +78,30 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Count the weights of every SparseVD matrix of a model, or of (name, theta, log_sigma2) triples.
 
-    blocks      by matrix, the names of its blocks of rows and of its blocks of columns, of equal size, e.g.
-                {"gate_ih": (("r", "z", "n"), ("in", "out"))}
-    thresholds  more t than THRESHOLDS
-    prior       of the `kl` (nats, summed)
+    Parameters
+    ----------
+    model : nn.Module, or iterable of triples
+        After `sparsify`.
+    blocks : mapping, optional
+        By matrix, the names of its blocks of rows and of its blocks of columns, of equal size, e.g.
+        {"gate_ih": (("r", "z", "n"), ("in", "out"))}.
+    thresholds : sequence of float
+        More t than THRESHOLDS.
+    prior : str
+        Of the `kl`, one of PRIORS.
 
-    Returns for each matrix a row for the whole (block ""), then for each block of rows ("r"), of columns
-    ("in"), and for each crossing ("r/in"): matrix, block, shape, numel, kl, log_alpha_hist (BINS counts
-    between those below and above), kept, theta_abs_gt and theta_gt, each count under its threshold as text.
-    One transfer from the device. Raises UsageError if blocks do not divide a matrix.
+    Returns
+    -------
+    list of dict
+        For each matrix a row for the whole (block ""), then for each block of rows ("r"), of columns ("in"), and for
+        each crossing ("r/in"): matrix, block, shape, numel, kl (nats, summed), log_alpha_hist (BINS counts between
+        those below and above), kept, theta_abs_gt and theta_gt, each count under its threshold as text. One transfer
+        from the device.
+
+    Raises
+    ------
+    UsageError
+        Blocks do not divide a matrix.
     """
     named = list(named_variational(model) if isinstance(model, nn.Module) else model)
     ts = sorted({*THRESHOLDS, *(float(t) for t in thresholds)})

@@ -33,7 +33,7 @@ EPS = 1e-16  # beside theta^2: 0 gives NaN at theta = 0, 1e-8 would cap log alph
 
 
 def log_alpha(theta: Tensor, log_sigma2: Tensor) -> Tensor:
-    """log(sigma^2 / theta^2) per weight, of the shape of theta; finite where its inputs are.
+    """log(sigma^2 / theta^2) of each weight, from `theta` and `log_sigma2`, in the shape of theta; finite where they are.
 
     Where a row or column shares one sigma^2 (log_sigma2 is [rows, 1] or [1, columns]), theta^2 is its mean over that
     row or column: all weights of a group have one alpha, and are kept or pruned together.
@@ -48,7 +48,7 @@ def log_alpha(theta: Tensor, log_sigma2: Tensor) -> Tensor:
 
 
 def kept(log_alpha: Tensor, threshold: float) -> Tensor:
-    """Which weights count as kept, bool of the same shape: log alpha < threshold (a NaN is not kept).
+    """Which weights count as kept, bool of the shape of `log_alpha`: log alpha < threshold (a NaN is not kept).
 
     The one definition behind the masks of the layers, the record, plots and tables.
     """
@@ -56,7 +56,7 @@ def kept(log_alpha: Tensor, threshold: float) -> Tensor:
 
 
 def kept_count(theta: Tensor, log_sigma2: Tensor, threshold: float) -> Tensor:
-    """How many weights are kept: an integer scalar on the device of the weights."""
+    """How many weights of `theta` and `log_sigma2` are kept at a `threshold`: an integer scalar on their device."""
     return kept(log_alpha(theta, log_sigma2), threshold).sum()
 
 
@@ -97,7 +97,7 @@ def kl_per_weight(theta: Tensor, log_sigma2: Tensor, prior: str = "log-uniform")
 
 
 def kl_divergence(theta: Tensor, log_sigma2: Tensor, prior: str = "log-uniform") -> Tensor:
-    """The KL of a whole matrix from `prior`: a sum, never a mean. Raises UsageError for a prior not in PRIORS.
+    """The KL (nats, a sum) of `theta` and `log_sigma2` from `prior`. Raises UsageError for a prior not in PRIORS.
 
     For rows or columns that share sigma^2 that of the ARD prior is exact. The log-uniform one stands for its
     approximation at the group's alpha: the prior factorises over weights, so no group has an alpha by it.

@@ -43,10 +43,23 @@ CONSTANT_LOG_SIGMA2 = -10.0  # initial value for a matrix without spread, for wh
 class VariationalLayer(nn.Module):
     """Base class of the layers. A layer is `class XVD(VariationalLayer, X)` for a dense class X.
 
-    noise      one of NOISES
-    threshold  log alpha from which on a weight counts as pruned
-    unit       one of UNITS: whether weights have a sigma^2 each, or whole rows (outputs) or columns (inputs) one
-    masked     whether evaluation leaves pruned weights out
+    Parameters
+    ----------
+    *args, **kwargs
+        Those of X.
+    noise : str
+        One of NOISES.
+    threshold : float
+        log alpha from which on a weight counts as pruned.
+    log_sigma2 : float, optional
+        Where every log sigma^2 begins; log Var(theta) - 4 of the matrix unless given.
+    unit : str
+        One of UNITS: whether weights have a sigma^2 each, or whole rows (outputs) or columns (inputs) one.
+
+    Attributes
+    ----------
+    masked : bool
+        Whether evaluation leaves pruned weights out.
     """
 
     dense_class: ClassVar[type[nn.Module]]
@@ -84,8 +97,10 @@ class VariationalLayer(nn.Module):
     ) -> Self:
         """A layer with noise, with the dense layer's own Parameters, device, mode and hooks.
 
-        log_sigma2 is the initial value of all log sigma^2; None is log Var(theta) - 4 in each matrix. Frozen weights
-        get a frozen log sigma^2. Raises UsageError for a dense layer of another class or in half precision.
+        `noise` and `threshold` are those of the class; log_sigma2 is the initial value of all log sigma^2; None is
+        log Var(theta) - 4 in each matrix. Frozen weights get a frozen log sigma^2.
+
+        Raises UsageError for a dense layer of another class or in half precision.
         """
         if type(dense) is not cls.dense_class:
             right, given = cls.dense_class.__name__, type(dense).__name__
@@ -340,7 +355,7 @@ def initial_log_sigma2(theta: Tensor) -> float:
 
 @contextmanager
 def one_sample(model: nn.Module) -> Iterator[None]:
-    """Context manager: each matrix has one set of weights, however often its layer is called.
+    """Context manager: each matrix of the model has one set of weights, however often its layer is called.
 
     In training these are one draw for noise = weight: open it for each step, or rows that should see one W see several.
     In evaluation they are the masked theta, computed once for all batches; weights must not change inside. Tied

@@ -30,7 +30,7 @@ def penalty(model: nn.Module, prior: str = "log-uniform") -> Tensor:
 
 @torch.no_grad()
 def scores(model: nn.Module) -> dict[str, Tensor]:
-    """The score of each weight, by the name of its matrix: -log alpha, which is twice the log of |theta| / sigma.
+    """The score of each weight of a model, by matrix: -log alpha, which is twice the log of |theta| / sigma.
 
     A weight is kept if its score is above minus the threshold of log alpha.
     """
@@ -43,7 +43,7 @@ def own_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def sparsified(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weight matrices (theta) that SparseVD covers, by name; weight decay must not touch them either."""
+    """The weight matrices (theta) of a model that SparseVD covers, by name; weight decay must not touch them either."""
     return {name: theta for name, theta, _ in named_variational(model)}
 
 
@@ -109,7 +109,7 @@ def reset_log_sigma2(model: nn.Module) -> None:
 
 @contextmanager
 def unmasked(model: nn.Module) -> Iterator[None]:
-    """Context manager: evaluation uses all weights theta, also those above the threshold."""
+    """Context manager: evaluation of the model uses all weights theta, also those above the threshold."""
     before = [(layer, layer.masked) for _, layer in variational_layers(model)]
     for layer, _ in before:
         layer.masked = False

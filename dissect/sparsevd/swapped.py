@@ -34,7 +34,7 @@ AWAY = 0.382  # of the rows. Layers in a row add their shifts up: no small multi
 def swapped(
     layers: Iterable[nn.Module], of_attention: Mapping[nn.Module, Collection[str]] | None = None
 ) -> Iterator[None]:
-    """Within it, each layer gets the inputs of rows that stand some way off. It draws no random number.
+    """Within it, each of the layers gets the inputs of rows that stand some way off. It draws no random number.
 
     Rows are those of the first dimension, or sequences where the layer says that they come second. A batch of one or
     two rows stays as it is. `of_attention`: for an attention, those of query, key and value that are

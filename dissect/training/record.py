@@ -19,28 +19,94 @@ from models.batch import Prefixes
 
 
 class Observer:
-    """Callbacks for the progress of a run; this base class does nothing."""
+    """What is told about a run while it trains. A class derived from it defines the methods that it needs.
+
+    `dissect.train(..., observe=Mine)` makes one for each run: each seed, and the matched dense model of each. All
+    methods are called in the process that trains the run, between two steps; a slow one slows the training.
+    docs/tracking.md has examples.
+
+    Parameters
+    ----------
+    title : str
+        What is trained, such as "srgnn on demo, seed 1 (1 of 3)".
+    """
+
+    def __init__(self, title: str = "") -> None:
+        self.title = title
 
     def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
-        """A run begins or continues at `step` of `steps`."""
+        """A run begins, or continues.
+
+        Parameters
+        ----------
+        run : Path
+            Its folder. `dissect.open_group(run)` has the configuration.
+        step, steps : int
+            It begins at `step` (0, or that of a checkpoint) of `steps`; 0 for a model without gradients.
+        steps_per_epoch : int
+            `step / steps_per_epoch` is the epoch, from 0.
+        """
 
     def step(self, step: int, loss: float, kl_weight: float, lr: float) -> None:
-        """Called after some steps; `loss` is their mean cross-entropy."""
+        """Some steps are made: about 500 calls in a run.
+
+        Parameters
+        ----------
+        step : int
+            Steps made so far.
+        loss : float
+            Mean cross-entropy (nats) over the steps since the call before, without the KL.
+        kl_weight, lr : float
+            KL weight, which rises during the warm-up, and learning rate of the last of them.
+        """
 
     def density(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """The density of every matrix was measured."""
+        """The density was measured: about 200 calls in a run with SparseVD.
+
+        Parameters
+        ----------
+        step : int
+            Steps made so far.
+        rows : list of dict
+            The lines of density.jsonl of this step, one for each matrix, shadow, control and block
+            (docs/tracking.md lists the fields).
+        """
 
     def evaluating(self, what: str, done: int, total: int) -> None:
-        """An evaluation has ranked `done` of `total` prefixes."""
+        """An evaluation goes on.
+
+        Parameters
+        ----------
+        what : str
+            What is ranked: a split, or a quick check at the end.
+        done, total : int
+            Prefixes ranked so far, and in all.
+        """
 
     def evaluated(self, split: str, step: int, values: dict[str, float]) -> None:
-        """HR and MRR (percent) after `step` steps."""
+        """A split was ranked, at the end of an epoch.
+
+        Parameters
+        ----------
+        split : str
+            "test" or "valid".
+        step : int
+            Steps made so far.
+        values : dict
+            hr@5, hr@10, hr@20, mrr@5, mrr@10, mrr@20, in percent.
+        """
 
     def note(self, text: str) -> None:
-        """Something that a user should know."""
+        """Something that a user should know. It may come before `begin`.
+
+        Parameters
+        ----------
+        text : str
+            A note of one line.
+        """
 
     def end(self) -> None:
-        """The run is over, whatever the reason."""
+        """The run is over: finished, interrupted or failed. The file DONE in its folder tells which."""
 
 
 class Recorder:
