@@ -292,6 +292,9 @@ def test_if_nothing_can_be_read_there_is_no_report(copied, tmp_path):
     assert "Nothing of it can be read" in warned and "config.toml" in warned and not (tmp_path / "r.html").exists()
     report(copied, group.name, other.name, "--out", str(tmp_path / "r.html"))  # the other one can
     assert str(group / "config.toml") in read(tmp_path / "r.html").text
+    (group / "config.toml").unlink()
+    _, warned = report(copied, group.name, "--out", str(tmp_path / "n.html"), code=3)
+    assert "it has no config.toml" in warned
     (group / "config.toml").write_text(text)
     for run in group.rglob("DONE"):
         run.unlink()
@@ -390,6 +393,13 @@ def test_a_study_has_its_question_its_table_and_how_far_it_is(made, tmp_path):
     for part in ("Is <i>it</i> better?", "2 of 3 trainings are finished", EVIL, "popular & in the session"):
         assert part in text
     assert text.count("against the others") == 1
+    ranks = next((made / "runs").glob("spop*/s1/ranks-test-*.npz"))
+    kept = ranks.read_bytes()
+    ranks.write_bytes(b"garbled")
+    report(made, str(mine), *given, "--out", str(tmp_path / "r.html"))
+    text = read(tmp_path / "r.html").text
+    assert "The ranks of 1 of 2 arms of mine can be read" in text and "against the others" not in text
+    ranks.write_bytes(kept)
     report(made, "pop", "--out", str(tmp_path / "pop.html"))  # what a baseline does not have is no damage
     assert "could be read" not in read(tmp_path / "pop.html").text
     _, warned = report(made, "table2", "--dataset", "elsewhere", "--out", str(tmp_path / "no.html"), code=2)

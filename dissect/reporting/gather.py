@@ -97,7 +97,11 @@ def named(names: Sequence[str | Path], runs_dir: str | Path) -> tuple[list[Path]
         known = [group.name for group in folders.find_groups(runs_dir)]
         is_path = any((at / "config.toml").exists() for at in (Path(name), *Path(name).parents, Path(runs_dir) / name))
         if not is_path and not any(other.startswith(Path(name).parts[0]) for other in known):
-            raise unknown("group or study", str(name), [*known, *STUDIES])
+            there = next((path for path in (Path(name), Path(runs_dir) / name) if path.is_dir()), None)
+            if there is None:
+                raise unknown("group or study", str(name), [*known, *STUDIES])
+            groups[there.resolve()] = there  # a group without its configuration: `readable` says so
+            continue
         runs = folders.resolve_runs(name, runs_dir)
         group = folders.group_of(runs[0]) if runs else folders.resolve_group(name, runs_dir)
         groups.setdefault(group.resolve(), group)
