@@ -7,24 +7,20 @@ Python trained it, nor when.
 
 from __future__ import annotations
 
-import inspect
-import pickle
-import reprlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
 from analyses import compare as comparing
 from analyses import study as studying
-from analyses.studies import SCALES, find_study
+from analyses.studies import find_study
+from dissect.arguments import OF_TUNING, Model, apart, check, is_group, numbers, travels
 from dissect.data import bring
 from dissect.data.sessions import Dataset
 from dissect.data.translate import number_by_name
@@ -33,91 +29,16 @@ from dissect.experiment import exported, opened
 from dissect.experiment import train as experiment
 from dissect.experiment import tune as tuning
 from dissect.experiment.recommended import recommended
-from dissect.experiment.subject import Subject, defaults, find_model
+from dissect.experiment.subject import find_model
 from dissect.experiment.train import unsaid
 from dissect.experiment.tuned import Tuning
 from dissect.group import Group
+from dissect.progress import ProgressLine
 from dissect.runs import files, folders
-from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SEEDS, SETTINGS
+from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SEEDS
 from dissect.studied import Studied
 from dissect.training.observers import Watched, require_observer
 from dissect.training.record import Observer
-
-Model = str | type[Any]  # a name, "path/to/file.py:ClassName", or a class
-# What is no setting and no option of a model.
-BESIDE = set(inspect.signature(experiment.train).parameters) - {"model", "data", "say", "settings"}
-OF_TUNING = {"trials", "timeout", "sparsevd", "options", "preset", "epochs", "seed", "device", "runs_dir"}
-
-
-def _is_whole(value: Any, least: int, most: float = float("inf")) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and least <= int(value) <= most
-
-
-def _are(values: Any, is_one: Callable[[Any], bool], least: int = 1) -> bool:
-    """Whether it is a list of such, with `least` of them or more."""
-    is_list = hasattr(values, "__len__") and not isinstance(values, str)
-    return is_list and len(values) >= least and all(map(is_one, values))
-
-
-def _is_place(value: Any) -> bool:
-    return isinstance(value, (str, Path))
-
-
-def _is_group(value: Any) -> bool:
-    return isinstance(value, Group) or _is_place(value)
-
-
-# Argument -> (whether a value is of its kind, that kind in words). Settings and options have their checks elsewhere.
-KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "model": (lambda x: isinstance(x, (str, type)), 'a name, "path/to/file.py:ClassName" or a class'),
-    "data": (lambda x: isinstance(x, (str, Dataset)), "a Dataset, or the name of one"),
-    "seeds": (lambda x: _are(x, lambda seed: _is_whole(seed, 0, 10**9)), "a list of whole numbers, such as (1, 2, 3)"),
-    "epochs": (lambda x: isinstance(x, Real) and not isinstance(x, bool), "a number above 0"),
-    "without": (lambda x: _are(x, lambda role: isinstance(role, str), least=0), "a list of roles"),
-    "options": (lambda x: isinstance(x, Mapping), 'a dict of options of the model, such as {"steps": 2}'),
-    "jobs": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
-    "observe": (callable, "a class derived from dissect.Observer, or a function that makes an observer from a title"),
-    "runs_dir": (_is_place, "the path of a folder"),
-    "name": (lambda x: isinstance(x, str), "a text"),
-    "init_from": (_is_group, "a group, or the name or path of a group or run"),
-    "group": (_is_group, "a group, or the name or path of one"),
-    "groups": (lambda x: _are(x, _is_group), "a list of groups, such as [group, other]"),
-    "sessions": (lambda x: _are(x, lambda _: True, least=0), "a list of sessions, such as [[12, 7]]"),
-    "k": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
-    "seed": (lambda x: _is_whole(x, 0), "a whole number"),
-    "tuned": (lambda x: isinstance(x, (str, Path, bool, Tuning)), "True, what dissect.tune returned, or a file"),
-    "anyway": (lambda x: isinstance(x, bool), "True or False"),
-    "sparsevd": (lambda x: isinstance(x, bool), "True or False"),
-    "trials": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
-    "timeout": (lambda x: isinstance(x, Real) and not isinstance(x, bool), "a number of hours above 0"),
-    "dim": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
-    "scale": (lambda x: x in SCALES, f"one of {', '.join(SCALES)}"),
-    "protocol": (lambda x: x in ("clean", "paper"), "'clean' or 'paper'"),
-    "resamples": (lambda x: _is_whole(x, 100), "a whole number, at least 100"),
-}
-# None says the same as leaving it out.
-NONE_IS_USUAL = {
-    "dim",
-    "protocol",
-    "epochs",
-    "name",
-    "init_from",
-    "observe",
-    "options",
-    "resamples",
-    "tuned",
-    "timeout",
-}
-
-
-def _check(given: Mapping[str, Any]) -> None:
-    """Raises UsageError for an argument that is not of its kind."""
-    for name, value in given.items():
-        if name not in KINDS or (value is None and name in NONE_IS_USUAL):
-            continue
-        is_kind, kind = KINDS[name]
-        if not is_kind(value):
-            raise UsageError(f"{name} is {kind}; it cannot be {reprlib.repr(value)}.")
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
@@ -141,7 +62,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     DataError
         It is damaged, or cannot be fetched.
     """
-    _check({"data": name})
+    check({"data": name})
     return bring.load(name, data_dir, say=_say)
 
 
@@ -216,7 +137,7 @@ def run(
     DivergedError, Interrupted
         As `train`.
     """
-    _check({"model": model})
+    check({"model": model})
     find_model(model).require_weights()
     group = _trained(model, data, {**more, "seeds": seeds}, LITERAL if literal else CALIBRATED, quiet)
     group.verdict()  # the folder has it, as the command leaves it
@@ -242,10 +163,10 @@ def tune(
 
     Raises UsageError for names and values that do not exist or fit, and without Optuna (extra `tune`).
     """
-    _check({"model": model, "data": data})
+    check({"model": model, "data": data})
     subject, usual = find_model(model), CALIBRATED if sparsevd else DENSE
     given = {**more, "trials": trials, "timeout": timeout, "sparsevd": sparsevd}
-    arguments = _apart(subject, given, usual, OF_TUNING)
+    arguments = apart(subject, given, usual, OF_TUNING)
     data = load(data) if isinstance(data, str) else data
     with _processor_as_it_was(arguments.get("device", "auto")):
         return Tuning(tuning.tune(subject, data, say=None if quiet else _say, **arguments))
@@ -274,12 +195,12 @@ def open_group(name: str | Path, runs_dir: str | Path = "runs", model: Model | N
     DataError
         Its records are damaged, or `model` is another one.
     """
-    _check({"group": name, "runs_dir": runs_dir})
+    check({"group": name, "runs_dir": runs_dir})
     is_run = folders.RUN.fullmatch(Path(name).name) is not None
     path = folders.group_of(folders.resolve_run(name, runs_dir)) if is_run else folders.resolve_group(name, runs_dir)
     config = folders.group_config(path)
     if model is not None:
-        _check({"model": model})
+        check({"model": model})
         opened.recorded_model(config["model"], config.get("model_source"), str(path), given=model)
     return Group(path, model)
 
@@ -316,7 +237,7 @@ def compare(
     """
     for argument in more.keys() - {"resamples", "seed"}:
         raise unknown("argument of dissect.compare", argument, ("pairs", "resamples", "runs_dir", "seed"))
-    _check({"groups": groups, "runs_dir": runs_dir, **more})
+    check({"groups": groups, "runs_dir": runs_dir, **more})
     names = [group.path if isinstance(group, Group) else group for group in groups]
     tables = comparing.compare(names, runs_dir, every_pair=pairs, **more)
     parts = [table.pairs if pairs else table.rows for table in tables]
@@ -341,8 +262,8 @@ def report(
     """
     from dissect import reporting
 
-    several: Any = [names] if _is_group(names) else names
-    _check({"groups": several, "runs_dir": runs_dir})
+    several: Any = [names] if is_group(names) else names
+    check({"groups": several, "runs_dir": runs_dir})
     known = ("dataset", "scale", "dim", "epochs", "seeds", "data_dir")
     for argument in of_study.keys() - set(known):
         raise unknown("argument of dissect.report", argument, ("out", "claims", "force", "runs_dir", *known))
@@ -374,9 +295,9 @@ def study(
     `dim`, `epochs` and `seeds` replace those of the scale; protocol="paper" chooses epochs on test, as the paper does.
     Raises UsageError for names and values that do not exist.
     """
-    _check({"name": name, "data": data, "scale": scale, "dim": dim, "epochs": epochs, "runs_dir": runs_dir})
-    _check({} if seeds is None else {"seeds": seeds})
-    _check({"protocol": protocol})
+    check({"name": name, "data": data, "scale": scale, "dim": dim, "epochs": epochs, "runs_dir": runs_dir})
+    check({} if seeds is None else {"seeds": seeds})
+    check({"protocol": protocol})
     found, data = find_study(name), load(data) if isinstance(data, str) else data
     of_protocol = protocol if protocol == "paper" else None
     size = studying.size_of(scale, dim=dim, epochs=epochs, seeds=seeds and tuple(seeds), protocol=of_protocol)
@@ -427,15 +348,15 @@ def recommend(
     DataError
         The run is unfinished or damaged.
     """
-    _check({"group": group, "sessions": sessions, "k": k, "runs_dir": runs_dir})
+    check({"group": group, "sessions": sessions, "k": k, "runs_dir": runs_dir})
     if seed is not None:
-        _check({"seed": seed})
+        check({"seed": seed})
     group = group if isinstance(group, Group) else Group(Path(group))
     where = group.path if seed is None else folders.run_path(group.path, seed)
     record = opened.finished_run(where, runs_dir)
     identifiers = files.read_identifiers(record.group, record.n_items)
     number = number_by_name(identifiers or (), "The group's data set")
-    clicks = [_numbers(session, record.n_items, number) for session in sessions]
+    clicks = [numbers(session, record.n_items, number) for session in sessions]
     if not clicks:
         raise UsageError("There is nothing to recommend.", "Give a session, for example: [[12, 7, 99]]")
 
@@ -471,7 +392,7 @@ def export(
     replaces an export that is in `out`. Of a group with several seeds `seed` names the one. `recommend` takes the
     folder in the place of a group.
     """
-    _check({"group": run, "runs_dir": runs_dir, **({} if seed is None else {"seed": seed})})
+    check({"group": run, "runs_dir": runs_dir, **({} if seed is None else {"seed": seed})})
     group = run if isinstance(run, Group) else Group(Path(run))
     record = opened.finished_run(group.path if seed is None else folders.run_path(group.path, seed), runs_dir)
     say = (lambda text: None) if quiet else _say
@@ -496,32 +417,20 @@ def load_export(folder: str | Path, model: Model | None = None) -> torch.nn.Modu
     return exported.load_export(folder, model)
 
 
-def _numbers(session: Sequence[int | str], n_items: int, number: Mapping[str, int]) -> list[int]:
-    """The item numbers of a session. Raises UsageError for an empty one, or an item that there is not."""
-    if isinstance(session, str) or not hasattr(session, "__len__") or not len(session):
-        raise UsageError(f"A session is a list of items, not {session!r}.", "For example: [[12, 7, 99], [3]]")
-    for item in session:
-        if isinstance(item, str) and item not in number:
-            raise unknown("item", item, number)
-        if not isinstance(item, str) and not (isinstance(item, (int, np.integer)) and 1 <= item <= n_items):
-            raise UsageError(f"There is no item {item!r}.", f"The items are numbered from 1 to {n_items}.")
-    return [number[item] if isinstance(item, str) else int(item) for item in session]
-
-
 def _trained(
     model: Model, data: Dataset | str, given: Mapping[str, Any], usual: Mapping[str, Any], quiet: bool
 ) -> Group:
     """Train with the `usual` settings of a verb, but what is given; on stderr, how far it is, unless `quiet`."""
-    _check({"model": model, "data": data})
+    check({"model": model, "data": data})
     subject = find_model(model)
-    arguments = _apart(subject, given, usual)
+    arguments = apart(subject, given, usual)
     if arguments.get("jobs", 1) > 1 and subject.source and not subject.given:
         raise UsageError(
             f"jobs={arguments['jobs']} needs {subject.name} in a file: other processes do not have this class.",
             'Name the file: "path/to/file.py:ClassName".',
         )
     given_observer = arguments.pop("observe", None)
-    if given_observer is not None and arguments.get("jobs", 1) > 1 and not _travels(given_observer):
+    if given_observer is not None and arguments.get("jobs", 1) > 1 and not travels(given_observer):
         raise UsageError(
             f"jobs={arguments['jobs']} needs the observer in a file: other processes do not have this one.",
             "Import its class from a file of yours, or leave jobs out.",
@@ -537,50 +446,9 @@ def _trained(
     return Group(path, model if subject.source else None, data)
 
 
-def _apart(
-    subject: Subject, given: Mapping[str, Any], usual: Mapping[str, Any], beside: Set[str] = BESIDE
-) -> dict[str, Any]:
-    """The arguments of experiment.train, with the options of the model by themselves; UsageError for an unknown one.
-
-    `beside` are those that are neither settings nor options.
-    """
-    is_dense = usual is DENSE
-    other = {s.name for s in SETTINGS if (s.group == "SparseVD" if is_dense else s.name in ("protocol", "patience"))}
-    options, known = defaults(subject), beside | {s.name for s in SETTINGS} - other
-    own = dict[str, Any]()
-    found: dict[str, Any] = {"usual": usual, "options": {}}
-    for name, value in given.items():
-        if name in known:
-            found[name] = value.path if isinstance(value, (Group, Tuning)) else value  # init_from=group
-        elif name in options:
-            own[name] = value
-        elif name in other:
-            verbs = ("train", "run") if is_dense else ("run", "train")
-            raise UsageError(f"dissect.{verbs[0]} has no setting {name}.", f"dissect.{verbs[1]} has it.")
-        else:
-            raise unknown(f"setting, or option of {subject.name},", name, known | options.keys())
-    for name in {"seeds", "without"} & found.keys():
-        if isinstance(found[name], (int, str)):
-            raise UsageError(f"{name} takes a list, not {found[name]!r}.", f"For example: {name}=[{found[name]!r}]")
-    _check(found)
-    if "seeds" in found:
-        found["seeds"] = [int(seed) for seed in found["seeds"]]  # numpy's too
-    dim = {"dim": own["dim"]} if "dim" in own else {}  # the first, as a command has it
-    return {**found, "options": {**dim, **own, **(found["options"] or {})}}
-
-
 def _observed(shown: bool, observe: Callable[[str], Any], title: str) -> Observer:
     """A user's observer of a run, behind the line of progress if that is shown."""
     return Watched(*[ProgressLine(title)] * shown, require_observer(observe(title)))
-
-
-def _travels(function: Callable[..., Any]) -> bool:
-    """Whether another process can import a function or class: not if it is local, or stands in a notebook."""
-    try:
-        pickle.dumps(function)
-    except (pickle.PicklingError, AttributeError, TypeError):
-        return False
-    return getattr(function, "__module__", "") != "__main__" or hasattr(sys.modules["__main__"], "__file__")
 
 
 def _say(text: str) -> None:
@@ -599,35 +467,3 @@ def _processor_as_it_was(device: str) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
-
-
-class ProgressLine(Observer):
-    """How far a run is, on one line of stderr that is written over."""
-
-    def __init__(self, title: str) -> None:
-        super().__init__(title)
-        self.steps, self.where, self.accuracy, self.width = 0, "", "", 0
-
-    def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
-        self.steps = steps
-
-    def step(self, step: int, loss: float, kl_weight: float, lr: float) -> None:
-        self.where = f"step {step:,} of {self.steps:,}, loss {loss:.3f}"
-        self.show(self.where + self.accuracy)
-
-    def evaluating(self, what: str, done: int, total: int) -> None:
-        self.show(f"ranking {what}, {done:,} of {total:,}")
-
-    def evaluated(self, split: str, step: int, values: dict[str, float]) -> None:
-        self.accuracy = f", {split} HR@20 {values['hr@20']:.2f}, MRR@20 {values['mrr@20']:.2f}"
-
-    def note(self, text: str) -> None:
-        self.show(f"{text}\n")
-
-    def end(self) -> None:
-        self.show(f"{self.where}{self.accuracy}\n")
-
-    def show(self, text: str) -> None:
-        line = f"{self.title}: {text}"
-        print(f"\r{line:{self.width}}", end="", file=sys.stderr, flush=True)
-        self.width = len(line)

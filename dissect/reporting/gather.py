@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 import dissect
-from analyses import compare, paper, study
+from analyses import claims, compare, paper, study
 from analyses.entries import Entry, entry
 from analyses.path import groups_of_path
 from analyses.significance import read_gains
@@ -214,7 +214,8 @@ def of_a_study(
     say(f"study {name}")
     found, data = find_study(name), catalog.load(dataset, data_dir)
     given = {"dim": dim, "epochs": epochs, "seeds": tuple(seeds) or None}
-    todo = study.jobs(found, data, SCALES[scale] | {k: v for k, v in given.items() if v is not None}, runs_dir)
+    size = SCALES[scale] | {k: v for k, v in given.items() if v is not None}
+    todo = claims.jobs_of(found, data, size, runs_dir)
     done = [job for job in todo if job.is_done]
     section: dict[str, Any] = {"name": found.name, "question": found.question, "dataset": data.name, "scale": scale}
     section |= {"means": None, "pairs": None, "notes": [], "status": None, "figures": [], "counts": None}
@@ -223,6 +224,8 @@ def of_a_study(
     section["entries"] = [row for place in places if (row := entry(*place)) is not None]
     if found.shows == "data":
         return section | {"counts": of_data(data)}
+    if found.shows == "claims":
+        return section | {"counts": of_claims(claims.judged(data, size, runs_dir), data.name)}
     try:
         section["status"] = of_status(study.status(todo))
     except DataError as error:
@@ -252,6 +255,23 @@ def of_lines(found: Study, todo: Sequence[study.Job]) -> Drawing:
     axis, last = (found.axis, "") if is_line else ("clicks of the session", f"≥ {study.LONGEST}")
     words = lines.describe(shown, f"{found.name} on {todo[0].plan.data.name}: HR@20", axis)
     return Drawing(found.name, lines.draw(shown, axis, "HR@20 (%)", last), words, pd.DataFrame(shown))
+
+
+def of_claims(judged: pd.DataFrame, dataset: str) -> Table:
+    """Each claim of the paper: what the paper prints, and what the runs say by either protocol."""
+    head = ["claim", "the paper prints", "fair", "measured", "by the paper's protocol", "measured"]
+    cells = [
+        [
+            f"{row['where']}: {row['says']}",
+            row["printed"],
+            row["clean answer"],
+            row["clean measured"],
+            row["paper answer"],
+            row["paper measured"],
+        ]
+        for row in judged.to_dict("records")
+    ]
+    return table(f"The claims of the paper, asked of {dataset}", head, cells)
 
 
 def of_data(data: Any) -> Table:
