@@ -156,12 +156,29 @@ def tune(
 ) -> Tuning:
     """Tune a model on the validation part of a data set, like `dissect tune`: the same call goes on where it stopped.
 
-    trials    settings to try in all; the first is the defaults. `timeout` is in hours: after it no trial begins
-    sparsevd  train with SparseVD, as `run` does; its KL weight is tuned too
-    more      settings and options of the model, which are kept and not searched; beside them epochs, preset, seed (of
-              sampler and trainings), device, runs_dir
+    Parameters
+    ----------
+    model, data, quiet
+        Those of `train`.
+    trials : int
+        Settings to try in all; the first is the defaults.
+    timeout : float, optional
+        Hours after which no trial begins.
+    sparsevd : bool
+        Train with SparseVD, as `run` does; its KL weight is tuned too.
+    **more
+        Settings and options of the model, which are kept and not searched; beside them epochs, preset, seed (of sampler
+        and trainings), device and runs_dir.
 
-    Raises UsageError for names and values that do not exist or fit, and without Optuna (extra `tune`).
+    Returns
+    -------
+    Tuning
+        What was tried and found; `train` and `run` take it as `tuned`.
+
+    Raises
+    ------
+    UsageError
+        A name or value does not exist or fit, or Optuna (extra `tune`) is missing.
     """
     check({"model": model, "data": data})
     subject, usual = find_model(model), CALIBRATED if sparsevd else DENSE
@@ -253,12 +270,34 @@ def report(
     runs_dir: str | Path = "runs",
     **of_study: Any,
 ) -> Path:
-    """Write one page of HTML about groups and studies, like `dissect report`; returns its path.
+    """Write one page of HTML about groups and studies, like `dissect report`.
 
-    `names` are groups, or names of groups and studies. `claims` are sections of your own: dicts with a title, and an
-    answer, a text and a table (a DataFrame) if you like. Of a study: dataset, scale, dim, epochs, seeds and data_dir.
-    Only with `force` a file is overwritten that is no report of dissect. Raises UsageError for what there is not,
-    DataError if nothing of it can be read.
+    Parameters
+    ----------
+    names : Group, str, Path, or a sequence of them
+        Groups, or names of groups and studies.
+    out : str or Path
+        The file to write.
+    claims : sequence of dict
+        Sections of your own: each has a title, and an answer, a text and a table (a DataFrame) if you like.
+    force : bool
+        Overwrite a file that is no report of dissect.
+    runs_dir : str or Path
+        Where names are looked up.
+    **of_study
+        Of a study: dataset, scale, dim, epochs, seeds and data_dir.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    UsageError
+        A name or argument does not exist or fit, or `out` is not ours to overwrite.
+    DataError
+        Nothing of it can be read.
     """
     from dissect import reporting
 
@@ -289,11 +328,33 @@ def study(
     runs_dir: str | Path = "runs",
     quiet: bool = False,
 ) -> Studied:
-    """A table or figure of the paper by its name, or a study of your own (a TOML file), on a data set.
+    """A table or figure of the paper by its name, or a study of your own, on a data set.
 
-    Nothing is trained yet: `.run()` trains what is missing, `.status()`, `.table()` and `.figure()` show what is there.
-    `dim`, `epochs` and `seeds` replace those of the scale; protocol="paper" chooses epochs on test, as the paper does.
-    Raises UsageError for names and values that do not exist.
+    Nothing is trained yet: `.run()` trains what is missing; `.status()`, `.table()` and `.figure()` show what is there.
+
+    Parameters
+    ----------
+    name : str
+        A name of `dissect study list`, or a TOML file.
+    data : Dataset or str
+        A data set, or its name.
+    scale : str
+        quick, eighth or full: width, epochs and seeds.
+    dim, epochs, seeds
+        In place of those of the scale.
+    protocol : str, optional
+        "paper" chooses epochs on test, as the paper does.
+    device, runs_dir, quiet
+        As for `train`.
+
+    Returns
+    -------
+    Studied
+
+    Raises
+    ------
+    UsageError
+        A name or value does not exist or fit.
     """
     check({"name": name, "data": data, "scale": scale, "dim": dim, "epochs": epochs, "runs_dir": runs_dir})
     check({} if seeds is None else {"seeds": seeds})
@@ -385,12 +446,40 @@ def export(
     quiet: bool = False,
     runs_dir: str | Path = "runs",
 ) -> dict[str, Any]:
-    """Write a trained model to the folder `out`, as small as it can be with the same scores, like `dissect export`.
+    """Write a trained model to a folder, as small as it can be with the same scores, like `dissect export`.
 
-    Returns what was left out, with sizes, times and accuracy, as export.json has it (docs/export.md). `item_width`
-    leaves out columns of the item table, too, that no score needs; `onnx` writes model.onnx beside the rest; `force`
-    replaces an export that is in `out`. Of a group with several seeds `seed` names the one. `recommend` takes the
-    folder in the place of a group.
+    Parameters
+    ----------
+    run : Group, str or Path
+        A group, or the name or path of a group or of a run.
+    out : str or Path
+        The folder to write; `recommend` takes it in the place of a group.
+    item_width : bool
+        Leave out columns of the item table, too, that no score needs.
+    onnx : bool
+        Write model.onnx beside the rest.
+    force : bool
+        Replace an export that is in `out`.
+    seed : int, optional
+        Which seed of a group with several.
+    data_dir : str or Path, optional
+        The folder of the data sets.
+    quiet : bool
+        No progress and no notes on stderr.
+    runs_dir : str or Path
+        Where names are looked up.
+
+    Returns
+    -------
+    dict
+        What was left out, with sizes, times and accuracy, as export.json has it (docs/export.md).
+
+    Raises
+    ------
+    UsageError
+        The run is not finished, or `out` is not ours to write.
+    DataError
+        The scores would change, or a record is damaged.
     """
     check({"group": run, "runs_dir": runs_dir, **({} if seed is None else {"seed": seed})})
     group = run if isinstance(run, Group) else Group(Path(run))
@@ -409,10 +498,25 @@ def export(
 
 
 def load_export(folder: str | Path, model: Model | None = None) -> torch.nn.Module:
-    """The model of an export (docs/export.md), on the CPU: a torch.nn.Module, without code from a file.
+    """The model of an export (docs/export.md), on the CPU, without code from a file.
 
-    `scores(batch)` gives the scores [B, V] after the sessions of `models.Batch.of([[12, 7, 99], [3]])`, in which items
-    have the numbers of the data set. `model` is the class of a model of one's own, or its file.
+    Parameters
+    ----------
+    folder : str or Path
+        What `export` wrote.
+    model : class or str, optional
+        The class of a model of one's own, or its file.
+
+    Returns
+    -------
+    torch.nn.Module
+        `scores(batch)` gives the scores [B, V] after the sessions of `models.Batch.of([[12, 7, 99], [3]])`, in which
+        items have the numbers of the data set.
+
+    Raises
+    ------
+    DataError
+        The folder is no export, or is damaged.
     """
     return exported.load_export(folder, model)
 

@@ -33,7 +33,7 @@ EPS = 1e-16  # beside theta^2: 0 gives NaN at theta = 0, 1e-8 would cap log alph
 
 
 def log_alpha(theta: Tensor, log_sigma2: Tensor) -> Tensor:
-    """log(sigma^2 / theta^2) of each weight, from `theta` and `log_sigma2`, in the shape of theta; finite where they are.
+    """log(sigma^2 / theta^2) of each weight, from `theta` and `log_sigma2`; finite where they are.
 
     Where a row or column shares one sigma^2 (log_sigma2 is [rows, 1] or [1, columns]), theta^2 is its mean over that
     row or column: all weights of a group have one alpha, and are kept or pruned together.
