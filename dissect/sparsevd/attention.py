@@ -54,7 +54,7 @@ class MultiheadAttentionVD(VariationalLayer, nn.MultiheadAttention):
         return tuple(f"{part}_proj_weight" for part in PARTS)
 
     def blocks(self, theta_name: str) -> dict[str, tuple[slice, ...]]:
-        """q, k and v, and the rows of each head in them, as "q.head0"; of q_proj_weight and its like, the heads."""
+        """q, k and v, and the rows of each head in them, as "q.head0"; if `theta_name` is one of q, k, v, its heads."""
         D, E, found = self.embed_dim, self.head_dim, dict[str, tuple[slice, ...]]()
         parts = [f"{part}." for part in PARTS] if self._qkv_same_embed_dim else [""]
         for at, part in enumerate(parts):

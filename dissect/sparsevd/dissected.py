@@ -53,6 +53,8 @@ def dissect(
     held_out    batches of unseen data, and score(model, batch) -> a number, the higher the better (accuracy, say).
                 With them a dense model is trained beside each one, and a part is alive only if unseen data need it
     n_examples  the training examples N, by which the KL is divided; counted if not given
+    seeds       one training each; an answer needs three
+    quiet       no progress on stderr
     settings    steps, kl_weight, lr, where, noise, threshold, shadows, prior: fields of `Protocol`
 
     Raises UsageError for a model without a matrix, a loss that is no scalar, batches that can be read only once and
@@ -87,6 +89,7 @@ class Dissected:
     """What came of it. `models` and `shadows` are by seed; a model is in evaluation, its pruned weights masked.
 
     `left_out` has the weights that were not dissected, with the reason. `matched` has the scores of the dense models.
+    `dissect` makes it, from `runs` by seed, their `protocol`, `n_examples`, and `held_out` batches with their `score`.
     """
 
     def __init__(
@@ -131,6 +134,8 @@ class Dissected:
         group                 those of `groups` (see `verdict`) that have a weight of it
         kept, size, density   as in `sparsevd.density`
         shadow                the density of its shadow: what a useless matrix keeps there
+
+        `threshold` of log alpha, in place of that of the training.
         """
         t, rows = self.protocol.threshold if threshold is None else threshold, []
         for seed, run in self.runs.items():
@@ -157,7 +162,10 @@ class Dissected:
         return frame(rows, ["seed", "step", "matrix", "density", "shadow", "loss"])
 
     def scores(self) -> Any:
-        """The score on the held-out batches, as a DataFrame: a row a seed, of the masked model and of the dense one."""
+        """The score on the held-out batches, as a DataFrame: a row a seed, of the masked model and of the dense one.
+
+        Raises UsageError without held-out batches.
+        """
         if self._held_out is None:
             raise UsageError("There is no score without held-out batches.", "Give dissect(..., held_out=, score=).")
         rows = [(seed, self._scored(seed, (), {}), self.matched[seed]) for seed in self.runs]

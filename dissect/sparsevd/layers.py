@@ -97,7 +97,7 @@ class VariationalLayer(nn.Module):
     ) -> Self:
         """A layer with noise, with the dense layer's own Parameters, device, mode and hooks.
 
-        `noise` and `threshold` are those of the class; log_sigma2 is the initial value of all log sigma^2; None is
+        `noise`, `threshold` and `unit` are those of the class; log_sigma2 is the initial value of all log sigma^2; None is
         log Var(theta) - 4 in each matrix. Frozen weights get a frozen log sigma^2.
 
         Raises UsageError for a dense layer of another class or in half precision.
@@ -132,7 +132,7 @@ class VariationalLayer(nn.Module):
         return ("weight",)
 
     def blocks(self, theta_name: str) -> dict[str, tuple[slice, ...]]:
-        """The named parts of a weight matrix, as slices of it: the gates of a GRU, say. They may overlap."""
+        """The named parts of the matrix `theta_name`, as slices of it: the gates of a GRU, say. They may overlap."""
         return {}
 
     def variational(self) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
