@@ -45,7 +45,7 @@ INPUT = {
     "gru": (2, 3, 4),
     "conv of pictures": (2, 4, 3, 4),
     "lstm cell": (2, 4),
-    "lstm": (2, 3, 4),
+    "lstm": (2, 2, 4),
 }
 
 
