@@ -329,7 +329,7 @@ def test_gradcheck_with_fixed_noise(kind: str, noise: str) -> None:
         assert all(layer.get_parameter(name).grad.abs().sum() > 0 for name in names)
     else:
         inputs = (x, *(layer.get_parameter(name) for name in names))
-        assert torch.autograd.gradcheck(function, inputs, fast_mode=kind == "lstm")  # which has 16 parameters
+        assert torch.autograd.gradcheck(function, inputs, fast_mode=kind == "lstm")  # which has 24 parameters
 
 
 @pytest.mark.parametrize("noise", NOISES)
