@@ -29,7 +29,7 @@ from dissect.data import planted
 from dissect.data.sessions import Dataset
 from dissect.data.stats import statistics
 from dissect.errors import DataError, DissectError
-from dissect.experiment.train import Say, unsaid
+from dissect.experiment.plan import Say, unsaid
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, LITERAL, Config
 

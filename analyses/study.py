@@ -22,7 +22,8 @@ from dissect.data.sessions import Dataset
 from dissect.data.stats import statistics
 from dissect.errors import BusyError, DataError, DivergedError, FinishedError, UsageError, unknown
 from dissect.experiment import tuned
-from dissect.experiment.train import Plan, Say, planned, train, unsaid
+from dissect.experiment.plan import Plan, Say, planned, unsaid
+from dissect.experiment.train import train
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SETTINGS
 from dissect.training.evaluation import gains

@@ -28,9 +28,9 @@ from dissect.errors import FinishedError, UsageError, unknown
 from dissect.experiment import exported, opened
 from dissect.experiment import train as experiment
 from dissect.experiment import tune as tuning
+from dissect.experiment.plan import unsaid
 from dissect.experiment.recommended import recommended
 from dissect.experiment.subject import find_model
-from dissect.experiment.train import unsaid
 from dissect.experiment.tuned import Tuning
 from dissect.group import Group
 from dissect.progress import ProgressLine

@@ -18,7 +18,7 @@ from analyses.study import Job
 from dissect import drawing
 from dissect.data.sessions import Dataset
 from dissect.errors import UsageError
-from dissect.experiment.train import Say, unsaid
+from dissect.experiment.plan import Say, unsaid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,7 @@ from analyses.studies import STUDIES, Arm, Study
 from dissect.cli import claims_view
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import UsageError
-from dissect.experiment.train import Plan
+from dissect.experiment.plan import Plan
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, LITERAL, Config
 from dissect.training.evaluation import metrics

@@ -15,8 +15,9 @@ from dissect.data import planted
 from dissect.data.sessions import split_validation
 from dissect.errors import DataError, UsageError
 from dissect.experiment.opened import evaluate, finished_run
+from dissect.experiment.plan import settings_of
 from dissect.experiment.subject import find_model
-from dissect.experiment.train import settings_of, train
+from dissect.experiment.train import train
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, DENSE, LITERAL, SETTINGS, Config
 from dissect.training.record import Observer

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dissect.data.sessions import Dataset, Sessions
+from dissect.experiment.plan import steps_of
 from dissect.experiment.subject import find_model
-from dissect.experiment.train import steps_of
 from dissect.runs.config import Config
 from dissect.training.evaluation import prefixes_of
 from dissect.training.loop import ExampleOrder

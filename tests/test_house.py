@@ -37,7 +37,15 @@ HEAVY = ("torch", "numpy", "pandas", "scipy", "matplotlib", "seaborn")
 
 OTHERS = ("models", "analyses", "figures")
 # The rooms of dissect/ from the ground up: each may import those before it, and no folder lies on a circle.
-MEET = ("drawing", "group", "arguments", "progress", "studied", "reporting", "api")  # where models, tables and figures meet
+MEET = (
+    "drawing",
+    "group",
+    "arguments",
+    "progress",
+    "studied",
+    "reporting",
+    "api",
+)  # where models, tables and figures meet
 FLOORS = ("runs", "sparsevd", "data", "training", "opinions", "experiment", *MEET, "cli")
 # Room -> what it may import beside the standard library and itself; None: any distribution that is not ours.
 ARROWS: dict[str, tuple[str, ...] | None] = {

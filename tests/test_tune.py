@@ -18,9 +18,10 @@ from dissect.data.catalog import save
 from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.errors import DataError, DissectError, DivergedError, UsageError
 from dissect.experiment import trials, tune, tuned
+from dissect.experiment.plan import planned
 from dissect.experiment.subject import defaults, find_model, try_out
 from dissect.experiment.task import Task, task
-from dissect.experiment.train import planned, train
+from dissect.experiment.train import train
 from dissect.experiment.tuned import find, read, read_trials
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, DENSE, SETTINGS

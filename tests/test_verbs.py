@@ -20,7 +20,7 @@ from dissect.cli import live, main
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions, prefix_index
 from dissect.errors import DataError, DissectError, UsageError
-from dissect.experiment.train import longest_prefix
+from dissect.experiment.plan import longest_prefix
 from dissect.runs import files, folders
 from dissect.runs.config import Config
 from dissect.training import loop, recommend

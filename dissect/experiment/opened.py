@@ -15,8 +15,8 @@ from dissect.data.sessions import Dataset, split_validation
 from dissect.data.translate import in_words, is_identity, numbering_of, numbering_of_group, translation
 from dissect.errors import DataError, UsageError, unknown
 from dissect.experiment import exported, own_models
+from dissect.experiment.plan import Say, unsaid, work
 from dissect.experiment.subject import Subject, find_model, require_length, subject_of
-from dissect.experiment.train import Say, unsaid, work
 from dissect.runs import files, folders
 from dissect.runs.config import Config, is_file_name
 from dissect.runs.records import ALSO, METRICS

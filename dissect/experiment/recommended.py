@@ -12,7 +12,7 @@ from dissect.data.sessions import Dataset
 from dissect.data.translate import number_by_name
 from dissect.errors import DataError, UsageError
 from dissect.experiment.opened import trained_model
-from dissect.experiment.train import Say
+from dissect.experiment.plan import Say
 from dissect.training.rebuild import Recorded
 from dissect.training.recommend import Recommended, recommend
 

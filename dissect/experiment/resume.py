@@ -11,8 +11,9 @@ from typing import Any
 from dissect.data.sessions import Dataset
 from dissect.errors import DataError, UsageError
 from dissect.experiment.opened import Load, data_of, model_of
+from dissect.experiment.plan import Plan, starting_weights
 from dissect.experiment.subject import Subject
-from dissect.experiment.train import Manner, Plan, starting_weights, train_seeds
+from dissect.experiment.train import Manner, train_seeds
 from dissect.runs import folders
 from dissect.runs.config import SEEDS
 from dissect.training.rebuild import Recorded, read_run, roles_without

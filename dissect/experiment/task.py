@@ -18,8 +18,8 @@ import torch
 from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import UsageError, unknown
 from dissect.experiment import tuned
+from dissect.experiment.plan import Plan, Say, planned, suits, unsaid
 from dissect.experiment.subject import PROBE_ITEMS, Subject, defaults, find_model, try_on
-from dissect.experiment.train import Plan, Say, planned, suits, unsaid
 from dissect.runs.config import CALIBRATED, DENSE, SETTINGS, Config
 from dissect.text import as_name
 from models.search import SPARSE, TRAINED, Choice, Space

@@ -20,9 +20,10 @@ import dissect
 from dissect.data.sessions import Dataset
 from dissect.errors import DissectError, UsageError
 from dissect.experiment import tuned
+from dissect.experiment.plan import Say, unsaid, work
 from dissect.experiment.subject import Subject, defaults
 from dissect.experiment.task import Task, task
-from dissect.experiment.train import Say, unobserved, unsaid, work
+from dissect.experiment.train import unobserved
 from dissect.experiment.trials import alone, opened, perform, take
 from dissect.runs import files
 from dissect.runs.config import SETTINGS

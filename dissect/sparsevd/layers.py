@@ -97,8 +97,8 @@ class VariationalLayer(nn.Module):
     ) -> Self:
         """A layer with noise, with the dense layer's own Parameters, device, mode and hooks.
 
-        `noise`, `threshold` and `unit` are those of the class; log_sigma2 is the initial value of all log sigma^2; None is
-        log Var(theta) - 4 in each matrix. Frozen weights get a frozen log sigma^2.
+        `noise`, `threshold` and `unit` are those of the class. log_sigma2 is the initial value of all log sigma^2; None
+        is log Var(theta) - 4 in each matrix. Frozen weights get a frozen log sigma^2.
 
         Raises UsageError for a dense layer of another class or in half precision.
         """
