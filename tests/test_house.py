@@ -349,6 +349,7 @@ def test_the_code_on_the_method_page_prints_the_table_beside_it(capsys):
     assert capsys.readouterr().out in PAGES["docs/method.md"]
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_guide_run_one_after_another(tmp_path, monkeypatch):
     """Those on built-in data, with a seed and few steps, in one folder: what a reader types from page to page."""
     monkeypatch.chdir(tmp_path)

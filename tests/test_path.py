@@ -125,6 +125,7 @@ def test_rubbish_is_refused(tmp_path):
     assert len(Group(group).figure("path", by="matrix").axes) == 2
 
 
+@pytest.mark.slow
 def test_the_command_that_the_refusal_names_adds_a_point(typed):
     assert typed("run", "--shadows", "--max-steps", "4", "--dim", "4", "--device", "cpu", "--quiet")[0] == 0
     code, out, err = typed("plot", "path")

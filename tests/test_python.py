@@ -114,6 +114,7 @@ def test_every_public_name_is_there_for_python_and_for_tools():
         dissect.trian  # noqa: B018
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_docs_run():
     text = (ROOT / "docs" / "python.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
