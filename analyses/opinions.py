@@ -24,6 +24,7 @@ from typing import Any
 import pandas as pd
 
 from dissect.errors import DataError, UsageError
+from dissect.experiment.opinions import weights_of
 from dissect.runs import files, folders
 from dissect.sparsevd.rules import EMPTY, FALL
 
@@ -73,12 +74,14 @@ class Opinions:
 
 
 def read(group: Path) -> list[dict[str, Any]]:
-    """The records of a group, by seed. Raises UsageError if there is none."""
+    """The records of a group, by seed, but those of other weights than now. Raises UsageError if there is none."""
     found = []
     for run in folders.group_runs(group):
         seed = folders.place_of(run)[1]
         if (path := folders.opinions_file(group, seed)).exists():
-            found.append({"seed": seed, **_sound(path)})
+            record = _sound(path)
+            if record.get("judged", {}).get("weights") == weights_of(group, seed):
+                found.append({"seed": seed, **record})
     if not found:
         raise UsageError(f"There are no second opinions on {group.name}.", f"Ask for them: dissect opinions {group}")
     return found

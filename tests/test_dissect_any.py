@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import math
 
 import pandas as pd
@@ -10,16 +11,18 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.nn.utils.rnn import pack_sequence
+from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset
 
 from analyses import answers, shadowed
 from dissect.errors import DataError, DivergedError, UsageError
 from dissect.runs.config import CALIBRATED, SEEDS
 from dissect.sparsevd import Dissected, LinearVD, Shadows, density, dissect, log_alpha, rules, sparsify
+from dissect.sparsevd import batches as dissect_batches
 from dissect.sparsevd.averages import EVERY
 from dissect.sparsevd.batches import Feed, rows_of
 from dissect.sparsevd.dissected import _Progress, scored
-from dissect.sparsevd.groups import Count, count, layers_of, masks_of
+from dissect.sparsevd.groups import Count, count, is_all_that_reads, layers_of, masks_of
 from dissect.sparsevd.kl import null_share
 from dissect.sparsevd.protocol import FEWEST_SEEDS, Protocol
 
@@ -321,6 +324,80 @@ def test_a_swap_takes_what_unseen_data_need(found):
     assert set(found.verdict()) == {"needed", "useless", "head"}
 
 
+def recurrent(wrong):
+    """A GRU that keeps every weight while its shadow keeps none, and whose weights `wrong` are next to nothing."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"rnn": nn.GRU(4, 4, batch_first=True)})
+    sparsify(model)
+    beside = Shadows(model)
+    with torch.no_grad():
+        for name, parameter in model["rnn"].named_parameters():
+            if name.startswith("weight"):
+                parameter.copy_(
+                    1e-4 * torch.randn_like(parameter) if wrong in name else 3 * torch.randn_like(parameter)
+                )
+            elif "log_sigma2" in name:
+                parameter.fill_(-40.0)
+        for name, parameter in beside.named_parameters():
+            parameter.fill_(20.0 if "log_sigma2" in name else 1e-3)
+    x = torch.randn(50, 1, 4)
+    with torch.no_grad():
+        y = model.eval()["rnn"](x)[0]
+    result = Dissected.__new__(Dissected)
+    result.protocol, result.matched, result._scores = Protocol(kl_weight=8.0), dict.fromkeys(SEEDS, 1.0), {}
+    result._held_out = Feed([(x, y)], "held_out")
+    result._score = lambda m, b: (m["rnn"](b[0])[0].sign() == b[1].sign()).float().mean()
+    result.runs = {seed: type("Run", (), {"model": model, "shadows": beside})() for seed in SEEDS}
+    result.models = dict.fromkeys(SEEDS, model)
+    return result
+
+
+def test_weights_of_a_layer_that_others_make_useful_are_not_alive():
+    """The layer is needed, its state and a gate of that are not; with swapped inputs of the layer all would be lost."""
+    result = recurrent("_hh")
+    groups = {"state": "rnn.weight_hh*", "input": "rnn.weight_ih*", "all": "rnn.*", "gate": "rnn.weight_hh_l0/z"}
+    before = {name: value.clone() for name, value in result.model.state_dict().items()}
+    verdict = result.verdict(groups)
+    assert all(torch.equal(value, before[name]) for name, value in result.model.state_dict().items())
+    for name in ("input", "all"):
+        assert verdict[name]["answer"] == "alive" and verdict[name]["swapped"] > 0.3 and verdict[name]["zeroed"] is None
+    for name in ("state", "gate"):
+        says = verdict[name]
+        assert says["figures_say"] == "alive" and says["answer"] == "undecided", name
+        assert says["swapped"] is None and says["zeroed"] == 0.0
+        assert (
+            f"unseen data may not need {name}: the score changes by +0.0% with its weights at 0" in says["reasons"][1]
+        )
+    assert result.verdict({"gates": ["rnn.weight_ih_l0/n"]})["gates"]["zeroed"] > 0.3
+
+
+def test_a_swap_is_of_everything_that_reads_the_inputs():
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix, self.two = nn.MultiheadAttention(4, 2), nn.GRU(4, 4, num_layers=2, bidirectional=True)
+            self.cell = nn.GRUCell(4, 4)
+
+    model = Parts()
+    sparsify(model)
+    swappable = {
+        "mix": True,
+        "mix/q": True,
+        "mix/q.head1": False,
+        "mix.out_proj": True,
+        "mix.out_proj/head0": False,
+        "two.weight_ih_l0": False,
+        "two.weight_ih_l0*": True,
+        "two.weight_ih_l1": False,
+        "two*/z": False,
+        "cell.weight_ih": False,
+        "cell*": True,
+    }
+    for pattern, expected in swappable.items():
+        assert is_all_that_reads(model, masks_of(model, {"a": pattern})["a"]) is expected, pattern
+    assert not is_all_that_reads(model, masks_of(model, {"a": ["mix/q", "mix/k.head0"]})["a"])
+
+
 # --- errors ---
 
 
@@ -402,9 +479,30 @@ def test_examples_are_counted():
     assert Feed(lambda: iter(BATCHES), "batches").n_examples() == N
     assert rows_of({"a": torch.zeros(3, 2)}) == 3 and rows_of([("x", torch.zeros(5))]) == 5
     assert rows_of("abc") is None and rows_of(3) is None and rows_of(torch.tensor(1.0)) is None
+    packed = pack_sequence([torch.zeros(4, 2), torch.zeros(3, 2)])
+    assert rows_of((packed, torch.zeros(2))) == 2 == rows_of(packed)
     assert rows_of(pd.DataFrame({"a": [1, 2]})) == 2
     result = dissect(Branches, loss, loader, seeds=(1,), **QUICK)
     assert result.n_examples == N
+
+
+def test_a_sampler_says_what_is_trained_on(monkeypatch):
+    rows = TensorDataset(torch.zeros(1000, 2))
+
+    def counted(**how):
+        return Feed(DataLoader(rows, **how), "batches").n_examples()
+
+    assert counted(batch_size=10, sampler=SubsetRandomSampler(range(100))) == 100
+    assert counted(batch_size=10, sampler=RandomSampler(rows, replacement=True, num_samples=5000)) == 1000
+    assert counted(batch_sampler=[[0, 1], [2]]) == 3
+    assert Feed(DataLoader([torch.zeros(7, 2)] * 3, batch_size=None), "batches").n_examples() == 21
+    with pytest.raises(DataError, match="The data set of `batches` is empty"):
+        Feed(DataLoader(TensorDataset(torch.zeros(0, 2))), "batches").n_examples()
+    monkeypatch.setattr(dissect_batches, "MOST", 50)
+    with pytest.raises(UsageError, match="gave 50 batches and goes on") as caught:
+        Feed(lambda: (torch.zeros(2, 2) for _ in itertools.count()), "batches").n_examples()
+    assert "n_examples=" in caught.value.hint
+    assert Feed([torch.zeros(2, 2)] * 50, "batches").n_examples() == 100
 
 
 def test_a_line_tells_the_time_left(monkeypatch):

@@ -18,7 +18,7 @@ from analyses import opinions as analysis
 from dissect import opinions, sparsevd
 from dissect.cli import main
 from dissect.data import catalog, planted
-from dissect.errors import DataError, UsageError
+from dissect.errors import BusyError, DataError, UsageError
 from dissect.experiment.opinions import opinions_of
 from dissect.opinions import sessions
 from dissect.opinions.tuning import recovered
@@ -270,6 +270,52 @@ def test_ablations_of_recurrent_layers_and_convolutions():
     torch.testing.assert_close(out, model["conv"](x.reshape(-1, D).mean(0)[:, None].expand(N, D, 6)))
 
 
+class Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mix, self.cell = nn.MultiheadAttention(4, 2, batch_first=True), nn.GRUCell(4, 4)
+        self.image, self.head = nn.Conv2d(2, 4, 2), nn.Linear(4, 2)
+
+    def forward(self, picture):  # [B, 2, 3, 5]
+        x = self.image(input=picture).flatten(2).transpose(1, 2)
+        return self.head(input=self.cell(input=self.mix(query=x, key=x, value=x)[0][:, 0]))
+
+
+def test_matrices_of_an_attention_and_a_picture():
+    torch.manual_seed(0)
+    model, x = Mixed(), rows(N, 2, 3, 5)
+    found = opinions.matrices(model)
+    assert found["mix"] is model.mix.in_proj_weight and found["mix.out_proj"] is model.mix.out_proj.weight
+    means = opinions.mean_inputs(model, model, [x[:8], x[8:]], list(found))
+    assert set(means) == {"image", "head", "cell.weight_ih"}  # the state is never given
+    torch.testing.assert_close(means["image"], x.mean((0, 2, 3))[:, None, None])
+    whole = model(x)
+    for name in ("mix", "mix.out_proj", "cell.weight_hh"):
+        with opinions.ablated(model, [name], "zero"):
+            assert name == "cell.weight_hh" or not torch.allclose(model(x), whole)
+            assert not found[name].any()
+    for name in ("mix", "mix.out_proj"):
+        with pytest.raises(ValueError, match=r"MultiheadAttention|Linear.*only be zeroed"):
+            opinions.ablated(model, [name], "resample").__enter__()
+    with opinions.ablated(model, ["image"], "mean", means):
+        out = model(x)
+    torch.testing.assert_close(out, model(means["image"].expand_as(x)))
+    with opinions.ablated(model, ["image"], "resample"):
+        out = model(x)
+    torch.testing.assert_close(out, model(x.roll(7, 0)))
+    with opinions.ablated(model, ["head"], "mean", means):  # a layer that is called by keyword
+        out = model(x)
+    torch.testing.assert_close(out, model.head(means["head"]).expand(N, 2))
+    assert opinions.l0.gate(model) == list(found) == list(opinions.l0.scores(model))
+
+
+def test_layers_whose_inputs_feed_more_than_one_matrix_are_refused():
+    model = nn.ModuleDict({"two": nn.GRU(4, 4, bidirectional=True), "cell": nn.LSTMCell(4, 4)})
+    for name in ("two.weight_ih_l0", "cell.weight_hh"):
+        with pytest.raises(ValueError, match="only be zeroed"):
+            opinions.ablated(model, [name], "resample").__enter__()
+
+
 def test_recovery_trains_all_but_the_part_that_is_zero(small):
     model, batches = small
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -296,6 +342,18 @@ def config_of(data, **more):
     return Config("srgnn", data.name, data.split_hash, {"dim": 8}, batch_size=40, **more)
 
 
+def test_gates_are_trained_by_the_optimiser_of_the_house(tiny, monkeypatch):
+    from dissect.training import setup
+
+    made, real = [], setup.optimiser_of
+    monkeypatch.setattr(sessions, "optimiser_of", lambda *given: made.append(real(*given)) or made[0])
+    config = config_of(tiny, max_steps=2, l2=0.01, optimiser="adamw")
+    sessions.l0_trained(SRGNN(tiny.n_items, 8), config, prefixes_of(tiny.train), seed=1, steps=2)
+    kinds = {group["kind"]: (group["weight_decay"], group["eps"]) for group in made[0].param_groups}
+    assert kinds == {"host": (0.01, 1e-8), "penalised": (0.0, 1e-8), "own": (0.0, 1e-12)}
+    assert type(made[0]) is torch.optim.AdamW
+
+
 def test_the_loss_and_fisher_of_sessions_are_those_of_a_loop(tiny):
     torch.manual_seed(2)
     model, prefixes = SRGNN(tiny.n_items, 8), prefixes_of(tiny.test)
@@ -314,6 +372,27 @@ def test_the_loss_and_fisher_of_sessions_are_those_of_a_loop(tiny):
         for name, gradient in zip(weights, torch.autograd.grad(ce, list(weights.values()), allow_unused=True)):
             squares[name] += 0 if gradient is None else gradient.square() / 12
     torch.testing.assert_close(found, squares, rtol=1e-4, atol=1e-9)
+
+
+def test_fisher_of_a_model_that_predicts_everywhere_is_of_a_prefix_and_its_target(tiny):
+    torch.manual_seed(2)
+    model, prefixes = GRU4Rec(tiny.n_items, 8).eval(), prefixes_of(tiny.test)
+    assert model.every_position
+    weights = opinions.matrices(model)
+    loss = sessions.loss_of(config_of(tiny), last=True)
+    found = opinions.fisher(model, loss, sessions.examples(prefixes, 12, seed=3), weights)
+    drawn = torch.randperm(len(prefixes), generator=torch.Generator().manual_seed(3))[:12]
+    assert int(prefixes.length[drawn].max()) > 1
+    squares = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for i in drawn:
+        one = prefixes.batch(i[None])
+        S = model.item_states()
+        matrix, bias = model.candidates(S)
+        scores = model.encode(S, one)[:, int(one.lengths) - 1] @ matrix.t()  # [1, V], of the last click alone
+        ce = F.cross_entropy(scores if bias is None else scores + bias, one.targets - 1)
+        for name, gradient in zip(weights, torch.autograd.grad(ce, list(weights.values()))):
+            squares[name] += gradient.square() / 12
+    torch.testing.assert_close(found, squares, rtol=1e-3, atol=1e-8)
 
 
 def test_a_ranking_is_that_of_the_house_on_its_prefixes(tiny):
@@ -454,6 +533,46 @@ def test_from_python_and_of_a_dense_group(tiny, group, tmp_path):
     table = dense.opinions(n=40).matrices
     assert table["sparsevd"].isna().all() and table["magnitude"].notna().all()
     assert np.isfinite(table.set_index("matrix").loc[table["matrix"].str.contains("_ih").to_numpy(), "mean"]).all()
+
+
+def test_opinions_are_of_the_present_weights(tiny, group, tmp_path):
+    import fcntl
+    import shutil
+
+    def load(*_):
+        return tiny
+
+    copy = tmp_path / group.path.name
+    shutil.copytree(group.path, copy, ignore=shutil.ignore_patterns("opinions"))
+    first = opinions_of(copy, 1, load, n=20)
+    last = {f"{run}/checkpoints/last.pt" for run in ("s1", "without-sparsevd/s1")}
+    assert last <= first["judged"]["weights"].keys() and analysis.read(copy)
+    for variant in (copy, copy / "without-sparsevd"):  # as after a training with --force
+        shutil.rmtree(variant / "s1" / "checkpoints")
+        shutil.copytree(variant / "s2" / "checkpoints", variant / "s1" / "checkpoints")
+    with pytest.raises(UsageError, match="no second opinions"):
+        analysis.read(copy)
+    with pytest.raises(DataError, match="belongs to another run"):  # it is judged anew, and not what is on record given
+        opinions_of(copy, 1, load, n=20)
+    shutil.rmtree(copy / "s1")
+    with pytest.raises(DataError):
+        opinions_of(copy, 1, load, n=20)
+    with open(copy / "opinions" / "s2.lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(BusyError, match="Another process"):
+            opinions_of(copy, 2, load, n=20)
+    assert opinions_of(copy, 2, load, n=20)["pieces"]
+
+
+def test_every_part_is_retrained_with_the_same_dropout(tiny, group, monkeypatch):
+    from dissect.experiment import opinions as experiment
+
+    subject = experiment.subject_of(group.path, 1, lambda *_: tiny, 20, None, None, None)
+    drawn = []
+    monkeypatch.setattr(experiment, "recovered", lambda *_, **__: drawn.append(float(torch.rand(()))))
+    state = torch.random.get_rng_state()
+    experiment.of_retraining(subject, experiment.untold, {}, 2)
+    assert len(drawn) > 2 and len(set(drawn)) == 1 and torch.equal(state, torch.random.get_rng_state())
 
 
 def test_a_group_without_its_dense_model_is_refused(tiny, group, tmp_path):

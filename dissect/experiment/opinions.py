@@ -4,12 +4,14 @@
     dissected   SparseVD's own density, and what that model loses without a matrix
     gated       a third training, with L0 gates
 
-Each piece is written to the group's folder opinions/ when it is done, and is not computed again.
+Each piece is written to the group's folder opinions/ when it is done, and is not computed again, as long as the
+checkpoints of the models are the same.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ from torch.nn.utils import parametrize
 
 from dissect import opinions as criteria
 from dissect.data.sessions import Dataset, split_validation
-from dissect.errors import DataError
+from dissect.errors import BusyError, DataError
 from dissect.experiment.opened import Load, data_of, model_of, trained_model
 from dissect.opinions import l0, sessions
 from dissect.opinions.tuning import recovered
@@ -89,38 +91,77 @@ def opinions_of(
     with_l0      train the model with L0 gates too, at `l0_weight` nats for an open gate
     curves       accuracy against kept share, for each criterion
 
-    Raises DataError if the seed has no finished dense model of its kind.
+    Raises DataError if the seed has no finished dense model of its kind, BusyError if another process is at it.
     """
     path = folders.opinions_file(group, seed)
-    judged = {"n": n} if chosen is None else {"n": len(chosen), "chosen": True}
-    found = _read(path, judged)
     wanted: list[tuple[str, dict[str, Any]]] = [("scores", {}), ("ablation", {})]
     wanted += [("retrain", {"steps": retrain})] * bool(retrain)
     wanted += [("l0", {"weight": l0_weight})] * with_l0
-    gates = l0_weight if with_l0 else found["pieces"].get("l0", {}).get("how", {}).get("weight")  # None: no curve of L0
-    wanted += [("curves", {"l0_weight": gates})] * curves
-    missing = [(name, how) for name, how in wanted if found["pieces"].get(name, {}).get("how") != how]
-    if not missing:
-        return found
-    subject = subject_of(group, seed, load, n, chosen, model, data_dir)
+    runs_of(group, seed)
+
+    def look() -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
+        """What is on record, and what is missing."""
+        on = {"n": n} if chosen is None else {"n": len(chosen), "chosen": True}
+        found = _read(path, {**on, "weights": weights_of(group, seed)})
+        gates = l0_weight if with_l0 else found["pieces"].get("l0", {}).get("how", {}).get("weight")  # None: no curve
+        asked = [*wanted, ("curves", {"l0_weight": gates})] if curves else wanted
+        return found, [(name, how) for name, how in asked if found["pieces"].get(name, {}).get("how") != how]
+
+    found, missing = look()
+    if missing:
+        path.parent.mkdir(exist_ok=True)
+        with open(path.with_suffix(".lock"), "w") as lock:
+            files.hold(lock, BusyError(f"Another process is at work on {path}.", "Wait for it."))
+            found, missing = look()
+            if missing:
+                _ask(subject_of(group, seed, load, n, chosen, model, data_dir), missing, found, path, tell)
+    return found
+
+
+def _ask(
+    subject: Subject, missing: list[tuple[str, dict[str, Any]]], found: dict[str, Any], path: Path, tell: Tell
+) -> None:
+    """Add the missing pieces to what was found, and write it after each."""
     found |= {"split": subject.split, "ranked": len(subject.ranking), "roles": subject.roles}
     found["training_seconds"] = folders.read_summary(subject.record.run)["seconds"]
     for name, how in missing:
         began = time.monotonic()
         piece = PIECES[name](subject, tell, found, **how)
         found["pieces"][name] = {"how": how, "seconds": time.monotonic() - began, **piece}
-        path.parent.mkdir(exist_ok=True)
         files.write_json(path, found)
-    return found
+
+
+def weights_of(group: Path, seed: int) -> dict[str, str]:
+    """The SHA-256 of the checkpoints that are judged, by the path in the group: what an opinion is of."""
+    runs = [folders.run_path(group, seed, variant) for variant in (folders.FULL, folders.MATCHED)]
+    paths = [run / "checkpoints" / name for run in runs for name in ("best.pt", "last.pt")]
+    return {
+        path.relative_to(group).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+        if path.exists()
+    }
 
 
 def _read(path: Path, judged: dict[str, Any]) -> dict[str, Any]:
-    """What is on record, if it was judged on the same prefixes."""
+    """What is on record, if it was of the same weights and judged on the same prefixes."""
     if path.exists():
         found = files.read_json(path, dict[str, Any], f"Remove it: it is computed again. {path}")
         if found.get("judged") == judged and isinstance(found.get("pieces"), dict):
             return found
     return {"judged": judged, "pieces": {}}
+
+
+def runs_of(group: Path, seed: int) -> tuple[Recorded, Recorded]:
+    """(the run, that of the dense model); the same if it is dense. Raises DataError unless both are finished."""
+    own = read_run(folders.run_path(group, seed))
+    require_finished(own)
+    record = read_run(folders.run_path(group, seed, folders.MATCHED)) if own.config.is_sparse else own
+    if not folders.is_done(record.run):
+        raise DataError(
+            f"{group.name} has no matched dense model of seed {seed}, which all criteria but SparseVD judge.",
+            f"dissect run trains it beside the dissection; go on with it: dissect resume {group}",
+        )
+    return own, record
 
 
 def subject_of(
@@ -133,15 +174,8 @@ def subject_of(
     data_dir: str | None,
 ) -> Subject:
     """The models of a seed, read back, with the prefixes that judge them."""
-    own = read_run(folders.run_path(group, seed))
-    require_finished(own)
+    own, record = runs_of(group, seed)
     is_sparse = own.config.is_sparse
-    record = read_run(folders.run_path(group, seed, folders.MATCHED)) if is_sparse else own
-    if not folders.is_done(record.run):
-        raise DataError(
-            f"{group.name} has no matched dense model of seed {seed}, which all criteria but SparseVD judge.",
-            f"dissect run trains it beside the dissection; go on with it: dissect resume {group}",
-        )
     data = data_of(own, load, data_dir)
     train, valid = split_validation(data.train, own.config.held_out)
     unseen, split = (data.test, "test") if chosen is not None or not valid.n_prefixes else (valid, "valid")
@@ -203,9 +237,9 @@ def dense_scores(subject: Subject, tell: Tell) -> dict[str, dict[str, Tensor]]:
     batches = min(BATCHES, order.steps)
     drawn = list(sessions.examples(prefixes, EXAMPLES))
     counter = _Counter("criteria", batches + len(drawn), tell)
-    loss = sessions.loss_of(config)
+    loss, of_one = sessions.loss_of(config), sessions.loss_of(config, last=True)
     taylor = criteria.taylor(model, loss, (prefixes.batch(order.batch(i)) for i in range(batches)), weights, counter)
-    fisher = criteria.fisher(model, loss, drawn, weights, counter)
+    fisher = criteria.fisher(model, of_one, drawn, weights, counter)
     generator = torch.Generator().manual_seed(subject.record.seed)
     subject.scores = {
         "magnitude": criteria.magnitude(weights, spread),
@@ -276,10 +310,11 @@ def of_retraining(subject: Subject, tell: Tell, found: dict[str, Any], steps: in
 
     def after(names: Sequence[str]) -> float:
         model = copy.deepcopy(subject.dense)
-        recovered(model, names, sessions.loss_of(config), batches, lr=config.lr / 3, report=counter)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(subject.record.seed)  # every part sees the same dropout
+            recovered(model, names, sessions.loss_of(config), batches, lr=config.lr / 3, report=counter)
         return subject.ranking(model)
 
-    torch.manual_seed(subject.record.seed)
     whole = after(())
     falls = {names: _percent(whole, after(names)) for names in distinct}
     return {
@@ -298,7 +333,9 @@ def of_l0(subject: Subject, tell: Tell, found: dict[str, Any], weight: float) ->
 
 def gated(subject: Subject, tell: Tell, nats: float) -> Any:
     """The model with L0 gates at this price of an open one: the one on record, or trained now and kept."""
-    record, asked = subject.record, {"nats": nats, "steps": subject.record.steps, "seed": subject.record.seed}
+    record = subject.record
+    of = weights_of(record.group, record.seed)
+    asked = {"nats": nats, "steps": record.steps, "seed": record.seed, "weights": of}
     path = folders.opinions_file(record.group, record.seed).with_suffix(".l0.pt")
     if path.exists() and (saved := load_checkpoint(path)) and {name: saved.get(name) for name in asked} == asked:
         model = subject.fresh()
@@ -309,7 +346,6 @@ def gated(subject: Subject, tell: Tell, nats: float) -> Any:
     with torch.random.fork_rng(devices=[]):
         counter = _Counter("L0 training", record.steps, tell)
         model = sessions.l0_trained(subject.fresh(), record.config, subject.prefixes, **how, report=counter)
-    path.parent.mkdir(exist_ok=True)
     save_checkpoint(path, {**asked, "model": model.state_dict()})
     return model
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dissect.opinions.matrices import matrices, place_of
+from dissect.opinions.matrices import matrices, only_weight, place_of
 
 GAMMA, ZETA, BETA = -0.1, 1.1, 2 / 3  # section 4.1 of the paper
 START = math.log(0.9 / 0.1)  # log alpha: a gate that is off with probability 0.1 before it is stretched
@@ -99,5 +99,5 @@ def named_gates(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Gate]]:
             continue
         gated = {name: own for name, own in layer.parametrizations.items() if isinstance(own[0], Gate)}
         for attribute, own in gated.items():
-            single = attribute == "weight" and layer_name
+            single = attribute == only_weight(layer) and layer_name
             yield (layer_name if single else f"{layer_name}.{attribute}".strip(".")), own.original, own[0]

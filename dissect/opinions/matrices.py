@@ -19,20 +19,27 @@ def matrices(model: nn.Module, chosen: list[str] | None = None) -> dict[str, nn.
     if not found:
         parameters = dict(model.named_parameters())
         names = sparsify(copy.deepcopy(model), refuse=False).swapped
-        found = {name: parameters[name if name in parameters else f"{name}.weight"] for name in names}
+        found = {name: parameters[_parameter_of(model, name)] for name in names}
     if chosen is not None:
         if lacking := [name for name in chosen if name not in found]:
             raise UsageError(f"The model has no matrix {lacking[0]!r}.", f"It has: {', '.join(found) or 'none'}.")
         found = {name: found[name] for name in chosen}
     if not found:
-        raise UsageError("The model has no weight matrix to judge: it has no Linear, Conv1d, GRUCell or GRU layer.")
+        raise UsageError("The model has no weight matrix to judge: docs/sparsevd.md lists the layers.")
     return found
 
 
 def place_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     """(layer, attribute) of a matrix by its name: that of its layer, or of a weight of it."""
-    modules = dict(model.named_modules())
-    if name in modules:
-        return modules[name], "weight"
-    layer, _, attribute = name.rpartition(".")
-    return modules[layer], attribute
+    layer, _, attribute = _parameter_of(model, name).rpartition(".")
+    return model.get_submodule(layer), attribute
+
+
+def only_weight(layer: nn.Module) -> str:
+    """The attribute of the matrix that has the name of its layer."""
+    return "in_proj_weight" if isinstance(layer, nn.MultiheadAttention) else "weight"
+
+
+def _parameter_of(model: nn.Module, name: str) -> str:
+    layer = dict(model.named_modules()).get(name)
+    return name if layer is None else f"{name}.{only_weight(layer)}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dissect.errors import DivergedError, UsageError
 from dissect.opinions import l0
@@ -15,11 +15,12 @@ from dissect.opinions.tuning import train
 from dissect.runs.config import Config
 from dissect.sparsevd import one_sample
 from dissect.sparsevd.probe import as_before
+from dissect.sparsevd.sparsifier import groups_of
 from dissect.training.averages import BATCHES, Averages, averages_at
 from dissect.training.evaluation import metrics, scorer
 from dissect.training.loop import ExampleOrder, next_item_loss
 from dissect.training.scoring import ranks_by, score_buffer
-from dissect.training.setup import set_lr
+from dissect.training.setup import optimiser_of, set_lr
 from models.base import encoded
 from models.batch import Batch, Prefixes
 
@@ -29,14 +30,20 @@ AT_ONCE = 512  # sessions that are ranked together
 L0_WEIGHT = 100.0
 
 
-def loss_of(config: Config, buffer: Tensor | None = None) -> Loss:
-    """The loss that a run of this configuration makes smaller, without the penalty of a sparsifier."""
+def loss_of(config: Config, buffer: Tensor | None = None, last: bool = False) -> Loss:
+    """The loss that a run of this configuration makes smaller, without the penalty of a sparsifier.
+
+    last   of a model that predicts at every position, the loss of the last one only: of the prefix and its target. All
+           prefixes of a session together have the loss of each of its targets once, as the other models
+    """
 
     def loss(model: Any, batch: Batch) -> Tensor:
         S = model.item_states()
         vectors, auxiliary = encoded(model, S, batch)
         targets, owner = batch.targets, None
-        if model.every_position:
+        if model.every_position and last:
+            vectors = vectors[torch.arange(len(batch), device=vectors.device), batch.lengths - 1]
+        elif model.every_position:
             vectors, targets, owner = batch.clicks.unpadded(vectors), batch.targets_of_clicks, batch.clicks.owner
         room = buffer if buffer is not None else score_buffer(len(targets), len(S), vectors.device)
         total = next_item_loss(model, vectors, S, targets - 1, config, room, owner=owner)
@@ -48,7 +55,7 @@ def loss_of(config: Config, buffer: Tensor | None = None) -> Loss:
 
 
 def examples(prefixes: Prefixes, n: int, seed: int = 0) -> Iterator[Batch]:
-    """n of the prefixes, drawn without replacement, each as a batch of its own."""
+    """n of the prefixes, drawn without replacement, each as a batch of its own: one target (`last` of `loss_of`)."""
     drawn = torch.randperm(len(prefixes), generator=torch.Generator().manual_seed(seed))[:n]
     for index in drawn:
         yield prefixes.batch(index[None])
@@ -107,7 +114,8 @@ def l0_trained(
     torch.manual_seed(seed)
     l0.gate(model)
     order = ExampleOrder(prefixes, config, seed, model.every_position)
-    optimiser = _optimiser(model, config)
+    groups = groups_of(model, [*l0.sparsified(model).values()], l0.own_parameters(model))
+    optimiser = optimiser_of(groups, config)
     averages = Averages(model=model)
 
     warmup = config.kl_warmup * steps  # of the penalty, as that of a KL weight
@@ -129,18 +137,3 @@ def l0_trained(
     averages.settle(model, order.first(BATCHES))
     model.load_state_dict({name.removeprefix("model."): mean for name, mean in averages.means.items()}, strict=False)
     return model.eval()
-
-
-def _optimiser(model: nn.Module, config: Config) -> torch.optim.Optimizer:
-    """Adam in the three groups of a dissection (training/setup.py): decay for what has no gate, and another rate and a
-    smaller epsilon for log alpha.
-    """
-    weights, own = list(l0.sparsified(model).values()), l0.own_parameters(model)
-    apart = {id(parameter) for parameter in (*weights, *own)}
-    host = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
-    groups: list[dict[str, Any]] = [
-        {"params": host, "weight_decay": config.l2, "kind": "host"},
-        {"params": weights, "kind": "penalised"},
-        {"params": own, "eps": 1e-12, "kind": "own"},
-    ]
-    return torch.optim.Adam(groups, lr=config.lr, fused=True)

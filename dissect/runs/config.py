@@ -346,6 +346,7 @@ CALIBRATED: Mapping[str, Any] = MappingProxyType(
         "shadows": True,
     }
 )
+HOST_FALLS_FROM = 0.4  # of the steps: where the rate of schedule "host" begins to fall
 LITERAL: Mapping[str, Any] = MappingProxyType({})
 SEEDS = (1, 2, 3)  # of `dissect run` unless given: as many as a verdict needs
 CALIBRATED_EPOCHS = 6.6  # default length of `dissect run`: that of the trials which the settings come from
@@ -374,7 +375,7 @@ def host_lr_at(config: Config, step: int, steps_per_epoch: int) -> float:
     """The rate of what SparseVD does not cover: the item table, biases and norms."""
     if config.schedule != "host":
         return lr_at(config, step, steps_per_epoch)
-    begin = 0.4 * config.max_steps
+    begin = HOST_FALLS_FROM * config.max_steps
     return config.lr * min(1.0, (config.max_steps - step) / (config.max_steps - begin))
 
 

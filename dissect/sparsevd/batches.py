@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.data import BatchSampler, DataLoader
 
 from dissect.errors import DataError, UsageError
+
+MOST = 100_000  # batches that are counted
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 
@@ -48,17 +52,21 @@ class Feed:
             yield from self.once()
 
     def n_examples(self) -> int:
-        """The number of examples: the length of a DataLoader's data set, or all rows counted.
+        """The number of examples: those that the sampler of a DataLoader draws from, or all rows counted.
 
-        Raises UsageError if a batch does not tell how many it has.
+        Raises UsageError if a batch does not tell how many it has, and if the batches do not end.
         """
-        data = getattr(self.source, "dataset", None)
-        if data is not None and hasattr(data, "__len__"):
-            if not len(data):
+        if (sampled := _sampled(self.source)) is not None:
+            if not sampled:
                 raise DataError(f"The data set of `{self.name}` is empty.")
-            return len(data)
+            return sampled
         total = 0
-        for batch in self.once():
+        for n, batch in enumerate(self.once()):
+            if n == MOST:
+                raise UsageError(
+                    f"`{self.name}` gave {MOST:,} batches and goes on: the examples of an epoch cannot be counted.",
+                    "Give their number: n_examples=... (training examples in all, not batches).",
+                )
             rows = rows_of(batch)
             if rows is None:
                 raise UsageError(
@@ -71,16 +79,32 @@ class Feed:
 
 
 def rows_of(batch: Any) -> int | None:
-    """The number of examples in a batch: the length of its first tensor, or of the batch; None if it has neither."""
+    """The number of examples in a batch: the length of its first tensor, or of the batch; None if it has neither.
+
+    The first dimension has to be that of the examples: of [T, B, D] it would count the steps. Of a PackedSequence the
+    sequences count.
+    """
     for tensor in _tensors(batch):
+        if isinstance(tensor, PackedSequence):
+            return int(tensor.batch_sizes[0])
         return len(tensor) if tensor.dim() else None
     if isinstance(batch, list | tuple | Mapping | str) or not hasattr(batch, "__len__"):
         return None
     return len(batch)
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
+def _sampled(source: Any) -> int | None:
+    """How many different examples an epoch of a DataLoader may have; None if it does not say."""
+    if not isinstance(source, DataLoader) or type(source.batch_sampler) is not BatchSampler:
+        return None
+    drawn = source.batch_sampler.sampler
+    if not isinstance(drawn, Sized) or not isinstance(source.dataset, Sized):
+        return None
+    return min(len(drawn), len(source.dataset))  # some samplers draw an example twice
+
+
+def _tensors(batch: Any) -> Iterator[Tensor | PackedSequence]:
+    if isinstance(batch, Tensor | PackedSequence):
         yield batch
     elif isinstance(batch, Mapping):
         yield from _tensors(list(batch.values()))

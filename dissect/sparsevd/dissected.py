@@ -20,7 +20,7 @@ from torch import nn
 from dissect.errors import DataError, UsageError, unknown
 from dissect.sparsevd import rules
 from dissect.sparsevd.batches import Batches, Feed, rows_of
-from dissect.sparsevd.groups import Count, Patterns, blocks_of, count, layers_of, masks_of
+from dissect.sparsevd.groups import Count, Patterns, blocks_of, count, is_all_that_reads, layers_of, masks_of, zeroed
 from dissect.sparsevd.kl import null_share
 from dissect.sparsevd.layers import NOISES, one_sample
 from dissect.sparsevd.protocol import FEWEST_SEEDS, SEEDS, Loss, Protocol, Trained, train
@@ -180,7 +180,9 @@ class Dissected:
         A group is judged by its excess, what it keeps beyond its shadows, by the limits of dissect/sparsevd/rules.py.
         `answer` is undecided where there is a doubt, and `figures_say` the answer before any doubt; `reasons` are in
         words. Beside them density, shadow, excess (means over seeds), `by_seed` (the excess), `low` and `high` (its
-        95 % interval), and `swapped`, the share of the score that is lost with the inputs of others.
+        95 % interval), and the share of the score that is lost without the group. That is `swapped`, with the inputs of
+        others, if the group has all weights that read them; if not (a state, a gate, a head), `zeroed`, with its
+        weights at 0. The other one is None.
 
         Raises UsageError for a pattern that names nothing, and if there are no shadows.
         """
@@ -197,12 +199,12 @@ class Dissected:
         counts = self._counts(masks, t)
         excess = {seed: _excess(c) for seed, c in counts.items()}
         answer = _answer(list(excess.values()))
-        falls = self._falls(masks)
+        falls, is_swap = self._falls(masks), self._is_swap(masks)
         doubts = _too_few(len(self.runs))
         if not self.protocol.kl_weight:
             doubts.append("the KL weight is 0, so that nothing was pruned: density says nothing")
         elif answer == ALIVE:
-            doubts += self._doubts_of_alive(name, counts, falls)
+            doubts += self._doubts_of_alive(name, counts, falls, is_swap)
         elif answer == WITHERED:
             doubts += self._doubts_of_withered(name, counts)
         other = _answer([_excess(c) for c in self._counts(masks, rules.OTHER_THRESHOLD).values()])
@@ -223,10 +225,11 @@ class Dissected:
             "low": span[0] if span else None,
             "high": span[1] if span else None,
             "by_seed": excess,
-            "swapped": sum(falls) / n if falls else None,
+            "swapped": sum(falls) / n if falls and is_swap else None,
+            "zeroed": sum(falls) / n if falls and not is_swap else None,
         }
 
-    def _doubts_of_alive(self, name: str, counts: dict[int, Count], falls: list[float]) -> Iterator[str]:
+    def _doubts_of_alive(self, name: str, counts: dict[int, Count], falls: list[float], is_swap: bool) -> Iterator[str]:
         """Chance would keep as much, or only the training set needs it."""
         null = (
             null_share(self.protocol.kl_weight, self.protocol.threshold) if self.protocol.prior == "log-uniform" else 0
@@ -237,7 +240,8 @@ class Dissected:
         if not falls:
             yield f"no held-out batches were given: whether unseen data need {name} is not known"
         elif (least := (rules.interval(falls) or falls)[0]) <= rules.FALL:
-            says = f"{0 - sum(falls) / len(falls):+.1%} with swapped inputs, at least {0 - least:+.1%}"
+            how = "swapped inputs" if is_swap else "its weights at 0"
+            says = f"{0 - sum(falls) / len(falls):+.1%} with {how}, at least {0 - least:+.1%}"
             yield f"unseen data may not need {name}: the score changes by {says} ({-rules.FALL:.0%} is asked)"
 
     def _doubts_of_withered(self, name: str, counts: dict[int, Count]) -> Iterator[str]:
@@ -267,15 +271,28 @@ class Dissected:
         return {seed: count(run.model, run.shadows, masks[seed], threshold) for seed, run in self.runs.items()}
 
     def _falls(self, masks: dict[int, Any]) -> list[float]:
-        """By seed, the share of the score on held-out batches that is lost with the inputs of others in the layers."""
+        """By seed, the share of the score on held-out batches that is lost without a group.
+
+        Its layers get the inputs of others, or where that would put out more than the group, its weights are 0.
+        """
         if self._held_out is None:
             return []
         falls = []
         for seed, run in self.runs.items():
             layers, read = layers_of(run.model, masks[seed])
-            whole, other = self._scored(seed, (), {}), self._scored(seed, tuple(layers), read)
+            whole = self._scored(seed, (), {})
+            other = self._scored(seed, tuple(layers), read) if self._is_swap(masks) else self._zeroed(seed, masks[seed])
             falls.append((whole - other) / abs(whole) if whole else 0.0)
         return falls
+
+    def _is_swap(self, masks: dict[int, Any]) -> bool:
+        return all(is_all_that_reads(run.model, masks[seed]) for seed, run in self.runs.items())
+
+    def _zeroed(self, seed: int, masks: Any) -> float:
+        """The score of a seed's model with the weights of a group at 0."""
+        assert self._held_out is not None and self._score is not None
+        with zeroed(self.models[seed], masks):
+            return scored(self.models[seed], self._held_out, self._score)
 
     def _scored(self, seed: int, layers: tuple[str, ...], read: dict[nn.Module, list[str]]) -> float:
         """The score of a seed's model with the inputs of some layers swapped, computed once."""

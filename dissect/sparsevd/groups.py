@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from dissect.errors import UsageError, unknown
 from dissect.sparsevd.kl import kept, log_alpha
+from dissect.sparsevd.layers import VariationalLayer
 from dissect.sparsevd.shadows import Shadows
 from dissect.sparsevd.sparsifier import matrices_of, named_variational, variational_layers
 
@@ -104,7 +106,47 @@ def layers_of(model: nn.Module, masks: Masks) -> tuple[dict[str, nn.Module], dic
             layers[layer_name] = layer
             if isinstance(layer, nn.MultiheadAttention):
                 inputs = dict(zip("qkv", ("query", "key", "value"), strict=True))
-                parts = own[0] if own != "in_proj_weight" else "qkv"
-                here = [p for p in parts if len(parts) == 1 or bool(mask[layer.blocks(own)[p]].any())]
+                here = [p for p, rows in _parts(layer, own).items() if bool(mask[rows].any())]
                 read.setdefault(layer, []).extend(inputs[part] for part in here)
     return layers, {layer: parts for layer, parts in read.items() if len(parts) < 3}
+
+
+def _parts(layer: VariationalLayer, own: str) -> dict[str, tuple[slice, ...]]:
+    """Of a matrix of an attention, the rows that make queries (q), keys (k) and values (v)."""
+    blocks = layer.blocks(own)
+    return {part: blocks[part] for part in "qkv"} if own == "in_proj_weight" else {own[0]: (slice(None),)}
+
+
+def is_all_that_reads(model: nn.Module, masks: Masks) -> bool:
+    """Whether a group has every weight that multiplies the inputs of its layers: then swapping these tests the group.
+
+    It does not for the weights of a state, for a gate or a head: their layer has other weights that lose as much.
+    """
+    names = {id(theta): name for name, theta, _ in named_variational(model)}
+    for _, layer in variational_layers(model):
+        of = {own: masks.get(names[id(theta)]) for own, theta, _ in layer.variational()}
+        if all(mask is None for mask in of.values()):
+            continue
+        reading = [mask for own, mask in of.items() if not isinstance(layer, nn.RNNBase) or "_ih_l0" in own]
+        if isinstance(layer, nn.MultiheadAttention):  # query, key and value are swapped apart
+            found = [mask[rows] for own, mask in of.items() if mask is not None for rows in _parts(layer, own).values()]
+            reading = [part for part in found if bool(part.any())]
+        if not all(mask is not None and bool(mask.all()) for mask in reading):
+            return False
+    return True
+
+
+@contextmanager
+def zeroed(model: nn.Module, masks: Masks) -> Iterator[None]:
+    """Within it the weights of a group are 0."""
+    thetas = {name: theta for name, theta, _ in named_variational(model) if name in masks}
+    before = {name: theta.detach().clone() for name, theta in thetas.items()}
+    with torch.no_grad():
+        for name, theta in thetas.items():
+            theta.masked_fill_(masks[name], 0.0)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, theta in thetas.items():
+                theta.copy_(before[name])

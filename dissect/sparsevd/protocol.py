@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dissect.errors import DataError, DivergedError, UsageError
-from dissect.runs.config import CALIBRATED, SEEDS, Config
+from dissect.runs.config import CALIBRATED, HOST_FALLS_FROM, SEEDS, Config
 from dissect.sparsevd.averages import BATCHES, Averages, is_averaged
 from dissect.sparsevd.batches import Feed, rows_of
 from dissect.sparsevd.kl import kept_count
@@ -32,7 +32,6 @@ __all__ = ["FEWEST_SEEDS", "SEEDS", "Loss", "Protocol", "Trained", "train"]
 FEWEST_SEEDS = len(SEEDS)  # that a verdict needs
 KL_WEIGHT, LR = CALIBRATED["kl_weight"], CALIBRATED["lr"]
 STEPS = 1500  # enough for log sigma^2 to travel far at the usual rate: 13 units
-HOST_FALLS_FROM = 0.4  # share of the steps
 RECORDS = 40  # of the densities, over a training
 
 Loss = Callable[[nn.Module, Any], Tensor]

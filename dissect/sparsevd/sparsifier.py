@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,13 +56,17 @@ def parameter_groups(*parts: nn.Module) -> list[dict[str, Any]]:
                 Adam's usual epsilon, hence a smaller one
     """
     penalised = [weight for part in parts for weight in sparsified(part).values()]
-    own = [parameter for part in parts for parameter in own_parameters(part)]
+    return groups_of(parts[0], penalised, [parameter for part in parts for parameter in own_parameters(part)])
+
+
+def groups_of(model: nn.Module, penalised: Sequence[nn.Parameter], own: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+    """The groups of `parameter_groups` for any sparsifier, given its weights and the parameters that it adds."""
     apart = {id(parameter) for parameter in (*penalised, *own)}
-    host = [p for p in parts[0].parameters() if p.requires_grad and id(p) not in apart]
+    host = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
     return [
         {"params": host, "eps": 1e-8, "kind": "host"},
-        {"params": penalised, "eps": 1e-8, "kind": "penalised"},
-        {"params": own, "eps": 1e-12, "kind": "own"},
+        {"params": [*penalised], "eps": 1e-8, "kind": "penalised"},
+        {"params": [*own], "eps": 1e-12, "kind": "own"},
     ]
 
 

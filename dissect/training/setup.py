@@ -154,10 +154,14 @@ def sparsity(config: Config) -> dict[str, Any]:
 
 def make_optimiser(model: nn.Module, controls: Controls | None, config: Config) -> torch.optim.Optimizer:
     """The configured optimiser, fused, in the groups of `parameter_groups`: L2 is on the model's own parameters."""
-    parts = [model] if controls is None else [model, controls]
+    return optimiser_of(parameter_groups(*([model] if controls is None else [model, controls])), config)
+
+
+def optimiser_of(groups: list[dict[str, Any]], config: Config) -> torch.optim.Optimizer:
+    """The configured optimiser for `groups` with the kinds of `parameter_groups`."""
     decay = {"host": config.l2}
     rest = config.l2 if config.decay_everything else 0.0
-    groups = [{**group, "weight_decay": decay.get(group["kind"], rest)} for group in parameter_groups(*parts)]
+    groups = [{**group, "weight_decay": decay.get(group["kind"], rest)} for group in groups]
     # A model without gradients has no parameters, and an optimiser wants some.
     some = [group for group in groups if group["params"]] or [{"params": [torch.zeros(0)], "kind": "host"}]
     if config.optimiser == "adagrad":  # the sums start where GRU4Rec's authors add it under the root
