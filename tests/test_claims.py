@@ -182,8 +182,8 @@ def test_the_interval_of_a_power_covers_it_and_is_wide_if_times_are_noisy(power)
     x = np.tile(np.arange(1.0, 11), 3)
     widths = {}
     for noise in (0.02, 0.2):
-        found = [evidence.powers(x, (5 + x**power) * np.exp(rng.normal(0, noise, len(x)))) for _ in range(40)]
-        assert sum(low <= power <= high for _, low, high in found) >= 34
+        found = [evidence.powers(x, (5 + x**power) * np.exp(rng.normal(0, noise, len(x)))) for _ in range(20)]
+        assert sum(low <= power <= high for _, low, high in found) >= 16
         widths[noise] = np.mean([high - low for _, low, high in found])
     assert widths[0.2] > 2 * widths[0.02]
     assert evidence.powers(x[:3], 5 + x[:3])[1:] == (0.05, 6.0)  # three times say nothing
@@ -410,10 +410,10 @@ def test_a_damaged_file_of_ranks_leaves_the_other_claims_their_answers(data, tmp
     monkeypatch.setattr(study, "jobs", jobs_of)
     todo = jobs_of(STUDIES["figure8"], data, SIZE, tmp_path)
     write(todo, {arm.label: 0.1 for arm in STUDIES["figure8"].arms} | {claims.MIXED: 0.95})
-    write(jobs_of(STUDIES["table2"], data, SIZE, tmp_path), dict.fromkeys(claims.TABLE2, 0.3) | {"attenmixer": 0.8})
+    write(jobs_of(STUDIES["table3"], data, SIZE, tmp_path), {"srgnn, Atten-Mixer": 0.8, "srgnn, normalised": 0.3})
     folders.test_ranks(todo[0].run).write_bytes(b"no ranks")
     rows = claims.judged(data, SIZE, tmp_path).set_index("name")
-    assert rows["clean answer"]["table2-best"] == HOLDS and rows["clean answer"]["figure8-best"] == UNDECIDED
+    assert rows["clean answer"]["table3-control"] == HOLDS and rows["clean answer"]["figure8-best"] == UNDECIDED
     assert "ranks-test-best.npz does not hold ranks" in rows["clean measured"]["figure8-best"]
 
 
