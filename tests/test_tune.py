@@ -504,7 +504,10 @@ def test_the_claims_take_the_tuned_settings_of_each_study(data, tmp_path, monkey
     assert {job.plan.config.lr for job in judged if (job.arm.label, job.arm.verb) == ("srgnn", "train")} == {0.007}
     save(data, tmp_path / "data")
     words = ["claims", "--dataset", data.name, "--data-dir", "data", "--dim", "8"]
-    assert "Without tuned settings: figure3: srgnn" in typed("study", "table", *words, "--tuned")[2]
+    _, out, err = typed("study", "table", *words, "--tuned")
+    assert "Without tuned settings: figure3: srgnn" in err and "--dim 8 --data-dir data --tuned" in " ".join(
+        out.split()
+    )
     code, _, err = typed("study", "tune", *words, "--timeout", "1e-9")
     assert code == 0 and f"1 of {len(todo)}: figure3: srgnn." in err and "The time is over" in err
     for tuned_too, lr in ((True, 0.007), (False, 1e-3)):
