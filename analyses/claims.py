@@ -378,6 +378,19 @@ CLAIMS = (*OF_DATA, *OF_DENSITY, *OF_TABLES, *OF_FIGURES)
 # --- all of them -------------------------------------------------------------------------------------------
 
 
+def whole(found: Study) -> Study:
+    """The study with all that it trains: `claims` has the arms of the studies that it needs, each with its name."""
+    arms = [replace(arm, label=f"{name}: {arm.label}") for name in STUDIED for arm in STUDIES[name].arms]
+    return replace(found, arms=tuple(arms)) if found.shows == "claims" else found
+
+
+def size_of(scale: dict[str, Any], name: str) -> dict[str, Any]:
+    """The size of a study that the claims need: its own of the tuned settings, by the labels that it gives itself."""
+    tuned, start = scale.get("tuned", {}), f"{name}: "
+    own = {label.removeprefix(start): path for label, path in tuned.items() if label.startswith(start)}
+    return {**scale, "tuned": own}
+
+
 def jobs_of(found: Study, data: Dataset, scale: dict[str, Any], runs_dir: str | Path, say: Say = unsaid) -> list[Job]:
     """The trainings of any study: those of `claims` are those of all studies that it needs."""
     return (jobs if found.shows == "claims" else partial(studying.jobs, found))(data, scale, runs_dir, say)
@@ -387,7 +400,7 @@ def jobs(data: Dataset, scale: dict[str, Any], runs_dir: str | Path, say: Say = 
     """The trainings that the claims need, each once, seed by seed; labels begin with the first study that needs one."""
     found: dict[Path, Job] = {}
     for name in STUDIED:
-        for job in studying.jobs(STUDIES[name], data, scale, runs_dir, say):
+        for job in studying.jobs(STUDIES[name], data, size_of(scale, name), runs_dir, say):
             named = replace(job, arm=replace(job.arm, label=f"{name}: {job.arm.label}"))
             found.setdefault(job.run, named)
     return sorted(found.values(), key=lambda job: job.seed)
@@ -426,7 +439,7 @@ def judged(data: Dataset, scale: dict[str, Any], runs_dir: str | Path) -> pd.Dat
 
         @cache
         def of(name: str, protocol: str = protocol) -> Evidence:
-            size = {**scale, "protocol": "paper" if protocol == "paper" else None}
+            size = {**size_of(scale, name), "protocol": "paper" if protocol == "paper" else None}
             arms = tuple(arm for arm in STUDIES[name].arms if (arm.model, protocol) in there)  # planning takes time
             return Evidence(
                 STUDIES[name], studying.jobs(replace(STUDIES[name], arms=arms), data, size, runs_dir), protocol
@@ -434,7 +447,10 @@ def judged(data: Dataset, scale: dict[str, Any], runs_dir: str | Path) -> pd.Dat
 
         case = Case(data, log, Path(runs_dir), protocol, of, verdict)
         for claim in (claim for claim in CLAIMS if log in claim.logs):
-            found = claim.judge(case)
+            try:
+                found = claim.judge(case)
+            except DataError as error:  # a damaged record decides nothing; the other claims have theirs
+                found = Finding(UNDECIDED, error.message)
             about = {"name": claim.name, "where": claim.where, "says": claim.says, "study": claim.study}
             row = rows.setdefault(claim.name, {**about, "printed": claim.printed(log)})
             row |= {f"{protocol} {key}": value for key, value in found._asdict().items()}

@@ -136,10 +136,12 @@ def pairs_table(
     seed: int = 0,
     every: bool = True,
     report: Report | None = None,
+    tests: int = 0,
 ) -> pd.DataFrame:
     """Every pair of rows (a before b, as places in `rows`), or those with the first, by HR@20 and by MRR@20.
 
     The first is the best of these same numbers, so Holm corrects for all pairs even if only its own are returned.
+    `tests` is how many the caller corrects for, if it joins several tables: p must be small enough for all of them.
 
     Columns: a, b, metric; difference (a - b), low, high: percentage points, with the bootstrap's 95 % interval;
     relative: the difference in percent of b; p bootstrap, t, p t-test, each p also with ` holm`; at most: whether
@@ -147,7 +149,7 @@ def pairs_table(
     the per-example differences (averaged over seeds) in units of their standard deviation.
     """
     a, b = np.triu_indices(len(rows), 1)
-    tests = n_tests(len(rows))
+    tests = tests or n_tests(len(rows))
     resamples = resamples or enough_resamples(tests)
     counts = can_count(resamples, tests)
     drawn = resampled([g.session for g in rows], count, resamples, seed, report)

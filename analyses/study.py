@@ -163,8 +163,8 @@ def perform(todo: Sequence[Job], scale: dict[str, Any], say: Say, **how: Any) ->
 
 
 def status(todo: Sequence[Job]) -> pd.DataFrame:
-    """A row for each arm: label, verb, done and wanted (seeds), seconds (of training, mean over finished seeds), hr@20
-    and mrr@20 (means so far), group.
+    """A row for each arm: label, verb, learns (by gradients), done and wanted (seeds), seconds (of training, mean over
+    finished seeds), hr@20 and mrr@20 (means so far), group.
     """
     rows = []
     for label in dict.fromkeys(job.arm.label for job in todo):
@@ -175,17 +175,20 @@ def status(todo: Sequence[Job]) -> pd.DataFrame:
             return float(np.mean(values)) if values else float("nan")
 
         numbers = {metric: mean([summary["test"][metric] for summary in done]) for metric in ("hr@20", "mrr@20")}
-        about = {"label": label, "verb": own[0].arm.verb, "done": len(done), "wanted": len(own)}
+        learns = own[0].arm.model not in MODELS or MODELS[own[0].arm.model].learns
+        about = {"label": label, "verb": own[0].arm.verb, "learns": learns, "done": len(done), "wanted": len(own)}
         seconds = mean([summary["seconds"] for summary in done])
         rows.append({**about, "seconds": seconds, **numbers, "group": own[0].plan.group.name})
     return pd.DataFrame(rows)
 
 
 def seconds_left(rows: pd.DataFrame) -> float:
-    """The training time of what is not finished, by that of the same arm or of the mean arm; NaN if none is known."""
-    each = rows["seconds"].fillna(rows["seconds"].mean())
-    left = (rows["wanted"] - rows["done"]) * each
-    return float(left.sum()) if not each.isna().all() else float("nan")
+    """The training time of what is not finished, by that of the same arm or of the mean arm that learns: baselines take
+    seconds. NaN if it is not known.
+    """
+    each = rows["seconds"].fillna(rows["seconds"][rows["learns"]].mean())
+    left = (rows["wanted"] - rows["done"])[rows["done"] < rows["wanted"]]
+    return float((left * each[left.index]).sum(skipna=False))
 
 
 def compared(study: Study, todo: Sequence[Job], every_pair: bool = False, **how: Any) -> compare.Comparison:

@@ -19,6 +19,7 @@ import torch
 
 from analyses import compare as comparing
 from analyses import study as studying
+from analyses.claims import whole
 from analyses.studies import find_study
 from dissect.arguments import OF_TUNING, Model, apart, check, is_group, numbers, travels
 from dissect.data import bring
@@ -324,6 +325,7 @@ def study(
     epochs: float | None = None,
     seeds: Sequence[int] | None = None,
     protocol: str | None = None,
+    tuned: bool = False,
     device: str = "auto",
     runs_dir: str | Path = "runs",
     quiet: bool = False,
@@ -344,6 +346,8 @@ def study(
         In place of those of the scale.
     protocol : str, optional
         "paper" chooses epochs on test, as the paper does.
+    tuned : bool
+        Take the settings that `study tune` or `tune` found, for the arms that have some in `runs_dir`.
     device, runs_dir, quiet
         As for `train`.
 
@@ -359,9 +363,11 @@ def study(
     check({"name": name, "data": data, "scale": scale, "dim": dim, "epochs": epochs, "runs_dir": runs_dir})
     check({} if seeds is None else {"seeds": seeds})
     check({"protocol": protocol})
-    found, data = find_study(name), load(data) if isinstance(data, str) else data
+    found, data = whole(find_study(name)), load(data) if isinstance(data, str) else data
     of_protocol = protocol if protocol == "paper" else None
     size = studying.size_of(scale, dim=dim, epochs=epochs, seeds=seeds and tuple(seeds), protocol=of_protocol)
+    if tuned:
+        size["tuned"] = studying.tuned_arms(found, data, size, runs_dir)
     shown = not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)
     how = {"device": device, "observe": ProgressLine if shown else None}
     return Studied(found, data, size, Path(runs_dir), how, unsaid if quiet else _say)

@@ -62,7 +62,7 @@ class Studied:
         return self
 
     def status(self) -> pd.DataFrame:
-        """A row for each arm: label, verb, done and wanted (seeds), seconds (of a training), hr@20, mrr@20, group."""
+        """A row for each arm: label, verb, learns, done and wanted (seeds), seconds (each), hr@20, mrr@20, group."""
         return studying.status(self.jobs)
 
     def table(self, pairs: bool = False) -> pd.DataFrame:

@@ -9,11 +9,11 @@ import pytest
 from analyses import claims, evidence, study
 from analyses.answers import FAILS, HOLDS, UNDECIDED
 from analyses.claims import CLAIMS
-from analyses.evidence import NOT_RUN, Evidence, slope
+from analyses.evidence import NOT_RUN, Evidence, slopes
 from analyses.studies import STUDIES, Arm, Study
 from dissect.cli import claims_view
 from dissect.data.sessions import Dataset, Sessions
-from dissect.errors import UsageError
+from dissect.errors import DataError, UsageError
 from dissect.experiment.plan import Plan
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, LITERAL, Config
@@ -22,6 +22,7 @@ from tests.test_shadowed import GOOD
 from tests.test_shadowed import make_group as dissected
 
 SIZE = {"dim": 8, "epochs": 1, "seeds": (1, 2, 3)}
+MACHINE = {"processor": "EPYC", "threads": 2, "device": "cpu"}
 LENGTHS = np.tile(np.arange(1, 13, dtype=np.int32), 60)  # of 60 sessions with 12 prefixes each
 SESSION = np.repeat(np.arange(60, dtype=np.int32), 12)
 SESSIONS = Sessions.from_lists([[1, 2, 3] * 4 + [4] for _ in range(60)])
@@ -61,6 +62,7 @@ def write(todo, hits, seconds=None):
         protocol = job.plan.config.protocol
         summary = {"seed": job.seed, "protocol": protocol, "test": metrics(rank), **about}
         files.write_json(job.run / "summary.json", summary)
+        files.write_json(job.run / "environment.json", MACHINE)
         folders.mark_done(job.run)
 
 
@@ -157,12 +159,34 @@ def test_the_shape_of_a_line(evidence_of, chances, peaked, rising, worst, best_s
 
 
 @pytest.mark.parametrize(("power", "answer"), [(1.0, HOLDS), (2.0, HOLDS), (2.5, FAILS)])
-def test_the_growth_of_time_is_the_slope_of_logarithms(evidence_of, power, answer):
+def test_the_growth_of_time_is_its_power_of_x(evidence_of, power, answer):
     found, hits = curve(0.5, 0.5, 0.5, 0.5)
     seconds = {f"L = {n}": 7 * n**power for n in range(1, 5)}
     grown = evidence.growth(evidence_of(found, hits, seconds), 2.0 + 1e-9)
     assert grown.answer == answer and f"power {power:.2f}" in grown.measured
     assert evidence.growth(evidence_of(*curve(0.5, 0.5)), 2.0).answer == NOT_RUN
+
+
+def test_a_fixed_cost_does_not_hide_how_time_grows(evidence_of):
+    found, hits = curve(*[0.5] * 10)
+    seconds = {f"L = {n}": 10 + 0.05 * n**3 for n in range(1, 11)}  # the logarithms have the slope 0.78
+    grown = evidence.growth(evidence_of(found, hits, seconds), 2.0)
+    assert grown.answer == FAILS and "power 3.00" in grown.measured
+    flat = evidence.growth(evidence_of(found, hits, dict.fromkeys(hits, 30.0), seeds=(1,)), 2.0)
+    assert flat.answer == UNDECIDED  # a constant is a part of every power
+
+
+@pytest.mark.parametrize("power", [1.0, 2.5])
+def test_the_interval_of_a_power_covers_it_and_is_wide_if_times_are_noisy(power):
+    rng = np.random.default_rng(0)
+    x = np.tile(np.arange(1.0, 11), 3)
+    widths = {}
+    for noise in (0.02, 0.2):
+        found = [evidence.powers(x, (5 + x**power) * np.exp(rng.normal(0, noise, len(x)))) for _ in range(20)]
+        assert sum(low <= power <= high for _, low, high in found) >= 16
+        widths[noise] = np.mean([high - low for _, low, high in found])
+    assert widths[0.2] > 2 * widths[0.02]
+    assert evidence.powers(x[:3], 5 + x[:3])[1:] == (0.05, 6.0)  # three times say nothing
 
 
 # --- by length ---------------------------------------------------------------------------------------------
@@ -208,19 +232,61 @@ def test_all_arms_fall_with_length(evidence_of, way, answer):
     assert evidence.along_length(found, ("mixed", "gone"), way, ["hr@20"]).answer == NOT_RUN
 
 
-def test_a_slope_and_its_error_are_those_of_sessions_drawn_anew():
+def test_slopes_are_those_of_seeds_and_sessions_drawn_anew():
     rng = np.random.default_rng(0)
-    session = np.repeat(np.arange(150), rng.integers(1, 8, 150))
+    session = np.repeat(np.arange(80), rng.integers(1, 8, 80))
     length = rng.integers(1, 11, len(session)).astype(float)
-    shared = rng.normal(size=150)[session]  # prefixes of a session are alike
-    gain = 0.3 - 0.02 * length + 0.2 * shared + 0.1 * rng.normal(size=len(session))
-    b, error = slope(gain, length, session)
-    assert b == pytest.approx(np.polyfit(length, gain, 1)[0])
-    drawn = []
-    for _ in range(2000):
-        rows = np.concatenate([np.flatnonzero(session == s) for s in rng.integers(0, 150, 150)])
-        drawn.append(np.polyfit(length[rows], gain[rows], 1)[0])
-    assert error == pytest.approx(np.std(drawn), rel=0.1)
+    of_seed = np.array([-0.03, -0.01, 0.01, 0.03])[:, None]
+    shared = rng.normal(size=80)[session]  # prefixes of a session are alike
+    gain = 0.3 + of_seed * length + 0.2 * shared + 0.1 * rng.normal(size=(4, len(session)))
+    own, drawn = slopes(np.stack([gain, 2 * gain]), length, session, 2000)
+    assert own[0] == pytest.approx(np.polyfit(length, gain.mean(0), 1)[0]) and own[1] == pytest.approx(2 * own[0])
+    loop = []
+    for _ in range(1000):
+        rows = np.concatenate([np.flatnonzero(session == s) for s in rng.integers(0, 80, 80)])
+        seeds = gain[rng.integers(0, 4, 4)].mean(0)
+        loop.append(np.polyfit(length[rows], seeds[rows], 1)[0])
+    assert drawn[0].std() == pytest.approx(np.std(loop), rel=0.1)
+    assert drawn[0].mean() == pytest.approx(np.mean(loop), abs=0.2 * np.std(loop))
+    np.testing.assert_allclose(slopes(gain[None], np.full(len(length), 3.0), session, 20)[1], 0)  # of one length
+
+
+def test_seeds_that_disagree_say_nothing_of_length(evidence_of):
+    """Seeds with steep slopes of either sign: the mean has one, and with the sessions alone it would be significant."""
+    slope_of = iter([0.07, 0.06, -0.045, 0.07, 0.06, -0.045])
+
+    def own(n):
+        return 0.5 + next(slope_of) * (np.minimum(n, 10) - 5.5)
+
+    found = evidence_of(of("a", "b"), {"a": own, "b": own})
+    assert evidence.along_length(found, ("a", "b"), 1, ["hr@20"]).answer == UNDECIDED
+
+
+def test_the_paper_s_protocol_takes_the_t_test_of_a_slope(evidence_of):
+    """It must have p < 0.01, without a correction."""
+    rising = evidence_of(of("a", "b"), dict.fromkeys("ab", lambda n: 0.2 + 0.06 * np.minimum(n, 10)), protocol="paper")
+    assert evidence.along_length(rising, ("a", "b"), 1, ["hr@20"]).answer == HOLDS
+    for p, answer in ((0.02, UNDECIDED), (0.005, HOLDS)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evidence.stats, "linregress", lambda x, y, p=p: type("Fit", (), {"pvalue": p}))
+            assert evidence.along_length(rising, ("a", "b"), 1, ["hr@20"]).answer == answer
+
+
+def test_the_claims_of_figure_8_can_be_decided(evidence_of):
+    """132 tests need more resamples than are drawn: the p of a plain difference must come from the tail."""
+    hits = {arm.label: 0.1 for arm in STUDIES["figure8"].arms} | {claims.MIXED: 0.95, claims.GCSAN: 0.5}
+    found = evidence_of("figure8", hits)
+    assert evidence.mostly(found, claims.MIXED, (claims.PLAIN, claims.GCSAN), ["hr@20"]).answer == HOLDS
+    assert evidence.on_long(found, claims.GCSAN, claims.PLAIN).answer == HOLDS
+
+
+def test_arms_that_rank_other_prefixes_are_not_set_side_by_side(evidence_of):
+    found = evidence_of(of("a", "b"), dict.fromkeys("ab", 0.5))
+    path = folders.test_ranks(found.todo[-1].run)
+    ranks = folders.read_ranks(path)
+    folders.write_ranks(path, **{**ranks, "length": ranks["length"][::-1]})
+    with pytest.raises(DataError, match="ranks other test prefixes"):
+        evidence.on_long(found, "a", "b")
 
 
 # --- time --------------------------------------------------------------------------------------------------
@@ -237,6 +303,21 @@ def test_times(evidence_of):
     assert evidence.quicker(found, "d", ["b"]).answer == UNDECIDED  # 10 % is the margin
     assert evidence.quicker(found, "b", ["a", "z"]).answer == UNDECIDED
     assert evidence.quicker(found, "b", ["z"]).answer == NOT_RUN
+
+
+@pytest.mark.parametrize("about", [{**MACHINE, "device": "H100"}, {**MACHINE, "threads": 16}, {}])
+def test_times_of_several_machines_are_not_compared(evidence_of, about):
+    hits = dict.fromkeys("abcd", 0.5)
+    found = evidence_of(of(*"abcd"), hits, {"a": 80.0, "b": 10.0, "c": 20.0, "d": 40.0})
+    files.write_json(found.todo[1].run / "environment.json", about)
+    for each, says in (
+        (evidence.times_slower(found, "a", "abc", 2.0), HOLDS),
+        (evidence.quicker(found, "b", ["a", "d"]), HOLDS),
+        (evidence.growth(found, 6.0), HOLDS),
+    ):
+        assert (each.answer, each.says) == (UNDECIDED, says) and "not of one machine" in each.measured
+        assert ("unknown" if not about else "EPYC, ") in each.measured
+    assert evidence.quicker(found, "c", ["a", "d"]).answer == HOLDS  # these share one
 
 
 # --- densities ---------------------------------------------------------------------------------------------
@@ -323,6 +404,18 @@ def test_the_page_is_made_of_run_folders(data, tmp_path, monkeypatch, capsys):
     assert best["paper"]["command"].endswith("--protocol paper")
     with pytest.raises(UsageError, match=r"cannot be written to claims\.tex"):
         claims_view.show(data, SIZE, given, "claims.tex")
+
+
+def test_a_damaged_file_of_ranks_leaves_the_other_claims_their_answers(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "jobs", jobs_of)
+    todo = jobs_of(STUDIES["figure8"], data, SIZE, tmp_path)
+    write(todo, {arm.label: 0.1 for arm in STUDIES["figure8"].arms} | {claims.MIXED: 0.95})
+    others = {arm.label: 0.3 for arm in STUDIES["table3"].arms}
+    write(jobs_of(STUDIES["table3"], data, SIZE, tmp_path), {**others, "srgnn, Atten-Mixer": 0.8})
+    folders.test_ranks(todo[0].run).write_bytes(b"no ranks")
+    rows = claims.judged(data, SIZE, tmp_path).set_index("name")
+    assert rows["clean answer"]["table3-control"] == HOLDS and rows["clean answer"]["figure8-best"] == UNDECIDED
+    assert "ranks-test-best.npz does not hold ranks" in rows["clean measured"]["figure8-best"]
 
 
 def test_the_trainings_of_all_claims_are_each_there_once(data, tmp_path, monkeypatch):

@@ -81,6 +81,16 @@ def test_a_study_is_trained_stops_goes_on_and_is_shared(tmp_path, data, mine, ca
     assert all(job.is_done for job in study.jobs(other, data, SIZE, tmp_path))  # what one trained another finds
 
 
+def test_the_time_left_is_that_of_models_that_learn():
+    rows = pd.DataFrame(
+        {"learns": [False, True, True], "seconds": [1.0, 601.0, np.nan], "done": [1, 1, 0], "wanted": 3}
+    )
+    rows.loc[0, "wanted"] = 1
+    assert study.seconds_left(rows) == 2 * 601.0 + 3 * 601.0
+    assert np.isnan(study.seconds_left(rows.assign(seconds=[1.0, np.nan, np.nan])))
+    assert study.seconds_left(rows.assign(done=rows["wanted"])) == 0.0
+
+
 def test_its_table_has_the_labels_of_the_study_and_the_numbers_of_the_paper(tmp_path, data, mine):
     arm = studies.Arm("srgnn", "srgnn", settings={"batch_size": 32}, printed=paper.TABLE2["srgnn"])
     own = studies.Study("own", "?", (mine.arms[0], arm))

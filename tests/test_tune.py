@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 import dissect
-from analyses import study
-from analyses.studies import Arm, Study
+from analyses import claims, study
+from analyses.studies import STUDIES, Arm, Study
 from dissect.data.catalog import save
 from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.errors import DataError, DissectError, DivergedError, UsageError
@@ -480,6 +480,39 @@ def test_a_study_takes_tuned_settings_where_there_are_some(data, tmp_path):
     assert [configs[label].model_options["steps"] for label in ("srgnn", "two")] == [3, 2]  # an arm's own win
     figure = Study("mine", "?", tuple(Arm(f"{n}", "srgnn", options={"steps": n}, x=n) for n in (1, 2)))
     assert list(study.to_tune(figure, size)) == ["1"] and study.to_tune(figure, size)["1"]["options"] == {"dim": 8}
+
+
+def test_the_claims_take_the_tuned_settings_of_each_study(data, tmp_path, monkeypatch, typed):
+    monkeypatch.setattr(claims, "STUDIED", ("figure3", "table3"))
+    size = {"dim": 8, "epochs": 1, "seeds": (1,)}
+    found = claims.whole(STUDIES["claims"])
+    todo = study.to_tune(found, size)
+    assert todo["figure3: srgnn"]["sparsevd"] and {"table3: srgnn", "table3: srgnn, Atten-Mixer"} <= set(todo)
+    about = {**todo["table3: srgnn"], "batch_size": 32}
+    folder = tune.tune(about.pop("model"), data, trials=1, runs_dir=tmp_path / "runs", **about)
+    change(folder, settings={**read(folder).settings, "lr": 0.007})
+    size["tuned"] = study.tuned_arms(found, data, size, tmp_path / "runs")
+    assert "table3: srgnn" in size["tuned"] and "figure3: srgnn" not in size["tuned"]  # tuned without SparseVD
+    rates = {job.arm.label: job.plan.config.lr for job in claims.jobs(data, size, tmp_path / "runs")}
+    assert rates["table3: srgnn"] == 0.007 != rates["figure3: srgnn"]
+    judged, plan = [], study.jobs
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "jobs", lambda *args: judged.extend(plan(*args)) or [])
+        patch.setattr(claims, "CLAIMS", [claim for claim in claims.CLAIMS if claim.study == "table3"])
+        patch.setattr(claims, "trained", lambda *args: {("srgnn", "clean")})
+        claims.judged(data, size, tmp_path / "runs")
+    assert {job.plan.config.lr for job in judged if (job.arm.label, job.arm.verb) == ("srgnn", "train")} == {0.007}
+    save(data, tmp_path / "data")
+    words = ["claims", "--dataset", data.name, "--data-dir", "data", "--dim", "8"]
+    _, out, err = typed("study", "table", *words, "--tuned")
+    assert "Without tuned settings: figure3: srgnn" in err and "--dim 8 --data-dir data --tuned" in " ".join(
+        out.split()
+    )
+    code, _, err = typed("study", "tune", *words, "--timeout", "1e-9")
+    assert code == 0 and f"1 of {len(todo)}: figure3: srgnn." in err and "The time is over" in err
+    for tuned_too, lr in ((True, 0.007), (False, 1e-3)):
+        own = dissect.study("claims", data, dim=8, epochs=1, seeds=(1,), tuned=tuned_too, runs_dir="runs", quiet=True)
+        assert {job.arm.label: job.plan.config.lr for job in own.jobs}["table3: srgnn"] == lr
 
 
 def test_python_tunes_and_hands_on(data, tmp_path):

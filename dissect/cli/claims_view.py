@@ -74,6 +74,7 @@ def options_of(given: Mapping[str, Any]) -> str:
         for name in folders
         if given.get(name) != folders[name]
     ]
+    words += ["--tuned"] if given.get("tuned") else []
     return " ".join(words)
 
 

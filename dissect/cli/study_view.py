@@ -69,7 +69,7 @@ def planned(
     plans: bool = True,
 ) -> tuple[Study, Dataset, dict[str, Any], list[study.Job]]:
     """The study, the data, its size, and its trainings."""
-    found, data = find_study(name), options.loader()(dataset, data_dir)
+    found, data = claims.whole(find_study(name)), options.loader()(dataset, data_dir)
     size = study.size_of(scale, dim=dim, epochs=epochs, protocol=protocol, seeds=seeds or None)
     if tuned:
         size["tuned"] = study.tuned_arms(found, data, size, runs_dir)

@@ -60,6 +60,9 @@ class Environment(TypedDict):
 
     max_steps: NotRequired[Count]  # 0 for a baseline
     command: NotRequired[list[str]]
+    processor: NotRequired[Words]
+    threads: NotRequired[Count]
+    device: NotRequired[Words]
 
 
 class Data(TypedDict):
