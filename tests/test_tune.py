@@ -1,5 +1,6 @@
 """Tuning: the spaces of the models, trials that stop and go on, and tuned settings that trainings take or refuse."""
 
+import hashlib
 import json
 import random
 import subprocess
@@ -10,19 +11,22 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import dissect
 from analyses import study
+from analyses.compare import compare
 from analyses.studies import Arm, Study
 from dissect.data.catalog import save
 from dissect.data.sessions import Dataset, Sessions, split_validation
-from dissect.errors import DataError, DissectError, DivergedError, UsageError
+from dissect.errors import DataError, DissectError, DivergedError, ModelError, UsageError
 from dissect.experiment import trials, tune, tuned
 from dissect.experiment.plan import planned
 from dissect.experiment.subject import defaults, find_model, try_out
 from dissect.experiment.task import Task, task
 from dissect.experiment.train import train
 from dissect.experiment.tuned import find, read, read_trials
+from dissect.reporting.appendix import appendix
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, DENSE, SETTINGS
 from dissect.training.evaluation import metrics, rank_sessions
@@ -215,6 +219,45 @@ def test_a_diverging_trial_is_recorded_and_skipped(data, tmp_path, monkeypatch):
     assert read(folder).best_trial == 2 and read(folder).default_mrr_20 is None
 
 
+def test_a_trial_that_raises_is_recorded_and_the_tuning_goes_on(data, tmp_path, monkeypatch):
+    fit = trials.fit
+    raised = {}
+
+    def raises(build, view, config, run, **more):
+        if error := raised.get(run.parent.name):
+            raise error
+        return fit(build, view, config, run, **more)
+
+    monkeypatch.setattr(trials, "fit", raises)
+    memory = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+    raised |= {"001": memory, "002": ModelError("Own raised ValueError in training: no (own.py, line 3).")}
+    folder = tune.tune("sknn", data, trials=4, runs_dir=tmp_path)
+    assert read_trials(folder)["state"].tolist() == ["finished", "failed", "failed", "finished"]
+    notes = ["OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB.", raised["002"].message]
+    assert read_trials(folder)["note"].tolist()[1:3] == notes
+    # The defaults, and what nobody expects, are told once; the same call goes on without them.
+    raised = {"000": memory, "002": ZeroDivisionError("division by zero")}
+    again = {"trials": 4, "runs_dir": tmp_path / "again"}
+    for kind in (torch.OutOfMemoryError, ZeroDivisionError):
+        with pytest.raises(kind):
+            tune.tune("sknn", data, **again)
+    folder = tune.tune("sknn", data, **again)
+    assert read_trials(folder)["state"].tolist() == ["failed", "finished", "failed", "finished"]
+    assert read_trials(folder)["note"][2] == "ZeroDivisionError: division by zero" and read(folder).trials == 4
+
+
+def test_a_disk_that_refuses_is_no_fault_of_a_trial(data, tmp_path, monkeypatch):
+    def refuses(*about, **more):
+        raise files.refused(tmp_path, OSError(28, "No space left on device"))
+
+    monkeypatch.setattr(trials, "fit", refuses)
+    for _ in range(3):
+        with pytest.raises(DissectError, match="No space left"):
+            tune.tune("sknn", data, trials=2, runs_dir=tmp_path)
+    monkeypatch.undo()
+    assert read(tune.tune("sknn", data, trials=2, runs_dir=tmp_path)).default_mrr_20 is not None
+
+
 def test_a_bad_trial_is_pruned_but_never_the_defaults(data, tmp_path, monkeypatch):
     monkeypatch.setattr(optuna.pruners.MedianPruner, "prune", lambda self, study, trial: True)
     folder = tune.tune("srgnn", data, trials=3, runs_dir=tmp_path, **SMALL)
@@ -350,6 +393,33 @@ def test_a_training_takes_tuned_settings_and_what_is_given_wins(data, tmp_path, 
     ]
 
 
+def test_a_group_records_where_its_tuned_settings_come_from(data, tmp_path, found):
+    how = {"usual": DENSE, "runs_dir": tmp_path, "epochs": 1}
+    tuned_group = train("srgnn", data, seeds=(1,), tuned=found, **how)
+    other = train("narm", data, seeds=(1,), options={"dim": 4}, **how)
+    file = found / "tuned.toml"
+    assert folders.tuned_by(tuned_group) == {
+        "schema": 1,
+        "file": f"{found.name}/tuned.toml",
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "trials": 1,
+    }
+    assert folders.tuned_by(other) is None
+    (table,) = compare([tuned_group, other])
+    label = table.rows["label"][table.rows["group"] == tuned_group.name].item()
+    assert f"Tuned on validation: {label} (1 trial)." in table.rows.attrs["notes"]
+    (says,) = [row[1] for row in appendix([tuned_group, other], [])["chosen"] if row[0].startswith("settings")]
+    told = f"tuned: {tuned_group.name} on validation, 1 trial ({found.name}/tuned.toml, SHA-256 "
+    assert says.startswith(told) and "no other search" in says
+    (says,) = [row[1] for row in appendix([other], [])["chosen"] if row[0].startswith("settings")]
+    assert says.startswith("set before each training") and "tell of no search" in says
+    (tuned_group / "tuned.json").write_text("{")
+    with folders.hearing() as heard:
+        assert "Tuned" not in " ".join(compare([tuned_group, other])[0].rows.attrs["notes"])
+        appendix([tuned_group], [])
+    assert len(heard) == 2
+
+
 def test_a_preset_wins_unless_it_was_tuned(data, tmp_path, found):
     plan = planned("srgnn", data, preset="normalised", tuned=True, usual=DENSE, runs_dir=tmp_path)
     assert plan.config.model_options == {"dim": 8, "steps": 2, "normalised": True}
@@ -429,7 +499,7 @@ def test_the_command_tunes_shows_and_hands_on(data, tmp_path, typed):
     assert "3 of 3: trial 2 finished" in err and "Use it: dissect train sknn --dataset chain --tuned" in out
     assert typed(*words, "--status")[1] == out
     told = json.loads(typed(*words, "--json")[1])
-    assert told["trials"] == 3 and len(told["rows"]) == 3 and told["command"].startswith("dissect ")
+    assert told["trials"] == 3 and len(told["rows"]) == 3 and told["command"] == f"dissect {' '.join(words)} --json"
     code, out, err = typed("train", "sknn", "--dataset", data.name, "--tuned")
     assert code == 0 and "Tuned settings: runs/tuned/sknn-chain-" in err
     code, out, err = typed("train", "--tuned", "sknn", "--dataset", data.name)
