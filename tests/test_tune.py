@@ -50,7 +50,7 @@ def chain(n, seed):
 
 @pytest.fixture
 def data():
-    return Dataset("chain", V, Sessions.from_lists(chain(200, 1)), Sessions.from_lists(chain(50, 2)))
+    return Dataset("chain", V, Sessions.from_lists(chain(100, 1)), Sessions.from_lists(chain(20, 2)))
 
 
 def tried(folder):
