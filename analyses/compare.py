@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from analyses.entries import (
 )
 from analyses.significance import Gains, can_count, enough_resamples, n_tests, pairs_table, read_gains
 from dissect.errors import DataError, UsageError
-from dissect.runs import files
+from dissect.runs import files, folders
 from dissect.runs.folders import left_out
 from dissect.runs.records import ALSO, LISTED, METRICS, Data
 
@@ -154,7 +154,7 @@ def compared(
         "test_sessions": len(count),
         "holm_tests": tests,
         "resamples": resamples,
-        "notes": notes(rows, tests, resamples),
+        "notes": (*notes(rows, tests, resamples), *about_tuning(entries)),
     }
     return Comparison(rows, pairs)
 
@@ -326,6 +326,22 @@ def notes(rows: pd.DataFrame, tests: int, resamples: int) -> tuple[str, ...]:
     if not tests:
         said.append("Nothing else has this split and protocol: nothing to compare it with.")
     return tuple(said)
+
+
+def about_tuning(entries: list[Entry]) -> list[str]:
+    """Which rows have tuned settings, and from how many trials; nothing if none has."""
+    found = {label: tuned for row, label in zip(entries, labels(entries)) if (tuned := _tuned_by(row.group))}
+    said = [f"{label} ({of['trials']} trial{'s' * (of['trials'] != 1)})" for label, of in found.items()]
+    return [f"Tuned on validation: {', '.join(said)}."] if said else []
+
+
+def _tuned_by(group: Path) -> dict[str, Any] | None:
+    """`folders.tuned_by`; None, with a warning, if the record is damaged."""
+    try:
+        return folders.tuned_by(group)
+    except DataError as error:
+        left_out(error)
+        return None
 
 
 def explanations(rows: pd.DataFrame, of_training: bool = False) -> list[str]:

@@ -122,8 +122,11 @@ def sure(final: pd.DataFrame, config: dict[str, Any], summaries: list[dict[str, 
 
 
 def null_of(config: dict[str, Any]) -> float:
-    """What useless weights keep in theory (null_share); 0 for a prior without that theory."""
-    return null_share(config["kl_weight"], config["threshold"]) if config["prior"] == "log-uniform" else 0.0
+    """What useless weights keep in theory (null_share); 0 where there is none: for another prior, and for rows and
+    columns, over whose weights z^2 is averaged.
+    """
+    is_known = config["prior"] == "log-uniform" and config["unit"] == "weight"
+    return null_share(config["kl_weight"], config["threshold"]) if is_known else 0.0
 
 
 def by_excess(kept: pd.DataFrame) -> dict[str, str]:

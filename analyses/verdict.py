@@ -21,7 +21,7 @@ import pandas as pd
 
 from analyses import shadowed, unshadowed
 from analyses.answers import NOT_APPLICABLE, UNDECIDED, answered
-from analyses.coverage import coverage
+from analyses.coverage import coverage, read_coverage
 from analyses.density import at_step, counted, densities, finished
 from analyses.need import need
 from analyses.paragraph import paragraph
@@ -133,6 +133,7 @@ def sound_runs(group: Path, config: dict[str, Any]) -> tuple[dict[Path, dict[str
         if is_sparse and not {"masked", "mean"} <= summary.get("checks", {}).keys():
             again = folders.write_again(run)
             raise DataError(f"{run / 'summary.json'} lacks the checks of the masked and the mean weights.", again)
+        read_coverage(run)
         return run, summary
 
     sound = dict(each_sound(finished(group), read))

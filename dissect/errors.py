@@ -53,6 +53,10 @@ class DivergedError(DissectError):
     exit_code = 4
 
 
+class ModelError(DissectError):
+    """A user's own model raised an error in training (exit code 1)."""
+
+
 def unknown(kind: str, given: object, valid: Iterable[str]) -> UsageError:
     """A UsageError for a name that is not among `valid`, with the nearest names as the hint."""
     names = sorted(valid)

@@ -435,6 +435,40 @@ def test_only_our_own_folders_are_replaced(there, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("words", [[], ["--force"]])
+def test_what_came_while_it_was_exported_stays(there, tmp_path, monkeypatch, words):
+    out, times = tmp_path / "out", exported.times
+
+    def slow(*about):
+        if not out.exists():
+            out.mkdir()
+            (out / "thesis.txt").write_text("years of work")
+        return times(*about)
+
+    monkeypatch.setattr(exported, "times", slow)
+    code, _, err = invoke("export", there["dense"], "--out", out, *words)
+    assert code == 2 and "no export of ours" in err
+    assert (out / "thesis.txt").read_text() == "years of work" and list(tmp_path.iterdir()) == [out]
+
+
+def test_of_two_exports_to_one_place_the_first_stays(there, tmp_path, monkeypatch):
+    out, times, require = tmp_path / "out", exported.times, exported._require_place
+
+    def slow(*about):
+        if not out.exists():
+            shutil.copytree(there["sparse-out"], out)
+        return times(*about)
+
+    monkeypatch.setattr(exported, "times", slow)
+    code, _, err = invoke("export", there["dense"], "--out", out)
+    assert code == 2 and "--force" in err
+    before = (out / "export.json").read_bytes()
+    monkeypatch.setattr(exported, "_require_place", lambda out, force: None if out.exists() else require(out, force))
+    code, _, err = invoke("export", there["dense"], "--out", out)  # it came after the last look
+    assert code == 1 and "not empty" in err
+    assert (out / "export.json").read_bytes() == before and list(tmp_path.iterdir()) == [out]
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "items", "record", "layers", "config", "pickle"])
 def test_a_damaged_export_is_refused(there, tmp_path, damage):
     out = tmp_path / "out"

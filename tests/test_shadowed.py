@@ -12,7 +12,7 @@ from rich.console import Console
 from scipy import stats
 
 from analyses.density import at_step, density_table
-from analyses.shadowed import PRUNED, Excess, excess_of, kept_by_role
+from analyses.shadowed import PRUNED, Excess, excess_of, kept_by_role, null_of
 from analyses.verdict import judge
 from dissect.cli.verdict_view import render_verdict, shortest_ends
 from dissect.errors import DataError
@@ -186,6 +186,13 @@ def test_what_useless_weights_keep_in_theory_counts_where_shadows_keep_less(tmp_
         assert first["answer"] == answer, first
 
 
+def test_useless_rows_and_columns_keep_nothing_in_theory():
+    """z^2, averaged over a row, is 1 and hardly ever so large that the prior keeps it."""
+    config = {"kl_weight": 1.0, "threshold": 3.0, "prior": "log-uniform"}
+    assert null_of({**config, "unit": "weight"}) == null_share(1.0, 3.0) > 0.01
+    assert null_of({**config, "unit": "row"}) == null_of({**config, "unit": "column"}) == 0
+
+
 def test_a_role_without_any_weight_left_has_no_share_of_false_discoveries(tmp_path):
     verdict = judge(make_group(tmp_path, {**GOOD, "gnn.edge_in": 0.0}, shadows=0.0))
     assert verdict["roles"]["propagation"]["false"] is None and verdict["O1"]["answer"] == "holds"
@@ -208,6 +215,13 @@ def test_lost_rows_leave_a_seed_out(tmp_path, capsys):
         path.write_text("".join(line for line in lines if "shadow.readout.transform" not in line))
     with pytest.raises(DataError, match="lack their shadow"):
         judge(group)
+
+
+def test_a_damaged_record_of_coverage_leaves_a_seed_out(tmp_path, capsys):
+    group = make_group(tmp_path)
+    (folders.run_path(group, 2) / "coverage.json").write_text("{")
+    assert judge(group)["seeds"] == [1, 3]
+    assert "coverage.json cannot be read" in capsys.readouterr().err
 
 
 def test_an_empty_role_needs_a_run_that_keeps_what_it_needs(tmp_path):

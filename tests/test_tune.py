@@ -1,33 +1,39 @@
 """Tuning: the spaces of the models, trials that stop and go on, and tuned settings that trainings take or refuse."""
 
+import hashlib
 import json
 import random
 import subprocess
 import sys
+from functools import partial
 from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import dissect
 from analyses import claims, study
+from analyses.compare import compare
 from analyses.studies import STUDIES, Arm, Study
 from dissect.data.catalog import save
 from dissect.data.sessions import Dataset, Sessions, split_validation
-from dissect.errors import DataError, DissectError, DivergedError, UsageError
+from dissect.errors import DataError, DissectError, DivergedError, ModelError, UsageError
+from dissect.experiment import task as tasks
 from dissect.experiment import trials, tune, tuned
 from dissect.experiment.plan import planned
-from dissect.experiment.subject import defaults, find_model, try_out
-from dissect.experiment.task import Task, task
+from dissect.experiment.subject import defaults, find_model
+from dissect.experiment.task import Task
 from dissect.experiment.train import train
 from dissect.experiment.tuned import find, read, read_trials
+from dissect.reporting.appendix import appendix
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, DENSE, SETTINGS
 from dissect.training.evaluation import metrics, rank_sessions
 from dissect.training.record import Observer
-from models import MODELS
+from models import MODELS, Batch
 from models.search import SPARSE, TRAINED, Choice, Float, Int
 
 optuna = pytest.importorskip("optuna")
@@ -44,7 +50,7 @@ def chain(n, seed):
 
 @pytest.fixture
 def data():
-    return Dataset("chain", V, Sessions.from_lists(chain(200, 1)), Sessions.from_lists(chain(50, 2)))
+    return Dataset("chain", V, Sessions.from_lists(chain(100, 1)), Sessions.from_lists(chain(20, 2)))
 
 
 def tried(folder):
@@ -79,8 +85,14 @@ def test_every_space_has_names_that_exist_and_points_that_can_be_built(name):
             if option not in fixed and (not each.when or any(now[other] == value for other, value in each.when))
         }
         assert [option for option, each in spaces.items() if not each.holds(takes[option])] == []
-        for place in range(6 if preset is None else 1):  # all options at once: the n-th point of each
-            try_out(subject, {**fixed, **{option: points(each, rng)[place % 3] for option, each in spaces.items()}})
+        of_each = {option: points(each, rng) for option, each in spaces.items()}
+        for place in range(max(map(len, of_each.values()), default=1) if preset is None else 1):
+            # All options at once: the n-th point of each. tests/test_contract.py checks more, and is slower.
+            options = {option: each[place % len(each)] for option, each in of_each.items()}
+            model = subject.cls(n_items=V, **fixed, **options)
+            model.prepare(Sessions.from_lists(chain(20, 1)))
+            with torch.inference_mode():
+                assert model.eval().scores(Batch.of([[1, 2, 3], [4]])).shape == (2, V)
 
 
 def test_the_spaces_of_trainings_hold_the_defaults():
@@ -100,18 +112,21 @@ def test_a_space_holds_and_takes_in_a_value():
     assert not Int(1, 3).holds(True) and not Float(0, 1).holds(None) and not Int(1, 3).holds(2.0)
 
 
-def test_what_is_given_or_in_a_preset_is_not_searched(data):
-    assert set(task("srgnn", data).space) == {"lr", "l2", "steps", "dropout"}
-    assert set(task("srgnn", data, lr=0.01, options={"steps": 2}).space) == {"l2", "dropout"}
-    normalised = task("srgnn", data, preset="normalised")
+def test_what_is_given_or_in_a_preset_is_not_searched(data, monkeypatch):
+    for check in ("suits", "try_on"):  # of model and data, which are small here
+        monkeypatch.setattr(tasks, check, lambda *about: None)
+    task = partial(tasks.task, data=data, max_steps=4)
+    assert set(task("srgnn").space) == {"lr", "l2", "steps", "dropout"}
+    assert set(task("srgnn", lr=0.01, options={"steps": 2}).space) == {"l2", "dropout"}
+    normalised = task("srgnn", preset="normalised")
     assert set(normalised.space) == {"lr", "l2", "steps", "dropout", "scale"} and normalised.start["scale"] == 12
-    mixed = task("srgnn", data, options={"readout": "attenmixer"})
+    mixed = task("srgnn", options={"readout": "attenmixer"})
     assert {"levels", "heads", "scale"} < set(mixed.space)
-    assert set(task("attenmixer", data, preset="paper").space) == {"lr", "l2", "dropout"}
-    recipe = task("gru4rec", data, preset="authors")  # a rate and batches of its own
+    assert set(task("attenmixer", preset="paper").space) == {"lr", "l2", "dropout"}
+    recipe = task("gru4rec", preset="authors")  # a rate and batches of its own
     assert recipe.start["lr"] == 0.05 and recipe.space["lr"] == Float(5e-4, 0.05, log=True)
-    assert task("srgnn", data, sparsevd=True).start["kl_weight"] == 4
-    assert task("sasrec", data, options={"dim": 6}).space["heads"].values == (1, 2)  # four do not divide the width
+    assert task("srgnn", sparsevd=True).start["kl_weight"] == 4
+    assert task("sasrec", options={"dim": 6}).space["heads"].values == (1, 2)  # four do not divide the width
 
 
 # --- trials ------------------------------------------------------------------------------------------------
@@ -213,6 +228,45 @@ def test_a_diverging_trial_is_recorded_and_skipped(data, tmp_path, monkeypatch):
     assert error.value.exit_code == 1
     folder = tune.tune("sknn", data, trials=3, runs_dir=tmp_path / "none")
     assert read(folder).best_trial == 2 and read(folder).default_mrr_20 is None
+
+
+def test_a_trial_that_raises_is_recorded_and_the_tuning_goes_on(data, tmp_path, monkeypatch):
+    fit = trials.fit
+    raised = {}
+
+    def raises(build, view, config, run, **more):
+        if error := raised.get(run.parent.name):
+            raise error
+        return fit(build, view, config, run, **more)
+
+    monkeypatch.setattr(trials, "fit", raises)
+    memory = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+    raised |= {"001": memory, "002": ModelError("Own raised ValueError in training: no (own.py, line 3).")}
+    folder = tune.tune("sknn", data, trials=4, runs_dir=tmp_path)
+    assert read_trials(folder)["state"].tolist() == ["finished", "failed", "failed", "finished"]
+    notes = ["OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB.", raised["002"].message]
+    assert read_trials(folder)["note"].tolist()[1:3] == notes
+    # The defaults, and what nobody expects, are told once; the same call goes on without them.
+    raised = {"000": memory, "002": ZeroDivisionError("division by zero")}
+    again = {"trials": 4, "runs_dir": tmp_path / "again"}
+    for kind in (torch.OutOfMemoryError, ZeroDivisionError):
+        with pytest.raises(kind):
+            tune.tune("sknn", data, **again)
+    folder = tune.tune("sknn", data, **again)
+    assert read_trials(folder)["state"].tolist() == ["failed", "finished", "failed", "finished"]
+    assert read_trials(folder)["note"][2] == "ZeroDivisionError: division by zero" and read(folder).trials == 4
+
+
+def test_a_disk_that_refuses_is_no_fault_of_a_trial(data, tmp_path, monkeypatch):
+    def refuses(*about, **more):
+        raise files.refused(tmp_path, OSError(28, "No space left on device"))
+
+    monkeypatch.setattr(trials, "fit", refuses)
+    for _ in range(3):
+        with pytest.raises(DissectError, match="No space left"):
+            tune.tune("sknn", data, trials=2, runs_dir=tmp_path)
+    monkeypatch.undo()
+    assert read(tune.tune("sknn", data, trials=2, runs_dir=tmp_path)).default_mrr_20 is not None
 
 
 def test_a_bad_trial_is_pruned_but_never_the_defaults(data, tmp_path, monkeypatch):
@@ -350,6 +404,33 @@ def test_a_training_takes_tuned_settings_and_what_is_given_wins(data, tmp_path, 
     ]
 
 
+def test_a_group_records_where_its_tuned_settings_come_from(data, tmp_path, found):
+    how = {"usual": DENSE, "runs_dir": tmp_path, "epochs": 1}
+    tuned_group = train("srgnn", data, seeds=(1,), tuned=found, **how)
+    other = train("narm", data, seeds=(1,), options={"dim": 4}, **how)
+    file = found / "tuned.toml"
+    assert folders.tuned_by(tuned_group) == {
+        "schema": 1,
+        "file": f"{found.name}/tuned.toml",
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "trials": 1,
+    }
+    assert folders.tuned_by(other) is None
+    (table,) = compare([tuned_group, other])
+    label = table.rows["label"][table.rows["group"] == tuned_group.name].item()
+    assert f"Tuned on validation: {label} (1 trial)." in table.rows.attrs["notes"]
+    (says,) = [row[1] for row in appendix([tuned_group, other], [])["chosen"] if row[0].startswith("settings")]
+    told = f"tuned: {tuned_group.name} on validation, 1 trial ({found.name}/tuned.toml, SHA-256 "
+    assert says.startswith(told) and "no other search" in says
+    (says,) = [row[1] for row in appendix([other], [])["chosen"] if row[0].startswith("settings")]
+    assert says.startswith("set before each training") and "tell of no search" in says
+    (tuned_group / "tuned.json").write_text("{")
+    with folders.hearing() as heard:
+        assert "Tuned" not in " ".join(compare([tuned_group, other])[0].rows.attrs["notes"])
+        appendix([tuned_group], [])
+    assert len(heard) == 2
+
+
 def test_a_preset_wins_unless_it_was_tuned(data, tmp_path, found):
     plan = planned("srgnn", data, preset="normalised", tuned=True, usual=DENSE, runs_dir=tmp_path)
     assert plan.config.model_options == {"dim": 8, "steps": 2, "normalised": True}
@@ -400,7 +481,7 @@ def test_the_weight_of_the_kl_is_tuned_for_a_model_with_sparsevd(data, tmp_path)
     assert read(fixed).verb == "run" and plan.config.kl_weight == 1 and plan.config.max_steps == 4
     assert plan.config.is_sparse and plan.config.shadows and plan.config.select == "last"
     with pytest.raises(UsageError, match="baseline"):
-        task("sknn", data, sparsevd=True)
+        tasks.task("sknn", data, sparsevd=True)
 
 
 def test_of_several_files_that_of_the_width_and_then_the_newest_counts(data, tmp_path, capsys):
@@ -429,7 +510,7 @@ def test_the_command_tunes_shows_and_hands_on(data, tmp_path, typed):
     assert "3 of 3: trial 2 finished" in err and "Use it: dissect train sknn --dataset chain --tuned" in out
     assert typed(*words, "--status")[1] == out
     told = json.loads(typed(*words, "--json")[1])
-    assert told["trials"] == 3 and len(told["rows"]) == 3 and told["command"].startswith("dissect ")
+    assert told["trials"] == 3 and len(told["rows"]) == 3 and told["command"] == f"dissect {' '.join(words)} --json"
     code, out, err = typed("train", "sknn", "--dataset", data.name, "--tuned")
     assert code == 0 and "Tuned settings: runs/tuned/sknn-chain-" in err
     code, out, err = typed("train", "--tuned", "sknn", "--dataset", data.name)

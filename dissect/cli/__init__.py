@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import Any
 
 import click
@@ -33,6 +32,7 @@ COMMANDS = {
 }
 
 INTERRUPTED = 130
+WORDS = "dissect.words"  # of the command, in click's context
 
 
 class LazyGroup(click.Group):
@@ -58,8 +58,12 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(verb, summary) for verb, (_, summary) in COMMANDS.items()])
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[WORDS] = tuple(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
-        dissect.command = ("dissect", *sys.argv[1:])
+        dissect.command = ("dissect", *ctx.meta[WORDS])
         try:
             return super().invoke(ctx)
         except DissectError as error:

@@ -112,7 +112,7 @@ def export(
                 found["sha256"][ONNX] = _sha256(folder / ONNX)
             files.write_json(folder / RECORD, found)
             (folder / "README.txt").write_text(_readme(found), encoding="utf-8")
-            _put(folder, out)
+            _put(folder, out, force)
     except OSError as error:
         raise files.refused(out, error) from error
     return files.read_json(out / RECORD, records.Export, AGAIN)
@@ -225,9 +225,14 @@ def _require_place(out: Path, force: bool) -> None:
         raise UsageError(f"{out} holds an export already.", "Name another folder, or replace it: --force")
 
 
-def _put(folder: Path, out: Path) -> None:
-    """Move a finished export to its place; what `_require_place` allowed there goes."""
-    if out.exists():
+def _put(folder: Path, out: Path, force: bool) -> None:
+    """Move a finished export to its place. An export that is there goes, with `force`.
+
+    The export took a while, so what is there now is checked again. Without `force` nothing is moved away: `rename`
+    takes the place of an empty folder, and refuses any other.
+    """
+    _require_place(out, force)
+    if force and out.exists():
         old = folder.with_name("old")
         os.rename(out, old)
         shutil.rmtree(old)

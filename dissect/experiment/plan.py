@@ -17,7 +17,7 @@ from dissect.data import planted
 from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import UsageError, unknown
 from dissect.experiment.subject import Subject, changes, find_model, model_options, try_out
-from dissect.experiment.tuned import arguments_of, in_words, tuned_for, verb_of
+from dissect.experiment.tuned import arguments_of, in_words, trace, tuned_for, verb_of
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, DENSE, EPOCHS, SETTINGS, Config
 from dissect.text import as_name, check_name
@@ -53,6 +53,7 @@ class Plan:
     steps: Mapping[int, int] = field(default_factory=dict)  # of seeds that do not make config.max_steps
     is_matched: bool = False  # the dense training beside a dissection: config is that of Config.matched
     parts: tuple[str, ...] = ()  # of the group's name, between model and data set
+    tuned: Mapping[str, Any] | None = None  # where tuned settings come from (records.TunedBy)
 
     @property
     def variant(self) -> str:
@@ -92,10 +93,11 @@ def planned(
     **settings: Any,
 ) -> Plan:
     """What `train` with the same arguments trains, and where; nothing is trained or written. Raises as it does."""
-    subject, runs_dir, given = find_model(model), Path(runs_dir), dict(options or {})
+    subject, runs_dir, given, tuned_by = find_model(model), Path(runs_dir), dict(options or {}), None
     if tuned:
         path, best = tuned_for(subject, data, verb_of(usual), tuned, runs_dir, preset, given, anyway)
         say(f"Tuned settings: {path} ({in_words(best, given)}).")
+        tuned_by = trace(path, best)
         preset, given, epochs, settings = arguments_of(best, subject, preset, given, epochs, settings)
     settings = settings_of(subject, usual, preset, epochs, settings)
     if usual == CALIBRATED and epochs is None and not {"max_steps", "select"} & settings.keys():
@@ -117,7 +119,7 @@ def planned(
     parts = [preset] if preset and changes(subject, preset) else []
     parts += [str(kept[option]) for option in subject.cls.in_name if option in given and option in kept]
     group, once = folder_of(config, runs_dir, name, parts), tuple(dict.fromkeys(seeds))
-    return Plan(subject, data, config, group, once, tuple(without), start.weights, parts=tuple(parts))
+    return Plan(subject, data, config, group, once, tuple(without), start.weights, parts=tuple(parts), tuned=tuned_by)
 
 
 def settings_of(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dissect.data.sessions import Dataset, Sessions, split_validation
-from dissect.errors import DataError, DissectError, UsageError, unknown
+from dissect.errors import DataError, DissectError, ModelError, UsageError, unknown
 from dissect.experiment import own_models
 from dissect.runs.config import Config, is_file_name
 from dissect.sparsevd import coverage, shares, sparsify
@@ -253,14 +253,14 @@ def require_length(model: Any, name: str, longest: int, which: str) -> None:
 
 @contextmanager
 def faults_named(subject: Subject, run: Path) -> Iterator[None]:
-    """Context manager: an error that a user's own model raises in training is a DissectError with file and line."""
+    """Context manager: an error that a user's own model raises in training is a ModelError with file and line."""
     try:
         yield
     except DissectError:
         raise
     except Exception as error:
         if not is_of_observer(error) and (line := _line_of(error, subject)):
-            raise DissectError(
+            raise ModelError(
                 f"{subject.name} raised {type(error).__name__} in training: {error}{line}.",
                 f"The records and checkpoints so far are kept in {run}.",
             ) from error

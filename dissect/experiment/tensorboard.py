@@ -29,6 +29,7 @@ from dissect.sparsevd.density import BINS, BINS_PER_UNIT, LOWEST, key
 
 SHADOW = "shadow"
 EVENTS = "events.out.tfevents."  # how the names of TensorBoard's files begin
+OURS = ".dissect"  # how the names of those end that we have written, and may replace
 INSTALL = 'pip install -e ".[tensorboard]"'
 # Right edges of the bins of log alpha. The first and the last bin hold what lies beyond -20 and 20.
 EDGES = [LOWEST + i / BINS_PER_UNIT for i in range(BINS + 2)]
@@ -86,7 +87,7 @@ def export(run: Path, folder: Path) -> list[Path]:
     An event's wall time is the start of the run and the time in training steps since; evaluations take none. The
     events of an earlier export are replaced. The run may be unfinished.
 
-    Raises UsageError if the package tensorboard is missing, or the folder holds anything but events; DataError if the
+    Raises UsageError if the package tensorboard is missing, or the folder holds anything else; DataError if the
     run has no record, or a damaged one; DissectError if the disk refuses.
     """
     try:
@@ -106,7 +107,9 @@ def export(run: Path, folder: Path) -> list[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as new:
             for part, own in parts.items():
-                with SummaryWriter(Path(new) / part.relative_to(folder), max_queue=1000) as writer:
+                with SummaryWriter(
+                    Path(new) / part.relative_to(folder), max_queue=1000, filename_suffix=OURS
+                ) as writer:
                     write(writer, own, began)
                     if part == folder:
                         write_settings(writer, run)
@@ -156,15 +159,15 @@ def write_settings(writer: Any, run: Path) -> None:
 
 
 def require_own(folder: Path) -> None:
-    """Raises UsageError if a folder holds anything but events: it is not ours to replace."""
+    """Raises UsageError if a folder holds anything but events that `export` wrote: it is not ours to replace."""
     for path in folder.rglob("*") if folder.exists() else ():
-        if not path.name.startswith(EVENTS) and path != folder / SHADOW:
-            raise UsageError(f"{folder} holds {path.name}, and is no folder of events.", "Choose another --out.")
+        if not path.match(f"{EVENTS}*{OURS}") and path != folder / SHADOW:
+            raise UsageError(f"{folder} holds {path.name}, which is not ours to replace.", "Choose another --out.")
 
 
 def _replace(folder: Path, new: Path) -> None:
     """Put events in the place of those of an earlier export."""
-    old = list(folder.rglob(f"{EVENTS}*")) if folder.exists() else []
+    old = list(folder.rglob(f"{EVENTS}*{OURS}")) if folder.exists() else []
     for path in sorted(new.rglob(f"{EVENTS}*")):
         target = folder / path.relative_to(new)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -165,6 +165,8 @@ def _ready(plan: Plan, manner: Manner) -> torch.device:
         exchange(plan.build(), config)
     if workers.is_first():
         prepare_group(plan.group, config, data)
+        if plan.tuned:
+            files.write_json(plan.group / "tuned.json", plan.tuned)
     workers.wait()
     if plan.is_matched and not manner.force:
         borrow(plan, manner.say)

@@ -16,17 +16,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from dissect.errors import BusyError, DataError, DissectError, DivergedError, UsageError
+from dissect.errors import BusyError, DataError, DissectError, DivergedError, ModelError, UsageError
 from dissect.experiment.subject import faults_named
 from dissect.experiment.task import Task
 from dissect.runs import files, folders
 from dissect.text import shown
 from dissect.training.loop import fit
+from dissect.training.observers import is_of_observer
 from dissect.training.record import Observer
 from dissect.training.resume import Interrupted
 from models.search import Choice, Int, Space
@@ -187,20 +189,22 @@ def perform(
         return
     title = f"{todo.subject.name} on {todo.of_data[0]}, trial {number} ({number + 1} of {max(todo.asked, number + 1)})"
     watch, value = _Watch(observe(title), trial), None
+    notes: dict[str, Any]
     try:
         try:
             summary = trained(todo, values, number, device, watch)
         finally:
             seconds = trial.user_attrs.get("seconds", 0.0) + time.monotonic() - began
             trial.set_user_attr("seconds", seconds)
-    except BusyError:
-        raise
-    except (UsageError, DivergedError) as error:
-        notes = {"note": shown(error.message), "failed": True}
     except _Pruned:
         notes = {"epochs": watch.epoch}
     except Interrupted as stop:
         raise stopped(todo, number) from stop
+    except Exception as error:
+        if not fails(trial, error):
+            raise
+        says = error.message if isinstance(error, DissectError) else f"{type(error).__name__}: {error}"
+        notes = {"note": shown(shorten(says, 300)), "failed": True}
     else:
         notes, value = {"epoch": summary["selected"]["epoch"], "epochs": summary["epochs"]}, summary["test"]["mrr@20"]
     for name, note in notes.items():
@@ -208,6 +212,26 @@ def perform(
     # Pruned or failed: the sampler learns from it, as from one that is worse than those that came further.
     study.tell(trial, value, state=TrialState.PRUNED if value is None else None)
     shutil.rmtree(todo.run(number) / "checkpoints", ignore_errors=True)
+
+
+def fails(trial: optuna.Trial, error: Exception) -> bool:
+    """Whether an error is the trial's, which has failed then, and the tuning goes on; else it ends the tuning.
+
+    Values that do not fit, a loss that diverges, too little memory and errors of a user's model are. Those two in the
+    first trial, which has the defaults, and errors that nobody expects end the tuning once: the next call takes the
+    trial again, and skips it if it raises again. A disk that refuses, and an observer, are never the trial's fault.
+    """
+    if isinstance(error, (UsageError, DivergedError)):
+        return not isinstance(error, BusyError)
+    is_short = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower())
+    if isinstance(error, ModelError) or is_short:
+        if trial.number:
+            return True
+    elif isinstance(error, (DissectError, OSError)) or is_of_observer(error):
+        return False
+    is_second = bool(trial.user_attrs.get("raised"))
+    trial.set_user_attr("raised", True)
+    return is_second
 
 
 def trained(

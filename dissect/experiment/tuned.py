@@ -9,6 +9,7 @@ runs/tuned/<model>-<dataset>-<hash>/
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -209,6 +210,13 @@ def arguments_of(
     best = {name: value for name, value in {**dim, **record.given, **record.options}.items() if name not in own}
     trained = {name: value for name, value in record.settings.items() if name not in own}
     return preset or record.preset, {**best, **options}, epochs, {**trained, **settings}
+
+
+def trace(path: Path, record: Tuned) -> dict[str, Any]:
+    """What a group records of the tuning that its settings come from (records.TunedBy)."""
+    path = (path / FILE if path.is_dir() else path).resolve()
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"file": f"{path.parent.name}/{path.name}", "sha256": sha256, "trials": record.trials}
 
 
 def in_words(record: Tuned, options: Mapping[str, Any]) -> str:

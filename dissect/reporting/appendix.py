@@ -37,7 +37,7 @@ def appendix(groups: Sequence[Path], entries: Sequence[Entry]) -> dict[str, Any]
         "data": data(groups),
         "seeds": seeds(runs, known),
         "settings": [of for group in groups if (of := settings(group))],
-        "chosen": chosen(entries),
+        "chosen": chosen(entries, searches(runs, known)),
         "again": " ".join(map(shlex.quote, dissect.command)) or "dissect.report(...), from Python",
     }
 
@@ -144,8 +144,23 @@ def _but(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in names}
 
 
-def chosen(entries: Sequence[Entry]) -> list[list[str]]:
-    """What was chosen, and on what."""
+def searches(runs: Runs, known: Mapping[Path, dict[str, Any]]) -> list[str]:
+    """The groups whose settings were tuned, with what they, or the commands of their runs, tell of it."""
+    found = {
+        g: f"{g.name} (its command has --tuned)" for g, _, run in runs if "--tuned" in known[run].get("command", [])
+    }
+    for group in dict.fromkeys(group for group, _, _ in runs):
+        try:
+            if record := folders.tuned_by(group):
+                of = f"{record['file']}, SHA-256 {record['sha256'][:12]}"
+                found[group] = f"{group.name} on validation, {plural(record['trials'], 'trial')} ({of})"
+        except DataError as error:
+            folders.left_out(error)
+    return list(found.values())
+
+
+def chosen(entries: Sequence[Entry], tuned: Sequence[str] = ()) -> list[list[str]]:
+    """What was chosen, and on what; `tuned` are the searches on record."""
     held = {str(entry.config.get("validation", "")) for entry in entries if entry.selection == "validation"}
     ways = dict.fromkeys(entry.selection for entry in entries if entry.selection)
     epochs = [
@@ -163,8 +178,9 @@ def chosen(entries: Sequence[Entry]) -> list[list[str]]:
         ["epoch reported", "; ".join(epochs) or "nothing was trained"],
         [
             "settings, KL weight, threshold",
-            "set before each training, by its command or the defaults (below). The records tell of "
-            "no search; whether somebody had seen other results before, they cannot tell",
+            f"{'tuned: ' + '; '.join(tuned) + '. All others ' if tuned else ''}set before each training, by its "
+            f"command or the defaults (below). The records tell of no {'other ' * bool(tuned)}search; whether somebody "
+            "had seen other results before, they cannot tell",
         ],
         ["limits of the rules", f"fixed in the code for all models and data: {limits}"],
         ["test set", f"accuracy, need, quick checks and swapped inputs are measured on it; {on_test}"],

@@ -1,7 +1,7 @@
 """The run folder: the one contract between training and everything after it.
 
 runs/<name>-<hash>/        a group: one configuration
-  config.toml data.json items.json verdict.json figures/
+  config.toml data.json items.json tuned.json verdict.json figures/
   s<seed>/                 a run: one seed of it, full model
   without-<role>/s<seed>/  the model without a role, same configuration and seeds
     environment.json coverage.json metrics.jsonl density.jsonl checkpoints/ ranks-*.npz summary.json DONE
@@ -113,6 +113,15 @@ def group_config(group: Path) -> dict[str, Any]:
     if (ends := HASHED.search(group.name)) and ends[1] != name:
         raise DataError(f"The settings in {path} do not match the hash in the name {group.name}.", by_hand)
     return {name: value for name, value in config.to_dict().items() if value is not None}
+
+
+def tuned_by(group: Path) -> dict[str, Any] | None:
+    """The tuning whose settings a group was trained with (records.TunedBy); None if its runs took none.
+
+    Raises DataError if the record is damaged.
+    """
+    path = group / "tuned.json"
+    return read_json(path, records.TunedBy, "Move it away.") if path.exists() else None
 
 
 def mark_done(run: Path) -> None:

@@ -71,6 +71,14 @@ class Data(TypedDict):
     n_items: Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 
+class TunedBy(TypedDict):
+    """tuned.json: where the settings of a group come from, if `dissect tune` found them"""
+
+    file: Words
+    sha256: Words
+    trials: Count
+
+
 class Identifiers(TypedDict):
     """items.json"""
 
