@@ -412,6 +412,13 @@ def test_table_1_of_the_paper_is_a_study_too(made, tmp_path):
     assert f"{data.train.n_prefixes + data.test.n_prefixes:,}" in read(tmp_path / "r.html").text
 
 
+def test_the_claims_of_the_paper_are_a_study_too(tmp_path):
+    """Nothing of them was run: each says so, beside what the paper prints."""
+    found = read(dissect.report("claims", tmp_path / "report.html", dataset="demo", runs_dir=tmp_path))
+    assert "The claims of the paper, asked of demo" in found.text and found.text.count("not run") >= 20
+    assert "Figure 3: Propagation of SR-GNN withers. density approaches zero" in found.text
+
+
 def test_claims_of_the_caller_have_a_section(made, tmp_path):
     claims = [
         {"title": "Propagation withers", "answer": "holds", "text": "In all.", "table": pd.DataFrame({"p": [0.25]})},
