@@ -415,6 +415,12 @@ def test_another_split_is_refused(there, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("folder", [None, 3, [], True])
+def test_what_is_no_path_is_no_export(folder):
+    with pytest.raises(UsageError, match="folder is the path of an export; it cannot be"):
+        dissect.load_export(folder)
+
+
 def test_only_our_own_folders_are_replaced(there, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
