@@ -197,16 +197,16 @@ def _against(by_role: pd.DataFrame, kept: str) -> Sequence[str]:
     lines = []
     for role, row in by_role.iterrows():
         falls, retrained = row["constant"], row["retrained"]
-        after = "" if pd.isna(retrained) else f", and by {_percent(retrained)} after a short retraining without it"
+        after = "" if pd.isna(retrained) else f", and {_moves(retrained)} after a short retraining without it (retr.)"
         if row[kept] <= EMPTY and falls > 100 * FALL:
             lines.append(
-                f"{role}: SparseVD keeps {row['sparsevd']:.3f} of it, but the dense model uses it: MRR@20 falls by "
-                f"{_percent(falls)} with a constant in its place{after}."
+                f"{role}: SparseVD keeps {row['sparsevd']:.3f} of it, but the dense model uses it: its MRR@20 "
+                f"{_moves(falls)} with a constant in its place (abl.){after}."
             )
         if row[kept] > EMPTY and row[f"constant{OWN}"] <= 100 * FALL:
             lines.append(
                 f"{role}: SparseVD keeps {row['sparsevd']:.3f} of it, but unseen sessions do not need what it keeps: "
-                f"MRR@20 falls by {_percent(row[f'constant{OWN}'])} with a constant in its place."
+                f"MRR@20 of the dissected model {_moves(row[f'constant{OWN}'])} with a constant in its place (own)."
             )
     return lines
 
@@ -227,12 +227,18 @@ def _disagreements(matrices: pd.DataFrame) -> Sequence[str]:
     if causal not in table or len(table) < 3:
         return []
     with_it = table[causal].drop(index=[n for n in ("constant", "resample", "retrained") if n in table.index])
-    best, far = with_it.idxmax(), with_it[with_it < NEAR].index
+    best = with_it.idxmax()
+    far = with_it.index[(with_it < NEAR) & (with_it.index != best)]
     lines = [f"Nearest to ablation of the dense model is {WORDS[best]} (rank correlation {with_it[best]:.2f})."]
     if len(far):
         said = ", ".join(f"{WORDS[name]} ({with_it[name]:.2f})" for name in far)
         lines.append(f"Far from it: {said}.")
     return lines
+
+
+def _moves(fall: float) -> str:
+    """What an accuracy does that falls by so many percent; below zero it rises."""
+    return f"rises by {_percent(-fall)}" if fall < 0 else f"falls by {_percent(fall)}"
 
 
 def _percent(value: float) -> str:

@@ -521,9 +521,12 @@ def load_export(folder: str | Path, model: Model | None = None) -> torch.nn.Modu
 
     Raises
     ------
+    UsageError
+        `folder` is no path.
     DataError
         The folder is no export, or is damaged.
     """
+    check({"folder": folder})
     return exported.load_export(folder, model)
 
 

@@ -57,6 +57,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "jobs": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
     "observe": (callable, "a class derived from dissect.Observer, or a function that makes an observer from a title"),
     "runs_dir": (_is_place, "the path of a folder"),
+    "folder": (_is_place, "the path of an export"),
     "name": (lambda x: isinstance(x, str), "a text"),
     "init_from": (is_group, "a group, or the name or path of a group or run"),
     "group": (is_group, "a group, or the name or path of one"),

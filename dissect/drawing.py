@@ -38,10 +38,16 @@ class Drawing(NamedTuple):
     table: pd.DataFrame
 
     def save(self, folder: Path) -> list[Path]:
-        """Write PDF, SVG, PNG, CSV and the caption; returns the paths. Raises DissectError if the disk refuses."""
-        from dissect.text import without_formulas
-        from figures.style import save
+        """Write PDF, SVG, PNG, CSV and the caption; returns the paths.
 
+        Raises UsageError for the name of a file in place of a folder, DissectError if the disk refuses.
+        """
+        from dissect.text import without_formulas
+        from figures.style import SUFFIXES, save
+
+        if folder.suffix.lower().removeprefix(".") in SUFFIXES and not folder.is_dir():
+            says = f"{folder} is the name of a file; a figure is several files in a folder."
+            raise UsageError(says, f"Name a folder: --out {folder.with_suffix('')}")
         try:
             return save(self.figure, folder / self.name, without_formulas(self.table), self.caption)
         except OSError as error:

@@ -200,12 +200,16 @@ class Group:
         """What other criteria than SparseVD say of the matrices, like `dissect opinions`; kept in the group's folder.
 
         Without `quiet`, a terminal or a notebook shows how far it is. `how` are n (prefixes to judge on, 0: all),
-        retrain (steps), with_l0, l0_weight, curves and data_dir: those of experiment/opinions.py. Raises UsageError if
-        no seed has a dense model to judge.
+        retrain (steps), with_l0, l0_weight, curves and data_dir: those of experiment/opinions.py. Raises UsageError for
+        an option or a value that makes no sense, and if no seed has a dense model to judge.
         """
         from dissect.data import bring
         from dissect.experiment.opinions import opinions_of, seeds_of, untold
 
+        taken = inspect.signature(opinions_of).parameters.values()
+        known = {each.name for each in taken if each.kind is each.KEYWORD_ONLY} - {"model", "tell"}
+        for name in how.keys() - known:
+            raise unknown("option of opinions", name, known)
         if not (seeds := seeds_of(self.path)):
             raise UsageError(f"{self.path.name} has no finished seed with a dense model to judge.")
         shown = not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)

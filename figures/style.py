@@ -33,6 +33,7 @@ UNDATED: dict[str, Any] = {
     "svg": {"Date": None},
     "png": {"Software": None},
 }
+SUFFIXES = (*UNDATED, "csv", "txt")  # of the files of a figure
 LONGEST = 24  # letters of a name; of a longer one the end is shown
 LABEL: Any = {"va": "center", "fontsize": 6.5}  # of text beside a line
 
@@ -58,7 +59,7 @@ def save(figure: Figure, stem: Path, table: pd.DataFrame, description: str) -> l
     The files are the same to the byte for the same data: no dates, fixed identifiers.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = {suffix: stem.with_name(f"{stem.name}.{suffix}") for suffix in (*UNDATED, "csv", "txt")}
+    paths = {suffix: stem.with_name(f"{stem.name}.{suffix}") for suffix in SUFFIXES}
     with mpl.rc_context(SETTINGS):
         for suffix, metadata in UNDATED.items():
             figure.savefig(paths[suffix], dpi=300, metadata=metadata)

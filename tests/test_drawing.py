@@ -165,6 +165,16 @@ def test_the_help_lists_every_figure_with_examples():
         assert f"  dissect {words}" in shown
 
 
+def test_the_name_of_a_file_is_no_folder_for_a_figure(tmp_path):
+    words = ["plot", "data", "demo", "--out"]
+    for name in ("op.svg", "op.PNG"):
+        result = CliRunner().invoke(main, [*words, str(tmp_path / name)], catch_exceptions=False)
+        assert result.exit_code == 2 and f"Name a folder: --out {tmp_path / 'op'}" in result.stderr
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "v1.txt").mkdir()
+    assert CliRunner().invoke(main, [*words, str(tmp_path / "v1.txt")], catch_exceptions=False).exit_code == 0
+
+
 def test_a_group_without_runs_has_no_training_to_draw(group, tmp_path):
     empty = tmp_path / group.name
     empty.mkdir()

@@ -415,6 +415,37 @@ def test_another_split_is_refused(there, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_export_without_its_record_is_said_to_lack_it(there, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(there["sparse-out"], out)
+    (out / "export.json").unlink()
+    code, _, err = invoke("recommend", out, "--session", "1,2")
+    assert code == 3 and "is no export: it has no export.json." in err
+    (out / "model.safetensors").unlink()
+    assert invoke("recommend", out, "--session", "1,2")[0] == 2
+
+
+def test_a_sentence_about_a_record_has_one_full_stop(there, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(there["sparse-out"], out)
+    found = json.loads((out / "export.json").read_text())
+    found["config"]["model"] = "mine.py:Mine"  # a file, and nothing says which
+    (out / "export.json").write_text(json.dumps(found))
+    code, _, err = invoke("recommend", out, "--session", "1,2")
+    assert code == 3 and "its SHA-256 is missing.\n" in err
+
+
+def test_equal_scores_are_called_equal():
+    assert exported.sameness(0.0) == "are equal"
+    assert exported.sameness(2.3e-7) == "differ by 2e-07 of a session's largest at most"
+
+
+@pytest.mark.parametrize("folder", [None, 3, [], True])
+def test_what_is_no_path_is_no_export(folder):
+    with pytest.raises(UsageError, match="folder is the path of an export; it cannot be"):
+        dissect.load_export(folder)
+
+
 def test_only_our_own_folders_are_replaced(there, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -431,7 +462,7 @@ def test_only_our_own_folders_are_replaced(there, tmp_path):
     assert json.loads((out / "export.json").read_text())["layers"] == {}
     (out / "thesis.txt").write_text("years of work")
     code, _, err = invoke("export", there["dense"], "--out", out, "--force")
-    assert code == 2 and "no export of ours" in err
+    assert code == 2 and "holds an export, and other files with it: thesis.txt." in err
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 

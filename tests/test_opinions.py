@@ -535,6 +535,24 @@ def test_from_python_and_of_a_dense_group(tiny, group, tmp_path):
     assert np.isfinite(table.set_index("matrix").loc[table["matrix"].str.contains("_ih").to_numpy(), "mean"]).all()
 
 
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"n": -1}, "n is a number of prefixes, 0 or more; it cannot be -1."),
+        ({"n": "all"}, "n is a number of prefixes"),
+        ({"retrain": -1}, "retrain is a number of steps, 0 or more; it cannot be -1."),
+        ({"retrain": True}, "retrain is a number of steps"),
+        ({"with_l0": True, "l0_weight": 0}, "l0_weight is a number above 0; it cannot be 0."),
+        ({"curve": True}, "There is no option of opinions named 'curve'."),
+        ({"tell": print}, "There is no option of opinions named 'tell'."),
+    ],
+)
+def test_from_python_what_makes_no_sense_is_told(group, how, says):
+    with pytest.raises(UsageError) as error:
+        group.opinions(quiet=True, **how)
+    assert error.value.message.startswith(says)
+
+
 def test_opinions_are_of_the_present_weights(tiny, group, tmp_path):
     import fcntl
     import shutil
@@ -621,13 +639,29 @@ def test_what_speaks_against_sparsevd_comes_first():
     )
     words = analysis.in_words(matrices, roles)
     assert words[0].startswith(
-        "propagation: SparseVD keeps 0.010 of it, but the dense model uses it: MRR@20 falls by 7.0 %"
+        "propagation: SparseVD keeps 0.010 of it, but the dense model uses it: its MRR@20 falls by 7.0 %"
     )
     assert words[1].startswith("attention: SparseVD keeps 0.600 of it, but unseen sessions do not need what it keeps")
     assert words[2].startswith("tran: sparse and needed. It keeps 0.080")
     assert words[3] == "Nearest to ablation of the dense model is magnitude (rank correlation 1.00)."
     assert words[4].startswith("Far from it: SparseVD (-0.80), Fisher (-0.80)")
     assert len(words) == 5
+
+
+def test_an_accuracy_that_rises_is_said_to_rise_and_of_which_model():
+    words = analysis.in_words(*tables(**{f"constant{analysis.OWN}": [-22.4, 10.0, 10.0, 10.0]}))
+    assert words == [
+        "propagation: SparseVD keeps 0.500 of it, but unseen sessions do not need what it keeps: MRR@20 of the "
+        "dissected model rises by 22.4 % with a constant in its place (own)."
+    ]
+
+
+def test_a_criterion_is_near_to_ablation_or_far_from_it():
+    near = {"magnitude": [1, 2, 4, 3], "fisher": [4, 3, 2, 1], "sparsevd": [3, 1, 2, 4]}
+    words = analysis.in_words(*tables(constant=[1, 3, 2, 4], **near))[-2:]
+    said = " ".join(words)
+    assert all(said.count(name) == 1 for name in ("magnitude", "Fisher", "SparseVD"))
+    assert words[0].endswith("is magnitude (rank correlation 0.40).") and "magnitude" not in words[1]
 
 
 def test_agreement_is_spearmans_of_each_seed():

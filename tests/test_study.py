@@ -207,6 +207,17 @@ def test_unknown_names_are_refused(tmp_path):
         find_study(str(tmp_path / "missing.toml"))
 
 
+def test_arms_are_shown_with_their_settings_and_the_paper_only_where_it_prints_some(tmp_path):
+    path = tmp_path / "rates.toml"
+    arms = "".join(f'[[arm]]\nlabel = "{x}"\nmodel = "srgnn"\nsettings = {{lr = {x}}}\n' for x in (0.01, 0.02))
+    path.write_text(f'question = "Which rate?"\n{arms}')
+    out = CliRunner().invoke(main, ["study", "show", str(path)]).output
+    assert "lr=0.01" in out and "lr=0.02" in out and "paper" not in out
+    assert "paper, Diginetica" in CliRunner().invoke(main, ["study", "show", "table2"], env={"COLUMNS": "120"}).output
+    none = CliRunner().invoke(main, ["study", "show", "table1"]).output
+    assert "It trains nothing. See it: dissect study table table1" in none and "paper, Diginetica" not in none
+
+
 def test_the_verbs_on_a_screen(tmp_path):
     run = CliRunner()
     path = tmp_path / "levels.toml"

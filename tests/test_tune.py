@@ -362,6 +362,37 @@ def test_a_half_written_line_is_cut_off_and_a_garbled_one_is_told(data, tmp_path
     assert error.value.hint == f"Move it away and tune anew: mv {folder} {folder}.old"
 
 
+@pytest.mark.parametrize("harm", ["head", "line", "empty", "gone", "random", "folder"])
+def test_a_damaged_journal_is_told_whether_one_tunes_or_looks(data, tmp_path, harm):
+    folder = tune.tune("sknn", data, trials=2, runs_dir=tmp_path)
+    journal = folder / trials.JOURNAL
+    whole = journal.read_bytes()
+    journal.unlink()
+    if harm == "folder":
+        journal.mkdir()
+    elif harm != "gone":
+        left = {
+            "head": whole[150:],
+            "line": whole[whole.index(b"\n") + 1 :],
+            "empty": b"",
+            "random": b"\xdf\x00\n" * 99,
+        }
+        journal.write_bytes(left[harm])
+    for ask in (tune.look, tune.tune):
+        with pytest.raises(DataError, match=r"trials\.journal is damaged") as error:
+            ask("sknn", data, trials=2, runs_dir=tmp_path)
+        assert error.value.exit_code == 3 and f"mv {folder} {folder}.old" in error.value.hint
+
+
+def test_a_lost_file_of_a_tuning_is_written_again_when_one_looks(data, tmp_path):
+    folder = tune.tune("sknn", data, trials=2, runs_dir=tmp_path)
+    before, rows = read(folder), read_trials(folder)
+    for name in (tuned.FILE, tuned.TABLE):
+        (folder / name).unlink()
+        assert tune.look("sknn", data, trials=2, runs_dir=tmp_path) == folder
+        assert read(folder) == before and read_trials(folder).equals(rows)
+
+
 def test_without_optuna_the_command_that_installs_it_is_told(data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UsageError, match="needs Optuna") as error:

@@ -12,6 +12,7 @@ from rich.console import Console
 from dissect.cli import options
 from dissect.cli.models_view import PATIENCE
 from dissect.cli.text_table import plain
+from dissect.experiment.exported import sameness
 
 
 @contextmanager
@@ -98,9 +99,10 @@ def show_savings(found: Mapping[str, Any], screen: Console) -> None:
         before, after = (accuracy[which][metric] for which in ("whole", "export"))
         table.add_row(f"{metric.upper()} on test, %", f"{before:.2f}", f"{after:.2f}", "")
     screen.print(table)
+    differ = accuracy["ranks_that_differ"]
     screen.print(
-        f"Scores differ by {found['difference']:.0e} of a session's largest at most. Of {accuracy['prefixes']:,} test "
-        f"ranks {accuracy['ranks_that_differ']:,} differ, where two items score nearly the same."
+        f"Scores {sameness(found['difference'])}. Of {accuracy['prefixes']:,} test ranks "
+        + (f"{differ:,} differ, where two items score nearly the same." if differ else "none differs.")
     )
     one = times["session"]
     screen.print(f"Times are medians of {one['rounds']} rounds, both models in turn, on one thread.")

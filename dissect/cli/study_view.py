@@ -45,13 +45,19 @@ def shown(name: str, as_json: bool) -> None:
     if found.shows == "claims":
         claims_view.listed()
         return
-    table = plain(("arm", "model", "how", "paper, Diginetica"), (), f"\n{found.name}: {found.question}")
+    title = f"\n{found.name}: {found.question}"
+    if not found.arms:
+        says = f"It trains nothing. See it: dissect study table {found.name}"
+        Console(highlight=False, markup=False).print(f"{title}\n{says}")
+        return
+    has_paper = any("diginetica" in arm.printed for arm in found.arms)
+    table = plain(("arm", "model", "how", *["paper, Diginetica"] * has_paper), (), title)
     for arm in found.arms:
-        words = [arm.preset or "", *(f"{key}={value}" for key, value in arm.options.items())]
+        words = [arm.preset or "", *(f"{key}={value}" for key, value in {**arm.options, **arm.settings}.items())]
         words += [f"without {', '.join(arm.without)}" if arm.without else "", "" if arm.verb == "train" else arm.verb]
         printed = arm.printed.get("diginetica")
         says = f"{printed.hr:.2f} / {printed.mrr:.2f}" if printed else ""
-        table.add_row(arm.label, arm.model, ", ".join(filter(None, words)), says)
+        table.add_row(arm.label, arm.model, ", ".join(filter(None, words)), *[says] * has_paper)
     Console().print(table)
 
 

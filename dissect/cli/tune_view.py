@@ -18,8 +18,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from dissect.cli import options
 from dissect.cli.live import PlainObserver
 from dissect.cli.text_table import Column, TextTable
-from dissect.errors import UsageError
-from dissect.experiment import task, tune
+from dissect.experiment import tune
 from dissect.experiment.subject import option_values
 from dissect.experiment.tuned import FILE, Tuned, read, read_trials
 from dissect.runs.config import SETTINGS
@@ -85,9 +84,7 @@ def tuned(
     about |= {"trials": trials, "sparsevd": sparsevd}
     data = options.loader(say)(dataset, data_dir)
     if status:
-        folder = task.task(model, data, **about).folder
-        if not (folder / FILE).exists():
-            raise UsageError(f"No trial is finished in {folder}.", "Without --status the same command makes some.")
+        folder = tune.look(model, data, **about)
     else:
         watch = partial(observer, quiet=quiet)
         folder = tune.tune(model, data, timeout=timeout, device=device, observe=watch, say=say, **about)
@@ -117,7 +114,7 @@ def view(record: Tuned, table: pd.DataFrame) -> TextTable:
     names = [f"{n}{', defaults' if n == 0 else ''}" for n in rows["trial"]]
     columns = [Column("trial", names), Column("MRR@20", [f"{value:.2f}" for value in rows["mrr@20"]])]
     if rows["epochs"].any():
-        columns.append(Column("epoch", [f"{value:g}" for value in rows["epoch"]]))
+        columns.append(Column("epoch", [f"{value:.2f}" for value in rows["epoch"]]))
     columns += [Column(name.replace("_", "\n"), [cell(value) for value in rows[name]], spare=True) for name in tried]
     counts = table["state"].value_counts()
     told = ", ".join(

@@ -33,6 +33,7 @@ from dissect.runs import files, records
 from dissect.runs.config import Config
 from dissect.sparsevd import compact as making
 from dissect.sparsevd import densify
+from dissect.text import shown
 from dissect.training.evaluation import evaluate, metrics, prefixes_of
 from dissect.training.rebuild import Recorded, roles_without
 from dissect.training.scoring import scores_over
@@ -126,7 +127,9 @@ def read_export(folder: Path | str) -> Recorded:
         records.check(found["config"], Config, str(folder / RECORD), AGAIN)
         config = Config(**found["config"])
     except (TypeError, UsageError) as error:
-        raise DataError(f"{folder / RECORD} is of another version of dissect: {error}.", AGAIN) from error
+        raise DataError(
+            f"{folder / RECORD} is of another version of dissect: {str(error).rstrip('.')}.", AGAIN
+        ) from error
     run, command = found["run"], tuple(found["run"]["command"])
     return Recorded(folder, folder, run["variant"], run["seed"], config, run["step"], found["n_items"], command)
 
@@ -218,9 +221,12 @@ def _require_place(out: Path, force: bool) -> None:
     """Raises UsageError if `out` is anything but a new place, an empty folder, or with `force` an export of ours."""
     if not os.path.lexists(out) or (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
         return
-    strange = not is_export(out) or out.is_symlink() or {path.name for path in out.iterdir()} - set(OURS)
-    if strange:
+    if not is_export(out) or out.is_symlink():
         raise UsageError(f"{out} is there, and is no export of ours.", "Name a new folder: --out FOLDER")
+    if others := sorted({path.name for path in out.iterdir()} - set(OURS)):
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        says = f"{out} holds an export, and other files with it: {', '.join(map(shown, others[:3]))}{more}."
+        raise UsageError(says, "Move them away, or name a new folder: --out FOLDER")
     if not force:
         raise UsageError(f"{out} holds an export already.", "Name another folder, or replace it: --force")
 
@@ -389,6 +395,11 @@ def _alternate(
     return {**{name: in_ms(rows) for name, rows in taken.items()}, "rounds": len(taken["whole"])}
 
 
+def sameness(difference: float) -> str:
+    """How much the scores of an export differ from the model's, in words."""
+    return f"differ by {difference:.0e} of a session's largest at most" if difference else "are equal"
+
+
 def _readme(found: Mapping[str, Any]) -> str:
     """README.txt of an export, in plain words."""
     onnx = ONNX in found["sha256"]
@@ -407,7 +418,7 @@ Run:       {found["run"]["path"]}
 Accuracy:  HR@20 {after["hr@20"]:.2f}, MRR@20 {after["mrr@20"]:.2f} on {found["accuracy"]["prefixes"]:,} test prefixes
 Size:      {found["bytes"]["left"]:,} bytes; the whole model has {found["bytes"]["whole"]:,}
 
-It gives the scores of the whole model (they differ by {found["difference"]:.0e} of a session's largest score at most).
+It gives the scores of the whole model (they {sameness(found["difference"])}).
 Rows and columns of weights that the training had pruned, and what they alone fed, were left out: export.json lists
 them.
 

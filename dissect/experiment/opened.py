@@ -31,7 +31,7 @@ Load = Callable[[str, str | None], Dataset]  # the data set of a name, from a da
 
 def finished_run(name: str | Path, runs_dir: str | Path) -> Recorded:
     """The record of a finished run by its name, or by that of a group with one seed; or of an export by its folder."""
-    if exported.is_export(name):
+    if exported.is_export(name) or (Path(name) / exported.WEIGHTS).is_file():  # of one without a record: it says so
         return exported.read_export(name)
     record = read_run(folders.resolve_run(name, runs_dir))
     require_finished(record)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from torch.nn.utils import parametrize
 
 from dissect import opinions as criteria
 from dissect.data.sessions import Dataset, split_validation
-from dissect.errors import BusyError, DataError
+from dissect.errors import BusyError, DataError, UsageError
 from dissect.experiment.opened import Load, data_of, model_of, trained_model
 from dissect.opinions import l0, sessions
 from dissect.opinions.tuning import recovered
@@ -91,8 +92,10 @@ def opinions_of(
     with_l0      train the model with L0 gates too, at `l0_weight` nats for an open gate
     curves       accuracy against kept share, for each criterion
 
-    Raises DataError if the seed has no finished dense model of its kind, BusyError if another process is at it.
+    Raises UsageError for a number that makes no sense, DataError if the seed has no finished dense model of its kind,
+    BusyError if another process is at it.
     """
+    _require_numbers(n, retrain, l0_weight)
     path = folders.opinions_file(group, seed)
     wanted: list[tuple[str, dict[str, Any]]] = [("scores", {}), ("ablation", {})]
     wanted += [("retrain", {"steps": retrain})] * bool(retrain)
@@ -116,6 +119,15 @@ def opinions_of(
             if missing:
                 _ask(subject_of(group, seed, load, n, chosen, model, data_dir), missing, found, path, tell)
     return found
+
+
+def _require_numbers(n: int, retrain: int, l0_weight: float) -> None:
+    for name, value, what in (("n", n, "of prefixes"), ("retrain", retrain, "of steps")):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise UsageError(f"{name} is a number {what}, 0 or more; it cannot be {value!r}.")
+    is_number = isinstance(l0_weight, (int, float)) and not isinstance(l0_weight, bool)
+    if not is_number or not 0 < l0_weight < math.inf:
+        raise UsageError(f"l0_weight is a number above 0; it cannot be {l0_weight!r}.")
 
 
 def _ask(

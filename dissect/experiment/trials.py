@@ -25,6 +25,7 @@ import torch
 from dissect.errors import BusyError, DataError, DissectError, DivergedError, ModelError, UsageError
 from dissect.experiment.subject import faults_named
 from dissect.experiment.task import Task
+from dissect.experiment.tuned import TABLE
 from dissect.runs import files, folders
 from dissect.text import shown
 from dissect.training.loop import fit
@@ -62,6 +63,8 @@ def opened(todo: Task) -> optuna.Study:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = todo.folder / JOURNAL
+    if os.path.lexists(path) and not path.is_file():
+        raise _damaged(path, "it is no file")
     try:
         todo.folder.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -72,6 +75,7 @@ def opened(todo: Task) -> optuna.Study:
             cut_back(path, lock)
     except OSError as error:
         raise files.refused(path, error) from error
+    _require_beginning(path)
     pruner = optuna.pruners.MedianPruner(*PRUNED_AFTER)
     try:
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), lock))
@@ -80,11 +84,23 @@ def opened(todo: Task) -> optuna.Study:
         )
         study.get_trials()
     except Exception as error:  # a garbled journal can fail anywhere in Optuna
-        aside = f"mv {shlex.quote(str(todo.folder))} {shlex.quote(str(todo.folder))}.old"
-        raise DataError(
-            f"{path} is damaged: {type(error).__name__}: {error}.", f"Move it away and tune anew: {aside}"
-        ) from error
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
     return study
+
+
+def _damaged(path: Path, why: str) -> DataError:
+    folder = shlex.quote(str(path.parent))
+    return DataError(f"{path} is damaged: {why}.", f"Move it away and tune anew: mv {folder} {folder}.old")
+
+
+def _require_beginning(path: Path) -> None:
+    """Raises DataError if a journal lost its first lines: Optuna would begin anew, beside trials that are there."""
+    with open(path, "rb") as file:
+        first = file.readline()
+    if not first and (path.parent / TABLE).exists():
+        raise _damaged(path, f"it is empty, and {TABLE} has trials")
+    if first and b'"study_name"' not in first:
+        raise _damaged(path, "its beginning is not that of a tuning")
 
 
 def cut_back(path: Path, lock: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import shlex
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from dissect.experiment.plan import Say, unsaid, work
 from dissect.experiment.subject import Subject, defaults
 from dissect.experiment.task import Task, task
 from dissect.experiment.train import unobserved
-from dissect.experiment.trials import alone, opened, perform, take
+from dissect.experiment.trials import JOURNAL, alone, opened, perform, take
 from dissect.runs import files
 from dissect.runs.config import SETTINGS
 from dissect.text import without_formula
@@ -85,6 +86,23 @@ def tune(
             f"No trial of {todo.subject.name} came to its end: {todo.folder / tuned.TABLE} has the reasons.",
             "Give more trials, or fix the setting that fails, such as --lr 0.001.",
         )
+    return todo.folder
+
+
+def look(model: str | type | Subject, data: Dataset, **about: Any) -> Path:
+    """The folder of a tuning that has a finished trial, as `tune` with the same arguments finds it; trains nothing.
+
+    A tuned.toml or trials.csv that is lost is written again from the journal. Raises UsageError if no trial is
+    finished, DataError for a damaged journal.
+    """
+    todo = task(model, data, **about)
+    if any(os.path.lexists(todo.folder / name) for name in (JOURNAL, tuned.TABLE)):
+        study = opened(todo)
+        if not all((todo.folder / name).exists() for name in (tuned.FILE, tuned.TABLE)):
+            with alone(todo.folder):
+                write(todo, study)
+    if not (todo.folder / tuned.FILE).exists():
+        raise UsageError(f"No trial is finished in {todo.folder}.", "Without --status the same command makes some.")
     return todo.folder
 
 
