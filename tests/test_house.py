@@ -386,6 +386,23 @@ def test_constraints_pin_what_setup_asks_for():
         assert requirement.specifier.contains(pin), f"{requirement} but constraints.txt has {pin}"
 
 
+def test_every_import_is_declared():
+    """What the packages import is in setup.cfg, among what is installed always or as an extra."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
+    declared = {canonicalize_name(Requirement(line).name) for text in lines for line in filter(None, text.splitlines())}
+    known = {*sys.stdlib_module_names, "dissect", "models", "analyses", "figures"}
+    found = set()
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(str(node.module).split(".")[0])
+    assert {name for name in found - known if canonicalize_name(name) not in declared} == set()
+
+
 def test_the_changelog_knows_this_version():
     headings = re.findall(r"^## \[([^]]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == "Unreleased"
