@@ -92,5 +92,5 @@ def test_the_tutorial_shows_a_decided_verdict_of_each_kind():
     ):
         assert answer in PAGE
     pictures = list((ROOT / "docs" / "tutorial").iterdir())
-    assert sum(path.stat().st_size for path in pictures) <= 300_000
+    assert sum(path.stat().st_size for path in pictures) <= 450_000  # with fewer colours, lines of the palette look alike
     assert all(f"(tutorial/{path.name})" in PAGE for path in pictures)

@@ -256,37 +256,34 @@ class LinearVD(VariationalLayer, nn.Linear):
         return self._product("weight", x, self.bias)
 
 
-class Conv1dVD(VariationalLayer, nn.Conv1d):
-    """Conv1d: x [B, in, T] or [in, T] -> [B, out, T'] or [out, T']; weight, log_sigma2 [out, in / groups, k].
-
-    The noise of two positions is independent, although overlapping windows see the same weights.
+class _ConvolutionVD(VariationalLayer):
+    """What convolutions share. The noise of two positions is independent, although overlapping windows see the same
+    weights.
     """
 
-    dense_class = nn.Conv1d
     log_sigma2: nn.Parameter
+    bias: Any  # of the convolution, as is the next
+    _conv_forward: Any
 
     def forward(self, x: Tensor) -> Tensor:
         return self._product("weight", x, self.bias)
 
     def _times(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same padding, stride and dilation for the mean and the variance."""
-        return self._conv_forward(x, weight, bias)
+        product: Tensor = self._conv_forward(x, weight, bias)
+        return product
 
 
-class Conv2dVD(VariationalLayer, nn.Conv2d):
-    """Conv2d: x [B, in, Y, X] or [in, Y, X] -> [B, out, Y', X']; weight, log_sigma2 [out, in / groups, k, k'].
+class Conv1dVD(_ConvolutionVD, nn.Conv1d):
+    """Conv1d: x [B, in, T] or [in, T] -> [B, out, T'] or [out, T']; weight, log_sigma2 [out, in / groups, k]."""
 
-    The noise of two positions is independent, although overlapping windows see the same weights.
-    """
+    dense_class = nn.Conv1d
+
+
+class Conv2dVD(_ConvolutionVD, nn.Conv2d):
+    """Conv2d: x [B, in, Y, X] or [in, Y, X] -> [B, out, Y', X']; weight, log_sigma2 [out, in / groups, k, k']."""
 
     dense_class = nn.Conv2d
-    log_sigma2: nn.Parameter
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._product("weight", x, self.bias)
-
-    def _times(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return self._conv_forward(x, weight, bias)
 
 
 class EmbeddingVD(VariationalLayer, nn.Embedding):

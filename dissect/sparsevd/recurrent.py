@@ -146,7 +146,7 @@ class _RecurrentVD(VariationalLayer):
         return states
 
     def _advance(self, gi: Tensor, suffix: str, states: States) -> States:
-        """The new states from the product with the input [B, gates x H] and the states."""
+        """Abstract: the new states from `gi`, the product with the input [B, gates x H], and the states."""
         raise NotImplementedError
 
     def _dense_forward(self, input: Any, hx: Any) -> Any:
