@@ -92,5 +92,6 @@ def test_the_tutorial_shows_a_decided_verdict_of_each_kind():
     ):
         assert answer in PAGE
     pictures = list((ROOT / "docs" / "tutorial").iterdir())
-    assert sum(path.stat().st_size for path in pictures) <= 450_000  # with fewer colours, lines of the palette look alike
+    # Small, but with all their colours: with fewer, lines look alike.
+    assert sum(path.stat().st_size for path in pictures) <= 450_000
     assert all(f"(tutorial/{path.name})" in PAGE for path in pictures)
