@@ -3,10 +3,11 @@
 From Python (docs/python.md):
 
     data = dissect.load("demo")
-    group = dissect.run("srgnn", data, seeds=(1, 2, 3))  # as `dissect run`; dissect.train as `dissect train`
+    group = dissect.run("srgnn", data, seeds=(1, 2, 3))  # as `dissect run`
     group.verdict(), group.density(), group.figure("density")
+    other = dissect.train("attenmixer", data)
     dissect.compare([group, other])
-    dissect.study("table4", data).run().table()         # as `dissect study`
+    dissect.study("table4", data).run().table()
 
 Nothing of it is imported before it is used: torch and pandas take seconds.
 """
