@@ -10,8 +10,8 @@ import pandas as pd
 
 from analyses.sound import each_sound
 from dissect.errors import DataError, UsageError, unknown
-from dissect.runs.files import AGAIN, read_jsonl
-from dissect.runs.folders import FULL, group_runs, is_done, place_of, read_summary, variants
+from dissect.runs.files import AGAIN
+from dissect.runs.folders import FULL, group_runs, is_done, place_of, read_records, variants
 from dissect.runs.records import Density
 from dissect.sparsevd.density import BINS_PER_UNIT, LOWEST, key
 
@@ -83,7 +83,7 @@ def recorded(table: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
 def density_rows(run: Path) -> list[dict[str, Any]]:
     """The density records of a run. Raises DataError if one is damaged, or those of a finished run lack their end."""
     path, seed = run / "density.jsonl", place_of(run)[1]
-    rows = [{"seed": seed, **flat(record)} for record in read_jsonl(path, Density)]
+    rows = [{"seed": seed, **flat(record)} for record in read_records(run, path.name, Density)]
     for number, row in enumerate(rows, 1):
         if row.keys() != rows[0].keys():
             raise DataError(f"{path}, line {number}, counts by other thresholds than the first.", AGAIN)
@@ -93,10 +93,6 @@ def density_rows(run: Path) -> list[dict[str, Any]]:
                 f"{path}, line {number}, is damaged: it counts {max(counted, most):,} of {row['numel']:,} weights.",
                 AGAIN,
             )
-    if rows and is_done(run):
-        last, steps = rows[-1]["step"], read_summary(run).get("steps")
-        if last != steps:
-            raise DataError(f"{path} ends at step {last}, and the run has {steps}: the rest is lost.", AGAIN)
     return rows
 
 

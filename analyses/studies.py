@@ -243,7 +243,12 @@ def find_study(name: str) -> Study:
     except OSError as error:
         raise UsageError(f"Could not read the study {path}: {error.strerror or error}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise DataError(f"{path} is not a study: {error}.", "docs/studies.md has an example.") from error
+        hint = "docs/studies.md has an example."
+        if wrong := re.search(r"unknown field `(.*?)`(.*)", str(error)):  # at the top, or "- at `$.arm[0]`"
+            kind = _ArmFile if wrong[2] else _StudyFile
+            about = unknown("key of an arm" if wrong[2] else "key", wrong[1], kind.__struct_fields__)
+            raise DataError(f"{path} is not a study: {about}", about.hint or hint) from error
+        raise DataError(f"{path} is not a study: {error}.", hint) from error
     arms = tuple(Arm(**{**msgspec.structs.asdict(of), "label": of.label or of.model}) for of in read.arm)
     if any(re.search(f"[{STEERS}]", f"{arm.label}{read.question}{read.axis}") for arm in arms):
         raise DataError(f"{path}: labels, question and axis must have no control characters.")

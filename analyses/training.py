@@ -10,7 +10,7 @@ import pandas as pd
 
 from analyses.sound import each_sound
 from dissect.errors import DataError
-from dissect.runs import files, folders
+from dissect.runs import folders
 from dissect.runs.records import Eval, Train
 
 CURVES = {"ce": "loss", "hr@20": "HR@20", "mrr@20": "MRR@20"}  # field of a record -> what it is called
@@ -41,7 +41,7 @@ def training_table(group: Path, variant: str = folders.FULL) -> pd.DataFrame:
 
 def training_rows(run: Path, stretch: int) -> list[dict[str, Any]]:
     """The rows of a run, its losses as means over `stretch` steps. Raises DataError if its record is damaged."""
-    records = files.read_jsonl(run / "metrics.jsonl", Train | Eval)
+    records = folders.read_records(run, "metrics.jsonl", Train | Eval)
     trained = [record for record in records if record["kind"] == "train"]
     # Evaluations have no time on record: it is interpolated between the losses around them.
     steps = [0, *(record["step"] for record in trained)]

@@ -230,6 +230,19 @@ def test_a_changed_line_of_metrics_leaves_its_seed_out(group, capsys, values):
     assert "s3/metrics.jsonl, line 3, is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "table"), [("metrics.jsonl", training_table), ("density.jsonl", density_table)], ids=["metrics", "density"]
+)
+def test_a_record_that_lacks_its_end_leaves_its_seed_out(group, capsys, name, table):
+    path = group / "s2" / name
+    assert set(table(group)["seed"]) == {1, 2, 3}
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: len(lines) // 2]))
+    assert set(table(group)["seed"]) == {1, 3}
+    err = capsys.readouterr().err
+    assert f"s2/{name} ends at step" in err and "the rest is lost" in err and "--force" in err
+
+
 SOUND = {name: np.arange(1, 4, dtype=np.int32) for name in ("rank", "session", "length", "target")}
 
 

@@ -185,7 +185,8 @@ def test_stand_ins_are_not_the_data_sets_of_the_paper():
     [
         ("arm = []", DataError, "arm"),
         ("[[arm]]\nmodel = 3", DataError, "model"),
-        ('[[arm]]\nmodel = "pop"\nx1 = 3', DataError, "x1"),
+        ('[[arm]]\nmodel = "pop"\nx1 = 3', DataError, "There is no key of an arm named 'x1'"),
+        ("arms = 3", DataError, "There is no key named 'arms'"),
         ('[[arm]]\nmodel = "pop"\n[[arm]]\nmodel = "pop"', DataError, "label of its own"),
         ('shows = "lines"\n[[arm]]\nmodel = "pop"', DataError, "needs an x"),
         ('[[arm]]\nmodel = "pop"\nx = inf', DataError, "finite"),

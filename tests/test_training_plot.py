@@ -34,8 +34,14 @@ def make_run(root, seed, records, model="srgnn", variant="full", done=True, spli
     run.mkdir(parents=True)
     (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     if done:
-        (run / "DONE").touch()
+        finish(run, seed)
     return group
+
+
+def finish(run, seed):
+    about = {"seed": seed, "protocol": "clean", "epochs": 2, "seconds": 1, "n_parameters": 1}
+    files.write_json(run / "summary.json", {**about, "test": dict.fromkeys(METRICS, 0)})
+    (run / "DONE").touch()
 
 
 def records(offset=0.0, steps=20, split="valid"):
@@ -54,7 +60,7 @@ def test_means_and_ranges_over_seeds(tmp_path):
     make_seed = group / "s2"
     make_seed.mkdir()
     (make_seed / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records(offset=2, steps=10)))
-    (make_seed / "DONE").touch()
+    finish(make_seed, 2)
     shown = over_seeds(training_table(group)).set_index(["curve", "split", "step"])
     at10, at20 = shown.loc[("HR@20", "valid", 10)], shown.loc[("HR@20", "valid", 20)]
     assert at10[["mean", "low", "high", "seeds"]].tolist() == [11, 10, 12, 2]
@@ -88,7 +94,7 @@ def test_seeds_that_go_on_count_only_where_none_is_finished(tmp_path):
     assert training_table(group)["seed"].unique().tolist() == [1]
     (group / "s3").mkdir()
     (group / "s3" / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records()))
-    (group / "s3" / "DONE").touch()
+    finish(group / "s3", 3)
     assert training_table(group)["seed"].unique().tolist() == [3]
 
 

@@ -47,7 +47,7 @@ class Point(NamedTuple):
 def points(run: Path) -> Iterator[Point]:
     """The records of a run, those of shadows under `shadow/<tag>`. Raises DataError for a damaged record."""
     threshold = key(folders.group_config(folders.group_of(run))["threshold"])
-    lines = files.read_jsonl(run / "metrics.jsonl", Train | Eval)
+    lines = folders.read_records(run, "metrics.jsonl", Train | Eval)
     trained = [line for line in lines if line["kind"] == "train"]
     steps = np.array([0, *(line["step"] for line in trained)])
     seconds = np.array([0.0, *(line["seconds"] for line in trained)])
@@ -65,7 +65,7 @@ def points(run: Path) -> Iterator[Point]:
             )
         else:
             yield from (Point(tag_of(line["split"], name), *at(line), line[name]) for name in METRICS)
-    for line in files.read_jsonl(run / "density.jsonl", Density):
+    for line in folders.read_records(run, "density.jsonl", Density):
         if line["block"]:
             continue
         if threshold not in line["kept"]:

@@ -25,7 +25,7 @@ import numpy as np
 from dissect.errors import DataError, UsageError, unknown
 from dissect.runs import records
 from dissect.runs.config import Config
-from dissect.runs.files import read_json, write_atomically
+from dissect.runs.files import AGAIN, read_json, read_jsonl, write_atomically
 from dissect.text import STEERS, shown_lines
 
 FULL = "full"
@@ -48,6 +48,16 @@ def read_summary(run: Path) -> dict[str, Any]:
     if summary["seed"] != seed:
         raise DataError(f"{path} belongs to seed {summary['seed']}, but its folder to seed {seed}.", write_again(run))
     return summary
+
+
+def read_records(run: Path, name: str, kind: Any) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl or density.jsonl. Raises DataError if those of a finished run lack their end, too."""
+    rows = read_jsonl(run / name, kind)
+    if rows and is_done(run):
+        last, steps = rows[-1]["step"], read_summary(run).get("steps", rows[-1]["step"])
+        if last != steps:
+            raise DataError(f"{run / name} ends at step {last}, and the run has {steps}: the rest is lost.", AGAIN)
+    return rows
 
 
 def write_again(run: Path) -> str:
