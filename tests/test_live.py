@@ -6,6 +6,7 @@ import time
 import pytest
 from rich.console import Console
 
+from dissect.cli import live
 from dissect.cli.live import LiveObserver, PlainObserver
 
 
@@ -63,4 +64,18 @@ def test_a_file_is_told_how_far_a_long_evaluation_is(monkeypatch):
     told = [(300, 28), (600, 16), (900, 4)]
     assert console.file.getvalue().splitlines() == [
         f"srgnn: ranking test {done}/1,000, 0:00:{left:02d} left" for done, left in told
+    ]
+
+
+def test_what_is_being_done_is_told_in_lines_where_there_is_no_terminal(monkeypatch):
+    screen, clock = Console(file=io.StringIO(), width=80), [0.0]
+    monkeypatch.setattr("dissect.cli.options.console", lambda quiet=False: screen)
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with live.telling("seed 1") as tell:
+        for seconds, what, done in ((4, "Fisher", 10), (12, "Fisher", 50), (14, "curves", 0), (30, "curves", 25)):
+            clock[0] = seconds
+            tell(what, done, 100)
+    assert screen.file.getvalue().splitlines() == [
+        "seed 1: Fisher 50/100, 0:00:08 left",
+        "seed 1: curves 25/100, 0:00:48 left",
     ]

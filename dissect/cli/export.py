@@ -34,11 +34,12 @@ def command(run: str, runs_dir: str, as_json: bool, quiet: bool, out: str, **giv
     import json
     from pathlib import Path
 
-    from dissect.cli.export_view import progress, show_export
+    from dissect.cli.export_view import show_export
+    from dissect.cli.live import telling
     from dissect.experiment.exported import export
     from dissect.experiment.opened import finished_run
 
     record, tell = finished_run(run, runs_dir), options.say_on(options.console(quiet))
-    with progress(quiet) as report:
+    with telling(quiet=quiet) as report:
         found = export(record, Path(out), options.loader(tell), report=report, **given)
     print(json.dumps(found, indent=1)) if as_json else show_export(found, out)

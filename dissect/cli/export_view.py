@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 
-from dissect.cli import options
-from dissect.cli.models_view import PATIENCE
 from dissect.cli.text_table import plain
 from dissect.experiment.exported import sameness
-
-
-@contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A function that is told how far the export is, and shows it on a terminal once it takes long."""
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-
-    began, tasks = time.monotonic(), dict[str, Any]()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with options.progress(*columns, transient=True) as bars:
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                for task in tasks.values():
-                    bars.remove_task(task)
-                tasks.clear()
-                tasks[what] = bars.add_task(what, total=total or None, visible=False)
-            shown = not quiet and time.monotonic() - began > PATIENCE
-            bars.update(tasks[what], completed=done, visible=shown)
-
-        yield report
 
 
 def show_export(found: Mapping[str, Any], out: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from dissect.sparsevd.density import key
 from dissect.training.record import Observer
 
 QUIET = 10.0  # seconds between lines on the progress of an evaluation
+PATIENCE = 2.0  # seconds before a bar is shown
 
 
 class Pace:
@@ -147,3 +150,30 @@ def observer(title: str, threshold: float, quiet: bool) -> Observer:
     if screen.quiet:
         return Observer()
     return LiveObserver(screen, title, threshold) if screen.is_terminal else PlainObserver(screen, title)
+
+
+@contextmanager
+def telling(title: str = "", quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A function that is told what is being done, how much of it is done, and of how much (0: not known).
+
+    On a terminal a bar with the time left, of the piece of work at hand; elsewhere a line every QUIET seconds.
+    """
+    screen = options.console(quiet)
+    began, said, pace = time.monotonic(), time.monotonic(), Pace(1)
+    columns = (TextColumn("{task.description}"), BarColumn(24), TimeRemainingColumn())
+    with options.progress(*columns, transient=True) as bars:
+        bar = bars.add_task("", total=None, visible=False)
+
+        def tell(what: str, done: int, total: int) -> None:
+            nonlocal said, pace
+            words, now = f"{title}: {what}" if title else what, time.monotonic()
+            if bars.tasks[0].total != (total or None) or done < bars.tasks[0].completed:  # another piece of work
+                bars.reset(bar, total=total or None)
+                pace = Pace(max(1, total))
+            left, is_shown = pace.left(done), not quiet and now - began > PATIENCE
+            bars.update(bar, description=words, completed=done, visible=is_shown)
+            if not screen.is_terminal and now - said > QUIET:
+                said = now
+                options.say_on(screen)(f"{words} {done:,}/{total:,}, {left}" if total else words)
+
+        yield tell

@@ -5,21 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from dissect.cli import options
+from dissect.cli.live import telling
 from dissect.cli.text_table import plain
 from dissect.sparsevd import in_words
 from dissect.text import shown, without_formula
 from models import MODELS
 
 Rows = list[dict[str, Any]]
-PATIENCE = 2.0  # seconds before progress is shown
 
 
 def show_accuracy(found: dict[str, Any]) -> None:
@@ -42,11 +40,9 @@ def show_accuracy(found: dict[str, Any]) -> None:
 
 def with_progress(answers: Iterator[Rows], total: int, quiet: bool) -> Iterator[Rows]:
     """The answers as they come; on a terminal, with a bar if they take long."""
-    began = time.monotonic()
-    with options.progress(transient=True) as bars:
-        task = bars.add_task("sessions", total=total, visible=False)
-        for answer in answers:
-            bars.update(task, advance=1, visible=not quiet and time.monotonic() - began > PATIENCE)
+    with telling(quiet=quiet) as tell:
+        for done, answer in enumerate(answers, 1):
+            tell("sessions", done, total)
             yield answer
 
 

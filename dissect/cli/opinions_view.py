@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import json
-import time
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from analyses.opinions import OWN, Opinions, opinions
 from dissect.cli import options
-from dissect.cli.live import QUIET, Pace
+from dissect.cli.live import telling
 from dissect.cli.text_table import plain
 from dissect.cli.verdict_view import shortest_ends
 from dissect.experiment.opinions import opinions_of, seeds_of
 from dissect.runs import folders
 from dissect.runs.config import Config
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.progress import TaskID
 
 SHARES = {"sparsevd": "VD", "excess": "exc.", "l0": "L0", "reduction": "red."}
 PLACES = {"magnitude": "|w|", "taylor": "Tay.", "fisher": "Fis."}
@@ -51,7 +43,7 @@ def run(name: str | None, runs_dir: str, as_json: bool, quiet: bool, out: str | 
     screen = options.console(quiet)
     for number, seed in enumerate(seeds, 1):
         title = f"seed {seed}" + (f" ({number} of {len(seeds)})" if len(seeds) > 1 else "")
-        with _Progress(screen, title) as tell:
+        with telling(title, quiet) as tell:
             opinions_of(group, seed, options.loader(options.say_on(screen)), tell=tell, **how)
     found = opinions(group)
     if out is not None:
@@ -77,38 +69,6 @@ def _asked(name: str | None, runs_dir: str) -> tuple[Path, list[int]]:
             f"dissect run trains both; go on with them: dissect resume {group}",
         )
     return group, seeds
-
-
-class _Progress:
-    """What is being done and the time left: a bar on a terminal, a line every few seconds elsewhere."""
-
-    def __init__(self, screen: Console, title: str) -> None:
-        self.screen, self.title, self.what, self.pace, self.said = screen, title, "", Pace(1), time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = options.progress(*columns) if screen.is_terminal else None
-        self.task: TaskID | None = None
-
-    def __enter__(self) -> Callable[[str, int, int], None]:
-        (self.bar or nullcontext()).__enter__()
-        return self.tell
-
-    def __exit__(self, *error: Any) -> None:
-        (self.bar or nullcontext()).__exit__(*error)
-
-    def tell(self, what: str, done: int, total: int) -> None:
-        if self.bar is not None:
-            if what != self.what:
-                self.task = self.bar.add_task(f"{self.title}: {what}", total=total)
-            assert self.task is not None
-            self.bar.update(self.task, completed=done)
-        elif what != self.what:
-            self.pace = Pace(max(1, total))
-        left = self.pace.left(done)
-        is_due = done == total or time.monotonic() - self.said > QUIET
-        if self.bar is None and is_due and done:
-            self.said = time.monotonic()
-            options.say_on(self.screen)(f"{self.title}: {what} {done:,}/{total:,}, {left}")
-        self.what = what
 
 
 def render(found: Opinions, group: Path, config: Config) -> Group:

@@ -42,17 +42,13 @@ def command(names: tuple[str, ...], out: str, force: bool, **given: Any) -> None
     replaced.
     """
     from dissect import reporting
+    from dissect.cli.live import telling
     from dissect.text import shown_lines
 
     reporting.require_ours(Path(out), force)
-    with options.progress(transient=True) as bars:
-        task = bars.add_task("reading", total=None)
-
-        def progress(what: str, done: int, total: int) -> None:
-            bars.update(task, description=what, completed=done, total=total + 1)
-
-        report = reporting.gathered(names, progress=progress, **given)
-        progress("figures", 1, 1)
+    with telling() as tell:
+        report = reporting.gathered(names, progress=tell, **given)
+        tell("figures", 0, 0)
         reporting.write(reporting.as_html(report), Path(out))
     for error in report["unreadable"]:
         click.echo(shown_lines(f"Left out: {error.message} {error.hint}".rstrip()), err=True)
