@@ -14,6 +14,8 @@ dissected model is as good as the matched dense one, and some matrix is clearly 
 A shadow has other partners at each step. It sees the noise of the gradient, but cannot learn the accidents of the
 training set by heart, as a useless matrix can: what it keeps is the least that chance keeps. So a role is alive only if
 unseen data need it too: with the inputs of other rows in its layers (sparsevd/swapped.py), MRR@20 on test has to fall.
+The matrices of a role do more than their name says: self-attention has a map of values too. So the readout holds only
+if MRR@20 falls with equal attention weights as well.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ from dissect.sparsevd.rules import AS_GOOD, CLEAR, EMPTY, FALL, FALSE_LIMIT, PRU
 TIMES_DENSER = 3.0
 OTHER_THRESHOLD = key(rules.OTHER_THRESHOLD)
 OBSERVED = {"O1": ("propagation",), "O2": ("propagation", "attention")}
+EQUAL = "attention_uniform"  # the check that gives all clicks the same attention weight
 OPPOSITE = {ALIVE: WITHERED, WITHERED: ALIVE, HOLDS: FAILS, FAILS: HOLDS}
 
 
@@ -112,11 +115,14 @@ def sure(final: pd.DataFrame, config: dict[str, Any], summaries: list[dict[str, 
     """`by_excess`, undecided where another threshold answers otherwise, or no unseen data need what seems alive."""
     kept = kept_by_role(final, key(config["threshold"]))
     answers, other = by_excess(kept), by_excess(kept_by_role(final, OTHER_THRESHOLD))
-    doubted = {role for role in roles_of(kept) if (fall := falls(summaries, role)) and fall.least <= FALL}
+    doubted = {role for role in roles_of(kept) if (fall := falls(summaries, f"swapped_{role}")) and fall.least <= FALL}
+
+    equal = falls(summaries, EQUAL)
+    doubted |= {"O2"} if equal and equal.least <= FALL else set()
 
     def is_sure(name: str, answer: str) -> bool:
         says_alive = answer in (ALIVE, FAILS if name == "O1" else HOLDS)
-        return other[name] == answer and not (says_alive and OBSERVED.get(name, (name,))[-1] in doubted)
+        return other[name] == answer and not (says_alive and {name, OBSERVED.get(name, (name,))[-1]} & doubted)
 
     return {name: answer if is_sure(name, answer) else UNDECIDED for name, answer in answers.items()}
 
@@ -166,7 +172,9 @@ def observed(
         answer, found = here[name], [*common, *doubts_of_coverage(covered, tuple(roles))]
         if answer in (ALIVE, FAILS if name == "O1" else HOLDS):
             role = roles[-1]
-            found += doubts_of_alive(kept, role, falls(summaries, role)) if config["kl_weight"] else [NO_PENALTY]
+            fall = falls(summaries, f"swapped_{role}")
+            found += doubts_of_alive(kept, role, fall) if config["kl_weight"] else [NO_PENALTY]
+            found += doubts_of_weights(falls(summaries, EQUAL)) if name == "O2" else []
         elif answer != UNDECIDED:
             found += too_dense(kept, roles[-1]) if here[roles[-1]] == WITHERED and config["kl_weight"] else []
             found += control
@@ -191,7 +199,7 @@ def observed(
         numbers = {name: None if np.isnan(value) else float(value) for name, value in means.items()}
         by_seed = dict(zip(map(str, of_role.index), map(float, of_role["excess"])))
         answer = answered(here[role], [in_words(kept, role)], doubts(role, (role,)))
-        fall = falls(summaries, role)
+        fall = falls(summaries, f"swapped_{role}")
         numbers["swapped"] = None if fall is None else float(fall.by_seed.mean())
         result["roles"][role] = {**answer, **numbers, "low": excess.low, "high": excess.high, "by_seed": by_seed}
     return result
@@ -204,14 +212,14 @@ def in_words(kept: pd.DataFrame, role: str) -> str:
     return says if excess.low is None else f"{says} (mean {excess.low:.3f} to {excess.high:.3f}; limit {EMPTY})"
 
 
-def falls(summaries: list[dict[str, Any]], role: str) -> Excess | None:
-    """The share of MRR@20 that the trained model loses when the inputs of a role are swapped; None if not measured."""
+def falls(summaries: list[dict[str, Any]], check: str) -> Excess | None:
+    """The share of MRR@20 that the trained model loses in a check ("swapped_<role>"); None if it was not made."""
     found = {}
     for summary in summaries:
         checks = summary.get("checks", {})
-        if f"swapped_{role}" in checks:
+        if check in checks:
             whole = checks["masked"]["mrr@20"]
-            found[summary["seed"]] = 1 - checks[f"swapped_{role}"]["mrr@20"] / whole if whole else 0.0
+            found[summary["seed"]] = 1 - checks[check]["mrr@20"] / whole if whole else 0.0
     return over_seeds(pd.Series(found)) if found else None
 
 
@@ -223,10 +231,20 @@ def doubts_of_alive(kept: pd.DataFrame, role: str, fall: Excess | None) -> Itera
     if fall is None:
         yield f"no run swapped the inputs of {role}: an earlier version trained them"
     elif fall.least <= FALL:
-        low, high = (None, None) if fall.low is None or fall.high is None else (0 - fall.high, 0 - fall.low)
-        between = "" if low is None else f", {low:+.1%} to {high:+.1%}"
-        says = f"changes by {0 - fall.by_seed.mean():+.1%} with swapped inputs ({-FALL:.0%} is asked{between})"
-        yield f"unseen data may not need {role}: MRR@20 {says}"
+        yield f"unseen data may not need {role}: {change(fall, 'with swapped inputs')}"
+
+
+def doubts_of_weights(fall: Excess | None) -> Iterator[str]:
+    """Why a readout whose matrices are alive may not attend: all clicks could have equal weights."""
+    if fall is not None and fall.least <= FALL:
+        yield f"unseen data may not need the attention weights: {change(fall, 'if they are equal')}"
+
+
+def change(fall: Excess, how: str) -> str:
+    """How MRR@20 changes in a check, beside what is asked and the interval."""
+    low, high = (None, None) if fall.low is None or fall.high is None else (0 - fall.high, 0 - fall.low)
+    between = "" if low is None else f", {low:+.1%} to {high:+.1%}"
+    return f"MRR@20 changes by {0 - fall.by_seed.mean():+.1%} {how} ({-FALL:.0%} is asked{between})"
 
 
 def too_dense(kept: pd.DataFrame, role: str) -> Iterator[str]:
@@ -255,7 +273,7 @@ def doubts_of_withered(
         if own < AS_GOOD * other:
             yield f"MRR@20 is {own:.2f}, below {AS_GOOD:.0%} of the {other:.2f} of the matched dense model"
     clearest = kept_by_role(final, threshold, by="matrix")["excess"].groupby(level="matrix").mean().max()
-    of_roles = [falls(summaries, role) for role in roles_of(kept_by_role(final, threshold))]
+    of_roles = [falls(summaries, f"swapped_{role}") for role in roles_of(kept_by_role(final, threshold))]
     if clearest < CLEAR and not any(fall and fall.least > FALL for fall in of_roles):
         yield (
             f"no matrix keeps more than {CLEAR} beyond its shadow, and unseen data need no role: nothing shows that the"

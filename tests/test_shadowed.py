@@ -18,7 +18,7 @@ from dissect.cli.verdict_view import render_verdict, shortest_ends
 from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, LITERAL, Config
-from dissect.runs.files import write_json, write_toml
+from dissect.runs.files import read_json, write_json, write_toml
 from dissect.sparsevd.kl import null_share
 
 SIZES = {"gnn.edge_in": 1000, "readout.attend_all": 900, "readout.attend_score": 100, "readout.transform": 1000}
@@ -131,6 +131,21 @@ def test_a_role_is_alive_only_if_unseen_data_need_it(tmp_path, falls, answer, re
     assert any(reason in each for each in roles["transformation"]["reasons"])
     if falls:
         assert roles["transformation"]["swapped"] == pytest.approx(np.mean(falls))
+
+
+@pytest.mark.parametrize(("fall", "answer"), [(0.02, "holds"), (0.0, "undecided"), (-0.02, "undecided")])
+def test_the_readout_holds_only_if_its_attention_weights_are_needed(tmp_path, fall, answer):
+    """In GC-SAN the map of values lived, query and key were empty, and equal weights ranked the same."""
+    kept = {**GOOD, "readout.attend_all": 0.3, "readout.attend_score": 0.3}
+    group = make_group(tmp_path, kept, shadows=0.0, kl_weight=8.0)
+    for seed in (1, 2, 3):
+        path = folders.run_path(group, seed) / "summary.json"
+        summary = read_json(path)
+        summary["checks"]["attention_uniform"] = {**summary["test"], "mrr@20": summary["test"]["mrr@20"] * (1 - fall)}
+        write_json(path, summary)
+    first, second = answers(group)
+    assert (first["answer"], second["answer"]) == ("holds", answer)
+    assert any("the attention weights" in reason for reason in second["reasons"]) == (answer == "undecided")
 
 
 def test_excess_is_density_less_that_of_the_shadows_each_matrix_by_its_weights(tmp_path):
