@@ -95,20 +95,27 @@ def distinct(case: Case) -> Finding:
 def dissection(case: Case, model: str) -> Path | None:
     """The group that dissects a model under the protocol of the case: of `dissect run`, or with `--literal`.
 
-    Of several the one that has the usual settings, then that of most seeds, then the widest. None if none is finished.
+    Nothing but width, length, precision and, with `dissect run`, the KL weight may differ from its usual settings,
+    unless they were tuned. Of several the one that has the usual KL weight, then that of most seeds, then the widest.
+    None if none is finished.
     """
-    usual = {"where": "both", "shadows": False} | dict(LITERAL if case.protocol == "paper" else CALIBRATED)
+    settings = LITERAL if case.protocol == "paper" else CALIBRATED
+    free = ("max_steps", "products", *(["kl_weight"] if settings is CALIBRATED else []))
     found = []
     for group in folders.find_groups(case.runs_dir):
         try:
             config = Config(**folders.group_config(group))
         except DissectError:
             continue  # a damaged neighbour has nothing to say
-        is_meant = config.model == model and config.split_hash == case.data.split_hash and config.is_sparse
-        if is_meant and config.has_verdict and config.shadows == usual["shadows"] and (seeds := len(finished(group))):
-            about = {name: getattr(Config, name) for name in CALIBRATED} | usual
-            is_usual = all(getattr(config, name) == value for name, value in about.items())
-            found.append((is_usual, seeds, config.model_options.get("dim", 0), group))
+        if config.model != model or config.split_hash != case.data.split_hash or not config.has_verdict:
+            continue
+        usual = Config(model, config.dataset, config.split_hash, **settings)
+        same = {name: getattr(usual, name) for name in free} | {"model_options": {}}
+        is_plain = replace(config, **same) == usual and not config.model_options.keys() - {"dim"}
+        is_tuned = (group / "tuned.json").exists() and (config.where, config.shadows) == (usual.where, usual.shadows)
+        if (is_plain or is_tuned) and (seeds := len(finished(group))):
+            has_usual_weight = config.kl_weight == usual.kl_weight
+            found.append((has_usual_weight, seeds, config.model_options.get("dim", 0), group))
     return max(found, key=lambda each: each[:3])[3] if found else None
 
 

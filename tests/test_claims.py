@@ -443,3 +443,33 @@ def test_usual_settings_come_first(case, tmp_path):
     assert claims.dissection(case(), "srgnn") == usual
     assert claims.dissection(case("paper"), "srgnn") is None and wider != usual
     assert CALIBRATED["kl_weight"] == 4.0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"prior": "normal"},
+        {"noise": "weight"},
+        {"longest": 3},
+        {"unit": "row"},
+        {"init_from": "0" * 8},
+        {"where": "gnn"},
+        {"loss": "bpr-max"},
+        {"model_options": {"dim": 4, "readout": "attenmixer"}},
+    ],
+    ids=str,
+)
+def test_a_dissection_of_another_model_or_kind_answers_no_claim(case, tmp_path, monkeypatch, changed):
+    group = dissected(tmp_path, seeds=(1, 2, 3, 4))
+    config = Config(**{**folders.group_config(group), **changed})
+    other = group.with_name(f"srgnn-x-{config.hash}")
+    group.rename(other)
+    files.write_toml(other / "config.toml", config.to_dict())
+    assert claims.dissection(case(), "srgnn") is None
+    files.write_json(other / "tuned.json", {"file": "tuned.toml"})  # what was tuned may differ
+    assert (claims.dissection(case(), "srgnn") == other) == ("where" not in changed)
+
+
+def test_the_papers_protocol_takes_no_other_kl_weight(case, tmp_path):
+    dissected(tmp_path, usual=LITERAL, kl_weight=8.0)
+    assert claims.dissection(case("paper"), "srgnn") is None

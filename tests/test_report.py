@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -345,6 +346,37 @@ def test_a_page_that_is_too_large_goes_without_the_figures_of_groups(tmp_path, m
     monkeypatch.setattr(pages, "LARGEST", 1000)
     with pytest.raises(UsageError, match="MB is the most"):
         pages.as_html(found)
+
+
+def test_a_brief_page_has_the_right_picture_above_each_caption(made, monkeypatch):
+    """The figures of groups go, and the others get other numbers."""
+    groups = [made / "runs" / named(made, "srgnn", weight) for weight in (4, 2)]
+    found = reporting.gathered(groups, runs_dir=made / "runs")
+    whole = pages.as_html(found)
+    monkeypatch.setattr(pages, "LARGEST", len(whole.encode()) - 1)
+    brief = pages.as_html(found)
+    for html, has_fewer in ((whole, False), (brief, True)):
+        titles = re.findall(
+            r'<figure id="[^"]*">.*?aria-label="([^"]*)".*?<figcaption>(.*?)\.</figcaption>', html, re.S
+        )
+        assert titles and all(unescape(label) == unescape(caption) for label, caption in titles), titles
+        assert (len(titles) < html.count("<details>")) and has_fewer == ("To keep the page small" in html)
+
+
+def test_a_group_whose_dissection_is_not_finished_is_shown_without_a_verdict(copied, tmp_path):
+    """Its dense model is: it was copied from the group with another KL weight."""
+    group = copied / "runs" / named(copied, "srgnn", 4)
+    for seed in (1, 2):
+        (group / f"s{seed}" / "DONE").unlink()
+    text = read(dissect.report(group, tmp_path / "r.html", runs_dir=copied / "runs")).text
+    assert "without-sparsevd" in text and "Propagation" not in text
+
+
+@pytest.mark.parametrize("name", ["", "."])
+def test_a_name_that_is_none_is_refused(made, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((UsageError, DataError)):
+        dissect.report(name, tmp_path / "r.html", runs_dir=made / "runs")
 
 
 def test_what_is_left_out_is_heard_by_the_innermost_block(capsys):

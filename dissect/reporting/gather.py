@@ -16,11 +16,10 @@ from analyses import claims, compare, paper, study
 from analyses.entries import Entry, entry
 from analyses.path import groups_of_path
 from analyses.significance import read_gains
-from analyses.studies import SCALES, STUDIES, Study, find_study
+from analyses.studies import STUDIES, find_study
 from dissect import drawing
 from dissect.data import catalog
 from dissect.data.stats import ROWS, statistics
-from dissect.drawing import Drawing
 from dissect.errors import DataError, DissectError, UsageError, unknown
 from dissect.reporting.appendix import appendix
 from dissect.reporting.groups import STEPS, Step, attempt, figure, of_group, path, training
@@ -96,7 +95,8 @@ def named(names: Sequence[str | Path], runs_dir: str | Path) -> tuple[list[Path]
             continue
         known = [group.name for group in folders.find_groups(runs_dir)]
         is_path = any((at / "config.toml").exists() for at in (Path(name), *Path(name).parents, Path(runs_dir) / name))
-        if not is_path and not any(other.startswith(Path(name).parts[0]) for other in known):
+        first = "".join(Path(name).parts[:1])
+        if not is_path and not any(first and other.startswith(first) for other in known):
             there = next((path for path in (Path(name), Path(runs_dir) / name) if path.is_dir()), None)
             if there is None:
                 raise unknown("group or study", str(name), [*known, *STUDIES])
@@ -123,7 +123,8 @@ def summary(sections: Sequence[dict[str, Any]]) -> Table | None:
     """A row for each dissected group: the answers, and MRR@20 beside that of the same training without SparseVD."""
     rows = []
     for section in sections:
-        if (verdict := section["verdict"]) is None:
+        verdict = section["verdict"]
+        if verdict is None or not verdict["seeds"]:  # perhaps only its dense model is finished
             continue
         needs = ", ".join(f"{role} {given['answer']}" for role, given in verdict["need"].items())
         matched = (verdict.get("matched") or {}).get("mrr@20")
@@ -209,12 +210,9 @@ def of_a_study(
 
     Raises DataError if its data set is not here.
     """
-    if scale not in SCALES:
-        raise unknown("scale", scale, SCALES)
+    size = study.size_of(scale, dim=dim, epochs=epochs, seeds=tuple(seeds) or None)
     say(f"study {name}")
     found, data = find_study(name), catalog.load(dataset, data_dir)
-    given = {"dim": dim, "epochs": epochs, "seeds": tuple(seeds) or None}
-    size = SCALES[scale] | {k: v for k, v in given.items() if v is not None}
     todo = claims.jobs_of(found, data, size, runs_dir)
     done = [job for job in todo if job.is_done]
     section: dict[str, Any] = {"name": found.name, "question": found.question, "dataset": data.name, "scale": scale}
@@ -231,30 +229,12 @@ def of_a_study(
     except DataError as error:
         folders.left_out(error)
     section |= compared(lambda: study.compared(found, todo))
-    return section | {"figures": of_figures(found, todo, done)}
-
-
-def of_figures(found: Study, todo: Sequence[study.Job], done: Sequence[study.Job]) -> list[dict[str, Any]]:
-    """The figure that answers a study, if it is one and has finished seeds."""
-    command = f"dissect study figure {found.name}"
-    if found.shows == "density" and done:
-        groups = list(dict.fromkeys(job.plan.group for job in done))
-        draw = partial(drawing.density, groups[0], module=found.module, beside=groups[1] if len(groups) > 1 else None)
-        return [figure(each, found.question, command) for each in attempt(draw)]
-    if found.shows not in ("lines", "lengths"):
-        return []
-    return [figure(each, found.question, command, 2) for each in attempt(lambda: [of_lines(found, todo)])]
-
-
-def of_lines(found: Study, todo: Sequence[study.Job]) -> Drawing:
-    """HR@20 against the axis of a study, or against the length of the session."""
-    from figures import lines
-
-    is_line = found.shows == "lines"
-    shown = lines.over_seeds(study.lines(todo, ("hr@20",)) if is_line else study.lengths(todo))
-    axis, last = (found.axis, "") if is_line else ("clicks of the session", f"≥ {study.LONGEST}")
-    words = lines.describe(shown, f"{found.name} on {todo[0].plan.data.name}: HR@20", axis)
-    return Drawing(found.name, lines.draw(shown, axis, "HR@20 (%)", last), words, pd.DataFrame(shown))
+    if not done or found.shows == "table":
+        return section
+    drawn = list(attempt(partial(drawing.of_study, found, data.name, size, todo)))
+    command, digits = f"dissect study figure {found.name}", 3 if found.shows == "density" else 2
+    titles = [found.question if len(drawn) == 1 else f"{found.question} ({each.name})" for each in drawn]
+    return section | {"figures": [figure(each, title, command, digits) for each, title in zip(drawn, titles)]}
 
 
 def of_claims(judged: pd.DataFrame, dataset: str) -> Table:

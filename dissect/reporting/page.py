@@ -39,7 +39,7 @@ def as_html(report: Mapping[str, Any]) -> str:
     If it is larger, it goes without the figures of single groups, and says so. Raises UsageError if it is too large
     even then.
     """
-    drawn: dict[str, Markup] = {}
+    drawn: dict[int, Markup] = {}
     html = render(report, drawn, is_brief=False)
     if len(html.encode()) > LARGEST:
         html = render(report, drawn, is_brief=True)
@@ -50,16 +50,16 @@ def as_html(report: Mapping[str, Any]) -> str:
     return html
 
 
-def render(report: Mapping[str, Any], drawn: dict[str, Markup], is_brief: bool) -> str:
+def render(report: Mapping[str, Any], drawn: dict[int, Markup], is_brief: bool) -> str:
     """The template filled. Every text is escaped, and shown without characters that could steer.
 
-    `drawn` keeps the figures by name, so that a second filling need not draw them again.
+    `drawn` keeps the figures, so that a second filling, where they have other numbers, need not draw them again.
     """
 
     def picture(drawing: Drawing, name: str, label: str) -> Markup:
-        if name not in drawn:
-            drawn[name] = svg(drawing, name, label)
-        return drawn[name]
+        if id(drawing) not in drawn:
+            drawn[id(drawing)] = svg(drawing, name, label)
+        return drawn[id(drawing)]
 
     def finalize(value: Any) -> Any:
         return shown_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
