@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +35,27 @@ def density_table(group: Path, variant: str = "full") -> pd.DataFrame:
 
 
 def density_of(found: list[Path], group: Path) -> pd.DataFrame:
-    """`density_table` of some runs of a group."""
-    rows: list[dict[str, Any]] = []
-
-    def read(run: Path) -> None:
-        of_run = density_rows(run)
-        if rows and of_run and rows[0].keys() != of_run[0].keys():
-            raise DataError(f"{run} counts by other thresholds than seed {rows[0]['seed']}.", AGAIN)
-        if rows and of_run and names_at_end(of_run) != names_at_end(rows):
-            raise DataError(f"{run} records other matrices than seed {rows[0]['seed']}: some are lost.", AGAIN)
-        rows.extend(of_run)
-
-    each_sound(found, read)
-    if not rows:
+    """`density_table` of some runs of a group. A run that records other matrices or thresholds than most is damaged."""
+    read = {run: rows for run, rows in each_sound(found, lambda run: (run, density_rows(run))) if rows}
+    if not read:
         raise DataError(f"{group} has no density record.", "A dense run (--where none, dissect train) has none.")
-    return pd.DataFrame(rows)
+    kinds = {run: (frozenset(rows[0]), names_at_end(rows)) for run, rows in read.items()}
+    votes = Counter(kinds.values())
+    usual = max(votes, key=lambda kind: (votes[kind], len(kind[1])))  # of equal votes the one with more matrices
+
+    def require_usual(run: Path) -> list[dict[str, Any]]:
+        if kinds[run][0] != usual[0]:
+            raise DataError(f"{run} counts by other thresholds than the other seeds.", AGAIN)
+        if kinds[run] != usual:
+            raise DataError(f"{run} records other matrices than the other seeds: some are lost.", AGAIN)
+        return read[run]
+
+    return pd.DataFrame(list(chain.from_iterable(each_sound(read, require_usual))))
 
 
-def names_at_end(rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
-    """(matrix, block) of the last measurement of each seed that the rows have."""
-    last: dict[int, int] = {}
-    for row in rows:
-        last[row["seed"]] = max(row["step"], last.get(row["seed"], 0))
-    return {(row["matrix"], row["block"]) for row in rows if row["step"] == last[row["seed"]]}
+def names_at_end(rows: list[dict[str, Any]]) -> frozenset[tuple[str, str]]:
+    """(matrix, block) of the last measurement of a run."""
+    return frozenset((row["matrix"], row["block"]) for row in rows if row["step"] == rows[-1]["step"])
 
 
 def finished(group: Path, variant: str = FULL) -> list[Path]:

@@ -299,7 +299,8 @@ def _siblings(group: Path, config: dict[str, Any]) -> tuple[dict[str, dict[str, 
         there = {**config, **changed}
 
         def answers_of(runs: list[Path], there: dict[str, Any] = there) -> dict[str, str]:
-            return sure(at_step(counted(runs, group, there)), there, [folders.read_summary(run) for run in runs])
+            summaries = each_sound(runs, folders.read_summary, required=False)
+            return sure(at_step(counted(runs, group, there)), there, summaries)
 
         done = [run for other in sorted(group.parent.glob(f"*-{Config(**there).hash}")) for run in finished(other)]
         if read := each_sound([done] if done else [], answers_of, required=False):
