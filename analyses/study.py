@@ -16,6 +16,7 @@ import pandas as pd
 from analyses import compare, paper
 from analyses.entries import entry
 from analyses.significance import read_gains
+from analyses.sound import each_sound
 from analyses.studies import SCALES, Arm, Study
 from dissect.data.catalog import STAND_INS
 from dissect.data.sessions import Dataset
@@ -56,6 +57,11 @@ class Job:
     def is_done(self) -> bool:
         return folders.is_done(self.run)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to train: beside a dissection belongs its matched dense model."""
+        return all(folders.is_done(each.run(self.seed)) for each in (self.plan, *self.plan.beside))
+
 
 def size_of(scale: str, **given: Any) -> dict[str, Any]:
     """A scale by its name, with what is given in place of its own: dim, epochs, seeds, and the protocol if it is not
@@ -94,6 +100,8 @@ def jobs(study: Study, data: Dataset, scale: dict[str, Any], runs_dir: str | Pat
     """
     found, labels = [], dict[tuple[Path, str], str]()
     for arm in study.arms:
+        if arm.verb == "run" and study.shows == "table" and scale.get("protocol") == "paper":
+            continue  # `dissect run` has a protocol of its own
         plan = planned(arm.model, data, runs_dir=runs_dir, seeds=scale["seeds"], say=say, **arguments(arm, scale))
         if (other := labels.setdefault((plan.group, plan.variant), arm.label)) != arm.label:
             raise UsageError(f"The arms {other!r} and {arm.label!r} are the same training.", "Leave one of them out.")
@@ -145,7 +153,7 @@ def perform(todo: Sequence[Job], scale: dict[str, Any], say: Say, **how: Any) ->
     for job in todo:
         if job.arm.label in failed:
             continue
-        if not job.is_done:
+        if not job.is_complete:
             given = arguments(job.arm, scale)
             runs_dir = job.plan.group.parent
             try:
@@ -169,7 +177,7 @@ def status(todo: Sequence[Job]) -> pd.DataFrame:
     rows = []
     for label in dict.fromkeys(job.arm.label for job in todo):
         own = [job for job in todo if job.arm.label == label]
-        done = [folders.read_summary(job.run) for job in own if job.is_done]
+        done = each_sound([job.run for job in own if job.is_done], folders.read_summary, required=False)
 
         def mean(values: list[float]) -> float:
             return float(np.mean(values)) if values else float("nan")
@@ -201,7 +209,12 @@ def compared(study: Study, todo: Sequence[Job], every_pair: bool = False, **how:
     entries, arms = [], []
     for label, job in by_label.items():
         own = [each.run for each in todo if each.arm.label == label and each.is_done]
-        if own and (row := entry(job.plan.group, job.plan.variant, own)):
+        try:
+            row = entry(job.plan.group, job.plan.variant, own) if own else None
+        except DataError as error:  # of its configuration
+            folders.left_out(error)
+            continue
+        if row is not None:
             entries.append(row)
             arms.append(job.arm)
     if len(entries) < 2:

@@ -44,7 +44,9 @@ class Studied:
 
     @cached_property
     def jobs(self) -> list[Job]:
-        """The trainings that it needs, seed by seed: job.arm, job.seed, job.run, job.is_done."""
+        """The trainings that it needs, seed by seed: job.arm, job.seed, job.run, job.is_done, and job.is_complete: with
+        the matched dense model beside a dissection.
+        """
         return claims.jobs_of(self.study, self.data, dict(self.size), self.runs_dir)
 
     def run(self, shard: tuple[int, int] = (1, 1)) -> Studied:
@@ -56,7 +58,7 @@ class Studied:
         number, of = shard
         if not 1 <= number <= of:
             raise UsageError(f"shard is (i, n) with i from 1 to n, such as (2, 4), not {shard}.")
-        left = [job for job in self.jobs[number - 1 :: of] if not job.is_done]
+        left = [job for job in self.jobs[number - 1 :: of] if not job.is_complete]
         for count, job in enumerate(studying.perform(left, dict(self.size), self.say, **self.how), 1):
             self.say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.")
         return self

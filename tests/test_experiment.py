@@ -18,7 +18,7 @@ from dissect.experiment.opened import evaluate, finished_run
 from dissect.experiment.plan import settings_of
 from dissect.experiment.subject import find_model
 from dissect.experiment.train import train
-from dissect.runs import folders
+from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, DENSE, LITERAL, SETTINGS, Config
 from dissect.training.record import Observer
 from models import MODELS, SRGNN
@@ -364,3 +364,14 @@ def test_a_reduced_model_may_have_no_matrix_left_to_dissect(demo, tmp_path):
     train("srgnn", demo, without=["gnn"], **settings)
     assert judge(group)["need"]["gnn"]["by_seed"].keys() == {1}
     assert evaluate(finished_run(group / "without-gnn" / "s1", tmp_path), lambda name, folder: demo)
+
+
+def test_what_is_trained_again_is_not_copied_from_a_neighbour(demo, tmp_path):
+    """Also in other processes, which are not told to train it again: the old run is away when they start."""
+    again = {"runs_dir": tmp_path, "options": {"dim": 4}, "seeds": (1, 2), **ALSO}
+    first, said = train("srgnn", demo, **again), []
+    other = train("srgnn", demo, kl_weight=2.0, **again, say=said.append)
+    assert sum("copied from" in each for each in said) == 2
+    train("srgnn", demo, kl_weight=2.0, force=True, jobs=2, **again)
+    when = [folders.run_path(group, 1, folders.MATCHED) / "environment.json" for group in (first, other)]
+    assert files.read_json(when[0])["started"] != files.read_json(when[1])["started"]

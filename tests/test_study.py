@@ -1,6 +1,7 @@
 """Studies: what they plan, that they stop and go on, what their tables say, and what they refuse."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -79,6 +80,37 @@ def test_a_study_is_trained_stops_goes_on_and_is_shared(tmp_path, data, mine, ca
     assert all((run / "DONE").stat().st_mtime_ns == when for run, when in before.items())
     other = studies.Study("other", "", (studies.Arm("the same", "srgnn", settings={"batch_size": 32}),))
     assert all(job.is_done for job in study.jobs(other, data, SIZE, tmp_path))  # what one trained another finds
+
+
+def test_the_dense_model_beside_a_dissection_is_trained_too(tmp_path, data):
+    """Also if it is all that is missing, or was lost."""
+    arm = studies.Arm("sparse", "srgnn", verb="run", settings={"max_steps": 3, "batch_size": 32})
+    (job,) = study.jobs(studies.Study("s", "?", (arm,)), data, {**SIZE, "seeds": (1,)}, tmp_path)
+    list(study.perform([job], SIZE, print))
+    (dense,) = job.plan.beside
+    assert job.is_complete and folders.is_done(dense.run(1))
+    shutil.rmtree(dense.run(1))
+    assert job.is_done and not job.is_complete
+    when = (job.run / "DONE").stat().st_mtime_ns
+    list(study.perform([job], SIZE, print))
+    assert job.is_complete and (job.run / "DONE").stat().st_mtime_ns == when
+
+
+def test_damaged_records_of_an_arm_leave_the_others_theirs(tmp_path, data, mine, capsys):
+    todo = study.jobs(mine, data, SIZE, tmp_path)
+    list(study.perform(todo, SIZE, print))
+    (todo[1].run / "summary.json").write_text("{")
+    assert study.status(todo).set_index("label")["done"].to_dict() == {"popularity": 1, "srgnn": 1, "no graph": 2}
+    (todo[2].plan.group / "config.toml").write_text("model = ")
+    assert set(study.compared(mine, todo).rows["label"]) == {"popularity", "srgnn"}
+    assert "config.toml" in capsys.readouterr().err
+
+
+def test_no_dissection_stands_in_a_table_of_the_papers_protocol(tmp_path, data):
+    arms = (studies.Arm("dense", "srgnn"), studies.Arm("sparse", "srgnn", verb="run"))
+    for protocol, labels in ((None, {"dense", "sparse"}), ("paper", {"dense"})):
+        todo = study.jobs(studies.Study("s", "?", arms), data, {**SIZE, "protocol": protocol}, tmp_path)
+        assert {job.arm.label for job in todo} == labels
 
 
 def test_the_time_left_is_that_of_models_that_learn():

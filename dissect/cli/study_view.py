@@ -93,7 +93,7 @@ def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
     number, of = part_of(shard)
     mine = todo[number - 1 :: of]
     say = options.say_on(options.console(quiet))
-    left = [job for job in mine if not job.is_done]
+    left = [job for job in mine if not job.is_complete]
     say(f"{found.name}: {len(todo)} trainings, {sum(job.is_done for job in todo)} finished; {len(left)} to do here.")
     watch = partial(observer, threshold=3.0, quiet=quiet)
     for count, job in enumerate(study.perform(left, size, say, device=device, observe=watch), 1):

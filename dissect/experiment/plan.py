@@ -65,6 +65,12 @@ class Plan:
     def is_done(self) -> bool:
         return all(folders.is_done(self.run(seed)) for seed in self.seeds)
 
+    @property
+    def beside(self) -> tuple[Plan, ...]:
+        """The matched dense training that belongs to a dissection with shadows."""
+        is_dissection = self.config.shadows and not self.without and not self.is_matched
+        return (replace(self, config=self.config.matched(), is_matched=True),) if is_dissection else ()
+
     def run(self, seed: int) -> Path:
         return folders.run_path(self.group, seed, self.variant)
 

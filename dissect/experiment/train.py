@@ -43,6 +43,7 @@ class Manner:
     force: bool = False  # train again what is finished; the old run is kept aside
     observe: Callable[[str], Observer] = unobserved
     say: Say = unsaid
+    borrows: bool = True  # copy a matched dense run that another group has
 
 
 def train(
@@ -91,9 +92,7 @@ def train(
     manner = Manner(device, jobs, force, observe or unobserved, say or unsaid)
     if refit and plan.subject.learns:
         return _train_twice(plan, name, manner)
-    beside = replace(plan, config=plan.config.matched(), is_matched=True)
-    wanted = [beside] if matched and plan.config.shadows and not without else []
-    return train_seeds(plan, manner, *wanted)
+    return train_seeds(plan, manner, *(plan.beside if matched else ()))
 
 
 def _train_twice(plan: Plan, name: str | None, manner: Manner) -> Path:
@@ -129,7 +128,7 @@ def train_seeds(plan: Plan, manner: Manner, *beside: Plan) -> Path:
         if not folders.is_done(each.run(seed))
     ]
     if manner.jobs > 1 and len(todo) > 1:
-        alone = replace(manner, jobs=1, force=False)
+        alone = replace(manner, jobs=1, force=False, borrows=not manner.force)
         at_once(_train_one, todo, min(manner.jobs, len(todo)), plans=plans, manner=alone)
     for each in plans:
         for number, seed in enumerate(each.seeds, 1):
@@ -168,7 +167,7 @@ def _ready(plan: Plan, manner: Manner) -> torch.device:
         if plan.tuned:
             files.write_json(plan.group / "tuned.json", plan.tuned)
     workers.wait()
-    if plan.is_matched and not manner.force:
+    if plan.is_matched and manner.borrows and not manner.force:
         borrow(plan, manner.say)
     return where
 
