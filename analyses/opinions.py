@@ -16,6 +16,7 @@ Of each matrix and seed:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +75,12 @@ class Opinions:
 
 
 def read(group: Path) -> list[dict[str, Any]]:
-    """The records of a group, by seed, but those of other weights than now. Raises UsageError if there is none."""
-    found = []
+    """The records of a group, by seed, but those of other weights than now. Raises UsageError if there is none.
+
+    Numbers of several seeds are averaged: a seed that was judged on other sessions than most, or a piece that was asked
+    with another setting, is left out, with a warning.
+    """
+    found: list[dict[str, Any]] = []
     for run in folders.group_runs(group):
         seed = folders.place_of(run)[1]
         if (path := folders.opinions_file(group, seed)).exists():
@@ -84,7 +89,25 @@ def read(group: Path) -> list[dict[str, Any]]:
                 found.append({"seed": seed, **record})
     if not found:
         raise UsageError(f"There are no second opinions on {group.name}.", f"Ask for them: dissect opinions {group}")
+    again = f"Ask again, for all seeds alike: dissect opinions {group}"
+    found = _alike(found, [(each["split"], each["ranked"]) for each in found], "was judged on other sessions", again)
+    for name, setting in (("retrain", "steps"), ("l0", "weight"), ("curves", "l0_weight")):
+        asked = [each for each in found if each["pieces"].get(name, {}).get("how", {}).get(setting) is not None]
+        values = [each["pieces"][name]["how"][setting] for each in asked]
+        sound = _alike(asked, values, f"has {name} with another {setting}", again)
+        for record in asked:
+            if record not in sound:
+                del record["pieces"][name]
     return found
+
+
+def _alike(records: list[dict[str, Any]], values: list[Any], what: str, again: str) -> list[dict[str, Any]]:
+    """The records that have the value of most; others are left out, with a warning."""
+    usual = Counter(values).most_common(1)[0][0] if values else None
+    for record, value in zip(records, values):
+        if value != usual:
+            folders.left_out(DataError(f"The second opinion on seed {record['seed']} {what} than most.", again))
+    return [record for record, value in zip(records, values) if value == usual]
 
 
 def _sound(path: Path) -> dict[str, Any]:
@@ -227,6 +250,9 @@ def _disagreements(matrices: pd.DataFrame) -> Sequence[str]:
     if causal not in table or len(table) < 3:
         return []
     with_it = table[causal].drop(index=[n for n in ("constant", "resample", "retrained") if n in table.index])
+    with_it = with_it.dropna()
+    if with_it.empty:
+        return []
     best = with_it.idxmax()
     far = with_it.index[(with_it < NEAR) & (with_it.index != best)]
     lines = [f"Nearest to ablation of the dense model is {WORDS[best]} (rank correlation {with_it[best]:.2f})."]

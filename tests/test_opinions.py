@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,12 @@ from analyses import opinions as analysis
 from dissect import opinions, sparsevd
 from dissect.cli import main
 from dissect.data import catalog, planted
+from dissect.data.sessions import split_validation
 from dissect.errors import BusyError, DataError, UsageError
 from dissect.experiment.opinions import opinions_of
 from dissect.opinions import sessions
 from dissect.opinions.tuning import recovered
+from dissect.runs import files
 from dissect.runs.config import Config
 from dissect.training.evaluation import evaluate, metrics, prefixes_of
 from figures import opinions as figure
@@ -555,7 +558,6 @@ def test_from_python_what_makes_no_sense_is_told(group, how, says):
 
 def test_opinions_are_of_the_present_weights(tiny, group, tmp_path):
     import fcntl
-    import shutil
 
     def load(*_):
         return tiny
@@ -594,8 +596,6 @@ def test_every_part_is_retrained_with_the_same_dropout(tiny, group, monkeypatch)
 
 
 def test_a_group_without_its_dense_model_is_refused(tiny, group, tmp_path):
-    import shutil
-
     copy = tmp_path / group.path.name
     shutil.copytree(group.path, copy)
     shutil.rmtree(copy / "without-sparsevd")
@@ -692,3 +692,73 @@ def test_the_figure_is_drawn_with_and_without_curves(has_curves):
     assert len(drawn.axes) == 2 + has_curves
     words = figure.describe(order, analysis.agreement(matrices), curves, analysis.WORDS, "a model")
     assert "SparseVD: tran" in words and ("SparseVD 1.00, random 1.00" in words) == has_curves
+
+
+def test_opinions_that_were_asked_in_another_way_are_not_averaged(tiny, group, tmp_path, capsys):
+    copy = tmp_path / group.path.name
+    shutil.copytree(group.path, copy, ignore=shutil.ignore_patterns("opinions"))
+    for number in (3, 4):
+        for variant in (copy, copy / "without-sparsevd"):
+            shutil.copytree(variant / "s1", variant / f"s{number}")
+    records = {}
+    for seed in (1, 2):
+        opinions_of(copy, seed, lambda *_: tiny, n=20, retrain=1)
+        records[seed] = json.loads((copy / "opinions" / f"s{seed}.json").read_text())
+    for number, change in ((3, {"ranked": 7}), (4, {})):
+        weights = {path.replace("s1/", f"s{number}/"): each for path, each in records[1]["judged"]["weights"].items()}
+        own = {**records[1], "judged": {**records[1]["judged"], "weights": weights}, **change}
+        if number == 4:
+            own["pieces"] = {**own["pieces"], "retrain": {**own["pieces"]["retrain"], "how": {"steps": 50}}}
+        files.write_json(copy / "opinions" / f"s{number}.json", own)
+    found = analysis.opinions(copy)
+    assert set(found.matrices["seed"]) == {1, 2, 4} and found.ranked == records[1]["ranked"]
+    retrained = found.matrices.groupby("seed")["retrained"].count()
+    assert retrained[1] > 0 and retrained[2] > 0 and retrained[4] == 0
+    told = capsys.readouterr().err
+    assert "seed 3 was judged on other sessions than most" in told and "retrain with another steps" in told
+
+
+def test_what_never_falls_agrees_with_nothing():
+    matrices, roles = tables(constant=[0.0] * 4, sparsevd=[0.5] * 4)
+    assert not any("Nearest" in line for line in analysis.in_words(matrices, roles))
+
+
+def test_curves_of_gates_at_another_price_go(tiny, group, tmp_path):
+    copy = tmp_path / group.path.name
+    shutil.copytree(group.path, copy, ignore=shutil.ignore_patterns("opinions"))
+    how = {"n": 20, "with_l0": True}
+    assert "curves" in opinions_of(copy, 1, lambda *_: tiny, **how, l0_weight=9.0, curves=True)["pieces"]
+    assert "curves" not in opinions_of(copy, 1, lambda *_: tiny, **how, l0_weight=1.0)["pieces"]
+    gates = copy / "opinions" / "s1.l0.pt"
+    gates.write_bytes(b"damaged")
+    assert "curves" in opinions_of(copy, 1, lambda *_: tiny, **how, l0_weight=1.0, curves=True)["pieces"]
+
+
+def test_l0_has_gates_where_sparsevd_was(tiny, tmp_path):
+    given = {**TINY, "where": "attention"}
+    own = dissect.run("srgnn", tiny, seeds=(1,), runs_dir=tmp_path, **given)
+    found = opinions_of(own.path, 1, lambda *_: tiny, n=20, with_l0=True)
+    assert found["pieces"]["l0"]["values"].keys() == {name for names in found["roles"].values() for name in names}
+    assert {*found["roles"]} == {"attention"}
+
+
+def test_a_role_is_ablated_whole_or_not_at_all():
+    from dissect.experiment.opinions import _reached
+
+    names = ["gru.weight_ih_l0", "gru.weight_hh_l0", "linear.weight"]
+    assert _reached(names, dict.fromkeys(names[::2])) == names[::2]  # the inputs of a GRU speak for its states
+    assert _reached(names, dict.fromkeys(names[:1])) == [] and _reached(names[1:2], {}) == []
+
+
+def test_negatives_are_drawn_as_in_the_training(tiny, tmp_path):
+    from dissect.experiment.opinions import subject_of
+
+    how = {"negatives": 16, "sample_alpha": 0.75}
+    own = dissect.train("srgnn", tiny, seeds=(1,), runs_dir=tmp_path, dim=8, max_steps=4, quiet=True, **how)
+    shares = subject_of(own.path, 1, lambda *_: tiny, 20, None, None, None).shares
+    clicks = np.bincount(
+        np.asarray(split_validation(tiny.train, own.config.held_out)[0].items), minlength=tiny.n_items + 1
+    )[1:]
+    often, rare = clicks.argmax(), clicks.argmin()
+    ratio = (np.maximum(clicks[often], 1) / np.maximum(clicks[rare], 1)) ** 0.75
+    assert float((shares.log[often] - shares.log[rare]).exp()) == pytest.approx(ratio, rel=1e-4)

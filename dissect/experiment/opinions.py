@@ -14,7 +14,8 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from dissect.sparsevd.density import key
 from dissect.training.checkpoint import load_checkpoint, save_checkpoint
 from dissect.training.evaluation import prefixes_of
 from dissect.training.loop import ExampleOrder
+from dissect.training.losses import Shares, shares_of
 from dissect.training.rebuild import Recorded, read_run, require_finished
 from models.base import prepares, session_vectors
 from models.batch import Prefixes
@@ -63,6 +65,7 @@ class Subject:
     split: str
     roles: dict[str, list[str]] = field(default_factory=dict)  # role -> its matrices
     scores: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # of `dense_scores`, once they are there
+    shares: Shares | None = None  # of the items among the negatives
 
     @property
     def names(self) -> list[str]:
@@ -84,7 +87,9 @@ def opinions_of(
     data_dir: str | None = None,
     tell: Tell = untold,
 ) -> dict[str, Any]:
-    """Every opinion on a seed that is asked for, and those that were asked for before; also written to its file.
+    """Every opinion on a seed that is asked for, and those on the same prefixes that were asked for before.
+
+    They are also written to its file, in place of those on other prefixes.
 
     n            prefixes of the validation sessions (of test, without validation) on which accuracy is measured; 0: all
     chosen       numbers of test prefixes, in their place
@@ -92,15 +97,21 @@ def opinions_of(
     with_l0      train the model with L0 gates too, at `l0_weight` nats for an open gate
     curves       accuracy against kept share, for each criterion
 
-    Raises UsageError for a number that makes no sense, DataError if the seed has no finished dense model of its kind,
-    BusyError if another process is at it.
+    Raises UsageError for a number that makes no sense, and for L0 of a run that began with the weights of another one,
+    DataError if the seed has no finished dense model of its kind, BusyError if another process is at it.
     """
     _require_numbers(n, retrain, l0_weight)
     path = folders.opinions_file(group, seed)
     wanted: list[tuple[str, dict[str, Any]]] = [("scores", {}), ("ablation", {})]
     wanted += [("retrain", {"steps": retrain})] * bool(retrain)
     wanted += [("l0", {"weight": l0_weight})] * with_l0
-    runs_of(group, seed)
+    own, _ = runs_of(group, seed)
+    if with_l0 and own.config.init_from:
+        raise UsageError(
+            f"{group.name} began with the weights of another run (--init-from), which it does not keep: L0 would begin "
+            "elsewhere.",
+            "Leave --l0 out.",
+        )
 
     def look() -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
         """What is on record, and what is missing."""
@@ -140,6 +151,9 @@ def _ask(
         began = time.monotonic()
         piece = PIECES[name](subject, tell, found, **how)
         found["pieces"][name] = {"how": how, "seconds": time.monotonic() - began, **piece}
+        of_curves = found["pieces"].get("curves", {}).get("how", {}).get("l0_weight")
+        if name == "l0" and of_curves not in (None, how["weight"]):
+            del found["pieces"]["curves"]  # one of them is of gates at another price
         files.write_json(path, found)
 
 
@@ -209,7 +223,10 @@ def subject_of(
         return made
 
     ranking = sessions.Ranking(prefixes_of(unseen, device, own.config.longest), n, chosen)
-    return Subject(dense, dissected, fresh, own, prefixes_of(train, device, own.config.longest), ranking, split, roles)
+    prefixes, shares = prefixes_of(train, device, own.config.longest), None
+    if own.config.sample_alpha:
+        shares = shares_of(prefixes.items, len(dense.item_states()), own.config.sample_alpha)
+    return Subject(dense, dissected, fresh, own, prefixes, ranking, split, roles, shares=shares)
 
 
 # --- the pieces --------------------------------------------------------------------------------------------
@@ -249,7 +266,7 @@ def dense_scores(subject: Subject, tell: Tell) -> dict[str, dict[str, Tensor]]:
     batches = min(BATCHES, order.steps)
     drawn = list(sessions.examples(prefixes, EXAMPLES))
     counter = _Counter("criteria", batches + len(drawn), tell)
-    loss, of_one = sessions.loss_of(config), sessions.loss_of(config, last=True)
+    loss, of_one = (sessions.loss_of(config, last=last, shares=subject.shares) for last in (False, True))
     taylor = criteria.taylor(model, loss, (prefixes.batch(order.batch(i)) for i in range(batches)), weights, counter)
     fisher = criteria.fisher(model, of_one, drawn, weights, counter)
     generator = torch.Generator().manual_seed(subject.record.seed)
@@ -297,12 +314,22 @@ def _falls(
     known: dict[tuple[str, ...], float | None] = {}  # a role may have one matrix
     for part, names in parts.items():
         for kind in criteria.KINDS:
-            reached = names if kind == "zero" else [name for name in names if name in means]
+            reached = names if kind == "zero" else _reached(names, means)
             asked = (kind, *reached)
             if reached and asked not in known:
                 with criteria.ablated(model, reached, kind, means):
                     known[asked] = _percent(whole, subject.ranking(model))
             yield part, kind, known.get(asked)
+
+
+def _reached(names: list[str], known: Mapping[str, Any]) -> list[str]:
+    """The matrices of a part whose layers can be given other inputs; none unless they speak for all of it.
+
+    The states inside an nn.GRU are no input: its matrix of inputs speaks for both.
+    """
+    reached = [name for name in names if name in known]
+    spoken_for = {name.replace("weight_ih", "weight_hh") for name in reached}
+    return reached if {*names} - {*reached} <= spoken_for else []
 
 
 def _percent(whole: float, left: float) -> float | None:
@@ -321,10 +348,10 @@ def of_retraining(subject: Subject, tell: Tell, found: dict[str, Any], steps: in
     counter = _Counter("retraining", steps * (len(distinct) + 1), tell)
 
     def after(names: Sequence[str]) -> float:
-        model = copy.deepcopy(subject.dense)
+        model, loss = copy.deepcopy(subject.dense), sessions.loss_of(config, shares=subject.shares)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(subject.record.seed)  # every part sees the same dropout
-            recovered(model, names, sessions.loss_of(config), batches, lr=config.lr / 3, report=counter)
+            recovered(model, names, loss, batches, lr=config.lr / 3, report=counter)
         return subject.ranking(model)
 
     whole = after(())
@@ -347,14 +374,19 @@ def gated(subject: Subject, tell: Tell, nats: float) -> Any:
     """The model with L0 gates at this price of an open one: the one on record, or trained now and kept."""
     record = subject.record
     of = weights_of(record.group, record.seed)
-    asked = {"nats": nats, "steps": record.steps, "seed": record.seed, "weights": of}
+    asked = {"nats": nats, "steps": record.steps, "seed": record.seed, "weights": of, "names": subject.names}
     path = folders.opinions_file(record.group, record.seed).with_suffix(".l0.pt")
-    if path.exists() and (saved := load_checkpoint(path)) and {name: saved.get(name) for name in asked} == asked:
+    saved: dict[str, Any] = {}
+    if path.exists():
+        with suppress(DataError):  # a damaged one is trained again
+            saved = load_checkpoint(path)
+    if {name: saved.get(name) for name in asked} == asked:
         model = subject.fresh()
-        l0.gate(model)
+        l0.gate(model, subject.names)
         model.load_state_dict(saved["model"])
         return model.eval()
     how: dict[str, Any] = {"seed": record.seed, "steps": record.steps, "weight": nats}
+    how |= {"names": subject.names, "shares": subject.shares}
     with torch.random.fork_rng(devices=[]):
         counter = _Counter("L0 training", record.steps, tell)
         model = sessions.l0_trained(subject.fresh(), record.config, subject.prefixes, **how, report=counter)
@@ -407,7 +439,7 @@ class _Counter:
 
 def seeds_of(group: Path) -> list[int]:
     """The finished seeds of a group that have a dense model."""
-    is_sparse = folders.group_config(group)["where"] != "none" if "where" in folders.group_config(group) else True
+    is_sparse = folders.group_config(group)["where"] != "none"
     dense = folders.MATCHED if is_sparse else folders.FULL
     return [
         folders.place_of(run)[1]

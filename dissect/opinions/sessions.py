@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from dissect.sparsevd.sparsifier import groups_of
 from dissect.training.averages import BATCHES, Averages, averages_at
 from dissect.training.evaluation import metrics, scorer
 from dissect.training.loop import ExampleOrder, next_item_loss
+from dissect.training.losses import Shares
 from dissect.training.scoring import ranks_by, score_buffer
 from dissect.training.setup import optimiser_of, set_lr
 from models.base import encoded
@@ -30,9 +31,10 @@ AT_ONCE = 512  # sessions that are ranked together
 L0_WEIGHT = 100.0
 
 
-def loss_of(config: Config, buffer: Tensor | None = None, last: bool = False) -> Loss:
+def loss_of(config: Config, buffer: Tensor | None = None, last: bool = False, shares: Shares | None = None) -> Loss:
     """The loss that a run of this configuration makes smaller, without the penalty of a sparsifier.
 
+    shares the items' among the negatives, as Training has them
     last   of a model that predicts at every position, the loss of the last one only: of the prefix and its target. All
            prefixes of a session together have the loss of each of its targets once, as the other models
     """
@@ -46,7 +48,7 @@ def loss_of(config: Config, buffer: Tensor | None = None, last: bool = False) ->
         elif model.every_position:
             vectors, targets, owner = batch.clicks.unpadded(vectors), batch.targets_of_clicks, batch.clicks.owner
         room = buffer if buffer is not None else score_buffer(len(targets), len(S), vectors.device)
-        total = next_item_loss(model, vectors, S, targets - 1, config, room, owner=owner)
+        total = next_item_loss(model, vectors, S, targets - 1, config, room, shares=shares, owner=owner)
         for value in auxiliary.values():
             total = total + value
         return total
@@ -104,15 +106,17 @@ def l0_trained(
     seed: int,
     steps: int,
     weight: float = L0_WEIGHT,
+    names: Sequence[str] | None = None,
+    shares: Shares | None = None,
     report: Report | None = None,
 ) -> Any:
     """A fresh model trained with L0 gates in place of SparseVD, otherwise as a dissection of `config`.
 
     The same batches, rates, warm-up of the penalty and averages of the parameters; no shadows and no controls. `weight`
-    is what an open gate costs, in nats over all N examples.
+    is what an open gate costs, in nats over all N examples. `names` are the matrices that get gates; all by default.
     """
     torch.manual_seed(seed)
-    l0.gate(model)
+    l0.gate(model, names)
     order = ExampleOrder(prefixes, config, seed, model.every_position)
     groups = groups_of(model, [*l0.sparsified(model).values()], l0.own_parameters(model))
     optimiser = optimiser_of(groups, config)
@@ -126,7 +130,7 @@ def l0_trained(
 
     train(
         model,
-        loss_of(config, score_buffer(order.most_targets, len(model.item_states()), prefixes.device)),
+        loss_of(config, score_buffer(order.most_targets, len(model.item_states()), prefixes.device), shares=shares),
         (prefixes.batch(order.batch(step)) for step in range(steps)),
         optimiser,
         penalty=lambda step: min(1.0, step / warmup if warmup else 1.0) * weight / len(prefixes) * l0.penalty(model),

@@ -66,7 +66,8 @@ def dissect(
             "`held_out` and `score` go together: unseen batches, and how good a model is on one.",
             "Give both, or neither.",
         )
-    if not seeds or len(set(seeds)) < len(seeds):
+    is_list = isinstance(seeds, Sequence) and all(isinstance(seed, int) for seed in seeds)
+    if not is_list or not seeds or len(set(seeds)) < len(seeds):
         raise UsageError(f"`seeds` is {seeds!r}: it needs different whole numbers, one for each training.")
     feed = Feed(batches, "batches")
     unseen = None if held_out is None else Feed(held_out, "held_out")
@@ -339,8 +340,8 @@ def _protocol(settings: dict[str, Any]) -> Protocol:
         if name not in Protocol._fields:
             raise unknown("setting", name, Protocol._fields)
     protocol = Protocol(**settings)
-    if not protocol.steps >= 1:
-        raise UsageError(f"steps is a number of updates, at least 1, not {protocol.steps}.")
+    if not isinstance(protocol.steps, int) or not protocol.steps >= 1:
+        raise UsageError(f"steps is a whole number of updates, at least 1, not {protocol.steps}.")
     if not (0 <= protocol.kl_weight < math.inf and 0 < protocol.lr < math.inf):
         raise UsageError(f"kl_weight is at least 0 and lr above 0, not {protocol.kl_weight} and {protocol.lr}.")
     if protocol.noise not in NOISES:

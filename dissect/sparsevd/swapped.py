@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -81,7 +80,7 @@ def rolled(x: Any, is_second: bool = False) -> Any:
         return x._replace(data=rolled(x.data))
     if isinstance(x, tuple):  # the states of an LSTM cell
         return tuple(rolled(part) for part in x)
-    if not isinstance(x, Tensor) or x.dim() < (1 if x.dtype == torch.long else 2):  # long: ids of an Embedding
+    if not isinstance(x, Tensor) or x.dim() < (2 if x.is_floating_point() else 1):  # whole numbers: ids of an Embedding
         return x
     rows = 1 if is_second and x.dim() > 2 else 0
     return x.roll(int(AWAY * x.shape[rows]), rows)
