@@ -348,6 +348,29 @@ def test_an_export_recommends_and_ranks_like_its_run(there, tmp_path):
     assert invoke("recommend", there["sparse-out"], "--sessions", file)[1].count("\n") == 41
 
 
+def test_an_option_that_is_infinite_is_exported(there, tmp_path):
+    words = ["--dataset", "shop", "--device", "cpu", "--quiet", "--dim", 8, "--max-steps", 2, "--runs-dir", tmp_path]
+    assert invoke("train", "attenmixer", "--preset", "paper-LP", "--name", "lp", *words)[0] == 0
+    run = next(tmp_path.glob("lp-*")) / "s1"
+    code, _, err = invoke("export", run, "--out", tmp_path / "out")
+    assert code == 0, err
+    answers = [invoke("recommend", which, "--session", "1,2,3", "--json")[1] for which in (run, tmp_path / "out")]
+    assert len({str([row["item"] for row in json.loads(each)["items"]]) for each in answers}) == 1
+
+
+def test_a_layer_that_stands_at_two_places_is_exported(there, tmp_path):
+    own = tmp_path / "shared.py"
+    own.write_text(
+        "from models import SRGNN\n\nclass Shared(SRGNN):\n    def __init__(self, n_items, dim=8):\n"
+        "        super().__init__(n_items, dim)\n        self.again = self.readout.transform\n"
+    )
+    words = ["--dataset", "shop", "--device", "cpu", "--quiet", "--dim", 8, "--max-steps", 2, "--runs-dir", tmp_path]
+    assert invoke("train", f"{own}:Shared", "--name", "shared", *words)[0] == 0
+    run = next(tmp_path.glob("shared-*")) / "s1"
+    found = dissect.export(run, tmp_path / "out", quiet=True)
+    assert found["accuracy"]["ranks_that_differ"] <= 2
+
+
 def test_python_exports_and_loads(there, tmp_path):
     found = dissect.export(there["sparse"], tmp_path / "out", quiet=True)
     assert found["layers"] == there["sparse-record"]["layers"]

@@ -33,6 +33,14 @@ def test_a_linear_layer_gives_the_outputs_of_other_rows(shape):
     assert torch.equal(layer(x[0]), plain[0]) and not torch.isclose(out, plain).all(-1).any()
 
 
+@pytest.mark.parametrize("kind", [torch.long, torch.int32])
+def test_ids_of_one_dimension_are_those_of_other_rows(kind):
+    layer, ids = nn.Embedding(N, D), torch.arange(N, dtype=kind)
+    with swapped([layer]):
+        out = layer(ids)
+    torch.testing.assert_close(out, layer.weight[ids.long().roll(7)])
+
+
 def test_layers_in_a_row_never_give_a_row_its_own_again():
     layers = [nn.Identity() for _ in range(8)]
     x = torch.arange(512.0)[:, None]

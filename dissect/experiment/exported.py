@@ -10,12 +10,14 @@ README.txt          what it is and how to use it
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -126,6 +128,7 @@ def read_export(folder: Path | str) -> Recorded:
     try:
         records.check(found["config"], Config, str(folder / RECORD), AGAIN)
         config = Config(**found["config"])
+        config = replace(config, model_options=_read_back(config.model_options))
     except (TypeError, UsageError) as error:
         raise DataError(
             f"{folder / RECORD} is of another version of dissect: {str(error).rstrip('.')}.", AGAIN
@@ -260,7 +263,8 @@ def _write(
         tensors["matrix"] = served.matrix
     tensors["bias"] = served.bias
     inner = {f"model.{name}": t for name, t in served.model.state_dict().items() if name not in unread}
-    kept = {name: t.detach().contiguous() for name, t in (tensors | inner).items() if t is not None}
+    there = {name: t.detach() for name, t in (tensors | inner).items() if t is not None}
+    kept = {name: t.clone(memory_format=torch.contiguous_format) for name, t in there.items()}  # of shared layers, too
     files.write_atomically(folder / WEIGHTS, lambda file: file.write(save(kept)))
     files.write_identifiers(folder, files.read_identifiers(record.group, record.n_items))
     shutil.copyfile(record.group / "data.json", folder / "data.json")
@@ -274,7 +278,7 @@ def _write(
         "kind": "dissect export",
         "versions": {"dissect": dissect.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "run": {**run, "command": list(record.command), "checkpoint_sha256": _sha256(checkpoint)},
-        "config": config,
+        "config": {**config, "model_options": _spelled(config["model_options"])},
         "n_items": record.n_items,
         "dim": width,
         "item_width": {"asked": item_width, "table": len(made.read), "catalogue": served.matrix.shape[1]},
@@ -297,6 +301,16 @@ def _write(
     }
     files.write_json(folder / RECORD, found)
     return found
+
+
+def _spelled(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON can have them: an infinity as a word."""
+    is_odd = {name: isinstance(value, float) and not math.isfinite(value) for name, value in options.items()}
+    return {name: str(value) if is_odd[name] else value for name, value in options.items()}
+
+
+def _read_back(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: float(value) if value in ("inf", "-inf") else value for name, value in options.items()}
 
 
 def _checked(trained: Any, served: Served, test: Sessions, longest: int, report: Report) -> dict[str, Any]:
