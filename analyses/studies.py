@@ -99,12 +99,12 @@ def _sparse(name: str) -> Arm:
 
 
 def _sparsevd() -> tuple[Arm, ...]:
-    trained = [name for name in (*TABLE2, *BESIDE) if name in MODELS and MODELS[name].learns]
+    trained = [name for name in (*TABLE2, *BESIDE) if MODELS[name].learns]
     return tuple(arm for name in trained for arm in (_plain(name), _sparse(name)))
 
 
 def _table2() -> tuple[Arm, ...]:
-    plain = [_plain(name) for name in (*TABLE2, *BESIDE) if name in MODELS]
+    plain = [_plain(name) for name in (*TABLE2, *BESIDE)]
     sparse = [_sparse(name) for name in ("srgnn", "attenmixer")]
     control = Arm("srgnn, normalised", "srgnn", preset="normalised")
     return (*plain, control, *sparse)
@@ -113,10 +113,9 @@ def _table2() -> tuple[Arm, ...]:
 def _table3() -> tuple[Arm, ...]:
     arms = []
     for name in ("srgnn", "sgnnhn"):
-        if name in MODELS:
-            arms.append(Arm(name, name, printed=paper.TABLE2[name]))
-            mixed = {"readout": "attenmixer"}
-            arms.append(Arm(f"{name}, Atten-Mixer", name, options=mixed, printed=paper.TABLE3[name]))
+        arms.append(Arm(name, name, printed=paper.TABLE2[name]))
+        mixed = {"readout": "attenmixer"}
+        arms.append(Arm(f"{name}, Atten-Mixer", name, options=mixed, printed=paper.TABLE3[name]))
     return (*arms, Arm("srgnn, normalised", "srgnn", preset="normalised"))
 
 
@@ -143,7 +142,7 @@ def _table4() -> tuple[Arm, ...]:
 
 
 def _others() -> tuple[Arm, ...]:
-    named = [name for name in GNNS if name in MODELS and name != "srgnn"]
+    named = [name for name in GNNS if name != "srgnn"]
     literal = "{}, published settings"
     return tuple(arm for name in named for arm in (_sparse(name), Arm(literal.format(name), name, verb="literal")))
 
@@ -199,7 +198,7 @@ STUDIES = {
             (
                 Arm("SR-GNN, Atten-Mixer", "srgnn", options={"readout": "attenmixer"}),
                 Arm("SR-GNN", "srgnn"),
-                *([Arm("GC-SAN", "gcsan")] if "gcsan" in MODELS else []),
+                Arm("GC-SAN", "gcsan"),
                 Arm("SR-GNN, normalised", "srgnn", preset="normalised"),
             ),
             "lengths",

@@ -204,7 +204,8 @@ class Group:
         an option or a value that makes no sense, and if no seed has a dense model to judge.
         """
         from dissect.data import bring
-        from dissect.experiment.opinions import opinions_of, seeds_of, untold
+        from dissect.experiment.exported import silent
+        from dissect.experiment.opinions import opinions_of, seeds_of
 
         taken = inspect.signature(opinions_of).parameters.values()
         known = {each.name for each in taken if each.kind is each.KEYWORD_ONLY} - {"model", "tell"}
@@ -214,7 +215,7 @@ class Group:
             raise UsageError(f"{self.path.name} has no finished seed with a dense model to judge.")
         shown = not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)
         for seed in seeds:
-            how["tell"] = _telling(f"seed {seed}") if shown else untold
+            how["tell"] = _telling(f"seed {seed}") if shown else silent
             opinions_of(self.path, seed, lambda *name: self.data or bring.load(*name), model=self.model, **how)
         return opinions(self.path)
 

@@ -24,7 +24,7 @@ from dissect.sparsevd.batches import Feed, rows_of
 from dissect.sparsevd.dissected import _Progress, scored
 from dissect.sparsevd.groups import Count, count, is_all_that_reads, layers_of, masks_of
 from dissect.sparsevd.kl import null_share
-from dissect.sparsevd.protocol import FEWEST_SEEDS, Protocol
+from dissect.sparsevd.protocol import Protocol
 
 N = 64
 
@@ -231,7 +231,8 @@ def test_blocks_are_counted_apart():
 def test_rules_stand_in_one_place():
     shared = ("ALIVE", "WITHERED", "UNDECIDED")
     assert all(getattr(rules, name) == getattr(answers, name) for name in shared)
-    assert shadowed.FALL is rules.FALL and shadowed.EMPTY is rules.EMPTY and FEWEST_SEEDS == answers.FEWEST_SEEDS
+    assert shadowed.FALL is rules.FALL and shadowed.EMPTY is rules.EMPTY and answers.too_few is rules.too_few
+    assert len(SEEDS) == rules.FEWEST_SEEDS
     values = [0.1, 0.4, 0.2]
     low, high = stats.t.interval(0.95, 2, loc=sum(values) / 3, scale=stats.sem(values))
     assert rules.interval(values) == pytest.approx((low, high)) and rules.interval([1.0]) is None

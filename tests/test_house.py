@@ -298,7 +298,7 @@ def test_the_verdict_page_has_the_limits_of_the_rules():
         "excess lies below (.*?) \\|": shadowed.EMPTY,
         "at least (.*?) times that of propagation": shadowed.TIMES_DENSER,
         "would keep more than (.*?) % of what": 100 * shadowed.FALSE_LIMIT,
-        "control without data keeps more than (.*?) of": shadowed.PRUNED,
+        "`control.kl_only`, keeps more than (.*?) of": shadowed.PRUNED,
         "less than (.*?) % of the MRR@20 of the matched": 100 * shadowed.AS_GOOD,
         "no matrix keeps more than (.*?) beyond its shadow": shadowed.CLEAR,
         "density of propagation ≤ (.*?) in every seed": unshadowed.WITHERED,

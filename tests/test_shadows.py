@@ -16,10 +16,11 @@ import dissect
 from dissect.errors import DataError, UsageError
 from dissect.runs.config import CALIBRATED, Config
 from dissect.sparsevd import Shadows, log_alpha, named_variational, penalty, shadows, sparsify
+from dissect.sparsevd.averages import EVERY
 from dissect.sparsevd.kl import kl_per_weight
 from dissect.sparsevd.layers import VARIANCE_EPS, sigma_name
 from dissect.sparsevd.shadows import others
-from dissect.training.averages import EVERY, Averages, averages_at
+from dissect.training.averages import Averages, averages_at
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluation import evaluate, metrics, prefixes_of
 from dissect.training.loop import ExampleOrder, examples_of, fit

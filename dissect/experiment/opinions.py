@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dissect import opinions as criteria
-from dissect.data.sessions import Dataset, split_validation
+from dissect.data.sessions import split_validation
 from dissect.errors import BusyError, DataError, UsageError
+from dissect.experiment.exported import silent
 from dissect.experiment.opened import Load, data_of, model_of, trained_model
 from dissect.opinions import l0, sessions
 from dissect.opinions.tuning import recovered
@@ -46,10 +47,6 @@ BATCHES, EXAMPLES = 30, 500  # for Taylor, and for Fisher
 RANKED = 2_000  # prefixes of validation sessions that a criterion is judged on
 Tell = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
 Values = dict[str, dict[str, float | None]]  # name of a matrix or a role -> criterion -> its value
-
-
-def untold(what: str, done: int, total: int) -> None:
-    """For whoever does not want to know."""
 
 
 @dataclass
@@ -85,7 +82,7 @@ def opinions_of(
     curves: bool = False,
     model: str | type | None = None,
     data_dir: str | None = None,
-    tell: Tell = untold,
+    tell: Tell = silent,
 ) -> dict[str, Any]:
     """Every opinion on a seed that is asked for, and those on the same prefixes that were asked for before.
 
@@ -446,12 +443,3 @@ def seeds_of(group: Path) -> list[int]:
         for run in folders.group_runs(group)
         if folders.is_done(run) and folders.is_done(folders.run_path(group, folders.place_of(run)[1], dense))
     ]
-
-
-def dataset_of(data: Dataset) -> Load:
-    """A loader that knows one data set."""
-
-    def load(name: str, data_dir: str | None = None) -> Dataset:
-        return data
-
-    return load

@@ -23,7 +23,7 @@ from dissect.sparsevd.batches import Batches, Feed, rows_of
 from dissect.sparsevd.groups import Count, Patterns, blocks_of, count, is_all_that_reads, layers_of, masks_of, zeroed
 from dissect.sparsevd.kl import null_share
 from dissect.sparsevd.layers import NOISES, one_sample
-from dissect.sparsevd.protocol import FEWEST_SEEDS, SEEDS, Loss, Protocol, Trained, train
+from dissect.sparsevd.protocol import SEEDS, Loss, Protocol, Trained, train
 from dissect.sparsevd.rules import ALIVE, UNDECIDED, WITHERED
 from dissect.sparsevd.sparsify import SparsifyReport
 from dissect.sparsevd.swapped import swapped
@@ -201,7 +201,7 @@ class Dissected:
         excess = {seed: _excess(c) for seed, c in counts.items()}
         answer = _answer(list(excess.values()))
         falls, is_swap = self._falls(masks), self._is_swap(masks)
-        doubts = _too_few(len(self.runs))
+        doubts = rules.too_few(len(self.runs))
         if not self.protocol.kl_weight:
             doubts.append("the KL weight is 0, so that nothing was pruned: density says nothing")
         elif answer == ALIVE:
@@ -365,10 +365,6 @@ def _share(row: dict[str, Any]) -> float | None:
 
 def _seeds(n: int) -> str:
     return f"{n} seed{'s' * (n != 1)}"
-
-
-def _too_few(n: int) -> list[str]:
-    return [f"only {_seeds(n)}; a verdict needs {FEWEST_SEEDS}"] if n < FEWEST_SEEDS else []
 
 
 class _Progress:

@@ -27,9 +27,8 @@ from dissect.sparsevd.shadows import FEWEST, Shadows
 from dissect.sparsevd.sparsifier import named_variational, parameter_groups, penalty
 from dissect.sparsevd.sparsify import SparsifyReport, Where, sparsify
 
-__all__ = ["FEWEST_SEEDS", "SEEDS", "Loss", "Protocol", "Trained", "train"]
+__all__ = ["SEEDS", "Loss", "Protocol", "Trained", "train"]
 
-FEWEST_SEEDS = len(SEEDS)  # that a verdict needs
 KL_WEIGHT, LR = CALIBRATED["kl_weight"], CALIBRATED["lr"]
 STEPS = 1500  # enough for log sigma^2 to travel far at the usual rate: 13 units
 RECORDS = 40  # of the densities, over a training

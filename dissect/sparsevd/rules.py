@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 ALIVE, WITHERED, UNDECIDED = "alive", "withered", "undecided"
+FEWEST_SEEDS = 3  # that a verdict needs
 EMPTY = 0.05  # excess below which a part has withered
 PRUNED = 0.1  # density of a withered part, or of the control without data, above which too little was pruned
 CLEAR = 0.2  # excess of a matrix that shows that the run keeps what it needs
@@ -25,6 +26,11 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     deviation = (sum((value - mean) ** 2 for value in values) / (n - 1)) ** 0.5
     half = float(scipy.stats.t.ppf(0.975, n - 1)) * deviation / n**0.5
     return mean - half, mean + half
+
+
+def too_few(seeds: int) -> list[str]:
+    """The doubt if there are fewer seeds than a verdict needs."""
+    return [f"only {seeds} seed{'s' * (seeds != 1)}; a verdict needs {FEWEST_SEEDS}"] if seeds < FEWEST_SEEDS else []
 
 
 def by_excess(low: float, high: float) -> str:

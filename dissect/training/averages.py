@@ -7,7 +7,6 @@ from typing import Any
 
 from dissect.runs.config import Config
 from dissect.sparsevd.averages import BATCHES as BATCHES
-from dissect.sparsevd.averages import EVERY as EVERY
 from dissect.sparsevd.averages import Averages as AnyAverages
 from dissect.sparsevd.averages import is_averaged
 from models.base import session_vectors
