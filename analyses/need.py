@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ def need_answer(low: float | None, high: float | None) -> str:
 def need(group: Path, full: list[Path], judged: np.ndarray | None) -> dict[str, Any]:
     """For each role that models were retrained without: redundant, needed or undecided, over all seeds and by seed.
 
-    A run whose ranks on test are missing or damaged is skipped with a warning.
+    A run whose ranks on test are missing or damaged, or are of other prefixes than most, is skipped with a warning.
     """
 
     def ranks(runs: list[Path]) -> Ranks:
@@ -42,11 +44,25 @@ def need(group: Path, full: list[Path], judged: np.ndarray | None) -> dict[str, 
         if name not in (folders.FULL, folders.MATCHED)
     }
     of_full = ranks(full) if any(reduced.values()) else {}
+    known = {run: _prefixes(each) for those in (of_full, *reduced.values()) for run, each in those.items()}
+    usual = Counter(known.values()).most_common(1)[0][0] if known else ""
+    for those in (of_full, *reduced.values()):
+        for run in [run for run in those if known[run] != usual]:
+            folders.left_out(
+                DataError(f"{run} ranks other test prefixes than the others.", "Train it again with --force.")
+            )
+            del those[run]
     return {
         name.removeprefix("without-"): compare_need(of_full, of_reduced, judged)
         for name, of_reduced in reduced.items()
         if of_full and of_reduced
     }
+
+
+def _prefixes(ranks: dict[str, np.ndarray]) -> str:
+    """Which prefixes are ranked, as a hash."""
+    names = ("session", "length", "target")
+    return hashlib.sha256(b"".join(np.ascontiguousarray(ranks[name]).tobytes() for name in names)).hexdigest()
 
 
 def compare_need(full: Ranks, reduced: Ranks, judged: np.ndarray | None) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def literally(group: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     """
     of_model, of_data = ("model", "model_options", "model_source", "where", "init_from"), ("dataset", "split_hash")
     about = [*of_model, *of_data, "longest", "order", "validation"]
-    about += ["loss", "negatives", "sample_alpha", "bpreg", "elu"]
+    about += ["loss", "negatives", "sample_alpha", "bpreg", "elu", "optimiser", "l2"]
     mine, found = Config(**config), []
     for other in folders.find_groups(group.parent):
         try:

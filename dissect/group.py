@@ -15,6 +15,7 @@ import pandas as pd
 
 from analyses.density import density_table
 from analyses.opinions import Opinions, opinions
+from analyses.sound import each_sound
 from analyses.training import training_table
 from analyses.verdict import judge
 from dissect import drawing
@@ -81,8 +82,11 @@ class Group:
         return [run for run in folders.group_runs(self.path, variant) if folders.is_done(run)]
 
     def summaries(self, variant: str = folders.FULL) -> list[dict[str, Any]]:
-        """What each finished seed of a `variant` wrote at its end (summary.json): accuracy, checks, time, the epoch."""
-        return [folders.read_summary(run) for run in self.runs(variant)]
+        """What each finished seed of a `variant` wrote at its end (summary.json): accuracy, checks, time, the epoch.
+
+        A damaged seed is skipped with a warning. Raises DataError if all are.
+        """
+        return each_sound(self.runs(variant), folders.read_summary)
 
     def metrics(self, variant: str = folders.FULL) -> pd.DataFrame:
         """Accuracy at the epoch that each seed of a `variant` reports, in percent.
@@ -94,7 +98,13 @@ class Group:
             mrr@20.
         """
         rows = [
-            {"seed": of["seed"], "variant": variant, "split": split, "epoch": of["selected"]["epoch"], **of[split]}
+            {
+                "seed": of["seed"],
+                "variant": variant,
+                "split": split,
+                "epoch": of.get("selected", {"epoch": of["epochs"]})["epoch"],
+                **of[split],
+            }
             for of in self.summaries(variant)
             for split in ("test", "valid")
             if of.get(split)

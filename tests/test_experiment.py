@@ -4,9 +4,11 @@ import math
 import re
 import shutil
 import tomllib
+from dataclasses import replace
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 
 from analyses.verdict import judge
@@ -14,14 +16,17 @@ from dissect.cli import COMMANDS, main, options
 from dissect.data import planted
 from dissect.data.sessions import split_validation
 from dissect.errors import DataError, UsageError
-from dissect.experiment.opened import evaluate, finished_run
-from dissect.experiment.plan import settings_of
+from dissect.experiment.opened import evaluate, finished_run, trained_model
+from dissect.experiment.plan import planned, settings_of
 from dissect.experiment.subject import find_model
 from dissect.experiment.train import train
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, DENSE, LITERAL, SETTINGS, Config
 from dissect.training.record import Observer
+from dissect.training.resume import Interrupted
+from dissect.training.start import weights_of
 from models import MODELS, SRGNN
+from tests.test_training import StopAt
 
 TINY = ["--max-steps", "3", "--dim", "4", "--seed", "1", "--device", "cpu", "--quiet"]
 ALSO = {"max_steps": 3, "device": "cpu"}
@@ -375,3 +380,50 @@ def test_what_is_trained_again_is_not_copied_from_a_neighbour(demo, tmp_path):
     train("srgnn", demo, kl_weight=2.0, force=True, jobs=2, **again)
     when = [folders.run_path(group, 1, folders.MATCHED) / "environment.json" for group in (first, other)]
     assert files.read_json(when[0])["started"] != files.read_json(when[1])["started"]
+
+
+def test_a_training_starts_from_the_weights_that_a_run_reports(demo, tmp_path):
+    """Of a run that averages its parameters, those are the means."""
+    again = {"runs_dir": tmp_path, "options": {"dim": 4}, "max_steps": 30, "device": "cpu"}
+    dense = train("srgnn", demo, usual=CALIBRATED, where="none", shadows=False, **again)
+    model = trained_model(finished_run(dense / "s1", tmp_path), lambda: demo, 50, None, "cpu")[0]
+    start = weights_of(dense / "s1", demo, lambda n: SRGNN(n, 4))
+    for name, weight in model.state_dict().items():
+        assert torch.equal(start.weights[name], weight), name
+
+
+def test_force_goes_on_with_what_was_stopped(demo, tmp_path):
+    again = {
+        "runs_dir": tmp_path,
+        "options": {"dim": 4},
+        "usual": DENSE,
+        "device": "cpu",
+        "max_steps": 40,
+        "force": True,
+    }
+    group = train("srgnn", demo, seeds=(1,), **again)
+    with pytest.raises(Interrupted) as stopped:
+        train("srgnn", demo, seeds=(1,), **again, observe=lambda title: StopAt(20))
+    assert "without --force" in stopped.value.hint and (group / "s1.old-1").exists()
+    said = []
+    train("srgnn", demo, seeds=(1,), **again, say=said.append)
+    assert folders.is_done(group / "s1") and not (group / "s1.old-2").exists() and said == []
+
+
+@pytest.mark.parametrize(("model", "preset"), [("gcsan", "port"), ("sasrec", None), ("lessr", "authors")])
+def test_the_published_settings_win_over_a_recipe(demo, tmp_path, model, preset):
+    """So that a verdict finds them beside it; and nothing stops a dissection early."""
+    how = {"runs_dir": tmp_path, "options": {"dim": 8}, "preset": preset}
+    literal, calibrated = (
+        planned(model, demo, usual=usual, max_steps=10, **how).config for usual in (LITERAL, CALIBRATED)
+    )
+    assert {name: getattr(literal, name) for name in LITERAL} == dict(LITERAL)
+    assert literal.patience == calibrated.patience == calibrated.matched().patience == 0
+    about = {"optimiser": calibrated.optimiser, "l2": calibrated.l2, "max_steps": 10}
+    assert replace(calibrated, **LITERAL) == replace(literal, **about)
+
+
+def test_without_validation_the_dense_model_beside_a_dissection_is_said_to_choose_nothing(demo, tmp_path):
+    said = []
+    train("srgnn", demo, runs_dir=tmp_path, options={"dim": 4}, validation=0.0, say=said.append, **ALSO)
+    assert any(each.startswith("Nothing is held out") for each in said)

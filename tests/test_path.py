@@ -139,3 +139,12 @@ def test_the_command_that_the_refusal_names_adds_a_point(typed):
     assert path_table(group)["kl_weight"].nunique() == 2 and len(folders.find_groups("runs")) == 2
     shutil.rmtree(group)
     assert typed("plot", "path")[0] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--without", "propagation"], ["--where", "none"]])
+def test_a_path_without_densities_is_shown_verdict_by_verdict(typed, words):
+    usual = ["--max-steps", "4", "--dim", "4", "--device", "cpu", "--quiet", "--seed", "1"]
+    code, out, err = typed("run", *words, "--kl-weight", "2", "--kl-weight", "4", *usual)
+    assert code == 0, err
+    assert out.count("Verdict") == 2

@@ -435,3 +435,21 @@ def test_shadows_do_not_change_what_is_dissected(tmp_path):
         a, b = values.values()
         error = np.hypot(np.std(a, ddof=1), np.std(b, ddof=1)) / len(seeds) ** 0.5
         assert abs(np.mean(a) - np.mean(b)) < 3 * error + 0.01, (name, values)
+
+
+def test_tied_weights_are_read_back_as_the_means(tmp_path):
+    """A parameter with two names has its mean under the first one; the second must not bring the last step back."""
+
+    class Tied(SRGNN):
+        def __init__(self, n_items, dim=8):
+            super().__init__(n_items, dim)
+            self.again = self.readout.transform
+
+    config = replace(SMALL, where="none", shadows=False, select="last", kl_weight=0.0)
+    fit(lambda: Tied(30, 8), DATA, config, tmp_path / "s1", seed=1)
+    saved = load_checkpoint(tmp_path / "s1" / "checkpoints" / "last.pt")
+    weights, first, second = reported(saved), "readout.transform.weight", "again.weight"
+    assert torch.equal(weights[first], weights[second]) and not torch.equal(weights[first], saved["model"][first])
+    model = Tied(30, 8)
+    model.load_state_dict(weights)
+    assert torch.equal(model.readout.transform.weight, saved["averages"]["means"][f"model.{first}"])

@@ -19,7 +19,7 @@ from dissect.runs.folders import is_done, read_ranks
 from dissect.training import loop
 from dissect.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from dissect.training.evaluation import evaluate, metrics, prefixes_of
-from dissect.training.loop import fit
+from dissect.training.loop import ExampleOrder, fit
 from dissect.training.record import Observer
 from dissect.training.resume import Interrupted
 from models import SRGNN
@@ -353,3 +353,13 @@ def test_a_model_of_ones_own_may_have_layers_that_cannot_be_replaced(tmp_path):
 
     summary = fit(Reading, DATA, replace(CONFIG, max_steps=2), tmp_path / "s1", seed=1)
     assert summary["left_out"]["mix"] == "no SparseVD layer for RNN"
+
+
+@pytest.mark.parametrize("longest", [0, 3])
+def test_the_kl_is_divided_by_the_targets_of_an_epoch(longest):
+    """With a target after every click, a session that is cut to its last clicks has fewer of them than prefixes."""
+    prefixes = prefixes_of(DATA.train, longest=longest)
+    lengths = np.asarray(DATA.train.lengths)
+    targets = np.minimum(lengths - 1, longest or lengths.max()).sum()
+    assert ExampleOrder(prefixes, CONFIG, 1, every_position=True).targets == targets
+    assert ExampleOrder(prefixes, CONFIG, 1).targets == len(prefixes) >= targets

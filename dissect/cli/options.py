@@ -302,14 +302,19 @@ def show_path(groups: Sequence[Path], as_json: bool) -> None:
     from rich.console import Console
 
     from analyses.verdict import judge
-    from dissect.cli.verdict_view import render_path
+    from dissect.cli.verdict_view import render_path, render_verdict
     from dissect.data import planted
     from dissect.runs.folders import group_config
     from dissect.training import workers
 
     if workers.is_first():
         verdicts = [judge(group, judged=planted.judged(group_config(group)["dataset"])) for group in groups]
-        print(json.dumps(verdicts, indent=1, allow_nan=False)) if as_json else Console().print(render_path(verdicts))
+        if as_json:
+            print(json.dumps(verdicts, indent=1, allow_nan=False))
+        elif all(verdict["density"] for verdict in verdicts):
+            Console().print(render_path(verdicts))
+        else:  # only models without a role, say: there is no density to compare
+            Console().print(*map(render_verdict, verdicts), sep="\n")
 
 
 def show(group: Path, has_verdict: bool, as_json: bool) -> None:

@@ -19,7 +19,7 @@ from dissect.errors import UsageError, unknown
 from dissect.experiment.subject import Subject, changes, find_model, model_options, try_out
 from dissect.experiment.tuned import arguments_of, in_words, trace, tuned_for, verb_of
 from dissect.runs import folders
-from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, DENSE, EPOCHS, SETTINGS, Config
+from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, DENSE, EPOCHS, LITERAL, SETTINGS, Config
 from dissect.text import as_name, check_name
 from dissect.training.losses import some_candidates
 from dissect.training.start import Start, weights_of
@@ -133,7 +133,8 @@ def settings_of(
 ) -> dict[str, Any]:
     """The settings `given`, then those of the preset's recipe, whose length counts only without `epochs`, then `usual`.
 
-    CALIBRATED comes before a recipe: a density can be read only with its batch, rates and schedule.
+    CALIBRATED and LITERAL come before a recipe: a density can be read only with their batch, rates and schedule, and at
+    the last step.
 
     Raises UsageError for an unknown setting, and if a baseline is to be dissected.
     """
@@ -143,7 +144,9 @@ def settings_of(
     recipe = dict(subject.cls.recipes.get(preset, {}))
     if epochs is not None:
         recipe.pop("max_steps", None)
-    first, then = (recipe, usual) if usual == CALIBRATED else (usual, recipe)
+    if is_dissection := usual in (CALIBRATED, LITERAL):
+        recipe.pop("patience", None)
+    first, then = (recipe, usual) if is_dissection else (usual, recipe)
     settings = {**first, **then, **given}
     if settings.get("where", "both") != "none":
         subject.require_weights()

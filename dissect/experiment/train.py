@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dissect.data import catalog
-from dissect.data.sessions import Dataset
+from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import DataError, FinishedError
 from dissect.experiment.jobs import at_once
 from dissect.experiment.plan import Plan, Say, folder_of, planned, steps_of, suits, unsaid, work
@@ -92,7 +92,11 @@ def train(
     manner = Manner(device, jobs, force, observe or unobserved, say or unsaid)
     if refit and plan.subject.learns:
         return _train_twice(plan, name, manner)
-    return train_seeds(plan, manner, *(plan.beside if matched else ()))
+    beside = plan.beside if matched else ()
+    held_out = split_validation(data.train, plan.config.held_out)[1].n_prefixes
+    if beside and plan.config.protocol == "clean" and not held_out:
+        manner.say("Nothing is held out, so the matched dense model reports its last epoch, not its best one.")
+    return train_seeds(plan, manner, *beside)
 
 
 def _train_twice(plan: Plan, name: str | None, manner: Manner) -> Path:
@@ -119,8 +123,8 @@ def train_seeds(plan: Plan, manner: Manner, *beside: Plan) -> Path:
     A run without DONE continues where it stopped. Raises UsageError if all are finished already, unless `force`.
     """
     plans = [each for each in (plan, *beside) if manner.force or not each.is_done] or [plan]
-    done = {each.run(seed) for each in plans for seed in each.seeds if folders.is_done(each.run(seed))}
     devices = [_ready(each, manner) for each in plans]  # all the same
+    done = {each.run(seed) for each in plans for seed in each.seeds if folders.is_done(each.run(seed))}
     todo = [
         (number, seed)
         for number, each in enumerate(plans)
@@ -149,7 +153,7 @@ def _ready(plan: Plan, manner: Manner) -> torch.device:
     runs = [plan.run(seed) for seed in plan.seeds]
     if manner.force:
         for run in runs:
-            if run.exists() and workers.is_first():
+            if folders.is_done(run) and workers.is_first():  # one that was stopped goes on
                 manner.say(f"The old run is kept as {files.set_aside(run)}")
     elif plan.is_done:
         for run in runs:

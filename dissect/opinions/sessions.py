@@ -133,7 +133,7 @@ def l0_trained(
         loss_of(config, score_buffer(order.most_targets, len(model.item_states()), prefixes.device), shares=shares),
         (prefixes.batch(order.batch(step)) for step in range(steps)),
         optimiser,
-        penalty=lambda step: min(1.0, step / warmup if warmup else 1.0) * weight / len(prefixes) * l0.penalty(model),
+        penalty=lambda step: min(1.0, step / warmup if warmup else 1.0) * weight / order.targets * l0.penalty(model),
         before=lambda step: set_lr(optimiser, config, step, order.steps),
         after=add,
         report=report,

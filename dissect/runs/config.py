@@ -347,7 +347,7 @@ CALIBRATED: Mapping[str, Any] = MappingProxyType(
     }
 )
 HOST_FALLS_FROM = 0.4  # of the steps: where the rate of schedule "host" begins to fall
-LITERAL: Mapping[str, Any] = MappingProxyType({})
+LITERAL: Mapping[str, Any] = MappingProxyType({name: getattr(Config, name) for name in CALIBRATED})
 SEEDS = (1, 2, 3)  # of `dissect run` unless given: as many as a verdict needs
 CALIBRATED_EPOCHS = 6.6  # default length of `dissect run`: that of the trials which the settings come from
 DENSE: Mapping[str, Any] = MappingProxyType({"where": "none", "schedule": "steps", "select": "mrr@20", "patience": 3})

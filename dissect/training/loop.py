@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ class _Fit:
         self.observer, self.stopped = observer, stopped
         config = training.config
         self.order = ExampleOrder(prefixes, config, training.seed, training.model.every_position)
-        self.recorder = Recorder(run, training, len(prefixes), self.order.steps, observer)
+        self.recorder = Recorder(run, training, self.order, observer)
         # For the scores of every step.
         self.buffer = score_buffer(self.order.most_targets, data.n_items, prefixes.device)
         self.loss_every = max(1, config.max_steps // LOSS_LINES)
@@ -185,7 +186,7 @@ class _Fit:
         training, state = self.training, self.training.state
         began = time.perf_counter()
         set_lr(training.optimiser, training.config, state.step, self.order.steps)
-        beta = kl_weight_at(training.config, state.step) / len(self.prefixes)
+        beta = kl_weight_at(training.config, state.step) / self.order.targets
         index, weight = workers.share(self.order.batch(state.step))
         ce, kl, loss = train_step(training, self.prefixes.batch(index), beta, self.buffer, weight)
         state.step += 1
@@ -307,6 +308,11 @@ class ExampleOrder:
         self.examples = prefixes.whole if every_position else torch.arange(len(prefixes))
         self.steps = math.ceil(len(self.examples) / config.batch_size)  # of an epoch
         self.epoch, self.permutation = -1, self.examples
+
+    @cached_property
+    def targets(self) -> int:
+        """Of an epoch: the N by which the KL is divided. A session cut to its last clicks has fewer of them."""
+        return int(self.prefixes.length[self.examples].sum()) if self.every_position else len(self.examples)
 
     @property
     def most_targets(self) -> int:

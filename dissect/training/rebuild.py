@@ -122,7 +122,11 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
 
 
 def reported(saved: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights that a checkpoint's run reports: the means, where parameters were averaged."""
-    means = saved.get("averages", {}).get("means", {})
+    """The weights that a checkpoint's run reports: the means, where parameters were averaged.
+
+    A parameter with two names (tied weights) has its mean under the first one.
+    """
+    weights, means = saved["model"], saved.get("averages", {}).get("means", {})
     averaged = {name.removeprefix("model."): mean for name, mean in means.items() if name.startswith("model.")}
-    return {**saved["model"], **averaged}
+    tied = {(weights[name].data_ptr(), weights[name].shape): mean for name, mean in averaged.items()}
+    return {name: tied.get((weight.data_ptr(), weight.shape), weight) for name, weight in weights.items()}

@@ -115,11 +115,9 @@ class Recorder:
     A resume cuts these back to the checkpoint.
     """
 
-    def __init__(
-        self, run: Path, training: Training, n_examples: int, steps_per_epoch: int, observer: Observer
-    ) -> None:
+    def __init__(self, run: Path, training: Training, order: Any, observer: Observer) -> None:
         self.training, self.observer = training, observer
-        self.n_examples, self.steps_per_epoch = n_examples, steps_per_epoch
+        self.n_examples, self.n_targets, self.steps_per_epoch = len(order.examples), order.targets, order.steps
         if training.config.is_sparse:
             write_json(run / "coverage.json", {"coverage": training.coverage})
             for role, share in shares(training.coverage, "role").items():
@@ -155,7 +153,7 @@ class Recorder:
         """Write the mean loss since the line before."""
         state, now = self.training.state, self.now()
         ce, kl = state.sum_ce / state.n_sum, state.sum_kl / state.n_sum
-        loss = ce + now["kl_weight"] * kl / self.n_examples
+        loss = ce + now["kl_weight"] * kl / self.n_targets
         self.metrics.append({"kind": "train", **now, "loss": loss, "ce": ce, "kl": kl, "seconds": state.seconds})
         self.observer.step(state.step, ce, now["kl_weight"], now["lr"])
         state.sum_ce, state.sum_kl, state.n_sum = 0.0, 0.0, 0

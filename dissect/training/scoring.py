@@ -104,7 +104,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         B, over = len(vectors), _Pieces(vectors, matrix, bias, norm, buffer, kernel)
         with_grads = any(ctx.needs_input_grad)
         top, total, by_vectors = vectors.new_full((B,), -math.inf), vectors.new_zeros(B), torch.zeros_like(vectors)
-        done = []
+        done: list[tuple[Tensor | None, Tensor]] = []
         for low, high in over.pieces:
             scores = over.scores(low, high)
             before, top = top, torch.maximum(top, scores.amax(0))
@@ -113,7 +113,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             if with_grads:
                 slopes = over.slopes(exps, low, high)
                 by_vectors.mul_(shrink[:, None]).add_(multiply(slopes.t(), over.rows[low:high]))
-                done.append((slopes, top))
+                done.append((slopes if over.keeps else None, top))
         log_total = top + total.log()
         target_rows = matrix[targets] if norm is None else matrix[targets] / norm[targets, None]  # [B, D]
         target_score = (vectors * target_rows).sum(1)
@@ -121,9 +121,8 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             target_score += bias[targets]
         if with_grads:
             by_matrix, by_bias = torch.empty_like(matrix), None if bias is None else torch.empty_like(bias)
-            for (low, high), (slopes, top) in zip(over.pieces, done, strict=True):
-                if not over.keeps:
-                    slopes = over.slopes(over.scores(low, high).sub_(top).exp_(), low, high)
+            for (low, high), (kept, top) in zip(over.pieces, done, strict=True):
+                slopes = over.slopes(over.scores(low, high).sub_(top).exp_(), low, high) if kept is None else kept
                 share = (top - log_total).exp_().div_(B)
                 multiply(slopes, factor(vectors * share[:, None], over.operands), out=by_matrix[low:high])
                 if by_bias is not None:

@@ -17,6 +17,7 @@ from dissect.errors import DataError, UsageError
 from dissect.runs import folders
 from dissect.sparsevd import layers_in
 from dissect.training.checkpoint import load_checkpoint
+from dissect.training.rebuild import reported
 
 
 class Start(NamedTuple):
@@ -38,7 +39,7 @@ def weights_of(run: Path, data: Dataset, build: Callable[[int], nn.Module]) -> S
     best, last = run / "checkpoints" / "best.pt", run / "checkpoints" / "last.pt"
     if not last.exists() and not best.exists():
         raise UsageError(f"{run} has no weights to start from.", "--init-from takes a dense run: dissect train MODEL")
-    weights = load_checkpoint(best if best.exists() else last)["model"]
+    weights = reported(load_checkpoint(best if best.exists() else last))
     if layers_in(weights):
         raise DataError(f"{run} is itself dissected.", "--init-from takes a dense run: dissect train, or --where none.")
     if broken := [name for name, weight in weights.items() if weight.isnan().any()]:
