@@ -505,3 +505,16 @@ def test_an_option_given_twice_is_refused(typed):
 def test_an_option_for_several_values_is_taken_more_than_once(typed, tmp_path):
     words = ("train", "pop", "--dataset", "demo", "--seed", "1", "--seed", "2", "--runs-dir", str(tmp_path))
     assert typed(*words)[0] == 0
+
+
+def test_a_seed_that_resume_begins_records_the_command_of_the_others(typed, monkeypatch):
+    words = ["train", "srgnn", "--dataset", "demo", "--dim", "4", "--max-steps", "2", "--seed", "1", "--seed", "2"]
+    monkeypatch.setattr("sys.argv", ["dissect", *words, "--quiet"])
+    assert typed(*words, "--quiet")[0] == 0
+    group = folders.newest_group("runs")
+    shutil.rmtree(group / "s2")
+    monkeypatch.setattr("sys.argv", ["dissect", "resume", str(group)])
+    code, _, err = typed("resume", str(group), "--quiet")
+    assert code == 0, err
+    first, second = (files.read_json(group / f"s{seed}" / "environment.json")["command"] for seed in (1, 2))
+    assert first == second == ["dissect", *words, "--quiet"]

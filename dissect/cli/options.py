@@ -312,7 +312,7 @@ def show_path(groups: Sequence[Path], as_json: bool) -> None:
         if as_json:
             print(json.dumps(verdicts, indent=1, allow_nan=False))
         elif all(verdict["density"] for verdict in verdicts):
-            Console().print(render_path(verdicts))
+            Console().print(render_path(verdicts, "" if str(groups[0].parent) == "runs" else str(groups[0].parent)))
         else:  # only models without a role, say: there is no density to compare
             Console().print(*map(render_verdict, verdicts), sep="\n")
 

@@ -102,6 +102,8 @@ def show(folder: Path, model: str, as_json: bool = False) -> None:
     words = ["run", "--model", model] if record.verb == "run" else ["train", model]
     words += ["--dataset", record.dataset, *(["--preset", record.preset] if record.preset else [])]
     words += [word for name, value in record.given.items() for word in ("--option", f"{name}={cell(value)}")]
+    runs = str(folder.parents[1])
+    words += [] if runs == "runs" else ["--runs-dir", runs]
     print(f"\n{folder / FILE}")
     print(f"Use it: dissect {shlex.join(words)} --tuned")
 

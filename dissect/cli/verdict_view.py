@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -65,8 +66,11 @@ def render_verdict(verdict: dict[str, Any]) -> Group:
     return Group(*parts)
 
 
-def render_path(verdicts: Sequence[dict[str, Any]]) -> Group:
-    """Verdicts that differ in the KL weight, a line for each: what the roles keep and what their shadows keep."""
+def render_path(verdicts: Sequence[dict[str, Any]], runs_dir: str = "") -> Group:
+    """Verdicts that differ in the KL weight, a line for each: what the roles keep and what their shadows keep.
+
+    `runs_dir` is where their groups are, if that is not the usual place.
+    """
     first = verdicts[0]
     roles = [role for role in first["density"]["roles"] if role not in ("control", "shadow")]
     names = ("KL", "MRR@20", *(ROLES_BRIEFLY.get(role, role) for role in roles), *QUESTIONS)
@@ -83,8 +87,9 @@ def render_path(verdicts: Sequence[dict[str, Any]]) -> Group:
     lines = []
     if matched := (first.get("matched") or {}).get("mrr@20"):
         lines.append(f"MRR@20 of the matched dense model: {matched:.2f}.")
-    lines += [f"Draw it:       dissect plot path {first['group']}", "Each verdict:  "]
-    lines[-1] += "\n               ".join(f"dissect verdict {verdict['group']}" for verdict in verdicts)
+    named = [shlex.quote(f"{runs_dir}/{each['group']}" if runs_dir else each["group"]) for each in verdicts]
+    lines += [f"Draw it:       dissect plot path {named[0]}", "Each verdict:  "]
+    lines[-1] += "\n               ".join(f"dissect verdict {name}" for name in named)
     return Group(table, *(Padding(Text(line), (0, 0, 0, 2), expand=False) for line in lines))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dissect
 from dissect.data.sessions import Dataset
 from dissect.errors import DataError, UsageError
 from dissect.experiment.opened import Load, data_of, model_of
@@ -76,11 +78,24 @@ def go_on(
         is_matched = record.variant == folders.MATCHED
         plan = Plan(subject, data, record.config, record.group, (record.seed,), without, is_matched=is_matched)
         plan = replace(plan, weights=_weights_for(record, runs_dir, subject, data), steps={record.seed: record.steps})
-        train_seeds(plan, replace(manner, device=device or record.option("--device") or "auto"))
+        with _commanded(record):
+            train_seeds(plan, replace(manner, device=device or record.option("--device") or "auto"))
     command = records[0].command
     if not records[0].config.refit and "--refit" in command:
         manner.say(f"The training on everything comes next: {shlex.join(command)}")
     return data
+
+
+@contextmanager
+def _commanded(record: Recorded) -> Iterator[None]:
+    """A run that has not begun records the command that began the others: it names the data and the user's model."""
+    was = dissect.command
+    if not (record.run / "environment.json").exists():
+        dissect.command = record.command
+    try:
+        yield
+    finally:
+        dissect.command = was
 
 
 def _weights_for(record: Recorded, runs_dir: str | Path, subject: Subject, data: Dataset) -> dict[str, Any] | None:
