@@ -72,8 +72,8 @@ def train(
 ) -> Path:
     """Train a model on a data set, each seed in a run folder of its own; returns the folder of the group.
 
-    `settings` are fields of `Config`. They win over the recipe of the preset, which wins over `usual`: LITERAL, the
-    published settings, or DENSE, those of `dissect train`; but CALIBRATED, those of `dissect run`, win over a recipe.
+    `settings` are fields of `Config`. They win over the recipe of the preset, which wins over DENSE, the `usual` ones
+    of `dissect train`; but those of `dissect run`, CALIBRATED and LITERAL (the published ones), win over a recipe.
     `options` are arguments of the model, on top of those of the preset; `without` names parts that are left out of it.
     `init_from` is a finished dense run to start from; `refit` trains once more on everything, for the epochs chosen.
     `tuned` takes the settings that `dissect tune` found: those in the runs folder, or those of a file; what is given
