@@ -295,8 +295,8 @@ def test_the_verbs_on_a_screen(tmp_path):
 def test_the_paper_s_protocol_has_runs_of_its_own(tmp_path, data):
     found = studies.Study("s", "?", (studies.Arm("srgnn", "srgnn"), studies.Arm("pop", "pop"), studies._sparse("narm")))
     usual, own = (study.jobs(found, data, {**SIZE, "protocol": of}, tmp_path) for of in (None, "paper"))
-    assert [job.plan.config.protocol for job in own[:3]] == ["paper", "paper", "clean"]  # densities have --literal
-    assert own[2].run == usual[2].run and {job.run for job in own[:2]}.isdisjoint({job.run for job in usual})
+    assert [job.plan.config.protocol for job in own] == ["paper"] * 3 and {job.arm.verb for job in own} == {"train"}
+    assert {job.run for job in own}.isdisjoint({job.run for job in usual}) and len(usual) == 5
     kept = studies.Arm("kept", "srgnn", settings={"protocol": "clean"})
     (job,) = study.jobs(studies.Study("s", "?", (kept,)), data, {**SIZE, "seeds": (1,), "protocol": "paper"}, tmp_path)
     assert job.plan.config.protocol == "clean"
