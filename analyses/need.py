@@ -15,6 +15,7 @@ from analyses.density import finished
 from analyses.sound import each_sound
 from dissect.errors import DataError
 from dissect.runs import folders
+from dissect.runs.files import AGAIN
 
 NEED_LIMIT = 0.01  # relative loss of MRR@20 below which a role is redundant
 Ranks = dict[Path, dict[str, np.ndarray]]  # of runs, as folders.read_ranks gives them
@@ -48,9 +49,7 @@ def need(group: Path, full: list[Path], judged: np.ndarray | None) -> dict[str, 
     usual = Counter(known.values()).most_common(1)[0][0] if known else ""
     for those in (of_full, *reduced.values()):
         for run in [run for run in those if known[run] != usual]:
-            folders.left_out(
-                DataError(f"{run} ranks other test prefixes than the others.", "Train it again with --force.")
-            )
+            folders.left_out(DataError(f"{run} ranks other test prefixes than most.", AGAIN))
             del those[run]
     return {
         name.removeprefix("without-"): compare_need(of_full, of_reduced, judged)
@@ -66,13 +65,13 @@ def _prefixes(ranks: dict[str, np.ndarray]) -> str:
 
 
 def compare_need(full: Ranks, reduced: Ranks, judged: np.ndarray | None) -> dict[str, Any]:
-    """The answer on need from the ranks of full and of reduced runs. Raises DataError if these rank other prefixes."""
+    """The answer on need from the ranks of full and of reduced runs, all of the same test prefixes.
+
+    Raises DataError if `judged`, a mask of them, has another length.
+    """
     first, reference = next(iter(full.items()))
     if judged is not None and len(judged) != len(reference["rank"]):
         raise DataError(f"{first} ranks {len(reference['rank']):,} test prefixes, its data set has {len(judged):,}.")
-    for path, ranks in [*full.items(), *reduced.items()]:
-        if any(not np.array_equal(ranks[name], reference[name]) for name in ("session", "length", "target")):
-            raise DataError(f"{path} ranks other test prefixes than {first}.", "Train it again with --force.")
 
     def sums(those: Ranks) -> np.ndarray:  # of reciprocal ranks: [K seeds, S sessions]
         return np.stack([session_sums(ranks["rank"], ranks["session"], judged)[0] for ranks in those.values()])

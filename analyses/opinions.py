@@ -91,10 +91,14 @@ def read(group: Path) -> list[dict[str, Any]]:
         raise UsageError(f"There are no second opinions on {group.name}.", f"Ask for them: dissect opinions {group}")
     again = f"Ask again, for all seeds alike: dissect opinions {group}"
     found = _alike(found, [(each["split"], each["ranked"]) for each in found], "was judged on other sessions", again)
-    for name, setting in (("retrain", "steps"), ("l0", "weight"), ("curves", "l0_weight")):
+    for name, setting, words in (
+        ("retrain", "steps", "was retrained for another number of steps"),
+        ("l0", "weight", "has L0 gates at another price"),
+        ("curves", "l0_weight", "has curves of L0 gates at another price"),
+    ):
         asked = [each for each in found if each["pieces"].get(name, {}).get("how", {}).get(setting) is not None]
         values = [each["pieces"][name]["how"][setting] for each in asked]
-        sound = _alike(asked, values, f"has {name} with another {setting}", again)
+        sound = _alike(asked, values, words, again)
         for record in asked:
             if record not in sound:
                 del record["pieces"][name]

@@ -715,7 +715,10 @@ def test_opinions_that_were_asked_in_another_way_are_not_averaged(tiny, group, t
     retrained = found.matrices.groupby("seed")["retrained"].count()
     assert retrained[1] > 0 and retrained[2] > 0 and retrained[4] == 0
     told = capsys.readouterr().err
-    assert "seed 3 was judged on other sessions than most" in told and "retrain with another steps" in told
+    assert (
+        "seed 3 was judged on other sessions than most" in told
+        and "seed 4 was retrained for another number of steps than most" in told
+    )
 
 
 def test_what_never_falls_agrees_with_nothing():

@@ -93,8 +93,8 @@ def train(
     if refit and plan.subject.learns:
         return _train_twice(plan, name, manner)
     beside = plan.beside if matched else ()
-    held_out = split_validation(data.train, plan.config.held_out)[1].n_prefixes
-    if beside and plan.config.protocol == "clean" and not held_out:
+    is_clean = plan.config.protocol == "clean"
+    if beside and is_clean and not split_validation(data.train, plan.config.held_out)[1].n_prefixes:
         manner.say("Nothing is held out, so the matched dense model reports its last epoch, not its best one.")
     return train_seeds(plan, manner, *beside)
 

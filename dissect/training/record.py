@@ -112,7 +112,8 @@ class Observer:
 class Recorder:
     """The records of a run: coverage.json at its start, and two files of lines.
 
-    A resume cuts these back to the checkpoint.
+    A resume cuts these back to the checkpoint. `order` is the ExampleOrder of the run: it knows
+    the examples, targets and steps of an epoch.
     """
 
     def __init__(self, run: Path, training: Training, order: Any, observer: Observer) -> None:

@@ -27,7 +27,7 @@ class Interrupted(DissectError):
         run = shlex.quote(str(where.parent))
         super().__init__(
             f"Stopped; the checkpoint in {where} is of step {step} of {steps}.",
-            f"The same command again, without --force, goes on from there, and so does:\n  dissect resume {run}",
+            f"Go on from there by the same command (without --force), or by:\n  dissect resume {run}",
         )
 
 
