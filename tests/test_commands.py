@@ -474,7 +474,7 @@ def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path, smal
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 130 and "goes on from there" in err
+    assert process.returncode == 130 and "Go on from there" in err
     run = next((tmp_path / "runs").glob("*/s1"))
     assert f"\n  dissect resume {run}\n" in err and "Error" not in err
     assert (run / "checkpoints" / "last.pt").exists() and not folders.is_done(run)

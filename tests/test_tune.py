@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 from functools import partial
-from threading import Thread
+from threading import Barrier, Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -319,8 +319,14 @@ def test_no_trial_begins_after_the_time_is_over(data, tmp_path, monkeypatch):
 
 def test_two_workers_share_the_trials_of_a_tuning(data, tmp_path):
     told: list[list[str]] = [[], []]
-    how = {"trials": 12, "runs_dir": tmp_path}
-    workers = [Thread(target=tune.tune, args=("sknn", data), kwargs={**how, "say": own.append}) for own in told]
+    both, how = Barrier(2), {"trials": 12, "runs_dir": tmp_path}
+
+    def say(own, line):
+        if "of 12: trial" in line and not any("of 12: trial" in each for each in own):
+            both.wait(30)  # until the other has made one, too: the trials take no time
+        own.append(line)
+
+    workers = [Thread(target=tune.tune, args=("sknn", data), kwargs={**how, "say": partial(say, own)}) for own in told]
     for worker in workers:
         worker.start()
     for worker in workers:
