@@ -17,8 +17,8 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -258,3 +258,16 @@ def find_study(name: str) -> Study:
     if read.shows == "lines" and any(arm.x is None for arm in arms):
         raise DataError(f'{path}: with shows = "lines" each arm needs an x.')
     return Study(path.stem, read.question or f"What does {path.stem} show?", arms, read.shows, axis=read.axis or "x")
+
+
+def only(study: Study, labels: Collection[str]) -> Study:
+    """The study with some of its arms; without labels it is whole. Raises UsageError for a label that it has not."""
+    if not labels:
+        return study
+    if study.shows == "claims":
+        raise UsageError("The claims need the arms of several studies.", "Name one of them: dissect study list")
+    for label in labels:
+        if label not in (known := [arm.label for arm in study.arms]):
+            raise unknown(f"arm of {study.name}", label, known)
+    pairs = tuple(pair for pair in study.pairs if {*pair} <= {*labels})
+    return replace(study, arms=tuple(arm for arm in study.arms if arm.label in labels), pairs=pairs)

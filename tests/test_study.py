@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tomllib
 from dataclasses import replace
 
 import numpy as np
@@ -263,8 +264,10 @@ def test_the_verbs_on_a_screen(tmp_path):
     assert "L = 3" in run.invoke(main, ["study", "show", str(path)]).output
     assert json.loads(run.invoke(main, ["study", "show", "table2", "--json"]).output)["name"] == "table2"
     assert "table2-dhcn" in run.invoke(main, ["study", "show", "claims"]).output
-    one = run.invoke(main, ["study", "run", str(path), "--shard", "1/2", *where])
-    assert one.exit_code == 0, one.output
+    one = run.invoke(main, ["study", "run", str(path), "--arm", "L = 1", *where])
+    assert one.exit_code == 0 and "1 training, 0 finished; 1 to do" in one.output, one.output
+    (trained,) = tmp_path.rglob("DONE")
+    assert tomllib.loads((trained.parents[1] / "config.toml").read_text())["model_options"]["levels"] == 1
     stand = " ".join(run.invoke(main, ["study", "status", str(path), *where]).output.split())
     assert "1 of 2 trainings are finished" in stand and "of training left" in stand
     both = run.invoke(main, ["study", "run", str(path), *where])
@@ -287,6 +290,8 @@ def test_the_verbs_on_a_screen(tmp_path):
         (["figure", "table2", *where], "is no figure"),
         (["table", "claims", "--out", "x.tex", *where], "End its name in .md or .json"),
         (["status", "table1", *where], "trains nothing"),
+        (["run", str(path), "--arm", "L = 2", *where], "There is no arm of levels named 'L = 2'"),
+        (["tune", "claims", "--arm", "core", *where], "The claims need the arms of several studies"),
     ):
         refused = run.invoke(main, ["study", *words])
         assert refused.exit_code == 2 and says in refused.output, refused.output

@@ -28,6 +28,7 @@ def verb(name: str, short_help: str, *words: str) -> Decorator:
 
 argument = click.argument("name")
 option = partial(click.option, show_default=True)
+arms = click.option("--arm", "arms", multiple=True, metavar="LABEL", help="Only this arm of `study show`, and others.")
 tuned = click.option("--tuned", is_flag=True, help=TUNED)
 
 
@@ -71,6 +72,7 @@ def show(name: str, as_json: bool) -> None:
 
 @verb("run", "Train what is not there yet.", "table2 --dataset diginetica --scale eighth", "table4 --shard 1/4")
 @of_study
+@arms
 @tuned
 @click.option("--shard", metavar="i/n", help=SHARD)
 @options.device
@@ -88,6 +90,7 @@ def run(**given: Any) -> None:
 
 @verb("tune", "Tune what a study trains, each with as many trials.", "table2 --dataset diginetica --scale eighth")
 @of_study
+@arms
 @option("--trials", type=click.IntRange(1), default=12, help="How many settings to try for each.")
 @click.option("--timeout", type=float, metavar="HOURS", help="Begin no trial after this many hours in all.")
 @options.device
@@ -105,6 +108,7 @@ def tune(**given: Any) -> None:
 
 @verb("status", "What is finished, and how long the rest takes.", "table2 --dataset diginetica --scale eighth")
 @of_study
+@arms
 @tuned
 @as_json
 def status(**given: Any) -> None:

@@ -16,12 +16,13 @@ from rich.console import Console
 
 from analyses import claims, compare, paper, study
 from analyses.entries import JUDGED
-from analyses.studies import STUDIES, Study, find_study
+from analyses.studies import STUDIES, Study, find_study, only
 from dissect.cli import INTERRUPTED, claims_view, compare_view, options
 from dissect.cli.live import observer
 from dissect.cli.text_table import NO_LIMIT, Column, TextTable, plain, to_latex, to_markdown, to_screen
 from dissect.data.sessions import Dataset
 from dissect.errors import DissectError, UsageError
+from dissect.reporting.tables import plural
 from dissect.runs.records import EVERY
 
 
@@ -72,10 +73,12 @@ def planned(
     runs_dir: str,
     data_dir: str | None,
     tuned: bool = False,
+    arms: Collection[str] = (),
     plans: bool = True,
 ) -> tuple[Study, Dataset, dict[str, Any], list[study.Job]]:
-    """The study, the data, its size, and its trainings."""
-    found, data = claims.whole(find_study(name)), options.loader()(dataset, data_dir)
+    """The study, or only some of its arms, the data, its size, and its trainings."""
+    found = only(find_study(name), arms)
+    found, data = claims.whole(found), options.loader()(dataset, data_dir)
     size = study.size_of(scale, dim=dim, epochs=epochs, protocol=protocol, seeds=seeds or None)
     if tuned:
         size["tuned"] = study.tuned_arms(found, data, size, runs_dir)
@@ -94,7 +97,8 @@ def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
     mine = todo[number - 1 :: of]
     say = options.say_on(options.console(quiet))
     left = [job for job in mine if not job.is_complete]
-    say(f"{found.name}: {len(todo)} trainings, {sum(job.is_done for job in todo)} finished; {len(left)} to do here.")
+    in_all = plural(len(todo), "training")
+    say(f"{found.name}: {in_all}, {sum(job.is_done for job in todo)} finished; {len(left)} to do here.")
     watch = partial(observer, threshold=3.0, quiet=quiet)
     for count, job in enumerate(study.perform(left, size, say, device=device, observe=watch), 1):
         seconds = study.seconds_left(study.status(mine))
