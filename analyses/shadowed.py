@@ -236,7 +236,9 @@ def doubts_of_alive(kept: pd.DataFrame, role: str, fall: Excess | None) -> Itera
 
 def doubts_of_weights(fall: Excess | None) -> Iterator[str]:
     """Why a readout whose matrices are alive may not attend: all clicks could have equal weights."""
-    if fall is not None and fall.least <= FALL:
+    if fall is None:
+        yield "no run gave all clicks equal weights: an earlier version trained them, or the model has no such part"
+    elif fall.least <= FALL:
         yield f"unseen data may not need the attention weights: {change(fall, 'if they are equal')}"
 
 

@@ -484,8 +484,8 @@ def export(
     ------
     UsageError
         The run is not finished, or `out` is not ours to write.
-    DataError
-        The scores would change, or a record is damaged.
+    DissectError
+        The scores would change; as DataError, a record is damaged.
     """
     check({"group": run, "runs_dir": runs_dir, **({} if seed is None else {"seed": seed})})
     group = run if isinstance(run, Group) else Group(Path(run))
@@ -570,12 +570,13 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _processor_as_it_was(device: str) -> Iterator[None]:
-    """What a training sets for the whole process (threads, denormals, random numbers) is as before at its end."""
+    """Threads and random numbers of the process are as before at the end of a training; denormals are on again."""
     if device not in (known := ("auto", "cpu", "cuda")):
         raise unknown("device", device, known)
     threads = torch.get_num_threads()
     try:
-        with torch.random.fork_rng(devices=[]):
+        n_devices = 0 if device == "cpu" else torch.cuda.device_count()
+        with torch.random.fork_rng(devices=range(n_devices)):
             yield
     finally:
         torch.set_num_threads(threads)

@@ -64,7 +64,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "groups": (lambda x: _are(x, is_group), "a list of groups, such as [group, other]"),
     "sessions": (lambda x: _are(x, lambda _: True, least=0), "a list of sessions, such as [[12, 7]]"),
     "k": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
-    "seed": (lambda x: _is_whole(x, 0), "a whole number"),
+    "seed": (lambda x: _is_whole(x, 0, 10**9), "a whole number from 0 to 1,000,000,000"),
     "tuned": (lambda x: isinstance(x, (str, Path, bool, Tuning)), "True, what dissect.tune returned, or a file"),
     "anyway": (lambda x: isinstance(x, bool), "True or False"),
     "sparsevd": (lambda x: isinstance(x, bool), "True or False"),

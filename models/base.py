@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.batch import Batch
+from models.normalise import EPS
 from models.search import Space
 
 ROLES = ("embedding", "propagation", "update", "encoder", "attention", "transformation", "other")
 MODULES = ("gnn", "encoder", "readout", "other")
-NORM_EPS = 1e-12  # keeps a row of zeros a row of zeros
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class SessionModel(nn.Module):
     every_position   `encode` gives a vector for each click, [B, L, D]: an example is a whole session with a target
                      after every click; otherwise an example is a prefix, with one vector
     learns           False for a model without gradients: `prepare` fits it, `scores` ranks
+    reads_times      `prepare` uses the times of the sessions: other times are another configuration
     older_names      beginnings of parameter names in earlier checkpoints -> their present names
     """
 
@@ -90,6 +91,7 @@ class SessionModel(nn.Module):
     whole_bias: bool = False
     every_position: bool = False
     learns: bool = True
+    reads_times: bool = False
     older_names: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self) -> None:
@@ -180,8 +182,8 @@ def unit_rows(model: Any, S: Tensor, matrix: Tensor) -> Tensor | None:
 
 
 def lengths_of(rows: Tensor) -> Tensor:
-    """|row| [n] of rows [n, D]; NORM_EPS for a row of zeros."""
-    return torch.linalg.vector_norm(rows, dim=1).clamp(min=NORM_EPS)
+    """|row| [n] of rows [n, D]; EPS for a row of zeros."""
+    return torch.linalg.vector_norm(rows, dim=1).clamp(min=EPS)
 
 
 _sparse = False

@@ -188,7 +188,9 @@ class Batch:
 
     @classmethod
     def of(cls, sessions: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Batch:
-        """A batch of lists of item numbers; the targets are unknown (0)."""
+        """A batch of lists of item numbers; the targets are unknown (0). Raises ValueError for an empty session."""
+        if not all(map(len, sessions)):
+            raise ValueError("a session has no clicks: leave it out")
         items = [item for session in sessions for item in (*session, 0)]
         offsets = list(accumulate((len(session) + 1 for session in sessions), initial=0))
         prefixes = Prefixes(items, offsets, device)

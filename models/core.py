@@ -77,9 +77,11 @@ class CORE(SessionModel):
         dropouts = session_dropout, item_dropout, inner_dropout
         if encoder not in ("trm", "ave") or min(dropouts) < 0 or max(dropouts) >= 1:
             raise ValueError(f"encoder is 'trm' or 'ave', not {encoder!r}, and a dropout from 0 to below 1: {dropouts}")
-        if min(layers, heads, inner, length) < 1 or dim % heads or temperature <= 0:
-            given = f"layers={layers}, heads={heads}, inner={inner}, length={length}, temperature={temperature}"
-            raise ValueError(f"heads must divide dim={dim}, and all of these are at least 1 or above 0: {given}")
+        if length < 1 or temperature <= 0:
+            raise ValueError(f"length is at least 1 and temperature above 0, not {length} and {temperature}")
+        if encoder == "trm" and (min(layers, heads, inner) < 1 or dim % heads):
+            given = f"layers={layers}, heads={heads}, inner={inner}"
+            raise ValueError(f"heads must divide dim={dim}, and all of these are at least 1: {given}")
         self.session_dropout, self.item_dropout, self.temperature, self.length = *dropouts[:2], temperature, length
         self.items = nn.Parameter(torch.empty(n_items, dim).uniform_(-(dim**-0.5), dim**-0.5))  # [V, D]
         self.encoder = None

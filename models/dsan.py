@@ -21,6 +21,7 @@ from models.dropout import dropout
 from models.entmax import entmax
 from models.normalise import cut, unit
 from models.places import SparseSelfAttention, with_token
+from models.released import require_scale
 from models.rows import Clicks
 from models.search import DROPOUT, SCALE
 
@@ -71,6 +72,7 @@ class DSAN(SessionModel):
         if not 0 <= dropout < 1 or length < 1 or max_norm <= 0:
             limits = "dropout is from 0 to below 1, length at least 1 and max_norm above 0"
             raise ValueError(f"{limits}, not {dropout}, {length} and {max_norm}")
+        require_scale(scale)
         self.scale, self.dropout, self.max_norm, self.length = scale, dropout, max_norm, length
         encode, attend, place = (part not in without for part in ("encoder", "attention", "positions"))
         W = 2 * dim if place else dim

@@ -17,6 +17,7 @@ from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
 from models.gnn import GatedPropagation
 from models.readout import MIXED, MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
+from models.released import require_scale
 from models.rows import Clicks
 from models.search import DROPOUT, SCALE, Float, Int, only_with
 from models.selfattention import FeedForward, SelfAttention
@@ -79,8 +80,9 @@ class GCSAN(SessionModel):
         **switches: Any,
     ) -> None:
         super().__init__()
-        if not 0 < scale < float("inf"):
-            raise ValueError(f"scale is above 0, not {scale}")
+        require_scale(scale)
+        if scale != 12.0 and readout != "attenmixer":
+            raise ValueError(f"scale={scale}: only with readout='attenmixer'")
         if steps < 0 or blocks < 1:
             raise ValueError(f"steps is 0 (no graph) or more and blocks at least 1, not {steps} and {blocks}")
         if not 0 <= omega <= 1 or readout not in ("last", "attenmixer"):

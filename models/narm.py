@@ -90,8 +90,10 @@ class NARM(SessionModel):
             raise ValueError(f"init is one of {', '.join(INITS)}, not {init!r}")
         if readout not in ("narm", "attenmixer") or (switches and readout == "narm"):
             raise ValueError(f"readout is 'narm' or 'attenmixer', with options of its own, not {readout!r} {switches}")
-        if readout == "attenmixer" and (softmax or hidden != dim or init != "uniform"):
-            raise ValueError("readout='attenmixer' needs hidden = dim, and neither softmax nor another init")
+        if readout == "attenmixer" and (softmax or hidden != dim or init != "uniform" or session_dropout != 0.5):
+            raise ValueError(
+                "readout='attenmixer' needs hidden = dim, and has no softmax, session_dropout or other init"
+            )
         self.dropout, self.hidden, self.unit_candidates = dropout, hidden, readout == "attenmixer"
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         self.gru = None if "encoder" in without else nn.GRU(dim, hidden, bias=gru_bias, batch_first=True)
@@ -104,6 +106,9 @@ class NARM(SessionModel):
             width = dim if self.gru is None else hidden
             self.readout = LocalGlobalReadout(width, dim, softmax, session_dropout, attend)
         initialise(self, init)
+
+    def warnings(self, longest: int) -> list[str]:
+        return list(self.readout.warnings(longest))
 
     def item_states(self) -> Tensor:
         return self.items

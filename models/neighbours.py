@@ -32,7 +32,6 @@ from models.batch import Batch
 from models.popularity import support_share
 from models.search import Choice, Float, Int
 
-WEIGHTINGS = ("same", "div", "linear", "quadratic", "log")
 DECAYS = ("same", "div", "linear", "quadratic", "log")
 
 
@@ -195,7 +194,7 @@ class VectorSessionKNN(SessionKNN):
 
     search: ClassVar = {
         **SessionKNN.search,
-        "weighting": Choice(WEIGHTINGS),
+        "weighting": Choice(DECAYS),
         "decay": Choice(DECAYS),
         "idf": Float(0.0, 10.0, step=1.0),
     }
@@ -210,7 +209,7 @@ class VectorSessionKNN(SessionKNN):
         idf: float = 5.0,
     ) -> None:
         super().__init__(n_items, k, sample)
-        for name, choice, valid in (("weighting", weighting, WEIGHTINGS), ("decay", decay, DECAYS)):
+        for name, choice, valid in (("weighting", weighting, DECAYS), ("decay", decay, DECAYS)):
             if choice not in valid:
                 raise ValueError(f"{name} is one of {', '.join(valid)}, not {choice!r}")
         self.weighting, self.decay_kind, self.idf_weight = weighting, decay, idf

@@ -73,7 +73,7 @@ class NextItNet(SessionModel):
         self,
         n_items: int,
         dim: int = 100,
-        dilations: str = "1,2",
+        dilations: str | int = "1,2",
         repeats: int = 4,
         tied: bool = False,
         every_position: bool = True,

@@ -20,6 +20,7 @@ from models.dropout import dropout
 from models.gnn import GatedPropagation
 from models.normalise import unit
 from models.readout import MIXED_SEARCH, READOUT_OPTIONS, AttentionReadout, atten_mixer_readout
+from models.released import require_scale
 from models.search import DROPOUT, SCALE
 
 
@@ -72,6 +73,7 @@ class NISER(SessionModel):
             raise ValueError(f"readout is 'attention' or 'attenmixer', not {readout!r}")
         if switches and readout != "attenmixer":
             raise ValueError(f"{', '.join(switches)}: only with readout='attenmixer'")
+        require_scale(scale)
         self.dropout, self.length = dropout, length
         self.scale = scale if readout == "attention" else None  # Atten-Mixer's readout has its own
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]

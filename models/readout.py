@@ -131,7 +131,7 @@ class AttenMixerReadout(nn.Module):
         super().__init__()
         if query not in ("sum", "concat"):
             raise ValueError(f"query is one of sum, concat, not {query!r}")
-        require_positive(levels, heads, p, attention_scale)
+        require_positive(levels, heads, p, scale, attention_scale)
         self.levels, self.heads, self.p, self.scale = levels, heads if attend else 1, p, scale
         self.concat = query == "concat"
         self.attention_scale = dim**0.5 if attention_scale is None else attention_scale

@@ -84,7 +84,9 @@ class ReleasedReadout(nn.Module):
     ) -> None:
         super().__init__()
         _check(dim, heads, query, windows, query_norm, short, head_layout, attention, readout_norm, padded_length)
-        require_positive(levels, heads, p, attention_scale)
+        require_positive(levels, heads, p, scale, attention_scale)
+        if not 0 <= attention_dropout < 1:
+            raise ValueError(f"attention_dropout is from 0 to below 1, not {attention_dropout}")
         self.levels, self.p, self.scale = levels, p, scale
         whole = head_layout == "full"
         self.heads = heads if attend or not whole else 1
@@ -220,12 +222,19 @@ class ReleasedReadout(nn.Module):
         return (weights.transpose(1, 2)[..., None] * by_head).sum(1).flatten(1)
 
 
-def require_positive(levels: int, heads: int, p: float, attention_scale: float | None) -> None:
+def require_positive(levels: int, heads: int, p: float, scale: float, attention_scale: float | None) -> None:
     """Raises ValueError for numbers that no readout can have."""
+    require_scale(scale)
     if levels < 1 or heads < 1 or not p >= 1:
         raise ValueError(f"levels, heads and p are at least 1, not {levels}, {heads} and {p}")
     if attention_scale is not None and not attention_scale > 0:
         raise ValueError(f"attention_scale is above 0, not {attention_scale}")
+
+
+def require_scale(scale: float) -> None:
+    """Raises ValueError unless cosines times `scale` rank as the cosines do."""
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale is above 0, not {scale}")
 
 
 def require_levels(levels: int, longest: int) -> None:

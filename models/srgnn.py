@@ -21,6 +21,7 @@ from models.dropout import dropout
 from models.gnn import GatedPropagation
 from models.normalise import unit
 from models.readout import MIXED, MIXED_SEARCH, READOUT_OPTIONS, AttentionReadout, atten_mixer_readout
+from models.released import require_scale
 from models.search import SCALE, Choice, Int, only_with
 
 
@@ -91,6 +92,9 @@ class SRGNN(SessionModel):
         if switches and readout != "attenmixer":
             raise ValueError(f"{', '.join(switches)}: only with readout='attenmixer'")
         self.normalised = self.unit_candidates = normalised or readout == "attenmixer"
+        require_scale(scale)
+        if scale != 12.0 and not self.normalised:
+            raise ValueError(f"scale={scale}: only with normalised or readout='attenmixer'")
         self.scale = scale if normalised and readout == "attention" else None  # Atten-Mixer's readout has its own
         self.dropout = dropout if dropout is not None else 0.1 if self.normalised else 0.0
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]

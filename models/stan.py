@@ -37,6 +37,7 @@ class STAN(SessionKNN):
              effect
     """
 
+    reads_times = True
     search: ClassVar = {
         **SessionKNN.search,
         "lambda1": CLICKS,

@@ -178,3 +178,8 @@ def test_no_step_asks_the_device_for_a_number(name, longest):
     assert vectors.shape == shape and batch.targets.device.type == S.grad.device.type == "meta"
     with pytest.raises(RuntimeError):  # the check can fail: nonzero has to know how many
         batch.clicks.items.nonzero()
+
+
+def test_an_empty_session_is_refused():
+    with pytest.raises(ValueError, match="no clicks"):
+        Batch.of([[1], [], [2]])

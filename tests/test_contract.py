@@ -172,3 +172,28 @@ def test_the_scores_of_the_catalogue_are_finite_and_depend_on_the_session(name):
     assert scores.shape == (len(SESSIONS), V) and torch.isfinite(scores).all()
     differ = any(not torch.equal(a, b) for a, b in itertools.pairwise(scores))
     assert differ is (name != "pop")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("dsan", {"scale": -3.0}, "scale is above 0"),
+        ("niser", {"scale": 0.0}, "scale is above 0"),
+        ("attenmixer", {"scale": 0.0}, "scale is above 0"),
+        ("attenmixer", {"preset": "official", "attention_dropout": 3.0}, "attention_dropout is from 0 to below 1"),
+        ("srgnn", {"scale": 20.0}, "only with normalised"),
+        ("gcsan", {"scale": 20.0}, "only with readout='attenmixer'"),
+        ("narm", {"readout": "attenmixer", "session_dropout": 0.9}, "no softmax, session_dropout"),
+    ],
+)
+def test_options_that_cannot_be_or_would_do_nothing_are_refused(name, options, says):
+    given = dict(options)
+    with pytest.raises(ValueError, match=says):
+        MODELS[name](n_items=9, **{**MODELS[name].presets.get(given.pop("preset", ""), {}), "dim": 8, **given})
+
+
+def test_options_that_are_fine():
+    assert MODELS["core"](n_items=9, dim=101, encoder="ave").items.shape == (9, 101)  # its heads divide nothing
+    assert MODELS["nextitnet"](n_items=9, dim=8, dilations=2, repeats=2).dilations == [2, 2]
+    with pytest.raises(ValueError, match="levels=50 needs prefixes"):
+        MODELS["narm"](n_items=9, dim=8, readout="attenmixer", levels=50).warnings(5)

@@ -209,7 +209,7 @@ def test_initial_values_are_those_of_the_authors():
     "wrong", [{"heads": 4}, {"layers": 0}, {"inner": 0}, {"length": 0}, {"temperature": 0.0}], ids=str
 )
 def test_wrong_sizes_are_refused(wrong):
-    with pytest.raises(ValueError, match=f"heads must divide.*{next(iter(wrong))}"):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         CORE(3, 6, **wrong)
 
 

@@ -44,7 +44,7 @@ class OwnAttention(nn.MultiheadAttention):
 PARTS = {
     "rnn": (lambda: nn.RNN(D, D, 2), 4 * D * D, "RNN"),
     "attention": (lambda: nn.MultiheadAttention(D, 2), 0, ""),
-    "own attention": (lambda: OwnAttention(D, 2), 4 * D * D, "forward of its own"),
+    "own attention": (lambda: OwnAttention(D, 2), 4 * D * D, "derived from"),
     "transformer": (lambda: nn.TransformerEncoderLayer(D, 2, 8), 0, ""),
     "both ways": (lambda: nn.LSTM(D, D, bidirectional=True), 0, ""),
     "weight norm": (lambda: parametrised_weight_norm(nn.Linear(D, D)), D * D, "computed from other parameters"),

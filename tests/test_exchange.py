@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from dataclasses import replace
 
@@ -218,6 +219,41 @@ def test_an_export_is_whole_or_not_there(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="leaves a part empty"):
         export(data, "recbole", tmp_path / "third", validation=0.0)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_came_while_it_was_exported_stays(tmp_path, monkeypatch, force):
+    out, write = tmp_path / "out", module.WRITERS["lessr"]
+
+    def slow(*about):
+        out.mkdir()
+        (out / "thesis.txt").write_text("years of work")
+        return write(*about)
+
+    monkeypatch.setitem(module.WRITERS, "lessr", slow)
+    with pytest.raises(UsageError, match="do not belong" if force else "exists already"):
+        export(dataset([[1, 2], [2, 1]], [[1, 1]]), "lessr", out, force=force)
+    assert (out / "thesis.txt").exists() and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_ctrl_c_while_an_export_is_replaced_leaves_a_whole_one(tmp_path, monkeypatch, number):
+    """At the first or the second of its two renames."""
+    data, out, rename, calls = dataset([[1, 2], [2, 1]], [[1, 1]]), tmp_path / "out", os.rename, []
+    export(data, "lessr", out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def interrupted(*paths):
+        calls.append(paths)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        rename(*paths)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(data, "lessr", out, force=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 # --- identifiers, times, sessions ---------------------------------------------------------------------------------

@@ -1,12 +1,15 @@
 """The experiment from Python and from the command line: the same folders; settings from a file; options of models."""
 
+import importlib
 import math
+import pickle
 import re
 import shutil
 import tomllib
 from dataclasses import replace
 
 import click
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -16,6 +19,7 @@ from dissect.cli import COMMANDS, main, options
 from dissect.data import planted
 from dissect.data.sessions import split_validation
 from dissect.errors import DataError, UsageError
+from dissect.experiment import own_models
 from dissect.experiment.opened import evaluate, finished_run, trained_model
 from dissect.experiment.plan import planned, settings_of
 from dissect.experiment.subject import find_model
@@ -427,3 +431,44 @@ def test_without_validation_the_dense_model_beside_a_dissection_is_said_to_choos
     said = []
     train("srgnn", demo, runs_dir=tmp_path, options={"dim": 4}, validation=0.0, say=said.append, **ALSO)
     assert any(each.startswith("Nothing is held out") for each in said)
+
+
+def test_a_file_that_changes_under_its_process_is_refused(demo, tmp_path, monkeypatch):
+    """The hash on record must be that of the code that is trained: in another process, and of an imported class."""
+    text = "from models import SRGNN\n\n\nclass Mine(SRGNN):\n    def twice(self):\n        return 2\n"
+    (tmp_path / "moving.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    named, imported = find_model(f"{tmp_path}/moving.py:Mine"), importlib.import_module("moving").Mine
+    sent = pickle.dumps(named)
+    assert pickle.loads(sent).source == named.source == find_model(imported).source
+    (tmp_path / "moving.py").write_text(text.replace("return 2", "return 3"))
+    with pytest.raises(UsageError, match="was changed after the training began"):
+        pickle.loads(sent)
+    for seen in (own_models._seen, {}):  # known before, or asked for the first time: then its methods differ
+        monkeypatch.setattr(own_models, "_seen", seen)
+        with pytest.raises(UsageError, match="was changed after Python had imported Mine"):
+            find_model(imported)
+
+
+def test_one_configuration_is_one_group_however_it_is_written(demo):
+    def config(model="attenmixer", **given):
+        return planned(model, demo, usual=DENSE, **given).config
+
+    whole, real = (config(options={"scale": scale}) for scale in (16, 16.0))
+    assert whole.hash == real.hash and whole.model_options["scale"] == 16.0
+    assert type(config(options={"levels": 3}).model_options["levels"]) is int
+    twice = planned("srgnn", demo, without=("propagation", "propagation"))
+    assert twice.variant == "without-propagation" and twice.without == ("propagation",)
+
+
+def test_the_times_of_sessions_count_for_models_that_read_them(demo):
+    timed = replace(demo, train=replace(demo.train, times=np.arange(len(demo.train))))
+    assert timed.split_hash == demo.split_hash
+    for model, differs in (("stan", True), ("vstan", True), ("sknn", False)):
+        hashes = {planned(model, data, usual=DENSE).config.hash for data in (demo, timed)}
+        assert len(hashes) == 1 + differs, model
+
+
+def test_an_option_may_have_any_name(tmp_path):
+    files.write_toml(tmp_path / "c.toml", {"model_options": {"größe": 1}})
+    assert tomllib.loads((tmp_path / "c.toml").read_text())["model_options"] == {"größe": 1}

@@ -489,6 +489,15 @@ def test_only_our_own_folders_are_replaced(there, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_files_of_others_with_names_of_ours_stay(there, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("export.json", "data.json", "README.txt"):
+        (out / name).write_text("{}")
+    code, _, err = invoke("export", there["dense"], "--out", out, "--force")
+    assert code == 2 and "is no export of ours" in err and len(list(out.iterdir())) == 3
+
+
 @pytest.mark.parametrize("words", [[], ["--force"]])
 def test_what_came_while_it_was_exported_stays(there, tmp_path, monkeypatch, words):
     out, times = tmp_path / "out", exported.times

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dissect.errors import DissectError
+from dissect.experiment import jobs
 from dissect.experiment.jobs import at_once, device_of
 
 
@@ -146,3 +147,22 @@ class Deadly:
 def test_a_process_that_dies_before_it_has_its_work_is_an_error():
     with pytest.raises(DissectError, match="from outside"):
         at_once(takes_long, [1], 1, deadly=Deadly(), data=bytes(1_000_000))
+
+
+def test_seeds_share_the_cores_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert jobs._cores() == 2
+
+
+def test_beside_the_main_thread_signals_are_left_alone():
+    found = []
+
+    def work():
+        with jobs._noting_signals() as seen:
+            found.append(seen)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [[]]

@@ -453,3 +453,23 @@ def test_tied_weights_are_read_back_as_the_means(tmp_path):
     model = Tied(30, 8)
     model.load_state_dict(weights)
     assert torch.equal(model.readout.transform.weight, saved["averages"]["means"][f"model.{first}"])
+
+
+def test_layers_may_be_called_as_the_attributes_of_shadows_are():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cast, self.names = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    model = Named()
+    sparsify(model)
+    assert Shadows(model).names == ["cast", "names"]
+
+
+def test_a_shadow_adds_nothing_to_padding():
+    model = nn.Sequential(nn.Embedding(6, 3, padding_idx=0))
+    sparsify(model, "0")
+    ids = torch.tensor([[0, 1, 2], [3, 0, 5], [4, 2, 1], [5, 5, 0]])
+    with Shadows(model).cast(model):
+        vectors = model(ids)
+    assert not vectors[ids == 0].any() and vectors[ids != 0].std() > 0

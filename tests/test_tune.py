@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -532,6 +533,14 @@ def test_of_several_files_that_of_the_width_and_then_the_newest_counts(data, tmp
     (folders_of[4] / "tuned.toml").write_text("damaged")
     assert find("narm", data.split_hash, "train", tmp_path) == folders_of[6] / "tuned.toml"
     assert "Left out: " in capsys.readouterr().err
+
+
+def test_of_two_versions_of_a_users_model_its_own_settings_count(data, tmp_path):
+    folder = tune.tune("narm", data, trials=1, runs_dir=tmp_path, options={"dim": 4}, epochs=1)
+    change(folder, model_source="a")
+    shutil.copytree(folder, folder.with_name("other"))
+    change(folder.with_name("other"), model_source="b")  # the newest
+    assert find("narm", data.split_hash, "train", tmp_path, source="a") == folder / "tuned.toml"
 
 
 # --- commands, studies, Python -------------------------------------------------------------------------------

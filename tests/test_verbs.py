@@ -21,6 +21,7 @@ from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions, prefix_index
 from dissect.errors import DataError, DissectError, UsageError
 from dissect.experiment.plan import longest_prefix
+from dissect.experiment.resume import unfinished
 from dissect.runs import files, folders
 from dissect.runs.config import Config
 from dissect.training import loop, recommend
@@ -591,6 +592,15 @@ def test_a_group_is_all_its_unfinished_runs(made, tmp_path, monkeypatch):
     assert folders.is_done(third) and folders.is_done(first.parent / "without-gnn" / "s1")
     assert (second / "summary.json").stat().st_mtime_ns == before
     assert_same_run(first, made["sparse"])
+
+
+def test_the_seeds_that_the_command_had_not_begun_belong_to_a_group_without_shadows_too(copied):
+    path = copied["sparse"] / "environment.json"
+    record = json.loads(path.read_text())
+    record["command"] = [word for word in record["command"] if not word.startswith(("--seed", "1"))]
+    path.write_text(json.dumps(record))
+    (copied["sparse"] / "DONE").unlink()
+    assert [each.seed for each in unfinished(copied["sparse"].parent, "runs")] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("kind", ["sparse", "started", "own model", "pop"])

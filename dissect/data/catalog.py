@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -161,21 +162,26 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
     Raises UsageError if the name is taken (see `check_name`), DataError if the sessions are not sound or the disk
     refuses.
     """
-    folder = data_root(data_dir) / check_name(dataset.name, data_dir, force)
+    require = partial(check_name, dataset.name, data_dir, force)
+    folder = data_root(data_dir) / require()
     try:
         for sessions in (dataset.train, dataset.test):
             require_sound(sessions, dataset.n_items)
     except ValueError as error:
         raise DataError(f"The data set '{dataset.name}' cannot be kept: {error}.") from error
     try:
-        with folders.whole(folder) as staging:
+        with folders.whole(folder, require, force) as staging:
             for part, array in product(("train", "test"), ARRAYS):
                 if (values := getattr(getattr(dataset, part), array)) is not None:
                     np.save(staging / f"{part}-{array}.npy", values)
             write_identifiers(staging, dataset.identifiers)
             write_json(staging / "data.json", describe(dataset))
     except (OSError, DissectError) as error:
-        says = error.message if isinstance(error, DissectError) else f"Could not write {folder}: {error.strerror}."
+        says = (
+            error.message
+            if isinstance(error, DissectError)
+            else f"Could not write {folder}: {error.strerror or error}."
+        )
         raise DataError(says, "Make room, or name another folder with --data-dir.") from error
     return folder
 

@@ -82,8 +82,11 @@ def _text(values: pd.Series) -> pd.Series:
     """Times as text, missing ones missing; whole numbers as such."""
     if values.dtype == object:
         return values
-    text = [None if pd.isna(v) else f"{v:.0f}" if float(v).is_integer() else str(v) for v in values]
-    return pd.Series(text, dtype=object)
+    text = values.astype(str)
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        whole = values.mod(1).eq(0).fillna(False).astype(bool)
+        text = text.where(~whole, values.where(whole, 0).astype("int64").astype(str))
+    return text.astype(object).where(values.notna(), None)
 
 
 def check_format(name: str) -> str:

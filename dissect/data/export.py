@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,10 @@ def export(
         raise UsageError(f"--validation is a share of the training sessions, at least 0 and below 1, not {validation}.")
     if out.name in ("", ".."):  # the current folder
         out = out.resolve()
-    if out.exists() or out.is_symlink():
-        if not force:
-            raise UsageError(f"{out} exists already.", "Name another folder with --out, or --force to replace it.")
-        folders.require_own(out, "an export", {EXPORTED, *recorded_files(out)}, {EXPORTED})
+    require = partial(_require_place, out, force)
+    require()
     try:
-        with folders.whole(out) as staging:
+        with folders.whole(out, require, force) as staging:
             files = WRITERS[format](dataset, staging, validation)
             record = {**describe(dataset), "format": format, "times": timing(dataset)}
             record["files"] = {path.name: sha256(path) for path in sorted(staging.iterdir())}
@@ -60,6 +59,15 @@ def export(
             raise DataError(error.message, "Make room, or choose --out.") from error
         raise
     return out, files
+
+
+def _require_place(out: Path, force: bool) -> None:
+    """Raises UsageError if `out` exists, or with `force` if it holds anything but an export."""
+    if not (out.exists() or out.is_symlink()):
+        return
+    if not force:
+        raise UsageError(f"{out} exists already.", "Name another folder with --out, or --force to replace it.")
+    folders.require_own(out, "an export", {EXPORTED, *recorded_files(out)}, {EXPORTED})
 
 
 def timing(dataset: Dataset) -> str:

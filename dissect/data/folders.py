@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,19 +16,28 @@ OLD = ".old"
 
 
 @contextmanager
-def whole(folder: Path) -> Iterator[Path]:
-    """Yield a new folder to fill. It replaces `folder` when the block ends and is deleted if the block fails. Raises
-    OSError if the disk refuses.
+def whole(folder: Path, require: Callable[[], object], replaces: bool) -> Iterator[Path]:
+    """Yield a new folder to fill. It takes the place of `folder` when the block ends, and goes if the block fails.
+
+    Filling takes a while, so `require` is asked again whether the place is free: it raises UsageError if not. A folder
+    that is there goes only if it `replaces`; it comes back if the exchange is stopped. Raises OSError if the disk
+    refuses.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = folder.with_name(f".{folder.name}~{secrets.token_hex(4)}")
     staging.mkdir()
     try:
         yield staging
+        require()
         old = staging.with_name(staging.name + OLD)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(staging, folder)
+        try:
+            if replaces and folder.exists():
+                os.rename(folder, old)
+            os.rename(staging, folder)  # takes the place of an empty folder, and refuses any other
+        except BaseException:
+            if old.exists() and not folder.exists():
+                os.rename(old, folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

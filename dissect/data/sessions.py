@@ -145,6 +145,11 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
+def times_hash(sessions: Sessions) -> str | None:
+    """16 hex digits of SHA-256 over the times of the sessions; None without times."""
+    return None if sessions.times is None else hashlib.sha256(sessions.times.astype("<i8").tobytes()).hexdigest()[:16]
+
+
 def prefix_index(sessions: Sessions) -> tuple[np.ndarray, np.ndarray]:
     """(session int32 [P], length int32 [P]) of every prefix that has a target: session order, shortest first."""
     per_session = sessions.lengths - 1

@@ -9,14 +9,13 @@ README.txt          what it is and how to use it
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import platform
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,8 @@ import torch
 from torch import Tensor, nn
 
 import dissect
+from dissect.data import folders
+from dissect.data.archive import sha256
 from dissect.data.sessions import Dataset, Sessions, prefix_index
 from dissect.errors import DataError, DissectError, UsageError
 from dissect.experiment import opened, to_onnx
@@ -101,10 +102,7 @@ def export(
         raise DissectError(f"Nothing was exported: {error}.", "The model may compare or sort its states.") from error
     densify(trained)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
-            folder = Path(place) / "export"
-            folder.mkdir()
+        with folders.whole(out, partial(_require_place, out, force), force) as folder:
             found = _write(folder, record, trained, step, made, item_width)
             served = load_export(folder, model)
             found |= _checked(trained, served, data.test, record.config.longest, report)
@@ -112,10 +110,9 @@ def export(
             if onnx:
                 report(f"writing {ONNX}", 0, 0)
                 to_onnx.write_onnx(served, subject.name, folder / ONNX, _some(data.test, record.config.longest))
-                found["sha256"][ONNX] = _sha256(folder / ONNX)
+                found["sha256"][ONNX] = sha256(folder / ONNX)
             files.write_json(folder / RECORD, found)
             (folder / "README.txt").write_text(_readme(found), encoding="utf-8")
-            _put(folder, out, force)
     except OSError as error:
         raise files.refused(out, error) from error
     return files.read_json(out / RECORD, records.Export, AGAIN)
@@ -206,7 +203,7 @@ def _tensors(folder: Path, found: Mapping[str, Any]) -> dict[str, Tensor]:
         path = folder / name
         if not path.is_file():
             raise DataError(f"{path} is missing.", AGAIN)
-        if (is_now := _sha256(path)) != right:
+        if (is_now := sha256(path)) != right:
             says = f"its SHA-256 begins with {is_now[:12]}, and with {right[:12]} when it was written"
             raise DataError(f"{path} is damaged or another one: {says}.", AGAIN)
     try:
@@ -215,18 +212,13 @@ def _tensors(folder: Path, found: Mapping[str, Any]) -> dict[str, Tensor]:
         raise DataError(f"{folder / WEIGHTS} cannot be read: {error}.", AGAIN) from error
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _require_place(out: Path, force: bool) -> None:
     """Raises UsageError if `out` is anything but a new place, an empty folder, or with `force` an export of ours."""
     if not os.path.lexists(out) or (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
         return
-    if not is_export(out) or out.is_symlink():
+    if out.is_symlink() or not _is_ours(out):
         raise UsageError(f"{out} is there, and is no export of ours.", "Name a new folder: --out FOLDER")
-    if others := sorted({path.name for path in out.iterdir()} - set(OURS)):
+    if others := sorted(path.name for path in out.iterdir() if path.name not in OURS or path.is_dir()):
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         says = f"{out} holds an export, and other files with it: {', '.join(map(shown, others[:3]))}{more}."
         raise UsageError(says, "Move them away, or name a new folder: --out FOLDER")
@@ -234,18 +226,11 @@ def _require_place(out: Path, force: bool) -> None:
         raise UsageError(f"{out} holds an export already.", "Name another folder, or replace it: --force")
 
 
-def _put(folder: Path, out: Path, force: bool) -> None:
-    """Move a finished export to its place. An export that is there goes, with `force`.
-
-    The export took a while, so what is there now is checked again. Without `force` nothing is moved away: `rename`
-    takes the place of an empty folder, and refuses any other.
-    """
-    _require_place(out, force)
-    if force and out.exists():
-        old = folder.with_name("old")
-        os.rename(out, old)
-        shutil.rmtree(old)
-    os.rename(folder, out)
+def _is_ours(folder: Path) -> bool:
+    """Whether it has the record of an export."""
+    with suppress(DataError):
+        return bool(_record(folder))
+    return False
 
 
 def _write(
@@ -277,7 +262,7 @@ def _write(
     found = {
         "kind": "dissect export",
         "versions": {"dissect": dissect.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "run": {**run, "command": list(record.command), "checkpoint_sha256": _sha256(checkpoint)},
+        "run": {**run, "command": list(record.command), "checkpoint_sha256": sha256(checkpoint)},
         "config": {**config, "model_options": _spelled(config["model_options"])},
         "n_items": record.n_items,
         "dim": width,
@@ -297,7 +282,7 @@ def _write(
         "unread": made.unread,
         "parameters": {"whole": whole, "left": sum(numbers.values()), "left_beside_items": rest},
         "bytes": {"whole": 4 * whole, "left": (folder / WEIGHTS).stat().st_size},
-        "sha256": {path.name: _sha256(path) for path in sorted(folder.iterdir())},
+        "sha256": {path.name: sha256(path) for path in sorted(folder.iterdir())},
     }
     files.write_json(folder / RECORD, found)
     return found

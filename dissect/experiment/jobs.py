@@ -34,7 +34,7 @@ def at_once(train: Callable[..., Any], seeds: Sequence[Any], jobs: int, **argume
     all have ended; 130 after a signal.
     """
     context = multiprocessing.get_context("spawn")
-    threads, devices = max(1, (os.cpu_count() or 1) // jobs), torch.cuda.device_count()
+    threads, devices = max(1, _cores() // jobs), torch.cuda.device_count()
     left, failures = list(seeds), list[Failure]()
     work = pickle.dumps((train, arguments, dissect.command))
     running: dict[int, tuple[SpawnProcess, Connection]] = {}  # by their place among `jobs`
@@ -142,15 +142,21 @@ def device_of(turn: int, devices: int, visible: str | None) -> str | None:
     return names[turn % devices].strip()
 
 
+def _cores() -> int:
+    """How many cores this process may use: a batch queue may give it a part of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def _noting_signals() -> Iterator[list[int]]:
-    """Context manager: SIGINT and SIGTERM are only noted, in the list that it yields."""
+    """Context manager: SIGINT and SIGTERM are only noted, in the list that it yields; only Python's main thread can."""
     seen: list[int] = []
 
     def note(number: int, frame: Any) -> None:
         seen.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
     try:
         yield seen
     finally:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dissect.data.sessions import Dataset, split_validation
+from dissect.data.sessions import Dataset, split_validation, times_hash
 from dissect.data.translate import in_words, is_identity, numbering_of, numbering_of_group, translation
 from dissect.errors import DataError, UsageError, unknown
 from dissect.experiment import exported, own_models
@@ -51,6 +51,8 @@ def read_settings(path: str | Path, usual: Mapping[str, Any], has_weights: bool 
     for name in found.keys() - Config.__dataclass_fields__.keys():
         wrong = unknown("setting", name, Config.__dataclass_fields__)
         raise UsageError(f"{path}: {wrong.message}", wrong.hint)
+    if not isinstance(found.get("model", ""), str) or not isinstance(found.get("model_options", {}), dict):
+        raise UsageError(f"{path}: model is a text, and model_options a table.", "See the config.toml of a group.")
     if found.pop("refit", False):
         raise UsageError(
             f"{path} belongs to a training on all sessions, whose length each seed had chosen before.",
@@ -162,8 +164,17 @@ def trained_model(
         return served.to(where), record.steps, where
     if not subject.learns:
         prepare_device("cpu")
-        fitted = subject.cls(record.n_items, **config.model_options)
-        fitted.prepare(data().train)
+        sessions = data().train
+        if config.times_hash not in (None, times_hash(sessions)):
+            raise DataError(
+                f"The data set has other times than {record.run} was fitted on.",
+                f"Fit it again: dissect train {subject.given or subject.name}",
+            )
+        try:
+            fitted = subject.cls(record.n_items, **config.model_options)
+        except (TypeError, ValueError) as error:  # the record of another version, or of somebody else
+            raise DataError(f"The settings of {record.run} do not fit {subject.name}: {error}.") from error
+        fitted.prepare(sessions)
         return fitted, 0, torch.device("cpu")
     where = prepare_device(device, work(config, record.n_items))
     model, step = rebuild(record, subject.cls, lambda: data().train)

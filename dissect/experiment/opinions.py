@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dissect import opinions as criteria
+from dissect.data.archive import sha256
 from dissect.data.sessions import split_validation
 from dissect.errors import BusyError, DataError, UsageError
 from dissect.experiment.exported import silent
@@ -112,7 +113,11 @@ def opinions_of(
 
     def look() -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
         """What is on record, and what is missing."""
-        on = {"n": n} if chosen is None else {"n": len(chosen), "chosen": True}
+        on = (
+            {"n": n}
+            if chosen is None
+            else {"n": len(chosen), "chosen": hashlib.sha256(chosen.cpu().numpy().tobytes()).hexdigest()}
+        )
         found = _read(path, {**on, "weights": weights_of(group, seed)})
         gates = l0_weight if with_l0 else found["pieces"].get("l0", {}).get("how", {}).get("weight")  # None: no curve
         asked = [*wanted, ("curves", {"l0_weight": gates})] if curves else wanted
@@ -120,13 +125,21 @@ def opinions_of(
 
     found, missing = look()
     if missing:
-        path.parent.mkdir(exist_ok=True)
-        with open(path.with_suffix(".lock"), "w") as lock:
+        with _opened(path.with_suffix(".lock")) as lock:
             files.hold(lock, BusyError(f"Another process is at work on {path}.", "Wait for it."))
             found, missing = look()
             if missing:
                 _ask(subject_of(group, seed, load, n, chosen, model, data_dir), missing, found, path, tell)
     return found
+
+
+def _opened(path: Path) -> TextIO:
+    """A file to write, in a folder that is made. Raises DissectError if the disk refuses."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        return open(path, "w")
+    except OSError as error:
+        raise files.refused(path, error) from error
 
 
 def _require_numbers(n: int, retrain: int, l0_weight: float) -> None:
@@ -158,11 +171,7 @@ def weights_of(group: Path, seed: int) -> dict[str, str]:
     """The SHA-256 of the checkpoints that are judged, by the path in the group: what an opinion is of."""
     runs = [folders.run_path(group, seed, variant) for variant in (folders.FULL, folders.MATCHED)]
     paths = [run / "checkpoints" / name for run in runs for name in ("best.pt", "last.pt")]
-    return {
-        path.relative_to(group).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in paths
-        if path.exists()
-    }
+    return {path.relative_to(group).as_posix(): sha256(path) for path in paths if path.exists()}
 
 
 def _read(path: Path, judged: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import platformdirs
@@ -54,6 +54,7 @@ class ModelFile:
 
 
 _executed: dict[tuple[Path, str], ModuleType] = {}
+_seen: dict[type, str] = {}  # the SHA-256 of the file of an imported class when it was first asked for
 
 
 def read(name: str) -> ModelFile:
@@ -78,6 +79,7 @@ def file_of(cls: type) -> ModelFile | None:
     """The file of a class that Python has imported, which counts as named.
 
     None for a class in a notebook or in the script that runs: that file changes for other reasons than the class.
+    Raises UsageError if the file was changed after it was imported, as far as that can be seen.
     """
     if cls.__module__ == "__main__" or not _is_in_its_module(cls):
         return None
@@ -86,8 +88,25 @@ def file_of(cls: type) -> ModelFile | None:
         file = ModelFile(path, cls.__name__, path.read_bytes())
     except (OSError, TypeError):
         return None
+    if _seen.setdefault(cls, file.sha256) != file.sha256 or not _has_methods_of(file, cls):
+        raise UsageError(
+            f"{path} was changed after Python had imported {cls.__name__} from it.",
+            "Import it again: start Python anew, or importlib.reload(module).",
+        )
     _note_named(file)
     return file
+
+
+def _has_methods_of(file: ModelFile, cls: type) -> bool:
+    """Whether the methods of a class are those of the file as it is now."""
+    try:
+        within = [compile(file.content, str(file.path), "exec", dont_inherit=True)]
+    except (SyntaxError, ValueError):
+        return False
+    for code in within:
+        within += [each for each in code.co_consts if isinstance(each, CodeType)]
+    own = [each.__code__ for each in vars(cls).values() if inspect.isfunction(each)]
+    return all(code in within for code in own if code.co_filename == str(file.path))
 
 
 def sha256_of(cls: type) -> str:
@@ -169,7 +188,7 @@ def _execute(file: ModelFile) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look for the module of a class
     try:
-        exec(compile(file.content, place, "exec"), vars(module))
+        exec(compile(file.content, place, "exec", dont_inherit=True), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
         raise _in_words(file, error) from error

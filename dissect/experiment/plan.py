@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dissect.data import planted
-from dissect.data.sessions import Dataset, split_validation
+from dissect.data.sessions import Dataset, split_validation, times_hash
 from dissect.errors import UsageError, unknown
 from dissect.experiment.subject import Subject, changes, find_model, model_options, try_out
 from dissect.experiment.tuned import arguments_of, in_words, trace, tuned_for, verb_of
@@ -100,6 +100,7 @@ def planned(
 ) -> Plan:
     """What `train` with the same arguments trains, and where; nothing is trained or written. Raises as it does."""
     subject, runs_dir, given, tuned_by = find_model(model), Path(runs_dir), dict(options or {}), None
+    without = tuple(dict.fromkeys(without))
     if tuned:
         path, best = tuned_for(subject, data, verb_of(usual), tuned, runs_dir, preset, given, anyway)
         say(f"Tuned settings: {path} ({in_words(best, given)}).")
@@ -125,7 +126,7 @@ def planned(
     parts = [preset] if preset and changes(subject, preset) else []
     parts += [str(kept[option]) for option in subject.cls.in_name if option in given and option in kept]
     group, once = folder_of(config, runs_dir, name, parts), tuple(dict.fromkeys(seeds))
-    return Plan(subject, data, config, group, once, tuple(without), start.weights, parts=tuple(parts), tuned=tuned_by)
+    return Plan(subject, data, config, group, once, without, start.weights, parts=tuple(parts), tuned=tuned_by)
 
 
 def settings_of(
@@ -167,6 +168,8 @@ def configure(subject: Subject, data: Dataset, settings: Mapping[str, Any], epoc
     if epochs is not None and "max_steps" in settings:
         raise UsageError("--epochs and --max-steps exclude each other.")
     about = {"model": subject.name, "dataset": data.name, "split_hash": data.split_hash, "model_source": subject.source}
+    if subject.cls.reads_times:
+        about["times_hash"] = times_hash(data.train)
     try:  # with 1.0 for 1, so that both are the same group
         config = msgspec.convert({**about, **settings}, Config)
     except msgspec.ValidationError as error:

@@ -35,8 +35,8 @@ def unfinished(name: str, runs_dir: str | Path) -> list[Recorded]:
     folders.leave_out(damaged, is_all=not found)
     if not folders.RUN.fullmatch(Path(name).resolve().name):
         for record in [each for each in found if not each.config.refit]:  # a refit's steps come out of the run before
-            given = list(map(int, filter(str.isdigit, record.options("--seed"))))
-            begins = record.config.shadows and "run" in record.command[:2]  # not a resume, which names no seed
+            given = list(map(int, filter(str.isdecimal, record.options("--seed"))))
+            begins = "run" in record.command[:2]  # not a resume, which names no seed
             seeds = given or (SEEDS if begins else (record.seed,))
             own = [(record.variant, record.config)]
             if record.variant == folders.FULL and record.config.shadows:

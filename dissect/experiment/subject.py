@@ -57,7 +57,17 @@ class Subject:
 
     def __reduce__(self) -> Any:
         """In another process the class of a user's file has to be found again, by executing that file there."""
-        return find_model, (self.given or self.name,)
+        return _again, (self.given or self.name, self.source)
+
+
+def _again(given: str, source: str | None) -> Subject:
+    """The subject that another process found. Raises UsageError if its file has changed since."""
+    subject = find_model(given)
+    if subject.source != source:
+        raise UsageError(
+            f"{given} was changed after the training began.", "Train the changed model: give the same command again."
+        )
+    return subject
 
 
 def find_model(model: str | type | Subject) -> Subject:
@@ -172,8 +182,8 @@ def model_options(
     # order of the constructor, so that the file of a group is the same in whatever order they were given.
     order = [name for name in dict.fromkeys([*takes, *options]) if options.get(name) is not None]
     options = {name: options[name] for name in order if name == "dim" or usual.get(name) != options[name]}
-    _check_kinds(subject, options)
-    _check_names(subject, try_out(subject, options)[0], options)
+    options = _of_their_kinds(subject, options)
+    _check_names(subject, try_out(subject, options)[0])
     _check_without(subject, options, without, [f"--option {n}={v}" for n, v in given.items() if n != "dim"])
     return options
 
@@ -275,12 +285,16 @@ def _line_of(error: BaseException, subject: Subject) -> str:
     return f" ({Path(found[-1].filename).name}, line {found[-1].lineno})" if found else ""
 
 
-def _check_kinds(subject: Subject, options: Mapping[str, Any]) -> None:
-    """Raises UsageError for a value of another type than the constructor declares, if that is a plain one."""
+def _of_their_kinds(subject: Subject, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with 16.0 for 16 where the constructor declares a float, so that both are the same group.
+
+    Raises UsageError for a value of another type than the constructor declares, if that is a plain one.
+    """
+    found = dict(options)
     try:
         hints = typing.get_type_hints(subject.cls.__init__)
     except (NameError, TypeError):  # a user's own, which may name what it likes
-        return
+        return found
     for name, value in options.items():
         hint = hints.get(name)
         is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
@@ -290,9 +304,12 @@ def _check_kinds(subject: Subject, options: Mapping[str, Any]) -> None:
             raise UsageError(f"{name} of {subject.name} is {wanted}, not {value!r}.")
         if isinstance(value, float) and math.isnan(value):
             raise UsageError(f"{name} of {subject.name} must be a number, not {value}.")
+        if type(value) is int and float in kinds and int not in kinds:
+            found[name] = float(value)
+    return found
 
 
-def _check_names(subject: Subject, model: Any, options: Mapping[str, Any]) -> None:
+def _check_names(subject: Subject, model: Any) -> None:
     """Raises UsageError if `matrices` names layers that the model lacks, unless an option or a role explains it."""
     absent, unnamed = check.not_there(model), check.without_role(model)
     removable = [n for n in absent if any(model.matrices[n].is_of(part) for part in model.removable)]

@@ -99,7 +99,9 @@ def export(run: Path, folder: Path) -> list[Path]:
     if not found:
         raise DataError(f"{run} has no record of a training yet.", "A baseline has none; a run begins with one.")
     started = files.read_json(run / "environment.json", Environment).get("started")
-    began = datetime.fromisoformat(str(started)).timestamp() if started else 0.0
+    began = 0.0
+    with suppress(ValueError):  # a record of somebody else's may say anything
+        began = datetime.fromisoformat(str(started)).timestamp()
     parts = {folder: [point for point in found if not point.tag.startswith(f"{SHADOW}/")]}
     if of_shadows := [p._replace(tag=p.tag.partition("/")[2]) for p in found if p.tag.startswith(f"{SHADOW}/")]:
         parts[folder / SHADOW] = of_shadows

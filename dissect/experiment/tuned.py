@@ -126,11 +126,12 @@ def find(
     runs_dir: Path,
     preset: str | None = None,
     options: Mapping[str, Any] | None = None,
+    source: str | None = None,
 ) -> Path | None:
     """The file of tuned settings for a model on a split: of the same preset and options, else of the model as it is.
 
-    Of several, one of the same width comes first, then the newest. None if there is none. A damaged file is left out,
-    and said on stderr.
+    Of several, one for this `source` (SHA-256) of a user's own model comes first, then one of the same width, then the
+    newest. None if there is none. A damaged file is left out, and said on stderr.
     """
     options = dict(options or {})
     dim, found = options.pop("dim", None), []
@@ -144,7 +145,7 @@ def find(
             continue
         is_same = (each.preset, each.given) == (preset, options)
         if is_same or (each.preset is None and not each.given):
-            found.append((is_same, each.dim == dim, path.stat().st_mtime_ns, path))
+            found.append((each.model_source == source, is_same, each.dim == dim, path.stat().st_mtime_ns, path))
     return max(found)[-1] if found else None
 
 
@@ -167,7 +168,11 @@ def tuned_for(
     if verb == "literal":
         says = "--tuned goes with the usual settings of the command, not with --literal or the --config of a group."
         raise UsageError(says, "Leave one of them out.")
-    path = find(subject.name, data.split_hash, verb, runs_dir, preset, options) if tuned is True else Path(tuned)
+    path = (
+        find(subject.name, data.split_hash, verb, runs_dir, preset, options, subject.source)
+        if tuned is True
+        else Path(tuned)
+    )
     if path is None:
         how = " with SparseVD" if sparse else ""
         says = f"{runs_dir / FOLDER} has no tuned settings of {subject.name} on {data.name}{how}."

@@ -71,6 +71,7 @@ class Config:
     split_hash: str
     model_options: dict[str, Any] = field(default_factory=dict)  # numbers for the constructor, e.g. dim
     model_source: str | None = None  # SHA-256 of the file of a model that is not ours
+    times_hash: str | None = None  # of the times of the training sessions, if the model reads them
     where: str = setting("both", "SparseVD", "Which matrices: both, none, a module (gnn, encoder, readout) or a role.")
     noise: str = setting("lrt", "SparseVD", "How weight noise is drawn.", choices=("lrt", "weight"), rare=True)
     prior: str = setting(

@@ -81,6 +81,8 @@ def write_toml(path: Path, values: Mapping[str, Any]) -> None:
     """Write flat settings (strings, numbers, booleans, and tables one deep); None is left out."""
 
     def line(name: str, value: Any) -> str:
+        if not re.fullmatch("[A-Za-z0-9_-]+", name):  # TOML's keys without quotes
+            name = json.dumps(name, ensure_ascii=False)
         is_odd = isinstance(value, float) and not math.isfinite(value)  # JSON spells inf and nan differently
         return f"{name} = {value if is_odd else json.dumps(value, ensure_ascii=False)}"
 
@@ -169,8 +171,8 @@ def set_aside(run: Path) -> Path:
 
 def copy_folder(source: Path, target: Path) -> None:
     """Copy a folder; the target appears complete or not at all. Raises DissectError if the disk refuses."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
             shutil.copytree(source, Path(folder) / "copy").rename(target)
     except OSError as error:

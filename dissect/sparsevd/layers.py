@@ -304,7 +304,11 @@ class EmbeddingVD(VariationalLayer, nn.Embedding):
         super()._make_variational(*settings)
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._product("weight", input, None)
+        vectors = self._product("weight", input, None)
+        if self.padding_idx is None or self._shadow is None:
+            return vectors
+        is_padding = (input == self.padding_idx)[..., None]  # to which a shadow has nothing to add
+        return torch.where(is_padding, self._times(input, self.weight, None), vectors)
 
     def _times(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.embedding(x, weight, self.padding_idx)
@@ -323,7 +327,7 @@ class EmbeddingVD(VariationalLayer, nn.Embedding):
     def _of_shadow(self, shadow: VariationalLayer, others: Tensor, rows: slice | None) -> tuple[Tensor, Tensor | None]:
         """Ids cannot be centred, so their vectors are: the mean over the batch is taken away."""
         more, spread = super()._of_shadow(shadow, others, rows)
-        return more - more.flatten(0, -2).mean(0), spread
+        return more - more.view(-1, more.shape[-1]).mean(0), spread
 
 
 def _one_of_each(theta: Tensor, unit: str) -> Tensor:
@@ -355,8 +359,8 @@ def one_sample(model: nn.Module) -> Iterator[None]:
     """Context manager: each matrix of the model has one set of weights, however often its layer is called.
 
     In training these are one draw for noise = weight: open it for each step, or rows that should see one W see several.
-    In evaluation they are the masked theta, computed once for all batches; weights must not change inside. Tied
-    matrices share their draw.
+    In evaluation they are the masked theta, computed once for all batches; weights must not change inside, nor must
+    gradients be switched on or off. Tied matrices share their draw.
     """
     layers = [m for m in model.modules() if isinstance(m, VariationalLayer) and m._held is None]
     held: dict[Any, Tensor] = {}
@@ -370,11 +374,7 @@ def one_sample(model: nn.Module) -> Iterator[None]:
 
 
 def _is_finite(theta: Tensor) -> bool:
-    """Whether all weights are finite numbers; true where they have no values yet (meta tensors, fake ones)."""
-    try:
-        return bool(torch.isfinite(theta).all())
-    except RuntimeError:
-        return True
+    return bool(torch.isfinite(theta).all())
 
 
 def _full_precision(x: Tensor) -> AbstractContextManager[Any]:

@@ -1,4 +1,4 @@
-"""Training any model by the calibrated protocol: that of `dissect run`, for a loss and batches of one's own.
+"""Training any model by the calibrated protocol, that of `dissect run` without L2, on a loss and batches of one's own.
 
 Adam at a constant rate for the weights and three times that for log sigma^2; the rate of all that SparseVD does not
 cover falls to 0 from 40 % of the steps on. The KL weight rises over the first 40 %; the parameters are averaged over
@@ -75,7 +75,8 @@ def train(
 ) -> Trained:
     """Train a copy of a model, or what `build` makes, from a seed; torch's random state stays as it was.
 
-    `report` is told the steps done and the loss. Without `is_sparse` the model is trained dense, all else alike.
+    `report` is told the steps done and the loss. Without `is_sparse` the model is trained dense, for as many steps; its
+    batches come in another order, since noise draws from the same generator.
     Raises UsageError for a model without a matrix to dissect and for a loss that is no scalar, DivergedError for one
     that is NaN or infinite, DataError if there are no batches.
     """

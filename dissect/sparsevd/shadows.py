@@ -41,7 +41,8 @@ class Shadows(nn.Module):
                 if id(theta) not in self._of:
                     self._of[id(theta)] = shadow = _shadow_of(layer, theta)
                     self.names.append(name)
-                    self.add_module(name.replace(".", "/"), shadow)
+                    key = name.replace(".", "/")
+                    self.add_module(key + "/" * hasattr(self, key), shadow)  # a layer may be called `cast`
 
     @contextmanager
     def cast(self, model: nn.Module) -> Iterator[None]:

@@ -253,7 +253,7 @@ def _unfit(module: nn.Module) -> str:
     if type(module) not in LAYERS:
         known = [cls.__name__ for cls in LAYERS if isinstance(module, cls)]
         if known:
-            return f"{kind} is a {known[0]} with a forward of its own"
+            return f"{kind} is a class derived from {known[0]}, which may compute something else"
         return f"no SparseVD layer for {kind}"
     if "forward" in module.__dict__:
         return "its forward was replaced"

@@ -139,15 +139,16 @@ class Recorder:
         self.densities.close()
 
     def now(self) -> dict[str, Any]:
-        """The progress of the run: the first fields of a line."""
+        """The progress of the run, with KL weight and learning rate of the last step: the first fields of a line."""
         config, step = self.training.config, self.training.state.step
+        last = max(step - 1, 0)
         epochs, rest = divmod(step, self.steps_per_epoch)
         return {
             "step": step,
             "epoch": step / self.steps_per_epoch,
             "examples": epochs * self.n_examples + rest * config.batch_size,
-            "kl_weight": kl_weight_at(config, step),
-            "lr": lr_at(config, step, self.steps_per_epoch),
+            "kl_weight": kl_weight_at(config, last),
+            "lr": lr_at(config, last, self.steps_per_epoch),
         }
 
     def loss(self) -> None:
