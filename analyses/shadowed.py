@@ -11,9 +11,9 @@ Doubts are one-sided. False discoveries cast doubt on a role that seems alive, n
 decides only if the run has pruned, and could have kept it: the role and the control without data keep little, the
 dissected model is as good as the matched dense one, and some matrix is clearly alive or unseen data need some role.
 
-A shadow has other partners at each step. It sees the noise of the gradient, but cannot learn the accidents of the
-training set by heart, as a useless matrix can: what it keeps is the least that chance keeps. So a role is alive only if
-unseen data need it too: with the inputs of other rows in its layers (sparsevd/swapped.py), MRR@20 on test has to fall.
+A shadow has other partners at each step. It sees the noise of the gradient, but cannot memorise the training set, as a
+useless matrix can: what it keeps is the least that chance keeps. So a role is alive only if the trained model uses it on
+unseen data too: with the inputs of other rows in its layers (sparsevd/swapped.py), MRR@20 on test has to fall.
 The matrices of a role do more than their name says: self-attention has a map of values too. So the readout holds only
 if MRR@20 falls with equal attention weights as well.
 """

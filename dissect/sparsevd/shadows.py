@@ -5,8 +5,8 @@ shadow has the shape, initialisation and noise of its matrix, and is fed with th
 off from the gradient and centred; what it makes is added to the product in training, and absent in evaluation. So it
 runs, gets a gradient from data, and cannot help. Density means something only beside its shadow.
 
-Its partners change at each step, so it cannot learn the accidents of the training set by heart, as a useless matrix
-can: what it keeps is the least that chance keeps.
+Its partners change at each step, so it cannot memorise the training set, as a useless matrix can: what it keeps is the
+least that chance keeps.
 """
 
 from __future__ import annotations

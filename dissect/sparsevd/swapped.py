@@ -1,6 +1,6 @@
 """What a trained layer is worth to unseen data: its inputs swapped with those of other rows.
 
-Density says that a layer keeps weights, not what for: it may have learnt the training set by heart. Here the layer runs
+Density says that a layer keeps weights, not what for: it may have memorised the training set. Here the layer runs
 on the inputs of other rows of the batch. Its outputs keep their distribution, and lose what they tell about their own
 rows. A layer that tells nothing about unseen rows can be swapped without loss.
 """
