@@ -12,8 +12,8 @@ decides only if the run has pruned, and could have kept it: the role and the con
 dissected model is as good as the matched dense one, and some matrix is clearly alive or unseen data need some role.
 
 A shadow has other partners at each step. It sees the noise of the gradient, but cannot memorise the training set, as a
-useless matrix can: what it keeps is the least that chance keeps. So a role is alive only if the trained model uses it on
-unseen data too: with the inputs of other rows in its layers (sparsevd/swapped.py), MRR@20 on test has to fall.
+useless matrix can: what it keeps is the least that chance keeps. So a role is alive only if the trained model uses it
+on unseen data too: with the inputs of other rows in its layers (sparsevd/swapped.py), MRR@20 on test has to fall.
 The matrices of a role do more than their name says: self-attention has a map of values too. So the readout holds only
 if MRR@20 falls with equal attention weights as well.
 """

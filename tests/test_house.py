@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -273,6 +274,20 @@ def test_commands_on_a_page_can_be_typed(page):
             read_command(line.replace(" OPTION", ""))  # in docs/results, one of the options of the table below it
         except (click.ClickException, errors.UsageError) as error:
             pytest.fail(f"{page}: {line}\n{error}")
+
+
+def verbs_of(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield words
+    context = click.Context(command)
+    for name in command.list_commands(context) if isinstance(command, click.Group) else ():
+        yield from verbs_of(command.get_command(context, name), (*words, name))
+
+
+@pytest.mark.parametrize("words", [*verbs_of(main)], ids=" ".join)
+def test_help_fits_80_columns(words):
+    help_text = CliRunner().invoke(main, [*words, "--help"], prog_name="dissect", env={"COLUMNS": "80"}).output
+    assert [line for line in help_text.splitlines() if len(line) > 80] == []
+    assert [line for line in command_lines(help_text) if read_command(line)] == []  # each can be typed
 
 
 def test_the_help_on_the_reference_page_is_current():

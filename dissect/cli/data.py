@@ -148,7 +148,7 @@ def export(name: str, format: str, out: str | None, validation: float, force: bo
 @data_dir
 @as_json
 def list_(data_dir: str | None, as_json: bool) -> None:
-    """List the data sets on this machine, and the known ones that you can bring in."""
+    """List the data sets here, and those you can bring in."""
     from dissect.data import catalog
     from dissect.text import shown
 

@@ -6,6 +6,8 @@ An option that is a setting derives from its field of `Config`.
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, reduce
 from pathlib import Path
@@ -66,9 +68,16 @@ class Training(Command):
                     formatter.write_dl(rows)
 
 
+WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+
+
 def examples(*commands: str) -> str:
-    """The end of a verb's help: commands, each without `dissect`."""
-    return "\b\n" + "\n".join([f"Example{'s' * (len(commands) > 1)}:", *(f"  dissect {words}" for words in commands)])
+    """The end of a verb's help: commands, each without `dissect`, continued where they are longer than a line."""
+    glued = [
+        re.sub(r"( --?[\w-]+) (?!-)", "\\1\0", f"dissect {words}") for words in commands
+    ]  # an option and its value
+    lines = [" \\\n      ".join(textwrap.wrap(words, 72, **WHOLE_WORDS)).replace("\0", " ") for words in glued]
+    return "\b\n" + "\n".join([f"Example{'s' * (len(commands) > 1)}:", *(f"  {line}" for line in lines)])
 
 
 def _with_option(args: Sequence[str], known: set[str]) -> Iterator[str]:

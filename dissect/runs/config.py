@@ -129,7 +129,7 @@ class Config:
     max_steps: int = setting(
         60_000,
         "training",
-        "Steps of training. [default: by --epochs; 60000 for run --literal, fewer on built-in data]",
+        "Steps of training. [default: by --epochs]",
         limits={"at least": 0, "at most": 10**9},
         shown=False,
     )
