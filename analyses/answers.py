@@ -14,6 +14,14 @@ HOLDS, FAILS = "holds", "fails"  # of an observation
 REDUNDANT, NEEDED = "redundant", "needed"  # of a role, by retraining without it
 NOT_APPLICABLE = "not applicable"
 NO_PENALTY = "the KL weight is 0, so that nothing was pruned: density says nothing (--kl-weight)"
+# Quick checks of the trained model, on test: briefly, and in words.
+CHECKS = {
+    "masked": ("as evaluated", "as evaluated: weights with log α above the threshold are zero"),
+    "mean": ("with all weights", "all weights at their means"),
+    "propagation_zero": ("messages zero", "messages set to zero"),
+    "gnn_bypassed": ("GNN bypassed", "GNN module bypassed"),
+    "attention_uniform": ("attention replaced by its mean", "attention replaced by its mean"),
+}
 
 
 def answered(answer: str, reasons: Sequence[str], doubts: Sequence[str] = ()) -> dict[str, Any]:

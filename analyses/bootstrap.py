@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -12,6 +13,12 @@ RESAMPLES = 2_000
 CHUNK = 4_000_000  # weights of sessions held at once, 32 MB
 
 Report = Callable[[int, int], object]  # is told (done, total)
+
+
+def prefixes_of(ranks: Mapping[str, np.ndarray]) -> str:
+    """Which test prefixes are ranked (folders.read_ranks), as a hash."""
+    columns = (ranks[name].astype(np.int32).tobytes() for name in ("session", "length", "target"))
+    return hashlib.sha256(b"".join(columns)).hexdigest()
 
 
 def session_sums(

@@ -76,7 +76,7 @@ def same_counts(case: Case) -> Finding:
     if case.data.name not in paper.SETS:
         return MISSING
     counts = statistics(case.data)
-    measured = [counts[name] for name in ("clicks", "prefixes", "items", "mean_length")]
+    measured = [counts[name] for name in paper.COUNTS]
     is_same = all(round(a, 2) == b for a, b in zip(measured, paper.TABLE1[case.log]))
     return Finding(
         HOLDS if is_same else FAILS, ", ".join(f"{value:,.4g}" if value < 100 else f"{value:,}" for value in measured)

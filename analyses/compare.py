@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -330,18 +330,13 @@ def notes(rows: pd.DataFrame, tests: int, resamples: int) -> tuple[str, ...]:
 
 def about_tuning(entries: list[Entry]) -> list[str]:
     """Which rows have tuned settings, and from how many trials; nothing if none has."""
-    found = {label: tuned for row, label in zip(entries, labels(entries)) if (tuned := _tuned_by(row.group))}
-    said = [f"{label} ({of['trials']} trial{'s' * (of['trials'] != 1)})" for label, of in found.items()]
+    said = [
+        f"{label} ({of['trials']} trial{'s' * (of['trials'] != 1)})"
+        for row, label in zip(entries, labels(entries))
+        for of in folders.each_sound([row.group], folders.tuned_by, required=False)
+        if of
+    ]
     return [f"Tuned on validation: {', '.join(said)}."] if said else []
-
-
-def _tuned_by(group: Path) -> dict[str, Any] | None:
-    """`folders.tuned_by`; None, with a warning, if the record is damaged."""
-    try:
-        return folders.tuned_by(group)
-    except DataError as error:
-        left_out(error)
-        return None
 
 
 def explanations(rows: pd.DataFrame, of_training: bool = False) -> list[str]:

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.sound import each_sound
 from dissect.errors import DataError, UsageError, unknown
 from dissect.runs.files import AGAIN
-from dissect.runs.folders import FULL, group_runs, is_done, place_of, read_records, variants
+from dissect.runs.folders import FULL, each_sound, group_runs, is_done, place_of, read_records, variants
 from dissect.runs.records import Density
 from dissect.sparsevd.density import BINS_PER_UNIT, LOWEST, key
 
@@ -39,7 +38,10 @@ def density_of(found: list[Path], group: Path) -> pd.DataFrame:
     read = {run: rows for run, rows in each_sound(found, lambda run: (run, density_rows(run))) if rows}
     if not read:
         raise DataError(f"{group} has no density record.", "A dense run (--where none, dissect train) has none.")
-    kinds = {run: (frozenset(rows[0]), names_at_end(rows)) for run, rows in read.items()}
+    kinds = {  # the columns, and the matrices and blocks of the last measurement
+        run: (frozenset(rows[0]), frozenset((r["matrix"], r["block"]) for r in rows if r["step"] == rows[-1]["step"]))
+        for run, rows in read.items()
+    }
     votes = Counter(kinds.values())
     usual = max(votes, key=lambda kind: (votes[kind], len(kind[1])))  # of equal votes the one with more matrices
 
@@ -51,11 +53,6 @@ def density_of(found: list[Path], group: Path) -> pd.DataFrame:
         return read[run]
 
     return pd.DataFrame(list(chain.from_iterable(each_sound(read, require_usual))))
-
-
-def names_at_end(rows: list[dict[str, Any]]) -> frozenset[tuple[str, str]]:
-    """(matrix, block) of the last measurement of a run."""
-    return frozenset((row["matrix"], row["block"]) for row in rows if row["step"] == rows[-1]["step"])
 
 
 def finished(group: Path, variant: str = FULL) -> list[Path]:

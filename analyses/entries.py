@@ -23,7 +23,7 @@ from dissect.data.catalog import STAND_INS
 from dissect.errors import DataError, UsageError, unknown
 from dissect.runs import folders
 from dissect.runs.config import Config
-from dissect.runs.folders import left_out, read_summary
+from dissect.runs.folders import each_sound, left_out, read_summary
 from models import MODELS
 
 JUDGED = ("hr@20", "mrr@20")  # the metrics of the tests, with a recorded selection bias
@@ -82,12 +82,7 @@ def entry(
     config = folders.group_config(group)
     found = folders.group_runs(group, variant) if runs is None else runs
     done = [run for run in found if folders.is_done(run)]
-    sound: dict[Path, dict[str, Any]] = {}
-    for run in done:
-        try:
-            sound[run] = read_summary(run)
-        except DataError as error:
-            warn(error)
+    sound = dict(each_sound(done, lambda run: (run, read_summary(run)), required=False, warn=warn))
     if not sound:
         return None
     left = len(found) - len(done), len(done) - len(sound)
@@ -143,13 +138,8 @@ def entries_of_names(names: Iterable[str], runs_dir: Path | str, warn: Warn = le
 
 def sound_configs(runs_dir: Path | str, warn: Warn = left_out) -> dict[Path, dict[str, Any]]:
     """The groups of a runs folder, oldest first, with their configurations; `warn` is told of damaged ones."""
-    configs = {}
-    for group in folders.find_groups(runs_dir):
-        try:
-            configs[group] = folders.group_config(group)
-        except DataError as error:
-            warn(error)
-    return configs
+    groups = folders.find_groups(runs_dir)
+    return dict(each_sound(groups, lambda group: (group, folders.group_config(group)), required=False, warn=warn))
 
 
 def entries_of_dataset(dataset: str | None, runs_dir: Path | str, warn: Warn = left_out) -> list[Entry]:

@@ -87,6 +87,10 @@ class Evidence:
         row = self.pair(a, b, metric)
         if row is None:
             return None
+        return self.sign_of(row)
+
+    def sign_of(self, row: Any) -> int:
+        """The same of a row of a table of pairs."""
         is_apart = row["p t-test"] < PAPER_ALPHA if self.protocol == "paper" else row["p bootstrap holm"] <= ALPHA
         return int(np.sign(row["difference"])) if is_apart else 0
 
@@ -290,8 +294,7 @@ def sign_at(of: Evidence, a: str, b: str, metric: str, x: int) -> int:
         return 0
     for one, other, turn in ((a, b, 1), (b, a, -1)):
         for row in table[(table["a"] == one) & (table["b"] == other)].to_dict("records"):
-            is_apart = row["p t-test"] < PAPER_ALPHA if of.protocol == "paper" else row["p bootstrap holm"] <= ALPHA
-            return turn * int(np.sign(row["difference"])) if is_apart else 0
+            return turn * of.sign_of(row)
     return 0
 
 

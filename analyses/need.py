@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from analyses.answers import NEEDED, REDUNDANT, UNDECIDED, answered, too_few
-from analyses.bootstrap import relative_loss_interval, session_sums
+from analyses.bootstrap import prefixes_of, relative_loss_interval, session_sums
 from analyses.density import finished
-from analyses.sound import each_sound
 from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.files import AGAIN
+from dissect.runs.folders import each_sound
 
 NEED_LIMIT = 0.01  # relative loss of MRR@20 below which a role is redundant
 Ranks = dict[Path, dict[str, np.ndarray]]  # of runs, as folders.read_ranks gives them
@@ -45,7 +44,7 @@ def need(group: Path, full: list[Path], judged: np.ndarray | None) -> dict[str, 
         if name not in (folders.FULL, folders.MATCHED)
     }
     of_full = ranks(full) if any(reduced.values()) else {}
-    known = {run: _prefixes(each) for those in (of_full, *reduced.values()) for run, each in those.items()}
+    known = {run: prefixes_of(each) for those in (of_full, *reduced.values()) for run, each in those.items()}
     usual = Counter(known.values()).most_common(1)[0][0] if known else ""
     for those in (of_full, *reduced.values()):
         for run in [run for run in those if known[run] != usual]:
@@ -56,12 +55,6 @@ def need(group: Path, full: list[Path], judged: np.ndarray | None) -> dict[str, 
         for name, of_reduced in reduced.items()
         if of_full and of_reduced
     }
-
-
-def _prefixes(ranks: dict[str, np.ndarray]) -> str:
-    """Which prefixes are ranked, as a hash."""
-    names = ("session", "length", "target")
-    return hashlib.sha256(b"".join(np.ascontiguousarray(ranks[name]).tobytes() for name in names)).hexdigest()
 
 
 def compare_need(full: Ranks, reduced: Ranks, judged: np.ndarray | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class Printed(NamedTuple):
 
 
 SETS = ("diginetica", "gowalla", "lastfm")
-# Clicks, prefixes (printed as sessions), items, mean length.
+COUNTS = ("clicks", "prefixes", "items", "mean_length")  # of a row of Table 1; it prints prefixes as sessions
 TABLE1 = {
     "diginetica": (981_620, 777_029, 42_596, 4.80),
     "gowalla": (1_122_788, 830_893, 29_510, 3.85),

@@ -6,10 +6,7 @@ from typing import Any
 
 from analyses.answers import ALIVE, NOT_APPLICABLE, UNDECIDED, WITHERED
 
-SAYS = {
-    "O1": "The paper's first observation, that propagation withers,",
-    "O2": "Its second, that the readout holds,",
-}
+SAYS = {"O1": "The paper's first observation, that propagation withers,", "O2": "Its second, that the readout holds,"}
 
 
 def paragraph(verdict: dict[str, Any]) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from analyses.density import at_step, density_of, finished, recorded
-from analyses.sound import each_sound
 from dissect.errors import UsageError
 from dissect.runs import folders
+from dissect.runs.folders import each_sound
 from dissect.sparsevd.density import key
 
 NOT_OWN = ("shadow", "control")  # roles of matrices that are no part of the model

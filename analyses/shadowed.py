@@ -27,25 +27,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analyses.answers import (
-    ALIVE,
-    FAILS,
-    HOLDS,
-    NO_PENALTY,
-    NOT_APPLICABLE,
-    UNDECIDED,
-    WITHERED,
-    answered,
-    too_few,
-)
+from analyses.answers import ALIVE, FAILS, HOLDS, NO_PENALTY, NOT_APPLICABLE, UNDECIDED, WITHERED, answered, too_few
 from analyses.coverage import absences
 from analyses.coverage import doubts as doubts_of_coverage
 from analyses.density import at_step, counted, finished
-from analyses.sound import each_sound
 from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.config import Config
 from dissect.runs.files import AGAIN
+from dissect.runs.folders import each_sound
 from dissect.sparsevd import rules
 from dissect.sparsevd.density import key
 from dissect.sparsevd.kl import null_share
@@ -73,9 +63,7 @@ class Excess(NamedTuple):
     @property
     def says(self) -> str:
         """Alive, withered or undecided, by the numbers alone; of one seed, by its value."""
-        value = float(self.by_seed.mean())
-        low, high = (value, value) if self.low is None or self.high is None else (self.low, self.high)
-        return rules.by_excess(low, high)
+        return rules.by_excess(self.least, self.least if self.high is None else self.high)
 
 
 def kept_by_role(final: pd.DataFrame, threshold: str, by: str = "role", null: float = 0.0) -> pd.DataFrame:

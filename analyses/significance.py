@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analyses.bootstrap import RESAMPLES, Report, resampled
+from analyses.bootstrap import RESAMPLES, Report, prefixes_of, resampled
 from analyses.entries import JUDGED, Entry, Warn
 from dissect.errors import DataError
 from dissect.runs import folders
@@ -70,9 +70,8 @@ def read_gains(
     A run is skipped, and `warn` is told, if its ranks are missing or damaged, contradict its summary, or belong to
     other prefixes than those of most runs. Raises DataError if no set of prefixes has a majority.
     """
-    number: dict[bytes, int] = {}  # of each set of prefixes
-    sessions: list[np.ndarray] = []  # by that number
-    ranks: dict[Path, tuple[int, np.ndarray]] = {}  # by run: (number of its prefixes, rank)
+    sessions: dict[str, np.ndarray] = {}  # by `prefixes_of`
+    ranks: dict[Path, tuple[str, np.ndarray]] = {}  # by run: (which prefixes, rank)
     summary_of = {run: summary for row in entries for run, summary in zip(row.runs, row.summaries)}
     for done, (run, summary) in enumerate(summary_of.items(), 1):
         try:
@@ -80,11 +79,9 @@ def read_gains(
         except DataError as error:
             warn(error)
         else:
-            prefixes = b"".join(arrays[name].astype(np.int32).tobytes() for name in ("session", "length", "target"))
-            if prefixes not in number:
-                number[prefixes] = len(sessions)
-                sessions.append(arrays["session"])
-            ranks[run] = number[prefixes], arrays["rank"]
+            which = prefixes_of(arrays)
+            sessions.setdefault(which, arrays["session"])
+            ranks[run] = which, arrays["rank"]
         if report:
             report(done, len(summary_of))
     if not ranks:
@@ -103,7 +100,7 @@ def read_gains(
     return sound, found, count
 
 
-def _of_most(which: dict[Path, int]) -> int:
+def _of_most(which: dict[Path, str]) -> str:
     """The prefixes that most runs rank. Raises DataError if others have as many runs."""
     votes = Counter(which.values()).most_common(2)
     if len(votes) == 2 and votes[0][1] == votes[1][1]:

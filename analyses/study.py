@@ -16,7 +16,6 @@ import pandas as pd
 from analyses import compare, paper
 from analyses.entries import entry
 from analyses.significance import read_gains
-from analyses.sound import each_sound
 from analyses.studies import SCALES, Arm, Study
 from dissect.data.catalog import STAND_INS
 from dissect.data.sessions import Dataset
@@ -27,6 +26,7 @@ from dissect.experiment.plan import Plan, Say, planned, unsaid
 from dissect.experiment.train import train
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SETTINGS
+from dissect.runs.folders import each_sound
 from dissect.training.evaluation import gains
 from models import MODELS
 
@@ -69,7 +69,7 @@ def size_of(scale: str, **given: Any) -> dict[str, Any]:
     """
     if scale not in SCALES:
         raise unknown("scale", scale, SCALES)
-    return SCALES[scale] | {name: value for name, value in given.items() if value is not None}
+    return SCALES[scale] | {name: value for name, value in given.items() if value not in (None, ())}
 
 
 def arguments(arm: Arm, scale: dict[str, Any]) -> dict[str, Any]:
@@ -222,12 +222,11 @@ def compared(study: Study, todo: Sequence[Job], every_pair: bool = False, **how:
             f"{len(entries)} of {len(by_label)} arms of {study.name} have a finished seed: it takes two for a table.",
             "Train them: dissect study run, with the same study and options.",
         )
-    labels = {run: arm.label for row, arm in zip(entries, arms) for run in row.runs}
+    names = {(row.group.name, row.variant): arm.label for row, arm in zip(entries, arms)}
     entries, read, count = read_gains(entries)
     if len(entries) < 2:
         raise DataError(f"The ranks of {len(entries)} of {len(arms)} arms of {study.name} can be read: it takes two.")
     table = compare.compared(entries, read, count, every_pair=every_pair or bool(study.pairs), **how)
-    names = {(row.group.name, row.variant): labels[row.runs[0]] for row in entries}
     table.rows["label"] = [names[group, variant] for group, variant in zip(table.rows["group"], table.rows["variant"])]
     known = dict(zip(compare.run_names(table.rows), table.rows["label"]))
     for side in "ab" if len(table.pairs) else "":
@@ -262,9 +261,8 @@ def oriented(table: compare.Comparison, a: str, b: str) -> pd.DataFrame:
 
 def counts(data: Dataset) -> pd.DataFrame:
     """Table 1: count, the name of the data set and paper (NaN for a data set that is not the paper's)."""
-    names = ("clicks", "prefixes", "items", "mean_length")
-    found, printed = statistics(data), paper.TABLE1.get(name_in_paper(data.name), (None,) * len(names))
-    rows = [{"count": name, data.name: found[name], "paper": there} for name, there in zip(names, printed)]
+    found, printed = statistics(data), paper.TABLE1.get(name_in_paper(data.name), (None,) * len(paper.COUNTS))
+    rows = [{"count": name, data.name: found[name], "paper": there} for name, there in zip(paper.COUNTS, printed)]
     return pd.DataFrame(rows).astype({"paper": float})
 
 

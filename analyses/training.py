@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.sound import each_sound
 from dissect.errors import DataError
 from dissect.runs import folders
+from dissect.runs.folders import each_sound
 from dissect.runs.records import Eval, Train
 
 CURVES = {"ce": "loss", "hr@20": "HR@20", "mrr@20": "MRR@20"}  # field of a record -> what it is called

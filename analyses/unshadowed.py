@@ -16,8 +16,8 @@ from analyses.answers import FAILS, HOLDS, NO_PENALTY, NOT_APPLICABLE, UNDECIDED
 from analyses.coverage import absences
 from analyses.coverage import doubts as doubts_of_coverage
 from analyses.density import OTHER_THRESHOLDS, at_step, counted, density, finished
-from analyses.sound import each_sound
 from dissect.runs.config import Config
+from dissect.runs.folders import each_sound
 from dissect.sparsevd.density import key
 
 WITHERED, ALIVE, TIMES_DENSER = 0.05, 0.2, 3.0

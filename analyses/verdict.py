@@ -25,10 +25,10 @@ from analyses.coverage import coverage, read_coverage
 from analyses.density import at_step, counted, densities, finished
 from analyses.need import need
 from analyses.paragraph import paragraph
-from analyses.sound import each_sound
 from dissect.errors import DataError, DissectError
 from dissect.runs import files, folders
 from dissect.runs.config import LITERAL, Config
+from dissect.runs.folders import each_sound
 from dissect.sparsevd.density import key
 from models import MODELS
 

@@ -361,8 +361,7 @@ def study(
         A name or value does not exist or fit.
     """
     check({"name": name, "data": data, "scale": scale, "dim": dim, "epochs": epochs, "runs_dir": runs_dir})
-    check({} if seeds is None else {"seeds": seeds})
-    check({"protocol": protocol})
+    check({**({} if seeds is None else {"seeds": seeds}), "protocol": protocol})
     found, data = whole(find_study(name)), load(data) if isinstance(data, str) else data
     of_protocol = protocol if protocol == "paper" else None
     size = studying.size_of(scale, dim=dim, epochs=epochs, seeds=seeds and tuple(seeds), protocol=of_protocol)
@@ -490,17 +489,10 @@ def export(
     check({"group": run, "runs_dir": runs_dir, **({} if seed is None else {"seed": seed})})
     group = run if isinstance(run, Group) else Group(Path(run))
     record = opened.finished_run(group.path if seed is None else folders.run_path(group.path, seed), runs_dir)
-    say = (lambda text: None) if quiet else _say
-    load = partial(bring.load, say=say)
-    how: dict[str, Any] = {
-        "item_width": item_width,
-        "onnx": onnx,
-        "force": force,
-        "data_dir": data_dir,
-        "data": group.data,
-    }
+    how: dict[str, Any] = {"item_width": item_width, "onnx": onnx, "force": force, "data_dir": data_dir}
+    load = partial(bring.load, say=unsaid if quiet else _say)
     with _processor_as_it_was("cpu"):
-        return exported.export(record, Path(out), load, model=group.model, **how)
+        return exported.export(record, Path(out), load, model=group.model, data=group.data, **how)
 
 
 def load_export(folder: str | Path, model: Model | None = None) -> torch.nn.Module:

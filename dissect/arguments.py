@@ -16,15 +16,17 @@ import numpy as np
 from analyses.studies import SCALES
 from dissect.data.sessions import Dataset
 from dissect.errors import UsageError, unknown
-from dissect.experiment import train as experiment
+from dissect.experiment.plan import planned
 from dissect.experiment.subject import Subject, defaults
+from dissect.experiment.train import train
 from dissect.experiment.tuned import Tuning
 from dissect.group import Group
 from dissect.runs.config import DENSE, SETTINGS
 
 Model = str | type[Any]  # a name, "path/to/file.py:ClassName", or a class
 # What is no setting and no option of a model.
-BESIDE = set(inspect.signature(experiment.train).parameters) - {"model", "data", "say", "settings"}
+BESIDE = {name for each in (train, planned) for name in inspect.signature(each).parameters}
+BESIDE -= {"model", "data", "say", "about", "settings"}
 OF_TUNING = {"trials", "timeout", "sparsevd", "options", "preset", "epochs", "seed", "device", "runs_dir"}
 
 

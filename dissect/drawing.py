@@ -21,6 +21,13 @@ if TYPE_CHECKING:  # imported when a figure is drawn, so that --help stays insta
     from analyses.study import Job
     from dissect.data.sessions import Dataset
 
+MEASURES = ("D1", "D2", "D2s")
+CHOICES: dict[str, dict[str, tuple[str, ...]]] = {  # figure -> option -> what it may be, the usual one first
+    "density": {"measure": MEASURES, "x": ("epoch", "step")},
+    "heatmap": {"measure": MEASURES},
+    "training": {"by": ("epoch", "time")},
+    "path": {"by": ("role", "matrix")},
+}
 STEMS = {  # module -> the name of its density figure
     "gnn": "figure3-density-gnn",
     "encoder": "density-encoder",
@@ -120,6 +127,8 @@ def density(
     log alpha is below the threshold (the group's unless given); D2, |theta| > tau; D2s, theta > tau. `beside` is a
     second group, drawn in a panel to the right.
     """
+    import pandas as pd
+
     from figures import density as figure
 
     if module is not None and module not in STEMS:
@@ -146,7 +155,9 @@ def density(
         if (partly := _partly(sources, name)) is None:
             continue
         found = [figure.lines(figure.by_seed(each.table, name, each.column)) for each in sources]
-        shown = found[0] if panels is None else _stacked(found, sources)
+        if panels is not None:
+            found = [each.assign(group=str(of.group))[["group", *each]] for each, of in zip(found, sources)]
+        shown = pd.concat(found, ignore_index=True)
         width = figure.CAPTION * len(sources)
         under = "\n".join([*lines, *(part for text in partly for part in textwrap.wrap(text, width))])
         drawn = figure.draw(shown, name, under, x, f"density ({says})", panels)
@@ -157,32 +168,20 @@ def density(
 
 def _side_by_side(sources: list[Source]) -> dict[str, str]:
     """Group -> the title of its panel. Raises UsageError for groups that one figure cannot show by the same rules."""
+    from dissect.runs.folders import HASHED
+
     names = [source.group.name for source in sources]
     if len({source.group.resolve() for source in sources}) < len(sources):
         raise UsageError(f"{names[0]} is given twice: a figure side by side needs two groups.")
     if len({source.says for source in sources}) > 1:
         counts = "; ".join(f"{name} counts {source.says}" for name, source in zip(names, sources))
         raise UsageError(f"One axis cannot show two measures: {counts}.", "Give --threshold 3, or another for both.")
+    hashes = {name: found[1] if (found := HASHED.search(name)) else name for name in names}  # or as it is
     return {
         str(source.group): f"KL weight {source.config['kl_weight']:g}, {source.config['max_steps']:,} steps\n"
-        f"{source.title}, {source.seeds} seed{'s' * (source.seeds > 1)} ({_hash(name)})"
+        f"{source.title}, {source.seeds} seed{'s' * (source.seeds > 1)} ({hashes[name]})"
         for name, source in zip(names, sources)
     }
-
-
-def _hash(name: str) -> str:
-    """srgnn-demo-1625fc06 -> 1625fc06; a name without a hash as it is"""
-    from dissect.runs.folders import HASHED
-
-    return found[1] if (found := HASHED.search(name)) else name
-
-
-def _stacked(found: list[pd.DataFrame], sources: list[Source]) -> pd.DataFrame:
-    """The numbers of several groups in one table, each row with its group."""
-    import pandas as pd
-
-    tables = [table.assign(group=str(source.group)) for table, source in zip(found, sources)]
-    return pd.concat(tables, ignore_index=True)[["group", *found[0]]]
 
 
 def _partly(sources: list[Source], module: str) -> list[str] | None:
@@ -202,12 +201,7 @@ def _partly(sources: list[Source], module: str) -> list[str] | None:
 
 
 def heatmap(
-    group: Path,
-    *,
-    threshold: float | None = None,
-    measure: str = "D1",
-    tau: str = "0.01",
-    variant: str = "full",
+    group: Path, *, threshold: float | None = None, measure: str = "D1", tau: str = "0.01", variant: str = "full"
 ) -> list[Drawing]:
     """Draw the density of all matrices against training at a glance, each with its shadow.
 
@@ -278,14 +272,14 @@ def opinions(group: Path) -> list[Drawing]:
     """Draw second opinions: the matrices in the order of each criterion, and what pruning by it costs."""
     import pandas as pd
 
-    from analyses.opinions import COMPARED, WORDS, compared
+    from analyses.opinions import WORDS, compared
     from analyses.opinions import opinions as read
     from dissect.runs import folders
     from figures import opinions as figure
 
     config, found = folders.group_config(group), read(group)
-    names = [name for name in COMPARED if name in compared(found.matrices)]
-    order = figure.ranks(found.matrices.groupby("matrix", sort=False)[names].mean())
+    means = found.matrices.groupby("matrix", sort=False)[compared(found.matrices)].mean()
+    order = means.rank(ascending=False)
     by = found.curves.groupby(["criterion", "share"], sort=False)["mrr@20"]
     curves = by.agg(mean="mean", low="min", high="max").reset_index()
     seeds = _over_seeds("means of", {int(found.matrices["seed"].nunique())})
@@ -311,9 +305,9 @@ def training(
     import pandas as pd
 
     from analyses.entries import Entry, labels, same_test_set
-    from analyses.sound import each_sound
     from analyses.training import evaluated_on, over_seeds, training_table
     from dissect.runs import folders
+    from dissect.runs.folders import each_sound
     from figures import training as figure
     from figures.style import COLOURS
 

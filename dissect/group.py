@@ -15,7 +15,6 @@ import pandas as pd
 
 from analyses.density import density_table
 from analyses.opinions import Opinions, opinions
-from analyses.sound import each_sound
 from analyses.training import training_table
 from analyses.verdict import judge
 from dissect import drawing
@@ -24,18 +23,11 @@ from dissect.data.sessions import Dataset
 from dissect.errors import UsageError, unknown
 from dissect.runs import folders
 from dissect.runs.config import Config
+from dissect.runs.folders import each_sound
 from dissect.sparsevd.density import key
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-MEASURES = ("D1", "D2", "D2s")
-CHOICES: dict[str, dict[str, tuple[str, ...]]] = {  # figure -> option -> what it may be
-    "density": {"measure": MEASURES, "x": ("epoch", "step")},
-    "heatmap": {"measure": MEASURES},
-    "training": {"by": ("epoch", "time")},
-    "path": {"by": ("role", "matrix")},
-}
 
 
 @dataclass(frozen=True)
@@ -261,8 +253,8 @@ class Group:
         for name, value in options.items():
             if name not in known:
                 raise unknown(f"option of a {kind} figure", name, known)
-            if value not in CHOICES.get(kind, {}).get(name, (value,)):
-                raise unknown(name, value, CHOICES[kind][name])
+            if value not in drawing.CHOICES.get(kind, {}).get(name, (value,)):
+                raise unknown(name, value, drawing.CHOICES[kind][name])
         if (beside := options.get("beside")) is not None:
             options["beside"] = beside.path if isinstance(beside, Group) else Path(beside)
         drawings = draw(self.path, **options)

@@ -54,7 +54,8 @@ def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "", note: st
         names[-1] = last or names[-1]
         if "prefixes" in shown:
             counts = shown.drop_duplicates("x").set_index("x")["prefixes"]
-            names = [f"{name}\n{_short(int(counts[x]))}" for name, x in zip(names, places)]
+            short = {x: f"{n:.0f}" if n < 1000 else f"{n / 1000:.0f}k" for x, n in counts.items()}
+            names = [f"{name}\n{short[x]}" for name, x in zip(names, places)]
         axes.set_xticks(range(len(places)), names)
         axes.set_xlabel(f"{xlabel}; number of prefixes" if "prefixes" in shown else xlabel)
         axes.set_ylabel(ylabel)
@@ -63,10 +64,6 @@ def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "", note: st
         lines = max(text.count("\n") + 1 for text in words.values())
         label_ends(axes, [] if is_one else labels, (LINE * lines + 0.02) / tall * (high - low))
     return figure
-
-
-def _short(count: int) -> str:
-    return str(count) if count < 1000 else f"{count / 1000:.0f}k"
 
 
 def describe(shown: pd.DataFrame, title: str, xlabel: str) -> str:

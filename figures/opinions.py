@@ -19,16 +19,12 @@ WIDE = 0.3  # inches, a column of the heatmaps
 LEAST_SHARE = 0.005  # where a share of 0 stands on the logarithmic axis
 
 
-def ranks(values: pd.DataFrame) -> pd.DataFrame:
-    """1 for the matrix that matters most by a criterion: of `values`, means over seeds, [matrix, criterion]."""
-    return values.rank(ascending=False, method="average")
-
-
 def draw(
     order: pd.DataFrame, agreement: pd.DataFrame, curves: pd.DataFrame, words: dict[str, str], caption: str
 ) -> Figure:
-    """Above the `order` of the matrices (of `ranks`) and the rank correlations, below the accuracy if there are curves.
+    """Above the order of the matrices and the rank correlations, below the accuracy if there are curves.
 
+    order      matrix x criterion, 1 for the matrix that matters most
     agreement  criterion x criterion, -1 to 1
     curves     criterion, share, mean, low and high over seeds
     words      of the criteria

@@ -676,7 +676,7 @@ def test_agreement_is_spearmans_of_each_seed():
 def test_the_figure_is_drawn_with_and_without_curves(has_curves):
     matrices, _ = tables(sparsevd=[1, 2, 3, 4], constant=[1, 2, 4, 3], magnitude=[2, 1, 3, 4])
     names = analysis.compared(matrices)
-    order = figure.ranks(matrices.groupby("matrix", sort=False)[names].mean())
+    order = matrices.groupby("matrix", sort=False)[names].mean().rank(ascending=False)
     assert order["sparsevd"].tolist() == [4, 3, 2, 1]
     curves = pd.DataFrame(
         [

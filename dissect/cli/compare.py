@@ -8,22 +8,21 @@ import click
 
 from dissect.cli import options
 
-EXAMPLES = (
-    "compare --dataset diginetica",
-    "compare srgnn-diginetica attenmixer-diginetica --pairs",
-    "compare srgnn-demo-58ce72c0 attenmixer-demo-1d4bd1f6/s2",
-    "compare --dataset diginetica --format latex --out table.tex",
-)
 DATASET = "Compare all finished groups on this data set. [default: the data set of the newest group]"
 RESAMPLES = "Number of bootstrap resamples. [default: 2000, or up to 10000 if Holm's correction needs more]"
 FORMATS = click.Choice(["screen", "markdown", "csv", "latex", "json"])
 OUT = "Write to a file. Its ending (.md, .csv, .tex, .json) sets the format, unless --format does."
 
 
-@click.command(cls=options.Command, epilog=options.examples(*EXAMPLES))
+@options.verb(
+    "compare --dataset diginetica",
+    "compare srgnn-diginetica attenmixer-diginetica --pairs",
+    "compare srgnn-demo-58ce72c0 attenmixer-demo-1d4bd1f6/s2",
+    "compare --dataset diginetica --format latex --out table.tex",
+)
 @click.argument("names", nargs=-1, metavar="[RUN ...]")
 @click.option("--dataset", help=DATASET)
-@click.option("--all-metrics", is_flag=True, help="HR and MRR at 5 and 10 too, NDCG, coverage, popularity.")
+@options.all_metrics
 @click.option("--pairs", is_flag=True, help="Every pair of rows, not only those with the best one, in every format.")
 @click.option("--resamples", type=click.IntRange(min=100), help=RESAMPLES)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap.")

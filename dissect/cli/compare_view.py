@@ -162,7 +162,8 @@ def run(*, form: str | None, out: str | None, all_metrics: bool, pairs: bool, as
     form = chosen_form(form, out, as_json)
     with options.progress(transient=True) as bars:
         found = compare.compare(**asked, every_pair=pairs, report=lambda what: report_to(bars, what))
-    write(found, form, out, EVERY if all_metrics else JUDGED, pairs)
+    metrics = EVERY if all_metrics else JUDGED
+    write(found, form, out, lambda table: views_of(table, metrics, pairs), pairs)
 
 
 def report_to(progress: Progress, what: str) -> Report:
@@ -194,14 +195,12 @@ def write(
     found: list[Comparison],
     form: str,
     out: str | None,
-    metrics: tuple[str, ...],
-    every_pair: bool,
-    seen: Callable[[Comparison], list[TextTable]] | None = None,
+    views_of: Callable[[Comparison], list[TextTable]],
+    every_pair: bool = False,
 ) -> None:
-    """Print the tables, or write them to `out` and print its path; `seen` makes other views than `views_of`."""
+    """Print the tables, or write them to `out` and print its path."""
     texts: dict[str, str]  # by what the name of the file is extended with
-    seen = seen or (lambda table: views_of(table, metrics, every_pair))
-    views = [view for table in found for view in seen(table)]
+    views = [view for table in found for view in views_of(table)]
     if form == "json":
         texts = {"": json.dumps({"schema": files.SCHEMA, "tables": [as_record(table) for table in found]}, indent=1)}
     elif form == "csv":

@@ -8,18 +8,17 @@ import click
 
 from dissect.cli import options
 
-EXAMPLES = (
-    "evaluate runs/srgnn-demo-58ce72c0/s1",
-    "evaluate srgnn-demo --split valid --ties worst",
-    "evaluate srgnn-demo/s2 --ranks ranks.npz --json",
-)
 DATASET = "Another data set of the same shop; its items are matched by identifier. [default: the run's own]"
 TIES = "Rank of a target among items of equal score: before them, behind them, or half-way."
 KEEP = "Add coverage and popularity to the run's summary, for `compare`; runs of earlier versions lack them."
 RANKS = "Write the rank of each prefix there (2147483647: the model does not know the target)."
 
 
-@click.command(cls=options.Command, epilog=options.examples(*EXAMPLES))
+@options.verb(
+    "evaluate runs/srgnn-demo-58ce72c0/s1",
+    "evaluate srgnn-demo --split valid --ties worst",
+    "evaluate srgnn-demo/s2 --ranks ranks.npz --json",
+)
 @click.option("--dataset", help=DATASET)
 @click.option("--split", type=click.Choice(["test", "valid", "train"]), default="test", show_default=True)
 @click.option("--ties", type=click.Choice(["best", "worst", "mean"]), default="best", show_default=True, help=TIES)

@@ -8,16 +8,15 @@ import click
 
 from dissect.cli import options
 
-EXAMPLES = (
-    "export srgnn-demo/s1 --out small",
-    "export runs/srgnn-shop-58ce72c0/s1 --out small --item-width",
-    "recommend small --session 12,7,99",
-)
 WIDTH = "Leave out columns of the item table and the catalogue, too, where no score needs them."
 ONNX = "Write model.onnx, too: items [B, L] and lengths [B] in, scores [B, V] out. Needs the extra onnx."
 
 
-@click.command(cls=options.Command, epilog=options.examples(*EXAMPLES))
+@options.verb(
+    "export srgnn-demo/s1 --out small",
+    "export runs/srgnn-shop-58ce72c0/s1 --out small --item-width",
+    "recommend small --session 12,7,99",
+)
 @click.option("--out", required=True, metavar="FOLDER", help="Where to write the export: a new folder.")
 @click.option("--item-width", is_flag=True, help=WIDTH)
 @click.option("--onnx", is_flag=True, help=ONNX)

@@ -77,8 +77,7 @@ class PlainObserver(Observer):
     def evaluated(self, split: str, step: int, values: dict[str, float]) -> None:
         self.say(f"step {step}, {split}: HR@20 {values['hr@20']:.2f}, MRR@20 {values['mrr@20']:.2f}")
 
-    def note(self, text: str) -> None:
-        self.say(text)
+    note = say
 
 
 class LiveObserver(Observer):

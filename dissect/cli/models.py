@@ -6,11 +6,10 @@ import click
 
 from dissect.cli import options
 
-EXAMPLES = ("models", "models srgnn --dim 256", "models my_model.py:MyModel")
 WIDTH = "Width D. [default: the preset's or the model file's, else 256]"
 
 
-@click.command(cls=options.Command, epilog=options.examples(*EXAMPLES))
+@options.verb("models", "models srgnn --dim 256", "models my_model.py:MyModel")
 @click.argument("name", required=False)
 @click.option("--dim", type=click.IntRange(1), help=WIDTH)
 @click.option("--items", type=click.IntRange(1), default=43_097, show_default=True, help="Size V of the catalogue.")
@@ -35,6 +34,5 @@ def command(
         print(json.dumps(sorted(MODELS))) if as_json else list_models()
         return
     subject = find_model(name)
-    given = ({} if dim is None else {"dim": dim}) | option_values(extra)
-    model = describe(subject, model_options(subject, given, preset, dim=256), items)
+    model = describe(subject, model_options(subject, option_values(extra, dim), preset, dim=256), items)
     print(json.dumps(model, indent=1, allow_nan=False)) if as_json else show_model(model)

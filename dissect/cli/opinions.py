@@ -8,11 +8,6 @@ import click
 
 from dissect.cli import options
 
-EXAMPLES = (
-    "opinions srgnn-demo",
-    "opinions srgnn-demo/s1 --retrain 200 --curves",
-    "opinions srgnn-demo --l0 --curves --out talk/figures",
-)
 RETRAIN = "Train everything else for N steps with each matrix and role at zero, and judge what is left."
 L0 = "Train the model with L0 gates too: a training as long as the dissection, for each seed."
 WEIGHT = "What an open L0 gate costs, in nats over all training examples."
@@ -21,19 +16,20 @@ PREFIXES = "Validation prefixes that accuracy is measured on, at equal distances
 OUT = "Write the tables (CSV) and the figure to this folder."
 
 
-@click.command(cls=options.Command, epilog=options.examples(*EXAMPLES))
+@options.verb(
+    "opinions srgnn-demo",
+    "opinions srgnn-demo/s1 --retrain 200 --curves",
+    "opinions srgnn-demo --l0 --curves --out talk/figures",
+)
 @click.argument("group", required=False, metavar="[RUN_OR_GROUP]")
 @click.option("--retrain", type=click.IntRange(0, 10**6), default=0, metavar="N", help=RETRAIN)
 @click.option("--l0", "with_l0", is_flag=True, help=L0)
 @click.option("--l0-weight", type=click.FloatRange(0, min_open=True), default=100.0, show_default=True, help=WEIGHT)
 @click.option("--curves", is_flag=True, help=CURVES)
 @click.option("--prefixes", "n", type=click.IntRange(0), default=2000, show_default=True, help=PREFIXES)
-@click.option("--model", metavar="FILE:CLASS", help=options.MOVED)
+@options.own_model
 @click.option("--out", metavar="DIR", help=OUT)
-@options.runs_dir
-@options.data_dir
-@options.as_json
-@options.quiet
+@options.places
 def command(group: str | None, runs_dir: str, as_json: bool, quiet: bool, out: str | None, **how: Any) -> None:
     """Set SparseVD beside other criteria: magnitude, Taylor, Fisher, Bayesian model reduction, ablation, L0 gates.
 

@@ -25,10 +25,7 @@ SHARES = {"sparsevd": "VD", "excess": "exc.", "l0": "L0", "reduction": "red."}
 PLACES = {"magnitude": "|w|", "taylor": "Tay.", "fisher": "Fis."}
 FALLS = {"constant": "abl.", "resample": "smp.", f"constant{OWN}": "own", "retrained": "retr."}
 LEGEND = (  # columns -> what they are
-    (
-        ("sparsevd", "l0", "reduction"),
-        "share kept: VD SparseVD, exc. beyond its shadow, L0 gates, red. with evidence",
-    ),
+    (("sparsevd", "l0", "reduction"), "share kept: VD SparseVD, exc. beyond its shadow, L0 gates, red. with evidence"),
     (("magnitude",), "1 has the highest mean score: |w| magnitude, Tay. Taylor, Fis. Fisher"),
     (("constant",), "% of MRR@20 that is lost: abl. a constant in its place, smp. inputs of others"),
     ((f"constant{OWN}",), "own: as abl., in the dissected model"),

@@ -80,6 +80,11 @@ def examples(*commands: str) -> str:
     return "\b\n" + "\n".join([f"Example{'s' * (len(commands) > 1)}:", *(f"  {line}" for line in lines)])
 
 
+def verb(*commands: str, cls: type[click.Command] = Command) -> Decorator:
+    """A verb, whose help ends with examples."""
+    return click.command(cls=cls, epilog=examples(*commands))
+
+
 def _with_option(args: Sequence[str], known: set[str]) -> Iterator[str]:
     """The words of a command, with `--option steps=2` for `--steps 2` and `--steps=2`."""
     words = iter(args)
@@ -169,19 +174,22 @@ data_dir = option("--data-dir", metavar="DIR", help=PLACE)
 runs_dir = option("--runs-dir", default="runs", metavar="DIR", help="Folder of the runs.", **SHOWN)
 as_json = option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 quiet = option("--quiet", is_flag=True, help="No progress on stderr.")
+SEED = click.IntRange(0, 10**9)
 DEVICES = click.Choice(["auto", "cpu", "cuda"])
 device = of_training("--device", type=DEVICES, default="auto", **SHOWN)
 preset = of_model("--preset", help="A named set of model options, e.g. official for attenmixer.")
 extra = of_model("--option", "extra", multiple=True, metavar="KEY=VALUE", help=OPTION)
+all_metrics = option("--all-metrics", is_flag=True, help="HR and MRR at 5 and 10 too, NDCG, coverage, popularity.")
+own_model = option("--model", metavar="FILE:CLASS", help=MOVED)
+places = several(runs_dir, data_dir, as_json, quiet)
+arguments = several(of_model("--dim", type=click.IntRange(1), help=WIDTH), preset, extra)
 
 
 def training(seeds: tuple[int, ...], epochs: float) -> Decorator:
     """The options of a training beside its settings, with these defaults of a verb."""
     length = f"Length of the training; or --max-steps. [default: {epochs:g}]"
     return several(
-        of_model("--dim", type=click.IntRange(1), help=WIDTH),
-        preset,
-        extra,
+        arguments,
         of_model(
             "--without",
             metavar="PART",
@@ -192,7 +200,7 @@ def training(seeds: tuple[int, ...], epochs: float) -> Decorator:
         of_training("--tuned", is_flag=False, flag_value="", metavar="[FILE]", callback=tuned_file, help=TUNED),
         of_training("--anyway", is_flag=True, help="Take --tuned settings from another data set too."),
         of_training("--epochs", type=float, help=length),
-        of_training("--seed", "seeds", type=click.IntRange(0, 10**9), default=seeds, help=SEEDS, **SHOWN, **ONCE),
+        of_training("--seed", "seeds", type=SEED, default=seeds, help=SEEDS, **SHOWN, **ONCE),
         of_training("--jobs", type=click.IntRange(1), default=1, help=JOBS, **SHOWN),
         device,
         option("--config", metavar="FILE", help=FROM),
@@ -207,8 +215,7 @@ def training(seeds: tuple[int, ...], epochs: float) -> Decorator:
 
 def of_run(device: Decorator = device) -> Decorator:
     """What verbs that open a run share: its name, and the places of what it needs."""
-    own_model = option("--model", metavar="FILE:CLASS", help=MOVED)
-    return several(click.argument("run"), own_model, device, runs_dir, data_dir, as_json, quiet)
+    return several(click.argument("run"), own_model, device, places)
 
 
 def console(quiet: bool = False) -> Console:
@@ -282,14 +289,13 @@ def start(context: click.Context, usual: Mapping[str, Any], as_json: bool, **giv
     if given["epochs"] is not None:
         settings.pop("max_steps", None)
     settings |= {name: value for name, value in typed.items() if name in names}
-    options, name, dim = {}, given.pop("name"), given.pop("dim")
+    options, name = dict[str, Any](), given.pop("name")
     if file.get("model") == subject.name:
         options = dict(file.get("model_options", {}))
         group = Path(source).resolve().parent.name
         if file.get("dataset") == data.name and HASHED.search(group):
             name = name or HASHED.sub("", group)
-    options |= {} if dim is None else {"dim": dim}
-    options |= option_values(given.pop("extra"))
+    options |= option_values(given.pop("extra"), given.pop("dim"))
     watch = partial(observer, threshold=settings.get("threshold", Config.threshold), quiet=given.pop("quiet"))
     more = {name: value for name, value in given.items() if name not in names} | settings
     weights = more.pop("kl_weight", None)

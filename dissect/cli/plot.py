@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from dissect.cli import options
-from dissect.drawing import FIGURES, Drawing
+from dissect.drawing import CHOICES, FIGURES, Drawing
 from dissect.errors import UsageError
 
 Draw = Callable[..., list[Drawing]]
@@ -31,7 +31,7 @@ def command() -> None:
 
 def draw_each(draw: Draw, groups: Sequence[str], runs_dir: str, out: str | None, **more: Any) -> None:
     """A figure of each dissected group, in its own folder."""
-    from analyses.sound import each_sound
+    from dissect.runs.folders import each_sound
 
     found = named(groups, runs_dir, dissected=True)
     for group, drawings in each_sound(found, lambda group: (group, draw(group, **more))):
@@ -82,8 +82,8 @@ def save(drawings: list[Drawing], folder: Path) -> None:
             click.echo(path)
 
 
-def choice(flag: str, values: str, default: str, help: str | None = None) -> options.Decorator:
-    return click.option(flag, type=click.Choice(values.split()), default=default, show_default=True, help=help)
+def choice(flag: str, values: Sequence[str], help: str | None = None, default: str = "") -> options.Decorator:
+    return click.option(flag, type=click.Choice(values), default=default or values[0], show_default=True, help=help)
 
 
 def out(default: str) -> options.Decorator:
@@ -97,8 +97,8 @@ groups = click.argument("groups", nargs=-1, metavar="[GROUP ...]")
 of_each = (groups, click.option("--threshold", type=float, help=BELOW), out("the group's figures/"), options.runs_dir)
 
 counted = (
-    choice("--measure", "D1 D2 D2s", "D1", MEASURES),
-    choice("--tau", "0 0.001 0.01 0.05", "0.01", "For D2 and D2s."),
+    choice("--measure", CHOICES["heatmap"]["measure"], MEASURES),
+    choice("--tau", ("0", "0.001", "0.01", "0.05"), "For D2 and D2s.", "0.01"),
     click.option("--variant", default="full", show_default=True, help="full, or without-<role>."),
 )
 
@@ -115,7 +115,7 @@ figure(
     "density",
     draw_density,
     ["", "srgnn-diginetica --x step", "LITERAL CALIBRATED --together"],
-    choice("--x", "epoch step", "epoch"),
+    choice("--x", CHOICES["density"]["x"]),
     click.option("--together", is_flag=True, help="Two groups side by side, with one axis and the same lines."),
     *counted,
     *of_each,
@@ -126,7 +126,7 @@ figure(
     "path",
     draw_each,
     ["", "srgnn-diginetica-3ce81429 --by matrix"],
-    choice("--by", "role matrix", "role", "A line for each role, or for each matrix."),
+    choice("--by", CHOICES["path"]["by"], "A line for each role, or for each matrix."),
     *of_each,
 )
 figure("opinions", draw_each, ["", "srgnn-diginetica"], groups, out("the group's figures/"), options.runs_dir)
@@ -135,7 +135,7 @@ figure(
     draw_together,
     ["", "srgnn-diginetica attenmixer-diginetica --by time"],
     groups,
-    choice("--by", "epoch time", "epoch"),
+    choice("--by", CHOICES["training"]["by"]),
     click.option("--variant", "variants", multiple=True, help=VARIANTS),
     out("the group's figures/; for several groups, figures/ in --runs-dir"),
     options.runs_dir,

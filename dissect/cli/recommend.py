@@ -8,16 +8,15 @@ import click
 
 from dissect.cli import options
 
-EXAMPLES = (
+IDENTIFIERS = "Sessions name items as the log or the files do; a name with a comma needs quotes."
+
+
+@options.verb(
     "recommend runs/srgnn-demo-58ce72c0/s1 --session 12,7,99",
     "recommend srgnn-demo --session 12,7,99 --k 5 --unseen --json",
     "recommend srgnn-shop --session sku-881,sku-17 --identifiers",
     "recommend srgnn-shop --sessions today.txt --identifiers --json",
 )
-IDENTIFIERS = "Sessions name items as the log or the files do; a name with a comma needs quotes."
-
-
-@click.command(cls=options.Command, epilog=options.examples(*EXAMPLES))
 @click.option("--session", metavar="ITEMS", help="Item numbers in the order of the clicks: 12,7,99")
 @click.option("--sessions", "file", metavar="FILE", help="A file with a session a line, written as for --session.")
 @click.option("--identifiers", "by_identifier", is_flag=True, help=IDENTIFIERS)

@@ -10,14 +10,14 @@ import click
 from dissect.cli import options
 from dissect.cli.study import SCALE
 
-EXAMPLES = (
+SEEDS = "Of a study: seeds, in place of those of --scale."
+
+
+@options.verb(
     "report srgnn-diginetica",
     "report srgnn-diginetica attenmixer-diginetica --out paper/report.html",
     "report table2 --dataset diginetica --scale eighth",
 )
-
-
-@click.command(cls=options.Command, epilog=options.examples(*EXAMPLES))
 @click.argument("names", nargs=-1, metavar="[GROUP|STUDY ...]")
 @click.option("--out", default="report.html", metavar="FILE", show_default=True, help="The page, in this folder.")
 @click.option("--force", is_flag=True, help="Overwrite a file that is no report of dissect.")
@@ -25,13 +25,7 @@ EXAMPLES = (
 @click.option("--scale", type=click.Choice(["quick", "eighth", "full"]), default="quick", show_default=True, help=SCALE)
 @click.option("--dim", type=click.IntRange(1), help="Of a study: width, in place of that of --scale.")
 @click.option("--epochs", type=float, help="Of a study: epochs of a training, in place of those of --scale.")
-@click.option(
-    "--seed",
-    "seeds",
-    type=click.IntRange(0, 10**9),
-    help="Of a study: seeds, in place of those of --scale.",
-    **options.ONCE,
-)
+@click.option("--seed", "seeds", type=options.SEED, help=SEEDS, **options.ONCE)
 @options.runs_dir
 @options.data_dir
 def command(names: tuple[str, ...], out: str, force: bool, **given: Any) -> None:

@@ -9,7 +9,7 @@ from dissect.cli import options
 DEVICE = click.option("--device", type=options.DEVICES, help="[default: as in the command that began the run]")
 
 
-@click.command(cls=options.Command, epilog=options.examples("resume runs/srgnn-demo-58ce72c0/s1", "resume srgnn-demo"))
+@options.verb("resume runs/srgnn-demo-58ce72c0/s1", "resume srgnn-demo")
 @options.of_run(DEVICE)
 def command(
     run: str, model: str | None, device: str | None, runs_dir: str, data_dir: str | None, as_json: bool, quiet: bool

@@ -9,15 +9,6 @@ import click
 from dissect.cli import options
 from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, LITERAL, SEEDS
 
-EXAMPLES = (
-    "run",
-    "run --model srgnn --dataset diginetica",
-    "run --model srgnn --dataset diginetica --without propagation",
-    "run --model srgnn --dataset diginetica --literal",
-    "run --dataset diginetica --kl-weight 1 --kl-weight 2 --kl-weight 4",
-    "run --model path/to/mymodel.py:MyModel --dataset diginetica",
-    "run --config runs/srgnn-demo-58ce72c0/config.toml --seed 2",
-)
 IS_LITERAL = (
     "Use SparseVD as it was published (KL weight 1, batches of 100, 60,000 steps, no averages, no shadows). With these"
     " settings useless weights stay alive. Settings given here win."
@@ -28,7 +19,16 @@ MODEL = (
 )
 
 
-@click.command(cls=options.Training, epilog=options.examples(*EXAMPLES))
+@options.verb(
+    "run",
+    "run --model srgnn --dataset diginetica",
+    "run --model srgnn --dataset diginetica --without propagation",
+    "run --model srgnn --dataset diginetica --literal",
+    "run --dataset diginetica --kl-weight 1 --kl-weight 2 --kl-weight 4",
+    "run --model path/to/mymodel.py:MyModel --dataset diginetica",
+    "run --config runs/srgnn-demo-58ce72c0/config.toml --seed 2",
+    cls=options.Training,
+)
 @options.of_model("--model", default="srgnn", show_default=True, help=MODEL)
 @options.option("--dataset", default="demo", show_default=True, group="data", help="A name from `dissect data list`.")
 @options.option("--literal", is_flag=True, group="SparseVD", help=IS_LITERAL)

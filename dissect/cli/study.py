@@ -32,20 +32,17 @@ arms = click.option("--arm", "arms", multiple=True, metavar="LABEL", help="Only 
 tuned = click.option("--tuned", is_flag=True, help=TUNED)
 
 
-def of_study(function: Any) -> Any:
-    """The options that say which trainings are meant."""
-    return options.several(
-        argument,
-        option("--dataset", default="demo", help="A name from `dissect data list`."),
-        option("--scale", type=click.Choice(["quick", "eighth", "full"]), default="quick", help=SCALE),
-        click.option("--dim", type=click.IntRange(1), help="Width, in place of that of --scale."),
-        click.option("--epochs", type=float, help="Epochs of a training, in place of those of --scale."),
-        click.option("--protocol", type=click.Choice(["paper"]), help=PROTOCOL),
-        click.option("--seed", "seeds", type=click.IntRange(0, 10**9), help="Seeds, in place of those of --scale.",
-                     **options.ONCE),
-        runs_dir,
-        data_dir,
-    )(function)  # fmt: skip
+of_study = options.several(  # which trainings are meant
+    argument,
+    option("--dataset", default="demo", help="A name from `dissect data list`."),
+    option("--scale", type=click.Choice(["quick", "eighth", "full"]), default="quick", help=SCALE),
+    click.option("--dim", type=click.IntRange(1), help="Width, in place of that of --scale."),
+    click.option("--epochs", type=float, help="Epochs of a training, in place of those of --scale."),
+    click.option("--protocol", type=click.Choice(["paper"]), help=PROTOCOL),
+    click.option("--seed", "seeds", type=options.SEED, help="Seeds, in place of those of --scale.", **options.ONCE),
+    runs_dir,
+    data_dir,
+)
 
 
 @verb("list", "List the studies.", "")
@@ -126,7 +123,7 @@ def status(**given: Any) -> None:
 )
 @of_study
 @tuned
-@click.option("--all-metrics", is_flag=True, help="HR and MRR at 5 and 10 too, NDCG, coverage, popularity.")
+@options.all_metrics
 @click.option("--out", metavar="FILE", help="Write to a .md, .tex, .csv or .json file.")
 @as_json
 def table(**given: Any) -> None:

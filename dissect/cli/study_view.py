@@ -24,6 +24,7 @@ from dissect.data.sessions import Dataset
 from dissect.errors import DissectError, UsageError
 from dissect.reporting.tables import plural
 from dissect.runs.records import EVERY
+from dissect.studied import Studied
 
 
 def listed(as_json: bool) -> None:
@@ -65,33 +66,29 @@ def shown(name: str, as_json: bool) -> None:
 def planned(
     name: str,
     dataset: str,
-    scale: str,
-    dim: int | None,
-    epochs: float | None,
-    protocol: str | None,
-    seeds: tuple[int, ...],
     runs_dir: str,
     data_dir: str | None,
     tuned: bool = False,
     arms: Collection[str] = (),
-    plans: bool = True,
-) -> tuple[Study, Dataset, dict[str, Any], list[study.Job]]:
-    """The study, or only some of its arms, the data, its size, and its trainings."""
+    **given: Any,
+) -> Studied:
+    """The study, or only some of its arms, on a data set at a size."""
     found = only(find_study(name), arms)
     found, data = claims.whole(found), options.loader()(dataset, data_dir)
-    size = study.size_of(scale, dim=dim, epochs=epochs, protocol=protocol, seeds=seeds or None)
+    size = study.size_of(**given)
     if tuned:
         size["tuned"] = study.tuned_arms(found, data, size, runs_dir)
         if lacking := [arm.label for arm in found.arms if arm.label not in size["tuned"]]:
             options.say(f"Without tuned settings: {'; '.join(lacking)}.")
-    return found, data, size, claims.jobs_of(found, data, size, runs_dir) if plans else []
+    return Studied(found, data, size, Path(runs_dir))
 
 
 def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
     """Train what is missing, and print the table."""
-    found, data, size, todo = planned(**given)
+    asked = planned(**given)
+    found, todo, size = asked.study, asked.jobs, dict(asked.size)
     if found.shows == "data":
-        print_data(data)
+        print_data(asked.data)
         return
     number, of = part_of(shard)
     mine = todo[number - 1 :: of]
@@ -105,9 +102,9 @@ def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
         wait = f" {in_words(seconds)} left." if count < len(left) else ""
         say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
     if found.shows == "claims":
-        claims_view.show(data, size, given)
+        claims_view.show(asked.data, size, given)
     elif sum(bool(row) for row in study.status(todo)["done"]) > 1:
-        print_table(found, todo, tuned=size.get("tuned", {}))
+        print_table(asked)
 
 
 def tune_all(trials: int, timeout: float | None, device: str, quiet: bool, **given: Any) -> None:
@@ -117,9 +114,9 @@ def tune_all(trials: int, timeout: float | None, device: str, quiet: bool, **giv
     from dissect.experiment.tune import tune
 
     require_optuna()
-    found, data, size, _ = planned(**given)
+    asked = planned(**given)
     say, ends = options.say_on(options.console(quiet)), time.monotonic() + 3600 * (timeout or math.inf)
-    todo = study.to_tune(found, size)
+    todo, _ = study.to_tune(asked.study, dict(asked.size)), asked.jobs  # planned, so that wrong arms are refused
     for count, (label, about) in enumerate(todo.items(), 1):
         say(f"{count} of {len(todo)}: {label}.")
         if (hours := (ends - time.monotonic()) / 3600) <= 0:
@@ -128,7 +125,7 @@ def tune_all(trials: int, timeout: float | None, device: str, quiet: bool, **giv
         how: dict[str, Any] = {"timeout": hours if timeout else None, "device": device, "say": say}
         how |= {"runs_dir": given["runs_dir"], "observe": partial(observer, quiet=quiet)}
         try:
-            folder = tune(model := about.pop("model"), data, trials=trials, **how, **about)
+            folder = tune(model := about.pop("model"), asked.data, trials=trials, **how, **about)
         except DissectError as error:
             if error.exit_code == INTERRUPTED:
                 raise
@@ -155,14 +152,15 @@ def in_words(seconds: float) -> str:
 
 def stand(as_json: bool, **given: Any) -> None:
     """How far a study is."""
-    found, data, _, todo = planned(**given)
-    if not todo:
-        raise UsageError(f"{found.name} trains nothing.", f"See it: dissect study table {found.name}")
-    rows = study.status(todo)
+    asked = planned(**given)
+    name = asked.study.name
+    if not asked.jobs:
+        raise UsageError(f"{name} trains nothing.", f"See it: dissect study table {name}")
+    rows = asked.status()
     if as_json:
         print(rows.to_json(orient="records", indent=1))
         return
-    title = f"\n{found.name} on {data.name}: {rows['done'].sum()} of {rows['wanted'].sum()} trainings are finished"
+    title = f"\n{name} on {asked.data.name}: {rows['done'].sum()} of {rows['wanted'].sum()} trainings are finished"
     table = plain(("arm", "seeds", "min each", "HR@20", "MRR@20"), ("seeds", "min each", "HR@20", "MRR@20"), title)
     for row in rows.assign(minutes=rows["seconds"] / 60).to_dict("records"):
         numbers = (row[name] for name in ("minutes", "hr@20", "mrr@20"))
@@ -175,34 +173,27 @@ def stand(as_json: bool, **given: Any) -> None:
 
 def answered(out: str | None, all_metrics: bool, as_json: bool, **given: Any) -> None:
     """The table of a study."""
-    found, data, size, todo = planned(**given, plans=find_study(given["name"]).shows != "claims")
-    if found.shows == "data":
-        print_data(data, out, as_json)
-    elif found.shows == "claims":
-        claims_view.show(data, size, given, out, as_json)
+    asked = planned(**given)
+    if asked.study.shows == "data":
+        print_data(asked.data, out, as_json)
+    elif asked.study.shows == "claims":
+        claims_view.show(asked.data, dict(asked.size), given, out, as_json)
     else:
-        print_table(found, todo, out, all_metrics, as_json, size.get("tuned", {}))
+        print_table(asked, out, all_metrics, as_json)
 
 
-def print_table(
-    found: Study,
-    todo: list[study.Job],
-    out: str | None = None,
-    all_metrics: bool = False,
-    as_json: bool = False,
-    tuned: Collection[str] = (),
-) -> None:
-    """The finished arms side by side, on the screen or in a file; a note names the `tuned` ones."""
-    table = study.compared(found, todo)
+def print_table(asked: Studied, out: str | None = None, all_metrics: bool = False, as_json: bool = False) -> None:
+    """The finished arms side by side, on the screen or in a file; a note names the tuned ones."""
+    table = study.compared(asked.study, asked.jobs)
     form = compare_view.chosen_form(None, out, as_json)
     metrics = EVERY if all_metrics else JUDGED
 
     def views(table: compare.Comparison) -> list[TextTable]:
-        first, *others = views_of(found, table, metrics)
-        says = [f"Tuned on validation: {'; '.join(tuned)}."] if tuned else []
+        first, *others = views_of(asked.study, table, metrics)
+        says = [f"Tuned on validation: {'; '.join(tuned)}."] if (tuned := asked.size.get("tuned")) else []
         return [replace(first, notes=[*first.notes, *says]), *others]
 
-    compare_view.write([table], form, out, metrics, False, views)
+    compare_view.write([table], form, out, views)
 
 
 def views_of(found: Study, table: compare.Comparison, metrics: tuple[str, ...]) -> list[TextTable]:
@@ -269,9 +260,9 @@ def drawn(out: str | None, **given: Any) -> None:
     """The figures of a study, and their files."""
     from dissect import drawing
 
-    found, data, size, todo = planned(**given)
+    asked = planned(**given)
     folder = Path(out) if out else Path(given["runs_dir"]) / "figures"
-    for each in drawing.of_study(found, data.name, size, todo):
+    for each in drawing.of_study(asked.study, asked.data.name, dict(asked.size), asked.jobs):
         print(each.caption)
         for path in each.save(folder):
             print(path)

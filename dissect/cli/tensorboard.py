@@ -6,11 +6,10 @@ import click
 
 from dissect.cli import options
 
-EXAMPLES = ("tensorboard", "tensorboard srgnn-demo srgnn-diginetica/s1 --out board")
 OUT = "Folder for the events. [default: tensorboard/ in --runs-dir]"
 
 
-@click.command(cls=options.Command, epilog=options.examples(*EXAMPLES))
+@options.verb("tensorboard", "tensorboard srgnn-demo srgnn-diginetica/s1 --out board")
 @click.argument("names", nargs=-1, metavar="[GROUP|RUN ...]")
 @click.option("--out", metavar="DIR", help=OUT)
 @options.runs_dir
@@ -25,10 +24,10 @@ def command(names: tuple[str, ...], out: str | None, runs_dir: str, quiet: bool)
 
     from rich.progress import track
 
-    from analyses.sound import each_sound
     from dissect.errors import UsageError
     from dissect.experiment.tensorboard import export
     from dissect.runs import folders
+    from dissect.runs.folders import each_sound
 
     groups = names or [folders.newest_group(runs_dir)]
     runs = dict.fromkeys(run for name in groups for run in folders.resolve_runs(name, runs_dir))

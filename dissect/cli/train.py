@@ -9,13 +9,6 @@ import click
 from dissect.cli import options
 from dissect.runs.config import DENSE, EPOCHS
 
-EXAMPLES = (
-    "train attenmixer --dataset diginetica",
-    "train attenmixer --preset official --seed 1 --seed 2 --seed 3",
-    "train srgnn --dataset diginetica --protocol paper",
-    "train srgnn --dataset diginetica --readout attenmixer",
-    "train vsknn --dataset diginetica",
-)
 DATASET = "A name from `dissect data list`. [default: that of the newest group, else demo]"
 REFIT = (
     "Train again on all sessions, validation included, for the number of epochs that validation chose, and report that"
@@ -23,7 +16,14 @@ REFIT = (
 )
 
 
-@click.command(cls=options.Training, epilog=options.examples(*EXAMPLES))
+@options.verb(
+    "train attenmixer --dataset diginetica",
+    "train attenmixer --preset official --seed 1 --seed 2 --seed 3",
+    "train srgnn --dataset diginetica --protocol paper",
+    "train srgnn --dataset diginetica --readout attenmixer",
+    "train vsknn --dataset diginetica",
+    cls=options.Training,
+)
 @click.argument("model", required=False, metavar="MODEL")
 @options.option("--dataset", group="data", help=DATASET)
 @options.training(seeds=(1,), epochs=EPOCHS)

@@ -9,17 +9,17 @@ import click
 from dissect.cli import options
 from dissect.runs.config import DENSE, EPOCHS
 
-EXAMPLES = (
-    "tune srgnn --dataset diginetica --trials 12",
-    "tune stan --dataset diginetica --trials 50",
-    "tune srgnn --dataset diginetica --sparsevd --timeout 8",
-    "tune srgnn --dataset diginetica --status",
-)
 LENGTH = f"Most epochs of a trial; or --max-steps. [default: {EPOCHS:g}; with --sparsevd that of `dissect run`]"
 SEED = "Seed of the sampler, and of the trials; report results with other seeds."
 
 
-@click.command(cls=options.Training, epilog=options.examples(*EXAMPLES))
+@options.verb(
+    "tune srgnn --dataset diginetica --trials 12",
+    "tune stan --dataset diginetica --trials 50",
+    "tune srgnn --dataset diginetica --sparsevd --timeout 8",
+    "tune srgnn --dataset diginetica --status",
+    cls=options.Training,
+)
 @click.argument("model", metavar="MODEL")
 @options.option("--dataset", default="demo", show_default=True, group="data", help="A name from `dissect data list`.")
 @options.of_training("--trials", type=int, default=12, show_default=True, help="How many settings to try in all.")
@@ -27,18 +27,13 @@ SEED = "Seed of the sampler, and of the trials; report results with other seeds.
 @options.of_training(
     "--sparsevd", is_flag=True, help="Train with SparseVD, as `dissect run`; its KL weight is tuned too."
 )
-@options.of_model("--dim", type=click.IntRange(1), help=options.WIDTH)
-@options.preset
-@options.extra
+@options.arguments
 @options.of_training("--epochs", type=float, help=LENGTH)
-@options.of_training("--seed", type=click.IntRange(0, 10**9), default=0, show_default=True, help=SEED)
+@options.of_training("--seed", type=options.SEED, default=0, show_default=True, help=SEED)
 @options.settings(DENSE, but=("SparseVD", "protocol"))
 @options.device
 @options.option("--status", is_flag=True, help="Show how far the tuning is, and train nothing.")
-@options.runs_dir
-@options.data_dir
-@options.as_json
-@options.quiet
+@options.places
 @click.pass_context
 def command(context: click.Context, /, **given: Any) -> None:
     """Tune MODEL: try settings of its training and of itself, and keep the best on validation.

@@ -63,9 +63,7 @@ def tuned(
     context: click.Context,
     model: str,
     dataset: str,
-    trials: int,
     timeout: float | None,
-    sparsevd: bool,
     dim: int | None,
     extra: tuple[str, ...],
     device: str,
@@ -80,8 +78,7 @@ def tuned(
     names = {each.name for each in SETTINGS}
     typed = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     about = {name: value for name, value in given.items() if name not in names or name in typed}
-    about |= {"options": {**({} if dim is None else {"dim": dim}), **option_values(extra)}}
-    about |= {"trials": trials, "sparsevd": sparsevd}
+    about["options"] = option_values(extra, dim)
     data = options.loader(say)(dataset, data_dir)
     if status:
         folder = tune.look(model, data, **about)

@@ -7,7 +7,7 @@ import click
 from dissect.cli import options
 
 
-@click.command(cls=options.Command, epilog=options.examples("verdict", "verdict srgnn-diginetica --json"))
+@options.verb("verdict", "verdict srgnn-diginetica --json")
 @click.argument("group", required=False)
 @options.runs_dir
 @options.as_json

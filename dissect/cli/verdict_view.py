@@ -13,16 +13,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from analyses.answers import CHECKS
 from dissect.cli.text_table import plain
 from dissect.runs.config import Config
 
-BRIEFLY = {
-    "masked": "as evaluated",
-    "mean": "with all weights",
-    "propagation_zero": "messages zero",
-    "gnn_bypassed": "GNN bypassed",
-    "attention_uniform": "attention replaced by its mean",
-}
 SHOWN = 12  # lines of a list, at most
 CAPTION = (
     "excess: kept - shadow, 95 %; false: by chance, of the kept;\n"
@@ -31,13 +25,6 @@ CAPTION = (
 ROLES_BRIEFLY = {"transformation": "transform."}
 QUESTIONS = {"O1": "O1  propagation withers (Figure 3)", "O2": "O2  the readout holds (Figure 4)"}
 STYLES = {"holds": "green", "fails": "red", "undecided": "yellow", "redundant": "green", "needed": "red"}
-CHECKS = {
-    "masked": "as evaluated: weights with log α above the threshold are zero",
-    "mean": "all weights at their means",
-    "propagation_zero": "trained model, messages set to zero",
-    "gnn_bypassed": "trained model, GNN module bypassed",
-    "attention_uniform": "trained model, attention replaced by its mean",
-}
 
 
 def render_verdict(verdict: dict[str, Any]) -> Group:
@@ -195,7 +182,7 @@ def over(verdict: dict[str, Any]) -> str:
 def checks_in_words(verdict: dict[str, Any]) -> Text:
     """The quick checks in a sentence or two."""
     shown = {name: values for name, values in verdict["checks"].items() if not name.startswith("swapped")}
-    says = [f"{BRIEFLY.get(name, name)} {values['mrr@20']:.2f}" for name, values in shown.items()]
+    says = [f"{CHECKS.get(name, (name,))[0]} {values['mrr@20']:.2f}" for name, values in shown.items()]
     return Text("\nMRR@20 of the trained model: ", style="bold").append(f"{', '.join(says)}.", style="not bold")
 
 
@@ -203,7 +190,8 @@ def check_table(checks: dict[str, dict[str, float]]) -> Table:
     numbers = ("HR@20", "MRR@20")
     table = plain(("", *numbers), numbers, "\nQuick checks on test, at the end of training")
     for name, values in checks.items():
-        table.add_row(CHECKS.get(name, name), f"{values['hr@20']:.2f}", f"{values['mrr@20']:.2f}")
+        of = "trained model, " if name in CHECKS and name not in ("masked", "mean") else ""
+        table.add_row(of + CHECKS.get(name, (name,))[-1], f"{values['hr@20']:.2f}", f"{values['mrr@20']:.2f}")
     return table
 
 

@@ -125,7 +125,8 @@ def read_export(folder: Path | str) -> Recorded:
     try:
         records.check(found["config"], Config, str(folder / RECORD), AGAIN)
         config = Config(**found["config"])
-        config = replace(config, model_options=_read_back(config.model_options))
+        read = {name: float(v) if v in ("inf", "-inf") else v for name, v in config.model_options.items()}
+        config = replace(config, model_options=read)
     except (TypeError, UsageError) as error:
         raise DataError(
             f"{folder / RECORD} is of another version of dissect: {str(error).rstrip('.')}.", AGAIN
@@ -294,10 +295,6 @@ def _spelled(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: str(value) if is_odd[name] else value for name, value in options.items()}
 
 
-def _read_back(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: float(value) if value in ("inf", "-inf") else value for name, value in options.items()}
-
-
 def _checked(trained: Any, served: Served, test: Sessions, longest: int, report: Report) -> dict[str, Any]:
     """How much the scores of two models differ, and the accuracy of both; DissectError if they are not the same."""
     prefixes = prefixes_of(test, longest=longest)
@@ -348,8 +345,7 @@ def times(
 
 
 def _prefix(sessions: Sessions, ends: tuple[np.ndarray, np.ndarray], i: int, longest: int) -> list[int]:
-    begin, length = int(sessions.offsets[ends[0][i]]), int(ends[1][i])
-    clicks: list[int] = sessions.items[begin : begin + length].tolist()
+    clicks: list[int] = sessions[ends[0][i]][: ends[1][i]].tolist()
     return clicks[-longest:]
 
 

@@ -28,6 +28,7 @@ from dissect import opinions as criteria
 from dissect.data.archive import sha256
 from dissect.data.sessions import split_validation
 from dissect.errors import BusyError, DataError, UsageError
+from dissect.experiment.exported import Report as Tell
 from dissect.experiment.exported import silent
 from dissect.experiment.opened import Load, data_of, model_of, trained_model
 from dissect.opinions import l0, sessions
@@ -46,7 +47,6 @@ from models.batch import Prefixes
 SHARES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.0)  # of the weights, in a curve
 BATCHES, EXAMPLES = 30, 500  # for Taylor, and for Fisher
 RANKED = 2_000  # prefixes of validation sessions that a criterion is judged on
-Tell = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
 Values = dict[str, dict[str, float | None]]  # name of a matrix or a role -> criterion -> its value
 
 
@@ -197,13 +197,7 @@ def runs_of(group: Path, seed: int) -> tuple[Recorded, Recorded]:
 
 
 def subject_of(
-    group: Path,
-    seed: int,
-    load: Load,
-    n: int,
-    chosen: Tensor | None,
-    model: str | type | None,
-    data_dir: str | None,
+    group: Path, seed: int, load: Load, n: int, chosen: Tensor | None, model: str | type | None, data_dir: str | None
 ) -> Subject:
     """The models of a seed, read back, with the prefixes that judge them."""
     own, record = runs_of(group, seed)

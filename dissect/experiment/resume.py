@@ -26,13 +26,7 @@ def unfinished(name: str, runs_dir: str | Path) -> list[Recorded]:
 
     Those that the same command had not begun are among them. Raises UsageError if nothing is left to do.
     """
-    found, damaged = list[Recorded](), list[DataError]()
-    for run in folders.resolve_runs(name, runs_dir):
-        try:
-            found.append(read_run(run))
-        except DataError as error:
-            damaged.append(error)
-    folders.leave_out(damaged, is_all=not found)
+    found = folders.each_sound(folders.resolve_runs(name, runs_dir), read_run)
     if not folders.RUN.fullmatch(Path(name).resolve().name):
         for record in [each for each in found if not each.config.refit]:  # a refit's steps come out of the run before
             given = list(map(int, filter(str.isdecimal, record.options("--seed"))))

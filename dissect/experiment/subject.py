@@ -128,9 +128,9 @@ def defaults(subject: Subject) -> dict[str, Any]:
     return usual | {name: more[name] if isinstance(more, Mapping) else "unknown" for name in more if name not in usual}
 
 
-def option_values(texts: Sequence[str]) -> dict[str, Any]:
-    """Options from texts such as "steps=2", "bias=true", "dropout=none". Raises UsageError for another."""
-    values = dict[str, Any]()
+def option_values(texts: Sequence[str], dim: int | None = None) -> dict[str, Any]:
+    """Options from a width and texts such as "steps=2", "bias=true", "dropout=none". Raises UsageError for another."""
+    values: dict[str, Any] = {} if dim is None else {"dim": dim}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:

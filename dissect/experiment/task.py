@@ -106,7 +106,8 @@ def task(
     held_out = {"protocol": "paper", "validation": 0.0} if subject.learns else {}
     about: dict[str, Any] = {"options": dict(options or {}), "preset": preset, "epochs": epochs, "usual": usual}
     about |= {"runs_dir": runs_dir, **fixed, **held_out}
-    first = planned(subject, seen, **{**about, "say": without_protocol(say)})
+    # Protocol `paper` is only how a trial is told to judge on its last part: no note on it.
+    first = planned(subject, seen, **about, say=lambda text: None if text.startswith("Protocol 'paper'") else say(text))
     suits(subject, seen, first.config, say)
     try_on(subject, seen, first.config)
     space, start = space_of(subject, first, about, sparsevd)
@@ -117,11 +118,6 @@ def task(
     more |= {"validation": share} if subject.learns and share != Config.validation else {}
     of_data, folder = (data.name, data.split_hash), runs_dir / tuned.FOLDER / name
     return Task(subject, seen, first, space, start, about, folder, seed, trials, of_data, more)
-
-
-def without_protocol(say: Say) -> Say:
-    """Drops the note on protocol `paper`, which is only how a trial is told to judge on its last part."""
-    return lambda text: None if text.startswith("Protocol 'paper'") else say(text)
 
 
 def without_test(data: Dataset, share: float) -> Dataset:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from dissect.errors import UsageError
 from models.batch import Batch
@@ -71,9 +72,8 @@ def write_onnx(model: Any, name: str, path: Path, sessions: Sequence[list[int]])
 
 def padded(sessions: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """(items [B, L], lengths [B]) of sessions."""
-    longest = max(map(len, sessions))
-    items = [session + [0] * (longest - len(session)) for session in sessions]
-    return torch.tensor(items), torch.tensor([len(session) for session in sessions])
+    items = pad_sequence([torch.tensor(session) for session in sessions], batch_first=True)
+    return items, torch.tensor([len(session) for session in sessions])
 
 
 def _difference(model: Any, path: Path, batches: Sequence[Sequence[list[int]]]) -> float:

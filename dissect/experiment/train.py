@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from dissect.experiment.jobs import at_once
 from dissect.experiment.plan import Plan, Say, folder_of, planned, steps_of, suits, unsaid, work
 from dissect.experiment.subject import Subject, faults_named, try_on
 from dissect.runs import files, folders
-from dissect.runs.config import CALIBRATED, Config
+from dissect.runs.config import Config
 from dissect.training import workers
 from dissect.training.device import prepare_device
 from dissect.training.loop import fit
@@ -50,48 +50,33 @@ def train(
     model: str | type | Subject,
     data: Dataset,
     *,
-    options: Mapping[str, Any] | None = None,
-    preset: str | None = None,
-    without: Sequence[str] = (),
-    seeds: Sequence[int] = (1,),
-    epochs: float | None = None,
     jobs: int = 1,
     device: str = "auto",
-    runs_dir: str | Path = "runs",
-    name: str | None = None,
     force: bool = False,
-    init_from: str | Path | None = None,
-    refit: bool = False,
-    tuned: str | Path | bool | None = None,
-    anyway: bool = False,
     observe: Callable[[str], Observer] | None = None,
     say: Say | None = None,
-    usual: Mapping[str, Any] = CALIBRATED,
     matched: bool = True,
-    **settings: Any,
+    **about: Any,
 ) -> Path:
     """Train a model on a data set, each seed in a run folder of its own; returns the folder of the group.
 
-    `settings` are fields of `Config`. They win over the recipe of the preset, which wins over DENSE, the `usual` ones
-    of `dissect train`; but those of `dissect run`, CALIBRATED and LITERAL (the published ones), win over a recipe.
-    `options` are arguments of the model, on top of those of the preset; `without` names parts that are left out of it.
-    `init_from` is a finished dense run to start from; `refit` trains once more on everything, for the epochs chosen.
-    `tuned` takes the settings that `dissect tune` found: those in the runs folder, or those of a file; what is given
-    wins. `anyway` takes them from another data set too.
+    `about` are the arguments of `planned`. Settings win over the recipe of the preset, which wins over DENSE, the
+    `usual` ones of `dissect train`; but those of `dissect run`, CALIBRATED and LITERAL (the published ones), win over a
+    recipe. `options` are arguments of the model, on top of those of the preset; `without` names parts that are left out
+    of it. `init_from` is a finished dense run to start from; `refit` trains once more on everything, for the epochs
+    chosen. `tuned` takes the settings that `dissect tune` found: those in the runs folder, or those of a file; what is
+    given wins. `anyway` takes them from another data set too.
     Beside a model with shadows it trains the matched dense one, unless `matched` is False.
 
     The same call again continues a run that was stopped. Raises UsageError, before anything is written, for names and
     values that do not exist or fit; and if all is finished already, unless `force`.
     """
-    about: dict[str, Any] = {"options": options, "preset": preset, "without": without, "seeds": seeds, "epochs": epochs}
-    about |= {"runs_dir": runs_dir, "name": name, "init_from": init_from, "refit": refit, "usual": usual}
-    about |= {"tuned": tuned, "anyway": anyway}
-    plan = planned(model, data, say=say or unsaid, **about, **settings)
-    suits(plan.subject, data, plan.config, say or unsaid)
-    try_on(plan.subject, data, plan.config, without)
     manner = Manner(device, jobs, force, observe or unobserved, say or unsaid)
-    if refit and plan.subject.learns:
-        return _train_twice(plan, name, manner)
+    plan = planned(model, data, say=manner.say, **about)
+    suits(plan.subject, data, plan.config, manner.say)
+    try_on(plan.subject, data, plan.config, plan.without)
+    if about.get("refit") and plan.subject.learns:
+        return _train_twice(plan, about.get("name"), manner)
     beside = plan.beside if matched else ()
     is_clean = plan.config.protocol == "clean"
     if beside and is_clean and not split_validation(data.train, plan.config.held_out)[1].n_prefixes:

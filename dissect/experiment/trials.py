@@ -286,15 +286,7 @@ class _Watch(Observer):
 
     def __init__(self, inner: Observer, trial: optuna.Trial) -> None:
         self.inner, self.trial, self.steps, self.per_epoch, self.epoch = inner, trial, 0, 1, 0
-
-    def step(self, step: int, loss: float, kl_weight: float, lr: float) -> None:
-        self.inner.step(step, loss, kl_weight, lr)
-
-    def note(self, text: str) -> None:
-        self.inner.note(text)
-
-    def end(self) -> None:
-        self.inner.end()
+        self.step, self.note, self.end = inner.step, inner.note, inner.end  # type: ignore[method-assign]
 
     def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
         self.steps, self.per_epoch = steps, steps_per_epoch

@@ -21,7 +21,7 @@ from dissect.data.sessions import Dataset
 from dissect.errors import DataError, UsageError
 from dissect.experiment.subject import Subject
 from dissect.runs.config import CALIBRATED
-from dissect.runs.folders import left_out
+from dissect.runs.folders import each_sound
 from dissect.runs.records import Count, Percent, Positive, Words
 
 if TYPE_CHECKING:
@@ -135,12 +135,7 @@ def find(
     """
     options = dict(options or {})
     dim, found = options.pop("dim", None), []
-    for path in (runs_dir / FOLDER).glob(f"*/{FILE}"):
-        try:
-            each = read(path)
-        except DataError as error:
-            left_out(error)
-            continue
+    for path, each in each_sound((runs_dir / FOLDER).glob(f"*/{FILE}"), lambda path: (path, read(path)), False):
         if (each.model, each.split_hash, each.verb) != (model, split_hash, verb):
             continue
         is_same = (each.preset, each.given) == (preset, options)

@@ -129,9 +129,8 @@ def settings(group: Path) -> dict[str, Any] | None:
     except (DataError, OSError):
         return None  # told by the section of the group
     usual = {"dissect run": CALIBRATED, "dissect run --literal": LITERAL, "dissect train": DENSE}
-    base = {
-        verb: Config(**{name: getattr(config, name) for name in GIVEN}, **_but(of, GIVEN)) for verb, of in usual.items()
-    }
+    given = {name: getattr(config, name) for name in GIVEN}
+    base = {verb: Config(**{**of, **given}) for verb, of in usual.items()}
     is_dense = config.where == "none"
     verbs = ["dissect train"] if is_dense else ["dissect run", "dissect run --literal"]
     apart = {verb: {n: v for n, v in config.to_dict().items() if v != getattr(base[verb], n)} for verb in verbs}
@@ -140,22 +139,16 @@ def settings(group: Path) -> dict[str, Any] | None:
     return {"group": group.name, "text": text, "verb": verb, "changed": changed}
 
 
-def _but(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in names}
-
-
 def searches(runs: Runs, known: Mapping[Path, dict[str, Any]]) -> list[str]:
     """The groups whose settings were tuned, with what they, or the commands of their runs, tell of it."""
     found = {
         g: f"{g.name} (its command has --tuned)" for g, _, run in runs if "--tuned" in known[run].get("command", [])
     }
-    for group in dict.fromkeys(group for group, _, _ in runs):
-        try:
-            if record := folders.tuned_by(group):
-                of = f"{record['file']}, SHA-256 {record['sha256'][:12]}"
-                found[group] = f"{group.name} on validation, {plural(record['trials'], 'trial')} ({of})"
-        except DataError as error:
-            folders.left_out(error)
+    groups = dict.fromkeys(group for group, _, _ in runs)
+    for group, record in folders.each_sound(groups, lambda group: (group, folders.tuned_by(group)), required=False):
+        if record:
+            of = f"{record['file']}, SHA-256 {record['sha256'][:12]}"
+            found[group] = f"{group.name} on validation, {plural(record['trials'], 'trial')} ({of})"
     return list(found.values())
 
 

@@ -54,8 +54,10 @@ def gathered(
         progress(what, next(steps, total), total)
 
     with folders.hearing() as lost:
-        sections = list(readable(groups, lambda group: of_group(group, say)))
-        answered = list(readable(studies, lambda name: of_a_study(name, Path(runs_dir), say, **of_study)))
+        sections = folders.each_sound(groups, lambda group: of_group(group, say), required=False)
+        answered = folders.each_sound(
+            studies, lambda name: of_a_study(name, Path(runs_dir), say, **of_study), required=False
+        )
         if not sections and not answered:
             raise DataError(f"Nothing of it can be read. {lost[-1].message}", lost[-1].hint)
         entries = [row for section in sections for row in section["entries"]]
@@ -100,7 +102,7 @@ def named(names: Sequence[str | Path], runs_dir: str | Path) -> tuple[list[Path]
             there = next((path for path in (Path(name), Path(runs_dir) / name) if path.is_dir()), None)
             if there is None:
                 raise unknown("group or study", str(name), [*known, *STUDIES])
-            groups[there.resolve()] = there  # a group without its configuration: `readable` says so
+            groups[there.resolve()] = there  # a group without its configuration: `each_sound` says so
             continue
         runs = folders.resolve_runs(name, runs_dir)
         group = folders.group_of(runs[0]) if runs else folders.resolve_group(name, runs_dir)
@@ -108,15 +110,6 @@ def named(names: Sequence[str | Path], runs_dir: str | Path) -> tuple[list[Path]
     if not names:
         return [folders.newest_group(runs_dir)], []
     return list(groups.values()), list(studies)
-
-
-def readable(given: Sequence[Any], read: Callable[[Any], dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What is read of each; one that is damaged is told, and left out."""
-    for each in given:
-        try:
-            yield read(each)
-        except DataError as error:
-            folders.left_out(error)
 
 
 def summary(sections: Sequence[dict[str, Any]]) -> Table | None:
@@ -210,7 +203,7 @@ def of_a_study(
 
     Raises DataError if its data set is not here.
     """
-    size = study.size_of(scale, dim=dim, epochs=epochs, seeds=tuple(seeds) or None)
+    size = study.size_of(scale, dim=dim, epochs=epochs, seeds=tuple(seeds))
     say(f"study {name}")
     found, data = find_study(name), catalog.load(dataset, data_dir)
     todo = claims.jobs_of(found, data, size, runs_dir)
@@ -257,8 +250,7 @@ def of_claims(judged: pd.DataFrame, dataset: str) -> Table:
 def of_data(data: Any) -> Table:
     """The paper's Table 1 for a data set."""
     counts, printed = statistics(data), paper.TABLE1.get(study.name_in_paper(data.name), (None,) * 4)
-    names = ("clicks", "prefixes", "items", "mean_length")
-    both = [[ROWS[name], _count(counts[name]), _count(there)] for name, there in zip(names, printed)]
+    both = [[ROWS[name], _count(counts[name]), _count(there)] for name, there in zip(paper.COUNTS, printed)]
     return table("Table 1", ["count", data.name, "the paper"], both)
 
 

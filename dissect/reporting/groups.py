@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.answers import ALIVE, WITHERED
+from analyses.answers import ALIVE, CHECKS, WITHERED
 from analyses.entries import JUDGED, Entry, entries_of_group
 from analyses.need import NEED_LIMIT
 from analyses.verdict import judge
@@ -21,17 +21,7 @@ from dissect.reporting.tables import Table, behind, percent, plural, seconds, sh
 from dissect.runs import folders
 from dissect.runs.config import Config
 
-QUESTIONS = {
-    "O1": "Propagation withers (the paper's Figure 3):",
-    "O2": "The readout holds (the paper's Figure 4):",
-}
-CHECKS = {
-    "masked": "as evaluated: weights with log α above the threshold are zero",
-    "mean": "all weights at their means",
-    "propagation_zero": "messages set to zero",
-    "gnn_bypassed": "GNN module bypassed",
-    "attention_uniform": "attention replaced by its mean",
-}
+QUESTIONS = {"O1": "Propagation withers (the paper's Figure 3):", "O2": "The readout holds (the paper's Figure 4):"}
 CONTROLS = {
     "control.kl_only": "gets no gradient from the data: what it keeps says how far pruning came",
     "control.rolled": "reads the vectors of other sessions: the worst case, used by no rule",
@@ -211,7 +201,8 @@ def _loss(given: dict[str, Any]) -> str:
 
 def checks(found: dict[str, dict[str, float]]) -> Table:
     """Accuracy of the trained model with a part switched off, or with the inputs of other sessions in it."""
-    words = {name: f"{name.removeprefix('swapped_')} on the inputs of other sessions" for name in found} | CHECKS
+    words = {name: f"{name.removeprefix('swapped_')} on the inputs of other sessions" for name in found}
+    words |= {name: says for name, (_, says) in CHECKS.items()}
     whole = found.get("masked", {}).get("mrr@20")
     rows = [
         [words[name], percent(of["hr@20"]), percent(of["mrr@20"]),

@@ -14,11 +14,11 @@ import re
 import shlex
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from dissect.runs.config import Config
 from dissect.runs.files import AGAIN, read_json, read_jsonl, write_atomically
 from dissect.text import STEERS, shown_lines
 
+Given = TypeVar("Given")
+Read = TypeVar("Read")
 FULL = "full"
 MATCHED = "without-sparsevd"  # the variant that Config.matched describes
 HASHED = re.compile(r"-([0-9a-f]{8})$")  # how the name of a group ends (Config.hash)
@@ -203,29 +205,35 @@ def hearing() -> Iterator[list[DataError]]:
         _hearing.pop()
 
 
-def leave_out(damaged: list[DataError], is_all: bool) -> None:
-    """Warn about damaged runs that are skipped; raise the first error if nothing else is left."""
-    if damaged and is_all:
+def each_sound(
+    given: Iterable[Given],
+    read: Callable[[Given], Read],
+    required: bool = True,
+    warn: Callable[[DataError], object] = left_out,
+) -> list[Read]:
+    """`read` of each. Damaged ones are skipped, and `warn` is told.
+
+    Raises DataError if all are damaged, unless `required` is False.
+    """
+    found, damaged = [], list[DataError]()
+    for each in given:
+        try:
+            found.append(read(each))
+        except DataError as error:
+            damaged.append(error)
+    if damaged and required and not found:
         raise damaged[0]
-    for error in damaged:
-        left_out(error)
-
-
-def _sound_config(group: Path) -> dict[str, Any] | None:
-    """The configuration of a group; None, with a warning, if it is damaged."""
-    try:
-        return group_config(group)
-    except DataError as error:
-        left_out(error)
-        return None
+    for fault in damaged:
+        warn(fault)
+    return found
 
 
 def newest_sound_group(runs_dir: Path | str, dissected: bool = False) -> Path | None:
     """The group begun last, or the `dissected` one, whose configuration can be read; None if there is none."""
     for group in reversed(find_groups(runs_dir)):
-        config = _sound_config(group)
-        if config and not (dissected and config["where"] == "none"):
-            return group
+        for config in each_sound([group], group_config, required=False):
+            if not (dissected and config["where"] == "none"):
+                return group
     return None
 
 
@@ -246,7 +254,7 @@ def resolve_group(name: Path | str, runs_dir: Path | str) -> Path:
     groups = {group.name: group for group in find_groups(runs_dir)}
     begins = [group for known, group in groups.items() if known.startswith(str(name))]
     if len(begins) > 1:  # a damaged one is not meant
-        begins = [group for group in begins if _sound_config(group)] or begins
+        begins = [group for group in begins if each_sound([group], group_config, required=False)] or begins
     named = [group for group in begins if HASHED.sub("", group.name) == str(name)]  # srgnn-demo, not srgnn-demo-bag
     begins = named or begins
     if len(begins) == 1:
