@@ -54,6 +54,12 @@ def finished(tmp_path_factory):
     return folder, train(folder)
 
 
+def test_a_line_has_the_rate_and_the_kl_weight_of_the_step_before_it(finished):
+    lines = [row for row in records(finished[0])[0] if row["kind"] == "train"]
+    assert lines[-1]["step"] == 60 and lines[-1]["lr"] == lr_at(CONFIG, 59, 7) > 0
+    assert all(row["kl_weight"] == kl_weight_at(CONFIG, row["step"] - 1) for row in lines)
+
+
 def test_a_run_leaves_every_record(finished):
     folder, summary = finished
     assert is_done(folder)

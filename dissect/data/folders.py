@@ -23,6 +23,7 @@ def whole(folder: Path, require: Callable[[], object], replaces: bool) -> Iterat
     that is there goes only if it `replaces`; it comes back if the exchange is stopped. Raises OSError if the disk
     refuses.
     """
+    folder = folder if folder.name not in ("", "..") else folder.resolve()  # the current folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = folder.with_name(f".{folder.name}~{secrets.token_hex(4)}")
     staging.mkdir()
