@@ -7,7 +7,6 @@ fair one (analyses/evidence.py has the rules). For densities the paper's protoco
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from analyses.verdict import judge
 from dissect.data import planted
 from dissect.data.sessions import Dataset
 from dissect.data.stats import statistics
-from dissect.errors import DataError, DissectError
+from dissect.errors import DataError
 from dissect.experiment.plan import Say, unsaid
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, LITERAL, Config
@@ -104,11 +103,7 @@ def dissection(case: Case, model: str) -> Path | None:
     settings = LITERAL if case.protocol == "paper" else CALIBRATED
     free = ("max_steps", "products", *(["kl_weight"] if settings is CALIBRATED else []))
     found = []
-    for group in folders.find_groups(case.runs_dir):
-        try:
-            config = Config(**folders.group_config(group))
-        except DissectError:
-            continue  # a damaged neighbour has nothing to say
+    for group, config in folders.configs(case.runs_dir):
         if config.model != model or config.split_hash != case.data.split_hash or not config.has_verdict:
             continue
         usual = Config(model, config.dataset, config.split_hash, **settings)
@@ -372,13 +367,9 @@ OF_FIGURES = (
     drawn(
         "figure8-length", RISE, "rise", by.along_length, (MIXED, PLAIN, GCSAN), 1, JUDGED, logs=("gowalla", "lastfm")
     ),
-    replace(
-        drawn("figure6-cost", "Time grows no faster than the square of the levels.", POWER, by.growth, 2.0),
-        where="Section 4.3",
-    ),
-    replace(
-        drawn("figure7-cost", "Time grows no faster than the number of heads.", POWER, by.growth, 1.0),
-        where="Section 4.3",
+    *(
+        replace(drawn(name, f"Time grows no faster than the {of}.", POWER, by.growth, most), where="Section 4.3")
+        for name, of, most in (("figure6-cost", "square of the levels", 2.0), ("figure7-cost", "number of heads", 1.0))
     ),
 )
 CLAIMS = (*OF_DATA, *OF_DENSITY, *OF_TABLES, *OF_FIGURES)
@@ -424,13 +415,8 @@ def command(study: str, data: str, words: str = "", protocol: str = "clean") -> 
 
 def trained(data: Dataset, runs_dir: str | Path) -> set[tuple[str, str]]:
     """(model, protocol) of the sound groups on a split."""
-    found = set()
-    for group in folders.find_groups(runs_dir):
-        with suppress(DissectError):
-            config = folders.group_config(group)
-            if config["split_hash"] == data.split_hash:
-                found.add((config["model"], config["protocol"]))
-    return found
+    here = (config for _, config in folders.configs(runs_dir) if config.split_hash == data.split_hash)
+    return {(config.model, config.protocol) for config in here}
 
 
 def judged(data: Dataset, scale: dict[str, Any], runs_dir: str | Path) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from analyses.bootstrap import Report
 from analyses.entries import (
     JUDGED,
     Entry,
+    by_split,
     differing,
     entries_of_dataset,
     entries_of_group,
@@ -25,7 +26,6 @@ from analyses.entries import (
 from analyses.significance import Gains, can_count, enough_resamples, n_tests, pairs_table, read_gains
 from dissect.errors import DataError, UsageError
 from dissect.runs import files, folders
-from dissect.runs.folders import left_out
 from dissect.runs.records import ALSO, LISTED, METRICS, Data
 
 TIES = "best"  # how every training ranks: one more than the number of strictly better scores
@@ -81,27 +81,15 @@ def compare(
     unfinished runs are skipped with a warning on stderr. Raises UsageError or DataError if names are wrong, the runs
     were tested on different data, or fewer than two rows are left.
     """
-    lost: list[DataError] = []
-
-    def warn(error: DataError) -> None:
-        lost.append(error)
-        left_out(error)
-
-    if names:
-        if dataset:
-            raise UsageError(
-                "RUN and --dataset exclude each other.", "dissect compare --dataset takes all groups on it."
-            )
-        several = [names] if isinstance(names, (str, Path)) else names
-        entries = entries_of_names(map(str, several), runs_dir, warn)
-        same_test_set(entries, runs_dir)
-    else:
-        entries = entries_of_dataset(dataset, runs_dir, warn)
-    tables: dict[tuple[str, str], list[Entry]] = {}
-    for row in entries:
-        tables.setdefault(row.split, []).append(row)
-    largest_first = sorted(tables.values(), key=len, reverse=True)
-    read = [read_gains(rows, warn, report and report("reading ranks")) for rows in largest_first]
+    if names and dataset:
+        raise UsageError("RUN and --dataset exclude each other.", "dissect compare --dataset takes all groups on it.")
+    with folders.hearing(is_aloud=True) as lost:
+        if names:
+            entries = entries_of_names(map(str, [names] if isinstance(names, (str, Path)) else names), runs_dir)
+            same_test_set(entries, runs_dir)
+        else:
+            entries = entries_of_dataset(dataset, runs_dir)
+        read = [read_gains(rows, report and report("reading ranks")) for rows in by_split(entries)]
     read = [table for table in read if table[0]]
     require_two([rows for rows, _, _ in read], bool(lost))
     return [compared(*table, resamples, seed, every_pair, report and report("drawing resamples")) for table in read]

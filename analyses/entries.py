@@ -11,7 +11,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -31,8 +31,6 @@ MOST_SETTINGS = 3  # that a label names
 # Settings that labels or the selection of the epoch already name; and those without effect on a dense model.
 SAID = ("model", "dataset", "split_hash", "model_options", "where", "protocol", "select", "refit")
 OF_SPARSEVD = ("noise", "prior", "threshold", "log_sigma2", "kl_weight", "kl_warmup", "decay_everything")
-
-Warn = Callable[[DataError], object]
 
 
 @dataclass(frozen=True)
@@ -73,16 +71,14 @@ class Entry:
         return "test" if self.config["protocol"] == "paper" else "validation"
 
 
-def entry(
-    group: Path, variant: str = folders.FULL, runs: Sequence[Path] | None = None, warn: Warn = left_out
-) -> Entry | None:
-    """The finished runs of a variant, or those of `runs`; None if there are none. A damaged run is skipped, and `warn`
-    is told. Raises DataError if the configuration is damaged.
+def entry(group: Path, variant: str = folders.FULL, runs: Sequence[Path] | None = None) -> Entry | None:
+    """The finished runs of a variant, or those of `runs`; None if there are none. A damaged run is skipped with a
+    warning. Raises DataError if the configuration is damaged.
     """
     config = folders.group_config(group)
     found = folders.group_runs(group, variant) if runs is None else runs
     done = [run for run in found if folders.is_done(run)]
-    sound = dict(each_sound(done, lambda run: (run, read_summary(run)), required=False, warn=warn))
+    sound = dict(each_sound(done, lambda run: (run, read_summary(run)), required=False))
     if not sound:
         return None
     left = len(found) - len(done), len(done) - len(sound)
@@ -91,13 +87,13 @@ def entry(
     return Entry(group, variant, config, tuple(sound), tuple(sound.values()), *left)
 
 
-def entries_of_group(group: Path, warn: Warn = left_out) -> list[Entry]:
+def entries_of_group(group: Path) -> list[Entry]:
     """The rows of a group: its variants with a finished run."""
-    rows = (entry(group, variant, warn=warn) for variant in folders.variants(group))
+    rows = (entry(group, variant) for variant in folders.variants(group))
     return [row for row in rows if row is not None]
 
 
-def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> list[Entry]:
+def entries_named(name: str, runs_dir: Path | str) -> list[Entry]:
     """The rows that a name stands for (folders.resolve_runs): a group with all its variants, a variant, or a seed.
 
     Raises UsageError for an unknown name, DataError if it is not a run, or has no finished and undamaged seed.
@@ -112,7 +108,7 @@ def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> lis
     by_variant: dict[tuple[Path, str], list[Path]] = {}
     for run in (path.resolve() for path in found):  # the same thing by two names is one row
         by_variant.setdefault((folders.group_of(run), folders.place_of(run)[0]), []).append(run)
-    rows = (entry(group, variant, runs, warn) for (group, variant), runs in by_variant.items())
+    rows = (entry(group, variant, runs) for (group, variant), runs in by_variant.items())
     entries = [row for row in rows if row is not None]
     if not entries:
         inside = os.path.commonpath(found or [folders.resolve_group(name, runs_dir)])
@@ -121,14 +117,14 @@ def entries_named(name: str, runs_dir: Path | str, warn: Warn = left_out) -> lis
     return entries
 
 
-def entries_of_names(names: Iterable[str], runs_dir: Path | str, warn: Warn = left_out) -> list[Entry]:
-    """The rows of all names, each once. Names without a finished run are skipped, and `warn` is told."""
+def entries_of_names(names: Iterable[str], runs_dir: Path | str) -> list[Entry]:
+    """The rows of all names, each once. Names without a finished run are skipped with a warning."""
     found: dict[tuple[Path, ...], Entry] = {}
     for name in names:
         try:
-            rows = entries_named(name, runs_dir, warn)
+            rows = entries_named(name, runs_dir)
         except DataError as error:
-            warn(error)
+            left_out(error)
             continue
         if again := [row.name for row in rows if row.runs in found]:
             print(f"These runs are named more than once and count once: {', '.join(again)}.", file=sys.stderr)
@@ -136,19 +132,19 @@ def entries_of_names(names: Iterable[str], runs_dir: Path | str, warn: Warn = le
     return list(found.values())
 
 
-def sound_configs(runs_dir: Path | str, warn: Warn = left_out) -> dict[Path, dict[str, Any]]:
-    """The groups of a runs folder, oldest first, with their configurations; `warn` is told of damaged ones."""
+def sound_configs(runs_dir: Path | str) -> dict[Path, dict[str, Any]]:
+    """The groups of a runs folder, oldest first, with their configurations; warns of damaged ones."""
     groups = folders.find_groups(runs_dir)
-    return dict(each_sound(groups, lambda group: (group, folders.group_config(group)), required=False, warn=warn))
+    return dict(each_sound(groups, lambda group: (group, folders.group_config(group)), required=False))
 
 
-def entries_of_dataset(dataset: str | None, runs_dir: Path | str, warn: Warn = left_out) -> list[Entry]:
+def entries_of_dataset(dataset: str | None, runs_dir: Path | str) -> list[Entry]:
     """The rows of all groups on a data set, or on the newest group's; stderr tells the choice and what is skipped.
 
     If only a stand-in of the data set was trained on (`diginetica-srgnn` for `diginetica`), its rows are returned.
     Raises UsageError with near names if no group was trained on it, DataError if none is finished and undamaged.
     """
-    configs = sound_configs(runs_dir, warn)
+    configs = sound_configs(runs_dir)
     if not configs:
         there = folders.find_groups(runs_dir)
         raise (DataError if there else UsageError)(
@@ -166,7 +162,7 @@ def entries_of_dataset(dataset: str | None, runs_dir: Path | str, warn: Warn = l
         print(f"Data set: {on} (as in the newest group).", file=sys.stderr)
     elif on != dataset:
         print(f"No run on '{dataset}'; these are on '{on}', another split of the same log.", file=sys.stderr)
-    entries = [row for group in groups[on] for row in entries_of_group(group, warn)]
+    entries = [row for group in groups[on] for row in entries_of_group(group)]
     empty = [group.name for group in groups[on] if not _has_finished(group)]
     if not entries:
         others = [shlex.quote(name) for name in sorted(groups) if name != on and any(map(_has_finished, groups[name]))]
@@ -179,6 +175,14 @@ def entries_of_dataset(dataset: str | None, runs_dir: Path | str, warn: Warn = l
 
 def _has_finished(group: Path) -> bool:
     return any(folders.is_done(run) for v in folders.variants(group) for run in folders.group_runs(group, v))
+
+
+def by_split(entries: Iterable[Entry]) -> list[list[Entry]]:
+    """The rows of each split and protocol, the largest table first."""
+    tables: dict[tuple[str, str], list[Entry]] = {}
+    for row in entries:
+        tables.setdefault(row.split, []).append(row)
+    return sorted(tables.values(), key=len, reverse=True)
 
 
 def same_test_set(entries: Iterable[Entry], runs_dir: Path | str, verb: str = "dissect compare") -> None:

@@ -31,7 +31,7 @@ import pandas as pd
 from scipy import stats
 
 from analyses.bootstrap import RESAMPLES, Report, prefixes_of, resampled
-from analyses.entries import JUDGED, Entry, Warn
+from analyses.entries import JUDGED, Entry
 from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.files import AGAIN
@@ -62,12 +62,10 @@ def gains_of_ranks(rank: np.ndarray, session: np.ndarray) -> Gains:
     return Gains(gain.mean(1), np.array(sums), {name: gains(rank, name).mean(1) for name in ALSO})
 
 
-def read_gains(
-    entries: list[Entry], warn: Warn = folders.left_out, report: Report | None = None
-) -> tuple[list[Entry], list[Gains], np.ndarray]:
+def read_gains(entries: list[Entry], report: Report | None = None) -> tuple[list[Entry], list[Gains], np.ndarray]:
     """(rows whose ranks are sound, gains of each, number of prefixes of each session [S]).
 
-    A run is skipped, and `warn` is told, if its ranks are missing or damaged, contradict its summary, or belong to
+    A run is skipped with a warning if its ranks are missing or damaged, contradict its summary, or belong to
     other prefixes than those of most runs. Raises DataError if no set of prefixes has a majority.
     """
     sessions: dict[str, np.ndarray] = {}  # by `prefixes_of`
@@ -77,7 +75,7 @@ def read_gains(
         try:
             arrays = _read_run(run, summary)
         except DataError as error:
-            warn(error)
+            folders.left_out(error)
         else:
             which = prefixes_of(arrays)
             sessions.setdefault(which, arrays["session"])
@@ -89,7 +87,7 @@ def read_gains(
     usual = _of_most({run: which for run, (which, _) in ranks.items()})
     for run, (which, _) in ranks.items():
         if which != usual:
-            warn(DataError(f"{run} ranks other test prefixes than the others on its split.", AGAIN))
+            folders.left_out(DataError(f"{run} ranks other test prefixes than the others on its split.", AGAIN))
     _, session, count = np.unique(sessions[usual], return_inverse=True, return_counts=True)
     sound, found = [], []
     for row in entries:

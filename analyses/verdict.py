@@ -101,11 +101,7 @@ def literally(group: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     about = [*of_model, *of_data, "longest", "order", "validation"]
     about += ["loss", "negatives", "sample_alpha", "bpreg", "elu", "optimiser", "l2"]
     mine, found = Config(**config), []
-    for other in folders.find_groups(group.parent):
-        try:
-            there = Config(**folders.group_config(other))
-        except DissectError:
-            continue  # a damaged neighbour is no business of this verdict
+    for other, there in folders.configs(group.parent):
         wanted = {name: getattr(mine, name) for name in about}
         if there == Config(**wanted, max_steps=there.max_steps, **LITERAL) and finished(other):
             found.append((there, other))

@@ -13,7 +13,7 @@ import pandas as pd
 
 import dissect
 from analyses import claims, compare, paper, study
-from analyses.entries import Entry, entry
+from analyses.entries import Entry, by_split, entry
 from analyses.path import groups_of_path
 from analyses.significance import read_gains
 from analyses.studies import STUDIES, find_study
@@ -140,10 +140,7 @@ def summary(sections: Sequence[dict[str, Any]]) -> Table | None:
 
 def comparisons(entries: Sequence[Entry], runs_dir: Path) -> Iterator[dict[str, Any]]:
     """The rows of each split and protocol side by side, largest table first, and how they were trained."""
-    tables: dict[tuple[str, str], list[Entry]] = {}
-    for row in entries:
-        tables.setdefault(row.split, []).append(row)
-    for rows in sorted(tables.values(), key=len, reverse=True):
+    for rows in by_split(entries):
         groups = list(dict.fromkeys(row.group for row in rows if row.is_trained))
         found = {
             "dataset": rows[0].config["dataset"],

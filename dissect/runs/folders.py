@@ -35,7 +35,7 @@ MATCHED = "without-sparsevd"  # the variant that Config.matched describes
 HASHED = re.compile(r"-([0-9a-f]{8})$")  # how the name of a group ends (Config.hash)
 RETIRED = {"compiled": True, "noise": "lrt_shared"}  # settings of earlier versions that are refused
 RUN = re.compile(r"s(\d+)(\.old-\d+)?")  # the folder of a seed, or one set aside
-_hearing: list[list[DataError]] = []  # who wants to know what is left out
+_hearing: list[tuple[list[DataError], bool]] = []  # who wants to know what is left out, and whether others hear it
 
 
 def write_ranks(path: Path, **arrays: Any) -> None:
@@ -187,31 +187,37 @@ def find_groups(runs_dir: Path | str) -> list[Path]:
     return sorted(found, key=lambda group: ((group / "config.toml").stat().st_mtime_ns, group.name))
 
 
+def configs(runs_dir: Path | str) -> Iterator[tuple[Path, Config]]:
+    """The groups of a runs folder with their configurations, for those that look around: damaged ones say nothing."""
+    for group in find_groups(runs_dir):
+        try:
+            config = Config(**group_config(group))
+        except DataError:
+            continue
+        yield group, config
+
+
 def left_out(error: DataError) -> None:
     """Warn on stderr about something damaged that is skipped, or tell the innermost `hearing`."""
-    if _hearing:
-        _hearing[-1].append(error)
-    else:
-        print(shown_lines(f"Left out: {error.message} {error.hint}".rstrip()), file=sys.stderr)
+    for heard, is_aloud in reversed(_hearing):
+        heard.append(error)
+        if not is_aloud:
+            return
+    print(shown_lines(f"Left out: {error.message} {error.hint}".rstrip()), file=sys.stderr)
 
 
 @contextmanager
-def hearing() -> Iterator[list[DataError]]:
-    """In this block what is left out as damaged goes to the list that it gives, and not to stderr."""
-    _hearing.append([])
+def hearing(is_aloud: bool = False) -> Iterator[list[DataError]]:
+    """In this block what is left out as damaged goes to the list that it gives; to stderr too, if it `is_aloud`."""
+    _hearing.append(([], is_aloud))
     try:
-        yield _hearing[-1]
+        yield _hearing[-1][0]
     finally:
         _hearing.pop()
 
 
-def each_sound(
-    given: Iterable[Given],
-    read: Callable[[Given], Read],
-    required: bool = True,
-    warn: Callable[[DataError], object] = left_out,
-) -> list[Read]:
-    """`read` of each. Damaged ones are skipped, and `warn` is told.
+def each_sound(given: Iterable[Given], read: Callable[[Given], Read], required: bool = True) -> list[Read]:
+    """`read` of each. Damaged ones are skipped with a warning.
 
     Raises DataError if all are damaged, unless `required` is False.
     """
@@ -223,8 +229,8 @@ def each_sound(
             damaged.append(error)
     if damaged and required and not found:
         raise damaged[0]
-    for fault in damaged:
-        warn(fault)
+    for lost in damaged:
+        left_out(lost)
     return found
 
 
