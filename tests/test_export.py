@@ -15,6 +15,7 @@ from torch import nn
 import dissect
 from dissect.cli import main
 from dissect.data import catalog
+from dissect.data.archive import sha256
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, UsageError
 from dissect.experiment import exported, to_onnx
@@ -550,7 +551,7 @@ def test_a_damaged_export_is_refused(there, tmp_path, damage):
         (out / "export.json").write_text('{"kind": "something else"}')
     elif damage == "pickle":
         torch.save({"table": torch.zeros(2)}, weights)
-        record["sha256"]["model.safetensors"] = exported._sha256(weights)
+        record["sha256"]["model.safetensors"] = sha256(weights)
     elif damage == "layers":
         name = next(iter(record["layers"]))
         record["layers"][name]["left"] = [3, 1]
