@@ -143,7 +143,7 @@ def read(task: Task, group: Path, judged: np.ndarray) -> tuple[list[dict[str, An
     about = {"case": task.case, "data seed": task.seed}
     everything = [run for variant in folders.variants(group) for run in finished(group, variant)]
     seconds = sum(folders.read_summary(run)["seconds"] for run in everything)
-    matched = finished(group, folders.MATCHED)
+    matched, summaries = finished(group, folders.MATCHED), [folders.read_summary(run) for run in runs]
     results, matrices = [], []
     for role, truth in CASES[task.case].truth.items():
         need = verdict["need"]["-".join(sorted(role.split("+")))]
@@ -152,7 +152,8 @@ def read(task: Task, group: Path, judged: np.ndarray) -> tuple[list[dict[str, An
                 **about,
                 "role": role,
                 "truth": truth,
-                **of_density(verdict, final, role, threshold, [folders.read_summary(run) for run in runs]),
+                **of_density(verdict, final, role, threshold, summaries),
+                "swapped by seed": " ".join(f"{change:+.4f}" for change in swapped(summaries, role)),
                 "need": need["answer"],
                 **{f"loss {name}": need[name] for name in ("loss", "low", "high")},
                 "mrr full": need["mrr@20_full"],
@@ -165,6 +166,12 @@ def read(task: Task, group: Path, judged: np.ndarray) -> tuple[list[dict[str, An
             rows = of_matrices(final, role, f"kept {threshold}")
             matrices += [{**about, "role": role, "truth": truth, **row} for row in rows]
     return results, matrices
+
+
+def swapped(summaries: list[dict[str, Any]], role: str) -> list[float]:
+    """The relative change of MRR@20 with swapped inputs, by training seed; empty for a pair of roles."""
+    falls = shadowed.falls(summaries, f"swapped_{role}")
+    return [] if falls is None else [0 - fall for fall in falls.by_seed]
 
 
 def of_density(
