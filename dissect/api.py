@@ -20,7 +20,7 @@ import torch
 from analyses import compare as comparing
 from analyses import study as studying
 from analyses.claims import whole
-from analyses.studies import find_study
+from analyses.studies import find_study, only
 from dissect.arguments import OF_TUNING, Model, apart, check, is_group, numbers, travels
 from dissect.data import bring
 from dissect.data.sessions import Dataset
@@ -325,6 +325,7 @@ def study(
     epochs: float | None = None,
     seeds: Sequence[int] | None = None,
     protocol: str | None = None,
+    arms: Sequence[str] = (),
     tuned: bool = False,
     device: str = "auto",
     runs_dir: str | Path = "runs",
@@ -346,6 +347,8 @@ def study(
         In place of those of the scale.
     protocol : str, optional
         "paper" chooses epochs on test, as the paper does.
+    arms : sequence of str
+        Labels, to see only these arms of the study.
     tuned : bool
         Take the settings that `study tune` or `tune` found, for the arms that have some in `runs_dir`.
     device, runs_dir, quiet
@@ -361,8 +364,8 @@ def study(
         A name or value does not exist or fit.
     """
     check({"name": name, "data": data, "scale": scale, "dim": dim, "epochs": epochs, "runs_dir": runs_dir})
-    check({**({} if seeds is None else {"seeds": seeds}), "protocol": protocol})
-    found, data = whole(find_study(name)), load(data) if isinstance(data, str) else data
+    check({**({} if seeds is None else {"seeds": seeds}), "protocol": protocol, "arms": arms})
+    found, data = whole(only(find_study(name), arms)), load(data) if isinstance(data, str) else data
     of_protocol = protocol if protocol == "paper" else None
     size = studying.size_of(scale, dim=dim, epochs=epochs, seeds=seeds and tuple(seeds), protocol=of_protocol)
     if tuned:

@@ -54,6 +54,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data": (lambda x: isinstance(x, (str, Dataset)), "a Dataset, or the name of one"),
     "seeds": (lambda x: _are(x, lambda seed: _is_whole(seed, 0, 10**9)), "a list of whole numbers, such as (1, 2, 3)"),
     "epochs": (lambda x: isinstance(x, Real) and not isinstance(x, bool), "a number above 0"),
+    "arms": (lambda x: _are(x, lambda label: isinstance(label, str), least=0), "a list of labels"),
     "without": (lambda x: _are(x, lambda role: isinstance(role, str), least=0), "a list of roles"),
     "options": (lambda x: isinstance(x, Mapping), 'a dict of options of the model, such as {"steps": 2}'),
     "jobs": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),

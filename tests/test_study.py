@@ -292,6 +292,7 @@ def test_the_verbs_on_a_screen(tmp_path):
         (["status", "table1", *where], "trains nothing"),
         (["run", str(path), "--arm", "L = 2", *where], "There is no arm of levels named 'L = 2'"),
         (["tune", "claims", "--arm", "core", *where], "The claims need the arms of several studies"),
+        (["table", str(path), "--arm", "L = 3", "--arm", "l=3", *where], "There is no arm of levels named 'l=3'"),
     ):
         refused = run.invoke(main, ["study", *words])
         assert refused.exit_code == 2 and says in refused.output, refused.output

@@ -28,7 +28,6 @@ def verb(name: str, short_help: str, *words: str) -> Decorator:
 
 argument = click.argument("name")
 option = partial(click.option, show_default=True)
-arms = click.option("--arm", "arms", multiple=True, metavar="LABEL", help="Only this arm of `study show`, and others.")
 tuned = click.option("--tuned", is_flag=True, help=TUNED)
 
 
@@ -40,6 +39,7 @@ of_study = options.several(  # which trainings are meant
     click.option("--epochs", type=float, help="Epochs of a training, in place of those of --scale."),
     click.option("--protocol", type=click.Choice(["paper"]), help=PROTOCOL),
     click.option("--seed", "seeds", type=options.SEED, help="Seeds, in place of those of --scale.", **options.ONCE),
+    click.option("--arm", "arms", multiple=True, metavar="LABEL", help="Only these arms of `study show`."),
     runs_dir,
     data_dir,
 )
@@ -69,7 +69,6 @@ def show(name: str, as_json: bool) -> None:
 
 @verb("run", "Train what is not there yet.", "table2 --dataset diginetica --scale eighth", "table4 --shard 1/4")
 @of_study
-@arms
 @tuned
 @click.option("--shard", metavar="i/n", help=SHARD)
 @options.device
@@ -87,7 +86,6 @@ def run(**given: Any) -> None:
 
 @verb("tune", "Tune what a study trains, each with as many trials.", "table2 --dataset diginetica --scale eighth")
 @of_study
-@arms
 @option("--trials", type=click.IntRange(1), default=12, help="How many settings to try for each.")
 @click.option("--timeout", type=float, metavar="HOURS", help="Begin no trial after this many hours in all.")
 @options.device
@@ -105,7 +103,6 @@ def tune(**given: Any) -> None:
 
 @verb("status", "What is finished, and how long the rest takes.", "table2 --dataset diginetica --scale eighth")
 @of_study
-@arms
 @tuned
 @as_json
 def status(**given: Any) -> None:

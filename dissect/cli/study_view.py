@@ -183,17 +183,11 @@ def answered(out: str | None, all_metrics: bool, as_json: bool, **given: Any) ->
 
 
 def print_table(asked: Studied, out: str | None = None, all_metrics: bool = False, as_json: bool = False) -> None:
-    """The finished arms side by side, on the screen or in a file; a note names the tuned ones."""
+    """The finished arms side by side, on the screen or in a file."""
     table = study.compared(asked.study, asked.jobs)
     form = compare_view.chosen_form(None, out, as_json)
     metrics = EVERY if all_metrics else JUDGED
-
-    def views(table: compare.Comparison) -> list[TextTable]:
-        first, *others = views_of(asked.study, table, metrics)
-        says = [f"Tuned on validation: {'; '.join(tuned)}."] if (tuned := asked.size.get("tuned")) else []
-        return [replace(first, notes=[*first.notes, *says]), *others]
-
-    compare_view.write([table], form, out, views)
+    compare_view.write([table], form, out, lambda table: views_of(asked.study, table, metrics))
 
 
 def views_of(found: Study, table: compare.Comparison, metrics: tuple[str, ...]) -> list[TextTable]:
