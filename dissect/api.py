@@ -486,8 +486,10 @@ def export(
     ------
     UsageError
         The run is not finished, or `out` is not ours to write.
+    DataError
+        A record is damaged.
     DissectError
-        The scores would change; as DataError, a record is damaged.
+        The scores would change.
     """
     check({"group": run, "runs_dir": runs_dir, **({} if seed is None else {"seed": seed})})
     group = run if isinstance(run, Group) else Group(Path(run))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dissect.data import exchange
+from dissect.data import catalog, exchange
 from dissect.data import export as module
 from dissect.data.exchange import AS_IN_FILES, EXPORTED
 from dissect.data.export import export, timing
@@ -234,6 +234,21 @@ def test_what_came_while_it_was_exported_stays(tmp_path, monkeypatch, force):
     with pytest.raises(UsageError, match="do not belong" if force else "exists already"):
         export(dataset([[1, 2], [2, 1]], [[1, 1]]), "lessr", out, force=force)
     assert (out / "thesis.txt").exists() and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_data_set_that_came_while_another_was_written_stays(tmp_path, monkeypatch):
+    data, write = replace(dataset([[1, 2], [2, 1]], [[1, 1]]), name="shop"), catalog.write_identifiers
+
+    def slow(*about):
+        monkeypatch.setattr(catalog, "write_identifiers", write)
+        catalog.save(data, tmp_path)
+        write(*about)
+
+    monkeypatch.setattr(catalog, "write_identifiers", slow)
+    with pytest.raises(UsageError, match="There is a data set 'shop'"):
+        catalog.save(replace(data, n_items=3), tmp_path)
+    assert catalog.load("shop", tmp_path).n_items == data.n_items
+    assert [path.name for path in tmp_path.iterdir()] == ["shop"]
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -1,6 +1,7 @@
 """The experiment from Python and from the command line: the same folders; settings from a file; options of models."""
 
 import importlib
+import importlib.machinery
 import math
 import pickle
 import re
@@ -444,6 +445,11 @@ def test_a_file_that_changes_under_its_process_is_refused(demo, tmp_path, monkey
     (tmp_path / "moving.py").write_text(text.replace("return 2", "return 3"))
     with pytest.raises(UsageError, match="was changed after the training began"):
         pickle.loads(sent)
+    rewritten = type("Hook", (importlib.machinery.SourceFileLoader,), {})("moving", str(tmp_path / "moving.py"))
+    with monkeypatch.context() as hooked:  # as pytest's asserts are: its methods cannot be those of the file
+        hooked.setattr(importlib.import_module("moving"), "__loader__", rewritten)
+        hooked.setattr(own_models, "_seen", {})
+        assert find_model(imported).name == "moving.py:Mine"
     for seen in (own_models._seen, {}):  # known before, or asked for the first time: then its methods differ
         monkeypatch.setattr(own_models, "_seen", seen)
         with pytest.raises(UsageError, match="was changed after Python had imported Mine"):

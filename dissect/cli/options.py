@@ -73,9 +73,8 @@ WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": Fa
 
 def examples(*commands: str) -> str:
     """The end of a verb's help: commands, each without `dissect`, continued where they are longer than a line."""
-    glued = [
-        re.sub(r"( --?[\w-]+) (?!-)", "\\1\0", f"dissect {words}") for words in commands
-    ]  # an option and its value
+    # An option and its value stay together.
+    glued = [re.sub(r"( --?[\w-]+) (?!-)", "\\1\0", f"dissect {words}") for words in commands]
     lines = [" \\\n      ".join(textwrap.wrap(words, 72, **WHOLE_WORDS)).replace("\0", " ") for words in glued]
     return "\b\n" + "\n".join([f"Example{'s' * (len(commands) > 1)}:", *(f"  {line}" for line in lines)])
 

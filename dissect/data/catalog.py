@@ -163,7 +163,7 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
     refuses.
     """
     require = partial(check_name, dataset.name, data_dir, force)
-    folder = data_root(data_dir) / require()
+    folder, room = data_root(data_dir) / require(), "Make room, or name another folder with --data-dir."
     try:
         for sessions in (dataset.train, dataset.test):
             require_sound(sessions, dataset.n_items)
@@ -176,13 +176,12 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
                     np.save(staging / f"{part}-{array}.npy", values)
             write_identifiers(staging, dataset.identifiers)
             write_json(staging / "data.json", describe(dataset))
-    except (OSError, DissectError) as error:
-        says = (
-            error.message
-            if isinstance(error, DissectError)
-            else f"Could not write {folder}: {error.strerror or error}."
-        )
-        raise DataError(says, "Make room, or name another folder with --data-dir.") from error
+    except UsageError:  # another data set has come under that name
+        raise
+    except DissectError as error:
+        raise DataError(error.message, room) from error
+    except OSError as error:
+        raise DataError(f"Could not write {folder}: {error.strerror or error}.", room) from error
     return folder
 
 

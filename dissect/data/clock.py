@@ -83,8 +83,8 @@ def _text(values: pd.Series) -> pd.Series:
     if values.dtype == object:
         return values
     text = values.astype(str)
-    if pd.api.types.is_numeric_dtype(values.dtype):
-        whole = values.mod(1).eq(0).fillna(False).astype(bool)
+    if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
+        whole = (values.mod(1).eq(0) & values.abs().lt(2.0**63)).fillna(False).astype(bool)
         text = text.where(~whole, values.where(whole, 0).astype("int64").astype(str))
     return text.astype(object).where(values.notna(), None)
 

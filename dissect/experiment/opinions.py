@@ -113,11 +113,9 @@ def opinions_of(
 
     def look() -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
         """What is on record, and what is missing."""
-        on = (
-            {"n": n}
-            if chosen is None
-            else {"n": len(chosen), "chosen": hashlib.sha256(chosen.cpu().numpy().tobytes()).hexdigest()}
-        )
+        on: dict[str, Any] = {"n": n}
+        if chosen is not None:
+            on = {"n": len(chosen), "chosen": hashlib.sha256(chosen.cpu().numpy().tobytes()).hexdigest()}
         found = _read(path, {**on, "weights": weights_of(group, seed)})
         gates = l0_weight if with_l0 else found["pieces"].get("l0", {}).get("how", {}).get("weight")  # None: no curve
         asked = [*wanted, ("curves", {"l0_weight": gates})] if curves else wanted

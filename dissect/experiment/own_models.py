@@ -24,6 +24,7 @@ import typing
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -98,7 +99,9 @@ def file_of(cls: type) -> ModelFile | None:
 
 
 def _has_methods_of(file: ModelFile, cls: type) -> bool:
-    """Whether the methods of a class are those of the file as it is now."""
+    """Whether the methods of a class are those of the file as it is now; yes, where an import hook rewrites them."""
+    if type(getattr(sys.modules[cls.__module__], "__loader__", None)) is not SourceFileLoader:
+        return True
     try:
         within = [compile(file.content, str(file.path), "exec", dont_inherit=True)]
     except (SyntaxError, ValueError):

@@ -177,7 +177,7 @@ class VariationalLayer(nn.Module):
                     "would not change log sigma^2 = -10.",
                     "Keep the model in float32 and use torch.autocast.",
                 )
-            if not _is_finite(theta):
+            if not torch.isfinite(theta).all():
                 raise UsageError(f"{name} holds NaN or infinity.", "SparseVD starts from finite weights.")
             start = torch.full_like(_one_of_each(theta.detach(), unit), self._start(theta))
             self.register_parameter(sigma_name(name), nn.Parameter(start, requires_grad=theta.requires_grad))
@@ -327,7 +327,7 @@ class EmbeddingVD(VariationalLayer, nn.Embedding):
     def _of_shadow(self, shadow: VariationalLayer, others: Tensor, rows: slice | None) -> tuple[Tensor, Tensor | None]:
         """Ids cannot be centred, so their vectors are: the mean over the batch is taken away."""
         more, spread = super()._of_shadow(shadow, others, rows)
-        return more - more.view(-1, more.shape[-1]).mean(0), spread
+        return more - more.reshape(-1, more.shape[-1]).mean(0), spread
 
 
 def _one_of_each(theta: Tensor, unit: str) -> Tensor:
@@ -371,10 +371,6 @@ def one_sample(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer._held = None
-
-
-def _is_finite(theta: Tensor) -> bool:
-    return bool(torch.isfinite(theta).all())
 
 
 def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
