@@ -34,7 +34,7 @@ from dissect.experiment.recommended import recommended
 from dissect.experiment.subject import find_model
 from dissect.experiment.tuned import Tuning
 from dissect.group import Group
-from dissect.progress import ProgressLine
+from dissect.progress import ProgressLine, is_shown, telling
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SEEDS
 from dissect.studied import Studied
@@ -186,8 +186,9 @@ def tune(
     given = {**more, "trials": trials, "timeout": timeout, "sparsevd": sparsevd}
     arguments = apart(subject, given, usual, OF_TUNING)
     data = load(data) if isinstance(data, str) else data
+    watch = ProgressLine if is_shown(quiet) else None
     with _processor_as_it_was(arguments.get("device", "auto")):
-        return Tuning(tuning.tune(subject, data, say=None if quiet else _say, **arguments))
+        return Tuning(tuning.tune(subject, data, observe=watch, say=None if quiet else _say, **arguments))
 
 
 def open_group(name: str | Path, runs_dir: str | Path = "runs", model: Model | None = None) -> Group:
@@ -303,7 +304,7 @@ def report(
     from dissect import reporting
 
     several: Any = [names] if is_group(names) else names
-    check({"groups": several, "runs_dir": runs_dir})
+    check({"groups": several, "runs_dir": runs_dir, "out": out, "force": force})
     known = ("dataset", "scale", "dim", "epochs", "seeds", "data_dir")
     for argument in of_study.keys() - set(known):
         raise unknown("argument of dissect.report", argument, ("out", "claims", "force", "runs_dir", *known))
@@ -367,11 +368,12 @@ def study(
     check({**({} if seeds is None else {"seeds": seeds}), "protocol": protocol, "arms": arms})
     found, data = whole(only(find_study(name), arms)), load(data) if isinstance(data, str) else data
     of_protocol = protocol if protocol == "paper" else None
-    size = studying.size_of(scale, dim=dim, epochs=epochs, seeds=seeds and tuple(seeds), protocol=of_protocol)
+    of_size: dict[str, Any] = {"dim": dim and int(dim), "epochs": epochs, "protocol": of_protocol}
+    of_size["seeds"] = None if seeds is None else tuple(map(int, seeds))  # numpy's too
+    size = studying.size_of(scale, **of_size)
     if tuned:
         size["tuned"] = studying.tuned_arms(found, data, size, runs_dir)
-    shown = not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)
-    how = {"device": device, "observe": ProgressLine if shown else None}
+    how = {"device": device, "observe": ProgressLine if is_shown(quiet) else None}
     return Studied(found, data, size, Path(runs_dir), how, unsaid if quiet else _say)
 
 
@@ -491,13 +493,13 @@ def export(
     DissectError
         The scores would change.
     """
-    check({"group": run, "runs_dir": runs_dir, **({} if seed is None else {"seed": seed})})
+    check({"group": run, "out": out, "force": force, "runs_dir": runs_dir, **({} if seed is None else {"seed": seed})})
     group = run if isinstance(run, Group) else Group(Path(run))
     record = opened.finished_run(group.path if seed is None else folders.run_path(group.path, seed), runs_dir)
     how: dict[str, Any] = {"item_width": item_width, "onnx": onnx, "force": force, "data_dir": data_dir}
     load = partial(bring.load, say=unsaid if quiet else _say)
-    with _processor_as_it_was("cpu"):
-        return exported.export(record, Path(out), load, model=group.model, data=group.data, **how)
+    with _processor_as_it_was("cpu"), telling(str(record.run), quiet) as report:
+        return exported.export(record, Path(out), load, model=group.model, data=group.data, report=report, **how)
 
 
 def load_export(folder: str | Path, model: Model | None = None) -> torch.nn.Module:
@@ -546,7 +548,7 @@ def _trained(
             "Import its class from a file of yours, or leave jobs out.",
         )
     data = load(data) if isinstance(data, str) else data
-    shown = not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    shown = is_shown(quiet)
     with _processor_as_it_was(arguments.get("device", "auto")):
         try:
             observe = partial(_observed, shown, given_observer) if given_observer else ProgressLine if shown else None

@@ -26,7 +26,7 @@ from dissect.runs.config import DENSE, SETTINGS
 Model = str | type[Any]  # a name, "path/to/file.py:ClassName", or a class
 # What is no setting and no option of a model.
 BESIDE = {name for each in (train, planned) for name in inspect.signature(each).parameters}
-BESIDE -= {"model", "data", "say", "about", "settings"}
+BESIDE -= {"model", "data", "say", "about", "settings", "usual"}
 OF_TUNING = {"trials", "timeout", "sparsevd", "options", "preset", "epochs", "seed", "device", "runs_dir"}
 
 
@@ -56,11 +56,15 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "epochs": (lambda x: isinstance(x, Real) and not isinstance(x, bool), "a number above 0"),
     "arms": (lambda x: _are(x, lambda label: isinstance(label, str), least=0), "a list of labels"),
     "without": (lambda x: _are(x, lambda role: isinstance(role, str), least=0), "a list of roles"),
-    "options": (lambda x: isinstance(x, Mapping), 'a dict of options of the model, such as {"steps": 2}'),
+    "options": (
+        lambda x: isinstance(x, Mapping) and all(isinstance(name, str) for name in x),
+        'a dict of options of the model, such as {"steps": 2}',
+    ),
     "jobs": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
     "observe": (callable, "a class derived from dissect.Observer, or a function that makes an observer from a title"),
     "runs_dir": (_is_place, "the path of a folder"),
     "folder": (_is_place, "the path of an export"),
+    "out": (_is_place, "a path to write to"),
     "name": (lambda x: isinstance(x, str), "a text"),
     "init_from": (is_group, "a group, or the name or path of a group or run"),
     "group": (is_group, "a group, or the name or path of one"),
@@ -69,12 +73,11 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "k": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
     "seed": (lambda x: _is_whole(x, 0, 10**9), "a whole number from 0 to 1,000,000,000"),
     "tuned": (lambda x: isinstance(x, (str, Path, bool, Tuning)), "True, what dissect.tune returned, or a file"),
-    "anyway": (lambda x: isinstance(x, bool), "True or False"),
-    "sparsevd": (lambda x: isinstance(x, bool), "True or False"),
+    **dict.fromkeys(("anyway", "force", "refit", "sparsevd"), (lambda x: isinstance(x, bool), "True or False")),
     "trials": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
     "timeout": (lambda x: isinstance(x, Real) and not isinstance(x, bool), "a number of hours above 0"),
     "dim": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
-    "scale": (lambda x: x in SCALES, f"one of {', '.join(SCALES)}"),
+    "scale": (lambda x: isinstance(x, str) and x in SCALES, f"one of {', '.join(SCALES)}"),
     "protocol": (lambda x: x in ("clean", "paper"), "'clean' or 'paper'"),
     "resamples": (lambda x: _is_whole(x, 100), "a whole number, at least 100"),
 }
@@ -115,7 +118,7 @@ def apart(
     options, known = defaults(subject), beside | {s.name for s in SETTINGS} - other
     own = dict[str, Any]()
     found: dict[str, Any] = {"usual": usual, "options": {}}
-    for name, value in given.items():
+    for name, value in ((name, _plain(value)) for name, value in given.items()):
         if name in known:
             found[name] = value.path if isinstance(value, (Group, Tuning)) else value  # init_from=group
         elif name in options:
@@ -132,7 +135,13 @@ def apart(
     if "seeds" in found:
         found["seeds"] = [int(seed) for seed in found["seeds"]]  # numpy's too
     dim = {"dim": own["dim"]} if "dim" in own else {}  # the first, as a command has it
-    return {**found, "options": {**dim, **own, **(found["options"] or {})}}
+    given_options = {name: _plain(value) for name, value in (found["options"] or {}).items()}
+    return {**found, "options": {**dim, **own, **given_options}}
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy, as one of a sweep is, as Python's own."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def numbers(session: Sequence[int | str], n_items: int, number: Mapping[str, int]) -> list[int]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +18,7 @@ from dissect import drawing
 from dissect.data import planted
 from dissect.data.sessions import Dataset
 from dissect.errors import UsageError, unknown
+from dissect.progress import telling
 from dissect.runs import folders
 from dissect.runs.config import Config
 from dissect.runs.folders import each_sound
@@ -122,7 +120,7 @@ class Group:
         Raises
         ------
         UsageError
-            There is no such split or variant.
+            There is no such split or variant, or no session was held out.
         DataError
             Ranks are missing or damaged.
         """
@@ -130,6 +128,8 @@ class Group:
             raise unknown("split", split, ("test", "valid"))
         tables = []
         for run in self.runs(variant):
+            if split == "valid" and not folders.read_summary(run)["valid"]:
+                raise UsageError(f"{run} held no sessions out: it has ranks of the test part only.")
             path = folders.test_ranks(run)
             ranks = folders.read_ranks(path.with_name(path.name.replace("test", split)))
             tables.append(pd.DataFrame({"seed": folders.place_of(run)[1], **ranks}))
@@ -174,6 +174,7 @@ class Group:
         DataError
             Nothing was recorded, or all is damaged.
         """
+        _require_number(threshold)
         found = density_table(self.path, variant)
         counts = f"kept {key(self.config.threshold if threshold is None else threshold)}"
         if counts not in found:
@@ -206,19 +207,17 @@ class Group:
         an option or a value that makes no sense, and if no seed has a dense model to judge.
         """
         from dissect.data import bring
-        from dissect.experiment.exported import silent
         from dissect.experiment.opinions import opinions_of, seeds_of
 
         taken = inspect.signature(opinions_of).parameters.values()
-        known = {each.name for each in taken if each.kind is each.KEYWORD_ONLY} - {"model", "tell"}
+        known = {each.name for each in taken if each.kind is each.KEYWORD_ONLY} - {"model", "chosen", "tell"}
         for name in how.keys() - known:
             raise unknown("option of opinions", name, known)
         if not (seeds := seeds_of(self.path)):
             raise UsageError(f"{self.path.name} has no finished seed with a dense model to judge.")
-        shown = not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)
         for seed in seeds:
-            how["tell"] = _telling(f"seed {seed}") if shown else silent
-            opinions_of(self.path, seed, lambda *name: self.data or bring.load(*name), model=self.model, **how)
+            with telling(f"seed {seed}", quiet) as how["tell"]:
+                opinions_of(self.path, seed, lambda *name: self.data or bring.load(*name), model=self.model, **how)
         return opinions(self.path)
 
     def figure(self, kind: str, **options: Any) -> Figure:
@@ -247,6 +246,7 @@ class Group:
         kinds = [name for name in drawing.FIGURES if name != "data"]
         if kind not in kinds:
             raise unknown("figure of a group", kind, kinds)
+        _require_number(options.get("threshold"))
         draw = drawing.FIGURES[kind]
         taken = inspect.signature(draw).parameters.values()
         known = {each.name for each in taken if each.kind is each.KEYWORD_ONLY and each.name != "runs_dir"}
@@ -263,14 +263,7 @@ class Group:
         return drawings[0].figure
 
 
-def _telling(title: str) -> Callable[[str, int, int], None]:
-    """A function that shows on one line of stderr how much of what is done, and the time left."""
-    began: dict[str, float] = {}
-
-    def tell(what: str, done: int, total: int) -> None:
-        took = time.monotonic() - began.setdefault(what, time.monotonic())
-        left = f", {timedelta(seconds=round(took / done * (total - done)))} left" if done else ""
-        end = "\n" if done == total else ""
-        print(f"\r{title}: {what} {done:,} of {total:,}{left}   ", end=end, file=sys.stderr, flush=True)
-
-    return tell
+def _require_number(threshold: Any) -> None:
+    """Raises UsageError for a threshold that is no number."""
+    if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, Real)):
+        raise UsageError(f"threshold is a number, such as 3; it cannot be {threshold!r}.")

@@ -1,11 +1,47 @@
-"""How far a training is, for scripts and notebooks."""
+"""How far a training or another piece of work is, for scripts and notebooks: one line of stderr."""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from dissect.training.record import Observer
+
+
+def is_shown(quiet: bool) -> bool:
+    """Whether progress is shown: on a terminal and in a notebook, unless `quiet`."""
+    return not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+
+
+@contextmanager
+def telling(title: str, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A function that is told what is being done, how much of it, and of how much (0: not known).
+
+    Where progress `is_shown`, each piece of work has a line, with the time left.
+    """
+    began: dict[str, float] = {}
+
+    def tell(what: str, done: int, total: int) -> None:
+        if not is_shown(quiet):
+            return
+        line = f"{title}: {what}"
+        if began and what not in began:  # another piece of work
+            print(file=sys.stderr)
+        took = time.monotonic() - began.setdefault(what, time.monotonic())
+        if total:
+            line += f" {done:,} of {total:,}"
+            line += f", {timedelta(seconds=round(took / done * (total - done)))} left" if done else ""
+        print(f"\r{line}   ", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield tell
+    finally:
+        if began:
+            print(file=sys.stderr)
 
 
 class ProgressLine(Observer):

@@ -40,9 +40,9 @@ OTHERS = ("models", "analyses", "figures")
 # The rooms of dissect/ from the ground up: each may import those before it, and no folder lies on a circle.
 MEET = (
     "drawing",
+    "progress",
     "group",
     "arguments",
-    "progress",
     "studied",
     "reporting",
     "api",

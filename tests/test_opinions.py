@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import sys
 
 import numpy as np
 import pandas as pd
@@ -432,14 +433,20 @@ def test_l0_closes_gates_in_a_training_without_sparsevd_too(tiny):
     assert all(bool((score < 0).all()) for score in opinions.l0.scores(model).values())
 
 
-def test_python_shows_the_time_left(capsys):
-    from dissect.group import _telling
+def test_python_shows_the_time_left(capsys, monkeypatch):
+    from dissect.progress import telling
 
-    tell = _telling("seed 1")
-    for done in range(3):
-        tell("curves", done, 2)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with telling("seed 1", quiet=True) as tell:
+        tell("curves", 0, 2)
+    assert capsys.readouterr().err == ""
+    with telling("seed 1") as tell:
+        tell("reading", 0, 0)
+        for done in range(3):
+            tell("curves", done, 2)
     lines = capsys.readouterr().err
-    assert "seed 1: curves 0 of 2   " in lines and "curves 1 of 2, 0:00:00 left" in lines and lines.endswith("\n")
+    assert "seed 1: reading   \n\rseed 1: curves 0 of 2   " in lines
+    assert "curves 1 of 2, 0:00:00 left" in lines and lines.count("\n") == 2 and lines.endswith("\n")
 
 
 def test_the_verb_has_the_default_of_the_library():
@@ -548,6 +555,7 @@ def test_from_python_and_of_a_dense_group(tiny, group, tmp_path):
         ({"with_l0": True, "l0_weight": 0}, "l0_weight is a number above 0; it cannot be 0."),
         ({"curve": True}, "There is no option of opinions named 'curve'."),
         ({"tell": print}, "There is no option of opinions named 'tell'."),
+        ({"chosen": [1]}, "There is no option of opinions named 'chosen'."),
     ],
 )
 def test_from_python_what_makes_no_sense_is_told(group, how, says):

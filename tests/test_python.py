@@ -221,6 +221,10 @@ def test_the_same_call_again_trains_only_what_is_missing(tiny):
         ({"init_from": 3}, "init_from is a group", ""),
         ({"device": 3}, "no device named 3", "cpu"),
         ({"where": 3}, "no setting where", "dissect.run"),
+        ({"options": {3: 4}}, "options is a dict", ""),
+        ({"force": "no"}, "force is True or False; it cannot be 'no'", ""),
+        ({"refit": 1}, "refit is True or False", ""),
+        ({"usual": {"lr": 1}}, "'usual'", ""),
     ],
 )
 def test_what_does_not_exist_is_an_error_with_what_does(tiny, scratch, given, message, hint):
@@ -252,6 +256,8 @@ def test_progress_is_a_line_on_a_terminal_and_nothing_elsewhere(tiny, monkeypatc
     dissect.train("srgnn", tiny, **TINY, seeds=(3,))
     out, err = capsys.readouterr()
     assert out == "" and "\rsrgnn on tiny, seed 3: " in err and "step 12 of 12, loss " in err and err.endswith("\n")
+    dissect.export(dissect.train("srgnn", tiny, **TINY, seeds=(1,), quiet=True), "small", seed=1)
+    assert ": timing single sessions " in capsys.readouterr().err
 
 
 def test_models_data_and_groups_of_another_kind_are_refused(tiny, trained):
@@ -279,6 +285,23 @@ def test_models_data_and_groups_of_another_kind_are_refused(tiny, trained):
         for call in calls:
             with pytest.raises(errors.UsageError, match=message):
                 call()
+
+
+def test_a_dissection_has_no_epoch_to_train_again_for(tiny, scratch):
+    """It was refused only after the first training, and the second one, had come to an end."""
+    with pytest.raises(errors.UsageError, match="refit"):
+        dissect.run("srgnn", tiny, **TINY, refit=True)
+    with pytest.raises(errors.UsageError, match="module or role"):
+        dissect.run("srgnn", tiny, **TINY, where=["gnn"])
+    assert not (scratch / "runs").exists()
+
+
+def test_numbers_of_numpy_are_settings_and_options_like_others(tiny):
+    plain = dissect.train("srgnn", tiny, dim=8, lr=0.01, batch_size=50, max_steps=2, quiet=True)
+    sweep = {"dim": np.int64(8), "lr": np.float64(0.01), "batch_size": np.int32(50), "max_steps": np.int64(2)}
+    assert dissect.train("srgnn", tiny, **sweep, quiet=True) == plain
+    studied = dissect.study("table4", tiny, seeds=np.array([1, 2]), dim=np.int64(8), quiet=True)
+    assert repr(studied) == repr(dissect.study("table4", tiny, seeds=(1, 2), dim=8, quiet=True))
 
 
 def test_seeds_may_be_numbers_of_numpy(tiny):
@@ -326,6 +349,13 @@ def test_a_variant_that_there_is_not_is_refused_with_those_that_there_are(traine
     assert caught.value.hint == "Known: full."
 
 
+def test_of_a_run_that_held_nothing_out_there_are_no_ranks_of_validation(tiny, trained):
+    """It was called damaged, with a command that could not have mended it."""
+    assert set(trained.ranks("valid")["seed"]) == {1, 2}
+    with pytest.raises(errors.UsageError, match="held no sessions out"):
+        dissect.train("pop", tiny, quiet=True).ranks("valid")
+
+
 def test_training_has_the_loss_and_both_metrics(trained):
     table = trained.training()
     assert set(table["curve"]) == {"loss", "HR@20", "MRR@20"} and set(table["seed"]) == {1, 2}
@@ -351,6 +381,13 @@ def test_a_dense_group_has_neither_density_nor_verdict(trained):
     with pytest.raises(errors.UsageError, match="verdict"):
         trained.verdict()
     assert not (trained.path / "verdict.json").exists()
+
+
+@pytest.mark.parametrize("threshold", ["3", True, [3]])
+def test_a_threshold_is_a_number(dissected, threshold):
+    for ask in (dissected.density, lambda threshold: dissected.figure("histogram", threshold=threshold)):
+        with pytest.raises(errors.UsageError, match="threshold is a number"):
+            ask(threshold=threshold)
 
 
 def test_figures_are_not_registered_with_pyplot(trained, dissected):

@@ -121,6 +121,8 @@ def planned(
     kept = model_options(subject, given, preset, BUILT_IN_DIM if data.name in planted.BUILT_IN else DIM, without)
     start = starting_weights(init_from, runs_dir, subject, kept, data)
     config = configure(subject, data, {**settings, "model_options": kept, "init_from": start.fingerprint}, epochs)
+    if refit and not config.chooses:
+        raise UsageError("--refit trains for the epochs that validation chose; a dissection chooses none.")
     if start.says:
         say(start.says)
     parts = [preset] if preset and changes(subject, preset) else []
@@ -162,7 +164,7 @@ def configure(subject: Subject, data: Dataset, settings: Mapping[str, Any], epoc
     If neither is given, a training that chooses its epoch makes EPOCHS; one that reports its last step makes the
     default of `max_steps`, or less on built-in data. Raises UsageError for a wrong value.
     """
-    choices = dict.fromkeys(("both", "none", *base.MODULES, *base.ROLES))
+    choices = ("both", "none", *dict.fromkeys((*base.MODULES, *base.ROLES)))
     if settings.get("where", "none") not in choices:
         raise unknown("module or role", settings["where"], choices)
     if epochs is not None and "max_steps" in settings:
