@@ -8,6 +8,7 @@ import re
 import shutil
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import click
 import numpy as np
@@ -23,8 +24,9 @@ from dissect.errors import DataError, UsageError
 from dissect.experiment import own_models
 from dissect.experiment.opened import evaluate, finished_run, trained_model
 from dissect.experiment.plan import planned, settings_of
+from dissect.experiment.request import requested
 from dissect.experiment.subject import find_model
-from dissect.experiment.train import train
+from dissect.experiment.train import prepare_group, train
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, DENSE, LITERAL, SETTINGS, Config
 from dissect.training.record import Observer
@@ -212,6 +214,10 @@ def test_what_is_typed_wins_over_the_file(typed, copied):
         ("run", ("kl_weight = 2.0", "kl_weight = -2.0"), 2, "kl_weight must be at least 0"),
         ("run", ("kl_weight = 2.0", "kl_weight = "), 2, "cannot be read"),
         ("run", ('model = "srgnn"', 'model = "own.py:Own"\nmodel_source = "00"'), 3, "that file is not here"),
+        ("run", ('dataset = "demo"', 'dataset = ["demo"]'), 2, "dataset is a text"),
+        ("run", ('model = "srgnn"', 'model = "srgnn"\nmodel_source = 5'), 2, "model_source is a text"),
+        ("run", ("patience = 0", "patience = 2"), 2, "patience = 2, and dissect run has no such setting"),
+        ("train", ('select = "last"', 'select = "mrr@20"'), 2, "where = both, and dissect train has no such setting"),
     ],
 )
 def test_a_file_that_cannot_be_taken_is_told(typed, copied, tmp_path, verb, change, code, says):
@@ -219,6 +225,56 @@ def test_a_file_that_cannot_be_taken_is_told(typed, copied, tmp_path, verb, chan
     found, out, err = typed(verb, "--config", "c.toml", "--seed", "9", "--quiet")
     assert (found, out) == (code, "") and says in err
     assert len(folders.find_groups("runs")) == 2
+
+
+def asked(demo, usual, **given):
+    """What a command with these options asks `train` for."""
+    about = {"config": None, "preset": None, "tuned": False, "epochs": None, "name": None, "extra": (), "dim": None}
+    about |= {"model": None, "dataset": None, "data_dir": None, "runs_dir": "runs", **given}
+    return requested(about, given.keys(), usual, lambda name, folder: demo, lambda text: None)[2]
+
+
+@pytest.fixture
+def file_of(demo, tmp_path):
+    """Writes the config.toml that a group of these arguments has, and gives its path."""
+
+    def write(model, **about):
+        plan = planned(model, demo, usual=DENSE, runs_dir=tmp_path, **about)
+        prepare_group(plan.group, plan.config, demo)
+        return str(plan.group / "config.toml")
+
+    return write
+
+
+def test_a_preset_that_is_typed_wins_over_the_file(demo, file_of):
+    """Its options and its recipe were those of the file, under the name of the preset."""
+    file = file_of("sgnnhn", preset="paper", options={"steps": 2}, lr=0.01, max_steps=7)
+    found = asked(demo, DENSE, config=file, preset="authors", lr=0.02)
+    assert found["options"] == {} and (found["name"], found["lr"], found["max_steps"]) == (None, 0.02, 7)
+    assert not {"l2", "schedule", "batch_size"} & found.keys()
+    plan = planned("sgnnhn", demo, **found)
+    options = {"dim": 256, "steps": 6, "star": "mapped"}
+    assert plan.config.model_options == options and plan.config.schedule == "steps" and plan.config.l2 == 1e-5
+    found = asked(demo, DENSE, config=file)
+    assert found["options"] == {"dim": 256, "steps": 2} and found["name"].startswith("sgnnhn-")
+
+
+def test_a_file_and_tuned_settings_exclude_each_other(demo, file_of):
+    with pytest.raises(UsageError, match="exclude each other"):
+        asked(demo, DENSE, config=file_of("srgnn"), tuned=True)
+
+
+def test_the_file_of_a_baseline_trains_it_again(demo, file_of):
+    """It was said to belong to `run`, which said that it belongs to `train`."""
+    file, notes = file_of("pop"), []
+    plan = planned("pop", demo, **asked(demo, DENSE, config=file), say=notes.append)
+    assert plan.group.name == Path(file).parent.name and not notes
+
+
+def test_an_option_of_the_model_is_given_once(typed):
+    for words in (["--steps", "2", "--steps", "3"], ["--dim", "4", "--option", "dim=8"]):
+        code, _, err = typed("train", "srgnn", "--dataset", "demo", *words)
+        assert code == 2 and "is given twice" in err
 
 
 def test_a_file_with_some_settings_does(typed, tmp_path):

@@ -142,9 +142,14 @@ def test_the_command_that_the_refusal_names_adds_a_point(typed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [["--without", "propagation"], ["--where", "none"]])
-def test_a_path_without_densities_is_shown_verdict_by_verdict(typed, words):
+def test_a_path_without_densities_is_shown_verdict_by_verdict(typed):
     usual = ["--max-steps", "4", "--dim", "4", "--device", "cpu", "--quiet", "--seed", "1"]
-    code, out, err = typed("run", *words, "--kl-weight", "2", "--kl-weight", "4", *usual)
+    code, out, err = typed("run", "--without", "propagation", "--kl-weight", "2", "--kl-weight", "4", *usual)
     assert code == 0, err
     assert out.count("Verdict") == 2
+
+
+def test_without_sparsevd_its_settings_would_only_name_another_group(typed):
+    code, _, err = typed("run", "--where", "none", "--kl-weight", "2", "--quiet")
+    assert code == 2 and "--kl-weight 2.0 has no effect with --where none." in err
+    assert not folders.find_groups("runs")

@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from dissect.errors import FinishedError, UsageError
-from dissect.runs.config import LITERAL, SETTINGS, Config, Setting
+from dissect.runs.config import SETTINGS, Config, Setting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -261,54 +261,26 @@ def start(context: click.Context, usual: Mapping[str, Any], as_json: bool, **giv
     Options given win over --config FILE, which wins over `usual`, the settings of the verb.
     """
     from dissect.cli.live import observer
-    from dissect.experiment.opened import newest_dataset, read_settings, recorded_model, require_split
-    from dissect.experiment.subject import find_model, option_values
+    from dissect.experiment.request import requested
     from dissect.experiment.train import train
-    from dissect.runs.folders import HASHED
     from dissect.training import workers
 
     workers.join()
-    typed = {name: v for name, v in given.items() if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    source, is_dense = given.pop("config"), usual.get("where") == "none"
-    file = read_settings(source, usual, "init_from" in typed) if source else {}
-    if "split_hash" in file and not is_dense:  # a group's file has every setting but those that are newer than it
-        usual = LITERAL
-    model, dataset = (typed.get(name, file.get(name, given.pop(name))) for name in ("model", "dataset"))
-    if model is None:
-        raise click.MissingParameter(ctx=context, param=context.command.params[0])
-    is_files = "model" not in typed and "model" in file
-    subject = recorded_model(model, file.get("model_source"), source) if is_files else find_model(model)
-    if not is_dense:
-        subject.require_weights()
-    data = loader()(dataset or newest_dataset(given["runs_dir"], say), given.pop("data_dir"))
-    if file.get("dataset") == data.name and "split_hash" in file:
-        require_split(data, file["split_hash"], source)
-    names = {each.name for each in SETTINGS}
-    settings = {name: value for name, value in file.items() if name in {*names, "select"}}
-    if given["epochs"] is not None:
-        settings.pop("max_steps", None)
-    settings |= {name: value for name, value in typed.items() if name in names}
-    options, name = dict[str, Any](), given.pop("name")
-    if file.get("model") == subject.name:
-        options = dict(file.get("model_options", {}))
-        group = Path(source).resolve().parent.name
-        if file.get("dataset") == data.name and HASHED.search(group):
-            name = name or HASHED.sub("", group)
-    options |= option_values(given.pop("extra"), given.pop("dim"))
-    watch = partial(observer, threshold=settings.get("threshold", Config.threshold), quiet=given.pop("quiet"))
-    more = {name: value for name, value in given.items() if name not in names} | settings
-    weights = more.pop("kl_weight", None)
+    quiet = given.pop("quiet")
+    typed = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    subject, data, about = requested(given, typed, usual, loader(), say)
+    watch = partial(observer, threshold=about.get("threshold", Config.threshold), quiet=quiet)
+    weights = about.pop("kl_weight", None)
     groups: list[Path] = []
     for weight in weights if isinstance(weights, tuple) else (weights,):
         own = {} if weight is None else {"kl_weight": weight}
-        how = {"options": options, "name": name, "observe": watch, "say": say, "usual": usual}
         try:
-            groups.append(train(subject, data, **how, **more, **own))
+            groups.append(train(subject, data, observe=watch, say=say, **about, **own))
         except FinishedError as error:  # of a path, some steps may be finished
             if not isinstance(weights, tuple) or len(weights) == 1:
                 raise
             groups.append(error.group)
-    show_path(groups, as_json) if len(groups) > 1 else show(groups[0], not is_dense, as_json)
+    show_path(groups, as_json) if len(groups) > 1 else show(groups[0], usual.get("where") != "none", as_json)
 
 
 def show_path(groups: Sequence[Path], as_json: bool) -> None:

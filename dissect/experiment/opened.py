@@ -1,10 +1,9 @@
-"""Finished runs read back: record, data set, class and weights; and settings from a file."""
+"""Finished runs read back: record, data set, class and weights."""
 
 from __future__ import annotations
 
 import shlex
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ import torch
 
 from dissect.data.sessions import Dataset, split_validation, times_hash
 from dissect.data.translate import in_words, is_identity, numbering_of, numbering_of_group, translation
-from dissect.errors import DataError, UsageError, unknown
+from dissect.errors import DataError, UsageError
 from dissect.experiment import exported, own_models
 from dissect.experiment.plan import Say, unsaid, work
 from dissect.experiment.subject import Subject, find_model, require_length, subject_of
 from dissect.runs import files, folders
-from dissect.runs.config import Config, is_file_name
+from dissect.runs.config import is_file_name
 from dissect.runs.records import ALSO, METRICS
 from dissect.training.device import prepare_device
 from dissect.training.evaluation import metrics, rank_sessions
@@ -36,35 +35,6 @@ def finished_run(name: str | Path, runs_dir: str | Path) -> Recorded:
     record = read_run(folders.resolve_run(name, runs_dir))
     require_finished(record)
     return record
-
-
-def read_settings(path: str | Path, usual: Mapping[str, Any], has_weights: bool = False) -> dict[str, Any]:
-    """The settings in a group's config.toml, or in a file like it, for the verb whose settings are `usual`.
-
-    Raises UsageError for an unknown setting, for a file of the other verb, and for one that starts from weights if the
-    request does not (`has_weights`).
-    """
-    try:
-        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read: {error}.", "It should be like the config.toml of a group.") from error
-    for name in found.keys() - Config.__dataclass_fields__.keys():
-        wrong = unknown("setting", name, Config.__dataclass_fields__)
-        raise UsageError(f"{path}: {wrong.message}", wrong.hint)
-    if not isinstance(found.get("model", ""), str) or not isinstance(found.get("model_options", {}), dict):
-        raise UsageError(f"{path}: model is a text, and model_options a table.", "See the config.toml of a group.")
-    if found.pop("refit", False):
-        raise UsageError(
-            f"{path} belongs to a training on all sessions, whose length each seed had chosen before.",
-            "Name the config.toml of the group that chose it, and add --refit.",
-        )
-    own = usual.get("select", "last")
-    if found.get("select", own) != own:
-        verb = "run" if found["select"] == "last" else "train"
-        raise UsageError(f"{path} belongs to dissect {verb}.", f"Use it there: dissect {verb} --config {path}")
-    if "init_from" in found and not has_weights:
-        raise UsageError(f"{path} starts from the weights {found['init_from']}.", "Name their run: --init-from RUN")
-    return found
 
 
 def newest_dataset(runs_dir: str | Path, say: Say) -> str:

@@ -31,6 +31,7 @@ BUILT_IN_DIM = 32
 BUILT_IN_STEPS = {"demo": 2_000, "demo-bag": 3_000, "demo-walk": 3_000}
 LONG_PREFIX = 200  # clicks
 LARGE_BATCH = 2**26  # bytes of a padded layer
+OF_BASELINE = ("where", "protocol", "longest")  # the settings that count for a model without gradients
 
 Say = Callable[[str], None]  # takes a note of one line
 
@@ -139,7 +140,7 @@ def settings_of(
     CALIBRATED and LITERAL come before a recipe: a density can be read only with their batch, rates and schedule, and at
     the last step.
 
-    Raises UsageError for an unknown setting, and if a baseline is to be dissected.
+    Raises UsageError for an unknown setting, for one of SparseVD without it, and if a baseline is to be dissected.
     """
     known = {each.name for each in SETTINGS} | {"select"}
     for setting in given.keys() - known:
@@ -154,8 +155,13 @@ def settings_of(
     if settings.get("where", "both") != "none":
         subject.require_weights()
         return settings
-    own = {each.name for each in SETTINGS if each.group == "SparseVD" and each.name != "where"}
-    return {name: value for name, value in settings.items() if name not in own or name in given}
+    own = {each.name: each for each in SETTINGS if each.group == "SparseVD" and each.name != "where"}
+    for name in given.keys() & own.keys():  # it would only give the same training another hash
+        if given[name] != own[name].default:
+            raise UsageError(
+                f"{own[name].flag} {given[name]} has no effect with --where none.", "Leave one of them out."
+            )
+    return {name: value for name, value in settings.items() if name not in own}
 
 
 def configure(subject: Subject, data: Dataset, settings: Mapping[str, Any], epochs: float | None) -> Config:
@@ -198,14 +204,13 @@ def untrained(subject: Subject, settings: Mapping[str, Any], idle: Sequence[str]
 
     Several models of a comparison may be given the same settings.
     """
-    counts = ("where", "protocol", "longest")
     usual = {each.name: each.default for each in SETTINGS} | dict(DENSE)
     changed = [
-        e.flag for e in SETTINGS if e.name not in counts and settings.get(e.name, usual[e.name]) != usual[e.name]
+        e.flag for e in SETTINGS if e.name not in OF_BASELINE and settings.get(e.name, usual[e.name]) != usual[e.name]
     ]
     if flags := [*idle, *changed]:
         say(f"{', '.join(flags)}: ignored, because {subject.name} is not trained.")
-    return {**{name: settings[name] for name in counts if name in settings}, "max_steps": 0}
+    return {**{name: settings[name] for name in OF_BASELINE if name in settings}, "max_steps": 0}
 
 
 def suits(subject: Subject, data: Dataset, config: Config, say: Say) -> None:

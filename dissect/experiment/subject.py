@@ -129,12 +129,17 @@ def defaults(subject: Subject) -> dict[str, Any]:
 
 
 def option_values(texts: Sequence[str], dim: int | None = None) -> dict[str, Any]:
-    """Options from a width and texts such as "steps=2", "bias=true", "dropout=none". Raises UsageError for another."""
+    """Options from a width and texts such as "steps=2", "bias=true", "dropout=none".
+
+    Raises UsageError for another text, and for an option that is given twice.
+    """
     values: dict[str, Any] = {} if dim is None else {"dim": dim}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"An option of a model is KEY=VALUE, not {text!r}.", "For example: --option steps=2")
+        if name in values:
+            raise UsageError(f"The option {name} is given twice: {values[name]}, and then {value}.", "Give it once.")
         values[name] = _value(value)
     return values
 
