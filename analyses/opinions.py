@@ -16,6 +16,7 @@ Of each matrix and seed:
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ import pandas as pd
 from dissect.errors import DataError, UsageError
 from dissect.experiment.opinions import weights_of
 from dissect.runs import files, folders
+from dissect.runs.records import SecondOpinions
 from dissect.sparsevd.rules import EMPTY, FALL
 
 WEIGHTS = ("sparsevd", "excess", "l0", "reduction", "magnitude", "taylor", "fisher")  # judged by single weights
@@ -116,10 +118,10 @@ def _alike(records: list[dict[str, Any]], values: list[Any], what: str, again: s
 
 def _sound(path: Path) -> dict[str, Any]:
     """A record that has what every table needs. Raises DataError if it is damaged."""
-    record = files.read_json(path, dict[str, Any], again := f"Remove it and ask again: rm {path}")
-    lacking = [name for name in ("roles", "ranked", "split", "training_seconds", "pieces") if name not in record]
-    if lacking or not {"values", "size"} <= record["pieces"].get("scores", {}).keys():
-        raise DataError(f"{path} is damaged: it lacks {lacking[0] if lacking else 'the scores'}.", again)
+    again = f"Remove it and ask again: rm {shlex.quote(str(path))}"
+    record = files.read_json(path, SecondOpinions, again)
+    if not {"values", "size"} <= record["pieces"].get("scores", {}).keys():
+        raise DataError(f"{path} is damaged: it lacks the scores.", again)
     return record
 
 

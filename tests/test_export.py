@@ -422,6 +422,8 @@ def test_what_cannot_be_exported_is_refused(there, tmp_path):
     assert code == 2 and "baseline" in err
     code, _, err = invoke("export", there["sparse-out"], "--out", tmp_path / "out")
     assert code == 2 and "is an export already" in err
+    code, _, err = invoke("evaluate", there["sparse-out"], "--keep")
+    assert code == 2 and "is an export" in err
     unfinished = tmp_path / "runs" / there["sparse"].parent.name
     shutil.copytree(there["sparse"].parent, unfinished)
     (unfinished / "s1" / "DONE").unlink()
@@ -468,6 +470,12 @@ def test_equal_scores_are_called_equal():
 def test_what_is_no_path_is_no_export(folder):
     with pytest.raises(UsageError, match="folder is the path of an export; it cannot be"):
         dissect.load_export(folder)
+
+
+def test_the_current_folder_can_hold_an_export(there, tmp_path, monkeypatch):
+    """It was written, and then said to be missing."""
+    monkeypatch.chdir(tmp_path)
+    assert dissect.export(there["sparse"], ".", quiet=True)["n_items"] and (tmp_path / "export.json").is_file()
 
 
 def test_only_our_own_folders_are_replaced(there, tmp_path):

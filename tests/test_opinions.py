@@ -22,7 +22,7 @@ from dissect.cli import main
 from dissect.data import catalog, planted
 from dissect.data.sessions import split_validation
 from dissect.errors import BusyError, DataError, UsageError
-from dissect.experiment.opinions import opinions_of
+from dissect.experiment.opinions import opinions_of, weights_of
 from dissect.opinions import sessions
 from dissect.opinions.tuning import recovered
 from dissect.runs import files
@@ -615,9 +615,22 @@ def test_a_group_without_its_dense_model_is_refused(tiny, group, tmp_path):
     with pytest.raises(UsageError, match="There are no second opinions"):
         analysis.opinions(copy)
     (copy / "opinions").mkdir()
-    (copy / "opinions" / "s1.json").write_text("{")
-    with pytest.raises(DataError):
-        analysis.opinions(copy)
+    for damage in ("{", "[]", '{"pieces": {"scores": 3}}'):
+        (copy / "opinions" / "s1.json").write_text(damage)
+        with pytest.raises(DataError):
+            analysis.opinions(copy)
+
+
+def test_a_damaged_record_of_opinions_is_told_with_the_command(tiny, group, tmp_path):
+    copy = tmp_path / group.path.name
+    shutil.copytree(group.path, copy, ignore=shutil.ignore_patterns("opinions"))
+    (copy / "opinions").mkdir()
+    path = copy / "opinions" / "s1.json"
+    judged = {"n": 20, "weights": weights_of(copy, 1)}
+    path.write_text(json.dumps({"judged": judged, "pieces": {"scores": 3}}))
+    with pytest.raises(DataError) as error:
+        opinions_of(copy, 1, lambda *_: tiny, n=20)
+    assert error.value.hint == f"Remove it and ask again: rm {path}"
 
 
 # --- what they say -----------------------------------------------------------------------------------------

@@ -286,6 +286,8 @@ def test_the_verbs_on_a_screen(tmp_path):
     assert "Not a data set of the paper" in counts.read_text()
     for words, says in (
         (["run", str(path), "--shard", "3/2", *where], "--shard is i/n"),
+        (["run", str(path), "--shard", f"1/{'9' * 5000}", *where], "--shard is i/n"),
+        (["tune", str(path), "--timeout", "0", *where], "--timeout is in hours"),
         (["table", str(path), "--out", "x.doc", *where], "does not say which format"),
         (["figure", "table2", *where], "is no figure"),
         (["table", "claims", "--out", "x.tex", *where], "End its name in .md or .json"),

@@ -576,6 +576,7 @@ def test_the_command_tunes_shows_and_hands_on(data, tmp_path, typed):
         (["srgnn", "--validation", "0.001"], 2, "leaves 0 prefixes to judge a trial on"),
         (["sknn", "--sparsevd"], 2, "is a baseline"),
         (["srgnn", "--steps", "-1"], 2, "steps is 0"),
+        (["srgnn", "--sparsevd", "--patience", "2"], 2, "--patience and --sparsevd exclude each other"),
     ],
 )
 def test_what_makes_no_sense_is_told(data, tmp_path, typed, words, code, says):

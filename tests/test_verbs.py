@@ -290,6 +290,7 @@ def test_a_long_session_is_told_with_the_cure(tmp_path):
         ("12,,7", "12,7?"),
         ("12,7,", "has an empty place"),
         (", 12 7", "has an empty place"),
+        ("9" * 5000, "There is no item '999999999999...9999999999999'."),
     ],
 )
 def test_sessions_that_are_none_are_refused(made, session, says):

@@ -6,7 +6,6 @@ import json
 import shlex
 import textwrap
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -46,21 +45,19 @@ def show(
     data: Dataset, size: dict[str, Any], given: Mapping[str, Any], out: str | None = None, as_json: bool = False
 ) -> None:
     """Judge the claims, then print them or write them to a file; `given` are the options of the command."""
-    suffix = ".json" if as_json else Path(out).suffix if out else ""
-    if suffix not in ("", ".md", ".json"):
+    form = compare_view.chosen_form(None, out, as_json)
+    if form not in ("screen", "markdown", "json") or (out and form == "screen"):
         raise UsageError(f"The claims cannot be written to {out}.", "End its name in .md or .json.")
     with Console(stderr=True).status("reading runs"):
         rows = claims.judged(data, size, given["runs_dir"])
     words = options_of(given)
-    if not suffix:
+    if form == "screen":
         for part in on_screen(rows, data.name, words):
             Console(highlight=False).print(part)
         return
-    if suffix == ".json":
-        text = json.dumps(record(rows, data, words), indent=1) + "\n"
-    else:
-        text = to_markdown(rows, data, words)
-    compare_view.put(text, out)
+    compare_view.put(
+        json.dumps(record(rows, data, words), indent=1) if form == "json" else to_markdown(rows, data, words), out
+    )
 
 
 def options_of(given: Mapping[str, Any]) -> str:

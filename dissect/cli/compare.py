@@ -25,7 +25,7 @@ OUT = "Write to a file. Its ending (.md, .csv, .tex, .json) sets the format, unl
 @options.all_metrics
 @click.option("--pairs", is_flag=True, help="Every pair of rows, not only those with the best one, in every format.")
 @click.option("--resamples", type=click.IntRange(min=100), help=RESAMPLES)
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("--format", "form", type=FORMATS, help="Output format; json is the same as --json.")
 @click.option("--out", metavar="FILE", help=OUT)
 @options.runs_dir

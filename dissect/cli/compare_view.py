@@ -230,7 +230,7 @@ def put(text: str, out: str | Path | None) -> None:
         return
     try:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(text.rstrip("\n") + "\n")
+        Path(out).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
     except OSError as error:
         raise DissectError(f"Could not write {out}: {error.strerror or error}.") from error
     print(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
@@ -111,9 +112,10 @@ def tune_all(trials: int, timeout: float | None, device: str, quiet: bool, **giv
     """Tune what a study trains, one after the other, with equally many trials."""
     from dissect.cli.tune_view import observer, show
     from dissect.experiment.trials import require_optuna
-    from dissect.experiment.tune import tune
+    from dissect.experiment.tune import require_hours, tune
 
     require_optuna()
+    require_hours(timeout)
     asked = planned(**given)
     say, ends = options.say_on(options.console(quiet)), time.monotonic() + 3600 * (timeout or math.inf)
     todo, _ = study.to_tune(asked.study, dict(asked.size)), asked.jobs  # planned, so that wrong arms are refused
@@ -136,9 +138,10 @@ def tune_all(trials: int, timeout: float | None, device: str, quiet: bool, **giv
 
 def part_of(shard: str | None) -> tuple[int, int]:
     """(i, n) of "i/n". Raises UsageError for another text."""
-    number, _, of = (shard or "1/1").partition("/")
-    if number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of):
-        return int(number), int(of)
+    if match := re.fullmatch(r"(\d{1,9})/(\d{1,9})", shard or "1/1"):
+        number, of = map(int, match.groups())
+        if 1 <= number <= of:
+            return number, of
     raise UsageError(f"--shard is i/n with i from 1 to n, such as 2/4, not {shard}.")
 
 

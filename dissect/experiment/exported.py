@@ -85,6 +85,8 @@ def export(
     The folder appears whole or not at all. Raises UsageError for a baseline and for a folder that is not ours,
     DataError if the data set is another one than the run's, DissectError if the scores would not be the same.
     """
+    if out.name in ("", ".."):  # the current folder
+        out = out.resolve()
     _require_place(out, force)
     if onnx:
         to_onnx.require_onnx()

@@ -174,6 +174,8 @@ def evaluate(
     """
     if keep and (dataset or split != "test"):
         raise UsageError("--keep is for the run's own test set.", "Leave out --dataset and --split.")
+    if keep and exported.is_export(record.run):
+        raise UsageError(f"--keep adds to the summary of a run, and {record.run} is an export.", "Leave out --keep.")
     own = partial(data_of, record, load, data_dir)
     data, numbers = load(dataset, data_dir) if dataset else own(), None
     if dataset:

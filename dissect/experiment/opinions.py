@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -33,7 +34,7 @@ from dissect.experiment.exported import silent
 from dissect.experiment.opened import Load, data_of, model_of, trained_model
 from dissect.opinions import l0, sessions
 from dissect.opinions.tuning import recovered
-from dissect.runs import files, folders
+from dissect.runs import files, folders, records
 from dissect.sparsevd import declared_for, kept, scores, sparsified, unmasked
 from dissect.sparsevd.density import key
 from dissect.training.checkpoint import load_checkpoint, save_checkpoint
@@ -175,8 +176,9 @@ def weights_of(group: Path, seed: int) -> dict[str, str]:
 def _read(path: Path, judged: dict[str, Any]) -> dict[str, Any]:
     """What is on record, if it was of the same weights and judged on the same prefixes."""
     if path.exists():
-        found = files.read_json(path, dict[str, Any], f"Remove it: it is computed again. {path}")
-        if found.get("judged") == judged and isinstance(found.get("pieces"), dict):
+        again = f"Remove it and ask again: rm {shlex.quote(str(path))}"
+        found = files.read_json(path, records.SecondOpinions, again)
+        if found.get("judged") == judged:
             return found
     return {"judged": judged, "pieces": {}}
 

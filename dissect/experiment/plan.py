@@ -102,6 +102,8 @@ def planned(
     """What `train` with the same arguments trains, and where; nothing is trained or written. Raises as it does."""
     subject, runs_dir, given, tuned_by = find_model(model), Path(runs_dir), dict(options or {}), None
     without = tuple(dict.fromkeys(without))
+    if anyway and not tuned:
+        raise UsageError("--anyway takes tuned settings from another data set, and none are asked for.", "Add --tuned.")
     if tuned:
         path, best = tuned_for(subject, data, verb_of(usual), tuned, runs_dir, preset, given, anyway)
         say(f"Tuned settings: {path} ({in_words(best, given)}).")

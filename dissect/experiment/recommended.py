@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,11 @@ def read_session(
             f"--session {','.join(words)}?",
         )
     for word in words:
-        if not (word.isascii() and word.isdigit() and 1 <= int(word) <= n_items):
+        is_number = word.isascii() and word.isdigit() and len(word) < 20  # Python refuses to read thousands of digits
+        if not (is_number and 1 <= int(word) <= n_items):
             hint = f"The items of this run are numbered from 1 to {n_items}."
-            raise UsageError(f"There is no item {word!r}.", hint + " To use names: --identifiers" * bool(identifiers))
+            hint += " To use names: --identifiers" * bool(identifiers)
+            raise UsageError(f"There is no item {reprlib.repr(word)}.", hint)
     return list(map(int, words))
 
 

@@ -346,7 +346,11 @@ def describe(subject: Subject, options: Mapping[str, Any], items: int) -> dict[s
     Its layers are exchanged as a run would, with a few clicks to try.
     """
     tried, _ = try_out(subject, options)
-    model, rows = subject.cls(n_items=items, **options), list[dict[str, Any]]()
+    try:
+        model, rows = subject.cls(n_items=items, **options), list[dict[str, Any]]()
+    except (MemoryError, RuntimeError) as error:  # PyTorch's word for too little memory
+        says = f"{subject.name} cannot be built with {items:,} items: {str(error).splitlines()[0]}"
+        raise UsageError(says, "Give fewer: --items") from error
     total = sum(parameter.numel() for parameter in model.parameters())
     if subject.learns:
         report = sparsify(tried, probe=lambda: check.check(tried, len(tried.item_states())))

@@ -99,6 +99,8 @@ def task(
         subject.require_weights()
     for name in {"protocol", "select"} & settings.keys():
         raise UsageError(f"Tuning has no setting {name}: it always trains on one part and judges on the other.")
+    if sparsevd and "patience" in settings:
+        raise UsageError("--patience and --sparsevd exclude each other: a density counts at the last step.")
     usual = usual or (CALIBRATED if sparsevd else DENSE)
     share = settings.get("validation", Config.validation)
     seen = without_test(data, share)

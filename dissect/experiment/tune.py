@@ -61,8 +61,7 @@ def tune(
     trial came to its end.
     """
     say = say or unsaid
-    if timeout is not None and not 0 < timeout < math.inf:
-        raise UsageError(f"--timeout is in hours and above 0, not {timeout:g}.")
+    require_hours(timeout)
     todo = task(model, data, say=say, **about)
     where = prepare_device(device if todo.subject.learns else "cpu", work(todo.plan.config, data.n_items))
     at_hand(todo.plan.config.products, where)
@@ -87,6 +86,12 @@ def tune(
             "Give more trials, or fix the setting that fails, such as --lr 0.001.",
         )
     return todo.folder
+
+
+def require_hours(timeout: float | None) -> None:
+    """Raises UsageError for a time that is over before anything begins, or endless."""
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise UsageError(f"--timeout is in hours and above 0, not {timeout:g}.")
 
 
 def look(model: str | type | Subject, data: Dataset, **about: Any) -> Path:
@@ -172,7 +177,7 @@ def record(todo: Task, study: optuna.Study, best: optuna.trial.FrozenTrial) -> d
         "dim": config.model_options.get("dim"),
         "epochs": more["epochs"],
         "trials": sum(each.state.is_finished() for each in trials),
-        "asked": todo.asked,
+        "asked": max(todo.asked, len(trials)),  # another process, or an earlier call, may have asked for more
         "best_trial": best.number,
         "mrr_20": best.value,
         "default_mrr_20": trials[0].value if trials[0].state.name == "COMPLETE" else None,

@@ -143,6 +143,24 @@ class Density(TypedDict):
     theta_gt: dict[Words, Count]
 
 
+class Piece(TypedDict):
+    """One of the second opinions: what was asked, and the time that it took."""
+
+    how: dict[str, Any]
+    seconds: Amount
+
+
+class SecondOpinions(TypedDict):
+    """opinions/s<seed>.json"""
+
+    judged: NotRequired[dict[str, Any]]
+    split: Literal["valid", "test"]
+    ranked: Count
+    roles: dict[Words, list[Words]]
+    training_seconds: Amount
+    pieces: dict[Words, Piece]
+
+
 class Exported(TypedDict):
     """The sizes of a layer in export.json: rows and columns, of a GRU its units and inputs."""
 
