@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -194,10 +195,16 @@ class Group:
         DataError
             No seed is finished, or all records are damaged.
         """
-        config = self.config
-        if not config.has_verdict:
-            raise UsageError(f"{self.path.name} was made by train: a verdict is on what run has trained to its end.")
-        return judge(self.path, judged=planted.judged(config.dataset))
+        self.require_verdict()
+        return judge(self.path, judged=planted.judged(self.config.dataset))
+
+    def require_verdict(self) -> None:
+        """Raises UsageError if the group was made by `dissect.train`, on which there is no verdict."""
+        if not self.config.has_verdict:
+            raise UsageError(
+                f"{self.path.name} was made by dissect train. A verdict needs a finished group of dissect run.",
+                f"See it: dissect compare {shlex.quote(str(self.path))}",
+            )
 
     def opinions(self, *, quiet: bool = False, **how: Any) -> Opinions:
         """What other criteria than SparseVD say of the matrices, like `dissect opinions`; kept in the group's folder.
@@ -213,9 +220,7 @@ class Group:
         known = {each.name for each in taken if each.kind is each.KEYWORD_ONLY} - {"model", "chosen", "tell"}
         for name in how.keys() - known:
             raise unknown("option of opinions", name, known)
-        if not (seeds := seeds_of(self.path)):
-            raise UsageError(f"{self.path.name} has no finished seed with a dense model to judge.")
-        for seed in seeds:
+        for seed in seeds_of(self.path):
             with telling(f"seed {seed}", quiet) as how["tell"]:
                 opinions_of(self.path, seed, lambda *name: self.data or bring.load(*name), model=self.model, **how)
         return opinions(self.path)

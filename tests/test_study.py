@@ -1,5 +1,6 @@
 """Studies: what they plan, that they stop and go on, what their tables say, and what they refuse."""
 
+import errno
 import json
 import shutil
 import tomllib
@@ -14,6 +15,7 @@ import dissect
 from analyses import paper, studies, study
 from analyses.studies import SCALES, STUDIES, find_study
 from dissect.cli import main
+from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DivergedError, FinishedError, UsageError
 from dissect.runs import files, folders
@@ -391,3 +393,19 @@ def test_lines_have_the_mean_and_the_range_over_seeds():
     assert axes.lines[0].get_ydata().tolist() == [2, 6]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "32"]
     assert "2.00 at 1, 6.00 at 32" in lines.describe(shown, "Title", "heads H")
+
+
+def test_a_disk_that_refuses_ends_the_tuning_of_a_study(tmp_path, data, monkeypatch):
+    """Every arm was left out for it, and the command had done well."""
+    (tmp_path / "mine.toml").write_text(MINE)
+    catalog.save(data, tmp_path / "data")
+    asked = []
+
+    def full(*_, **__):
+        asked.append(1)
+        raise files.refused(tmp_path, OSError(errno.ENOSPC, "No space left")) from OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr("dissect.experiment.tune.tune", full)
+    words = ["tune", str(tmp_path / "mine.toml"), "--dataset", data.name, "--data-dir", str(tmp_path / "data")]
+    result = CliRunner().invoke(main, ["study", *words, "--runs-dir", str(tmp_path / "runs")])
+    assert result.exit_code == 1 and "Make room on the disk" in result.output and len(asked) == 1

@@ -215,12 +215,17 @@ def write(
         for view in views:
             Console(width=width).print(view, "")
         return
-    elif form == "screen":
-        texts = {"": "\n\n".join(to_screen(view, NO_LIMIT).plain for view in views)}
     else:
-        texts = {"": "\n".join((to_markdown if form == "markdown" else to_latex)(view) for view in views)}
+        texts = {"": as_text(views, form)}
     for extension, text in texts.items():
         put(text, None if out is None else Path(out).with_stem(Path(out).stem + extension))
+
+
+def as_text(views: Iterable[TextTable], form: str) -> str:
+    """Tables below each other as they stand in a file of text, Markdown or LaTeX."""
+    if form == "screen":
+        return "\n\n".join(to_screen(view, NO_LIMIT).plain for view in views)
+    return "\n".join(map(to_markdown if form == "markdown" else to_latex, views))
 
 
 def put(text: str, out: str | Path | None) -> None:

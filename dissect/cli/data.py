@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from dissect.cli.options import Command, Decorator, as_json, data_dir, examples, progress
+from dissect.cli.options import as_json, data_dir, progress, subverb
 
 ITEM = "A log of your own: the column of the items clicked."
 TIME = "The times: ISO 8601, 20140407, or numbers since 1970 in any unit."
@@ -34,12 +34,7 @@ def command() -> None:
     """Import, prepare, list and count data sets."""
 
 
-def verb(name: str, short_help: str | None, *words: str) -> Decorator:
-    """A command with examples, which its help shows last."""
-    epilog = examples(*(f"data {name} {each}".rstrip() for each in words))
-    return command.command(name, cls=Command, short_help=short_help, epilog=epilog)
-
-
+verb = partial(subverb, command, "data")
 option = click.option
 force = option("--force", is_flag=True, help="Replace a data set of that name.")
 column = partial(option, metavar="COLUMN")

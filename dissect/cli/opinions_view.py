@@ -36,7 +36,9 @@ SPLITS = {"valid": "validation", "test": "test"}
 
 def run(name: str | None, runs_dir: str, as_json: bool, quiet: bool, out: str | None, **how: Any) -> None:
     """Compute what is missing, and print it all."""
-    group, seeds = _asked(name, runs_dir)
+    named = folders.resolve_runs(name, runs_dir) if name is not None else []
+    group = folders.group_of(named[0]) if named else folders.newest_group(runs_dir)
+    seeds = seeds_of(group, {folders.place_of(run)[1] for run in named})
     screen = options.console(quiet)
     for number, seed in enumerate(seeds, 1):
         title = f"seed {seed}" + (f" ({number} of {len(seeds)})" if len(seeds) > 1 else "")
@@ -49,23 +51,6 @@ def run(name: str | None, runs_dir: str, as_json: bool, quiet: bool, out: str | 
         print(json.dumps(in_json(found), indent=1))
         return
     Console().print(render(found, group, Config(**folders.group_config(group))))
-
-
-def _asked(name: str | None, runs_dir: str) -> tuple[Path, list[int]]:
-    """The group, and the seeds in question. Raises UsageError if none of them is finished."""
-    from dissect.errors import UsageError
-
-    named = folders.resolve_runs(name, runs_dir) if name is not None else []
-    group = folders.group_of(named[0]) if named else folders.newest_group(runs_dir)
-    finished = seeds_of(group)
-    wanted = {folders.place_of(each)[1] for each in named}
-    seeds = [seed for seed in finished if not wanted or seed in wanted]
-    if not seeds:
-        raise UsageError(
-            f"{group.name} has no finished seed with a dense model to judge.",
-            f"dissect run trains both; go on with them: dissect resume {group}",
-        )
-    return group, seeds
 
 
 def render(found: Opinions, group: Path, config: Config) -> Group:

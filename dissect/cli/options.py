@@ -84,6 +84,12 @@ def verb(*commands: str, cls: type[click.Command] = Command) -> Decorator:
     return click.command(cls=cls, epilog=examples(*commands))
 
 
+def subverb(group: click.Group, of: str, name: str, short_help: str | None, *words: str, **more: Any) -> Decorator:
+    """A verb of the group `of`, such as `study run`; `words` are those of its examples, behind its name."""
+    epilog = examples(*(f"{of} {name} {each}".rstrip() for each in words))
+    return group.command(name, cls=Command, short_help=short_help, epilog=epilog, **more)
+
+
 def _with_option(args: Sequence[str], known: set[str]) -> Iterator[str]:
     """The words of a command, with `--option steps=2` for `--steps 2` and `--steps=2`."""
     words = iter(args)
@@ -212,6 +218,21 @@ def training(seeds: tuple[int, ...], epochs: float) -> Decorator:
     )
 
 
+SCALE = "quick: to try it out; eighth: width 64, 3 seeds; full: width 256 and 5 seeds, as in the paper."
+
+
+def of_size(of: str = "") -> Decorator:
+    """How large the trainings of a study are; `of` comes before the help of each."""
+    shown, place = partial(click.option, show_default=True), ", in place of those of --scale."
+    return several(
+        shown("--dataset", default="demo", help=f"{of}A name from `dissect data list`."),
+        shown("--scale", type=click.Choice(["quick", "eighth", "full"]), default="quick", help=f"{of}{SCALE}"),
+        click.option("--dim", type=click.IntRange(1), help=f"{of}Width, in place of that of --scale."),
+        click.option("--epochs", type=float, help=f"{of}Epochs of a training{place}"),
+        click.option("--seed", "seeds", type=SEED, help=f"{of}Seeds{place}", **ONCE),
+    )
+
+
 def of_run(device: Decorator = device) -> Decorator:
     """What verbs that open a run share: its name, and the places of what it needs."""
     return several(click.argument("run"), own_model, device, places)
@@ -280,52 +301,45 @@ def start(context: click.Context, usual: Mapping[str, Any], as_json: bool, **giv
             if not isinstance(weights, tuple) or len(weights) == 1:
                 raise
             groups.append(error.group)
-    show_path(groups, as_json) if len(groups) > 1 else show(groups[0], usual.get("where") != "none", as_json)
+    show(groups, as_json)
 
 
-def show_path(groups: Sequence[Path], as_json: bool) -> None:
-    """Print what groups that differ in the KL weight keep, a line for each."""
+def show(groups: Sequence[Path], as_json: bool) -> None:
+    """Print the verdict on a group, or the table of all results on its split if it has none.
+
+    Of several groups, a path over the KL weight, it prints what each keeps, a line for each.
+    """
     from rich.console import Console
 
-    from analyses.verdict import judge
     from dissect.cli.verdict_view import render_path, render_verdict
-    from dissect.data import planted
-    from dissect.runs.folders import group_config
-    from dissect.training import workers
-
-    if workers.is_first():
-        verdicts = [judge(group, judged=planted.judged(group_config(group)["dataset"])) for group in groups]
-        if as_json:
-            print(json.dumps(verdicts, indent=1, allow_nan=False))
-        elif all(verdict["density"] for verdict in verdicts):
-            Console().print(render_path(verdicts, "" if str(groups[0].parent) == "runs" else str(groups[0].parent)))
-        else:  # only models without a role, say: there is no density to compare
-            Console().print(*map(render_verdict, verdicts), sep="\n")
-
-
-def show(group: Path, has_verdict: bool, as_json: bool) -> None:
-    """Print the verdict on a group, or the table of all results on its split."""
-    from rich.console import Console
-
-    from dissect.runs.folders import group_config
+    from dissect.group import Group
     from dissect.training import workers
 
     if not workers.is_first():
         return
+    if len(groups) == 1 and not Group(groups[0]).config.has_verdict:
+        show_results(groups[0], as_json)
+        return
+    verdicts = [Group(group).verdict() for group in groups]
+    if as_json:
+        print(json.dumps(verdicts if len(groups) > 1 else verdicts[0], indent=1, allow_nan=False))
+    elif len(groups) > 1 and all(verdict["density"] for verdict in verdicts):
+        Console().print(render_path(verdicts, "" if str(groups[0].parent) == "runs" else str(groups[0].parent)))
+    else:  # of models without a role, say, there is no density to compare
+        Console().print(*map(render_verdict, verdicts), sep="\n")
+
+
+def show_results(group: Path, as_json: bool) -> None:
+    """Print all results on the split of a group."""
+    from rich.console import Console
+
+    from analyses.compare import results_table
+    from dissect.cli.compare_view import render_results
+    from dissect.runs.folders import group_config
+
     config = group_config(group)
-    screen: Any
-    if has_verdict:
-        from analyses.verdict import judge
-        from dissect.cli.verdict_view import render_verdict
-        from dissect.data import planted
-
-        verdict = judge(group, judged=planted.judged(config["dataset"]))
-        text, screen = json.dumps(verdict, indent=1, allow_nan=False), render_verdict(verdict)
+    table = results_table(group.parent, config["split_hash"], config["protocol"])
+    if as_json:
+        print(table.to_json(orient="records", indent=1))
     else:
-        from analyses.compare import results_table
-        from dissect.cli.compare_view import render_results
-
-        table = results_table(group.parent, config["split_hash"], config["protocol"])
-        text = table.to_json(orient="records", indent=1)
-        screen = render_results(table, config["dataset"], config["protocol"], newest=group.name)
-    print(text) if as_json else Console().print(screen)
+        Console().print(render_results(table, config["dataset"], config["protocol"], newest=group.name))

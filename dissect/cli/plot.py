@@ -106,8 +106,7 @@ counted = (
 def figure(name: str, run: Callable[..., None], words: Sequence[str], *declared: options.Decorator) -> None:
     """A command for a figure: `run` finds its sources and draws it; `words` are those of its examples."""
     says = (FIGURES[name].__doc__ or "").split("\n")[0]
-    epilog = options.examples(*(f"plot {name} {each}".rstrip() for each in words))
-    make = command.command(name, cls=options.Command, help=says, short_help=says, epilog=epilog)
+    make = options.subverb(command, "plot", name, says, *words, help=says)
     make(options.several(*declared)(partial(run, FIGURES[name])))
 
 

@@ -8,9 +8,6 @@ from typing import Any
 import click
 
 from dissect.cli import options
-from dissect.cli.study import SCALE
-
-SEEDS = "Of a study: seeds, in place of those of --scale."
 
 
 @options.verb(
@@ -21,11 +18,7 @@ SEEDS = "Of a study: seeds, in place of those of --scale."
 @click.argument("names", nargs=-1, metavar="[GROUP|STUDY ...]")
 @click.option("--out", default="report.html", metavar="FILE", show_default=True, help="The page, in this folder.")
 @click.option("--force", is_flag=True, help="Overwrite a file that is no report of dissect.")
-@click.option("--dataset", default="demo", show_default=True, help="Of a study: a name from `dissect data list`.")
-@click.option("--scale", type=click.Choice(["quick", "eighth", "full"]), default="quick", show_default=True, help=SCALE)
-@click.option("--dim", type=click.IntRange(1), help="Of a study: width, in place of that of --scale.")
-@click.option("--epochs", type=float, help="Of a study: epochs of a training, in place of those of --scale.")
-@click.option("--seed", "seeds", type=options.SEED, help=SEEDS, **options.ONCE)
+@options.of_size("Of a study. ")
 @options.runs_dir
 @options.data_dir
 def command(names: tuple[str, ...], out: str, force: bool, **given: Any) -> None:

@@ -25,12 +25,10 @@ def command(
     from dissect.cli.live import observer
     from dissect.experiment.resume import go_on, unfinished
     from dissect.experiment.train import Manner
-    from dissect.runs.config import Config
-    from dissect.runs.folders import group_config
     from dissect.training import workers
 
     workers.join()
     records = unfinished(run, runs_dir)
     observe = partial(observer, threshold=records[0].config.threshold, quiet=quiet)
     go_on(records, options.loader(), Manner(observe=observe, say=options.say), runs_dir, model, data_dir, device)
-    options.show(records[0].group, Config(**group_config(records[0].group)).has_verdict, as_json)
+    options.show([records[0].group], as_json)

@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from dissect.cli import options
-from dissect.cli.options import Command, Decorator, as_json, data_dir, examples, runs_dir
+from dissect.cli.options import as_json, data_dir, runs_dir
 
-SCALE = "quick: to try it out; eighth: width 64, 3 seeds; full: width 256 and 5 seeds, as in the paper."
 TUNED = "Use the settings that `study tune` or `dissect tune` found, for the arms that have some; an arm's own win."
 PROTOCOL = "paper: train on everything, and take each metric at its best epoch on test, as the paper does."
 SHARD = "Of n workers this is number i, such as 2/4: it trains every n-th. For batch queues."
@@ -21,24 +20,15 @@ def command() -> None:
     """Train and show what a table or figure of the paper needs, or a study of your own."""
 
 
-def verb(name: str, short_help: str, *words: str) -> Decorator:
-    epilog = examples(*(f"study {name} {each}".rstrip() for each in words))
-    return command.command(name, cls=Command, short_help=short_help, epilog=epilog)
-
-
+verb = partial(options.subverb, command, "study")
 argument = click.argument("name")
-option = partial(click.option, show_default=True)
 tuned = click.option("--tuned", is_flag=True, help=TUNED)
 
 
 of_study = options.several(  # which trainings are meant
     argument,
-    option("--dataset", default="demo", help="A name from `dissect data list`."),
-    option("--scale", type=click.Choice(["quick", "eighth", "full"]), default="quick", help=SCALE),
-    click.option("--dim", type=click.IntRange(1), help="Width, in place of that of --scale."),
-    click.option("--epochs", type=float, help="Epochs of a training, in place of those of --scale."),
+    options.of_size(),
     click.option("--protocol", type=click.Choice(["paper"]), help=PROTOCOL),
-    click.option("--seed", "seeds", type=options.SEED, help="Seeds, in place of those of --scale.", **options.ONCE),
     click.option("--arm", "arms", multiple=True, metavar="LABEL", help="Only these arms of `study show`."),
     runs_dir,
     data_dir,
@@ -86,7 +76,7 @@ def run(**given: Any) -> None:
 
 @verb("tune", "Tune what a study trains, each with as many trials.", "table2 --dataset diginetica --scale eighth")
 @of_study
-@option("--trials", type=click.IntRange(1), default=12, help="How many settings to try for each.")
+@click.option("--trials", type=click.IntRange(1), default=12, help="Settings to try for each.", **options.SHOWN)
 @click.option("--timeout", type=float, metavar="HOURS", help="Begin no trial after this many hours in all.")
 @options.device
 @options.quiet

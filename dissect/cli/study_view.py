@@ -6,7 +6,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from analyses.entries import JUDGED
 from analyses.studies import STUDIES, Study, find_study, only
 from dissect.cli import INTERRUPTED, claims_view, compare_view, options
 from dissect.cli.live import observer
-from dissect.cli.text_table import NO_LIMIT, Column, TextTable, plain, to_latex, to_markdown, to_screen
+from dissect.cli.text_table import Column, TextTable, plain
 from dissect.data.sessions import Dataset
 from dissect.errors import DissectError, UsageError
 from dissect.reporting.tables import plural
@@ -129,7 +129,7 @@ def tune_all(trials: int, timeout: float | None, device: str, quiet: bool, **giv
         try:
             folder = tune(model := about.pop("model"), asked.data, trials=trials, **how, **about)
         except DissectError as error:
-            if error.exit_code == INTERRUPTED:
+            if error.exit_code == INTERRUPTED or isinstance(error.__cause__, OSError):  # no arm's fault
                 raise
             say(f"{label} is left out: {error.message}")
             continue
@@ -239,14 +239,11 @@ def print_data(data: Dataset, out: str | None = None, as_json: bool = False) -> 
     if form == "screen" and out is None:
         Console().print(view)
         return
-    texts: dict[str, Callable[[], str]] = {
-        "json": lambda: str(rows.to_json(orient="records", indent=1)),
-        "csv": lambda: str(rows.to_csv(index=False)),
-        "screen": lambda: to_screen(view, NO_LIMIT).plain,
-        "markdown": lambda: to_markdown(view),
-        "latex": lambda: to_latex(view),
-    }
-    compare_view.put(texts[form](), out)
+    if form == "json":
+        text = str(rows.to_json(orient="records", indent=1))
+    else:
+        text = str(rows.to_csv(index=False)) if form == "csv" else compare_view.as_text([view], form)
+    compare_view.put(text, out)
 
 
 def number(value: float) -> str:

@@ -16,20 +16,13 @@ def command(group: str | None, runs_dir: str, as_json: bool) -> None:
 
     The verdict includes runs trained since: more seeds, the model without a role, and runs with --noise weight.
     """
-    import shlex
-
-    from dissect.errors import UsageError
+    from dissect.group import Group
     from dissect.runs import folders
-    from dissect.runs.config import Config
 
     if group is None:
         found = folders.newest_group(runs_dir, dissected=True)
     else:
         named = folders.resolve_runs(group, runs_dir)
         found = folders.group_of(named[0]) if named else folders.resolve_group(group, runs_dir)
-    if not Config(**folders.group_config(found)).has_verdict:
-        raise UsageError(
-            f"{found.name} was made by dissect train. A verdict needs a finished group of dissect run.",
-            f"See it: dissect compare {shlex.quote(str(found))}",
-        )
-    options.show(found, True, as_json)
+    Group(found).require_verdict()
+    options.show([found], as_json)

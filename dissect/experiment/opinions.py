@@ -15,7 +15,7 @@ import hashlib
 import math
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -437,12 +437,18 @@ class _Counter:
         self.tell(self.what, self.done, self.total)
 
 
-def seeds_of(group: Path) -> list[int]:
-    """The finished seeds of a group that have a dense model."""
+def seeds_of(group: Path, wanted: Collection[int] = ()) -> list[int]:
+    """The finished seeds of a group that have a dense model, or those of them that are `wanted`.
+
+    Raises UsageError if there is none.
+    """
     is_sparse = folders.group_config(group)["where"] != "none"
     dense = folders.MATCHED if is_sparse else folders.FULL
-    return [
-        folders.place_of(run)[1]
-        for run in folders.group_runs(group)
-        if folders.is_done(run) and folders.is_done(folders.run_path(group, folders.place_of(run)[1], dense))
-    ]
+    seeds = [folders.place_of(run)[1] for run in folders.group_runs(group) if folders.is_done(run)]
+    found = [seed for seed in seeds if folders.is_done(folders.run_path(group, seed, dense))]
+    if not (found := [seed for seed in found if not wanted or seed in wanted]):
+        raise UsageError(
+            f"{group.name} has no finished seed with a dense model to judge.",
+            f"dissect run trains both; go on with them: dissect resume {shlex.quote(str(group))}",
+        )
+    return found

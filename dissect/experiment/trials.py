@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import optuna
 
 JOURNAL = "trials.journal"
-RANDOM_TRIALS = 5  # the first ones, before the sampler (TPE) learns
+RANDOM_TRIALS = 5  # the first ones, with that of the defaults, before the sampler (TPE) learns
 PRUNED_AFTER = (4, 2)  # whole trials before any is pruned, and epochs before this one is
 INSTALL = "Install it: pip install 'dissect[tune]', in a clone of the repository pip install -e '.[tune]'"
 
