@@ -21,13 +21,13 @@ import dissect
 from dissect import reporting
 from dissect.cli import main
 from dissect.data import catalog, planted
-from dissect.drawing import Drawing
+from dissect.drawing import Drawing, density
 from dissect.errors import DataError, UsageError
 from dissect.reporting import page as pages
 from dissect.reporting.tables import NUMBER, behind, share, signed
 from dissect.runs import files, folders
 from dissect.runs.config import LITERAL
-from tests.test_shadowed import make_group
+from tests.test_shadowed import GOOD, make_group
 
 ROOT = Path(__file__).resolve().parent.parent
 VOID = {"meta", "br", "hr", "img", "input", "link", "rect", "use", "path", "wbr"}
@@ -499,6 +499,14 @@ def test_the_table_behind_a_figure_has_its_numbers():
         ["kept, x", "1.000 (0.500)", "0.500 (0.250)", "0.250 (0.125)"],
         ["mrr@20, dissected", "15.00", "15.00", "15.00"],
     ]
+
+
+def test_groups_side_by_side_are_not_averaged_in_the_table_behind_their_figure(tmp_path):
+    one, two = make_group(tmp_path), make_group(tmp_path, {**GOOD, "gnn.edge_in": 0.4}, kl_weight=2.0)
+    (drawn,) = density(one, beside=two, module="gnn")
+    rows = {row[0]: row[1] for row in behind(drawn)["rows"]}
+    assert rows[f"{one.name}, gnn.edge_in"] == "0.010" and rows[f"{two.name}, gnn.edge_in"] == "0.400"
+    assert len(rows) == len(drawn.table)
 
 
 NUMBERS = ["", "?", "0.5", "−1.2 %", "1,234", "< 0.001", "≤ 0.006", "15.31 ± 0.15", "+0.2 [−0.1, +0.5]", "0.24 (0.06)"]
