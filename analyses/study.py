@@ -222,15 +222,12 @@ def compared(study: Study, todo: Sequence[Job], every_pair: bool = False, **how:
             f"{len(entries)} of {len(by_label)} arms of {study.name} have a finished seed: it takes two for a table.",
             "Train them: dissect study run, with the same study and options.",
         )
-    names = {(row.group.name, row.variant): arm.label for row, arm in zip(entries, arms)}
+    names = {(row.group, row.variant): arm.label for row, arm in zip(entries, arms)}
     entries, read, count = read_gains(entries)
     if len(entries) < 2:
         raise DataError(f"The ranks of {len(entries)} of {len(arms)} arms of {study.name} can be read: it takes two.")
-    table = compare.compared(entries, read, count, every_pair=every_pair or bool(study.pairs), **how)
-    table.rows["label"] = [names[group, variant] for group, variant in zip(table.rows["group"], table.rows["variant"])]
-    known = dict(zip(compare.run_names(table.rows), table.rows["label"]))
-    for side in "ab" if len(table.pairs) else "":
-        table.pairs[side] = table.pairs[f"{side} run"].map(known)
+    known = [names[row.group, row.variant] for row in entries]
+    table = compare.compared(entries, read, count, every_pair=every_pair or bool(study.pairs), names=known, **how)
     data = todo[0].plan.data.name
     printed = {arm.label: arm.printed.get(name_in_paper(data)) for arm in arms}
     for column, part in (("hr@20", "hr"), ("mrr@20", "mrr"), ("seconds", "seconds")):
@@ -252,10 +249,11 @@ def oriented(table: compare.Comparison, a: str, b: str) -> pd.DataFrame:
     if len(found):
         return found
     turned = table.pairs[(table.pairs["a"] == b) & (table.pairs["b"] == a)]
-    mean = table.rows.set_index("label")
     names = {"a": a, "b": b, "a run": turned["b run"], "b run": turned["a run"]}
     values = {name: -turned[name] for name in ("difference", "t", "d_z")} | {"low": -turned["high"]}
-    relative = -100 * turned["difference"] / [mean[metric][b] for metric in turned["metric"]]
+    # Of the same ranks as before: means of the protocol `paper` are of other epochs.
+    times = 1 + turned["relative"] / 100  # b in units of a; NaN if a is 0
+    relative = (100 / times.where(times > 0) - 100).mask(times.isna() & (turned["difference"] != 0), -100.0)
     return turned.assign(**names, **values, high=-turned["low"], relative=relative)
 
 

@@ -15,6 +15,7 @@ from dissect.cli import claims_view
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, UsageError
 from dissect.experiment.plan import Plan
+from dissect.reporting.tables import of_pairs
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, LITERAL, Config
 from dissect.training.evaluation import metrics
@@ -114,6 +115,21 @@ def test_one_seed_decides_nothing_under_the_fair_protocol_only(evidence_of):
     assert own.answer == HOLDS
 
 
+def test_notes_below_a_table_have_the_labels_of_its_study(evidence_of):
+    found = evidence_of(of("one", "two"), {}, seeds=(1, 2))
+    write(found.todo[:3], {"one": 0.7, "two": 0.4})
+    assert any("One seed (two)" in note for note in found.table.rows.attrs["notes"])
+
+
+def test_a_report_names_both_sides_of_the_pairs_that_a_study_asks_about(evidence_of):
+    """It said of each that it is one of the best row."""
+    found = evidence_of(of("a", "b", "c"), {"a": 0.8, "b": 0.3, "c": 0.4})
+    for pairs, head, first in ((("b", "c"), "pair", "b against c"), (("a", "b"), "against", "b")):
+        shown = of_pairs(study.compared(replace(found.study, pairs=(pairs,)), found.todo))
+        assert (shown["head"][0], shown["rows"][0][0]) == (head, first)
+        assert ("which has the best MRR@20" in shown["caption"]) == (head == "against")
+
+
 def test_a_pair_that_is_turned_round_says_the_same_the_other_way(evidence_of):
     found = evidence_of(of("a", "b"), {"a": 0.7, "b": 0.4})
     there, back = found.pair("a", "b", "mrr@20"), found.pair("b", "a", "mrr@20")
@@ -126,6 +142,18 @@ def test_a_pair_that_is_turned_round_says_the_same_the_other_way(evidence_of):
     assert back["p bootstrap holm"] == there["p bootstrap holm"] and back["a run"] == there["b run"]
     assert found.sign("a", "b", "mrr@20") == 1 == -found.sign("b", "a", "mrr@20")
     assert found.sign("a", "z", "mrr@20") is None
+
+
+def test_a_turned_pair_is_of_the_same_ranks_though_the_summary_has_another_epoch(evidence_of):
+    """As under the paper's protocol, where each metric is of an epoch of its own; a row may hit nothing at all."""
+    found = evidence_of(of("a", "b", "c"), {"a": 0.7, "b": 0.4, "c": 0.0}, protocol="paper")
+    for job in found.todo:
+        summary = files.read_json(job.run / "summary.json", dict)
+        summary["test"] = {name: value + 5.0 for name, value in summary["test"].items()}
+        files.write_json(job.run / "summary.json", summary)
+    there, back = found.pair("a", "b", "hr@20"), found.pair("b", "a", "hr@20")
+    assert (1 + there["relative"] / 100) * (1 + back["relative"] / 100) == pytest.approx(1)
+    assert np.isnan(found.pair("a", "c", "hr@20")["relative"]) and found.pair("c", "a", "hr@20")["relative"] == -100
 
 
 # --- lines -------------------------------------------------------------------------------------------------
