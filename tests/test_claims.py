@@ -1,6 +1,8 @@
 """Claims: each answer on run folders where it is known, the rules against plain loops, and the page that they make."""
 
 import json
+import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -238,6 +240,16 @@ def test_best_at_most_lengths(evidence_of, hits, best, worst, long):
     assert evidence.on_long(found, "plain", "other").answer == long
 
 
+def test_a_single_session_decides_nothing_of_lengths(evidence_of, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SESSION", np.zeros_like(SESSION))
+    found = evidence_of(THREE, {"mixed": 0.95, "plain": 0.05, "other": 0.5})
+    for answer in (
+        evidence.mostly(found, "mixed", ("plain", "other"), ["hr@20"]),
+        evidence.on_long(found, "mixed", "plain"),
+    ):
+        assert answer.answer == UNDECIDED and "session" in answer.measured
+
+
 def test_the_pairs_at_a_length_are_those_of_its_prefixes(evidence_of):
     found = evidence_of(of("a", "b"), {"a": lambda n: np.where(n > 8, 0.9, 0.1), "b": 0.5})
     for x in (1, 5, 10):
@@ -471,6 +483,15 @@ def test_usual_settings_come_first(case, tmp_path):
     assert claims.dissection(case(), "srgnn") == usual
     assert claims.dissection(case("paper"), "srgnn") is None and wider != usual
     assert CALIBRATED["kl_weight"] == 4.0
+
+
+def test_which_dissection_answers_does_not_depend_on_when_it_was_made(case, tmp_path):
+    """Times change when folders are copied."""
+    less, more = (dissected(tmp_path, kl_weight=weight) for weight in (2.0, 8.0))
+    for first, second in ((1, 2), (2, 1)):
+        os.utime(less / "config.toml", (first, first))
+        os.utime(more / "config.toml", (second, second))
+        assert claims.dissection(case(), "srgnn") == more
 
 
 @pytest.mark.parametrize(
