@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, COLUMN, DASHES, GREY, SETTINGS, TEXT, label_ends, short_names
+from figures.style import COLUMN, GREY, SETTINGS, TEXT, label_ends, linestyle, look, short_names
 
 TITLES = {"gnn": "GNN module", "readout": "Readout module", "encoder": "Encoder", "other": "Other matrices"}
 SHADOW = "shadow."  # begins the name of a shadow's line
@@ -95,12 +95,11 @@ def draw(
 def styles(own: list[str], controls: list[str]) -> dict[str, dict[str, Any]]:
     """How the lines of matrices and controls look."""
     looks: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(own):  # other dashes when the colours repeat
-        dashes = DASHES[(number + number // len(COLOURS)) % len(DASHES)]
-        looks[line] = {"color": COLOURS[number % len(COLOURS)], "linestyle": (0, dashes) if dashes else "-"}
+    for number, line in enumerate(own):
+        colour, dashes, _ = look(number)
+        looks[line] = {"color": colour, "linestyle": linestyle(dashes)}
     for line in controls:
-        dashes = CONTROLS.get(line, "")
-        looks[line] = {"color": GREY, "linestyle": (0, dashes) if dashes else "-", "linewidth": THIN}
+        looks[line] = {"color": GREY, "linestyle": linestyle(CONTROLS.get(line, "")), "linewidth": THIN}
     return looks
 
 
@@ -108,13 +107,13 @@ def _panel(axes: Axes, shown: pd.DataFrame, looks: Mapping[str, Any], x: str) ->
     """The lines of a panel, shadows first, so that they lie below."""
     shade = 0.3 / max(3, shown[shown["role"] == "shadow"]["line"].nunique())  # many on top of each other stay light
     for (role, line), part in sorted(shown.groupby(["role", "line"], sort=False), key=lambda of: of[0][0] != "shadow"):
-        look = looks[line.removeprefix(SHADOW)]
+        own = looks[line.removeprefix(SHADOW)]
         if role == "shadow":
-            axes.fill_between(part[x], 0, part["mean"], color=look["color"], alpha=shade, linewidth=0)
-            axes.plot(part[x], part["mean"], **{**look, "linewidth": THIN})
+            axes.fill_between(part[x], 0, part["mean"], color=own["color"], alpha=shade, linewidth=0)
+            axes.plot(part[x], part["mean"], **{**own, "linewidth": THIN})
         else:
-            axes.fill_between(part[x], part["low"], part["high"], color=look["color"], alpha=0.18, linewidth=0)
-            axes.plot(part[x], part["mean"], **look)
+            axes.fill_between(part[x], part["low"], part["high"], color=own["color"], alpha=0.18, linewidth=0)
+            axes.plot(part[x], part["mean"], **own)
 
 
 def _heading(axes: Axes, title: str, tall: float) -> None:

@@ -8,9 +8,8 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, COLUMN, DASHES, GREY, SETTINGS, label_ends
+from figures.style import COLUMN, GREY, SETTINGS, label_ends, linestyle, look
 
-MARKERS = "osD^v<>P"
 HEIGHT, LEFT, BOTTOM, TOP = 2.3, 0.52, 0.38, 0.1  # inches
 SMALL = 6.5  # points
 LETTER, LINE, WRAP = 0.066, 0.11, 14  # inches, a letter and a line of a label; letters of a line
@@ -44,11 +43,10 @@ def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "", note: st
             figure.text(LEFT / COLUMN, 1 - 0.06 / HEIGHT, note, ha="left", va="top", color=GREY, fontsize=SMALL)
         labels = []
         for number, (line, part) in enumerate(shown.groupby("line", sort=False)):
-            part, colour = part.sort_values("x"), COLOURS[number % len(COLOURS)]
-            x, dashes = part["x"].map(at), DASHES[number % len(DASHES)]
+            part, (colour, dashes, marker) = part.sort_values("x"), look(number)
+            x = part["x"].map(at)
             axes.fill_between(x, part["low"], part["high"], color=colour, alpha=0.15, linewidth=0)
-            style = (0, dashes) if dashes else "-"
-            axes.plot(x, part["mean"], color=colour, linestyle=style, marker=MARKERS[number % 8], markersize=3.2)
+            axes.plot(x, part["mean"], color=colour, linestyle=linestyle(dashes), marker=marker, markersize=3.2)
             labels.append((float(part["mean"].iloc[-1]), words[line], colour))
         names = [f"{x:g}" for x in places]
         names[-1] = last or names[-1]

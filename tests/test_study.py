@@ -389,3 +389,11 @@ def test_lines_have_the_mean_and_the_range_over_seeds():
     assert axes.lines[0].get_ydata().tolist() == [2, 6]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "32"]
     assert "2.00 at 1, 6.00 at 32" in lines.describe(shown, "Title", "heads H")
+
+
+def test_more_lines_than_colours_can_be_told_apart():
+    """The ninth had colour, dashes and marker of the first."""
+    names = [f"arm {number}" for number in range(11)]
+    table = pd.DataFrame([{"x": x, "line": name, "seed": 1, "value": 1.0 * x} for name in names for x in (1, 2)])
+    drawn = lines.draw(lines.over_seeds(table), "x", "HR@20 (%)").axes[0].lines[: len(names)]
+    assert len({(line.get_color(), str(line._unscaled_dash_pattern), line.get_marker()) for line in drawn}) == 11
