@@ -93,4 +93,4 @@ def describe(table: pd.DataFrame, threshold: float, caption: str) -> str:
     """The figure in words, from its data."""
     kept = table[table["log_alpha"] < threshold].groupby("matrix", sort=False)["share"].sum()
     shares = "; ".join(f"{name} {value:.3f}" for name, value in kept.items())
-    return f"{caption}. Share of weights below it: {shares}."
+    return f"{caption}. Share of weights below the threshold: {shares}."
