@@ -509,6 +509,26 @@ def test_groups_side_by_side_are_not_averaged_in_the_table_behind_their_figure(t
     assert len(rows) == len(drawn.table)
 
 
+def test_the_command_below_a_figure_draws_this_figure(made, tmp_path, monkeypatch):
+    """From the same folder: with the paths of the groups, or the size and places of the study."""
+    mine = tmp_path / "my lines.toml"
+    mine.write_text('shows = "lines"\n[[arm]]\nmodel = "pop"\nx = 1\n')
+    where = {"dataset": "tiny", "runs_dir": made / "runs", "data_dir": made / "data"}
+    places = ["--runs-dir", str(made / "runs"), "--data-dir", str(made / "data")]
+    words = ["study", "run", str(mine), "--dataset", "tiny", "--seed", "1", "--quiet", *places]
+    assert CliRunner().invoke(main, words, catch_exceptions=False).exit_code == 0
+    group = made / "runs" / named(made, "srgnn", 2)
+    page = dissect.report([group, str(mine)], tmp_path / "r.html", dim=7, epochs=0.5, seeds=(1,), **where)
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"<code>(dissect (?:plot|study) [^<]*)</code>", Path(page).read_text())
+    assert {tuple(shlex.split(unescape(command))[1:3]) for command in commands} == {
+        ("plot", "density"), ("plot", "path"), ("plot", "training"), ("study", "figure")
+    }  # fmt: skip
+    for command in map(unescape, commands):
+        result = CliRunner().invoke(main, [*shlex.split(command)[1:], "--out", "drawn"])
+        assert result.exit_code == 0, (command, result.output)
+
+
 NUMBERS = ["", "?", "0.5", "−1.2 %", "1,234", "< 0.001", "≤ 0.006", "15.31 ± 0.15", "+0.2 [−0.1, +0.5]", "0.24 (0.06)"]
 
 
