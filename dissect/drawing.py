@@ -285,7 +285,7 @@ def opinions(group: Path) -> list[Drawing]:
 
     config, found = folders.group_config(group), read(group)
     means = found.matrices.groupby("matrix", sort=False)[compared(found.matrices)].mean()
-    order = means.rank(ascending=False)
+    order = means.rank(ascending=False, method="min")  # equal ones share the better place
     by = found.curves.groupby(["criterion", "share"], sort=False)["mrr@20"]
     curves = by.agg(mean="mean", low="min", high="max").reset_index()
     seeds = _over_seeds("means of", {int(found.matrices["seed"].nunique())})

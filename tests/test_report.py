@@ -24,7 +24,7 @@ from dissect.data import catalog, planted
 from dissect.drawing import Drawing, density
 from dissect.errors import DataError, UsageError
 from dissect.reporting import page as pages
-from dissect.reporting.tables import NUMBER, behind, share, signed
+from dissect.reporting.tables import NUMBER, behind, setting, share, signed
 from dissect.runs import files, folders
 from dissect.runs.config import LITERAL
 from tests.test_shadowed import GOOD, make_group
@@ -540,6 +540,10 @@ def test_cells_of_numbers_are_known(cell):
 @pytest.mark.parametrize("cell", ["full", "0.1.0", "2026-11-26 06:48", "cpu", "2.13.0+cpu", "1 run", "d1fe5af1"])
 def test_cells_of_words_are_known(cell):
     assert not NUMBER.fullmatch(cell)
+
+
+def test_a_setting_that_is_none_is_not_one_that_a_row_has_not():
+    assert [setting(value) for value in (None, np.nan, True, 0.5, "adam")] == ["none", "", "yes", "0.5", "adam"]
 
 
 def test_every_file_of_the_packages_is_packaged():

@@ -88,7 +88,7 @@ def seconds(value: float | None) -> str:
 def setting(value: Any) -> str:
     """A setting in a cell; nothing if a row has no such setting."""
     if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: ""}[value]
+        return {True: "yes", False: "no", None: "none"}[value]  # as `dissect compare` says it
     return ("" if math.isnan(value) else f"{value:g}") if isinstance(value, float) else str(value)[:40]
 
 
