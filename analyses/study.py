@@ -5,7 +5,7 @@ Its trainings are ordinary run folders. What one study has trained another finds
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -277,15 +277,19 @@ def name_in_paper(dataset: str) -> str:
 
 def lines(todo: Sequence[Job], metrics: Sequence[str] = ("hr@20", "mrr@20")) -> pd.DataFrame:
     """Accuracy against the x of the arms: a row for each seed, with columns x, line (the metric), seed, value."""
-    tests = [(job, folders.read_summary(job.run)["test"]) for job in todo if job.is_done]
     rows = [
-        {"x": job.arm.x, "line": metric.upper(), "seed": job.seed, "value": test[metric]}
-        for job, test in tests
+        {"x": job.arm.x, "line": metric.upper(), "seed": job.seed, "value": summary["test"][metric]}
+        for job, summary in _read(todo, folders.read_summary)
         for metric in metrics
     ]
-    if not rows:
-        raise UsageError(*NONE_FINISHED)
     return pd.DataFrame(rows)
+
+
+def _read(todo: Sequence[Job], read: Callable[[Path], Any]) -> list[tuple[Job, Any]]:
+    """What `read` finds in the finished runs. Damaged ones are left out; raises DataError if all are."""
+    if not (done := [job for job in todo if job.is_done]):
+        raise UsageError(*NONE_FINISHED)
+    return each_sound(done, lambda job: (job, read(job.run)))
 
 
 def lengths(todo: Sequence[Job], metric: str = "hr@20") -> pd.DataFrame:
@@ -293,16 +297,11 @@ def lengths(todo: Sequence[Job], metric: str = "hr@20") -> pd.DataFrame:
     stands for that and more), line (the arm), seed, value (percent), prefixes.
     """
     rows = []
-    for job in todo:
-        if not job.is_done:
-            continue
-        ranks = folders.read_ranks(folders.test_ranks(job.run))
+    for job, ranks in _read(todo, lambda run: folders.read_ranks(folders.test_ranks(run))):
         length = np.minimum(ranks["length"], LONGEST)
         gain = gains(ranks["rank"], metric)
         for x in np.unique(length):
             here = length == x
             value = {"value": 100 * gain[here].mean(), "prefixes": int(here.sum())}
             rows.append({"x": int(x), "line": job.arm.label, "seed": job.seed, **value})
-    if not rows:
-        raise UsageError(*NONE_FINISHED)
     return pd.DataFrame(rows)

@@ -4,6 +4,7 @@ import json
 import shutil
 import tomllib
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -105,6 +106,14 @@ def test_damaged_records_of_an_arm_leave_the_others_theirs(tmp_path, data, mine,
     (todo[2].plan.group / "config.toml").write_text("model = ")
     assert set(study.compared(mine, todo).rows["label"]) == {"popularity", "srgnn"}
     assert "config.toml" in capsys.readouterr().err
+    assert study.lines(todo)["seed"].tolist() == [1, 1, 1, 1, 2, 2, 2, 2]  # of figures, too
+    assert "s1/summary.json" in capsys.readouterr().err
+    folders.test_ranks(todo[3].run).write_bytes(b"garbled")
+    assert study.lengths(todo).groupby("line")["seed"].unique().map(list).to_dict() == {
+        "popularity": [1],
+        "srgnn": [1],
+        "no graph": [1, 2],
+    }
 
 
 def test_no_dissection_stands_in_a_table_of_the_papers_protocol(tmp_path, data):
@@ -389,6 +398,16 @@ def test_lines_have_the_mean_and_the_range_over_seeds():
     assert axes.lines[0].get_ydata().tolist() == [2, 6]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "32"]
     assert "2.00 at 1, 6.00 at 32" in lines.describe(shown, "Title", "heads H")
+
+
+def test_the_labels_of_many_arms_stay_in_the_figure():
+    names = [f"an arm with a longer name {number}" for number in range(14)]
+    table = pd.DataFrame([{"x": x, "line": name, "seed": 1, "value": 1.0 * x} for name in names for x in (1, 2)])
+    figure = lines.draw(lines.over_seeds(table), "x", "HR@20 (%)")
+    figure.canvas.draw()
+    boxes = sorted((text.get_window_extent() for text in figure.axes[0].texts), key=lambda box: box.y0)
+    assert len(boxes) == 14 and all(upper.y0 >= lower.y1 - 1 for lower, upper in pairwise(boxes))
+    assert boxes[0].y0 >= 0 and boxes[-1].y1 <= figure.bbox.height
 
 
 def test_more_lines_than_colours_can_be_told_apart():
