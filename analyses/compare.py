@@ -23,7 +23,15 @@ from analyses.entries import (
     same_test_set,
     sound_configs,
 )
-from analyses.significance import Gains, can_count, enough_resamples, n_tests, pairs_table, read_gains
+from analyses.significance import (
+    FEW_SESSIONS,
+    Gains,
+    can_count,
+    enough_resamples,
+    n_tests,
+    pairs_table,
+    read_gains,
+)
 from dissect.errors import DataError, UsageError
 from dissect.runs import files, folders
 from dissect.runs.records import ALSO, LISTED, METRICS, Data
@@ -147,7 +155,7 @@ def compared(
         "test_sessions": len(count),
         "holm_tests": tests,
         "resamples": resamples,
-        "notes": (*notes(rows, tests, resamples), *about_tuning(entries, names)),
+        "notes": (*notes(rows, tests, resamples), *about_sessions(len(count), tests), *about_tuning(entries, names)),
     }
     return Comparison(rows, pairs)
 
@@ -319,6 +327,14 @@ def notes(rows: pd.DataFrame, tests: int, resamples: int) -> tuple[str, ...]:
     if not tests:
         said.append("Nothing else has this split and protocol: nothing to compare it with.")
     return tuple(said)
+
+
+def about_sessions(number: int, tests: int) -> list[str]:
+    """A warning if there are too few test sessions for the bootstrap."""
+    if number >= FEW_SESSIONS or not tests:
+        return []
+    few = "A single test session says" if number == 1 else f"Only {number} test sessions say"
+    return [f"{few} little about others: intervals are too narrow, and p too small. Take {FEW_SESSIONS} or more."]
 
 
 def about_tuning(entries: list[Entry], names: Sequence[str]) -> list[str]:
