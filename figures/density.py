@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLUMN, GREY, SETTINGS, TEXT, label_ends, linestyle, look, short_names
+from figures.style import COLUMN, GREY, NOTE, SETTINGS, TEXT, label_ends, linestyle, look, short_names
 
 TITLES = {"gnn": "GNN module", "readout": "Readout module", "encoder": "Encoder", "other": "Other matrices"}
 SHADOW = "shadow."  # begins the name of a shadow's line
@@ -88,7 +88,7 @@ def draw(
             label_ends(axes, labels, gap=1.02 * LABEL / tall, margin=0 if panels else -0.1)
         title, top = TITLES.get(module, module), 1 - 0.05 / height
         figure.text(0.05 / width, top, title, fontsize=8, fontweight="bold", va="top")
-        figure.text(0.05 / width, top - HEADING / height, caption, fontsize=6, color="#444444", va="top")
+        figure.text(0.05 / width, top - HEADING / height, caption, **NOTE)
     return figure
 
 
@@ -120,7 +120,7 @@ def _heading(axes: Axes, title: str, tall: float) -> None:
     """Two lines above a panel: what it shows, and where that comes from."""
     first, _, second = title.partition("\n")
     axes.text(0, 1 + 0.18 / tall, first, transform=axes.transAxes, fontsize=7, fontweight="bold")
-    axes.text(0, 1 + 0.07 / tall, second[:CAPTION], transform=axes.transAxes, fontsize=6, color="#444444")
+    axes.text(0, 1 + 0.07 / tall, second[:CAPTION], transform=axes.transAxes, **{**NOTE, "va": "baseline"})
 
 
 def describe(shown: pd.DataFrame, module: str, caption: str, panels: Mapping[str, str] | None = None) -> str:

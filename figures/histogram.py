@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from figures.style import COLOURS, SETTINGS, TEXT, short_names
+from figures.style import COLOURS, NOTE, SETTINGS, TEXT, short_names
 
 BIN = 0.25  # of log alpha
 BEYOND = "#B5B5B5"  # of the weights at or above the threshold
@@ -41,7 +41,7 @@ def draw(table: pd.DataFrame, threshold: float, caption: str) -> Figure:
             panel.set_xlim(low, high)
         figure.supxlabel("log α", fontsize=7.5)
         figure.supylabel(f"share of the weights in a bin of {BIN}", fontsize=7.5)
-        figure.suptitle(caption, fontsize=6.5, x=0.01, ha="left", color="#444444")
+        figure.suptitle(caption, **{**NOTE, "fontsize": 6.5}, x=0.01, ha="left")
     return figure
 
 

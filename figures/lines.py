@@ -57,7 +57,8 @@ def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "", note: st
             short = {x: f"{n:.0f}" if n < 1000 else f"{n / 1000:.0f}k" for x, n in counts.items()}
             names = [f"{name}\n{short[x]}" for name, x in zip(names, places)]
         axes.set_xticks(range(len(places)), names)
-        axes.set_xlabel(f"{xlabel}; number of prefixes" if "prefixes" in shown else xlabel)
+        says = f"{xlabel}; number of prefixes" if "prefixes" in shown else xlabel
+        axes.set_xlabel(says, parse_math=False)
         axes.set_ylabel(ylabel)
         low, high = axes.get_ylim()
         axes.set_ylim(low, high)

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, DASHES, GREY, SETTINGS, TEXT, short_names
+from figures.style import COLOURS, DASHES, GREY, NOTE, SETTINGS, TEXT, short_names
 
 ORDER, AGREEMENT = "mako", "vlag"  # rank 1 is dark; -1 to 1 with white at 0
 CELL, LETTER, LINE = 0.17, 0.052, 0.1  # inches: a row, a letter of its name, a line of the caption
@@ -37,7 +37,7 @@ def draw(
     height = top + tall + lower
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(TEXT, height))
-        figure.text(0.05 / TEXT, 1 - 0.05 / height, caption, fontsize=6, color="#444444", va="top")
+        figure.text(0.05 / TEXT, 1 - 0.05 / height, caption, **NOTE)
 
         def place(x: float, y: float, w: float, h: float) -> Axes:  # inches, y from the top
             return figure.add_axes((x / TEXT, 1 - (y + h) / height, w / TEXT, h / height))

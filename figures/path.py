@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLUMN, GREY, SETTINGS, label_ends, linestyle, look, short_names
+from figures.style import COLUMN, GREY, NOTE, SETTINGS, label_ends, linestyle, look, short_names
 
 LETTER, LABEL_LINE = 0.054, 0.11  # inches, a letter and a line of a label
 UPPER, LOWER, BETWEEN, BOTTOM, LINE = 1.9, 0.95, 0.14, 0.38, 0.1  # inches: panels, what lies between, a caption line
@@ -52,7 +52,7 @@ def draw(shown: pd.DataFrame, caption: str, kept: str = "kept share") -> Figure:
     left, wide = 0.467, (COLUMN - 0.467 - beside) / 1.12
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(COLUMN, height))
-        figure.text(0.05 / COLUMN, 1 - 0.05 / height, caption, fontsize=6, color="#444444", va="top")
+        figure.text(0.05 / COLUMN, 1 - 0.05 / height, caption, **NOTE)
         for panel, below, tall, ylabel in (
             ("kept", BOTTOM + LOWER + BETWEEN, upper, kept),
             ("mrr@20", BOTTOM, LOWER, "MRR@20 (%)"),

@@ -36,7 +36,9 @@ UNDATED: dict[str, Any] = {
 }
 SUFFIXES = (*UNDATED, "csv", "txt")  # of the files of a figure
 LONGEST = 24  # letters of a name; of a longer one the end is shown
-LABEL: Any = {"va": "center", "fontsize": 6.5}  # of text beside a line
+# Texts with names that others have given: a $ in them is a $, not the beginning of a formula.
+LABEL: Any = {"va": "center", "fontsize": 6.5, "parse_math": False}  # beside a line
+NOTE: Any = {"va": "top", "fontsize": 6, "color": "#444444", "parse_math": False}  # above a figure
 
 SETTINGS: Any = {  # typed by matplotlib as a dict of all its literal names
     "font.size": 7.5,

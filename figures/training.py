@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLUMN, SETTINGS, label_ends, linestyle, look
+from figures.style import COLUMN, NOTE, SETTINGS, label_ends, linestyle, look
 
 AXES = {"epoch": "epoch", "minutes": "minutes of training, without evaluation"}
 LABEL = 17  # letters that fit beside a panel
@@ -66,7 +66,7 @@ def draw(shown: pd.DataFrame, split: str, caption: str, x: str = "epoch") -> Fig
                     axes.plot([last, axes.get_xlim()[1]], [end, end], color=colour, linewidth=0.5, linestyle=":")
                 apart = tall / panel * (high - low)
                 label_ends(axes, list(labels.values()), apart, margin=max(0.0, apart / 2 - 0.05 * (high - low)))
-        figure.text(0.015, 1 - 0.05 / height, caption, fontsize=6, color="#444444", va="top")
+        figure.text(0.015, 1 - 0.05 / height, caption, **NOTE)
     return figure
 
 

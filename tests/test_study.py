@@ -18,7 +18,7 @@ from dissect.cli import main
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DivergedError, FinishedError, UsageError
 from dissect.runs import files, folders
-from figures import lines
+from figures import lines, style
 from models import MODELS
 
 V = 12
@@ -408,6 +408,13 @@ def test_the_labels_of_many_arms_stay_in_the_figure():
     boxes = sorted((text.get_window_extent() for text in figure.axes[0].texts), key=lambda box: box.y0)
     assert len(boxes) == 14 and all(upper.y0 >= lower.y1 - 1 for lower, upper in pairwise(boxes))
     assert boxes[0].y0 >= 0 and boxes[-1].y1 <= figure.bbox.height
+
+
+def test_a_dollar_in_a_label_is_no_formula(tmp_path):
+    table = pd.DataFrame([{"x": x, "line": name, "seed": 1, "value": x} for name in ("$x_$", "b") for x in (1, 2)])
+    figure = lines.draw(lines.over_seeds(table), "an axis in $, $_$", "HR@20 (%)")
+    paths = style.save(figure, tmp_path / "figure", table, "words")
+    assert "$x_$" in next(path for path in paths if path.suffix == ".svg").read_text()
 
 
 def test_more_lines_than_colours_can_be_told_apart():
