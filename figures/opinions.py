@@ -61,7 +61,7 @@ def _cells(axes: Axes, cells: pd.DataFrame, rows: dict[str, str], words: dict[st
     import seaborn as sns
 
     is_order = bool(form)
-    numbers = cells.map(lambda v: "" if pd.isna(v) else form.format(v) if is_order else f"{v:.1f}".replace("0.", "."))
+    numbers = cells.map(lambda v: "" if pd.isna(v) else form.format(v) if is_order else correlation(v))
     scale: dict[str, Any] = {"cmap": ORDER, "vmin": 0.5, "vmax": len(cells) + 2}
     if not is_order:
         scale = {"cmap": AGREEMENT, "vmin": -1, "vmax": 1}
@@ -75,6 +75,11 @@ def _cells(axes: Axes, cells: pd.DataFrame, rows: dict[str, str], words: dict[st
     axes.tick_params(length=0, labelsize=6.5, pad=1)
     axes.set_xlabel(title, fontsize=6.5, labelpad=3, loc="left", color="#444444")
     axes.xaxis.set_label_position("bottom")
+
+
+def correlation(value: float) -> str:
+    """One digit, no 0 before the point, and no sign before a zero."""
+    return f"{round(value, 1) + 0.0:.1f}".replace("0.", ".")
 
 
 def _curves(axes: Axes, curves: pd.DataFrame, words: dict[str, str]) -> None:

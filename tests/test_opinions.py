@@ -694,6 +694,11 @@ def test_the_figure_is_drawn_with_and_without_curves(has_curves):
     assert "SparseVD: tran" in words and ("SparseVD 1.00, random 1.00" in words) == has_curves
 
 
+def test_a_correlation_has_one_digit_and_no_sign_before_a_zero():
+    shown = [figure.correlation(value) for value in (1.0, 0.97, 0.44, 0.0, -0.04, -0.06, -1.0)]
+    assert shown == ["1.0", "1.0", ".4", ".0", ".0", "-.1", "-1.0"]
+
+
 def test_matrices_that_are_equally_good_share_the_better_place(monkeypatch, tmp_path):
     """There was none in place 1 if two were the best: both stood at 1.5, which was printed as 2."""
     matrices, roles = tables(sparsevd=[0.6, 0.6, 0.1, 0.0])

@@ -370,6 +370,7 @@ def test_a_group_whose_dissection_is_not_finished_is_shown_without_a_verdict(cop
         (group / f"s{seed}" / "DONE").unlink()
     text = read(dissect.report(group, tmp_path / "r.html", runs_dir=copied / "runs")).text
     assert "without-sparsevd" in text and "no seed is finished" in text
+    assert "not finished; MRR@20 of without-propagation" in text and "not dissected; MRR" not in text
 
 
 @pytest.mark.parametrize("name", ["", "."])

@@ -254,8 +254,11 @@ def in_short(section: dict[str, Any]) -> str:
     """The answers about each role in a sentence: propagation has withered and is redundant; attention is alive."""
     verdict = section["verdict"]
     if verdict is None or not verdict["density"]:
-        test = section["entries"][0].summaries
-        return f"not dissected; MRR@20 {sum(s['test']['mrr@20'] for s in test) / len(test):.2f} %"
+        first: Entry = section["entries"][0]
+        which = "" if first.variant == folders.FULL else f" of {first.variant}"
+        mean = sum(summary["test"]["mrr@20"] for summary in first.summaries) / len(first.summaries)
+        state = "not dissected" if section["config"]["where"] == "none" else "not finished"
+        return f"{state}; MRR@20{which} {mean:.2f} %"
     says = {ALIVE: "is alive", WITHERED: "has withered"}
     parts = {role: says.get(given["answer"], "is undecided") for role, given in verdict.get("roles", {}).items()}
     for role, given in verdict["need"].items():
