@@ -248,6 +248,15 @@ def test_a_single_session_decides_nothing_of_lengths(evidence_of, monkeypatch):
         evidence.on_long(found, "mixed", "plain"),
     ):
         assert answer.answer == UNDECIDED and "session" in answer.measured
+    assert any(note.startswith("A single test session says") for note in found.table.rows.attrs["notes"])
+
+
+def test_too_few_test_sessions_are_told(evidence_of, monkeypatch):
+    hits = {"mixed": 0.5, "plain": 0.5}
+    assert not any("sessions say" in note for note in evidence_of(THREE, hits).table.rows.attrs["notes"])
+    monkeypatch.setattr(sys.modules[__name__], "SESSION", SESSION % 5)
+    found = evidence_of(THREE, hits)
+    assert any(note.startswith("Only 5 test sessions say") for note in found.table.rows.attrs["notes"])
 
 
 def test_the_pairs_at_a_length_are_those_of_its_prefixes(evidence_of):

@@ -490,16 +490,6 @@ def test_one_seed_and_unfinished_seeds_are_told(typed, folder):
     assert "Left out, unfinished: 1 of srgnn." in out
 
 
-def test_too_few_test_sessions_are_told(folder):
-    make_group(folder)
-    make_group(folder, model="attenmixer")
-    assert not any("sessions say" in note for note in compare(runs_dir=folder)[0].rows.attrs["notes"])
-    for sessions, says in ((5, "Only 5 test sessions say little about others"), (1, "A single test session says")):
-        for run in folder.glob("*/s*"):
-            write_run(run, ranks_of(int(run.name[1:])), session=SESSION % sessions)
-        assert any(note.startswith(says) for note in compare(runs_dir=folder)[0].rows.attrs["notes"])
-
-
 def test_a_baseline_needs_no_second_seed(typed, folder):
     write_run(make_group(folder, model="pop", seeds=()) / "s1", ranks_of(1), epochs=0, which="last", bias=0.0)
     make_group(folder)
