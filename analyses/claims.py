@@ -97,8 +97,8 @@ def dissection(case: Case, model: str) -> Path | None:
     """The group that dissects a model under the protocol of the case: of `dissect run`, or with `--literal`.
 
     Nothing but width, length, precision and, with `dissect run`, the KL weight may differ from its usual settings,
-    unless they were tuned. Of several the one that has the usual KL weight, then that of most seeds, then the widest.
-    None if none is finished.
+    unless they were tuned. Of several the one that has the usual KL weight, then that of most seeds, the widest, the
+    longest, that of the highest KL weight, the last by name: never by when it was made. None if none is finished.
     """
     settings = LITERAL if case.protocol == "paper" else CALIBRATED
     free = ("max_steps", "products", *(["kl_weight"] if settings is CALIBRATED else []))
@@ -112,8 +112,9 @@ def dissection(case: Case, model: str) -> Path | None:
         is_tuned = (group / "tuned.json").exists() and (config.where, config.shadows) == (usual.where, usual.shadows)
         if (is_plain or is_tuned) and (seeds := len(finished(group))):
             has_usual_weight = config.kl_weight == usual.kl_weight
-            found.append((has_usual_weight, seeds, config.model_options.get("dim", 0), group))
-    return max(found, key=lambda each: each[:3])[3] if found else None
+            size = (config.model_options.get("dim", 0), config.max_steps, config.kl_weight)
+            found.append((has_usual_weight, seeds, *size, group.name, group))
+    return max(found)[-1] if found else None
 
 
 def observed(case: Case, model: str, question: str) -> Finding:

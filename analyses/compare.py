@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,15 @@ from analyses.entries import (
     same_test_set,
     sound_configs,
 )
-from analyses.significance import Gains, can_count, enough_resamples, n_tests, pairs_table, read_gains
+from analyses.significance import (
+    FEW_SESSIONS,
+    Gains,
+    can_count,
+    enough_resamples,
+    n_tests,
+    pairs_table,
+    read_gains,
+)
 from dissect.errors import DataError, UsageError
 from dissect.runs import files, folders
 from dissect.runs.records import ALSO, LISTED, METRICS, Data
@@ -117,9 +125,14 @@ def compared(
     seed: int = 0,
     every_pair: bool = False,
     report: Report | None = None,
+    names: Sequence[str] = (),
 ) -> Comparison:
-    """The means of rows of one split and protocol, and their pairs, from what `read_gains` gives."""
-    rows = means(entries)
+    """The means of rows of one split and protocol, and their pairs, from what `read_gains` gives.
+
+    `names` are the labels of the entries, if theirs (analyses.entries.labels) are not to be taken.
+    """
+    names = names or labels(entries)
+    rows = means(entries, names)
     for name in ALSO:
         by_seed = [gains[place].also[name] for place in rows["entry"]]
         rows[name] = [100 * float(values.mean()) for values in by_seed]
@@ -142,12 +155,12 @@ def compared(
         "test_sessions": len(count),
         "holm_tests": tests,
         "resamples": resamples,
-        "notes": (*notes(rows, tests, resamples), *about_tuning(entries)),
+        "notes": (*notes(rows, tests, resamples), *about_sessions(len(count), tests), *about_tuning(entries, names)),
     }
     return Comparison(rows, pairs)
 
 
-def means(entries: list[Entry]) -> pd.DataFrame:
+def means(entries: list[Entry], names: Sequence[str] = ()) -> pd.DataFrame:
     """One row per entry, best MRR@20 first: means and standard deviations over seeds, in percent.
 
     Columns: label, group, model, variant, where, protocol, ties, selection (Entry.selection), seeds (number),
@@ -178,7 +191,7 @@ def means(entries: list[Entry]) -> pd.DataFrame:
             **over_seeds(row),
             "entry": place,
         }
-        for place, (row, label) in enumerate(zip(entries, labels(entries)))
+        for place, (row, label) in enumerate(zip(entries, names or labels(entries)))
     ]
     table = pd.DataFrame(rows).assign(**{n: pd.Series(v, dtype=object) for n, v in differing(entries).items()})
     # A stable order: ties by name, so that the same runs give the same table.
@@ -316,11 +329,19 @@ def notes(rows: pd.DataFrame, tests: int, resamples: int) -> tuple[str, ...]:
     return tuple(said)
 
 
-def about_tuning(entries: list[Entry]) -> list[str]:
+def about_sessions(number: int, tests: int) -> list[str]:
+    """A warning if there are too few test sessions for the bootstrap."""
+    if number >= FEW_SESSIONS or not tests:
+        return []
+    few = "A single test session says" if number == 1 else f"Only {number} test sessions say"
+    return [f"{few} little about others: intervals are too narrow, and p too small. Take {FEW_SESSIONS} or more."]
+
+
+def about_tuning(entries: list[Entry], names: Sequence[str]) -> list[str]:
     """Which rows have tuned settings, and from how many trials; nothing if none has."""
     said = [
         f"{label} ({of['trials']} trial{'s' * (of['trials'] != 1)})"
-        for row, label in zip(entries, labels(entries))
+        for row, label in zip(entries, names)
         for of in folders.each_sound([row.group], folders.tuned_by, required=False)
         if of
     ]

@@ -21,7 +21,7 @@ COUNTS = ("kept ", "abs ", "signed ")  # how the columns of counts begin
 
 
 def density_table(group: Path, variant: str = "full") -> pd.DataFrame:
-    """The density records of every seed: one row per seed, step, matrix and block.
+    """The density records of the finished seeds, or of all if none is: one row per seed, step, matrix and block.
 
     Columns: seed, step, epoch, matrix, block, role, module, numel, kl_weight, the counts `kept <t>`, `abs <tau>`,
     `signed <tau>`, and log_alpha_hist. A damaged seed is skipped with a warning. Raises DataError if nothing was
@@ -30,7 +30,12 @@ def density_table(group: Path, variant: str = "full") -> pd.DataFrame:
     known = variants(group)
     if variant not in known and known:
         raise unknown(f"variant in {group.name}", variant, known)
-    return density_of(group_runs(group, variant), group)
+    return density_of(settled(group, variant), group)
+
+
+def settled(group: Path, variant: str = FULL) -> list[Path]:
+    """The finished runs of a variant, or all if none is: a seed that has just begun would shift every mean."""
+    return finished(group, variant) or group_runs(group, variant)
 
 
 def density_of(found: list[Path], group: Path) -> pd.DataFrame:

@@ -276,7 +276,7 @@ def pairs_by_length(todo: Sequence[Job]) -> dict[tuple[str, int], pd.DataFrame]:
         if session.size and session.max() > 0:  # a single session has no interval
             rows = [gains_of_ranks(of["rank"][:, here], session) for of in ranks.values()]
             tables[x] = pairs_table(rows, np.bincount(session), tests=tests)
-    p = holm(np.concatenate([table["p bootstrap"].to_numpy() for table in tables.values()]))
+    p = holm(np.array([p for table in tables.values() for p in table["p bootstrap"]]))
     found, at = {}, 0
     for x, table in tables.items():
         table = table.assign(**{"p bootstrap holm": p[at : at + len(table)]})
@@ -306,6 +306,8 @@ def mostly(of: Evidence, label: str, others: Sequence[str], metrics: Sequence[st
     if not {label, *others} <= set(of.rows.index):
         return MISSING
     cells = [(metric, x) for metric in metrics for name, x in of.by_length if name == metric and x]
+    if not cells:
+        return of.found(UNDECIDED, "no length has prefixes of two sessions", [label, *others])
     signs = [[way * sign_at(of, label, other, metric, x) for other in others] for metric, x in cells]
     ahead, behind = sum(min(each) == 1 for each in signs), sum(min(each) == -1 for each in signs)
     answer = HOLDS if 2 * ahead > len(cells) else FAILS if 2 * behind >= len(cells) else UNDECIDED
@@ -316,8 +318,10 @@ def mostly(of: Evidence, label: str, others: Sequence[str], metrics: Sequence[st
 
 def on_long(of: Evidence, a: str, b: str, metric: str = "hr@20") -> Finding:
     """Whether a is better than b on sessions of LONG clicks or more."""
-    if not {a, b} <= set(of.rows.index) or (metric, 0) not in of.by_length:
+    if not {a, b} <= set(of.rows.index):
         return MISSING
+    if (metric, 0) not in of.by_length:
+        return of.found(UNDECIDED, f"fewer than two sessions have prefixes of {LONG} clicks or more", [a, b])
     sign = sign_at(of, a, b, metric, 0)
     gain = {label: 100 * gains(ranks["rank"][:, ranks["length"] >= LONG], metric).mean() for label, ranks in
             ranks_of(of.todo).items() if label in (a, b)}  # fmt: skip

@@ -5,7 +5,7 @@ Its trainings are ordinary run folders. What one study has trained another finds
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -222,15 +222,12 @@ def compared(study: Study, todo: Sequence[Job], every_pair: bool = False, **how:
             f"{len(entries)} of {len(by_label)} arms of {study.name} have a finished seed: it takes two for a table.",
             "Train them: dissect study run, with the same study and options.",
         )
-    names = {(row.group.name, row.variant): arm.label for row, arm in zip(entries, arms)}
+    names = {(row.group, row.variant): arm.label for row, arm in zip(entries, arms)}
     entries, read, count = read_gains(entries)
     if len(entries) < 2:
         raise DataError(f"The ranks of {len(entries)} of {len(arms)} arms of {study.name} can be read: it takes two.")
-    table = compare.compared(entries, read, count, every_pair=every_pair or bool(study.pairs), **how)
-    table.rows["label"] = [names[group, variant] for group, variant in zip(table.rows["group"], table.rows["variant"])]
-    known = dict(zip(compare.run_names(table.rows), table.rows["label"]))
-    for side in "ab" if len(table.pairs) else "":
-        table.pairs[side] = table.pairs[f"{side} run"].map(known)
+    known = [names[row.group, row.variant] for row in entries]
+    table = compare.compared(entries, read, count, every_pair=every_pair or bool(study.pairs), names=known, **how)
     data = todo[0].plan.data.name
     printed = {arm.label: arm.printed.get(name_in_paper(data)) for arm in arms}
     for column, part in (("hr@20", "hr"), ("mrr@20", "mrr"), ("seconds", "seconds")):
@@ -252,10 +249,11 @@ def oriented(table: compare.Comparison, a: str, b: str) -> pd.DataFrame:
     if len(found):
         return found
     turned = table.pairs[(table.pairs["a"] == b) & (table.pairs["b"] == a)]
-    mean = table.rows.set_index("label")
     names = {"a": a, "b": b, "a run": turned["b run"], "b run": turned["a run"]}
     values = {name: -turned[name] for name in ("difference", "t", "d_z")} | {"low": -turned["high"]}
-    relative = -100 * turned["difference"] / [mean[metric][b] for metric in turned["metric"]]
+    # Of the same ranks as before: means of the protocol `paper` are of other epochs.
+    times = 1 + turned["relative"] / 100  # b in units of a; NaN if a is 0
+    relative = (100 / times.where(times > 0) - 100).mask(times.isna() & (turned["difference"] != 0), -100.0)
     return turned.assign(**names, **values, high=-turned["low"], relative=relative)
 
 
@@ -279,15 +277,19 @@ def name_in_paper(dataset: str) -> str:
 
 def lines(todo: Sequence[Job], metrics: Sequence[str] = ("hr@20", "mrr@20")) -> pd.DataFrame:
     """Accuracy against the x of the arms: a row for each seed, with columns x, line (the metric), seed, value."""
-    tests = [(job, folders.read_summary(job.run)["test"]) for job in todo if job.is_done]
     rows = [
-        {"x": job.arm.x, "line": metric.upper(), "seed": job.seed, "value": test[metric]}
-        for job, test in tests
+        {"x": job.arm.x, "line": metric.upper(), "seed": job.seed, "value": summary["test"][metric]}
+        for job, summary in _read(todo, folders.read_summary)
         for metric in metrics
     ]
-    if not rows:
-        raise UsageError(*NONE_FINISHED)
     return pd.DataFrame(rows)
+
+
+def _read(todo: Sequence[Job], read: Callable[[Path], Any]) -> list[tuple[Job, Any]]:
+    """What `read` finds in the finished runs. Damaged ones are left out; raises DataError if all are."""
+    if not (done := [job for job in todo if job.is_done]):
+        raise UsageError(*NONE_FINISHED)
+    return each_sound(done, lambda job: (job, read(job.run)))
 
 
 def lengths(todo: Sequence[Job], metric: str = "hr@20") -> pd.DataFrame:
@@ -295,16 +297,11 @@ def lengths(todo: Sequence[Job], metric: str = "hr@20") -> pd.DataFrame:
     stands for that and more), line (the arm), seed, value (percent), prefixes.
     """
     rows = []
-    for job in todo:
-        if not job.is_done:
-            continue
-        ranks = folders.read_ranks(folders.test_ranks(job.run))
+    for job, ranks in _read(todo, lambda run: folders.read_ranks(folders.test_ranks(run))):
         length = np.minimum(ranks["length"], LONGEST)
         gain = gains(ranks["rank"], metric)
         for x in np.unique(length):
             here = length == x
             value = {"value": 100 * gain[here].mean(), "prefixes": int(here.sum())}
             rows.append({"x": int(x), "line": job.arm.label, "seed": job.seed, **value})
-    if not rows:
-        raise UsageError(*NONE_FINISHED)
     return pd.DataFrame(rows)

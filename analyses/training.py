@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analyses.density import settled
 from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.folders import each_sound
@@ -26,10 +27,9 @@ def training_table(group: Path, variant: str = folders.FULL) -> pd.DataFrame:
     was recorded or all is damaged.
     """
     stretch = max(1, round(folders.group_config(group)["max_steps"] / LOSS_POINTS))
-    there = folders.group_runs(group, variant)
-    # A seed that has just begun would shift the mean at its end.
-    chosen = [run for run in there if folders.is_done(run)] or there
-    rows = [row for of_run in each_sound(chosen, lambda run: training_rows(run, stretch)) for row in of_run]
+    rows = [
+        row for of_run in each_sound(settled(group, variant), lambda run: training_rows(run, stretch)) for row in of_run
+    ]
     if not any(row["step"] for row in rows):  # a baseline is ranked at step 0
         known = folders.variants(group)
         raise DataError(

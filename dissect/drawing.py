@@ -5,6 +5,7 @@ Here the tables of analyses/ meet the drawings of figures/. `dissect plot NAME` 
 
 from __future__ import annotations
 
+import math
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -227,20 +228,25 @@ def histogram(group: Path, *, threshold: float | None = None) -> list[Drawing]:
     """Draw histograms of log alpha at the end of training, with the threshold; those of shadows upside down."""
     from analyses.density import density_table, log_alpha_shares
     from dissect.runs import folders
+    from dissect.sparsevd.density import BINS_PER_UNIT
     from figures import histogram as figure
 
-    config, table = folders.group_config(group), log_alpha_shares(density_table(group))
-    t = config["threshold"] if threshold is None else threshold
+    config, records = folders.group_config(group), density_table(group)
+    t, table = config["threshold"] if threshold is None else threshold, log_alpha_shares(records)
     if not -20 <= t <= 20:
         raise UsageError(f"--threshold is of log alpha, whose histogram goes from -20 to 20, not {t:g}.")
+    edge = math.ceil(t * BINS_PER_UNIT) / BINS_PER_UNIT  # bins are counted whole
+    seeds = records["seed"].nunique()
     caption = (
-        f"{config['model']} on {config['dataset']}, end of training, all seeds; "
-        f"kept (blue) below the threshold log α = {t:g} (dashed)"
+        f"{config['model']} on {config['dataset']}, last measurement, {seeds} seed{'s' * (seeds > 1)}; "
+        f"kept (blue) below the threshold log α = {edge:g} (dashed)"
     )
+    if edge != t:
+        caption += f"\nbins are counted whole: {edge:g} is the upper end of that with {t:g}"
     if table["matrix"].str.startswith("shadow.").any():
         caption += "\nupside down: the shadow of the matrix, useless by construction"
-    words = figure.describe(table, t, caption.replace("\n", "; "))
-    return [Drawing("log-alpha", figure.draw(table, t, caption), words, table)]
+    words = figure.describe(table, edge, caption.replace("\n", "; "))
+    return [Drawing("log-alpha", figure.draw(table, edge, caption), words, table)]
 
 
 def path(group: Path, *, by: str = "role", threshold: float | None = None) -> list[Drawing]:
@@ -279,7 +285,7 @@ def opinions(group: Path) -> list[Drawing]:
 
     config, found = folders.group_config(group), read(group)
     means = found.matrices.groupby("matrix", sort=False)[compared(found.matrices)].mean()
-    order = means.rank(ascending=False)
+    order = means.rank(ascending=False, method="min")  # equal ones share the better place
     by = found.curves.groupby(["criterion", "share"], sort=False)["mrr@20"]
     curves = by.agg(mean="mean", low="min", high="max").reset_index()
     seeds = _over_seeds("means of", {int(found.matrices["seed"].nunique())})
@@ -298,9 +304,10 @@ def opinions(group: Path) -> list[Drawing]:
 def training(
     *groups: Path, by: str = "epoch", variants: Sequence[str] = (), runs_dir: Path | str = "runs"
 ) -> list[Drawing]:
-    """Draw loss, HR@20 and MRR@20 by epoch or by time, for several groups in one figure. Unfinished runs are included.
+    """Draw loss, HR@20 and MRR@20 by epoch or by time, for several groups in one figure.
 
-    A line for each of the `variants` (all unless given) of each group. A hint names groups as `runs_dir` has them.
+    Of a group without a finished seed the unfinished ones are drawn. A line for each of the `variants` (all unless
+    given) of each group. A hint names groups as `runs_dir` has them.
     """
     import pandas as pd
 

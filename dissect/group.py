@@ -165,8 +165,8 @@ class Group:
         Returns
         -------
         DataFrame
-            A row for each seed, measurement and matrix: seed, step, epoch, matrix, role, module, kept (weights with log
-            alpha below the threshold), size (weights in all), density (kept / size).
+            A row for each finished seed (or all, if none is), measurement and matrix: seed, step, epoch, matrix, role,
+            module, kept (weights with log alpha below the threshold), size (weights in all), density (kept / size).
 
         Raises
         ------

@@ -6,7 +6,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, DASHES, SETTINGS, TEXT, label_points
+from figures.style import SETTINGS, TEXT, label_points, look
 
 PANELS = {  # curve -> title, x axis, y axis
     "length": ("Session lengths", "clicks", "share of sessions as long or longer"),
@@ -23,8 +23,8 @@ def draw(table: pd.DataFrame) -> Figure:
     import seaborn as sns
 
     names = list(table["dataset"].unique())
-    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
-    dashes = {name: DASHES[number % len(DASHES)] for number, name in enumerate(names)}
+    colours = {name: look(number)[0] for number, name in enumerate(names)}
+    dashes = {name: look(number)[1] for number, name in enumerate(names)}
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(TEXT, 2.5))
         for place, (curve, (title, xlabel, ylabel)) in enumerate(PANELS.items()):

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, COLUMN, DASHES, GREY, SETTINGS, TEXT, label_ends, short_names
+from figures.style import COLUMN, GREY, NOTE, SETTINGS, TEXT, label_ends, linestyle, look, short_names
 
 TITLES = {"gnn": "GNN module", "readout": "Readout module", "encoder": "Encoder", "other": "Other matrices"}
 SHADOW = "shadow."  # begins the name of a shadow's line
@@ -88,19 +88,18 @@ def draw(
             label_ends(axes, labels, gap=1.02 * LABEL / tall, margin=0 if panels else -0.1)
         title, top = TITLES.get(module, module), 1 - 0.05 / height
         figure.text(0.05 / width, top, title, fontsize=8, fontweight="bold", va="top")
-        figure.text(0.05 / width, top - HEADING / height, caption, fontsize=6, color="#444444", va="top")
+        figure.text(0.05 / width, top - HEADING / height, caption, **NOTE)
     return figure
 
 
 def styles(own: list[str], controls: list[str]) -> dict[str, dict[str, Any]]:
     """How the lines of matrices and controls look."""
     looks: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(own):  # other dashes when the colours repeat
-        dashes = DASHES[(number + number // len(COLOURS)) % len(DASHES)]
-        looks[line] = {"color": COLOURS[number % len(COLOURS)], "linestyle": (0, dashes) if dashes else "-"}
+    for number, line in enumerate(own):
+        colour, dashes, _ = look(number)
+        looks[line] = {"color": colour, "linestyle": linestyle(dashes)}
     for line in controls:
-        dashes = CONTROLS.get(line, "")
-        looks[line] = {"color": GREY, "linestyle": (0, dashes) if dashes else "-", "linewidth": THIN}
+        looks[line] = {"color": GREY, "linestyle": linestyle(CONTROLS.get(line, "")), "linewidth": THIN}
     return looks
 
 
@@ -108,20 +107,20 @@ def _panel(axes: Axes, shown: pd.DataFrame, looks: Mapping[str, Any], x: str) ->
     """The lines of a panel, shadows first, so that they lie below."""
     shade = 0.3 / max(3, shown[shown["role"] == "shadow"]["line"].nunique())  # many on top of each other stay light
     for (role, line), part in sorted(shown.groupby(["role", "line"], sort=False), key=lambda of: of[0][0] != "shadow"):
-        look = looks[line.removeprefix(SHADOW)]
+        own = looks[line.removeprefix(SHADOW)]
         if role == "shadow":
-            axes.fill_between(part[x], 0, part["mean"], color=look["color"], alpha=shade, linewidth=0)
-            axes.plot(part[x], part["mean"], **{**look, "linewidth": THIN})
+            axes.fill_between(part[x], 0, part["mean"], color=own["color"], alpha=shade, linewidth=0)
+            axes.plot(part[x], part["mean"], **{**own, "linewidth": THIN})
         else:
-            axes.fill_between(part[x], part["low"], part["high"], color=look["color"], alpha=0.18, linewidth=0)
-            axes.plot(part[x], part["mean"], **look)
+            axes.fill_between(part[x], part["low"], part["high"], color=own["color"], alpha=0.18, linewidth=0)
+            axes.plot(part[x], part["mean"], **own)
 
 
 def _heading(axes: Axes, title: str, tall: float) -> None:
     """Two lines above a panel: what it shows, and where that comes from."""
     first, _, second = title.partition("\n")
     axes.text(0, 1 + 0.18 / tall, first, transform=axes.transAxes, fontsize=7, fontweight="bold")
-    axes.text(0, 1 + 0.07 / tall, second[:CAPTION], transform=axes.transAxes, fontsize=6, color="#444444")
+    axes.text(0, 1 + 0.07 / tall, second[:CAPTION], transform=axes.transAxes, **{**NOTE, "va": "baseline"})
 
 
 def describe(shown: pd.DataFrame, module: str, caption: str, panels: Mapping[str, str] | None = None) -> str:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from figures.style import GREY, SETTINGS, TEXT
+from figures.style import GREY, NOTE, SETTINGS, TEXT
 
 SHADOW = "shadow."  # begins the name of a shadow
 COLOURS = "mako_r"  # from light to dark without a turn: prints in grey, and no hue needs to be told apart
@@ -52,7 +52,7 @@ def draw(table: pd.DataFrame, caption: str, label: str = "density") -> Figure:
             if _is_shadow(row):
                 text.set(color=GREY, fontstyle="italic")
         _roles(axes, table)
-        figure.text(0.05 / TEXT, 1 - 0.05 / height, caption, fontsize=6, color="#444444", va="top")
+        figure.text(0.05 / TEXT, 1 - 0.05 / height, caption, **NOTE)
     return figure
 
 

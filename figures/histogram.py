@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from figures.style import COLOURS, SETTINGS, TEXT, short_names
+from figures.style import COLOURS, NOTE, SETTINGS, TEXT, short_names
 
 BIN = 0.25  # of log alpha
 BEYOND = "#B5B5B5"  # of the weights at or above the threshold
@@ -41,7 +41,7 @@ def draw(table: pd.DataFrame, threshold: float, caption: str) -> Figure:
             panel.set_xlim(low, high)
         figure.supxlabel("log α", fontsize=7.5)
         figure.supylabel(f"share of the weights in a bin of {BIN}", fontsize=7.5)
-        figure.suptitle(caption, fontsize=6.5, x=0.01, ha="left", color="#444444")
+        figure.suptitle(caption, **{**NOTE, "fontsize": 6.5}, x=0.01, ha="left")
     return figure
 
 
@@ -93,4 +93,4 @@ def describe(table: pd.DataFrame, threshold: float, caption: str) -> str:
     """The figure in words, from its data."""
     kept = table[table["log_alpha"] < threshold].groupby("matrix", sort=False)["share"].sum()
     shares = "; ".join(f"{name} {value:.3f}" for name, value in kept.items())
-    return f"{caption}. Share of weights below it: {shares}."
+    return f"{caption}. Share of weights below the threshold: {shares}."

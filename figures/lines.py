@@ -8,10 +8,9 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, COLUMN, DASHES, GREY, SETTINGS, label_ends
+from figures.style import COLUMN, GREY, SETTINGS, label_ends, linestyle, look
 
-MARKERS = "osD^v<>P"
-HEIGHT, LEFT, BOTTOM, TOP = 2.3, 0.52, 0.38, 0.1  # inches
+HEIGHT, LEFT, BOTTOM, TOP = 2.3, 0.52, 0.38, 0.1  # inches; many labels make it taller
 SMALL = 6.5  # points
 LETTER, LINE, WRAP = 0.066, 0.11, 14  # inches, a letter and a line of a label; letters of a line
 
@@ -32,23 +31,24 @@ def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "", note: st
     places = sorted(shown["x"].unique())
     at = {x: place for place, x in enumerate(places)}  # equal steps: 1, 2, 4, ..., 32 are no straight scale
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=(COLUMN, HEIGHT))
         words = {line: textwrap.fill(str(line), WRAP, break_on_hyphens=False) for line in shown["line"].unique()}
         is_one = len(words) == 1  # the axis says what it is
         longest = max(len(part) for text in words.values() for part in text.split("\n"))
         beside = 0.1 if is_one else LETTER * longest + 0.05
-        bottom = BOTTOM + LINE * ("prefixes" in shown)
-        wide, tall = (COLUMN - LEFT - beside) / (1 if is_one else 1.12), HEIGHT - bottom - TOP - 1.3 * LINE * bool(note)
-        axes = figure.add_axes((LEFT / COLUMN, bottom / HEIGHT, wide / COLUMN, tall / HEIGHT))
+        apart = LINE * max(text.count("\n") + 1 for text in words.values()) + 0.02  # inches, from label to label
+        bottom, above = BOTTOM + LINE * ("prefixes" in shown), TOP + 1.3 * LINE * bool(note)
+        height = max(HEIGHT, bottom + apart * len(words) + above)
+        wide, tall = (COLUMN - LEFT - beside) / (1 if is_one else 1.12), height - bottom - above
+        figure = Figure(figsize=(COLUMN, height))
+        axes = figure.add_axes((LEFT / COLUMN, bottom / height, wide / COLUMN, tall / height))
         if note:
-            figure.text(LEFT / COLUMN, 1 - 0.06 / HEIGHT, note, ha="left", va="top", color=GREY, fontsize=SMALL)
+            figure.text(LEFT / COLUMN, 1 - 0.06 / height, note, ha="left", va="top", color=GREY, fontsize=SMALL)
         labels = []
         for number, (line, part) in enumerate(shown.groupby("line", sort=False)):
-            part, colour = part.sort_values("x"), COLOURS[number % len(COLOURS)]
-            x, dashes = part["x"].map(at), DASHES[number % len(DASHES)]
+            part, (colour, dashes, marker) = part.sort_values("x"), look(number)
+            x = part["x"].map(at)
             axes.fill_between(x, part["low"], part["high"], color=colour, alpha=0.15, linewidth=0)
-            style = (0, dashes) if dashes else "-"
-            axes.plot(x, part["mean"], color=colour, linestyle=style, marker=MARKERS[number % 8], markersize=3.2)
+            axes.plot(x, part["mean"], color=colour, linestyle=linestyle(dashes), marker=marker, markersize=3.2)
             labels.append((float(part["mean"].iloc[-1]), words[line], colour))
         names = [f"{x:g}" for x in places]
         names[-1] = last or names[-1]
@@ -57,12 +57,13 @@ def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "", note: st
             short = {x: f"{n:.0f}" if n < 1000 else f"{n / 1000:.0f}k" for x, n in counts.items()}
             names = [f"{name}\n{short[x]}" for name, x in zip(names, places)]
         axes.set_xticks(range(len(places)), names)
-        axes.set_xlabel(f"{xlabel}; number of prefixes" if "prefixes" in shown else xlabel)
+        says = f"{xlabel}; number of prefixes" if "prefixes" in shown else xlabel
+        axes.set_xlabel(says, parse_math=False)
         axes.set_ylabel(ylabel)
         low, high = axes.get_ylim()
         axes.set_ylim(low, high)
-        lines = max(text.count("\n") + 1 for text in words.values())
-        label_ends(axes, [] if is_one else labels, (LINE * lines + 0.02) / tall * (high - low))
+        inch = (high - low) / tall
+        label_ends(axes, [] if is_one else labels, apart * inch, margin=max(0.0, apart / 2 - above) * inch)
     return figure
 
 

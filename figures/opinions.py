@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, DASHES, GREY, SETTINGS, TEXT, short_names
+from figures.style import COLOURS, DASHES, GREY, NOTE, SETTINGS, TEXT, short_names
 
 ORDER, AGREEMENT = "mako", "vlag"  # rank 1 is dark; -1 to 1 with white at 0
 CELL, LETTER, LINE = 0.17, 0.052, 0.1  # inches: a row, a letter of its name, a line of the caption
@@ -37,7 +37,7 @@ def draw(
     height = top + tall + lower
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(TEXT, height))
-        figure.text(0.05 / TEXT, 1 - 0.05 / height, caption, fontsize=6, color="#444444", va="top")
+        figure.text(0.05 / TEXT, 1 - 0.05 / height, caption, **NOTE)
 
         def place(x: float, y: float, w: float, h: float) -> Axes:  # inches, y from the top
             return figure.add_axes((x / TEXT, 1 - (y + h) / height, w / TEXT, h / height))
@@ -61,7 +61,7 @@ def _cells(axes: Axes, cells: pd.DataFrame, rows: dict[str, str], words: dict[st
     import seaborn as sns
 
     is_order = bool(form)
-    numbers = cells.map(lambda v: "" if pd.isna(v) else form.format(v) if is_order else f"{v:.1f}".replace("0.", "."))
+    numbers = cells.map(lambda v: "" if pd.isna(v) else form.format(v) if is_order else correlation(v))
     scale: dict[str, Any] = {"cmap": ORDER, "vmin": 0.5, "vmax": len(cells) + 2}
     if not is_order:
         scale = {"cmap": AGREEMENT, "vmin": -1, "vmax": 1}
@@ -75,6 +75,11 @@ def _cells(axes: Axes, cells: pd.DataFrame, rows: dict[str, str], words: dict[st
     axes.tick_params(length=0, labelsize=6.5, pad=1)
     axes.set_xlabel(title, fontsize=6.5, labelpad=3, loc="left", color="#444444")
     axes.xaxis.set_label_position("bottom")
+
+
+def correlation(value: float) -> str:
+    """One digit, no 0 before the point, and no sign before a zero."""
+    return f"{round(value, 1) + 0.0:.1f}".replace("0.", ".")
 
 
 def _curves(axes: Axes, curves: pd.DataFrame, words: dict[str, str]) -> None:

@@ -11,9 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, COLUMN, DASHES, GREY, SETTINGS, label_ends, short_names
+from figures.style import COLUMN, GREY, NOTE, SETTINGS, label_ends, linestyle, look, short_names
 
-MARKERS = "osD^v<>P"  # beside colours and dashes, since a path has few points
 LETTER, LABEL_LINE = 0.054, 0.11  # inches, a letter and a line of a label
 UPPER, LOWER, BETWEEN, BOTTOM, LINE = 1.9, 0.95, 0.14, 0.38, 0.1  # inches: panels, what lies between, a caption line
 DISSECTED, DENSE = "dissected", "matched dense"
@@ -53,7 +52,7 @@ def draw(shown: pd.DataFrame, caption: str, kept: str = "kept share") -> Figure:
     left, wide = 0.467, (COLUMN - 0.467 - beside) / 1.12
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(COLUMN, height))
-        figure.text(0.05 / COLUMN, 1 - 0.05 / height, caption, fontsize=6, color="#444444", va="top")
+        figure.text(0.05 / COLUMN, 1 - 0.05 / height, caption, **NOTE)
         for panel, below, tall, ylabel in (
             ("kept", BOTTOM + LOWER + BETWEEN, upper, kept),
             ("mrr@20", BOTTOM, LOWER, "MRR@20 (%)"),
@@ -81,20 +80,19 @@ def _panel(axes: Axes, shown: pd.DataFrame, at: dict[float, float], words: dict[
     labels = []
     for number, (line, part) in enumerate(shown.groupby("line", sort=False)):
         part = part.sort_values("kl_weight")
-        other = number + number // len(COLOURS)  # other dashes and markers when the colours repeat
-        x, dashes = part["kl_weight"].map(at), DASHES[other % len(DASHES)]
-        look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "linestyle": (0, dashes) if dashes else "-"}
-        look |= {"marker": MARKERS[other % len(MARKERS)], "markersize": 3.2, "linewidth": 1.1}
+        x, (colour, dashes, marker) = part["kl_weight"].map(at), look(number)
+        own: dict[str, Any] = {"color": colour, "linestyle": linestyle(dashes), "marker": marker}
+        own |= {"markersize": 3.2, "linewidth": 1.1}
         if line == DENSE:
-            look = {"color": GREY, "linewidth": 0.9}
+            own = {"color": GREY, "linewidth": 0.9}
         elif line == DISSECTED:
-            look |= {"color": "black", "linestyle": "-", "marker": "o"}
-        axes.fill_between(x, part["low"], part["high"], color=look["color"], alpha=0.15, linewidth=0)
-        axes.plot(x, part["mean"], **look)
+            own |= {"color": "black", "linestyle": "-", "marker": "o"}
+        axes.fill_between(x, part["low"], part["high"], color=own["color"], alpha=0.15, linewidth=0)
+        axes.plot(x, part["mean"], **own)
         if part["shadow"].notna().any():
             dots: dict[str, Any] = {"linestyle": (0, (1, 1.2)), "linewidth": 0.8, "markersize": 2.2}
-            axes.plot(x, part["shadow"], **{**look, **dots, "markerfacecolor": "white", "markeredgewidth": 0.5})
-        labels.append((float(part["mean"].iloc[-1]), words[line], look["color"]))
+            axes.plot(x, part["shadow"], **{**own, **dots, "markerfacecolor": "white", "markeredgewidth": 0.5})
+        labels.append((float(part["mean"].iloc[-1]), words[line], own["color"]))
     if (shown["panel"] == "kept").all():
         axes.set_ylim(0, min(1.02, 1.08 * shown["high"].max()) or 1)
     low, high = axes.get_ylim()

@@ -26,6 +26,7 @@ DASHES: tuple[Any, ...] = (
     (1, 1.65),
     (6, 1.5),
 )
+MARKERS = "osD^v<>P"  # beside colours and dashes, where a line has few points
 GREY = "#777777"
 # The metadata of each kind of file about when, and by what, it was made.
 UNDATED: dict[str, Any] = {
@@ -35,7 +36,9 @@ UNDATED: dict[str, Any] = {
 }
 SUFFIXES = (*UNDATED, "csv", "txt")  # of the files of a figure
 LONGEST = 24  # letters of a name; of a longer one the end is shown
-LABEL: Any = {"va": "center", "fontsize": 6.5}  # of text beside a line
+# Texts with names that others have given: a $ in them is a $, not the beginning of a formula.
+LABEL: Any = {"va": "center", "fontsize": 6.5, "parse_math": False}  # beside a line
+NOTE: Any = {"va": "top", "fontsize": 6, "color": "#444444", "parse_math": False}  # above a figure
 
 SETTINGS: Any = {  # typed by matplotlib as a dict of all its literal names
     "font.size": 7.5,
@@ -66,6 +69,17 @@ def save(figure: Figure, stem: Path, table: pd.DataFrame, description: str) -> l
     table.to_csv(paths["csv"], index=False, float_format="%.6g")
     paths["txt"].write_text(description + "\n")
     return list(paths.values())
+
+
+def look(number: int) -> tuple[str, Any, str]:
+    """Colour, dashes and marker of the line with this number, from 0; other dashes and markers when colours repeat."""
+    other = number + number // len(COLOURS)
+    return COLOURS[number % len(COLOURS)], DASHES[other % len(DASHES)], MARKERS[other % len(MARKERS)]
+
+
+def linestyle(dashes: Any) -> Any:
+    """Dashes as matplotlib takes them."""
+    return (0, dashes) if dashes else "-"
 
 
 def short_names(names: list[str]) -> dict[str, str]:

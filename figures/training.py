@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, COLUMN, DASHES, SETTINGS, label_ends
+from figures.style import COLUMN, NOTE, SETTINGS, label_ends, linestyle, look
 
 AXES = {"epoch": "epoch", "minutes": "minutes of training, without evaluation"}
 LABEL = 17  # letters that fit beside a panel
@@ -46,12 +46,12 @@ def draw(shown: pd.DataFrame, split: str, caption: str, x: str = "epoch") -> Fig
             below = bottom + (2 - number) * (panel + between)
             axes = figure.add_axes((left, below / height, right - left, panel / height))
             axes.set_xlim(0, shown[x].max() * 1.02)
-            labels = []
+            labels: dict[str, tuple[float, str, str]] = {}
             for place, line in enumerate(lines):
                 if len(part := _curve(shown, line, curve, split)):
-                    colour = COLOURS[place % len(COLOURS)]
-                    _line(axes, part, x, colour, DASHES[place % len(DASHES)], dots=curve != "loss")
-                    labels.append((float(part["mean"].iloc[-1]), words[line], colour))
+                    colour, dashes, _ = look(place)
+                    _line(axes, part, x, colour, dashes, dots=curve != "loss")
+                    labels[line] = (float(part["mean"].iloc[-1]), words[line], colour)
             axes.set_ylabel(ylabel)
             axes.yaxis.set_label_coords(0.04, below / height + panel / height / 2, transform=figure.transFigure)
             if number == 2:
@@ -61,12 +61,12 @@ def draw(shown: pd.DataFrame, split: str, caption: str, x: str = "epoch") -> Fig
             if len(lines) > 1:
                 low, high = axes.get_ylim()
                 axes.set_ylim(low, high)  # what leads to a label does not stretch it
-                for line, (end, _, colour) in zip(lines, labels):
+                for line, (end, _, colour) in labels.items():
                     last = shown[(shown["line"] == line) & (shown["curve"] == curve)][x].max()
                     axes.plot([last, axes.get_xlim()[1]], [end, end], color=colour, linewidth=0.5, linestyle=":")
                 apart = tall / panel * (high - low)
-                label_ends(axes, labels, apart, margin=max(0.0, apart / 2 - 0.05 * (high - low)))
-        figure.text(0.015, 1 - 0.05 / height, caption, fontsize=6, color="#444444", va="top")
+                label_ends(axes, list(labels.values()), apart, margin=max(0.0, apart / 2 - 0.05 * (high - low)))
+        figure.text(0.015, 1 - 0.05 / height, caption, **NOTE)
     return figure
 
 
@@ -82,7 +82,7 @@ def _line(axes: Axes, part: pd.DataFrame, x: str, colour: str, dashes: Any, dots
     rest = part[part.index >= whole.index[-1]]
     axes.fill_between(whole[x], whole["low"], whole["high"], color=colour, alpha=0.18, linewidth=0)
     marker = {"marker": "o", "markersize": 2.2} if dots else {}
-    style = (0, dashes) if dashes else "-"
+    style = linestyle(dashes)
     axes.plot(whole[x], whole["mean"], color=colour, linestyle=style, linewidth=1.0, **marker)  # type: ignore[arg-type]
     if len(rest) > 1:
         axes.plot(rest[x], rest["mean"], color=colour, linewidth=0.5, **marker)  # type: ignore[arg-type]

@@ -1,6 +1,8 @@
 """Claims: each answer on run folders where it is known, the rules against plain loops, and the page that they make."""
 
 import json
+import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +17,7 @@ from dissect.cli import claims_view
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, UsageError
 from dissect.experiment.plan import Plan
+from dissect.reporting.tables import of_pairs
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, LITERAL, Config
 from dissect.training.evaluation import metrics
@@ -114,6 +117,21 @@ def test_one_seed_decides_nothing_under_the_fair_protocol_only(evidence_of):
     assert own.answer == HOLDS
 
 
+def test_notes_below_a_table_have_the_labels_of_its_study(evidence_of):
+    found = evidence_of(of("one", "two"), {}, seeds=(1, 2))
+    write(found.todo[:3], {"one": 0.7, "two": 0.4})
+    assert any("One seed (two)" in note for note in found.table.rows.attrs["notes"])
+
+
+def test_a_report_names_both_sides_of_the_pairs_that_a_study_asks_about(evidence_of):
+    """It said of each that it is one of the best row."""
+    found = evidence_of(of("a", "b", "c"), {"a": 0.8, "b": 0.3, "c": 0.4})
+    for pairs, head, first in ((("b", "c"), "pair", "b against c"), (("a", "b"), "against", "b")):
+        shown = of_pairs(study.compared(replace(found.study, pairs=(pairs,)), found.todo))
+        assert (shown["head"][0], shown["rows"][0][0]) == (head, first)
+        assert ("which has the best MRR@20" in shown["caption"]) == (head == "against")
+
+
 def test_a_pair_that_is_turned_round_says_the_same_the_other_way(evidence_of):
     found = evidence_of(of("a", "b"), {"a": 0.7, "b": 0.4})
     there, back = found.pair("a", "b", "mrr@20"), found.pair("b", "a", "mrr@20")
@@ -126,6 +144,18 @@ def test_a_pair_that_is_turned_round_says_the_same_the_other_way(evidence_of):
     assert back["p bootstrap holm"] == there["p bootstrap holm"] and back["a run"] == there["b run"]
     assert found.sign("a", "b", "mrr@20") == 1 == -found.sign("b", "a", "mrr@20")
     assert found.sign("a", "z", "mrr@20") is None
+
+
+def test_a_turned_pair_is_of_the_same_ranks_though_the_summary_has_another_epoch(evidence_of):
+    """As under the paper's protocol, where each metric is of an epoch of its own; a row may hit nothing at all."""
+    found = evidence_of(of("a", "b", "c"), {"a": 0.7, "b": 0.4, "c": 0.0}, protocol="paper")
+    for job in found.todo:
+        summary = files.read_json(job.run / "summary.json", dict)
+        summary["test"] = {name: value + 5.0 for name, value in summary["test"].items()}
+        files.write_json(job.run / "summary.json", summary)
+    there, back = found.pair("a", "b", "hr@20"), found.pair("b", "a", "hr@20")
+    assert (1 + there["relative"] / 100) * (1 + back["relative"] / 100) == pytest.approx(1)
+    assert np.isnan(found.pair("a", "c", "hr@20")["relative"]) and found.pair("c", "a", "hr@20")["relative"] == -100
 
 
 # --- lines -------------------------------------------------------------------------------------------------
@@ -208,6 +238,25 @@ def test_best_at_most_lengths(evidence_of, hits, best, worst, long):
     assert evidence.mostly(found, "mixed", ("plain", "other"), ["hr@20"]).answer == best
     assert evidence.mostly(found, "plain", ("mixed", "other"), ["hr@20"], -1).answer == worst
     assert evidence.on_long(found, "plain", "other").answer == long
+
+
+def test_a_single_session_decides_nothing_of_lengths(evidence_of, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SESSION", np.zeros_like(SESSION))
+    found = evidence_of(THREE, {"mixed": 0.95, "plain": 0.05, "other": 0.5})
+    for answer in (
+        evidence.mostly(found, "mixed", ("plain", "other"), ["hr@20"]),
+        evidence.on_long(found, "mixed", "plain"),
+    ):
+        assert answer.answer == UNDECIDED and "session" in answer.measured
+    assert any(note.startswith("A single test session says") for note in found.table.rows.attrs["notes"])
+
+
+def test_too_few_test_sessions_are_told(evidence_of, monkeypatch):
+    hits = {"mixed": 0.5, "plain": 0.5}
+    assert not any("sessions say" in note for note in evidence_of(THREE, hits).table.rows.attrs["notes"])
+    monkeypatch.setattr(sys.modules[__name__], "SESSION", SESSION % 5)
+    found = evidence_of(THREE, hits)
+    assert any(note.startswith("Only 5 test sessions say") for note in found.table.rows.attrs["notes"])
 
 
 def test_the_pairs_at_a_length_are_those_of_its_prefixes(evidence_of):
@@ -443,6 +492,15 @@ def test_usual_settings_come_first(case, tmp_path):
     assert claims.dissection(case(), "srgnn") == usual
     assert claims.dissection(case("paper"), "srgnn") is None and wider != usual
     assert CALIBRATED["kl_weight"] == 4.0
+
+
+def test_which_dissection_answers_does_not_depend_on_when_it_was_made(case, tmp_path):
+    """Times change when folders are copied."""
+    less, more = (dissected(tmp_path, kl_weight=weight) for weight in (2.0, 8.0))
+    for first, second in ((1, 2), (2, 1)):
+        os.utime(less / "config.toml", (first, first))
+        os.utime(more / "config.toml", (second, second))
+        assert claims.dissection(case(), "srgnn") == more
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from analyses.density import in_order, over_training
 from dissect.cli import main, plot
 from dissect.data import catalog
-from dissect.drawing import FIGURES, STEMS, density, heatmap, training
+from dissect.drawing import FIGURES, STEMS, density, heatmap, histogram, training
 from dissect.errors import DataError, UsageError
 from dissect.group import Group
 from dissect.runs import folders
-from tests.test_shadowed import SIZES, make_group
+from tests.test_shadowed import GOOD, SIZES, make_group
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,27 @@ def test_a_heatmap_has_every_matrix_with_its_shadow(tmp_path):
     )
     with pytest.raises(UsageError, match=r"no counts for kept 2\.5"):
         heatmap(group, threshold=2.5)
+
+
+def test_a_seed_that_still_trains_does_not_shift_the_figures_of_the_finished(tmp_path):
+    group = make_group(tmp_path, [GOOD, GOOD, {**GOOD, "gnn.edge_in": 0.9}])
+    (group / "s3" / "DONE").unlink()
+    (drawn,), (two,) = density(group, module="gnn"), histogram(group)
+    assert drawn.table.set_index("line")["mean"]["gnn.edge_in"] == pytest.approx(0.01)
+    assert "2 seeds" in drawn.caption and "last measurement, 2 seeds" in two.caption
+    for seed in (1, 2):
+        (group / f"s{seed}" / "DONE").unlink()
+    assert "3 seeds" in histogram(group)[0].caption  # of unfinished ones all
+
+
+def test_a_histogram_says_where_it_counts(tmp_path):
+    """Its bins have a width of 0.25: what is below 2.9 cannot be told from what is below 3."""
+    group = make_group(tmp_path)
+    at, between = (histogram(group, threshold=t)[0].caption for t in (3.0, 2.9))
+    assert "below the threshold log α = 3 (dashed)" in at and "whole" not in at
+    assert (
+        "below the threshold log α = 3 (dashed); bins are counted whole: 3 is the upper end of that with 2.9" in between
+    )
 
 
 def test_moments_are_evenly_spaced_and_hold_the_last_measurement_by_then():

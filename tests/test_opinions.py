@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import dissect
 from analyses import opinions as analysis
-from dissect import opinions, sparsevd
+from dissect import drawing, opinions, sparsevd
 from dissect.cli import main
 from dissect.data import catalog, planted
 from dissect.data.sessions import split_validation
@@ -25,7 +25,7 @@ from dissect.errors import BusyError, DataError, UsageError
 from dissect.experiment.opinions import opinions_of, weights_of
 from dissect.opinions import sessions
 from dissect.opinions.tuning import recovered
-from dissect.runs import files
+from dissect.runs import files, folders
 from dissect.runs.config import Config
 from dissect.training.evaluation import evaluate, metrics, prefixes_of
 from figures import opinions as figure
@@ -713,6 +713,23 @@ def test_the_figure_is_drawn_with_and_without_curves(has_curves):
     assert len(drawn.axes) == 2 + has_curves
     words = figure.describe(order, analysis.agreement(matrices), curves, analysis.WORDS, "a model")
     assert "SparseVD: tran" in words and ("SparseVD 1.00, random 1.00" in words) == has_curves
+
+
+def test_a_correlation_has_one_digit_and_no_sign_before_a_zero():
+    shown = [figure.correlation(value) for value in (1.0, 0.97, 0.44, 0.0, -0.04, -0.06, -1.0)]
+    assert shown == ["1.0", "1.0", ".4", ".0", ".0", "-.1", "-1.0"]
+
+
+def test_matrices_that_are_equally_good_share_the_better_place(monkeypatch, tmp_path):
+    """There was none in place 1 if two were the best: both stood at 1.5, which was printed as 2."""
+    matrices, roles = tables(sparsevd=[0.6, 0.6, 0.1, 0.0])
+    rest = pd.DataFrame(columns=["criterion", "share", "mrr@20"]), pd.DataFrame(), pd.DataFrame(), [], 9, "valid"
+    found = analysis.Opinions(matrices, roles, analysis.agreement(matrices), *rest)
+    monkeypatch.setattr(analysis, "opinions", lambda group: found)
+    monkeypatch.setattr(folders, "group_config", lambda group: {"model": "srgnn", "dataset": "x"})
+    (drawn,) = drawing.opinions(tmp_path)
+    of_density = drawn.table[drawn.table["criterion"] == "sparsevd"].set_index("matrix")["rank"]
+    assert of_density.tolist() == [1, 1, 3, 4]
 
 
 def test_opinions_that_were_asked_in_another_way_are_not_averaged(tiny, group, tmp_path, capsys):

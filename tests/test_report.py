@@ -21,13 +21,13 @@ import dissect
 from dissect import reporting
 from dissect.cli import main
 from dissect.data import catalog, planted
-from dissect.drawing import Drawing
+from dissect.drawing import Drawing, density
 from dissect.errors import DataError, UsageError
 from dissect.reporting import page as pages
-from dissect.reporting.tables import NUMBER, behind, share, signed
+from dissect.reporting.tables import NUMBER, behind, setting, share, signed
 from dissect.runs import files, folders
 from dissect.runs.config import LITERAL
-from tests.test_shadowed import make_group
+from tests.test_shadowed import GOOD, make_group
 
 ROOT = Path(__file__).resolve().parent.parent
 VOID = {"meta", "br", "hr", "img", "input", "link", "rect", "use", "path", "wbr"}
@@ -370,6 +370,7 @@ def test_a_group_whose_dissection_is_not_finished_is_shown_without_a_verdict(cop
         (group / f"s{seed}" / "DONE").unlink()
     text = read(dissect.report(group, tmp_path / "r.html", runs_dir=copied / "runs")).text
     assert "without-sparsevd" in text and "no seed is finished" in text
+    assert "not finished; MRR@20 of without-propagation" in text and "not dissected; MRR" not in text
 
 
 @pytest.mark.parametrize("name", ["", "."])
@@ -501,6 +502,34 @@ def test_the_table_behind_a_figure_has_its_numbers():
     ]
 
 
+def test_groups_side_by_side_are_not_averaged_in_the_table_behind_their_figure(tmp_path):
+    one, two = make_group(tmp_path), make_group(tmp_path, {**GOOD, "gnn.edge_in": 0.4}, kl_weight=2.0)
+    (drawn,) = density(one, beside=two, module="gnn")
+    rows = {row[0]: row[1] for row in behind(drawn)["rows"]}
+    assert rows[f"{one.name}, gnn.edge_in"] == "0.010" and rows[f"{two.name}, gnn.edge_in"] == "0.400"
+    assert len(rows) == len(drawn.table)
+
+
+def test_the_command_below_a_figure_draws_this_figure(made, tmp_path, monkeypatch):
+    """From the same folder: with the paths of the groups, or the size and places of the study."""
+    mine = tmp_path / "my lines.toml"
+    mine.write_text('shows = "lines"\n[[arm]]\nmodel = "pop"\nx = 1\n')
+    where = {"dataset": "tiny", "runs_dir": made / "runs", "data_dir": made / "data"}
+    places = ["--runs-dir", str(made / "runs"), "--data-dir", str(made / "data")]
+    words = ["study", "run", str(mine), "--dataset", "tiny", "--seed", "1", "--quiet", *places]
+    assert CliRunner().invoke(main, words, catch_exceptions=False).exit_code == 0
+    group = made / "runs" / named(made, "srgnn", 2)
+    page = dissect.report([group, str(mine)], tmp_path / "r.html", dim=7, epochs=0.5, seeds=(1,), **where)
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"<code>(dissect (?:plot|study) [^<]*)</code>", Path(page).read_text())
+    assert {tuple(shlex.split(unescape(command))[1:3]) for command in commands} == {
+        ("plot", "density"), ("plot", "path"), ("plot", "training"), ("study", "figure")
+    }  # fmt: skip
+    for command in map(unescape, commands):
+        result = CliRunner().invoke(main, [*shlex.split(command)[1:], "--out", "drawn"])
+        assert result.exit_code == 0, (command, result.output)
+
+
 NUMBERS = ["", "?", "0.5", "−1.2 %", "1,234", "< 0.001", "≤ 0.006", "15.31 ± 0.15", "+0.2 [−0.1, +0.5]", "0.24 (0.06)"]
 
 
@@ -512,6 +541,10 @@ def test_cells_of_numbers_are_known(cell):
 @pytest.mark.parametrize("cell", ["full", "0.1.0", "2026-11-26 06:48", "cpu", "2.13.0+cpu", "1 run", "d1fe5af1"])
 def test_cells_of_words_are_known(cell):
     assert not NUMBER.fullmatch(cell)
+
+
+def test_a_setting_that_is_none_is_not_one_that_a_row_has_not():
+    assert [setting(value) for value in (None, np.nan, True, 0.5, "adam")] == ["none", "", "yes", "0.5", "adam"]
 
 
 def test_every_file_of_the_packages_is_packaged():

@@ -236,6 +236,14 @@ def test_models_that_are_the_same_are_a_tie():
         assert (table[name] == 1).all()
 
 
+def test_a_single_session_tells_nothing_apart():
+    """It is drawn in every resample: nothing ever contradicts the sign."""
+    gains = [gains_of_ranks(np.full((1, 9), rank), np.zeros(9, int)) for rank in (1, 30)]
+    table = pairs_table(gains, np.array([9]), resamples=200)
+    assert (table["difference"] == 100).all()
+    assert (table["p bootstrap"] == 1).all() and (table["p bootstrap holm"] == 1).all() and not table["at most"].any()
+
+
 def test_the_pairs_by_hand():
     ranks = [np.stack([ranks_of(10 * g + k, hit) for k in range(3)]) for g, hit in enumerate((0.9, 0.5, 0.1))]
     gains = [gains_of_ranks(r, SESSION) for r in ranks]

@@ -5,6 +5,7 @@ import json
 import shutil
 import tomllib
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DivergedError, FinishedError, UsageError
 from dissect.runs import files, folders
-from figures import lines
+from figures import lines, style
 from models import MODELS
 
 V = 12
@@ -107,6 +108,14 @@ def test_damaged_records_of_an_arm_leave_the_others_theirs(tmp_path, data, mine,
     (todo[2].plan.group / "config.toml").write_text("model = ")
     assert set(study.compared(mine, todo).rows["label"]) == {"popularity", "srgnn"}
     assert "config.toml" in capsys.readouterr().err
+    assert study.lines(todo)["seed"].tolist() == [1, 1, 1, 1, 2, 2, 2, 2]  # of figures, too
+    assert "s1/summary.json" in capsys.readouterr().err
+    folders.test_ranks(todo[3].run).write_bytes(b"garbled")
+    assert study.lengths(todo).groupby("line")["seed"].unique().map(list).to_dict() == {
+        "popularity": [1],
+        "srgnn": [1],
+        "no graph": [1, 2],
+    }
 
 
 def test_no_dissection_stands_in_a_table_of_the_papers_protocol(tmp_path, data):
@@ -409,3 +418,28 @@ def test_a_disk_that_refuses_ends_the_tuning_of_a_study(tmp_path, data, monkeypa
     words = ["tune", str(tmp_path / "mine.toml"), "--dataset", data.name, "--data-dir", str(tmp_path / "data")]
     result = CliRunner().invoke(main, ["study", *words, "--runs-dir", str(tmp_path / "runs")])
     assert result.exit_code == 1 and "Make room on the disk" in result.output and len(asked) == 1
+
+
+def test_the_labels_of_many_arms_stay_in_the_figure():
+    names = [f"an arm with a longer name {number}" for number in range(14)]
+    table = pd.DataFrame([{"x": x, "line": name, "seed": 1, "value": 1.0 * x} for name in names for x in (1, 2)])
+    figure = lines.draw(lines.over_seeds(table), "x", "HR@20 (%)")
+    figure.canvas.draw()
+    boxes = sorted((text.get_window_extent() for text in figure.axes[0].texts), key=lambda box: box.y0)
+    assert len(boxes) == 14 and all(upper.y0 >= lower.y1 - 1 for lower, upper in pairwise(boxes))
+    assert boxes[0].y0 >= 0 and boxes[-1].y1 <= figure.bbox.height
+
+
+def test_a_dollar_in_a_label_is_no_formula(tmp_path):
+    table = pd.DataFrame([{"x": x, "line": name, "seed": 1, "value": x} for name in ("$x_$", "b") for x in (1, 2)])
+    figure = lines.draw(lines.over_seeds(table), "an axis in $, $_$", "HR@20 (%)")
+    paths = style.save(figure, tmp_path / "figure", table, "words")
+    assert "$x_$" in next(path for path in paths if path.suffix == ".svg").read_text()
+
+
+def test_more_lines_than_colours_can_be_told_apart():
+    """The ninth had colour, dashes and marker of the first."""
+    names = [f"arm {number}" for number in range(11)]
+    table = pd.DataFrame([{"x": x, "line": name, "seed": 1, "value": 1.0 * x} for name in names for x in (1, 2)])
+    drawn = lines.draw(lines.over_seeds(table), "x", "HR@20 (%)").axes[0].lines[: len(names)]
+    assert len({(line.get_color(), str(line._unscaled_dash_pattern), line.get_marker()) for line in drawn}) == 11

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -222,9 +223,21 @@ def of_a_study(
     if not done or found.shows == "table":
         return section
     drawn = list(attempt(partial(drawing.of_study, found, data.name, size, todo)))
-    command, digits = f"dissect study figure {found.name}", 3 if found.shows == "density" else 2
+    of_size = {"dataset": dataset, "scale": scale, "dim": dim, "epochs": epochs, "runs_dir": runs_dir}
+    command = command_of_figure(name, seeds, **of_size, data_dir=data_dir)
+    digits = 3 if found.shows == "density" else 2
     titles = [found.question if len(drawn) == 1 else f"{found.question} ({each.name})" for each in drawn]
     return section | {"figures": [figure(each, title, command, digits) for each, title in zip(drawn, titles)]}
+
+
+def command_of_figure(name: str, seeds: Sequence[int], **given: Any) -> str:
+    """The command that draws the figures of a study; of the options `given` those that are not the usual ones."""
+    usual = {"dataset": "demo", "scale": "quick", "runs_dir": Path("runs")}
+    words = ["dissect", "study", "figure", name]
+    for option, value in given.items():
+        if value is not None and value != usual.get(option):
+            words += [f"--{option.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return shlex.join([*words, *chain(*(("--seed", str(seed)) for seed in seeds))])
 
 
 def of_claims(judged: pd.DataFrame, dataset: str) -> Table:

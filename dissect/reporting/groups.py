@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -221,20 +222,22 @@ def densities(group: Path) -> list[Figure]:
     """The figures of density, of each module that has one."""
     drawn = partial(drawing.density, group)
     stems = {stem: module for module, stem in drawing.STEMS.items()}
-    return [figure(each, MODULES[stems[each.name]], f"dissect plot density {group.name}") for each in attempt(drawn)]
+    command = shlex.join(["dissect", "plot", "density", str(group)])
+    return [figure(each, MODULES[stems[each.name]], command) for each in attempt(drawn)]
 
 
 def path(group: Path) -> list[Figure]:
     """The path over the KL weight, if there are groups that differ in nothing else."""
     title = f"{folders.group_config(group)['model']}: what is kept, and MRR@20, against the KL weight"
-    return [figure(each, title, f"dissect plot path {group.name}") for each in attempt(partial(drawing.path, group))]
+    command = shlex.join(["dissect", "plot", "path", str(group)])
+    return [figure(each, title, command) for each in attempt(partial(drawing.path, group))]
 
 
 def training(groups: Sequence[Path], runs_dir: Path) -> list[Figure]:
     """Loss and accuracy against training, of all groups on one data set."""
     draw = partial(drawing.training, *groups, variants=(folders.FULL,), runs_dir=runs_dir)
-    title, command = "Loss and accuracy against training", f"dissect plot training {' '.join(g.name for g in groups)}"
-    return [figure(each, title, f"{command} --variant full", 2) for each in attempt(draw)]
+    command = shlex.join(["dissect", "plot", "training", *map(str, groups), "--variant", "full"])
+    return [figure(each, "Loss and accuracy against training", command, 2) for each in attempt(draw)]
 
 
 def attempt(draw: Callable[[], list[Drawing]]) -> Iterator[Drawing]:
@@ -251,8 +254,11 @@ def in_short(section: dict[str, Any]) -> str:
     """The answers about each role in a sentence: propagation has withered and is redundant; attention is alive."""
     verdict = section["verdict"]
     if verdict is None or not verdict["density"]:
-        test = section["entries"][0].summaries
-        return f"not dissected; MRR@20 {sum(s['test']['mrr@20'] for s in test) / len(test):.2f} %"
+        first: Entry = section["entries"][0]
+        which = "" if first.variant == folders.FULL else f" of {first.variant}"
+        mean = sum(summary["test"]["mrr@20"] for summary in first.summaries) / len(first.summaries)
+        state = "not dissected" if section["config"]["where"] == "none" else "not finished"
+        return f"{state}; MRR@20{which} {mean:.2f} %"
     says = {ALIVE: "is alive", WITHERED: "has withered"}
     parts = {role: says.get(given["answer"], "is undecided") for role, given in verdict.get("roles", {}).items()}
     for role, given in verdict["need"].items():

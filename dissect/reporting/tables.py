@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
@@ -87,7 +88,7 @@ def seconds(value: float | None) -> str:
 def setting(value: Any) -> str:
     """A setting in a cell; nothing if a row has no such setting."""
     if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: ""}[value]
+        return {True: "yes", False: "no", None: "none"}[value]  # as `dissect compare` says it
     return ("" if math.isnan(value) else f"{value:g}") if isinstance(value, float) else str(value)[:40]
 
 
@@ -97,11 +98,16 @@ def plural(number: int, what: str) -> str:
 
 
 def behind(drawing: Drawing, digits: int = 3) -> Table:
-    """The numbers behind a figure: a row for each line, a column for each of a few moments, or for each KL weight."""
+    """The numbers behind a figure: a row for each line, a column for each of a few moments, or for each KL weight.
+
+    Groups side by side have rows of their own, which begin with their names.
+    """
     found = drawing.table.copy()
     x = next(name for name in ("kl_weight", "epoch", "x") if name in found)
     names = {"kl_weight": "KL weight", "epoch": "epoch", "x": ""}[x]
-    by = [name for name in ("panel", "curve", "split", "line") if name in found]
+    by = [name for name in ("group", "panel", "curve", "split", "line") if name in found]
+    if "group" in found:
+        found["group"] = found["group"].map(lambda group: Path(group).name)
     wide = found.pivot_table(index=by, columns=x, values="mean", sort=False).sort_index(axis=1)
     shadows = found.pivot_table(index=by, columns=x, values="shadow", sort=False) if "shadow" in found else None
     if x == "epoch":  # lines are measured at moments of their own: the last value by then
@@ -161,11 +167,13 @@ def of_means(found: compare.Comparison) -> Table:
 
 
 def of_pairs(found: compare.Comparison) -> Table:
-    """The best row against each other one."""
-    pairs = found.pairs
+    """The best row against each other one, or the pairs that a study asks about."""
+    pairs, marked = found.pairs, dict(zip(found.rows["label"], compare.marked(found.rows)))
+    best = found.rows["label"].iloc[0]
+    is_with_best = bool((pairs["a"] == best).all())
     rows = [
         [
-            pair["b"],
+            marked[pair["b"]] if is_with_best else f"{marked[pair['a']]} against {marked[pair['b']]}",
             pair["metric"].upper(),
             f"{signed(pair['difference'])} [{signed(pair['low'])}, {signed(pair['high'])}]",
             signed(pair["relative"], 1),
@@ -176,7 +184,7 @@ def of_pairs(found: compare.Comparison) -> Table:
         for pair in pairs.to_dict("records")
     ]
     head = [
-        "against",
+        "against" if is_with_best else "pair",
         "metric",
         "difference in points [95 % interval]",
         "in %",
@@ -184,7 +192,8 @@ def of_pairs(found: compare.Comparison) -> Table:
         "p (t-test, Holm)",
         "d_z",
     ]
-    return table(f"{compare.marked(found.rows)[0]}, which has the best MRR@20, against the others", head, rows)
+    says = f"{marked[best]}, which has the best MRR@20, against the others"
+    return table(says if is_with_best else "The pairs that the study asks about", head, rows)
 
 
 def _p(value: float) -> str:
