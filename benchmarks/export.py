@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dissect.data.sessions import Sessions
-from dissect.experiment.exported import times
+from dissect.experiment.serving_times import times
 from dissect.sparsevd import densify, sparsify
 from dissect.sparsevd.sparsifier import variational_layers
 from dissect.training.smaller import probes, shrink

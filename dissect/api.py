@@ -26,7 +26,8 @@ from dissect.data import bring
 from dissect.data.sessions import Dataset
 from dissect.data.translate import number_by_name
 from dissect.errors import FinishedError, UsageError, unknown
-from dissect.experiment import exported, opened
+from dissect.experiment import export as exporting
+from dissect.experiment import exported, opened, recorded
 from dissect.experiment import train as experiment
 from dissect.experiment import tune as tuning
 from dissect.experiment.plan import unsaid
@@ -220,7 +221,7 @@ def open_group(name: str | Path, runs_dir: str | Path = "runs", model: Model | N
     config = folders.group_config(path)
     if model is not None:
         check({"model": model})
-        opened.recorded_model(config["model"], config.get("model_source"), str(path), given=model)
+        recorded.recorded_model(config["model"], config.get("model_source"), str(path), given=model)
     return Group(path, model)
 
 
@@ -432,7 +433,7 @@ def recommend(
         raise UsageError("There is nothing to recommend.", "Give a session, for example: [[12, 7, 99]]")
 
     def data() -> Dataset:
-        return group.data or opened.data_of(record, lambda name, data_dir: bring.load(name, data_dir))
+        return group.data or recorded.data_of(record, lambda name, data_dir: bring.load(name, data_dir))
 
     with _processor_as_it_was(device):
         how = {"k": k, "unseen": unseen, "model": group.model, "device": device}
@@ -499,7 +500,7 @@ def export(
     how: dict[str, Any] = {"item_width": item_width, "onnx": onnx, "force": force, "data_dir": data_dir}
     load = partial(bring.load, say=unsaid if quiet else _say)
     with _processor_as_it_was("cpu"), telling(str(record.run), quiet) as report:
-        return exported.export(record, Path(out), load, model=group.model, data=group.data, report=report, **how)
+        return exporting.export(record, Path(out), load, model=group.model, data=group.data, report=report, **how)
 
 
 def load_export(folder: str | Path, model: Model | None = None) -> torch.nn.Module:

@@ -18,7 +18,8 @@ from dissect.data import catalog
 from dissect.data.archive import sha256
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, UsageError
-from dissect.experiment import exported, to_onnx
+from dissect.experiment import export as exporting
+from dissect.experiment import to_onnx
 from dissect.sparsevd import densify, sparsify
 from dissect.sparsevd.compact import Compact, CompactGRU, compact, drop_unread, fold_constants, layers_of
 from dissect.sparsevd.sparsifier import variational_layers
@@ -385,11 +386,11 @@ def test_python_exports_and_loads(there, tmp_path):
 
 def test_the_record_says_what_was_left_out(there):
     record = there["sparse-record"]
-    assert record["difference"] <= exported.SAME
+    assert record["difference"] <= exporting.SAME
     assert record["accuracy"]["whole"]["mrr@20"] == pytest.approx(record["accuracy"]["export"]["mrr@20"], abs=0.1)
     assert any(layer["left"] != layer["whole"] for layer in record["layers"].values())
     assert record["parameters"]["left"] < record["parameters"]["whole"]
-    assert {*os.listdir(there["sparse-out"])} == {*exported.OURS} - {"model.onnx"}
+    assert {*os.listdir(there["sparse-out"])} == {*exporting.OURS} - {"model.onnx"}
     assert set(record["sha256"]) == {"model.safetensors", "data.json", "items.json"}
     assert there["dense-record"]["layers"] == {}
     readme = (there["sparse-out"] / "README.txt").read_text()
@@ -462,8 +463,8 @@ def test_a_sentence_about_a_record_has_one_full_stop(there, tmp_path):
 
 
 def test_equal_scores_are_called_equal():
-    assert exported.sameness(0.0) == "are equal"
-    assert exported.sameness(2.3e-7) == "differ by 2e-07 of a session's largest at most"
+    assert exporting.sameness(0.0) == "are equal"
+    assert exporting.sameness(2.3e-7) == "differ by 2e-07 of a session's largest at most"
 
 
 @pytest.mark.parametrize("folder", [None, 3, [], True])
@@ -509,7 +510,7 @@ def test_files_of_others_with_names_of_ours_stay(there, tmp_path):
 
 @pytest.mark.parametrize("words", [[], ["--force"]])
 def test_what_came_while_it_was_exported_stays(there, tmp_path, monkeypatch, words):
-    out, times = tmp_path / "out", exported.times
+    out, times = tmp_path / "out", exporting.times
 
     def slow(*about):
         if not out.exists():
@@ -517,25 +518,25 @@ def test_what_came_while_it_was_exported_stays(there, tmp_path, monkeypatch, wor
             (out / "thesis.txt").write_text("years of work")
         return times(*about)
 
-    monkeypatch.setattr(exported, "times", slow)
+    monkeypatch.setattr(exporting, "times", slow)
     code, _, err = invoke("export", there["dense"], "--out", out, *words)
     assert code == 2 and "no export of ours" in err
     assert (out / "thesis.txt").read_text() == "years of work" and list(tmp_path.iterdir()) == [out]
 
 
 def test_of_two_exports_to_one_place_the_first_stays(there, tmp_path, monkeypatch):
-    out, times, require = tmp_path / "out", exported.times, exported._require_place
+    out, times, require = tmp_path / "out", exporting.times, exporting._require_place
 
     def slow(*about):
         if not out.exists():
             shutil.copytree(there["sparse-out"], out)
         return times(*about)
 
-    monkeypatch.setattr(exported, "times", slow)
+    monkeypatch.setattr(exporting, "times", slow)
     code, _, err = invoke("export", there["dense"], "--out", out)
     assert code == 2 and "--force" in err
     before = (out / "export.json").read_bytes()
-    monkeypatch.setattr(exported, "_require_place", lambda out, force: None if out.exists() else require(out, force))
+    monkeypatch.setattr(exporting, "_require_place", lambda out, force: None if out.exists() else require(out, force))
     code, _, err = invoke("export", there["dense"], "--out", out)  # it came after the last look
     assert code == 1 and "not empty" in err
     assert (out / "export.json").read_bytes() == before and list(tmp_path.iterdir()) == [out]
@@ -574,7 +575,7 @@ def test_a_damaged_export_is_refused(there, tmp_path, damage):
 
 
 def test_scores_that_differ_are_not_exported(there, tmp_path, monkeypatch):
-    monkeypatch.setattr(exported, "SAME", 0.0)
+    monkeypatch.setattr(exporting, "SAME", 0.0)
     with pytest.raises(DissectError, match="Nothing was exported: scores would differ"):
         dissect.export(there["sparse"], tmp_path / "out", quiet=True, item_width=True)
     assert not (tmp_path / "out").exists()

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import sys
 
 import numpy as np
 import pandas as pd
@@ -431,22 +430,6 @@ def test_l0_closes_gates_in_a_training_without_sparsevd_too(tiny):
     config = config_of(tiny, max_steps=30, lr=0.05, own_rate=5.0, where="none")
     model = sessions.l0_trained(SRGNN(tiny.n_items, 8), config, prefixes_of(tiny.train), seed=1, steps=30, weight=1e5)
     assert all(bool((score < 0).all()) for score in opinions.l0.scores(model).values())
-
-
-def test_python_shows_the_time_left(capsys, monkeypatch):
-    from dissect.progress import telling
-
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with telling("seed 1", quiet=True) as tell:
-        tell("curves", 0, 2)
-    assert capsys.readouterr().err == ""
-    with telling("seed 1") as tell:
-        tell("reading", 0, 0)
-        for done in range(3):
-            tell("curves", done, 2)
-    lines = capsys.readouterr().err
-    assert "seed 1: reading   \n\rseed 1: curves 0 of 2   " in lines
-    assert "curves 1 of 2, 0:00:00 left" in lines and lines.count("\n") == 2 and lines.endswith("\n")
 
 
 def test_the_verb_has_the_default_of_the_library():

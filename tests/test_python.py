@@ -561,3 +561,19 @@ def test_a_class_without_text_is_refused(tiny):
     with pytest.raises(errors.UsageError, match="source text of the class Own") as caught:
         dissect.train(names["Own"], tiny)
     assert "file" in caught.value.hint
+
+
+def test_python_shows_the_time_left(capsys, monkeypatch):
+    from dissect.progress import telling
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with telling("seed 1", quiet=True) as tell:
+        tell("curves", 0, 2)
+    assert capsys.readouterr().err == ""
+    with telling("seed 1") as tell:
+        tell("reading", 0, 0)
+        for done in range(3):
+            tell("curves", done, 2)
+    lines = capsys.readouterr().err
+    assert "seed 1: reading   \n\rseed 1: curves 0 of 2   " in lines
+    assert "curves 1 of 2, 0:00:00 left" in lines and lines.count("\n") == 2 and lines.endswith("\n")

@@ -35,7 +35,7 @@ def command(run: str, runs_dir: str, as_json: bool, quiet: bool, out: str, **giv
 
     from dissect.cli.export_view import show_export
     from dissect.cli.live import telling
-    from dissect.experiment.exported import export
+    from dissect.experiment.export import export
     from dissect.experiment.opened import finished_run
 
     record, tell = finished_run(run, runs_dir), options.say_on(options.console(quiet))

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from dissect.cli.text_table import plain
-from dissect.experiment.exported import sameness
+from dissect.experiment.export import sameness
 
 
 def show_export(found: Mapping[str, Any], out: str) -> None:

@@ -41,8 +41,9 @@ def command(
 
     from dissect.cli.models_view import print_list, print_rows, with_progress
     from dissect.errors import UsageError
-    from dissect.experiment.opened import data_of, finished_run
+    from dissect.experiment.opened import finished_run
     from dissect.experiment.recommended import read_session, read_sessions, recommended
+    from dissect.experiment.recorded import data_of
     from dissect.runs import files
 
     session, file = given.pop("session"), given.pop("file")

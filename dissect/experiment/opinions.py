@@ -29,9 +29,10 @@ from dissect import opinions as criteria
 from dissect.data.archive import sha256
 from dissect.data.sessions import split_validation
 from dissect.errors import BusyError, DataError, UsageError
-from dissect.experiment.exported import Report as Tell
-from dissect.experiment.exported import silent
-from dissect.experiment.opened import Load, data_of, model_of, trained_model
+from dissect.experiment.opened import trained_model
+from dissect.experiment.plan import Report as Tell
+from dissect.experiment.plan import silent
+from dissect.experiment.recorded import Load, data_of, model_of
 from dissect.opinions import l0, sessions
 from dissect.opinions.tuning import recovered
 from dissect.runs import files, folders, records

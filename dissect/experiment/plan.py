@@ -34,10 +34,15 @@ LARGE_BATCH = 2**26  # bytes of a padded layer
 OF_BASELINE = ("where", "protocol", "longest")  # the settings that count for a model without gradients
 
 Say = Callable[[str], None]  # takes a note of one line
+Report = Callable[[str, int, int], None]  # what is being done, how much of it is done, and of how much (0: unknown)
 
 
 def unsaid(text: str) -> None:
     """Drop a note."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Tell nobody how far it is."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 from dissect.data.sessions import Dataset
 from dissect.errors import UsageError, unknown
-from dissect.experiment.opened import Load, newest_dataset, recorded_model, require_split
+from dissect.experiment.opened import newest_dataset
 from dissect.experiment.plan import OF_BASELINE, Say
+from dissect.experiment.recorded import Load, recorded_model, require_split
 from dissect.experiment.subject import Subject, find_model, option_values
 from dissect.runs.config import LITERAL, SETTINGS, Config
 from dissect.runs.folders import HASHED

@@ -12,8 +12,8 @@ from typing import Any
 import dissect
 from dissect.data.sessions import Dataset
 from dissect.errors import DataError, UsageError
-from dissect.experiment.opened import Load, data_of, model_of
 from dissect.experiment.plan import Plan, starting_weights
+from dissect.experiment.recorded import Load, data_of, model_of
 from dissect.experiment.subject import Subject
 from dissect.experiment.train import Manner, train_seeds
 from dissect.runs import folders
