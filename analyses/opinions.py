@@ -227,14 +227,17 @@ def _against(by_role: pd.DataFrame, kept: str) -> Sequence[str]:
     for role, row in by_role.iterrows():
         falls, retrained = row["constant"], row["retrained"]
         after = "" if pd.isna(retrained) else f", and {_moves(retrained)} after a short retraining without it (retr.)"
+        keeps = f"{role}: SparseVD keeps {row['sparsevd']:.3f} of it"
+        if kept == "excess":
+            keeps += f", {abs(row[kept]):.3f} {'less' if row[kept] < 0 else 'more'} than its shadow"
         if row[kept] <= EMPTY and falls > 100 * FALL:
             lines.append(
-                f"{role}: SparseVD keeps {row['sparsevd']:.3f} of it, but the dense model uses it: its MRR@20 "
-                f"{_moves(falls)} with a constant in its place (abl.){after}."
+                f"{keeps}, but the dense model uses it: its MRR@20 {_moves(falls)} with a constant in its place "
+                f"(abl.){after}."
             )
         if row[kept] > EMPTY and row[f"constant{OWN}"] <= 100 * FALL:
             lines.append(
-                f"{role}: SparseVD keeps {row['sparsevd']:.3f} of it, but unseen sessions do not need what it keeps: "
+                f"{keeps}, but unseen sessions do not need what it keeps: "
                 f"MRR@20 of the dissected model {_moves(row[f'constant{OWN}'])} with a constant in its place (own)."
             )
     return lines

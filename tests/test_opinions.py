@@ -634,8 +634,8 @@ def tables(**columns):
 
 def test_what_speaks_against_sparsevd_comes_first():
     matrices, roles = tables(
-        sparsevd=[0.01, 0.6, 0.5, 0.08],
-        excess=[0.01, 0.6, 0.5, 0.08],
+        sparsevd=[0.4, 0.6, 0.5, 0.08],
+        excess=[-0.01, 0.55, 0.5, 0.08],
         constant=[7.0, 5.0, 6.0, 90.0],
         magnitude=[3.0, 1.0, 2.0, 4.0],
         fisher=[1.0, 3.0, 4.0, 0.5],
@@ -643,20 +643,21 @@ def test_what_speaks_against_sparsevd_comes_first():
     )
     words = analysis.in_words(matrices, roles)
     assert words[0].startswith(
-        "propagation: SparseVD keeps 0.010 of it, but the dense model uses it: its MRR@20 falls by 7.0 %"
+        "propagation: SparseVD keeps 0.400 of it, 0.010 less than its shadow, but the dense model uses it: its MRR@20 "
+        "falls by 7.0 %"
     )
-    assert words[1].startswith("attention: SparseVD keeps 0.600 of it, but unseen sessions do not need what it keeps")
+    assert words[1].startswith("attention: SparseVD keeps 0.600 of it, 0.550 more than its shadow, but unseen sessions")
     assert words[2].startswith("tran: sparse and needed. It keeps 0.080")
     assert words[3] == "Nearest to ablation of the dense model is magnitude (rank correlation 1.00)."
-    assert words[4].startswith("Far from it: SparseVD (-0.80), Fisher (-0.80)")
+    assert words[4].startswith("Far from it: SparseVD (-1.00), Fisher (-0.80)")
     assert len(words) == 5
 
 
 def test_an_accuracy_that_rises_is_said_to_rise_and_of_which_model():
     words = analysis.in_words(*tables(**{f"constant{analysis.OWN}": [-22.4, 10.0, 10.0, 10.0]}))
     assert words == [
-        "propagation: SparseVD keeps 0.500 of it, but unseen sessions do not need what it keeps: MRR@20 of the "
-        "dissected model rises by 22.4 % with a constant in its place (own)."
+        "propagation: SparseVD keeps 0.500 of it, 0.500 more than its shadow, but unseen sessions do not need what it "
+        "keeps: MRR@20 of the dissected model rises by 22.4 % with a constant in its place (own)."
     ]
 
 
