@@ -607,6 +607,21 @@ def test_to_dense_prunes(kind: str) -> None:
     assert pruned.get_parameter(layer.theta_names()[0]) is dense.get_parameter(layer.theta_names()[0])
 
 
+def test_to_dense_prunes_at_the_threshold_of_the_layer() -> None:
+    layer = linear(torch.ones(1, 4), torch.tensor([[0.9, 1.9, 2.9, 3.9]]))
+    layer.threshold = 2.0
+    assert layer.to_dense().weight.tolist() == [[1, 1, 0, 0]]
+
+
+def test_layers_that_share_a_weight_mask_it_at_their_own_thresholds() -> None:
+    a = linear(torch.ones(1, 2), torch.tensor([[0.0, 2.0]]))
+    b = linear(torch.ones(1, 2), torch.zeros(1, 2))
+    b.weight, b.log_sigma2, b.threshold = a.weight, a.log_sigma2, 1.0
+    model = nn.ModuleList([a, b]).eval()
+    with one_sample(model):
+        assert [layer(torch.ones(1, 2)).item() for layer in model] == [2, 1]
+
+
 def test_frozen_weights_stay_frozen() -> None:
     dense = nn.Linear(4, 3).requires_grad_(False)
     layer = LinearVD.from_dense(dense)
