@@ -511,6 +511,15 @@ def test_gru_on_packed_sequences(noise: str, enforce_sorted: bool) -> None:
     assert torch.allclose(layer(packed)[1], dense(packed)[1], atol=1e-3)
 
 
+@pytest.mark.parametrize("dense", [nn.GRU, nn.LSTM])
+def test_dropout_is_between_layers_and_not_at_the_inputs(dense: type[nn.Module]) -> None:
+    """A number that is lost has no gradient."""
+    layer = VD[dense].from_dense(dense(4, 32, num_layers=2, dropout=0.5), log_sigma2=-30.0)
+    x = torch.randn(3, 2, 4, requires_grad=True)
+    layer(x)[0].sum().backward()
+    assert x.grad is not None and x.grad.ne(0).all()
+
+
 def test_gru_without_bias_and_with_dropout() -> None:
     layer = GRUVD.from_dense(nn.GRU(4, 3, num_layers=2, bias=False, dropout=0.5), log_sigma2=-40.0)
     x = torch.randn(5, 2, 4)
