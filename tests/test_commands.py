@@ -16,6 +16,7 @@ from dissect.cli import main
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions
 from dissect.runs import files, folders
+from dissect.training import loop
 
 ONE = ["--literal", "--seed", "1"]  # quick: one seed, without shadows and the matched dense run
 TINY = ["--max-steps", "6", "--dim", "4", "--device", "cpu", "--quiet"]
@@ -468,22 +469,25 @@ def test_sigterm_stops_all_seeds_with_checkpoints(tmp_path, small):
     assert len(list(tmp_path.glob("*/s*/checkpoints/last.pt"))) == 2  # the third never began
 
 
-def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path, small):
-    words = [sys.executable, "-m", "dissect", "run", *small, "--max-steps", "100000", "--dim", "4", "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    options = ["--runs-dir", str(tmp_path / "runs"), "--data-dir", str(tmp_path / "data")]
-    process = subprocess.Popen(words + options, stderr=subprocess.PIPE, text=True, env=environment)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "runs").glob("*/s1/metrics.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130 and "Go on from there" in err
-    run = next((tmp_path / "runs").glob("*/s1"))
+def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(typed, small, monkeypatch):
+    words = ["run", "--literal", "--seed", "1", *small, "--max-steps", "40", "--dim", "4", "--device", "cpu"]
+    steps, real = [], loop.train_step
+
+    def stopped(*about):
+        steps.append(1)
+        if len(steps) == 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*about)
+
+    monkeypatch.setattr(loop, "train_step", stopped)
+    code, _, err = typed(*words)
+    assert code == 130 and "Go on from there" in err
+    run = folders.run_path(folders.newest_group("runs"), 1)
     assert f"\n  dissect resume {run}\n" in err and "Error" not in err
-    assert (run / "checkpoints" / "last.pt").exists() and not folders.is_done(run)
+    assert (run / "checkpoints" / "last.pt").exists() and not folders.is_done(run) and len(steps) < 25
     assert files.read_jsonl(run / "density.jsonl")
+    assert typed(*words, "--quiet")[0] == 0
+    assert folders.is_done(run) and len(steps) == 40
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".x"])

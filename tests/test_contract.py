@@ -131,7 +131,9 @@ def test_a_plain_loop_trains_it(name, adam):
     optimiser = adam(model.parameters(), lr=steep if adam is torch.optim.SGD else 0.02)
     prefixes = prefixes_of(data.train)
     batch, losses = prefixes.batch(torch.arange(len(prefixes))), []
-    for _ in range(45):
+    for _ in range(45):  # at most: most need a few steps
+        if losses and losses[-1] < 0.8 * losses[0]:
+            return
         S = model.item_states()
         matrix, bias = catalogue(model, S)
         loss = F.cross_entropy(F.linear(session_vectors(model, S, batch), matrix, bias), batch.targets - 1)
@@ -139,7 +141,7 @@ def test_a_plain_loop_trains_it(name, adam):
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert min(losses) < 0.8 * losses[0]  # some bounce at this rate of SGD
+    assert losses[-1] < 0.8 * losses[0]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, Ten
 from analyses import answers, shadowed
 from dissect.errors import DataError, DivergedError, UsageError
 from dissect.runs.config import CALIBRATED, SEEDS
-from dissect.sparsevd import Dissected, LinearVD, Shadows, density, dissect, log_alpha, rules, sparsify
+from dissect.sparsevd import Dissected, LinearVD, Shadows, density, dissect, log_alpha, protocol, rules, sparsify
 from dissect.sparsevd import batches as dissect_batches
 from dissect.sparsevd.averages import EVERY
 from dissect.sparsevd.batches import Feed, rows_of
 from dissect.sparsevd.dissected import _Progress, scored
 from dissect.sparsevd.groups import Count, count, is_all_that_reads, layers_of, masks_of
-from dissect.sparsevd.kl import null_share
+from dissect.sparsevd.kl import kept_count, null_share
 from dissect.sparsevd.protocol import Protocol
 
 N = 64
@@ -92,8 +92,13 @@ def test_the_schedule_step_by_step(monkeypatch):
         betas.append(model)
         return loss(model, batch)
 
-    snapshots = []
+    def counted(theta, log_sigma2, threshold):
+        recorded.append(theta.detach().clone())
+        return kept_count(theta, log_sigma2, threshold)
+
+    snapshots, recorded = [], []
     monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    monkeypatch.setattr(protocol, "kept_count", counted)
     result = dissect(Branches, told, BATCHES, seeds=(1,), steps=steps, lr=0.01, quiet=True)
     assert len(seen) == steps
     for done, rates in enumerate(seen):
@@ -102,6 +107,9 @@ def test_the_schedule_step_by_step(monkeypatch):
     averaged = [snapshot for step, snapshot in enumerate(snapshots, 1) if step > 30 and (steps - step) % EVERY == 0]
     assert len(averaged) == 4
     torch.testing.assert_close(result.model.needed.weight, torch.stack(averaged).mean(0))
+    of_needed = recorded[3::6]  # at each step three shadows, then three matrices
+    assert len(of_needed) == steps + 1 and torch.equal(of_needed[20], snapshots[19])
+    torch.testing.assert_close(of_needed[41], (snapshots[34] + snapshots[39]) / 2)  # what is recorded is averaged
     assert set(map(type, betas)) == {Branches} and not result.model.training
 
 
@@ -123,6 +131,32 @@ def test_the_kl_counts_once_for_the_whole_data_set(monkeypatch):
     for done in (1, 2, 4, 9):
         torch.testing.assert_close(seen[done], 2.0 * min(1, done / 4) / N * slope)
         torch.testing.assert_close(seen[10 + done], seen[done] / 10)
+
+
+def test_shadows_have_their_kl_too_by_the_prior_that_was_chosen(monkeypatch):
+    seen = []
+
+    def watched(optimiser, *_, **__):
+        thetas, own = (optimiser.param_groups[at]["params"] for at in (1, 2))
+        seen[:] = [(log_alpha(theta, s).detach(), s.grad.clone()) for theta, s in zip(thetas, own, strict=True)]
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    flat = {"loss": lambda model, batch: model(*batch[:2]).mean() * 0, "batches": BATCHES, "prior": "ard"}
+    dissect(Branches, **flat, seeds=(1,), steps=10, kl_weight=2.0, quiet=True)
+    assert len(seen) == 6  # of three matrices and their shadows
+    for a, grad in seen:
+        torch.testing.assert_close(grad, -0.5 * torch.sigmoid(-a) * 2.0 / N)
+
+
+def test_with_weight_noise_a_step_has_one_draw():
+    alike = []
+
+    def told(model, batch):
+        alike.append(torch.equal(model.needed(batch[0]), model.needed(batch[0])))
+        return loss(model, batch)
+
+    dissect(Branches, told, BATCHES, seeds=(1,), steps=4, noise="weight", shadows=False, quiet=True)
+    assert all(alike) and len(alike) >= 4
 
 
 def _start(weight):

@@ -511,6 +511,15 @@ def test_gru_on_packed_sequences(noise: str, enforce_sorted: bool) -> None:
     assert torch.allclose(layer(packed)[1], dense(packed)[1], atol=1e-3)
 
 
+@pytest.mark.parametrize("dense", [nn.GRU, nn.LSTM])
+def test_dropout_is_between_layers_and_not_at_the_inputs(dense: type[nn.Module]) -> None:
+    """A number that is lost has no gradient."""
+    layer = VD[dense].from_dense(dense(4, 32, num_layers=2, dropout=0.5), log_sigma2=-30.0)
+    x = torch.randn(3, 2, 4, requires_grad=True)
+    layer(x)[0].sum().backward()
+    assert x.grad is not None and x.grad.ne(0).all()
+
+
 def test_gru_without_bias_and_with_dropout() -> None:
     layer = GRUVD.from_dense(nn.GRU(4, 3, num_layers=2, bias=False, dropout=0.5), log_sigma2=-40.0)
     x = torch.randn(5, 2, 4)
@@ -605,6 +614,21 @@ def test_to_dense_prunes(kind: str) -> None:
     pruned = layer.to_dense(prune=True)
     assert torch.equal(first(pruned(x)), expected)
     assert pruned.get_parameter(layer.theta_names()[0]) is dense.get_parameter(layer.theta_names()[0])
+
+
+def test_to_dense_prunes_at_the_threshold_of_the_layer() -> None:
+    layer = linear(torch.ones(1, 4), torch.tensor([[0.9, 1.9, 2.9, 3.9]]))
+    layer.threshold = 2.0
+    assert layer.to_dense().weight.tolist() == [[1, 1, 0, 0]]
+
+
+def test_layers_that_share_a_weight_mask_it_at_their_own_thresholds() -> None:
+    a = linear(torch.ones(1, 2), torch.tensor([[0.0, 2.0]]))
+    b = linear(torch.ones(1, 2), torch.zeros(1, 2))
+    b.weight, b.log_sigma2, b.threshold = a.weight, a.log_sigma2, 1.0
+    model = nn.ModuleList([a, b]).eval()
+    with one_sample(model):
+        assert [layer(torch.ones(1, 2)).item() for layer in model] == [2, 1]
 
 
 def test_frozen_weights_stay_frozen() -> None:

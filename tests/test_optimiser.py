@@ -128,6 +128,13 @@ def controls():
     return seeded_controls(1, D, log_sigma2=-30.0)  # hardly any noise
 
 
+def test_controls_are_those_of_their_seed_and_leave_the_models_numbers_alone():
+    state = torch.get_rng_state()
+    one, again, other = (seeded_controls(seed, D).rolled.weight for seed in (1, 1, 2))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_what_all_sessions_share_never_reaches_the_rolled_control():
     alike = torch.randn(D).repeat(5, 1)
     torch.testing.assert_close(controls()(alike), alike, atol=1e-3, rtol=0)  # what is left is noise

@@ -17,7 +17,7 @@ from dissect.errors import DataError, UsageError
 from dissect.runs.config import CALIBRATED, Config
 from dissect.sparsevd import Shadows, log_alpha, named_variational, penalty, shadows, sparsify
 from dissect.sparsevd.averages import EVERY
-from dissect.sparsevd.kl import kl_per_weight
+from dissect.sparsevd.kl import kl_per_weight, null_share
 from dissect.sparsevd.layers import VARIANCE_EPS, sigma_name
 from dissect.sparsevd.shadows import others
 from dissect.training.averages import Averages, averages_at
@@ -268,6 +268,12 @@ def test_useless_weights_are_kept_as_often_as_the_method_says():
         optimiser.step()
     kept = [(log_alpha(theta, log_sigma2) < t).double().mean(1) for t in (3, 2, 1, 0)]
     assert torch.stack(kept, 1).numpy() == pytest.approx(np.array([rows[0] for rows in KEPT.values()]), abs=0.0025)
+
+
+@pytest.mark.parametrize("beta", KEPT)
+def test_the_share_that_verdicts_subtract_is_that_of_the_method(beta):
+    shares = [null_share(float(beta), float(t)) for t in (3, 2, 1, 0)]
+    assert shares == pytest.approx(KEPT[beta][0], abs=0.005)  # steps of z
 
 
 @pytest.mark.parametrize("beta", KEPT)

@@ -262,6 +262,16 @@ def test_the_pairs_by_hand():
     np.testing.assert_allclose(table["p bootstrap holm"], plain_holm(table["p bootstrap"].tolist()))
 
 
+def test_the_interval_holds_19_of_20():
+    """Where only sessions differ it is that of a mean: 1.96 standard errors to either side."""
+    a, b = np.random.default_rng(3).random((2, 1, 400))
+    table = pairs_table([made_up(a), made_up(b)], np.ones(400, int))
+    half = 100 * 1.96 * (a - b).std() / 400**0.5
+    for row in table.to_dict("records"):
+        assert row["high"] - row["difference"] == pytest.approx(half, rel=0.12)
+        assert row["difference"] - row["low"] == pytest.approx(half, rel=0.12)
+
+
 def test_the_pairs_with_the_best_are_the_first_of_all_pairs_with_the_same_p():
     """The best is chosen from the same numbers: a correction for its own pairs alone would be too small."""
     gains = [

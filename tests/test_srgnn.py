@@ -142,6 +142,15 @@ def test_normalised_candidates_have_length_one_and_dropout_is_per_node():
     assert (dropped == 0).any() and not torch.allclose(dropped[0], S[3] / S[3].norm())
 
 
+@pytest.mark.parametrize(
+    ("options", "p"),
+    [({}, 0.0), ({"normalised": True}, 0.1), ({"readout": "attenmixer", "heads": 2}, 0.1), ({"dropout": 0.3}, 0.3)],
+    ids=str,
+)
+def test_dropout_is_a_tenth_if_normalised_unless_given(options, p):
+    assert make(**options).dropout == p
+
+
 def test_scores_use_the_raw_item_table():
     model = make()
     matrix, bias = model.candidates(model.item_states())

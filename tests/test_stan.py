@@ -270,3 +270,9 @@ def test_the_options_of_a_baseline_hold_when_its_run_is_opened_again(typed, tmp_
         found[options] = written["mrr@20"]
         assert json.loads(out)["mrr@20"] == pytest.approx(written["mrr@20"])
     assert len(set(found.values())) == 2
+
+
+def test_an_item_with_far_more_clicks_than_sessions_has_no_negative_votes():
+    model = fitted(VSTAN(N_ITEMS, idf=10.0), Sessions.from_lists([[1] * 20, [1, 2]]))
+    factors = model.item_factor(torch.tensor([0, 1]))
+    assert factors[0] == 0 and factors[1] == pytest.approx(1 + 10 * math.log(2))

@@ -147,6 +147,33 @@ def test_the_kl_of_a_model_is_that_of_its_weights():
     assert penalty(training.model).item() == pytest.approx(by_hand, rel=1e-5)
 
 
+@pytest.mark.parametrize("prior", ["normal", "ard"])
+def test_the_kl_of_a_step_is_from_the_prior_that_was_chosen(prior):
+    prefixes, config = prefixes_of(Sessions.from_lists(SESSIONS)), Config("srgnn", "x", "", batch_size=B, prior=prior)
+    training = assemble(lambda: MODELS["srgnn"](n_items=V, dim=8), config, prefixes, 1, "full")
+    pairs = [*named_variational(training.model), *named_variational(training.controls)]
+    by_hand = sum(kl_per_weight(theta, log_sigma2, prior).sum().item() for _, theta, log_sigma2 in pairs)
+    ce, kl, loss = train_step(training, prefixes.batch(torch.arange(B)), 0.01, torch.empty(V, B))
+    assert kl == pytest.approx(by_hand, rel=1e-5) and loss == pytest.approx(ce + 0.01 * kl)
+
+
+def test_with_weight_noise_a_step_has_one_draw():
+    """A layer that is called twice in a step multiplies by the same weights."""
+    alike = []
+
+    class Twice(MODELS["srgnn"]):
+        def encode(self, S, batch):
+            x = torch.ones(1, 16)
+            alike.append(torch.equal(self.readout.transform(x), self.readout.transform(x)))
+            return super().encode(S, batch)
+
+    prefixes, config = prefixes_of(Sessions.from_lists(SESSIONS)), Config("srgnn", "x", "", noise="weight")
+    training = assemble(lambda: Twice(n_items=V, dim=8), config, prefixes, 1, "full")
+    for _ in range(2):
+        train_step(training, prefixes.batch(torch.arange(B)), 0.01, torch.empty(V, B))
+    assert all(alike) and len(alike) >= 2
+
+
 @pytest.mark.parametrize("order", ["shuffled", "chronological"])
 @pytest.mark.parametrize("every_position", [False, True])
 def test_the_rolled_control_reads_another_session(order, every_position):

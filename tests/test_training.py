@@ -6,12 +6,13 @@ import shutil
 import signal
 import tomllib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from dissect.data.sessions import Dataset, Sessions
+from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.errors import DataError, DissectError, DivergedError, UsageError
 from dissect.runs.config import Config, decay_step, kl_weight_at, lr_at
 from dissect.runs.files import locked, read_json, read_jsonl, set_aside, write_toml
@@ -58,6 +59,61 @@ def test_a_line_has_the_rate_and_the_kl_weight_of_the_step_before_it(finished):
     lines = [row for row in records(finished[0])[0] if row["kind"] == "train"]
     assert lines[-1]["step"] == 60 and lines[-1]["lr"] == lr_at(CONFIG, 59, 7) > 0
     assert all(row["kl_weight"] == kl_weight_at(CONFIG, row["step"] - 1) for row in lines)
+
+
+def test_each_step_has_the_settings_of_its_number_and_a_line_the_mean_of_its_steps(tmp_path, monkeypatch):
+    """Rates and KL weight as the optimiser and the loss get them; two epochs, the first with a small last batch."""
+    steps, real = [], loop.train_step
+
+    def watched(training, batch, beta, *rest):
+        rates = {group["kind"]: group["lr"] for group in training.optimiser.param_groups}
+        steps.append((rates, beta, len(batch), *real(training, batch, beta, *rest)))
+        return steps[-1][3:]
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    monkeypatch.setattr(loop, "LOSS_LINES", 4)
+    config = replace(CONFIG, max_steps=40, kl_weight=2.0, kl_warmup=0.5, schedule="host", own_rate=3.0, batch_size=15)
+    train(tmp_path / "s1", config)
+    n, lr = split_validation(DATA.train, config.held_out)[0].n_prefixes, config.lr
+    assert n % 15 and n < 40 * 15
+    for step, (rates, beta, *_) in enumerate(steps):
+        host = lr * min(1, (40 - step) / (0.6 * 40))
+        assert rates == pytest.approx({"host": host, "penalised": lr, "own": 3 * lr})
+        assert beta == pytest.approx(2.0 * min(1, step / 20) / n)
+    lines = [row for row in records(tmp_path / "s1")[0] if row["kind"] == "train"]
+    assert [row["step"] for row in lines] == [10, 20, 30, 40]
+    for row in lines:
+        of = steps[row["step"] - 10 : row["step"]]
+        ce, kl = np.mean([step[3] for step in of]), np.mean([step[4] for step in of])
+        assert (row["ce"], row["kl"]) == pytest.approx((ce, kl))
+        assert row["loss"] == pytest.approx(ce + 2.0 * min(1, (row["step"] - 1) / 20) / n * kl)
+        assert row["examples"] == sum(step[2] for step in steps[: row["step"]])
+
+
+def test_each_epoch_has_an_order_of_its_own_by_the_seed_and_every_example_once():
+    prefixes = prefixes_of(DATA.train)
+
+    def epochs(seed, order="shuffled"):
+        of = ExampleOrder(prefixes, replace(CONFIG, order=order), seed)
+        return [torch.cat([of.batch(k * of.steps + at) for at in range(of.steps)]).tolist() for k in (0, 1)]
+
+    first, second = epochs(1)
+    assert sorted(first) == sorted(second) == list(range(len(prefixes)))
+    assert first != second and epochs(1) == [first, second] and epochs(2)[0] != first
+    in_time = epochs(1, "chronological")
+    assert in_time[0] == in_time[1] and sorted(in_time[0][:16]) == list(range(16))
+
+
+def test_of_equally_good_epochs_the_first_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "identity", lambda training: {})
+    config = replace(CONFIG, where="none", select="mrr@20", patience=2)
+    state = SimpleNamespace(step=0, best_value=-1.0, best_step=0)
+    training = SimpleNamespace(config=config, state=state, model=torch.nn.Linear(1, 1))
+    stops = []
+    for state.step, value in ((7, 5.0), (14, 6.0), (21, 6.0), (28, 5.9)):
+        stops.append(loop.choose_epoch(training, {"valid": {"mrr@20": value}}, tmp_path, 7))
+    assert stops == [False, False, False, True] and state.best_step == 14
+    assert load_checkpoint(tmp_path / "checkpoints" / "best.pt")["step"] == 14
 
 
 def test_a_run_leaves_every_record(finished):

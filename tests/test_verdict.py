@@ -11,7 +11,7 @@ from rich.console import Console
 
 from analyses.bootstrap import relative_loss_interval, session_sums
 from analyses.density import beyond_control, density, density_table
-from analyses.need import need_answer
+from analyses.need import compare_need, need_answer
 from analyses.verdict import judge
 from dissect.cli.verdict_view import render_verdict
 from dissect.errors import DataError
@@ -270,12 +270,12 @@ def test_need_by_retraining(tmp_path, gain, answer):
 
 
 def test_need_can_be_judged_on_some_prefixes_only(tmp_path):
-    group, rng = make_group(tmp_path, dense(0.5, 0.5)), np.random.default_rng(0)
+    group = make_group(tmp_path, dense(0.5, 0.5))
     for variant in ("full", "without-propagation"):
         for seed in (1, 2, 3):
             run = run_path(group, seed, variant)
             run.mkdir(parents=True, exist_ok=True)
-            rank = np.tile(np.array([1, 1, 100 if variant == "full" else 1], np.int32), 100)
+            rank = np.tile(np.array([1, 20, 100 if variant == "full" else 1], np.int32), 100)
             write_ranks(
                 run / "ranks-test-last.npz",
                 rank=rank,
@@ -287,8 +287,22 @@ def test_need_can_be_judged_on_some_prefixes_only(tmp_path):
     chosen = np.tile([True, True, False], 100)
     given = judge(group, judged=chosen)["need"]["propagation"]
     assert given["loss"] == 0 and given["judged_prefixes"] == 200
-    assert judge(group)["need"]["propagation"]["loss"] < 0
-    del rng
+    numbers = [f"{metric}@20_{model}" for metric in ("hr", "mrr") for model in ("full", "reduced")]
+    assert [given[name] for name in numbers] == pytest.approx([100, 100, 52.5, 52.5])
+    given = judge(group)["need"]["propagation"]
+    assert [given[name] for name in numbers] == pytest.approx([200 / 3, 100, 35, 205 / 3])
+    assert given["loss"] == pytest.approx(1 - 205 / 105)
+
+
+def test_each_seed_is_compared_with_itself():
+    def ranks(rank):
+        return {"rank": np.full(100, rank), "session": np.repeat(np.arange(50), 2)}
+
+    full = {Path(f"g/s{seed}"): ranks(1) for seed in (1, 2, 3)}
+    reduced = {Path("g/without-gnn/s3"): ranks(2), Path("g/without-gnn/s2"): ranks(4)}
+    given = compare_need(full, reduced, None)
+    assert {seed: one["loss"] for seed, one in given["by_seed"].items()} == {2: 0.75, 3: 0.5}
+    assert given["loss"] == 0.625 and "only 2 seeds; a verdict needs 3" in given["reasons"]
 
 
 def test_runs_with_other_prefixes_than_most_are_left_out_of_need(tmp_path, capsys):

@@ -222,7 +222,7 @@ def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str]
             raise UsageError(f"{subject.name} cannot be built with these options: {kind}{error}.", hint) from error
         try:
             model.prepare(Sessions.from_lists([[1, 2, 3], [2, 4, 5, 1]]))
-            return model, check.check(model, PROBE_ITEMS)
+            return model, _checked(subject, model, options, without)
         except (Exception, SystemExit) as error:
             message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             line = _line_of(error.__cause__ or error, subject)
@@ -230,6 +230,19 @@ def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str]
                 f"{subject.name} breaks the contract of models: {message}{line}.",
                 f"{CONTRACT}." if subject.source else f"See what it takes: dissect models {subject.name}",
             ) from error
+
+
+_vectors_of: dict[Any, Tensor] = {}  # of built-in models that passed the check, by class and arguments
+
+
+def _checked(subject: Subject, model: Any, options: Mapping[str, Any], without: Sequence[str]) -> Tensor:
+    """The vectors of `check`. A built-in model is checked once with the same arguments: a command asks four times."""
+    if subject.source is not None:  # a user's class may be another one the next time
+        return check.check(model, PROBE_ITEMS)
+    about = subject.cls, repr(sorted(options.items())), tuple(without)
+    if about not in _vectors_of:
+        _vectors_of[about] = check.check(model, PROBE_ITEMS)
+    return _vectors_of[about]
 
 
 def try_on(subject: Subject, data: Dataset, config: Config, without: Sequence[str] = ()) -> None:

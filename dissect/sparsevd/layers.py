@@ -305,9 +305,9 @@ class EmbeddingVD(VariationalLayer, nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         vectors = self._product("weight", input, None)
-        if self.padding_idx is None or self._shadow is None:
+        if self.padding_idx is None or not self.training:
             return vectors
-        is_padding = (input == self.padding_idx)[..., None]  # to which a shadow has nothing to add
+        is_padding = (input == self.padding_idx)[..., None]  # it has no noise, and a shadow has nothing to add to it
         return torch.where(is_padding, self._times(input, self.weight, None), vectors)
 
     def _times(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
