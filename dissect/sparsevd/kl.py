@@ -15,6 +15,7 @@ inside. Nothing is clamped: a clamp of log alpha would zero both gradients outsi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -160,8 +161,16 @@ def null_share(beta: float, threshold: float) -> float:
     given log alpha the best theta leaves beta KL(log alpha) + z^2 / 2 sigmoid(log alpha); the weight is kept if the
     minimum lies below the threshold, which is so from some |z| on (docs/method.md).
     """
-    log_alpha = torch.linspace(-20, 30, 5001, dtype=torch.float64)
-    z = torch.linspace(0, 20, 2001, dtype=torch.float64)
-    best = torch.stack([(beta * kl_log_uniform(log_alpha) + u * u / 2 * torch.sigmoid(log_alpha)).argmin() for u in z])
-    kept_from = z[log_alpha[best] < threshold]
-    return float(torch.special.erfc(kept_from[0] / 2**0.5)) if len(kept_from) else 0.0
+    log_alpha = torch.linspace(-20, 30, 50_001, dtype=torch.float64)
+    kl, noise = beta * kl_log_uniform(log_alpha), torch.sigmoid(log_alpha)
+
+    def is_kept(z: float) -> bool:
+        return bool(log_alpha[(kl + z * z / 2 * noise).argmin()] < threshold)
+
+    low, high = 0.0, 20.0
+    if not is_kept(high):
+        return 0.0
+    for _ in range(30):  # to the z from which it is kept
+        middle = (low + high) / 2
+        low, high = (low, middle) if is_kept(middle) else (middle, high)
+    return math.erfc(high / math.sqrt(2))
