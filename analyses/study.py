@@ -20,7 +20,7 @@ from analyses.studies import SCALES, Arm, Study
 from dissect.data.catalog import STAND_INS
 from dissect.data.sessions import Dataset
 from dissect.data.stats import statistics
-from dissect.errors import BusyError, DataError, DivergedError, FinishedError, UsageError, unknown
+from dissect.errors import BusyError, DataError, DissectError, DivergedError, FinishedError, UsageError, unknown
 from dissect.experiment import tuned
 from dissect.experiment.plan import Plan, Say, planned, unsaid
 from dissect.experiment.train import train
@@ -147,9 +147,10 @@ def to_tune(study: Study, scale: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def perform(todo: Sequence[Job], scale: dict[str, Any], say: Say, **how: Any) -> Iterator[Job]:
     """Train what is not finished, one after the other, and yield each; one that another process trains is left to it.
 
-    An arm that cannot be trained, or diverges, is said and left out. `how` goes to `train`: device, observe.
+    An arm that cannot be trained, or diverges, is said and left out; if that leaves nothing, its error is raised. `how`
+    goes to `train`: device, observe.
     """
-    failed = set[str]()
+    failed: dict[str, DissectError] = {}
     for job in todo:
         if job.arm.label in failed:
             continue
@@ -164,10 +165,12 @@ def perform(todo: Sequence[Job], scale: dict[str, Any], say: Say, **how: Any) ->
             except FinishedError:
                 pass  # another process was quicker
             except (UsageError, DataError, DivergedError) as error:
-                failed.add(job.arm.label)
+                failed[job.arm.label] = error
                 say(f"{job.arm.label} is left out: {error.message}")
                 continue
         yield job
+    if failed and all(job.arm.label in failed for job in todo):
+        raise next(iter(failed.values()))
 
 
 def status(todo: Sequence[Job]) -> pd.DataFrame:

@@ -162,6 +162,8 @@ def test_an_arm_that_does_not_suit_is_left_out_and_said(tmp_path, data):
     todo = study.jobs(studies.Study("s", "", (wrong, studies.Arm("pop", "pop"))), data, SIZE, tmp_path)
     assert [job.arm.label for job in study.perform(todo, SIZE, told.append)] == ["pop"]
     assert len(told) == 1 and told[0].startswith("wrong is left out: --negatives 50")
+    with pytest.raises(UsageError, match="--negatives 50"):  # nothing is left to do well
+        list(study.perform(todo[:1], SIZE, told.append))
 
 
 def test_settings_of_an_arm_come_first_and_wrong_ones_are_refused(tmp_path, data):

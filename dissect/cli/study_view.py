@@ -119,6 +119,7 @@ def tune_all(trials: int, timeout: float | None, device: str, quiet: bool, **giv
     asked = planned(**given)
     say, ends = options.say_on(options.console(quiet)), time.monotonic() + 3600 * (timeout or math.inf)
     todo, _ = study.to_tune(asked.study, dict(asked.size)), asked.jobs  # planned, so that wrong arms are refused
+    failed: list[DissectError] = []
     for count, (label, about) in enumerate(todo.items(), 1):
         say(f"{count} of {len(todo)}: {label}.")
         if (hours := (ends - time.monotonic()) / 3600) <= 0:
@@ -132,8 +133,11 @@ def tune_all(trials: int, timeout: float | None, device: str, quiet: bool, **giv
             if error.exit_code == INTERRUPTED or isinstance(error.__cause__, OSError):  # no arm's fault
                 raise
             say(f"{label} is left out: {error.message}")
+            failed.append(error)
             continue
         show(folder, model)
+    if failed and len(failed) == len(todo):
+        raise failed[0]
 
 
 def part_of(shard: str | None) -> tuple[int, int]:
