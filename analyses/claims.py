@@ -129,7 +129,8 @@ def observed(case: Case, model: str, question: str) -> Finding:
     # The paper reads its figures: no control, no doubt.
     decided = answer["figures_say"] if case.protocol == "paper" else answer["answer"]
     dim = folders.group_config(group)["model_options"].get("dim")
-    where = f"{model}, width {dim}, KL weight {verdict['kl_weight']:g}, {len(verdict['seeds'])} seeds"
+    seeds = len(verdict["seeds"])
+    where = f"{model}, width {dim}, KL weight {verdict['kl_weight']:g}, {seeds} seed{'s' * (seeds != 1)}"
     reasons = answer["reasons"][:1] if decided == answer["figures_say"] else answer["reasons"]
     return Finding(decided, f"{where}: {'; '.join(reasons)}", (group.name,), answer["figures_say"])
 

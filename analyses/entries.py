@@ -129,7 +129,20 @@ def entries_of_names(names: Iterable[str], runs_dir: Path | str) -> list[Entry]:
         if again := [row.name for row in rows if row.runs in found]:
             print(f"These runs are named more than once and count once: {', '.join(again)}.", file=sys.stderr)
         found.update({row.runs: row for row in rows})
-    return list(found.values())
+    return each_once(found.values())
+
+
+def each_once(entries: Iterable[Entry]) -> list[Entry]:
+    """The rows without matched dense models that another row has too: groups of one path share them, as copies."""
+    rows, again = list(entries), set[str]()
+    matched: dict[str, list[set[str]]] = {}  # by settings: the seeds of each row
+    for row in sorted(rows, key=lambda row: -len(row.runs)):
+        if row.variant == folders.MATCHED:
+            seeds, known = {run.name for run in row.runs}, matched.setdefault(repr(sorted(row.config.items())), [])
+            if any(seeds <= others for others in known):
+                again.add(row.name)
+            known.append(seeds)
+    return [row for row in rows if row.name not in again]
 
 
 def sound_configs(runs_dir: Path | str) -> dict[Path, dict[str, Any]]:
@@ -162,7 +175,7 @@ def entries_of_dataset(dataset: str | None, runs_dir: Path | str) -> list[Entry]
         print(f"Data set: {on} (as in the newest group).", file=sys.stderr)
     elif on != dataset:
         print(f"No run on '{dataset}'; these are on '{on}', another split of the same log.", file=sys.stderr)
-    entries = [row for group in groups[on] for row in entries_of_group(group)]
+    entries = each_once(row for group in groups[on] for row in entries_of_group(group))
     empty = [group.name for group in groups[on] if not _has_finished(group)]
     if not entries:
         others = [shlex.quote(name) for name in sorted(groups) if name != on and any(map(_has_finished, groups[name]))]

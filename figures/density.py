@@ -85,7 +85,7 @@ def draw(
                 _heading(axes, title, tall)
             ends = part.groupby("line", sort=False)["mean"].last()
             labels = [(float(ends[line]), words[line], looks[line]["color"]) for line in looks if line in ends]
-            label_ends(axes, labels, gap=1.02 * LABEL / tall, margin=0 if panels else -0.1)
+            label_ends(axes, labels, gap=1.02 * LABEL / tall, margin=0 if panels else -0.05 / tall)
         title, top = TITLES.get(module, module), 1 - 0.05 / height
         figure.text(0.05 / width, top, title, fontsize=8, fontweight="bold", va="top")
         figure.text(0.05 / width, top - HEADING / height, caption, **NOTE)

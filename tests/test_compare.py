@@ -769,12 +769,14 @@ def test_a_real_training_can_be_compared(typed):
     words = ["--dataset", "demo", "--epochs", "0.05", "--dim", "4", "--quiet"]
     typed("train", "srgnn", *words)
     typed("train", "pop", "--dataset", "demo", "--quiet")
-    typed("run", "--seed", "1", "--dataset", "demo", "--max-steps", "4", "--dim", "4", "--device", "cpu", "--quiet")
+    words = ["--dataset", "demo", "--max-steps", "4", "--dim", "4", "--device", "cpu", "--quiet"]
+    typed("run", "--seed", "1", *words, "--kl-weight", "2", "--kl-weight", "4")  # both have the same dense model
     code, out, _ = typed("compare", "--json")
     (table,) = json.loads(out)["tables"]
     labels = {row["label"] for row in table["rows"]}
-    assert code == 0 and labels == {"srgnn", "pop", "srgnn SparseVD both", "srgnn matched"}
-    assert len(table["pairs"]) == 6 and table["resamples"] == 2000
+    dissected = {f"srgnn SparseVD both (kl weight {weight})" for weight in (2, 4)}
+    assert code == 0 and labels == {"srgnn", "pop", "srgnn matched", *dissected}
+    assert len(table["pairs"]) == 8 and table["resamples"] == 2000
 
 
 @pytest.mark.parametrize(

@@ -279,9 +279,10 @@ def test_an_option_of_the_model_is_given_once(typed):
 
 def test_a_file_with_some_settings_does(typed, tmp_path):
     (tmp_path / "some.toml").write_text("lr = 0.5\nmax_steps = 2\n\n[model_options]\ndim = 4\n")
-    assert typed("train", "srgnn", "--dataset", "demo", "--config", "some.toml", "--quiet", "--dim", "4")[0] == 0
+    assert typed("train", "srgnn", "--dataset", "demo", "--config", "some.toml", "--quiet")[0] == 0
     config = Config(**folders.group_config(folders.newest_group("runs")))
     assert (config.lr, config.max_steps, config.patience) == (0.5, 2, DENSE["patience"])
+    assert config.model_options["dim"] == 4  # though the file names no model
     code, _, err = typed("train", "--config", "some.toml")
     assert code == 2 and "MODEL" in err
 

@@ -272,7 +272,7 @@ def test_what_padded_tensors_cannot_say_is_refused_as_onnx(tmp_path):
 def test_onnx_without_its_packages_says_what_to_install(there, tmp_path, monkeypatch):
     monkeypatch.setattr(to_onnx, "NEEDED", ("no_such_package",))
     code, _, err = invoke("export", there["sparse"], "--out", tmp_path / "out", "--onnx")
-    assert code == 2 and "dissect[onnx]" in err
+    assert code == 2 and "pip install -e '.[onnx]'" in err
 
 
 # --- the folder ----------------------------------------------------------------------------------------------

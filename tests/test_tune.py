@@ -404,7 +404,7 @@ def test_without_optuna_the_command_that_installs_it_is_told(data, tmp_path, mon
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UsageError, match="needs Optuna") as error:
         tune.tune("sknn", data, runs_dir=tmp_path)
-    assert "pip install 'dissect[tune]'" in error.value.hint
+    assert "pip install -e '.[tune]'" in error.value.hint
 
 
 # --- tuned settings ----------------------------------------------------------------------------------------

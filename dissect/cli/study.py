@@ -111,7 +111,7 @@ def status(**given: Any) -> None:
 @of_study
 @tuned
 @options.all_metrics
-@click.option("--out", metavar="FILE", help="Write to a .md, .tex, .csv or .json file.")
+@click.option("--out", metavar="FILE", help="Write to a .md, .tex, .csv, .json or .txt file.")
 @as_json
 def table(**given: Any) -> None:
     """Print the finished arms of a study, with intervals and tests, beside what the paper prints.

@@ -94,6 +94,4 @@ def _is_number(kind: Any) -> bool:
 
 
 def no_parquet() -> DataError:
-    return DataError(
-        "Parquet files need the package pyarrow.", "Install it: pip install 'dissect[parquet]', or pip install pyarrow"
-    )
+    return DataError("Parquet files need the package pyarrow.", "Install it: pip install pyarrow")

@@ -54,7 +54,7 @@ def requested(
         settings.pop("max_steps", None)
     settings |= {name: given[name] for name in typed if name in names}
     options, name = dict[str, Any](), given["name"]
-    if file.get("model") == subject.name:
+    if file.get("model", subject.name) == subject.name:
         of_preset = subject.cls.presets.get(preset, {})
         options = {name: value for name, value in file.get("model_options", {}).items() if name not in of_preset}
         if is_its_data and not preset and HASHED.search(group := Path(source).resolve().parent.name):

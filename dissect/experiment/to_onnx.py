@@ -32,7 +32,7 @@ def require_onnx() -> None:
     """Raises UsageError if a package that writes or tries ONNX files is missing."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(f"--onnx needs {', '.join(missing)}.", "Install them: pip install 'dissect[onnx]'")
+        raise UsageError(f"--onnx needs {', '.join(missing)}.", "In the clone of dissect: pip install -e '.[onnx]'")
 
 
 def write_onnx(model: Any, name: str, path: Path, sessions: Sequence[list[int]]) -> None:

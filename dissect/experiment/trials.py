@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 JOURNAL = "trials.journal"
 RANDOM_TRIALS = 5  # the first ones, with that of the defaults, before the sampler (TPE) learns
 PRUNED_AFTER = (4, 2)  # whole trials before any is pruned, and epochs before this one is
-INSTALL = "Install it: pip install 'dissect[tune]', in a clone of the repository pip install -e '.[tune]'"
+INSTALL = "Install it, in the clone of dissect: pip install -e '.[tune]'"
 
 
 class _Pruned(Exception):
