@@ -16,6 +16,7 @@ from analyses.entries import (
     Entry,
     by_split,
     differing,
+    each_once,
     entries_of_dataset,
     entries_of_group,
     entries_of_names,
@@ -230,7 +231,7 @@ def results_table(runs_dir: Path, split_hash: str, protocol: str) -> pd.DataFram
     """`means` of the finished groups of a split and protocol; empty if there are none."""
     on, wanted = sound_configs(runs_dir), (split_hash, protocol)
     groups = [group for group, config in on.items() if (config["split_hash"], config["protocol"]) == wanted]
-    finished = [row for group in groups for row in entries_of_group(group)]
+    finished = each_once(row for group in groups for row in entries_of_group(group))
     return means(finished).drop(columns="entry") if finished else pd.DataFrame()
 
 

@@ -134,15 +134,15 @@ def entries_of_names(names: Iterable[str], runs_dir: Path | str) -> list[Entry]:
 
 def each_once(entries: Iterable[Entry]) -> list[Entry]:
     """The rows without matched dense models that another row has too: groups of one path share them, as copies."""
-    rows, again = list(entries), set[str]()
+    rows, again = list(entries), set[int]()
     matched: dict[str, list[set[str]]] = {}  # by settings: the seeds of each row
-    for row in sorted(rows, key=lambda row: -len(row.runs)):
+    for place, row in sorted(enumerate(rows), key=lambda each: -len(each[1].runs)):
         if row.variant == folders.MATCHED:
             seeds, known = {run.name for run in row.runs}, matched.setdefault(repr(sorted(row.config.items())), [])
             if any(seeds <= others for others in known):
-                again.add(row.name)
+                again.add(place)
             known.append(seeds)
-    return [row for row in rows if row.name not in again]
+    return [row for place, row in enumerate(rows) if place not in again]
 
 
 def sound_configs(runs_dir: Path | str) -> dict[Path, dict[str, Any]]:

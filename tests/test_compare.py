@@ -768,9 +768,10 @@ def test_a_file_says_by_its_name_what_is_in_it(typed, folder, tmp_path, name, be
 def test_a_real_training_can_be_compared(typed):
     words = ["--dataset", "demo", "--epochs", "0.05", "--dim", "4", "--quiet"]
     typed("train", "srgnn", *words)
-    typed("train", "pop", "--dataset", "demo", "--quiet")
     words = ["--dataset", "demo", "--max-steps", "4", "--dim", "4", "--device", "cpu", "--quiet"]
     typed("run", "--seed", "1", *words, "--kl-weight", "2", "--kl-weight", "4")  # both have the same dense model
+    rows = json.loads(typed("train", "pop", "--dataset", "demo", "--quiet", "--json")[1])
+    assert [row["label"] for row in rows].count("srgnn matched") == 1 and len(rows) == 5
     code, out, _ = typed("compare", "--json")
     (table,) = json.loads(out)["tables"]
     labels = {row["label"] for row in table["rows"]}
