@@ -485,6 +485,18 @@ def test_the_published_settings_win_over_a_recipe(demo, tmp_path, model, preset)
     assert replace(calibrated, **LITERAL) == replace(literal, **about)
 
 
+@pytest.mark.parametrize(
+    ("usual", "built_in", "real"), [(CALIBRATED, 32, 64), (LITERAL, 32, 256), (DENSE, 32, 256)]
+)
+def test_the_width_suits_the_settings(demo, tmp_path, usual, built_in, real):
+    """Those of `dissect run` were chosen at small widths; the published ones, and `dissect train`, have the paper's."""
+    for data, dim in ((demo, built_in), (replace(demo, name="mine"), real)):
+        how = {"usual": usual, "runs_dir": tmp_path, "max_steps": 10}
+        assert planned("srgnn", data, **how).config.model_options == {"dim": dim}
+        assert planned("srgnn", data, **how, preset="paper").config.model_options["dim"] == 256
+        assert planned("srgnn", data, **how, options={"dim": 8}).config.model_options["dim"] == 8
+
+
 def test_without_validation_the_dense_model_beside_a_dissection_is_said_to_choose_nothing(demo, tmp_path):
     said = []
     train("srgnn", demo, runs_dir=tmp_path, options={"dim": 4}, validation=0.0, say=said.append, **ALSO)

@@ -25,7 +25,8 @@ from dissect.training.losses import some_candidates
 from dissect.training.start import Start, weights_of
 from models import base, check
 
-DIM = 256  # default width of a model
+DIM = 256  # default width of a model, as in the paper
+CALIBRATED_DIM = 64  # that of `dissect run`, whose settings were chosen at widths 32 and 64: at 256 models overfit
 # The defaults on built-in data: a small model, trained in about a minute a seed.
 BUILT_IN_DIM = 32
 BUILT_IN_STEPS = {"demo": 2_000, "demo-bag": 3_000, "demo-walk": 3_000}
@@ -126,7 +127,7 @@ def planned(
         idle |= {"--init-from": init_from, "--refit": refit}
         settings = untrained(subject, settings, [flag for flag, value in idle.items() if value], say)
         seeds, epochs, init_from, refit = (1,), None, None, False
-    kept = model_options(subject, given, preset, BUILT_IN_DIM if data.name in planted.BUILT_IN else DIM, without)
+    kept = model_options(subject, given, preset, default_dim(data, usual), without)
     start = starting_weights(init_from, runs_dir, subject, kept, data)
     config = configure(subject, data, {**settings, "model_options": kept, "init_from": start.fingerprint}, epochs)
     if refit and not config.chooses:
@@ -137,6 +138,13 @@ def planned(
     parts += [str(kept[option]) for option in subject.cls.in_name if option in given and option in kept]
     group, once = folder_of(config, runs_dir, name, parts), tuple(dict.fromkeys(seeds))
     return Plan(subject, data, config, group, once, without, start.weights, parts=tuple(parts), tuned=tuned_by)
+
+
+def default_dim(data: Dataset, usual: Mapping[str, Any]) -> int:
+    """The width of a model if nothing else says one, for the verb whose settings are `usual`."""
+    if data.name in planted.BUILT_IN:
+        return BUILT_IN_DIM
+    return CALIBRATED_DIM if usual == CALIBRATED else DIM
 
 
 def settings_of(
