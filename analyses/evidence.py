@@ -21,7 +21,16 @@ from analyses import study as studying
 from analyses.answers import FAILS, HOLDS, UNDECIDED, too_few
 from analyses.bootstrap import resampled
 from analyses.compare import Comparison
-from analyses.significance import ALPHA, can_count, enough_resamples, gains_of_ranks, holm, p_value, pairs_table
+from analyses.significance import (
+    ALPHA,
+    FEW_SESSIONS,
+    can_count,
+    enough_resamples,
+    gains_of_ranks,
+    holm,
+    p_value,
+    pairs_table,
+)
 from analyses.studies import Study
 from analyses.study import LONGEST, Job
 from dissect.errors import DataError, UsageError
@@ -263,19 +272,21 @@ def ranks_of(todo: Sequence[Job]) -> dict[str, dict[str, np.ndarray]]:
 def pairs_by_length(todo: Sequence[Job]) -> dict[tuple[str, int], pd.DataFrame]:
     """`pairs_table` of the arms on the prefixes of each length (LONGEST stands for that and more) and, at 0, of LONG
     clicks or more; columns a and b are labels, and Holm corrects for all lengths together. By (metric, length).
+
+    A length that fewer than FEW_SESSIONS sessions have is left out: its intervals would be too narrow.
     """
     ranks = ranks_of(todo)
     if len(ranks) < 2:
         return {}
     labels, tables = list(ranks), {}
-    lengths = np.minimum(next(iter(ranks.values()))["length"], LONGEST)
+    lengths, sessions = np.minimum(ranks[labels[0]]["length"], LONGEST), ranks[labels[0]]["session"]
     parts = {int(x): lengths == x for x in np.unique(lengths)} | {0: lengths >= LONG}
+    parts = {x: here for x, here in parts.items() if len(np.unique(sessions[here])) >= FEW_SESSIONS}
     tests = len(parts) * len(labels) * (len(labels) - 1)
     for x, here in parts.items():
-        session = np.unique(next(iter(ranks.values()))["session"][here], return_inverse=True)[1]
-        if session.size and session.max() > 0:  # a single session has no interval
-            rows = [gains_of_ranks(of["rank"][:, here], session) for of in ranks.values()]
-            tables[x] = pairs_table(rows, np.bincount(session), tests=tests)
+        session = np.unique(sessions[here], return_inverse=True)[1]
+        rows = [gains_of_ranks(of["rank"][:, here], session) for of in ranks.values()]
+        tables[x] = pairs_table(rows, np.bincount(session), tests=tests)
     p = holm(np.array([p for table in tables.values() for p in table["p bootstrap"]]))
     found, at = {}, 0
     for x, table in tables.items():
@@ -307,7 +318,7 @@ def mostly(of: Evidence, label: str, others: Sequence[str], metrics: Sequence[st
         return MISSING
     cells = [(metric, x) for metric in metrics for name, x in of.by_length if name == metric and x]
     if not cells:
-        return of.found(UNDECIDED, "no length has prefixes of two sessions", [label, *others])
+        return of.found(UNDECIDED, f"no length has prefixes of {FEW_SESSIONS} sessions", [label, *others])
     signs = [[way * sign_at(of, label, other, metric, x) for other in others] for metric, x in cells]
     ahead, behind = sum(min(each) == 1 for each in signs), sum(min(each) == -1 for each in signs)
     answer = HOLDS if 2 * ahead > len(cells) else FAILS if 2 * behind >= len(cells) else UNDECIDED
@@ -321,7 +332,7 @@ def on_long(of: Evidence, a: str, b: str, metric: str = "hr@20") -> Finding:
     if not {a, b} <= set(of.rows.index):
         return MISSING
     if (metric, 0) not in of.by_length:
-        return of.found(UNDECIDED, f"fewer than two sessions have prefixes of {LONG} clicks or more", [a, b])
+        return of.found(UNDECIDED, f"fewer than {FEW_SESSIONS} sessions have prefixes of {LONG} clicks or more", [a, b])
     sign = sign_at(of, a, b, metric, 0)
     gain = {label: 100 * gains(ranks["rank"][:, ranks["length"] >= LONG], metric).mean() for label, ranks in
             ranks_of(of.todo).items() if label in (a, b)}  # fmt: skip

@@ -240,15 +240,17 @@ def test_best_at_most_lengths(evidence_of, hits, best, worst, long):
     assert evidence.on_long(found, "plain", "other").answer == long
 
 
-def test_a_single_session_decides_nothing_of_lengths(evidence_of, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "SESSION", np.zeros_like(SESSION))
+@pytest.mark.parametrize("number", [1, 19])
+def test_few_sessions_decide_nothing_of_lengths(evidence_of, monkeypatch, number):
+    monkeypatch.setattr(sys.modules[__name__], "SESSION", SESSION % number)
     found = evidence_of(THREE, {"mixed": 0.95, "plain": 0.05, "other": 0.5})
     for answer in (
         evidence.mostly(found, "mixed", ("plain", "other"), ["hr@20"]),
         evidence.on_long(found, "mixed", "plain"),
     ):
-        assert answer.answer == UNDECIDED and "session" in answer.measured
-    assert any(note.startswith("A single test session says") for note in found.table.rows.attrs["notes"])
+        assert answer.answer == UNDECIDED and "20 sessions" in answer.measured
+    told = "A single test session says" if number == 1 else f"Only {number} test sessions say"
+    assert any(note.startswith(told) for note in found.table.rows.attrs["notes"])
 
 
 def test_too_few_test_sessions_are_told(evidence_of, monkeypatch):

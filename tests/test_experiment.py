@@ -485,9 +485,7 @@ def test_the_published_settings_win_over_a_recipe(demo, tmp_path, model, preset)
     assert replace(calibrated, **LITERAL) == replace(literal, **about)
 
 
-@pytest.mark.parametrize(
-    ("usual", "built_in", "real"), [(CALIBRATED, 32, 64), (LITERAL, 32, 256), (DENSE, 32, 256)]
-)
+@pytest.mark.parametrize(("usual", "built_in", "real"), [(CALIBRATED, 32, 64), (LITERAL, 32, 256), (DENSE, 32, 256)])
 def test_the_width_suits_the_settings(demo, tmp_path, usual, built_in, real):
     """Those of `dissect run` were chosen at small widths; the published ones, and `dissect train`, have the paper's."""
     for data, dim in ((demo, built_in), (replace(demo, name="mine"), real)):
