@@ -24,7 +24,7 @@ def path_table(group: Path, threshold: float | None = None) -> pd.DataFrame:
     mrr@20 (on test, in percent), dense (that of the matched dense model with this seed, NaN without one).
     The groups are those in the same folder whose settings equal those of `group` except for the KL weight; seeds count
     once they are finished. A weight is kept if its log alpha is below the threshold, the group's unless given.
-    Raises UsageError if there are fewer than two KL weights.
+    Raises UsageError if there are fewer than two KL weights, DataError if all runs are damaged.
     """
     config = folders.group_config(group)
     column = f"kept {key(config['threshold'] if threshold is None else threshold)}"
@@ -46,7 +46,7 @@ def path_table(group: Path, threshold: float | None = None) -> pd.DataFrame:
         accuracy = folders.read_summary(run)["test"]["mrr@20"]
         return _kept(table, column).assign(kl_weight=kl_weight, seed=seed, **{"mrr@20": accuracy})
 
-    parts = each_sound(sorted(runs.items()), read, required=False)
+    parts = each_sound(sorted(runs.items()), read)
     weights = sorted({float(part["kl_weight"].iloc[0]) for part in parts})
     if len(weights) < 2:
         raise too_few(group, config, weights)

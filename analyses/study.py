@@ -206,20 +206,23 @@ def compared(study: Study, todo: Sequence[Job], every_pair: bool = False, **how:
     """The finished arms side by side, labelled as the study does; `paper hr@20`, `paper mrr@20` and `paper seconds` are
     what the paper prints (NaN if nothing). Pairs are those of the study, else those with the best row, or every one.
 
-    Raises UsageError if fewer than two arms have a finished seed.
+    Raises UsageError if fewer than two arms have a finished seed, DataError if all that have one are damaged.
     """
     by_label = {job.arm.label: job for job in todo}
     entries, arms = [], []
-    for label, job in by_label.items():
-        own = [each.run for each in todo if each.arm.label == label and each.is_done]
-        try:
-            row = entry(job.plan.group, job.plan.variant, own) if own else None
-        except DataError as error:  # of its configuration
-            folders.left_out(error)
-            continue
-        if row is not None:
-            entries.append(row)
-            arms.append(job.arm)
+    with folders.hearing(is_aloud=True) as lost:
+        for label, job in by_label.items():
+            own = [each.run for each in todo if each.arm.label == label and each.is_done]
+            try:
+                row = entry(job.plan.group, job.plan.variant, own) if own else None
+            except DataError as error:  # of its configuration
+                folders.left_out(error)
+                continue
+            if row is not None:
+                entries.append(row)
+                arms.append(job.arm)
+    if lost and not entries:
+        raise lost[0]
     if len(entries) < 2:
         raise UsageError(
             f"{len(entries)} of {len(by_label)} arms of {study.name} have a finished seed: it takes two for a table.",

@@ -17,30 +17,46 @@ def is_shown(quiet: bool) -> bool:
     return not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)
 
 
+class Pace:
+    """The time left for `total` pieces of work from `first` on, by the pace so far, or the time that they took."""
+
+    def __init__(self, total: int, first: int = 0) -> None:
+        self.total, self.first, self.now, self.began = total, first, first, time.monotonic()
+
+    def left(self, now: int) -> str:
+        """Empty as long as nothing is done: what was done at `first` may have taken any time."""
+        self.now, took = now, time.monotonic() - self.began
+        if now <= self.first:
+            return ""
+        if now >= self.total:
+            return f"took {timedelta(seconds=round(took))}"
+        return f"{timedelta(seconds=round(took / (now - self.first) * (self.total - now)))} left"
+
+
 @contextmanager
 def telling(title: str, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """A function that is told what is being done, how much of it, and of how much (0: not known).
 
     Where progress `is_shown`, each piece of work has a line, with the time left.
     """
-    began: dict[str, float] = {}
+    paces: dict[str, Pace] = {}
 
     def tell(what: str, done: int, total: int) -> None:
         if not is_shown(quiet):
             return
         line = f"{title}: {what}"
-        if began and what not in began:  # another piece of work
+        if paces and what not in paces:  # another piece of work
             print(file=sys.stderr)
-        took = time.monotonic() - began.setdefault(what, time.monotonic())
+        left = paces.setdefault(what, Pace(total, done)).left(done)
         if total:
             line += f" {done:,} of {total:,}"
-            line += f", {timedelta(seconds=round(took / done * (total - done)))} left" if done else ""
+            line += f", {left}" if left else ""
         print(f"\r{line}   ", end="", file=sys.stderr, flush=True)
 
     try:
         yield tell
     finally:
-        if began:
+        if paces:
             print(file=sys.stderr)
 
 

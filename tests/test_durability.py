@@ -151,8 +151,12 @@ def assert_same_run(run, whole):
         assert rows[0] == rows[1], name
     summaries = [without_seconds(files.read_json(folder / "summary.json")) for folder in (run, whole)]
     assert summaries[0] == summaries[1]
-    names = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.suffix in (".npz", ".pt"))
-    assert names and {path.relative_to(run) for path in run.rglob("*.npz")} == {n for n in names if n.suffix == ".npz"}
+    names, of_run = (
+        sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix in (".npz", ".pt"))
+        for folder in (whole, run)
+    )
+    known = [[name for name in each if not name.stem.endswith("-1")] for each in (names, of_run)]
+    assert names and known[0] == known[1]
     for name in names:
         if name.suffix == ".npz":
             ranks = [folders.read_ranks(folder / name) for folder in (run, whole)]
@@ -299,6 +303,71 @@ def test_sigterm_in_the_last_evaluation_is_heard(whole, tmp_path, config, moment
     assert not folders.is_done(tmp_path / "s1") and not (tmp_path / "s1" / "summary.json").exists()
     train(tmp_path / "s1", config)
     assert_same_run(tmp_path / "s1", whole[config.hash])
+
+
+class OfTheEnd(Observer):
+    """Notes what is evaluated after the last step, and stops the run in the `stop`-th such evaluation."""
+
+    def __init__(self, stop=0):
+        super().__init__()
+        self.stop, self.now, self.seen = stop, 0, []
+
+    def begin(self, run, step, steps, steps_per_epoch):
+        self.now = step
+
+    def step(self, step, loss, kl_weight, lr):
+        self.now = step
+
+    def evaluating(self, what, done, total):
+        if self.now == CONFIG.max_steps:
+            self.seen += [what] * (what not in self.seen)
+            if len(self.seen) == self.stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("config", "number"),
+    [(replace(CONFIG, shadows=True, average=0.8), 10), (CHOOSING, 7)],
+    ids=["shadows and averages", "best"],
+)
+def test_a_resume_goes_on_with_the_next_evaluation(tmp_path, config, number):
+    """Also where the time is enough for one evaluation only, and each evaluation is made once."""
+    watch, made = OfTheEnd(), []
+    train(tmp_path / "whole", config, observer=watch)
+    assert len(watch.seen) == number
+    for _ in watch.seen[1:]:
+        life = OfTheEnd(stop=2)
+        with pytest.raises(Interrupted):
+            train(tmp_path / "s1", config, observer=life)
+        made += life.seen[:1]
+    last = OfTheEnd(stop=2)
+    train(tmp_path / "s1", config, observer=last)
+    assert made + last.seen == watch.seen
+    assert_same_run(tmp_path / "s1", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", ["other weights", "damaged results"])
+def test_what_was_evaluated_counts_for_the_same_weights_only(whole, tmp_path, change):
+    run, end = tmp_path / "s1", OfTheEnd(stop=5)
+    with pytest.raises(Interrupted):
+        train(run, observer=end)
+    kept, last = sorted(run.glob("checkpoints/evaluated/*.pt")), run / "checkpoints" / "last.pt"
+    assert len(kept) == 4
+    if change == "other weights":
+        saved = load_checkpoint(last)
+        saved["model"]["items"] = saved["model"]["items"].flip(1)
+        save_checkpoint(last, saved)
+    else:
+        for path in kept:
+            path.write_bytes(path.read_bytes()[:-1])
+    again = OfTheEnd()
+    train(run, observer=again)
+    assert again.seen[:5] == end.seen
+    if change == "damaged results":
+        assert_same_run(run, whole[CONFIG.hash])
+    else:
+        tests = [files.read_json(folder / "summary.json")["test"] for folder in (run, whole[CONFIG.hash])]
+        assert tests[0] != tests[1]
 
 
 def test_a_checkpoint_with_a_wrong_byte_anywhere_is_noticed(tmp_path):

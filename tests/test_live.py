@@ -6,6 +6,7 @@ import time
 import pytest
 from rich.console import Console
 
+from dissect import progress
 from dissect.cli import live
 from dissect.cli.live import LiveObserver, PlainObserver
 
@@ -76,6 +77,31 @@ def test_what_is_being_done_is_told_in_lines_where_there_is_no_terminal(monkeypa
             clock[0] = seconds
             tell(what, done, 100)
     assert screen.file.getvalue().splitlines() == [
-        "seed 1: Fisher 50/100, 0:00:08 left",
+        "seed 1: Fisher 50/100, 0:00:10 left",
         "seed 1: curves 25/100, 0:00:48 left",
+    ]
+
+
+def test_the_time_left_is_told_once_it_is_known(monkeypatch, capsys):
+    """The first that is heard of a ranking is that its first batch is done; how long that took, nobody has measured."""
+    screen, now = Console(file=io.StringIO(), width=80), [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("dissect.cli.options.console", lambda quiet=False: screen)
+    monkeypatch.setattr("dissect.progress.is_shown", lambda quiet: True)
+    view = PlainObserver(screen, "srgnn")
+    with live.telling("files") as tell, progress.telling("terminal") as tell_python:
+        for done in (10, 20):
+            now[0] += 12
+            view.evaluating("test", done, 1_000)
+            tell("sessions", done, 1_000)
+            tell_python("sessions", done, 1_000)
+    assert screen.file.getvalue().splitlines() == [
+        "files: sessions 10/1,000",
+        "srgnn: ranking test 20/1,000, 0:19:36 left",
+        "files: sessions 20/1,000, 0:19:36 left",
+    ]
+    told = capsys.readouterr().err.split("\r")[1:]
+    assert [each.strip() for each in told] == [
+        "terminal: sessions 10 of 1,000",
+        "terminal: sessions 20 of 1,000, 0:19:36 left",
     ]

@@ -76,6 +76,10 @@ def test_only_finished_seeds_count_and_damaged_ones_are_left_out(tmp_path, capsy
     (half / "s1" / "DONE").unlink()
     with pytest.raises(UsageError, match="for KL weight 4 only"):
         path_table(group)
+    for run in folders.group_runs(group):
+        (run / "density.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match=r"density\.jsonl, line 1"):
+        path_table(group)
 
 
 def test_a_group_without_shadows_has_a_path_too(tmp_path):

@@ -346,6 +346,26 @@ def test_the_commands_go_on_beside_damaged_runs(group, typed, monkeypatch):
         assert "Left out" in err and ("s2/summary.json" in err or "broken" in err), (words, err)
 
 
+@pytest.mark.parametrize("text", ["", "model = ", None], ids=["empty", "cut off", "gone"])
+def test_a_group_that_has_lost_its_configuration_is_missing_data_to_every_verb(group, typed, text):
+    """Exit code 3, as with any damaged record, and not 2, as if nobody had trained anything."""
+    path = group / "config.toml"
+    path.unlink() if text is None else path.write_text(text)
+    newest = [("verdict",), ("plot", "density"), ("plot", "training"), ("opinions",), ("report",), ("tensorboard",)]
+    of_run = [("verdict",), ("evaluate",), ("recommend", "--session", "1,2"), ("export", "--out", "x")]
+    asked = [(*words, NAME) for words in (*newest, ("compare",), ("resume",))]
+    asked += [(*words, f"{NAME}/s1") for words in of_run]
+    for words in asked if text is None else [*newest, *asked]:
+        code, out, err = typed(*words, "--runs-dir", str(group.parent))
+        assert (code, out) == (3, "") and "config.toml" in err, (words, err)
+
+
+def test_a_damaged_run_is_not_finished_already(group, typed):
+    (group / "s2" / "environment.json").write_text("")
+    code, _, err = typed("resume", NAME, "--runs-dir", str(group.parent))
+    assert code == 3 and "s2/environment.json cannot be read" in err and "Finished already" not in err
+
+
 def test_a_lost_summary_is_written_again_as_the_message_says(group, typed):
     root, data, run = group.parent, str(group.parents[1] / "data"), group / "s1"
     shutil.rmtree(group / "s2")

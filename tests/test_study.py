@@ -154,6 +154,10 @@ def test_its_table_has_the_labels_of_the_study_and_the_numbers_of_the_paper(tmp_
     two = length[(length["line"] == "srgnn") & (length["seed"] == 2) & (length["x"] == 2)].iloc[0]
     assert two["prefixes"] == (ranks["length"] == 2).sum()
     assert two["value"] == pytest.approx(100 * (ranks["rank"][ranks["length"] == 2] <= 20).mean())
+    for job in todo:
+        (job.run / "summary.json").write_text("")
+    with pytest.raises(DataError, match=r"summary\.json cannot be read"):
+        study.compared(own, todo)
 
 
 def test_an_arm_that_does_not_suit_is_left_out_and_said(tmp_path, data):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +17,12 @@ from rich.text import Text
 
 from dissect.cli import options
 from dissect.cli.text_table import plain
+from dissect.progress import Pace
 from dissect.sparsevd.density import key
 from dissect.training.record import Observer
 
 QUIET = 10.0  # seconds between lines on the progress of an evaluation
 PATIENCE = 2.0  # seconds before a bar is shown
-
-
-class Pace:
-    """The time left for `total` steps from `first` on, by the pace so far, or the time that they took."""
-
-    def __init__(self, total: int, first: int = 0) -> None:
-        self.total, self.first, self.now, self.began = total, first, first, time.monotonic()
-
-    def left(self, now: int) -> str:
-        self.now, took = now, time.monotonic() - self.began
-        if now <= self.first:
-            return "…"
-        if now >= self.total:
-            return f"took {timedelta(seconds=round(took))}"
-        return f"{timedelta(seconds=round(took / (now - self.first) * (self.total - now)))} left"
 
 
 class PlainObserver(Observer):
@@ -69,9 +54,9 @@ class PlainObserver(Observer):
 
     def evaluating(self, what: str, done: int, total: int) -> None:
         if what != self.split or done < self.ranking.now:
-            self.split, self.ranking = what, Pace(total)
+            self.split, self.ranking = what, Pace(total, done)
         left = self.ranking.left(done)
-        if done < total and time.monotonic() - self.said > QUIET:
+        if left and done < total and time.monotonic() - self.said > QUIET:
             self.say(f"ranking {what} {done:,}/{total:,}, {left}")
 
     def evaluated(self, split: str, step: int, values: dict[str, float]) -> None:
@@ -168,11 +153,12 @@ def telling(title: str = "", quiet: bool = False) -> Iterator[Callable[[str, int
             words, now = f"{title}: {what}" if title else what, time.monotonic()
             if bars.tasks[0].total != (total or None) or done < bars.tasks[0].completed:  # another piece of work
                 bars.reset(bar, total=total or None)
-                pace = Pace(max(1, total))
+                pace = Pace(max(1, total), done)
             left, is_shown = pace.left(done), not quiet and now - began > PATIENCE
             bars.update(bar, description=words, completed=done, visible=is_shown)
             if not screen.is_terminal and now - said > QUIET:
                 said = now
-                options.say_on(screen)(f"{words} {done:,}/{total:,}, {left}" if total else words)
+                counts = f" {done:,}/{total:,}" + (f", {left}" if left else "") if total else ""
+                options.say_on(screen)(words + counts)
 
         yield tell

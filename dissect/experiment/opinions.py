@@ -38,7 +38,7 @@ from dissect.opinions.tuning import recovered
 from dissect.runs import files, folders, records
 from dissect.sparsevd import declared_for, kept, scores, sparsified, unmasked
 from dissect.sparsevd.density import key
-from dissect.training.checkpoint import load_checkpoint, save_checkpoint
+from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
 from dissect.training.evaluation import prefixes_of
 from dissect.training.loop import ExampleOrder
 from dissect.training.losses import Shares, shares_of
@@ -365,34 +365,53 @@ def of_retraining(subject: Subject, tell: Tell, found: dict[str, Any], steps: in
 
 def of_l0(subject: Subject, tell: Tell, found: dict[str, Any], weight: float) -> dict[str, Any]:
     """The share of open gates of each matrix after a training of the same length, and that model's accuracy."""
-    model = gated(subject, tell, weight)
+    began = time.monotonic()
+    model, before = gated(subject, tell, weight)
     values = {name: {"l0": float((score > 0).float().mean())} for name, score in l0.scores(model).items()}
     with parametrize.cached():
-        return {"values": values, "mrr@20": subject.ranking(model)}
+        mrr = subject.ranking(model)
+    return {"values": values, "mrr@20": mrr, "seconds": before + time.monotonic() - began}
 
 
-def gated(subject: Subject, tell: Tell, nats: float) -> Any:
-    """The model with L0 gates at this price of an open one: the one on record, or trained now and kept."""
+def gated(subject: Subject, tell: Tell, nats: float) -> tuple[Any, float]:
+    """(the model with L0 gates at this price of an open one, seconds that its training took before now).
+
+    It is the one on record, or is trained now and kept; a training that was stopped goes on from its last checkpoint.
+    """
     record = subject.record
     of = weights_of(record.group, record.seed)
     asked = {"nats": nats, "steps": record.steps, "seed": record.seed, "weights": of, "names": subject.names}
     path = folders.opinions_file(record.group, record.seed).with_suffix(".l0.pt")
-    saved: dict[str, Any] = {}
-    if path.exists():
-        with suppress(DataError):  # a damaged one is trained again
-            saved = load_checkpoint(path)
-    if {name: saved.get(name) for name in asked} == asked:
+    part = path.with_suffix(".part.pt")
+    if saved := _kept(path, asked):
         model = subject.fresh()
         l0.gate(model, subject.names)
         model.load_state_dict(saved["model"])
-        return model.eval()
+        return model.eval(), saved.get("seconds", 0.0)
+    begun = _kept(part, asked)
+    before, began = begun.get("seconds", 0.0), time.monotonic()
+
+    def keep(state: dict[str, Any]) -> None:
+        save_checkpoint(part, {**asked, **state, "seconds": before + time.monotonic() - began})
+
     how: dict[str, Any] = {"seed": record.seed, "steps": record.steps, "weight": nats}
-    how |= {"names": subject.names, "shares": subject.shares}
+    how |= {"names": subject.names, "shares": subject.shares, "begun": begun, "keep": keep}
     with torch.random.fork_rng(devices=[]):
-        counter = _Counter("L0 training", record.steps, tell)
+        counter = _Counter("L0 training", record.steps, tell, begun.get("step", 0))
         model = sessions.l0_trained(subject.fresh(), record.config, subject.prefixes, **how, report=counter)
-    save_checkpoint(path, {**asked, "model": model.state_dict()})
-    return model
+    save_checkpoint(path, {**asked, "model": model.state_dict(), "seconds": before + time.monotonic() - began})
+    for each in path.parent.glob(f"{part.stem}*.pt"):
+        each.unlink()
+    return model, before
+
+
+def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint there, if it is of what is asked; else, or if it is damaged, nothing."""
+    with suppress(DataError):
+        saved, _ = latest_checkpoint(path)
+        if saved and {name: saved.get(name) for name in asked} == asked:
+            return saved
+    return {}
 
 
 def of_curves(subject: Subject, tell: Tell, found: dict[str, Any], l0_weight: float | None) -> dict[str, Any]:
@@ -405,7 +424,7 @@ def of_curves(subject: Subject, tell: Tell, found: dict[str, Any], l0_weight: fl
     if subject.dissected is not None:
         plan["sparsevd"] = (subject.dissected, sparsified(subject.dissected), scores(subject.dissected))
     if l0_weight is not None:
-        model = gated(subject, tell, l0_weight)
+        model, _ = gated(subject, tell, l0_weight)
         plan["l0"] = (model, l0.sparsified(model), l0.scores(model))
     counter = _Counter("curves", len(plan) * len(SHARES), tell)
     rows = []
@@ -429,9 +448,9 @@ PIECES: dict[str, Callable[..., dict[str, Any]]] = {
 class _Counter:
     """Tells of each of `total` things that it is done."""
 
-    def __init__(self, what: str, total: int, tell: Tell) -> None:
-        self.what, self.total, self.tell, self.done = what, total, tell, 0
-        tell(what, 0, total)
+    def __init__(self, what: str, total: int, tell: Tell, done: int = 0) -> None:
+        self.what, self.total, self.tell, self.done = what, total, tell, done
+        tell(what, done, total)
 
     def __call__(self) -> None:
         self.done += 1

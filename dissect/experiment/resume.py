@@ -24,9 +24,11 @@ from dissect.training.rebuild import Recorded, read_run, roles_without
 def unfinished(name: str, runs_dir: str | Path) -> list[Recorded]:
     """The records of the runs to continue: of the run named, or of all unfinished ones of a group.
 
-    Those that the same command had not begun are among them. Raises UsageError if nothing is left to do.
+    Those that the same command had not begun are among them. Raises UsageError if nothing is left to do, DataError if
+    only damaged ones are.
     """
-    found = folders.each_sound(folders.resolve_runs(name, runs_dir), read_run)
+    with folders.hearing(is_aloud=True) as lost:
+        found = folders.each_sound(folders.resolve_runs(name, runs_dir), read_run)
     if not folders.RUN.fullmatch(Path(name).resolve().name):
         for record in [each for each in found if not each.config.refit]:  # a refit's steps come out of the run before
             given = list(map(int, filter(str.isdecimal, record.options("--seed"))))
@@ -41,6 +43,8 @@ def unfinished(name: str, runs_dir: str | Path) -> list[Recorded]:
                     if not run.exists() and run not in [each.run for each in found]:
                         found.append(replace(record, run=run, seed=seed, variant=variant, config=config))
     records = [record for record in found if not folders.is_done(record.run)]
+    if not records and lost:
+        raise lost[0]
     if not records:
         for record in found:
             folders.read_summary(record.run)  # says how to write a lost one again

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from dissect.sparsevd.probe import as_before
 from dissect.sparsevd.sparsifier import groups_of
 from dissect.training.averages import BATCHES, Averages, averages_at
 from dissect.training.evaluation import metrics, scorer
-from dissect.training.loop import ExampleOrder, next_item_loss
+from dissect.training.loop import CHECKPOINT_SECONDS, ExampleOrder, next_item_loss
 from dissect.training.losses import Shares
 from dissect.training.scoring import ranks_by, score_buffer
 from dissect.training.setup import optimiser_of, set_lr
@@ -108,12 +109,15 @@ def l0_trained(
     weight: float = L0_WEIGHT,
     names: Sequence[str] | None = None,
     shares: Shares | None = None,
+    begun: dict[str, Any] | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda state: None,
     report: Report | None = None,
 ) -> Any:
     """A fresh model trained with L0 gates in place of SparseVD, otherwise as a dissection of `config`.
 
     The same batches, rates, warm-up of the penalty and averages of the parameters; no shadows and no controls. `weight`
     is what an open gate costs, in nats over all N examples. `names` are the matrices that get gates; all by default.
+    `keep` is given the state of the training every CHECKPOINT_SECONDS; with it as `begun`, it goes on from there.
     """
     torch.manual_seed(seed)
     l0.gate(model, names)
@@ -123,19 +127,31 @@ def l0_trained(
     averages = Averages(model=model)
 
     warmup = config.kl_warmup * steps  # of the penalty, as that of a KL weight
+    if begun:
+        model.load_state_dict(begun["model"])
+        optimiser.load_state_dict(begun["optimiser"])
+        averages.restore(begun["averages"])
+        torch.set_rng_state(begun["rng"])
+    first, kept_at = begun["step"] if begun else 0, time.monotonic()
 
     def add(step: int) -> None:
+        nonlocal kept_at
         if averages_at(config, step + 1):
             averages.add()
+        if time.monotonic() - kept_at > CHECKPOINT_SECONDS:
+            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "averages": averages.state()}
+            keep({"step": step + 1, **state, "rng": torch.get_rng_state()})
+            kept_at = time.monotonic()
 
     train(
         model,
         loss_of(config, score_buffer(order.most_targets, len(model.item_states()), prefixes.device), shares=shares),
-        (prefixes.batch(order.batch(step)) for step in range(steps)),
+        (prefixes.batch(order.batch(step)) for step in range(first, steps)),
         optimiser,
         penalty=lambda step: min(1.0, step / warmup if warmup else 1.0) * weight / order.targets * l0.penalty(model),
         before=lambda step: set_lr(optimiser, config, step, order.steps),
         after=add,
+        first=first,
         report=report,
     )
     averages.settle(model, order.first(BATCHES))

@@ -28,14 +28,16 @@ def train(
     penalty: Callable[[int], Tensor | float] = lambda step: 0.0,
     before: Before = lambda step: None,
     after: Before = lambda step: None,
+    first: int = 0,
     report: Report | None = None,
 ) -> None:
-    """A step on each batch: loss + penalty(step). `before` and `after` are called around it, with its number from 0.
+    """A step on each batch: loss + penalty(step). `before` and `after` are called around it, with its number from
+    `first` on.
 
     The model is in training mode, and stays in it. Raises DivergedError if the loss is NaN or infinite.
     """
     model.train()
-    for step, batch in enumerate(batches):
+    for step, batch in enumerate(batches, first):
         before(step)
         optimiser.zero_grad(set_to_none=True)
         with parametrize.cached():  # a weight that a step reads twice has one draw of its gates

@@ -244,8 +244,11 @@ def newest_sound_group(runs_dir: Path | str, dissected: bool = False) -> Path | 
 
 
 def newest_group(runs_dir: Path | str, dissected: bool = False) -> Path:
-    """`newest_sound_group`; raises UsageError if there is none."""
-    group = newest_sound_group(runs_dir, dissected)
+    """`newest_sound_group`; raises UsageError if there is none, DataError if that may be for a damaged one."""
+    with hearing(is_aloud=True) as lost:
+        group = newest_sound_group(runs_dir, dissected)
+    if group is None and lost:
+        raise lost[0]
     if group is None:
         kind = "dissected models" if dissected and find_groups(runs_dir) else "runs"
         raise UsageError(f"There are no {kind} in {runs_dir}.", "Make one: dissect run")
@@ -253,10 +256,14 @@ def newest_group(runs_dir: Path | str, dissected: bool = False) -> Path:
 
 
 def resolve_group(name: Path | str, runs_dir: Path | str) -> Path:
-    """A group by its path, its name, or the unique beginning of its name. Raises UsageError with near names."""
+    """A group by its path, its name, or the unique beginning of its name. Raises UsageError with near names, DataError
+    if it has lost its configuration.
+    """
     for path in (Path(name), Path(runs_dir) / name):
         if os.path.exists(path / "config.toml"):
             return path
+        if os.path.isdir(path) and group_runs(path):
+            group_config(path)  # says what is missing
     groups = {group.name: group for group in find_groups(runs_dir)}
     begins = [group for known, group in groups.items() if known.startswith(str(name))]
     if len(begins) > 1:  # a damaged one is not meant

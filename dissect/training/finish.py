@@ -18,7 +18,8 @@ from dissect.runs.records import Eval, Train
 from dissect.sparsevd import declared_for, own_parameters, sparsified, swapped, unmasked
 from dissect.sparsevd.sparsifier import matrices_of, variational_layers
 from dissect.training.checkpoint import load_checkpoint
-from dissect.training.evaluation import Report, evaluate, evaluate_by, metrics
+from dissect.training.evaluated import Evaluated
+from dissect.training.evaluation import Report, evaluate, metrics
 from dissect.training.lists import Lists
 from dissect.training.record import density_rows
 from dissect.training.setup import Training
@@ -36,29 +37,26 @@ def finish(
     splits: dict[str, Prefixes],
     steps_per_epoch: int,
     report: Callable[[str], Report],
-    ranks: dict[str, np.ndarray],
-    lists: Lists,
+    evaluated: Evaluated,
 ) -> dict[str, Any]:
     """Write the ranks of a run whose last step is done, and return its summary.
 
-    `report(what)` returns the callback of an evaluation, which may raise to stop it. `ranks` are those of the reported
-    weights, by split and rule for ties [2, P], if known already; then `lists` has those of test.
+    `report(what)` returns the callback of an evaluation, which may raise to stop it. What `evaluated` has of the
+    reported weights is not evaluated again.
     """
     config, state, model = training.config, training.state, training.model
     which, step = _take_reported(training, run)
     values: dict[str, dict[str, float]] = {}
     worst: dict[str, dict[str, float]] = {}
+    lists = Lists()
     for split, prefixes in splits.items():
-        if len(ranks.get(split, ())) != 2:
-            says = report(f"{split}, for the summary")
-            asked = lists if split == "test" else None
-            ranks[split] = evaluate_by(model, prefixes, ("best", "worst"), report=says, lists=asked)
-        rank, rank_worst = ranks[split]
+        (rank, rank_worst), found = evaluated.ranks(split, prefixes, report(f"{split}, for the summary"))
+        lists = found if split == "test" else lists
         values[split], worst[split] = metrics(rank), metrics(rank_worst)
         sessions = data.test if split == "test" else split_validation(data.train, config.held_out)[1]
         write_ranks_of(run / f"ranks-{split}-{which}.npz", rank, sessions)
     history = _accuracy_on_test(run)
-    rule, evaluated = config.select if config.max_steps else "no epochs", values["test"]
+    rule, masked = config.select if config.max_steps else "no epochs", values["test"]
     if config.protocol == "paper" and config.select != "last":
         # As the released code reports: every metric at its own best epoch on test.
         rule = "each metric's maximum on test"
@@ -78,7 +76,7 @@ def finish(
         "lists": lists.about(data.train),
         # How much choosing the epoch on test would have added.
         "selection_bias": {m: max(row[m] for row in history) - values["test"][m] for m in ("hr@20", "mrr@20")},
-        "checks": quick_checks(training, splits["test"], evaluated, report),
+        "checks": quick_checks(training, splits["test"], masked, report, evaluated),
         "density": [{"step": state.step, **row} for row in density_rows(training)],
         "left_out": training.left_out,
         "removable": list(model.removable),
@@ -136,21 +134,26 @@ def write_ranks_of(path: Path, rank: np.ndarray, sessions: Sessions) -> None:
 
 
 def quick_checks(
-    training: Training, test: Prefixes, evaluated: dict[str, float], report: Callable[[str], Report]
+    training: Training,
+    test: Prefixes,
+    masked: dict[str, float],
+    report: Callable[[str], Report],
+    evaluated: Evaluated,
 ) -> dict[str, dict[str, float]]:
     """HR@20 and MRR@20 on test with other weights, or with parts of the trained model switched off.
 
-    `evaluated` are the metrics of the model as it is: with SparseVD, those of its masked weights.
+    `masked` are the metrics of the model as it is: with SparseVD, those of its masked weights.
     """
     model = training.model
 
     def accuracy(name: str) -> dict[str, float]:
-        values = metrics(evaluate(model, test, report=report(f"test, {name.replace('_', ' ')}")))
+        says = report(f"test, {name.replace('_', ' ')}")
+        values = evaluated.once(name, lambda: metrics(evaluate(model, test, report=says)))
         return {metric: values[metric] for metric in ("hr@20", "mrr@20")}
 
     checks = {}
     if sparsified(model):
-        checks["masked"] = {metric: evaluated[metric] for metric in ("hr@20", "mrr@20")}
+        checks["masked"] = {metric: masked[metric] for metric in ("hr@20", "mrr@20")}
         with unmasked(model):
             checks["mean"] = accuracy("mean")
     layers = {name for name, _ in model.named_modules()}

@@ -27,9 +27,9 @@ from dissect.training import workers
 from dissect.training.averages import BATCHES, averages_at
 from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
 from dissect.training.device import describe_environment
+from dissect.training.evaluated import Evaluated
 from dissect.training.evaluation import prefixes_of
 from dissect.training.finish import finish
-from dissect.training.lists import Lists
 from dissect.training.losses import Shares, loss_over_sample
 from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
@@ -122,6 +122,7 @@ class _Fit:
         config = training.config
         self.order = ExampleOrder(prefixes, config, training.seed, training.model.every_position)
         self.recorder = Recorder(run, training, self.order, observer)
+        self.evaluated = Evaluated(run, training, prefixes.device)
         # For the scores of every step.
         self.buffer = score_buffer(self.order.most_targets, data.n_items, prefixes.device)
         self.loss_every = max(1, config.max_steps // LOSS_LINES)
@@ -137,11 +138,11 @@ class _Fit:
                 self.step()
         finally:
             self.recorder.close()
-        is_reported = config.select == "last" or state.best_step == state.step
-        known = (self.recorder.ranks, self.recorder.lists) if is_reported else ({}, Lists())
         with self.training.averages.in_place():
-            summary = finish(self.training, self.data, self.run, self.splits, self.order.steps, self.report, *known)
+            known = (self.splits, self.order.steps, self.report, self.evaluated)
+            summary = finish(self.training, self.data, self.run, *known)
         write_json(self.run / "summary.json", summary)
+        self.evaluated.clear()
         mark_done(self.run)
         return summary
 
@@ -174,7 +175,7 @@ class _Fit:
     def is_over(self, ends: bool) -> bool:
         """Rank at the end of an epoch; whether the run is over, because it `ends` or patience has run out."""
         config, state = self.training.config, self.training.state
-        values = self.recorder.accuracy(self.splits, self.report, ("best", "worst") if ends else ("best",))
+        values = self.recorder.accuracy(self.splits, self.report, self.evaluated if ends else None)
         if choose_epoch(self.training, values, self.run, self.order.steps) and not ends:
             says = f"Stopped after step {state.step:,}: no better MRR@20 in {config.patience} epochs (--patience)."
             self.observer.note(says)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from dissect.runs.config import kl_weight_at, lr_at
 from dissect.runs.files import Lines, write_json
 from dissect.sparsevd import declared_for, in_words, is_partial, measure, shares, sparsified
 from dissect.training.controls import ROLE, SHADOW
-from dissect.training.evaluation import evaluate_by, metrics
-from dissect.training.lists import Lists
+from dissect.training.evaluated import Evaluated
+from dissect.training.evaluation import Report, evaluate, metrics
 from dissect.training.setup import Training
 from models.batch import Prefixes
 
@@ -124,8 +122,6 @@ class Recorder:
             for role, share in shares(training.coverage, "role").items():
                 if is_partial(share):
                     observer.note(f"{role}: {in_words(share)}. Its density speaks for that part only.")
-        self.ranks: dict[str, np.ndarray] = {}  # of the last evaluation, by split: [ties, P]
-        self.lists = Lists()  # of test, at the last evaluation
         self.metrics = Lines(run / "metrics.jsonl", training.state.metrics_size)
         self.densities = Lines(run / "density.jsonl", training.state.density_size)
 
@@ -168,16 +164,21 @@ class Recorder:
         self.observer.density(now["step"], rows)
 
     def accuracy(
-        self, splits: dict[str, Prefixes], report: Callable[[str], Callable[[int, int], None]], ties: Sequence[str]
+        self, splits: dict[str, Prefixes], report: Callable[[str], Report], evaluated: Evaluated | None
     ) -> dict[str, dict[str, float]]:
-        """Rank every split and write HR and MRR; returns them by split. The ranks by each rule for ties are kept."""
+        """Rank every split and write HR and MRR; returns them by split.
+
+        At the end of a run, `evaluated` keeps all that the summary wants of these ranks.
+        """
         now = self.now()
         values = {}
         for split, prefixes in splits.items():
-            self.lists = Lists() if split == "test" else self.lists
-            lists = self.lists if split == "test" and len(ties) > 1 else None  # both are for the summary alone
-            self.ranks[split] = evaluate_by(self.training.model, prefixes, ties, report=report(split), lists=lists)
-            values[split] = metrics(self.ranks[split][0])
+            says = report(split)
+            if evaluated is None:
+                rank = evaluate(self.training.model, prefixes, report=says)
+            else:
+                rank = evaluated.ranks(split, prefixes, says)[0][0]
+            values[split] = metrics(rank)
             where = {"step": now["step"], "epoch": now["epoch"], "n": len(prefixes)}
             self.metrics.append({"kind": "eval", "split": split, **where, **values[split]})
             self.observer.evaluated(split, now["step"], values[split])
