@@ -269,7 +269,8 @@ def test_the_verbs_on_a_screen(tmp_path):
     run = CliRunner()
     path = tmp_path / "levels.toml"
     arms = "".join(
-        f'[[arm]]\nlabel = "L = {n}"\nmodel = "attenmixer"\noptions = {{levels = {n}}}\nx = {n}\n' for n in (1, 3)
+        f'[[arm]]\nlabel = "L = {n}"\nmodel = "attenmixer"\noptions = {{levels = {n}}}\nsettings = {{l2 = 0.{n}}}\nx = {n}\n'
+        for n in (1, 3)
     )
     path.write_text(f'question = "How many levels?"\nshows = "lines"\naxis = "levels"\n{arms}')
     where = ["--dim", "8", "--epochs", "0.05", "--runs-dir", str(tmp_path)]
@@ -285,6 +286,7 @@ def test_the_verbs_on_a_screen(tmp_path):
     assert "1 of 2 trainings are finished" in stand and "of training left" in stand
     both = run.invoke(main, ["study", "run", str(path), *where])
     assert both.exit_code == 0 and "levels: How many levels?" in both.output, both.output
+    assert "The settings of each arm: dissect study show" in both.output
     written = run.invoke(main, ["study", "table", str(path), "--out", str(tmp_path / "t.tex"), *where])
     assert written.exit_code == 0 and "\\begin{tabular}" in (tmp_path / "t.tex").read_text()
     (record,) = json.loads(run.invoke(main, ["study", "table", str(path), "--json", *where]).output)["tables"]

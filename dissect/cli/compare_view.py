@@ -54,9 +54,9 @@ def means_columns(rows: pd.DataFrame, metrics: Sequence[str], newest: str | None
     is_new = (rows["group"] == newest).tolist()
     columns: list[Column] = []
 
-    def add(name: str, cells: pd.Series, bold: Sequence[bool] = (), spare: bool = True) -> None:
+    def add(name: str, cells: pd.Series, bold: Sequence[bool] = (), spare: bool = True, **how: Any) -> None:
         if (cells != "").any():
-            columns.append(Column(name, cells.tolist(), bold, spare))
+            columns.append(Column(name, cells.tolist(), bold, spare, **how))
 
     add("model" if newest is None else "run", rows["label"], is_new, False)
     for metric in [name for name in metrics if name in METRICS]:
@@ -74,7 +74,7 @@ def means_columns(rows: pd.DataFrame, metrics: Sequence[str], newest: str | None
         words_of = {how: words for how, (words, _) in compare.EPOCHS.items()}
         add("epoch", rows["selection"].map({**words_of, "": ""}), spare=False)
     for words, name in compare.settings_apart(rows).items():
-        add(words, rows[name].map(setting))
+        add(words, rows[name].map(setting), below=True)
     if newest is None:  # `within`: the numbers contain it
         within = at_20(rows, "bias").mask(rows["bias hr@20"].isna(), "within")
         add("bias of\nHR / MRR", within.where(compare.has_bias(rows), ""))

@@ -207,9 +207,12 @@ def views_of(found: Study, table: compare.Comparison, metrics: tuple[str, ...]) 
     columns = [each for each in views[0].columns if each.name not in {"s/epoch", *compare.settings_apart(rows)}]
     if (printed := rows["paper mrr@20"].notna()).any():
         beside += paper_columns(rows, printed)
+    notes = list(views[0].notes)
+    if compare.settings_apart(rows):  # no columns: the labels of the arms stand for them
+        notes.append("The settings of each arm: dissect study show, with the same study.")
     place = next(i for i, column in enumerate(columns) if column.name.startswith("MRR@20")) + 1
-    views[0] = replace(views[0], columns=[*columns[:place], *beside, *columns[place:]])
-    views[0] = replace(views[0], title=f"{found.name}: {found.question} {views[0].title}")
+    title = f"{found.name}: {found.question} {views[0].title}"
+    views[0] = replace(views[0], title=title, columns=[*columns[:place], *beside, *columns[place:]], notes=notes)
     return views
 
 

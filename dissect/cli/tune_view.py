@@ -114,7 +114,7 @@ def view(record: Tuned, table: pd.DataFrame) -> TextTable:
     columns = [Column("trial", names), Column("MRR@20", [f"{value:.2f}" for value in rows["mrr@20"]])]
     if rows["epochs"].any():
         columns.append(Column("epoch", [f"{value:.2f}" for value in rows["epoch"]]))
-    columns += [Column(name.replace("_", "\n"), [cell(value) for value in rows[name]], spare=True) for name in tried]
+    columns += [Column(name.replace("_", "\n"), [cell(value) for value in rows[name]], below=True) for name in tried]
     counts = table["state"].value_counts()
     told = ", ".join(
         f"{counts[state]} {state}" for state in ("finished", "pruned", "failed", "running") if state in counts
