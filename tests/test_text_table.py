@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dissect.cli.compare_view import name_and_settings, p_value, signed
-from dissect.cli.text_table import NO_LIMIT, PROSE, Column, TextTable, latex, to_latex, to_markdown, to_screen
+from dissect.tables.results import name_and_settings, p_value, signed
+from dissect.tables.text import NO_LIMIT, PROSE, Column, TextTable, latex, to_latex, to_markdown, to_screen
 
 NASTY = r"my_model.py:A&B 100% #1 {x} ~^\\ $5 a|b *c* [d] <e> --seed"
 

@@ -172,9 +172,9 @@ def stats(names: tuple[str, ...], markdown: bool, data_dir: str | None, as_json:
     """
     from rich.console import Console
 
-    from dissect.cli.text_table import Column, TextTable, to_markdown
     from dissect.data import catalog
     from dissect.data.stats import ROWS, statistics
+    from dissect.tables.text import Column, TextTable, to_markdown
     from dissect.text import shown
 
     counted = [statistics(catalog.load(name, data_dir)) for name in names]

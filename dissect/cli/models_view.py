@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from dissect.cli.live import telling
-from dissect.cli.text_table import plain
+from dissect.cli.screen import plain
 from dissect.sparsevd import in_words
 from dissect.text import shown, without_formula
 from models import MODELS

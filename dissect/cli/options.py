@@ -328,8 +328,8 @@ def show_results(group: Path, as_json: bool) -> None:
     from rich.console import Console
 
     from analyses.compare import results_table
-    from dissect.cli.compare_view import render_results
     from dissect.runs.folders import group_config
+    from dissect.tables.results import render_results
 
     config = group_config(group)
     table = results_table(group.parent, config["split_hash"], config["protocol"])

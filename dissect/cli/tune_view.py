@@ -1,4 +1,4 @@
-"""What `dissect tune` shows: a bar while a trial runs, and the trials that did best."""
+"""What `dissect tune` shows: the trials that did best."""
 
 from __future__ import annotations
 
@@ -12,51 +12,17 @@ import click
 import msgspec
 import pandas as pd
 from click.core import ParameterSource
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-from dissect.cli import options
-from dissect.cli.live import PlainObserver
-from dissect.cli.text_table import Column, TextTable
+from dissect.cli import options, screen
+from dissect.cli.live import observer
 from dissect.experiment import tune
 from dissect.experiment.subject import option_values
 from dissect.experiment.tuned import FILE, Tuned, read, read_trials
-from dissect.runs.config import SETTINGS
-from dissect.training.record import Observer
+from dissect.runs.config import SETTINGS, Config
+from dissect.tables.text import Column, TextTable
 
 BEST = 5  # trials shown
 ABOUT = ("trial", "state", "mrr@20", "epoch", "epochs", "seconds")  # columns of trials.csv before what was tried
-
-
-class TrialBar(Observer):
-    """A trial in one line that is written over: the steps, the accuracy on validation, the time left of it."""
-
-    def __init__(self, title: str) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(12), TextColumn("{task.fields[says]}"))
-        self.progress = options.progress(*columns, TimeRemainingColumn(), transient=True)
-        self.bar = self.progress.add_task(title.partition(", ")[2], total=1, says="")
-
-    def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
-        self.progress.start()
-        self.progress.reset(self.bar, total=max(1, steps), completed=step)
-
-    def step(self, step: int, loss: float, kl_weight: float, lr: float) -> None:
-        self.progress.update(self.bar, completed=step)
-
-    def evaluated(self, split: str, step: int, values: dict[str, float]) -> None:
-        self.progress.update(self.bar, says=f"MRR@20 {values['mrr@20']:.2f}")
-
-    def note(self, text: str) -> None:
-        self.progress.console.print(text, markup=False, highlight=False)
-
-    def end(self) -> None:
-        self.progress.stop()
-
-
-def observer(title: str, quiet: bool) -> Observer:
-    """A bar on a terminal, plain lines elsewhere, nothing if `quiet`."""
-    screen = options.console(quiet)
-    return Observer() if screen.quiet else TrialBar(title) if screen.is_terminal else PlainObserver(screen, title)
 
 
 def tuned(
@@ -83,7 +49,7 @@ def tuned(
     if status:
         folder = tune.look(model, data, **about)
     else:
-        watch = partial(observer, quiet=quiet)
+        watch = partial(observer, threshold=Config.threshold, quiet=quiet, stays=False)
         folder = tune.tune(model, data, timeout=timeout, device=device, observe=watch, say=say, **about)
     show(folder, model, as_json)
 
@@ -93,9 +59,9 @@ def show(folder: Path, model: str, as_json: bool = False) -> None:
     record, table = read(folder / FILE), read_trials(folder)
     if as_json:
         rows = json.loads(table.to_json(orient="records"))
-        print(json.dumps({**msgspec.to_builtins(record), "file": str(folder / FILE), "rows": rows}, indent=1))
+        screen.show_json({**msgspec.to_builtins(record), "file": str(folder / FILE), "rows": rows})
         return
-    Console().print(view(record, table))
+    screen.show(view(record, table))
     words = ["run", "--model", model] if record.verb == "run" else ["train", model]
     words += ["--dataset", record.dataset, *(["--preset", record.preset] if record.preset else [])]
     words += [word for name, value in record.given.items() for word in ("--option", f"{name}={cell(value)}")]

@@ -1,16 +1,15 @@
-"""Tables: `TextTable` for the screen, Markdown and LaTeX, the same in each; `plain` for the screen alone."""
+"""Tables as text: the same on the screen, in Markdown and in LaTeX."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
-from rich.table import Table
 from rich.text import Text
 
 LATEX = {letter: "\\" + letter for letter in "&%$#_{}"}
@@ -85,7 +84,7 @@ def to_screen(table: TextTable, width: int) -> Text:
     if sum(widths[i] + 2 for i in shown) > width:
         below = [i for i in shown if columns[i].below]
         shown = [i for i in shown if not columns[i].below]
-    for i in reversed(range(1, len(columns))):
+    for i in reversed(shown.copy()):
         if columns[i].spare and sum(widths[k] + 2 for k in shown) > width:
             shown.remove(i)
     room = max(0, min(widths[0], width - sum(widths[i] + 2 for i in shown)))
@@ -120,21 +119,15 @@ def to_screen(table: TextTable, width: int) -> Text:
 
 def fold(words: str, width: int, indent: str, then: str | None = None) -> str:
     """Words in lines of at most `width`, none of them cut, indented; `then` is the indent after the first line."""
-    indents = {"initial_indent": indent, "subsequent_indent": indent if then is None else then}
-    return textwrap.fill(words, width, break_long_words=False, break_on_hyphens=False, **indents)
+    how: dict[str, Any] = {"initial_indent": indent, "subsequent_indent": indent if then is None else then}
+    return textwrap.fill(words, width, break_long_words=False, break_on_hyphens=False, **how)
 
 
-def plain(columns: Sequence[str], numbers: Container[str] = (), title: str = "", wraps: str = "", **more: Any) -> Table:
-    """A rich table without lines, which cuts no text. On a narrow screen the column `wraps` is folded, or, unless
-    given, every column that is not among the `numbers`.
-    """
-    look: dict[str, Any] = {"box": None, "padding": (0, 1, 0, 0), "title_justify": "left", "caption_justify": "left"}
-    table = Table(title=title or None, title_style="bold", **look, **more)
-    for name in columns:
-        is_number = name in numbers
-        is_fixed = is_number or bool(wraps and name != wraps)
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=is_fixed, overflow="fold")
-    return table
+def as_text(views: Iterable[TextTable], form: str) -> str:
+    """Tables below each other as they stand in a file of text, Markdown or LaTeX."""
+    if form == "screen":
+        return "\n\n".join(to_screen(view, NO_LIMIT).plain for view in views)
+    return "\n".join(map(to_markdown if form == "markdown" else to_latex, views))
 
 
 def to_markdown(table: TextTable) -> str:
