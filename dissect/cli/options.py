@@ -92,15 +92,19 @@ def subverb(group: click.Group, of: str, name: str, short_help: str | None, *wor
 
 def _with_option(args: Sequence[str], known: set[str]) -> Iterator[str]:
     """The words of a command, with `--option steps=2` for `--steps 2` and `--steps=2`."""
-    from dissect.experiment.subject import is_option
-
     words = iter(args)
     for word in words:
         name, equals, value = word.removeprefix("--").partition("=")
-        if word == "--" or not word.startswith("--") or f"--{name}" in known or not is_option(name.replace("-", "_")):
+        if word == "--" or not word.startswith("--") or f"--{name}" in known or not _is_option(name.replace("-", "_")):
             yield word
         else:
             yield from ("--option", f"{name.replace('-', '_')}={value if equals else next(words, '')}")
+
+
+def _is_option(name: str) -> bool:
+    from dissect.experiment.subject import is_option  # loads the models
+
+    return is_option(name)
 
 
 option = partial(click.option, cls=Option)
