@@ -56,12 +56,13 @@ def studied(
 
 
 def time_left(rows: pd.DataFrame) -> str:
-    """How long the trainings that are not finished take, in words; `rows` are those of `Studied.status`."""
+    """How long the trainings that are not finished take, in a sentence; `rows` are those of `Studied.status`."""
     seconds = studying.seconds_left(rows)
     if math.isnan(seconds):
-        return "An unknown time"
+        return "How long the rest takes is not known yet."
     minutes = seconds / 60
-    return f"About {minutes / 60:.1f} h" if minutes > 90 else f"About {max(1, round(minutes))} min"
+    time = f"{minutes / 60:.1f} h" if minutes > 90 else f"{max(1, round(minutes))} min"
+    return f"About {time} of training left."
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Studied:
         trainings = f"{in_all:,} training{'s' * (in_all != 1)}"
         self.say(f"{self.study.name}: {trainings}, {done} finished; {len(left)} to do here.")
         for count, job in enumerate(studying.perform(left, dict(self.size), self.say, **self.how), 1):
-            wait = f" {time_left(studying.status(mine))} left." if count < len(left) else ""
+            wait = f" {time_left(studying.status(mine))}" if count < len(left) else ""
             self.say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
         return self
 

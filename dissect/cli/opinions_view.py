@@ -96,4 +96,4 @@ def _cell(criterion: str, value: float, place: float) -> str:
         return ""
     if criterion in SHARES:
         return f"{value:.3f}".replace("0.", ".", 1) if value < 1 else "1"
-    return f"{place:g}" if criterion in PLACES else f"{value:.1f}" if abs(value) < 10 else f"{value:.0f}"
+    return f"{place:g}" if criterion in PLACES else f"{round(value, 1) or 0:.1f}" if abs(value) < 10 else f"{value:.0f}"

@@ -23,6 +23,11 @@ def show(*parts: Any, **how: Any) -> None:
     Console(highlight=False, markup=False).print(*parts, **how)
 
 
+def width() -> int:
+    """The columns of the screen."""
+    return Console().width
+
+
 def show_json(found: Any) -> None:
     print(json.dumps(found, indent=1))
 

@@ -19,6 +19,7 @@ from dissect.errors import UsageError
 from dissect.runs.records import EVERY
 from dissect.studied import Studied, studied, time_left
 from dissect.tables import results
+from dissect.tables.counts import view_of_counts
 
 
 def listed(as_json: bool) -> None:
@@ -110,7 +111,7 @@ def stand(as_json: bool, **given: Any) -> None:
         table.add_row(row["label"], f"{row['done']} of {row['wanted']}", *cells)
     screen.show(table)
     if (rows["done"] < rows["wanted"]).any():
-        screen.show(f"  {time_left(rows)} of training left.")
+        screen.show(f"  {time_left(rows)}")
 
 
 def answered(out: str | None, all_metrics: bool, as_json: bool, **given: Any) -> None:
@@ -139,7 +140,7 @@ def print_data(data: Dataset, out: str | None = None, as_json: bool = False) -> 
     """Table 1: the counts of a data set beside the paper's, on the screen or in a file."""
     form, rows = screen.chosen_form(None, out, as_json), study.counts(data)
     to_json = partial(rows.to_json, orient="records", indent=1)
-    screen.write([results.view_of_counts(data)], form, out, to_json, lambda: {"": rows.to_csv(index=False)})
+    screen.write([view_of_counts(data)], form, out, to_json, lambda: {"": rows.to_csv(index=False)})
 
 
 def drawn(out: str | None, **given: Any) -> None:

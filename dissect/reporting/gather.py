@@ -25,7 +25,7 @@ from dissect.reporting.appendix import appendix
 from dissect.reporting.groups import STEPS, Step, attempt, figure, of_group, path, training
 from dissect.reporting.tables import Table, of_means, of_pairs, of_status, of_text, table
 from dissect.runs import folders
-from dissect.tables.results import view_of_counts
+from dissect.tables.counts import view_of_counts
 
 Claim = Mapping[str, Any]
 

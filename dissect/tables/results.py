@@ -10,12 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from analyses import compare, paper, study
+from analyses import compare
 from analyses.compare import Comparison
 from analyses.entries import JUDGED
 from analyses.studies import Study
-from dissect.data.sessions import Dataset
-from dissect.data.stats import ROWS
 from dissect.runs import files
 from dissect.runs.records import ALSO, LISTED, METRICS
 from dissect.tables.text import Column, TextTable
@@ -147,23 +145,6 @@ def with_paper(columns: Sequence[Column], rows: pd.DataFrame) -> list[Column]:
     return [*others[:place], *beside, *others[place:]]
 
 
-def view_of_counts(data: Dataset) -> TextTable:
-    """Table 1: the counts of a data set, beside the paper's if it has some."""
-    rows = study.counts(data)
-    columns = [
-        Column("", [ROWS[name] for name in rows["count"]]),
-        Column(data.name, rows[data.name].map(number).tolist()),
-    ]
-    log, notes = study.log_of(data.name), []
-    if rows["paper"].notna().all():
-        columns.append(Column("paper", rows["paper"].map(number).tolist()))
-        if data.name not in paper.SETS:
-            notes = [f"Another split of the log than the paper's {log}: the counts need not be the same."]
-    else:
-        notes = [f"A part of the log of the paper's {log}." if log else "Not a data set of the paper."]
-    return TextTable(f"Table 1: {data.name} (split {data.split_hash})", columns, notes, f"tab:{data.name}")
-
-
 # --- cells --------------------------------------------------------------------------------------------------
 
 
@@ -198,11 +179,6 @@ def signed(value: float | None, digits: int = 2) -> str:
 def p_value(p: float, at_most: bool = False) -> str:
     """Three digits; `at_most` if the number of resamples sets the limit."""
     return "<0.001" if p < 0.001 else ("≤" if at_most and p < 1 else "") + f"{p:.3f}"
-
-
-def number(value: float) -> str:
-    """A count, or a mean with two digits."""
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"
 
 
 # --- for programs -------------------------------------------------------------------------------------------
