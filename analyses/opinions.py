@@ -16,6 +16,7 @@ Of each matrix and seed:
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -25,11 +26,12 @@ from typing import Any
 
 import pandas as pd
 
-from dissect.errors import DataError, UsageError
+from dissect.errors import DataError, DissectError, UsageError
 from dissect.experiment.opinions import weights_of
 from dissect.runs import files, folders
 from dissect.runs.records import SecondOpinions
 from dissect.sparsevd.rules import EMPTY, FALL
+from dissect.text import without_formulas
 
 WEIGHTS = ("sparsevd", "excess", "l0", "reduction", "magnitude", "taylor", "fisher")  # judged by single weights
 FALLS = ("constant", "zero", "mean", "resample", "retrained")
@@ -47,6 +49,7 @@ WORDS = {
     "retrained": "retraining",
     "random": "random",
 }
+SPLITS = {"valid": "validation", "test": "test"}
 COMPARED = tuple(WORDS)[:-1]
 NEAR = 0.5  # rank correlation below which two criteria are said to disagree
 
@@ -74,6 +77,41 @@ class Opinions:
     words: list[str]
     ranked: int
     split: str
+
+    def accuracy_in_words(self) -> str:
+        """MRR@20 of each model, means over seeds."""
+        names = {"dense": "dense", "dissected": "dissected", "l0": "with L0 gates", "retrain": "dense and retrained"}
+        means = self.accuracy.drop(columns="seed").mean()
+        said = ", ".join(f"{words} {means[name]:.2f}" for name, words in names.items() if name in means)
+        return f"MRR@20 on {self.ranked:,} {SPLITS[self.split]} prefixes: {said}."
+
+    def cost_in_words(self) -> str:
+        """The time that each piece took, means over seeds."""
+        means = self.seconds.drop(columns="seed").mean()
+        pieces = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in means.drop("training").items())
+        return f"Time for each seed: {pieces}; its training took {means['training']:.0f} s."
+
+    def to_record(self) -> dict[str, Any]:
+        """Everything for JSON; NaN is null."""
+
+        def rows(name: str, orient: str = "records") -> Any:
+            return json.loads(getattr(self, name).to_json(orient=orient))
+
+        tables = {name: rows(name) for name in ("matrices", "roles", "curves", "accuracy", "seconds")}
+        agreement = rows("agreement", "index")
+        return {"split": self.split, "ranked": self.ranked, **tables, "agreement": agreement, "words": self.words}
+
+    def to_csv(self, folder: Path) -> None:
+        """Write the tables to a folder. Raises DissectError if the disk refuses."""
+        try:
+            for name in ("matrices", "roles", "curves"):
+                table = without_formulas(getattr(self, name))
+                if len(table):
+                    table.to_csv(folder / f"opinions-{name}.csv", index=False, float_format="%.6g")
+            self.agreement.to_csv(folder / "opinions-agreement.csv", float_format="%.4f")
+        except OSError as error:
+            says = f"Could not write to {folder}: {error.strerror or error}."
+            raise DissectError(says, "Choose another: --out") from error
 
 
 def read(group: Path) -> list[dict[str, Any]]:

@@ -18,9 +18,6 @@ import pandas as pd
 import torch
 
 from analyses import compare as comparing
-from analyses import study as studying
-from analyses.claims import whole
-from analyses.studies import find_study, only
 from dissect.arguments import OF_TUNING, Model, apart, check, is_group, numbers, travels
 from dissect.data import bring
 from dissect.data.sessions import Dataset
@@ -38,7 +35,7 @@ from dissect.group import Group
 from dissect.progress import ProgressLine, is_shown, telling
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SEEDS
-from dissect.studied import Studied
+from dissect.studied import Studied, studied
 from dissect.training.observers import Watched, require_observer
 from dissect.training.record import Observer
 
@@ -367,15 +364,13 @@ def study(
     """
     check({"name": name, "data": data, "scale": scale, "dim": dim, "epochs": epochs, "runs_dir": runs_dir})
     check({**({} if seeds is None else {"seeds": seeds}), "protocol": protocol, "arms": arms})
-    found, data = whole(only(find_study(name), arms)), load(data) if isinstance(data, str) else data
-    of_protocol = protocol if protocol == "paper" else None
-    of_size: dict[str, Any] = {"dim": dim and int(dim), "epochs": epochs, "protocol": of_protocol}
+    data = load(data) if isinstance(data, str) else data
+    of_size: dict[str, Any] = {"dim": dim and int(dim), "epochs": epochs}
+    of_size["protocol"] = protocol if protocol == "paper" else None
     of_size["seeds"] = None if seeds is None else tuple(map(int, seeds))  # numpy's too
-    size = studying.size_of(scale, **of_size)
-    if tuned:
-        size["tuned"] = studying.tuned_arms(found, data, size, runs_dir)
     how = {"device": device, "observe": ProgressLine if is_shown(quiet) else None}
-    return Studied(found, data, size, Path(runs_dir), how, unsaid if quiet else _say)
+    say = unsaid if quiet else _say
+    return studied(name, data, runs_dir, scale, arms=arms, tuned=tuned, how=how, say=say, **of_size)
 
 
 def recommend(

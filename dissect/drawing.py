@@ -278,7 +278,7 @@ def opinions(group: Path) -> list[Drawing]:
     """Draw second opinions: the matrices in the order of each criterion, and what pruning by it costs."""
     import pandas as pd
 
-    from analyses.opinions import WORDS, compared
+    from analyses.opinions import SPLITS, WORDS, compared
     from analyses.opinions import opinions as read
     from dissect.runs import folders
     from figures import opinions as figure
@@ -291,10 +291,8 @@ def opinions(group: Path) -> list[Drawing]:
     seeds = _over_seeds("means of", {int(found.matrices["seed"].nunique())})
     caption = f"{config['model']} on {config['dataset']}, {seeds}; 1 is the matrix that matters most"
     if len(curves):
-        on = {"valid": "validation", "test": "test"}[found.split]
-        caption += (
-            f"\nMRR@20 on {found.ranked:,} {on} prefixes, range over seeds; SparseVD and L0 prune their own models"
-        )
+        on = f"{found.ranked:,} {SPLITS[found.split]} prefixes"
+        caption += f"\nMRR@20 on {on}, range over seeds; SparseVD and L0 prune their own models"
     words = figure.describe(order, found.agreement, curves, WORDS, caption.replace("\n", "; "))
     table = order.reset_index().melt("matrix", var_name="criterion", value_name="rank")
     table = pd.concat([table, curves], ignore_index=True)

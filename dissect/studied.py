@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +15,54 @@ import pandas as pd
 
 from analyses import claims
 from analyses import study as studying
-from analyses.studies import Study
+from analyses.studies import Study, find_study, only
 from analyses.study import Job
 from dissect import drawing
 from dissect.data.sessions import Dataset
-from dissect.errors import UsageError
+from dissect.errors import DissectError, UsageError
 from dissect.experiment.plan import Say, unsaid
+from dissect.experiment.trials import require_optuna
+from dissect.experiment.tune import require_hours, tune
+from dissect.training.resume import Interrupted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def studied(
+    name: str,
+    data: Dataset,
+    runs_dir: str | Path,
+    scale: str,
+    *,
+    arms: Sequence[str] = (),
+    tuned: bool = False,
+    how: Mapping[str, Any] | None = None,
+    say: Say = unsaid,
+    **size: Any,
+) -> Studied:
+    """A study by its name or file, or only some of its `arms`, on a data set at a scale; `size` wins over the scale.
+
+    With `tuned`, arms take the settings that were found for them in `runs_dir`; those that have none are said. Raises
+    UsageError for a name or value that does not exist.
+    """
+    found = claims.whole(only(find_study(name), arms))
+    of = studying.size_of(scale, **size)
+    if tuned:
+        of["tuned"] = studying.tuned_arms(found, data, of, runs_dir)
+        if lacking := [arm.label for arm in found.arms if arm.label not in of["tuned"]]:
+            say(f"Without tuned settings: {'; '.join(lacking)}.")
+    return Studied(found, data, of, Path(runs_dir), how or {}, say)
+
+
+def time_left(rows: pd.DataFrame) -> str:
+    """How long the trainings that are not finished take, in a sentence; `rows` are those of `Studied.status`."""
+    seconds = studying.seconds_left(rows)
+    if math.isnan(seconds):
+        return "How long the rest takes is not known yet."
+    minutes = seconds / 60
+    time = f"{minutes / 60:.1f} h" if minutes > 90 else f"{max(1, round(minutes))} min"
+    return f"About {time} of training left."
 
 
 @dataclass(frozen=True)
@@ -58,10 +99,44 @@ class Studied:
         number, of = shard
         if not 1 <= number <= of:
             raise UsageError(f"shard is (i, n) with i from 1 to n, such as (2, 4), not {shard}.")
-        left = [job for job in self.jobs[number - 1 :: of] if not job.is_complete]
+        mine = self.jobs[number - 1 :: of]
+        left = [job for job in mine if not job.is_complete]
+        done, in_all = sum(job.is_done for job in self.jobs), len(self.jobs)
+        trainings = f"{in_all:,} training{'s' * (in_all != 1)}"
+        self.say(f"{self.study.name}: {trainings}, {done} finished; {len(left)} to do here.")
         for count, job in enumerate(studying.perform(left, dict(self.size), self.say, **self.how), 1):
-            self.say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.")
+            wait = f" {time_left(studying.status(mine))}" if count < len(left) else ""
+            self.say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
         return self
+
+    def tune(self, trials: int = 12, timeout: float | None = None) -> Iterator[tuple[str, Path]]:
+        """Tune what it trains on validation, one after the other, each with as many trials, until `timeout` hours are
+        over; yields the model and the folder of each tuning.
+
+        An arm that cannot be tuned is said and left out; if that leaves nothing, its error is raised.
+        """
+        require_optuna()
+        require_hours(timeout)
+        ends = time.monotonic() + 3600 * (timeout or math.inf)
+        todo, _ = studying.to_tune(self.study, dict(self.size)), self.jobs  # planned, so that wrong arms are refused
+        failed: list[DissectError] = []
+        for count, (label, about) in enumerate(todo.items(), 1):
+            self.say(f"{count} of {len(todo)}: {label}.")
+            if (hours := (ends - time.monotonic()) / 3600) <= 0:
+                self.say("The time is over; the same command goes on.")
+                return
+            how = {**self.how, "timeout": hours if timeout else None, "say": self.say, "runs_dir": self.runs_dir}
+            try:
+                folder = tune(model := about.pop("model"), self.data, trials=trials, **how, **about)
+            except DissectError as error:
+                if isinstance(error, Interrupted) or isinstance(error.__cause__, OSError):  # no arm's fault
+                    raise
+                self.say(f"{label} is left out: {error.message}")
+                failed.append(error)
+                continue
+            yield model, folder
+        if failed and len(failed) == len(todo):
+            raise failed[0]
 
     def status(self) -> pd.DataFrame:
         """A row for each arm: label, verb, learns, done and wanted (seeds), seconds (each), hr@20, mrr@20, group."""

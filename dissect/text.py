@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dissect.errors import UsageError
@@ -40,6 +42,17 @@ def check_name(name: str, kind: str) -> None:
 def as_name(text: str) -> str:
     """A text, such as that of a file's name, made a name that `check_name` takes."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")[:LONGEST_NAME] or "_"
+
+
+def shortest_ends(names: Sequence[str]) -> dict[str, str]:
+    """Of each dotted name the fewest last parts that no other one has: of blocks.0.key and blocks.1.key, 0.key."""
+
+    def ends(name: str) -> list[str]:
+        parts = name.split(".")
+        return [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+
+    taken = Counter(end for name in names for end in ends(name))
+    return {name: next((end for end in ends(name) if taken[end] == 1), name) for name in names}
 
 
 def without_formulas(table: pd.DataFrame) -> pd.DataFrame:

@@ -15,12 +15,13 @@ from analyses import entries
 from analyses.compare import compare, means, results_table
 from analyses.entries import JUDGED, entry, labels
 from analyses.significance import pairs_table, read_gains
-from dissect.cli.compare_view import means_columns, render_results, report_to
-from dissect.cli.text_table import PROSE, TextTable
+from dissect.cli.compare import report_to
 from dissect.errors import UsageError
 from dissect.runs import files, folders
 from dissect.runs.config import Config
 from dissect.runs.records import METRICS
+from dissect.tables.results import means_columns, render_results
+from dissect.tables.text import PROSE, TextTable
 from dissect.training.evaluation import metrics
 from models.attenmixer import AttenMixer
 

@@ -32,7 +32,7 @@ from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, DENSE, LITERAL, S
 from dissect.training.record import Observer
 from dissect.training.resume import Interrupted
 from dissect.training.start import weights_of
-from models import MODELS, SRGNN
+from models import MODELS, SRGNN, base
 from tests.test_training import StopAt
 
 TINY = ["--max-steps", "3", "--dim", "4", "--seed", "1", "--device", "cpu", "--quiet"]
@@ -153,6 +153,14 @@ def test_a_wrong_setting_is_refused_before_anything_is_written(demo, tmp_path, g
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_wrong_place_to_dissect_is_answered_with_all_right_ones(demo, tmp_path):
+    with pytest.raises(UsageError) as refused:
+        train("srgnn", demo, runs_dir=tmp_path, where="nowhere")
+    said = refused.value.hint
+    assert all(re.search(rf"\b{name}\b", said) for name in ("both", "none", *base.MODULES, *base.ROLES))
+    assert said.endswith("\nThose of this model: dissect models srgnn")
+
+
 def test_a_baseline_is_not_dissected(demo, tmp_path):
     with pytest.raises(UsageError, match="nothing to dissect"):
         train("pop", demo, runs_dir=tmp_path)
@@ -207,6 +215,13 @@ def test_what_is_typed_wins_over_the_file(typed, copied):
     [
         ("train", ("", ""), 2, "belongs to dissect run"),
         ("run", ("kl_weight", "kl_wieght"), 2, "no setting named 'kl_wieght'"),
+        (
+            "run",
+            ("refit = false", "dim = 64"),
+            2,
+            "dim is an option of a model, not a setting.\nIt belongs below a line [",
+        ),
+        ("run", ("refit = false", "mine = 64"), 2, "Options of a model stand below [model_options]."),
         ("run", ('split_hash = "', 'split_hash = "0'), 3, "is not the one of the run"),
         ("run", ("refit = false", "refit = true"), 2, "whose length each seed had chosen before"),
         ("run", ("refit = false", 'init_from = "0123"'), 2, "--init-from RUN"),

@@ -44,6 +44,7 @@ MEET = (
     "group",
     "arguments",
     "studied",
+    "tables",
     "reporting",
     "api",
 )  # where models, tables and figures meet

@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 
 from dissect.cli import LazyGroup
-from dissect.cli.compare_view import to_csv
 from dissect.data import catalog
 from dissect.data.export import export
 from dissect.data.sessions import Dataset, Sessions
@@ -20,6 +19,7 @@ from dissect.drawing import Drawing
 from dissect.errors import DataError, DissectError, UsageError
 from dissect.runs import files, folders
 from dissect.runs.config import Config
+from dissect.tables.results import to_csv
 from dissect.text import as_name, check_name, shown, shown_lines, without_formulas
 
 BAD = ["", ".", "..", ".x", "-x", "a/b", "../x", "a*", "?", "[ab]", "~", "a b", "a\nb", "\x1b[2J", "é", "x" * 101]

@@ -24,9 +24,10 @@ from dissect.data import catalog, planted
 from dissect.drawing import Drawing, density
 from dissect.errors import DataError, UsageError
 from dissect.reporting import page as pages
-from dissect.reporting.tables import NUMBER, behind, setting, share, signed
+from dissect.reporting.tables import NUMBER, behind, share
 from dissect.runs import files, folders
 from dissect.runs.config import LITERAL
+from dissect.tables.results import setting, signed
 from tests.test_shadowed import GOOD, make_group
 
 ROOT = Path(__file__).resolve().parent.parent

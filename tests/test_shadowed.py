@@ -14,12 +14,13 @@ from scipy import stats
 from analyses.density import at_step, density_table
 from analyses.shadowed import PRUNED, Excess, excess_of, kept_by_role, null_of
 from analyses.verdict import judge
-from dissect.cli.verdict_view import render_verdict, shortest_ends
+from dissect.cli.verdict_view import render_verdict
 from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, LITERAL, Config
 from dissect.runs.files import read_json, write_json, write_toml
 from dissect.sparsevd.kl import null_share
+from dissect.text import shortest_ends
 
 SIZES = {"gnn.edge_in": 1000, "readout.attend_all": 900, "readout.attend_score": 100, "readout.transform": 1000}
 ROLES = dict(

@@ -273,7 +273,9 @@ def test_the_verbs_on_a_screen(tmp_path):
     run = CliRunner()
     path = tmp_path / "levels.toml"
     arms = "".join(
-        f'[[arm]]\nlabel = "L = {n}"\nmodel = "attenmixer"\noptions = {{levels = {n}}}\nx = {n}\n' for n in (1, 3)
+        f'[[arm]]\nlabel = "L = {n}"\nmodel = "attenmixer"\nx = {n}\n'
+        f"options = {{levels = {n}}}\nsettings = {{l2 = 0.{n}}}\n"
+        for n in (1, 3)
     )
     path.write_text(f'question = "How many levels?"\nshows = "lines"\naxis = "levels"\n{arms}')
     where = ["--dim", "8", "--epochs", "0.05", "--runs-dir", str(tmp_path)]
@@ -289,6 +291,7 @@ def test_the_verbs_on_a_screen(tmp_path):
     assert "1 of 2 trainings are finished" in stand and "of training left" in stand
     both = run.invoke(main, ["study", "run", str(path), *where])
     assert both.exit_code == 0 and "levels: How many levels?" in both.output, both.output
+    assert "The settings of each arm: dissect study show" in both.output
     written = run.invoke(main, ["study", "table", str(path), "--out", str(tmp_path / "t.tex"), *where])
     assert written.exit_code == 0 and "\\begin{tabular}" in (tmp_path / "t.tex").read_text()
     (record,) = json.loads(run.invoke(main, ["study", "table", str(path), "--json", *where]).output)["tables"]
@@ -420,7 +423,7 @@ def test_a_disk_that_refuses_ends_the_tuning_of_a_study(tmp_path, data, monkeypa
         asked.append(1)
         raise files.refused(tmp_path, OSError(errno.ENOSPC, "No space left")) from OSError(errno.ENOSPC, "")
 
-    monkeypatch.setattr("dissect.experiment.tune.tune", full)
+    monkeypatch.setattr("dissect.studied.tune", full)
     words = ["tune", str(tmp_path / "mine.toml"), "--dataset", data.name, "--data-dir", str(tmp_path / "data")]
     result = CliRunner().invoke(main, ["study", *words, "--runs-dir", str(tmp_path / "runs")])
     assert result.exit_code == 1 and "Make room on the disk" in result.output and len(asked) == 1

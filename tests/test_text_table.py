@@ -1,14 +1,15 @@
 """One table of words on screens of every width, in Markdown and in LaTeX."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dissect.cli.compare_view import name_and_settings, p_value, signed
-from dissect.cli.text_table import NO_LIMIT, PROSE, Column, TextTable, latex, to_latex, to_markdown, to_screen
+from dissect.tables.results import name_and_settings, p_value, signed
+from dissect.tables.text import NO_LIMIT, PROSE, Column, TextTable, latex, to_latex, to_markdown, to_screen
 
 NASTY = r"my_model.py:A&B 100% #1 {x} ~^\\ $5 a|b *c* [d] <e> --seed"
 
@@ -77,6 +78,20 @@ def test_what_has_no_room_is_named():
     assert "lack of space: s. " in narrow and "0.10" in narrow
     assert "lack of space: bias of MRR, s. " in narrower and "10.25" in narrower
     assert "" not in shown(table, 10)  # of a head that only the column left out had
+
+
+def test_settings_without_room_stand_below_their_row():
+    table = table_of(["m", "n"])
+    settings = Column("kl\nwarmup", ["0.3", "0.4"], below=True), Column("readout", ["", "none"], below=True)
+    table = replace(table, columns=[*table.columns[:2], *settings, *table.columns[2:]])
+    wide, narrow, narrower = shown(table, 48), shown(table, 24), shown(table, 14)
+    assert wide[3] == "m      10.25     0.3              0.10  7"
+    assert narrow[3:5] == ["m      10.25     0.10  7", "    kl warmup 0.3"]
+    assert narrow[5:8] == ["n      11.25     0.11  7", "    kl warmup 0.4,", "    readout none"] and not any(
+        "left out" in line for line in narrow
+    )
+    assert "readout" not in narrow[1] + narrow[2]
+    assert "lack of space: bias of MRR, s. " in " ".join(narrower) and "    kl warmup" in " ".join(narrower)
 
 
 def test_notes_are_read_as_text():

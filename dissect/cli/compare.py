@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dissect.cli import options
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 DATASET = "Compare all finished groups on this data set. [default: the data set of the newest group]"
 RESAMPLES = "Number of bootstrap resamples. [default: 2000, or up to 10000 if Holm's correction needs more]"
@@ -30,7 +35,7 @@ OUT = "Write to a file. Its ending (.md, .csv, .tex, .json) sets the format, unl
 @click.option("--out", metavar="FILE", help=OUT)
 @options.runs_dir
 @options.as_json
-def command(**given: Any) -> None:
+def command(form: str | None, out: str | None, all_metrics: bool, pairs: bool, as_json: bool, **asked: Any) -> None:
     """Set trained models side by side: HR, MRR, cost, and tests of significance.
 
     RUN is a group, a variant of it (GROUP/without-ROLE) or a seed (GROUP/s1), by path or name; the beginning of a name
@@ -42,6 +47,26 @@ def command(**given: Any) -> None:
 
     CSV holds the means, or with --pairs every pair. With --out it is two files: FILE, and one for the pairs.
     """
-    from dissect.cli.compare_view import run
+    from analyses import compare
+    from analyses.entries import JUDGED
+    from dissect.cli import screen
+    from dissect.runs.records import EVERY
+    from dissect.tables import results
 
-    run(**given)
+    form = screen.chosen_form(form, out, as_json)
+    with options.progress(transient=True) as bars:
+        found = compare.compare(**asked, every_pair=pairs, report=lambda what: report_to(bars, what))
+    metrics = EVERY if all_metrics else JUDGED
+
+    def to_csv() -> dict[str, str]:
+        means, tests = (results.to_csv(parts) for parts in zip(*found))
+        return {"": means, "-pairs": tests} if out or pairs else {"": means}
+
+    views = [view for table in found for view in results.views_of(table, metrics, pairs)]
+    screen.write(views, form, out, partial(results.to_json, found), to_csv, results.notes_of(found))
+
+
+def report_to(progress: Progress, what: str) -> Callable[[int, int], None]:
+    """A function of (done, total) that updates a line of `progress`."""
+    task = progress.add_task(what, total=None, visible=False)
+    return lambda done, total: progress.update(task, completed=done, total=total, visible=True)

@@ -170,28 +170,18 @@ def stats(names: tuple[str, ...], markdown: bool, data_dir: str | None, as_json:
     The graph of a session is a chain if no item repeats. It is a chain but for loops if items repeat only right after
     themselves.
     """
-    from rich.console import Console
-
-    from dissect.cli.text_table import Column, TextTable, to_markdown
+    from dissect.cli import screen
     from dissect.data import catalog
-    from dissect.data.stats import ROWS, statistics
-    from dissect.text import shown
+    from dissect.data.stats import statistics
+    from dissect.tables.counts import views_of_statistics
+    from dissect.tables.text import NO_LIMIT, as_text
 
     counted = [statistics(catalog.load(name, data_dir)) for name in names]
     if as_json:
-        click.echo(json.dumps({column["name"]: column for column in counted}, indent=1))
+        screen.show_json({column["name"]: column for column in counted})
         return
-    note = 'The paper\'s Table 1 prints "clicks", prefixes as "No. of Sessions", items, and mean length.'
-    console = Console()
-    room = max(1, (console.width - max(map(len, ROWS.values()))) // (2 + max(10, *(len(c["name"]) for c in counted))))
-    room = len(counted) if markdown else room  # as many beside one another as fit on the screen
-    for some in (counted[start : start + room] for start in range(0, len(counted), room)):
-        columns = [Column("", list(ROWS.values()))]
-        for c in some:
-            cells = [f"{c[key]:,}" if isinstance(c[key], int) else f"{c[key]:.2f}" for key in ROWS]
-            columns.append(Column(shown(c["name"]), cells))
-        table = TextTable("Train and test together", columns, [note] if some[-1] is counted[-1] else [])
-        click.echo(to_markdown(table), nl=False) if markdown else console.print(table)
+    views = views_of_statistics(counted, NO_LIMIT if markdown else screen.width())
+    screen.put(as_text(views, "markdown"), None) if markdown else screen.show(*views, sep="\n")
 
 
 def report(*made: Any) -> None:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dissect.cli import options
-from dissect.cli.text_table import plain
+from dissect.cli.screen import plain
 from dissect.progress import Pace
 from dissect.sparsevd.density import key
 from dissect.training.record import Observer
@@ -68,8 +68,9 @@ class PlainObserver(Observer):
 class LiveObserver(Observer):
     """Step, epoch, loss, KL weight, HR and MRR, density per matrix as bars, time left; redrawn in place."""
 
-    def __init__(self, console: Console, title: str, threshold: float) -> None:
+    def __init__(self, console: Console, title: str, threshold: float, stays: bool = True) -> None:
         self.console, self.title, self.threshold, self.steps, self.per_epoch = console, title, threshold, 1, 1
+        self.stays = stays  # on the screen at the end
         self.facts, self.accuracy, self.rows = "", dict[str, str](), list[dict[str, Any]]()
         counts = TextColumn("{task.completed:,.0f}/{task.total:,.0f}, {task.fields[time]}")
         time_left = TimeRemainingColumn(elapsed_when_finished=True)
@@ -77,7 +78,7 @@ class LiveObserver(Observer):
         self.progress = Progress(*columns, console=console, speed_estimate_period=600)
         self.training = self.progress.add_task("step", time="left")
         self.ranking = self.progress.add_task("ranking", time="left", visible=False)
-        self.live = Live(console=console, refresh_per_second=4, get_renderable=self.render, transient=False)
+        self.live = Live(console=console, refresh_per_second=4, get_renderable=self.render, transient=not stays)
 
     def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
         self.steps, self.per_epoch = steps, steps_per_epoch
@@ -109,7 +110,8 @@ class LiveObserver(Observer):
 
     def end(self) -> None:
         self.live.stop()
-        self.console.print()
+        if self.stays:
+            self.console.print()
 
     def render(self) -> Group:
         table = [density_table(self.rows, self.threshold)] if self.rows else []
@@ -128,12 +130,12 @@ def density_table(rows: list[dict[str, Any]], threshold: float) -> Table:
     return table
 
 
-def observer(title: str, threshold: float, quiet: bool) -> Observer:
-    """The live view on a terminal, plain lines elsewhere, nothing if `quiet`."""
+def observer(title: str, threshold: float, quiet: bool, stays: bool = True) -> Observer:
+    """The live view on a terminal, which stays there at the end, plain lines elsewhere, nothing if `quiet`."""
     screen = options.console(quiet)
     if screen.quiet:
         return Observer()
-    return LiveObserver(screen, title, threshold) if screen.is_terminal else PlainObserver(screen, title)
+    return LiveObserver(screen, title, threshold, stays) if screen.is_terminal else PlainObserver(screen, title)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from dissect.cli.live import telling
-from dissect.cli.text_table import plain
+from dissect.cli.screen import plain
 from dissect.sparsevd import in_words
 from dissect.text import shown, without_formula
 from models import MODELS
@@ -22,7 +22,7 @@ Rows = list[dict[str, Any]]
 
 def show_accuracy(found: dict[str, Any]) -> None:
     """Print the accuracy, and that over known targets if the model does not know every target."""
-    print("{run}, step {step:,}; {dataset}, {split}: {n:,} prefixes, ties {ties}".format(**found))
+    print("{run}, step {step:,}; {dataset}, {split}: {n:,} prefixes; percent, --ties {ties}".format(**found))
     names, rows = [name for name in found if "@" in name], {"all prefixes": found}
     if found.get("unknown_targets") or found.get("without_known_click"):  # else both rows would be the same
         rows["known targets"] = found["known_targets"]
@@ -81,7 +81,7 @@ def print_list(run: str, clicks: list[int], identifiers: list[int | str] | None,
 def list_models() -> None:
     table = plain(["model", "description", "can do without"])
     for known, cls in MODELS.items():
-        removable = ", ".join(cls.removable) or ("-" if cls.learns else "- (a baseline, without weights)")
+        removable = ", ".join(cls.removable) or ("-" if cls.learns else "a baseline")
         table.add_row(known, (cls.__doc__ or "").strip().splitlines()[0], removable)
     Console().print(table)
     print("More on one: dissect models NAME, or path/to/file.py:ClassName for your own")

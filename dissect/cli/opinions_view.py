@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from analyses.opinions import OWN, Opinions, opinions
 from dissect.cli import options
 from dissect.cli.live import telling
-from dissect.cli.text_table import plain
-from dissect.cli.verdict_view import shortest_ends
+from dissect.cli.screen import plain, show, show_json
+from dissect.drawing import opinions as drawings
 from dissect.experiment.opinions import opinions_of, seeds_of
 from dissect.runs import folders
 from dissect.runs.config import Config
+from dissect.text import shortest_ends
 
 SHARES = {"sparsevd": "VD", "excess": "exc.", "l0": "L0", "reduction": "red."}
 PLACES = {"magnitude": "|w|", "taylor": "Tay.", "fisher": "Fis."}
@@ -31,7 +30,6 @@ LEGEND = (  # columns -> what they are
     ((f"constant{OWN}",), "own: as abl., in the dissected model"),
     (("retrained",), "retr.: with the rest trained without it"),
 )
-SPLITS = {"valid": "validation", "test": "test"}
 
 
 def run(name: str | None, runs_dir: str, as_json: bool, quiet: bool, out: str | None, **how: Any) -> None:
@@ -46,11 +44,13 @@ def run(name: str | None, runs_dir: str, as_json: bool, quiet: bool, out: str | 
             opinions_of(group, seed, options.loader(options.say_on(screen)), tell=tell, **how)
     found = opinions(group)
     if out is not None:
-        write(found, group, Path(out))
+        for drawing in drawings(group):
+            drawing.save(Path(out))
+        found.to_csv(Path(out))
     if as_json:
-        print(json.dumps(in_json(found), indent=1))
-        return
-    Console().print(render(found, group, Config(**folders.group_config(group))))
+        show_json(found.to_record())
+    else:
+        show(render(found, group, Config(**folders.group_config(group))))
 
 
 def render(found: Opinions, group: Path, config: Config) -> Group:
@@ -60,10 +60,9 @@ def render(found: Opinions, group: Path, config: Config) -> Group:
     parts: list[RenderableType] = [table_of(found, f"\nSecond opinions: {config.model} on {config.dataset}, {over}")]
     shown = [words for names, words in LEGEND if found.matrices[[*names]].notna().any(axis=None)]
     parts += [Text(words, style="dim") for words in shown]
-    parts.append(Padding(Text(accuracy_in_words(found)), (1, 0, 0, 0)))
-    for words in found.words:
-        parts.append(Padding(Text(f"- {words}"), (0, 0, 0, 0)))
-    parts.append(Text(cost_in_words(found), style="dim"))
+    parts.append(Text(f"\n{found.accuracy_in_words()}"))
+    parts += [Text(f"- {words}") for words in found.words]
+    parts.append(Text(found.cost_in_words(), style="dim"))
     parts.append(Text(f"Draw it: dissect plot opinions {group}", style="dim"))
     return Group(*parts)
 
@@ -97,48 +96,4 @@ def _cell(criterion: str, value: float, place: float) -> str:
         return ""
     if criterion in SHARES:
         return f"{value:.3f}".replace("0.", ".", 1) if value < 1 else "1"
-    return f"{place:g}" if criterion in PLACES else f"{value:.1f}" if abs(value) < 10 else f"{value:.0f}"
-
-
-def accuracy_in_words(found: Opinions) -> str:
-    names = {"dense": "dense", "dissected": "dissected", "l0": "with L0 gates", "retrain": "dense and retrained"}
-    means = found.accuracy.drop(columns="seed").mean()
-    said = ", ".join(f"{words} {means[name]:.2f}" for name, words in names.items() if name in means)
-    return f"MRR@20 on {found.ranked:,} {SPLITS[found.split]} prefixes: {said}."
-
-
-def cost_in_words(found: Opinions) -> str:
-    means = found.seconds.drop(columns="seed").mean()
-    pieces = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in means.drop("training").items())
-    return f"Time for each seed: {pieces}; its training took {means['training']:.0f} s."
-
-
-def in_json(found: Opinions) -> dict[str, Any]:
-    """Everything, as numbers."""
-
-    def rows(table: pd.DataFrame) -> Any:
-        return json.loads(table.to_json(orient="records"))
-
-    tables = {name: rows(getattr(found, name)) for name in ("matrices", "roles", "curves", "accuracy", "seconds")}
-    agreement = json.loads(found.agreement.to_json(orient="index"))
-    return {"split": found.split, "ranked": found.ranked, **tables, "agreement": agreement, "words": found.words}
-
-
-def write(found: Opinions, group: Path, folder: Path) -> None:
-    """The tables as CSV, and the figure."""
-    from dissect.drawing import opinions as drawn
-    from dissect.errors import DissectError
-    from dissect.text import without_formulas
-
-    for drawing in drawn(group):
-        drawing.save(folder)
-    try:
-        for name in ("matrices", "roles", "curves"):
-            table = without_formulas(getattr(found, name))
-            if len(table):
-                table.to_csv(folder / f"opinions-{name}.csv", index=False, float_format="%.6g")
-        found.agreement.to_csv(folder / "opinions-agreement.csv", float_format="%.4f")
-    except OSError as error:
-        raise DissectError(
-            f"Could not write to {folder}: {error.strerror or error}.", "Choose another: --out"
-        ) from error
+    return f"{place:g}" if criterion in PLACES else f"{round(value, 1) or 0:.1f}" if abs(value) < 10 else f"{value:.0f}"

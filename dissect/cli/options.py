@@ -95,18 +95,16 @@ def _with_option(args: Sequence[str], known: set[str]) -> Iterator[str]:
     words = iter(args)
     for word in words:
         name, equals, value = word.removeprefix("--").partition("=")
-        if word == "--" or not word.startswith("--") or f"--{name}" in known or not _is_argument(name):
+        if word == "--" or not word.startswith("--") or f"--{name}" in known or not _is_option(name.replace("-", "_")):
             yield word
         else:
             yield from ("--option", f"{name.replace('-', '_')}={value if equals else next(words, '')}")
 
 
-def _is_argument(name: str) -> bool:
-    """Whether a registered model has an argument of that name."""
-    from dissect.experiment.subject import defaults, find_model
-    from models import MODELS
+def _is_option(name: str) -> bool:
+    from dissect.experiment.subject import is_option  # loads the models
 
-    return any(name.replace("-", "_") in defaults(find_model(model)) for model in MODELS)
+    return is_option(name)
 
 
 option = partial(click.option, cls=Option)
@@ -337,8 +335,8 @@ def show_results(group: Path, as_json: bool) -> None:
     from rich.console import Console
 
     from analyses.compare import results_table
-    from dissect.cli.compare_view import render_results
     from dissect.runs.folders import group_config
+    from dissect.tables.results import render_results
 
     config = group_config(group)
     table = results_table(group.parent, config["split_hash"], config["protocol"])

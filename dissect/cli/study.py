@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import click
@@ -18,6 +19,13 @@ SHARD = "Of n workers this is number i, such as 2/4: it trains every n-th. For b
 @click.group()
 def command() -> None:
     """Train and show what a table or figure of the paper needs, or a study of your own."""
+
+
+def view() -> ModuleType:
+    """What the verbs do; loaded when one of them is called."""
+    from dissect.cli import study_view
+
+    return study_view
 
 
 verb = partial(options.subverb, command, "study")
@@ -39,9 +47,7 @@ of_study = options.several(  # which trainings are meant
 @as_json
 def list_(as_json: bool) -> None:
     """List the studies: the tables and figures of the paper."""
-    from dissect.cli.study_view import listed
-
-    listed(as_json)
+    view().listed(as_json)
 
 
 @verb("show", "Show what a study trains.", "table2", "mine.toml")
@@ -52,9 +58,7 @@ def show(name: str, as_json: bool) -> None:
 
     NAME is one of the list, or a TOML file of your own (docs/studies.md).
     """
-    from dissect.cli.study_view import shown
-
-    shown(name, as_json)
+    view().shown(name, as_json)
 
 
 @verb("run", "Train what is not there yet.", "table2 --dataset diginetica --scale eighth", "table4 --shard 1/4")
@@ -69,9 +73,7 @@ def run(**given: Any) -> None:
     Stop it whenever you like: the same command goes on. Several processes, on several machines too, may run the same
     study in one runs folder; each takes what no other is training.
     """
-    from dissect.cli.study_view import trained
-
-    trained(**given)
+    view().trained(**given)
 
 
 @verb("tune", "Tune what a study trains, each with as many trials.", "table2 --dataset diginetica --scale eighth")
@@ -86,9 +88,7 @@ def tune(**given: Any) -> None:
     Stop it whenever you like: the same command goes on, and several may run at once. Then: dissect study run NAME
     --tuned, with the same options.
     """
-    from dissect.cli.study_view import tune_all
-
-    tune_all(**given)
+    view().tune_all(**given)
 
 
 @verb("status", "What is finished, and how long the rest takes.", "table2 --dataset diginetica --scale eighth")
@@ -97,9 +97,7 @@ def tune(**given: Any) -> None:
 @as_json
 def status(**given: Any) -> None:
     """Show how many seeds of each arm are finished, and how long the others will take here."""
-    from dissect.cli.study_view import stand
-
-    stand(**given)
+    view().stand(**given)
 
 
 @verb(
@@ -119,9 +117,7 @@ def table(**given: Any) -> None:
     The study `claims` has a page instead: each claim of the paper, what the paper prints, what was measured, and
     whether it holds, under the fair protocol and under the paper's.
     """
-    from dissect.cli.study_view import answered
-
-    answered(**given)
+    view().answered(**given)
 
 
 @verb("figure", "Draw the figure that answers a study.", "figure6 --dataset diginetica --scale eighth")
@@ -130,6 +126,4 @@ def table(**given: Any) -> None:
 @click.option("--out", metavar="DIR", help="Folder for PDF, SVG, PNG, CSV and text. [default: RUNS/figures]")
 def figure(**given: Any) -> None:
     """Draw a figure of the paper from the finished runs of its study."""
-    from dissect.cli.study_view import drawn
-
-    drawn(**given)
+    view().drawn(**given)

@@ -1,4 +1,4 @@
-"""What `dissect tune` shows: a bar while a trial runs, and the trials that did best."""
+"""What `dissect tune` shows: the trials that did best."""
 
 from __future__ import annotations
 
@@ -10,63 +10,21 @@ from typing import Any
 
 import click
 import msgspec
-import pandas as pd
 from click.core import ParameterSource
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-from dissect.cli import options
-from dissect.cli.live import PlainObserver
-from dissect.cli.text_table import Column, TextTable
+from dissect.cli import options, screen
+from dissect.cli.live import observer
 from dissect.experiment import tune
 from dissect.experiment.subject import option_values
-from dissect.experiment.tuned import FILE, Tuned, read, read_trials
-from dissect.runs.config import SETTINGS
-from dissect.training.record import Observer
-
-BEST = 5  # trials shown
-ABOUT = ("trial", "state", "mrr@20", "epoch", "epochs", "seconds")  # columns of trials.csv before what was tried
-
-
-class TrialBar(Observer):
-    """A trial in one line that is written over: the steps, the accuracy on validation, the time left of it."""
-
-    def __init__(self, title: str) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(12), TextColumn("{task.fields[says]}"))
-        self.progress = options.progress(*columns, TimeRemainingColumn(), transient=True)
-        self.bar = self.progress.add_task(title.partition(", ")[2], total=1, says="")
-
-    def begin(self, run: Path, step: int, steps: int, steps_per_epoch: int) -> None:
-        self.progress.start()
-        self.progress.reset(self.bar, total=max(1, steps), completed=step)
-
-    def step(self, step: int, loss: float, kl_weight: float, lr: float) -> None:
-        self.progress.update(self.bar, completed=step)
-
-    def evaluated(self, split: str, step: int, values: dict[str, float]) -> None:
-        self.progress.update(self.bar, says=f"MRR@20 {values['mrr@20']:.2f}")
-
-    def note(self, text: str) -> None:
-        self.progress.console.print(text, markup=False, highlight=False)
-
-    def end(self) -> None:
-        self.progress.stop()
-
-
-def observer(title: str, quiet: bool) -> Observer:
-    """A bar on a terminal, plain lines elsewhere, nothing if `quiet`."""
-    screen = options.console(quiet)
-    return Observer() if screen.quiet else TrialBar(title) if screen.is_terminal else PlainObserver(screen, title)
+from dissect.experiment.tuned import FILE, read, read_trials
+from dissect.runs.config import SETTINGS, Config
+from dissect.tables.trials import in_cell, view_of_trials
 
 
 def tuned(
     context: click.Context,
     model: str,
     dataset: str,
-    timeout: float | None,
-    dim: int | None,
-    extra: tuple[str, ...],
-    device: str,
     status: bool,
     data_dir: str | None,
     as_json: bool,
@@ -78,13 +36,14 @@ def tuned(
     names = {each.name for each in SETTINGS}
     typed = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     about = {name: value for name, value in given.items() if name not in names or name in typed}
-    about["options"] = option_values(extra, dim)
+    about["options"] = option_values(about.pop("extra"), about.pop("dim"))
+    how = {name: about.pop(name) for name in ("timeout", "device")}
     data = options.loader(say)(dataset, data_dir)
     if status:
         folder = tune.look(model, data, **about)
     else:
-        watch = partial(observer, quiet=quiet)
-        folder = tune.tune(model, data, timeout=timeout, device=device, observe=watch, say=say, **about)
+        watch = partial(observer, threshold=Config.threshold, quiet=quiet, stays=False)
+        folder = tune.tune(model, data, observe=watch, say=say, **how, **about)
     show(folder, model, as_json)
 
 
@@ -93,43 +52,13 @@ def show(folder: Path, model: str, as_json: bool = False) -> None:
     record, table = read(folder / FILE), read_trials(folder)
     if as_json:
         rows = json.loads(table.to_json(orient="records"))
-        print(json.dumps({**msgspec.to_builtins(record), "file": str(folder / FILE), "rows": rows}, indent=1))
+        screen.show_json({**msgspec.to_builtins(record), "file": str(folder / FILE), "rows": rows})
         return
-    Console().print(view(record, table))
+    screen.show(view_of_trials(record, table))
     words = ["run", "--model", model] if record.verb == "run" else ["train", model]
     words += ["--dataset", record.dataset, *(["--preset", record.preset] if record.preset else [])]
-    words += [word for name, value in record.given.items() for word in ("--option", f"{name}={cell(value)}")]
+    words += [word for name, value in record.given.items() for word in ("--option", f"{name}={in_cell(value)}")]
     runs = str(folder.parents[1])
     words += [] if runs == "runs" else ["--runs-dir", runs]
     print(f"\n{folder / FILE}")
     print(f"Use it: dissect {shlex.join(words)} --tuned")
-
-
-def view(record: Tuned, table: pd.DataFrame) -> TextTable:
-    """The best trials and the defaults, with what was tried."""
-    best = table[table["state"] == "finished"].sort_values(["mrr@20", "trial"], ascending=[False, True])
-    rows = pd.concat([best[:BEST], best[(best["trial"] == 0)]]).drop_duplicates("trial")
-    tried = [name for name in table.columns if name not in (*ABOUT, "note")]
-    names = [f"{n}{', defaults' if n == 0 else ''}" for n in rows["trial"]]
-    columns = [Column("trial", names), Column("MRR@20", [f"{value:.2f}" for value in rows["mrr@20"]])]
-    if rows["epochs"].any():
-        columns.append(Column("epoch", [f"{value:.2f}" for value in rows["epoch"]]))
-    columns += [Column(name.replace("_", "\n"), [cell(value) for value in rows[name]], spare=True) for name in tried]
-    counts = table["state"].value_counts()
-    told = ", ".join(
-        f"{counts[state]} {state}" for state in ("finished", "pruned", "failed", "running") if state in counts
-    )
-    sparse = " with SparseVD" if record.verb == "run" else ""
-    width = f", width {record.dim}" if record.dim else ""
-    fixed = [record.preset or "", *(f"{name}={cell(value)}" for name, value in record.given.items())]
-    sparse += f" ({', '.join(filter(None, fixed))})" if any(fixed) else ""
-    title = f"{record.model}{sparse} on {record.dataset}{width}: {told}, of {record.asked} trials"
-    notes = [f"MRR@20 is on validation, with seed {record.seed}. The best of many is too high: report the test part."]
-    notes += [
-        f"Trial {row['trial']} failed: {row['note']}" for row in table[table["state"] == "failed"].to_dict("records")
-    ]
-    return TextTable(title, columns, notes)
-
-
-def cell(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

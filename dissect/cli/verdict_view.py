@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from analyses.answers import CHECKS
-from dissect.cli.text_table import plain
+from dissect.cli.screen import plain
 from dissect.runs.config import Config
+from dissect.text import shortest_ends
 
 SHOWN = 12  # lines of a list, at most
 CAPTION = (
@@ -156,17 +156,6 @@ def shadow_bars(verdict: dict[str, Any]) -> Table:
             row["matrix"], f"{row['density']:.3f}", "", "", "", "", Bar(1, 0, row["density"], width=14), style="dim"
         )
     return table
-
-
-def shortest_ends(names: Sequence[str]) -> dict[str, str]:
-    """Of each dotted name the fewest last parts that no other one has: of blocks.0.key and blocks.1.key, 0.key."""
-
-    def ends(name: str) -> list[str]:
-        parts = name.split(".")
-        return [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-
-    taken = Counter(end for name in names for end in ends(name))
-    return {name: next((end for end in ends(name) if taken[end] == 1), name) for name in names}
 
 
 def share(value: float) -> str:

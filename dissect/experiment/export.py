@@ -205,6 +205,28 @@ def _checked(trained: Any, served: Served, test: Sessions, longest: int, report:
     return {"difference": largest, "accuracy": {**accuracy, "prefixes": len(prefixes), "ranks_that_differ": differ}}
 
 
+def remarks(found: Mapping[str, Any]) -> list[str]:
+    """What a reader should know beside the tables."""
+    layers, width, dim = found["layers"], found["item_width"], found["dim"]
+    says = []
+    if not any(layer["left"] != layer["whole"] for layer in layers.values()):
+        says.append(
+            "No row or column is dead: the export is as large as the model, and as slow. Weights that are pruned here "
+            "and there save nothing; a larger --kl-weight prunes more of them."
+        )
+    if found["part"]:
+        says.append(f"Left out: {found['part']}. Scores are the same without it.")
+    if found["left_whole"]:
+        says.append(f"Layers of a kind that stays whole: {', '.join(found['left_whole'])}.")
+    if width["asked"] and width["table"] == width["catalogue"] == dim:
+        says.append(f"Item width: all {dim} columns of the item table are needed, so none was left out.")
+    elif width["asked"]:
+        says.append(
+            f"Item width: of {dim} columns the item table keeps {width['table']}, the catalogue {width['catalogue']}."
+        )
+    return says
+
+
 def sameness(difference: float) -> str:
     """How much the scores of an export differ from the model's, in words."""
     return f"differ by {difference:.0e} of a session's largest at most" if difference else "are equal"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -185,9 +186,13 @@ def configure(subject: Subject, data: Dataset, settings: Mapping[str, Any], epoc
     If neither is given, a training that chooses its epoch makes EPOCHS; one that reports its last step makes the
     default of `max_steps`, or less on built-in data. Raises UsageError for a wrong value.
     """
-    choices = ("both", "none", *dict.fromkeys((*base.MODULES, *base.ROLES)))
-    if settings.get("where", "none") not in choices:
-        raise unknown("module or role", settings["where"], choices)
+    where = settings.get("where", "none")
+    if where not in ("both", "none", *base.MODULES, *base.ROLES):
+        raise UsageError(
+            f"There is no module or role named {where!r} (--where).",
+            f"It is both, none, a module ({', '.join(base.MODULES)}) or a role ({', '.join(base.ROLES)}).\n"
+            f"Those of this model: dissect models {shlex.quote(subject.given or subject.name)}",
+        )
     if epochs is not None and "max_steps" in settings:
         raise UsageError("--epochs and --max-steps exclude each other.")
     about = {"model": subject.name, "dataset": data.name, "split_hash": data.split_hash, "model_source": subject.source}

@@ -12,7 +12,7 @@ from dissect.errors import UsageError, unknown
 from dissect.experiment.opened import newest_dataset
 from dissect.experiment.plan import OF_BASELINE, Say
 from dissect.experiment.recorded import Load, recorded_model, require_split
-from dissect.experiment.subject import Subject, find_model, option_values
+from dissect.experiment.subject import Subject, find_model, is_option, option_values
 from dissect.runs.config import LITERAL, SETTINGS, Config
 from dissect.runs.folders import HASHED
 
@@ -75,8 +75,13 @@ def read_settings(path: str | Path, usual: Mapping[str, Any], has_weights: bool 
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: {error}.", "It should be like the config.toml of a group.") from error
     for name in found.keys() - Config.__dataclass_fields__.keys():
+        if is_option(name):
+            raise UsageError(
+                f"{path}: {name} is an option of a model, not a setting.",
+                "It belongs below a line [model_options], at the end of the file.",
+            )
         wrong = unknown("setting", name, Config.__dataclass_fields__)
-        raise UsageError(f"{path}: {wrong.message}", wrong.hint)
+        raise UsageError(f"{path}: {wrong.message}", f"{wrong.hint} Options of a model stand below [model_options].")
     texts = ("model", "dataset", "split_hash", "model_source", "init_from", "select")
     others = [name for name in texts if not isinstance(found.get(name, ""), str)]
     if others or not isinstance(found.get("model_options", {}), dict):

@@ -128,6 +128,11 @@ def defaults(subject: Subject) -> dict[str, Any]:
     return usual | {name: more[name] if isinstance(more, Mapping) else "unknown" for name in more if name not in usual}
 
 
+def is_option(name: str) -> bool:
+    """Whether a registered model has an option of that name."""
+    return any(name in defaults(find_model(model)) for model in MODELS)
+
+
 def option_values(texts: Sequence[str], dim: int | None = None) -> dict[str, Any]:
     """Options from a width and texts such as "steps=2", "bias=true", "dropout=none".
 

@@ -13,19 +13,19 @@ from typing import Any
 import pandas as pd
 
 import dissect
-from analyses import claims, compare, paper, study
+from analyses import claims, compare, study
 from analyses.entries import Entry, by_split, entry
 from analyses.path import groups_of_path
 from analyses.significance import read_gains
 from analyses.studies import STUDIES, find_study
 from dissect import drawing
 from dissect.data import catalog
-from dissect.data.stats import ROWS, statistics
 from dissect.errors import DataError, DissectError, UsageError, unknown
 from dissect.reporting.appendix import appendix
 from dissect.reporting.groups import STEPS, Step, attempt, figure, of_group, path, training
-from dissect.reporting.tables import Table, of_means, of_pairs, of_status, table
+from dissect.reporting.tables import Table, of_means, of_pairs, of_status, of_text, table
 from dissect.runs import folders
+from dissect.tables.counts import view_of_counts
 
 Claim = Mapping[str, Any]
 
@@ -173,7 +173,7 @@ def compared(read: Callable[[], compare.Comparison]) -> dict[str, Any]:
         folders.left_out(error)
         return {}
     pairs = None if found.pairs.empty else of_pairs(found)
-    notes = [*compare.explanations(found.rows)[1:], *found.rows.attrs["notes"]]
+    notes = [*compare.explanations(found.rows), *found.rows.attrs["notes"]]
     return {"means": of_means(found), "pairs": pairs, "notes": notes + (compare.notes_of_pairs(found) if pairs else [])}
 
 
@@ -212,7 +212,7 @@ def of_a_study(
     places = dict.fromkeys((job.plan.group, job.plan.variant) for job in done)
     section["entries"] = [row for place in places if (row := entry(*place)) is not None]
     if found.shows == "data":
-        return section | {"counts": of_data(data)}
+        return section | {"counts": of_text(view_of_counts(data))}
     if found.shows == "claims":
         return section | {"counts": of_claims(claims.judged(data, size, runs_dir), data.name)}
     try:
@@ -255,17 +255,6 @@ def of_claims(judged: pd.DataFrame, dataset: str) -> Table:
         for row in judged.to_dict("records")
     ]
     return table(f"The claims of the paper, asked of {dataset}", head, cells)
-
-
-def of_data(data: Any) -> Table:
-    """The paper's Table 1 for a data set."""
-    counts, printed = statistics(data), paper.TABLE1.get(study.name_in_paper(data.name), (None,) * 4)
-    both = [[ROWS[name], _count(counts[name]), _count(there)] for name, there in zip(paper.COUNTS, printed)]
-    return table("Table 1", ["count", data.name, "the paper"], both)
-
-
-def _count(value: float | None) -> str:
-    return "" if value is None else f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
 
 
 def as_claim(given: Claim) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from dissect import drawing
 from dissect.data import planted
 from dissect.drawing import Drawing
 from dissect.errors import DataError, UsageError
-from dissect.reporting.tables import Table, behind, percent, plural, seconds, share, signed, table
+from dissect.reporting.tables import Table, behind, percent, plural, seconds, share, table
 from dissect.runs import folders
 from dissect.runs.config import Config
+from dissect.tables.results import signed
 
 QUESTIONS = {"O1": "Propagation withers (the paper's Figure 3):", "O2": "The readout holds (the paper's Figure 4):"}
 CONTROLS = {

@@ -14,6 +14,8 @@ import pandas as pd
 from analyses import compare
 from analyses.entries import JUDGED
 from dissect.drawing import Drawing
+from dissect.tables.results import means_columns, pairs_columns, with_paper
+from dissect.tables.text import TextTable
 
 MOMENTS = 8  # of a training, that a table behind a figure shows
 # A number, with its sign, its unit, and its spread or interval in a cell; nothing, or "?", which is not known.
@@ -70,26 +72,11 @@ def percent(value: float | None, digits: int = 2) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
-def signed(value: float | None, digits: int = 2) -> str:
-    """With a sign, a true minus, and no sign before a zero."""
-    if value is None or math.isnan(value):
-        return ""
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−").replace("inf", "∞")
-
-
 def seconds(value: float | None) -> str:
     """A time in the unit that suits it."""
     if value is None or math.isnan(value):
         return ""
     return f"{value:.0f} s" if value < 100 else f"{value / 60:.0f} min" if value < 6000 else f"{value / 3600:.1f} h"
-
-
-def setting(value: Any) -> str:
-    """A setting in a cell; nothing if a row has no such setting."""
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none"}[value]  # as `dissect compare` says it
-    return ("" if math.isnan(value) else f"{value:g}") if isinstance(value, float) else str(value)[:40]
 
 
 def plural(number: int, what: str) -> str:
@@ -134,70 +121,27 @@ def behind(drawing: Drawing, digits: int = 3) -> Table:
     )
 
 
+def of_text(view: TextTable) -> Table:
+    """A table of text, as the screen and Markdown have it, on the page; its notes stand elsewhere."""
+    rows = [[cell for cell, _ in row] for row in view.rows()]
+    names = {column.name: " ".join(column.name.split()) for column in view.columns}
+    best = {names[column.name]: column.bold for column in view.columns[1:] if any(column.bold)}
+    return table(view.title, list(names.values()), rows, best=best)
+
+
 def of_means(found: compare.Comparison) -> Table:
     """The rows of a comparison: accuracy, how the epoch was chosen, what differs, and the cost."""
-    rows = found.rows
-    columns: dict[str, list[str]] = {"model": rows["label"].tolist()}
-    for metric in JUDGED:
-        over = [
-            f"{m:.2f}" + ("" if math.isnan(sd) else f" ± {sd:.2f}") for m, sd in zip(rows[metric], rows[f"{metric} sd"])
-        ]
-        columns[f"{metric.upper()} (%)"] = over
-    if compare.has_ties(rows).any():
-        both = zip(rows["worst hr@20"], rows["worst mrr@20"])
-        columns["ties against it: HR / MRR (%)"] = ["?" if math.isnan(m) else f"{h:.2f} / {m:.2f}" for h, m in both]
-    if "paper mrr@20" in rows:
-        printed = zip(rows["paper hr@20"], rows["paper mrr@20"])
-        columns["the paper: HR / MRR (%)"] = ["" if math.isnan(m) else f"{h:.2f} / {m:.2f}" for h, m in printed]
-    columns["epoch reported"] = [
-        {**{k: w for k, (w, _) in compare.EPOCHS.items()}, "": ""}[how] for how in rows["selection"]
-    ]
-    for words, name in compare.settings_apart(rows).items():
-        columns[words] = [setting(value) for value in rows[name]]
-    columns["seeds"] = rows["seed_list"].where(rows["selection"] != "", "").tolist()
-    biases = zip(rows["bias hr@20"], rows["bias mrr@20"], compare.has_bias(rows))
-    columns["choosing on test would add: HR / MRR (points)"] = [
-        ("in the numbers" if math.isnan(m) else f"{h:.2f} / {m:.2f}") if has else "" for h, m, has in biases
-    ]
-    columns["seconds per epoch"] = ["" if math.isnan(s) else f"{s:.3g}" for s in rows["seconds_per_epoch"]]
-    columns["parameters"] = [f"{number:,}" if number else "" for number in rows["parameters"]]
-    caption = f"{found.title}. Mean ± standard deviation over seeds, the best in bold"
-    best = {f"{metric.upper()} (%)": compare.is_best(rows, metric).tolist() for metric in JUDGED}
-    return table(caption, list(columns), zip(*columns.values()), best=best)
+    columns = means_columns(found.rows, JUDGED)
+    return of_text(TextTable(found.title, with_paper(columns, found.rows) if "paper mrr@20" in found.rows else columns))
 
 
 def of_pairs(found: compare.Comparison) -> Table:
     """The best row against each other one, or the pairs that a study asks about."""
-    pairs, marked = found.pairs, dict(zip(found.rows["label"], compare.marked(found.rows)))
-    best = found.rows["label"].iloc[0]
-    is_with_best = bool((pairs["a"] == best).all())
-    rows = [
-        [
-            marked[pair["b"]] if is_with_best else f"{marked[pair['a']]} against {marked[pair['b']]}",
-            pair["metric"].upper(),
-            f"{signed(pair['difference'])} [{signed(pair['low'])}, {signed(pair['high'])}]",
-            signed(pair["relative"], 1),
-            ("≤ " if pair["at most"] and pair["p bootstrap holm"] < 1 else "") + _p(pair["p bootstrap holm"]),
-            _p(pair["p t-test holm"]),
-            signed(pair["d_z"], 3),
-        ]
-        for pair in pairs.to_dict("records")
-    ]
-    head = [
-        "against" if is_with_best else "pair",
-        "metric",
-        "difference in points [95 % interval]",
-        "in %",
-        "p (bootstrap, Holm)",
-        "p (t-test, Holm)",
-        "d_z",
-    ]
-    says = f"{marked[best]}, which has the best MRR@20, against the others"
-    return table(says if is_with_best else "The pairs that the study asks about", head, rows)
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    best = compare.marked(found.rows)[0]
+    is_with_best = bool((found.pairs["a"] == found.rows["label"][0]).all())
+    title = f"{best}, which has the best MRR@20, against the others"
+    columns = pairs_columns(found, not is_with_best, is_named_once=False)
+    return of_text(TextTable(title if is_with_best else "The pairs that the study asks about", columns))
 
 
 def of_status(rows: pd.DataFrame) -> Table:

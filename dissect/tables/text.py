@@ -1,16 +1,15 @@
-"""Tables: `TextTable` for the screen, Markdown and LaTeX, the same in each; `plain` for the screen alone."""
+"""Tables as text: the same on the screen, in Markdown and in LaTeX."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
-from rich.table import Table
 from rich.text import Text
 
 LATEX = {letter: "\\" + letter for letter in "&%$#_{}"}
@@ -34,13 +33,15 @@ PROSE = 100  # notes are read as text: no line is longer
 class Column:
     """A column: its name, which may have line breaks, its cells, and which of them are bold.
 
-    On a screen that is too narrow for all, `spare` ones are left out, the last of them first.
+    On a screen that is too narrow for all, those that go `below` are told in a line below their row; if that is not
+    enough, `spare` ones are left out, the last of them first.
     """
 
     name: str
     cells: Sequence[str]
     bold: Sequence[bool] = ()
     spare: bool = False
+    below: bool = False
 
     @property
     def is_number(self) -> bool:
@@ -79,17 +80,22 @@ def to_screen(table: TextTable, width: int) -> Text:
     """
     columns, heads, rows = table.columns, table.heads(), table.rows()
     widths = [max(map(cell_len, [*column.name.split("\n"), *column.cells])) for column in columns]
-    shown = list(range(1, len(columns)))
-    for i in reversed(range(1, len(columns))):
+    shown, below = list(range(1, len(columns))), list[int]()
+    if sum(widths[i] + 2 for i in shown) > width:
+        below = [i for i in shown if columns[i].below]
+        shown = [i for i in shown if not columns[i].below]
+    for i in reversed(shown.copy()):
         if columns[i].spare and sum(widths[k] + 2 for k in shown) > width:
             shown.remove(i)
     room = max(0, min(widths[0], width - sum(widths[i] + 2 for i in shown)))
 
-    def line(cells: Sequence[tuple[str, bool]]) -> Text:
-        name, lines = cells[0][0], [cells[0][0]]
-        if cell_len(name) > room:
-            lines = textwrap.wrap(name, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-            lines.append("")
+    def named(i: int) -> str:
+        return " ".join(columns[i].name.split())
+
+    def line(cells: Sequence[tuple[str, bool]], is_row: bool = True) -> Text:
+        lines = [cells[0][0]]
+        if cell_len(lines[0]) > room:
+            lines = [fold(lines[0], width, "", "  "), ""]
         out = Text("\n".join(lines) + " " * (room - cell_len(lines[-1])), "bold" if cells[0][1] else "")
         for i in shown:
             words, is_bold = cells[i]
@@ -97,29 +103,31 @@ def to_screen(table: TextTable, width: int) -> Text:
             before, behind = (gap, "") if columns[i].is_number else ("", gap)
             out.append("  " + before).append(words, "bold" if is_bold else "").append(behind)
         out.rstrip()
+        if told := ", ".join(f"{named(i)} {cells[i][0]}" for i in below if cells[i][0]) if is_row else "":
+            out.append("\n").append(fold(told, width, "    "), "dim")
         return out
 
     over = [words for words in heads if words[0] or any(words[i] for i in shown)]
-    lines = [Text(table.title, "bold"), *(line([(word, False) for word in words]) for words in over), *map(line, rows)]
+    lines = [Text(table.title, "bold"), *(line([(w, False) for w in words], False) for words in over), *map(line, rows)]
     notes = list(table.notes)
-    if dropped := [" ".join(columns[i].name.split()) for i in range(1, len(columns)) if i not in shown]:
+    if dropped := [named(i) for i in range(1, len(columns)) if i not in (*shown, *below)]:
         left_out = f"Columns left out for lack of space: {', '.join(dropped)}."
-        notes.append(f"{left_out} Use a wider screen, --json or --out.")
+        notes.append(f"{left_out} Use a wider screen, or --json, which has all.")
     prose = [part for note in notes for part in textwrap.wrap(note, min(width, PROSE), break_on_hyphens=False)]
     return Text("\n").join([*lines, *(Text(part, "dim") for part in prose)])
 
 
-def plain(columns: Sequence[str], numbers: Container[str] = (), title: str = "", wraps: str = "", **more: Any) -> Table:
-    """A rich table without lines, which cuts no text. On a narrow screen the column `wraps` is folded, or, unless
-    given, every column that is not among the `numbers`.
-    """
-    look: dict[str, Any] = {"box": None, "padding": (0, 1, 0, 0), "title_justify": "left", "caption_justify": "left"}
-    table = Table(title=title or None, title_style="bold", **look, **more)
-    for name in columns:
-        is_number = name in numbers
-        is_fixed = is_number or bool(wraps and name != wraps)
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=is_fixed, overflow="fold")
-    return table
+def fold(words: str, width: int, indent: str, then: str | None = None) -> str:
+    """Words in lines of at most `width`, none of them cut, indented; `then` is the indent after the first line."""
+    how: dict[str, Any] = {"initial_indent": indent, "subsequent_indent": indent if then is None else then}
+    return textwrap.fill(words, width, break_long_words=False, break_on_hyphens=False, **how)
+
+
+def as_text(views: Iterable[TextTable], form: str) -> str:
+    """Tables below each other as they stand in a file of text, Markdown or LaTeX."""
+    if form == "screen":
+        return "\n\n".join(to_screen(view, NO_LIMIT).plain for view in views)
+    return "\n".join(map(to_markdown if form == "markdown" else to_latex, views))
 
 
 def to_markdown(table: TextTable) -> str:

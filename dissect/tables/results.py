@@ -1,31 +1,24 @@
-"""Results side by side: the tables of `dissect train` and `dissect compare`, on the screen or in a file."""
+"""Results side by side, as tables of text: of `dissect train`, `dissect compare`, studies and reports."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
-from rich.progress import Progress
 
 from analyses import compare
-from analyses.bootstrap import Report
 from analyses.compare import Comparison
 from analyses.entries import JUDGED
-from dissect.cli import options
-from dissect.cli.text_table import NO_LIMIT, Column, TextTable, to_latex, to_markdown, to_screen
-from dissect.errors import DissectError, UsageError
+from analyses.studies import Study
 from dissect.runs import files
-from dissect.runs.records import ALSO, EVERY, LISTED, METRICS
+from dissect.runs.records import ALSO, LISTED, METRICS
+from dissect.tables.text import Column, TextTable
 from dissect.text import without_formulas
 
-SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json", ".txt": "screen"}
 SHORT = 16  # letters of a setting in a cell: the beginning of a hash will do
 
 
@@ -54,9 +47,9 @@ def means_columns(rows: pd.DataFrame, metrics: Sequence[str], newest: str | None
     is_new = (rows["group"] == newest).tolist()
     columns: list[Column] = []
 
-    def add(name: str, cells: pd.Series, bold: Sequence[bool] = (), spare: bool = True) -> None:
+    def add(name: str, cells: pd.Series, bold: Sequence[bool] = (), spare: bool = True, **how: Any) -> None:
         if (cells != "").any():
-            columns.append(Column(name, cells.tolist(), bold, spare))
+            columns.append(Column(name, cells.tolist(), bold, spare, **how))
 
     add("model" if newest is None else "run", rows["label"], is_new, False)
     for metric in [name for name in metrics if name in METRICS]:
@@ -74,7 +67,7 @@ def means_columns(rows: pd.DataFrame, metrics: Sequence[str], newest: str | None
         words_of = {how: words for how, (words, _) in compare.EPOCHS.items()}
         add("epoch", rows["selection"].map({**words_of, "": ""}), spare=False)
     for words, name in compare.settings_apart(rows).items():
-        add(words, rows[name].map(setting))
+        add(words, rows[name].map(setting), below=True)
     if newest is None:  # `within`: the numbers contain it
         within = at_20(rows, "bias").mask(rows["bias hr@20"].isna(), "within")
         add("bias of\nHR / MRR", within.where(compare.has_bias(rows), ""))
@@ -85,6 +78,74 @@ def means_columns(rows: pd.DataFrame, metrics: Sequence[str], newest: str | None
     add("s/epoch", rows["seconds_per_epoch"].map(seconds))
     add("parameters", rows["parameters"].map("{:,}".format))
     return columns
+
+
+def views_of(table: Comparison, metrics: Sequence[str], every_pair: bool) -> list[TextTable]:
+    """The means and, if there are two rows, the pairs; `every_pair` says that they are all."""
+    facts = table.rows.attrs
+    label = f"tab:{facts['dataset']}-{facts['split_hash'][:8]}-{facts['protocol']}"
+    of_lists = compare.about_lists(table.rows) if set(LISTED) & set(metrics) else []
+    notes = [*compare.explanations(table.rows), *of_lists, *facts["notes"]]
+    means = TextTable(table.title, means_columns(table.rows, metrics), notes, label)
+    if table.pairs.empty:
+        return [means]
+    columns, title = pairs_columns(table, every_pair), table.title_of_pairs(every_pair)
+    return [means, TextTable(title, columns, compare.notes_of_pairs(table), f"{label}-pairs")]
+
+
+def pairs_columns(table: Comparison, every_pair: bool, is_named_once: bool = True) -> list[Column]:
+    """Differences with their intervals, effect sizes, and p values by Holm (the raw ones are in CSV and JSON).
+
+    A pair has a line for either metric and is named in the first, or in both.
+    """
+    pairs, shown = table.pairs, dict(zip(table.rows["label"], compare.marked(table.rows)))
+    names = pairs["b"].map(shown)
+    names = pairs["a"].map(shown) + " against " + names if every_pair else names
+    names = names.where(pairs["metric"] == JUDGED[0], "") if is_named_once else names
+    interval = zip(*(pairs[name].map(signed) for name in ("difference", "low", "high")))
+    return [
+        Column("pair" if every_pair else "against", names.tolist()),
+        Column("metric", pairs["metric"].str.upper().tolist()),
+        Column("difference\n[95 % interval]", [f"{at} [{low}, {high}]" for at, low, high in interval]),
+        Column("in %", [signed(value, 1) for value in pairs["relative"]], spare=True),
+        Column("bootstrap\np (Holm)", [*map(p_value, pairs["p bootstrap holm"], pairs["at most"])]),
+        Column("t-test as\nthe paper\np (Holm)", [*map(p_value, pairs["p t-test holm"])], spare=True),
+        Column("Cohen's\nd_z", [signed(value, 3) for value in pairs["d_z"]], spare=True),
+    ]
+
+
+def views_of_study(found: Study, table: Comparison, metrics: Sequence[str]) -> list[TextTable]:
+    """The means with the paper's figures, then the pairs."""
+    means, *pairs = views_of(table, metrics, bool(found.pairs))
+    apart, notes = compare.settings_apart(table.rows), list(means.notes)
+    if apart:  # no columns: the labels of the arms stand for them
+        notes.append("The settings of each arm: dissect study show, with the same study.")
+    columns = with_paper([column for column in means.columns if column.name not in apart], table.rows)
+    means = replace(means, title=f"{found.name}: {found.question} {means.title}", columns=columns, notes=notes)
+    if found.pairs:
+        pairs = [replace(view, title=f"{found.name}: the pairs that it asks about") for view in pairs]
+    return [means, *pairs]
+
+
+def with_paper(columns: Sequence[Column], rows: pd.DataFrame) -> list[Column]:
+    """The means of a study: behind MRR@20 the time of an epoch, as in Table 2, and what the paper prints, if it does,
+    with how far ours are from it.
+    """
+    cells = dict[str, pd.Series]()
+    if (printed := rows["paper mrr@20"].notna()).any():
+        apart = [(rows[name] - rows[f"paper {name}"]).map(signed) for name in JUDGED]
+        cells["paper\nHR / MRR"] = at_20(rows, "paper")
+        cells["ours - paper\nHR / MRR"] = apart[0] + " / " + apart[1]
+        cells["paper\ns/epoch"] = rows["paper seconds"].map(seconds)
+    shown = {name: column.where(printed, "").tolist() for name, column in cells.items()}
+    beside = [column for column in columns if column.name == "s/epoch"]
+    beside += [Column(name, column, spare=name[0] != "p") for name, column in shown.items() if any(column)]
+    others = [column for column in columns if column.name != "s/epoch"]
+    place = next(i for i, column in enumerate(others) if column.name.startswith("MRR@20")) + 1
+    return [*others[:place], *beside, *others[place:]]
+
+
+# --- cells --------------------------------------------------------------------------------------------------
 
 
 def at_20(rows: pd.DataFrame, kind: str) -> pd.Series:
@@ -107,44 +168,10 @@ def seconds(value: float) -> str:
     return "" if pd.isna(value) else f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
-# --- dissect compare, its tables ---------------------------------------------------------------------------
-
-
-def views_of(table: Comparison, metrics: Sequence[str], every_pair: bool) -> list[TextTable]:
-    """The means and, if there are two rows, the pairs; `every_pair` says that they are all."""
-    facts = table.rows.attrs
-    label = f"tab:{facts['dataset']}-{facts['split_hash'][:8]}-{facts['protocol']}"
-    of_lists = compare.about_lists(table.rows) if set(LISTED) & set(metrics) else []
-    notes = [*compare.explanations(table.rows), *of_lists, *facts["notes"]]
-    means = TextTable(table.title, means_columns(table.rows, metrics), notes, label)
-    if table.pairs.empty:
-        return [means]
-    columns, title = pairs_columns(table, every_pair), table.title_of_pairs(every_pair)
-    return [means, TextTable(title, columns, compare.notes_of_pairs(table), f"{label}-pairs")]
-
-
-def pairs_columns(table: Comparison, every_pair: bool) -> list[Column]:
-    """Differences with their intervals, effect sizes, and p values by Holm (the raw ones are in CSV and JSON).
-
-    A pair has a line for either metric and is named in the first.
-    """
-    pairs, shown = table.pairs, dict(zip(table.rows["label"], compare.marked(table.rows)))
-    names = pairs["b"].map(shown)
-    names = pairs["a"].map(shown) + " against " + names if every_pair else names
-    interval = zip(*(pairs[name].map(signed) for name in ("difference", "low", "high")))
-    return [
-        Column("pair" if every_pair else "against", names.where(pairs["metric"] == JUDGED[0], "").tolist()),
-        Column("metric", pairs["metric"].str.upper().tolist()),
-        Column("difference\n[95 % interval]", [f"{at} [{low}, {high}]" for at, low, high in interval]),
-        Column("in %", ["" if pd.isna(value) else signed(value, 1) for value in pairs["relative"]], spare=True),
-        Column("bootstrap\np (Holm)", [*map(p_value, pairs["p bootstrap holm"], pairs["at most"])]),
-        Column("t-test as\nthe paper\np (Holm)", [*map(p_value, pairs["p t-test holm"])], spare=True),
-        Column("Cohen's\nd_z", [signed(value, 3) for value in pairs["d_z"]], spare=True),
-    ]
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """With a sign, a true minus, and no sign before a zero."""
+def signed(value: float | None, digits: int = 2) -> str:
+    """With a sign, a true minus, and no sign before a zero; nothing if there is none."""
+    if value is None or pd.isna(value):
+        return ""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", "−").replace("inf", "∞")
 
@@ -154,91 +181,7 @@ def p_value(p: float, at_most: bool = False) -> str:
     return "<0.001" if p < 0.001 else ("≤" if at_most and p < 1 else "") + f"{p:.3f}"
 
 
-# --- dissect compare, where they go ------------------------------------------------------------------------
-
-
-def run(*, form: str | None, out: str | None, all_metrics: bool, pairs: bool, as_json: bool, **asked: Any) -> None:
-    """Print or write what `dissect compare` was asked for; `asked` goes to analyses.compare.compare."""
-    form = chosen_form(form, out, as_json)
-    with options.progress(transient=True) as bars:
-        found = compare.compare(**asked, every_pair=pairs, report=lambda what: report_to(bars, what))
-    metrics = EVERY if all_metrics else JUDGED
-    write(found, form, out, lambda table: views_of(table, metrics, pairs), pairs)
-
-
-def report_to(progress: Progress, what: str) -> Report:
-    """A function of (done, total) that updates a line of `progress`."""
-    task = progress.add_task(what, total=None, visible=False)
-    return lambda done, total: progress.update(task, completed=done, total=total, visible=True)
-
-
-def chosen_form(form: str | None, out: str | None, as_json: bool) -> str:
-    """The format asked for, or that of the file's suffix. Raises UsageError if they contradict or none is given."""
-    if as_json and form not in (None, "json"):
-        raise UsageError(f"--json and --format {form} exclude each other.")
-    asked = "json" if as_json else form
-    if out is None:
-        return asked or "screen"
-    by_name = SUFFIXES.get(Path(out).suffix)
-    if asked is None and by_name is None:
-        hint = f"End it in {', '.join(SUFFIXES)}, or give --format."
-        raise UsageError(f"The name {out} does not say which format to write.", hint)
-    if asked and by_name not in (None, "screen", asked):  # any text may stand in a .txt
-        raise UsageError(
-            f"--out {out} means {by_name} by its ending, and {'--json' if as_json else f'--format {form}'} does not.",
-            f"Leave one of them out, or end the name in {next(s for s, f in SUFFIXES.items() if f == asked)}.",
-        )
-    return asked or str(by_name)
-
-
-def write(
-    found: list[Comparison],
-    form: str,
-    out: str | None,
-    views_of: Callable[[Comparison], list[TextTable]],
-    every_pair: bool = False,
-) -> None:
-    """Print the tables, or write them to `out` and print its path."""
-    texts: dict[str, str]  # by what the name of the file is extended with
-    views = [view for table in found for view in views_of(table)]
-    if form == "json":
-        texts = {"": json.dumps({"schema": files.SCHEMA, "tables": [as_record(table) for table in found]}, indent=1)}
-    elif form == "csv":
-        texts = {"": to_csv(table.rows for table in found), "-pairs": to_csv(table.pairs for table in found)}
-        if out is None:
-            texts = {"": texts["-pairs" if every_pair else ""]}
-        for note in dict.fromkeys(note for table in found for note in table.rows.attrs["notes"]):
-            print(note, file=sys.stderr)
-    elif form == "screen" and out is None:
-        # In a pipe a row is a line, unless COLUMNS says otherwise.
-        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else NO_LIMIT
-        for view in views:
-            Console(width=width).print(view, "")
-        return
-    else:
-        texts = {"": as_text(views, form)}
-    for extension, text in texts.items():
-        put(text, None if out is None else Path(out).with_stem(Path(out).stem + extension))
-
-
-def as_text(views: Iterable[TextTable], form: str) -> str:
-    """Tables below each other as they stand in a file of text, Markdown or LaTeX."""
-    if form == "screen":
-        return "\n\n".join(to_screen(view, NO_LIMIT).plain for view in views)
-    return "\n".join(map(to_markdown if form == "markdown" else to_latex, views))
-
-
-def put(text: str, out: str | Path | None) -> None:
-    """Print a text, or write it to a file and print its path. Raises DissectError if the disk refuses."""
-    if out is None:
-        print(text.rstrip("\n"))
-        return
-    try:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DissectError(f"Could not write {out}: {error.strerror or error}.") from error
-    print(out)
+# --- for programs -------------------------------------------------------------------------------------------
 
 
 def to_csv(parts: Iterable[pd.DataFrame]) -> str:
@@ -249,6 +192,16 @@ def to_csv(parts: Iterable[pd.DataFrame]) -> str:
         front = pd.DataFrame(facts, index=part.index)
         named.append(pd.concat([front, part.drop(columns=list(facts), errors="ignore")], axis=1))
     return without_formulas(pd.concat(named)).to_csv(index=False, float_format="%.6g")
+
+
+def to_json(found: Iterable[Comparison]) -> str:
+    """Tables with everything that is known of them, as JSON."""
+    return json.dumps({"schema": files.SCHEMA, "tables": [as_record(table) for table in found]}, indent=1)
+
+
+def notes_of(found: Iterable[Comparison]) -> list[str]:
+    """What the numbers of several tables cannot show, each note once."""
+    return list(dict.fromkeys(note for table in found for note in table.rows.attrs["notes"]))
 
 
 def as_record(table: Comparison) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""Where results go: to the screen, or to a file whose name says in which form."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dissect.errors import DissectError, UsageError
+from dissect.tables.text import NO_LIMIT, TextTable, as_text
+
+SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json", ".txt": "screen"}
+
+
+def show(*parts: Any, **how: Any) -> None:
+    """Print on stdout as it stands: names of files and users are neither coloured nor read as markup."""
+    Console(highlight=False, markup=False).print(*parts, **how)
+
+
+def width() -> int:
+    """The columns of the screen."""
+    return Console().width
+
+
+def show_json(found: Any) -> None:
+    print(json.dumps(found, indent=1))
+
+
+def plain(columns: Sequence[str], numbers: Container[str] = (), title: str = "", wraps: str = "", **more: Any) -> Table:
+    """A rich table without lines, which cuts no text. On a narrow screen the column `wraps` is folded, or, unless
+    given, every column that is not among the `numbers`.
+    """
+    look: dict[str, Any] = {"box": None, "padding": (0, 1, 0, 0), "title_justify": "left", "caption_justify": "left"}
+    table = Table(title=title or None, title_style="bold", **look, **more)
+    for name in columns:
+        is_number = name in numbers
+        is_fixed = is_number or bool(wraps and name != wraps)
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=is_fixed, overflow="fold")
+    return table
+
+
+def chosen_form(form: str | None, out: str | None, as_json: bool) -> str:
+    """The format asked for, or that of the file's suffix. Raises UsageError if they contradict or none is given."""
+    if as_json and form not in (None, "json"):
+        raise UsageError(f"--json and --format {form} exclude each other.")
+    asked = "json" if as_json else form
+    if out is None:
+        return asked or "screen"
+    by_name = SUFFIXES.get(Path(out).suffix)
+    if asked is None and by_name is None:
+        hint = f"End it in {', '.join(SUFFIXES)}, or give --format."
+        raise UsageError(f"The name {out} does not say which format to write.", hint)
+    if asked and by_name not in (None, "screen", asked):  # any text may stand in a .txt
+        raise UsageError(
+            f"--out {out} means {by_name} by its ending, and {'--json' if as_json else f'--format {form}'} does not.",
+            f"Leave one of them out, or end the name in {next(s for s, f in SUFFIXES.items() if f == asked)}.",
+        )
+    return asked or str(by_name)
+
+
+def write(
+    views: Sequence[TextTable],
+    form: str,
+    out: str | None,
+    to_json: Callable[[], str],
+    to_csv: Callable[[], Mapping[str, str]],
+    notes: Sequence[str] = (),
+) -> None:
+    """Print tables, or write them to `out` and print its path.
+
+    CSV may be several files: `to_csv` has each by what the name is extended with; of these the last is printed. The
+    `notes`, which CSV has no room for, go to stderr.
+    """
+    if form == "screen" and out is None:
+        # In a pipe a row is a line, unless COLUMNS says otherwise.
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else NO_LIMIT
+        for view in views:
+            Console(width=width).print(view, "")
+    elif form == "json":
+        put(to_json(), out)
+    elif form == "csv":
+        print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
+        texts = to_csv()
+        for extension, text in texts.items() if out else [*texts.items()][-1:]:
+            put(text, out and Path(out).with_stem(Path(out).stem + extension))
+    else:
+        put(as_text(views, form), out)
+
+
+def put(text: str, out: str | Path | None) -> None:
+    """Print a text, or write it to a file and print its path. Raises DissectError if the disk refuses."""
+    if out is None:
+        print(text.rstrip("\n"))
+        return
+    try:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DissectError(f"Could not write {out}: {error.strerror or error}.") from error
+    print(out)

@@ -1,0 +1,44 @@
+"""The trials of a tuning as a table of text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from dissect.experiment.tuned import Tuned
+from dissect.tables.text import Column, TextTable
+
+BEST = 5  # trials shown
+ABOUT = ("trial", "state", "mrr@20", "epoch", "epochs", "seconds")  # columns of trials.csv before what was tried
+
+
+def view_of_trials(record: Tuned, table: pd.DataFrame) -> TextTable:
+    """The best trials and the defaults, with what was tried."""
+    best = table[table["state"] == "finished"].sort_values(["mrr@20", "trial"], ascending=[False, True])
+    rows = pd.concat([best[:BEST], best[(best["trial"] == 0)]]).drop_duplicates("trial")
+    tried = [name for name in table.columns if name not in (*ABOUT, "note")]
+    names = [f"{n}{', defaults' if n == 0 else ''}" for n in rows["trial"]]
+    columns = [Column("trial", names), Column("MRR@20", [f"{value:.2f}" for value in rows["mrr@20"]])]
+    if rows["epochs"].any():
+        columns.append(Column("epoch", [f"{value:.2f}" for value in rows["epoch"]]))
+    columns += [Column(name.replace("_", "\n"), [in_cell(value) for value in rows[name]], below=True) for name in tried]
+    counts = table["state"].value_counts()
+    told = ", ".join(
+        f"{counts[state]} {state}" for state in ("finished", "pruned", "failed", "running") if state in counts
+    )
+    sparse = " with SparseVD" if record.verb == "run" else ""
+    width = f", width {record.dim}" if record.dim else ""
+    fixed = [record.preset or "", *(f"{name}={in_cell(value)}" for name, value in record.given.items())]
+    sparse += f" ({', '.join(filter(None, fixed))})" if any(fixed) else ""
+    title = f"{record.model}{sparse} on {record.dataset}{width}: {told}, of {record.asked} trials"
+    notes = [f"MRR@20 is on validation, with seed {record.seed}. The best of many is too high: report the test part."]
+    notes += [
+        f"Trial {row['trial']} failed: {row['note']}" for row in table[table["state"] == "failed"].to_dict("records")
+    ]
+    return TextTable(title, columns, notes)
+
+
+def in_cell(value: Any) -> str:
+    """A value that was tried, in few digits."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
