@@ -22,7 +22,7 @@ import numpy as np
 from dissect.data.catalog import STAND_INS
 from dissect.errors import DataError, UsageError, unknown
 from dissect.runs import folders
-from dissect.runs.config import Config
+from dissect.runs.config import SETTINGS, Config
 from dissect.runs.folders import each_sound, left_out, read_summary
 from models import MODELS
 
@@ -30,7 +30,7 @@ JUDGED = ("hr@20", "mrr@20")  # the metrics of the tests, with a recorded select
 MOST_SETTINGS = 3  # that a label names
 # Settings that labels or the selection of the epoch already name; and those without effect on a dense model.
 SAID = ("model", "dataset", "split_hash", "model_options", "where", "protocol", "select", "refit")
-OF_SPARSEVD = ("noise", "prior", "threshold", "log_sigma2", "kl_weight", "kl_warmup", "decay_everything")
+OF_SPARSEVD = tuple(each.name for each in SETTINGS if each.group == "SparseVD" and each.name != "where")
 
 
 @dataclass(frozen=True)

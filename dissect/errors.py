@@ -62,6 +62,7 @@ def unknown(kind: str, given: object, valid: Iterable[str]) -> UsageError:
     names = sorted(valid)
     near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    known = f"Known: {', '.join(names[:SHOWN]) or 'none'}{more}."
+    apart = "; " if any("," in name for name in names) else ", "
+    known = f"Known: {apart.join(names[:SHOWN]) or 'none'}{more}."
     hint = f"Did you mean {' or '.join(near)}?" if near else known
     return UsageError(f"There is no {kind} named {given!r}.", hint)

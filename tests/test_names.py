@@ -11,14 +11,16 @@ import pytest
 from click.testing import CliRunner
 from matplotlib.figure import Figure
 
+from analyses import entries
+from analyses.entries import Entry
 from dissect.cli import LazyGroup
 from dissect.data import catalog
 from dissect.data.export import export
 from dissect.data.sessions import Dataset, Sessions
 from dissect.drawing import Drawing
-from dissect.errors import DataError, DissectError, UsageError
+from dissect.errors import DataError, DissectError, UsageError, unknown
 from dissect.runs import files, folders
-from dissect.runs.config import Config
+from dissect.runs.config import SETTINGS, Config
 from dissect.tables.results import to_csv
 from dissect.text import as_name, check_name, shown, shown_lines, without_formulas
 
@@ -197,3 +199,17 @@ def test_one_damaged_data_set_does_not_stop_the_list_or_another(typed, tmp_path)
         assert (code, out) == (3, "") and str(data / name) in err and "--force" in err
         catalog.save(small(name), data, force=True)  # as the error says
         assert typed("data", "stats", name)[0] == 0
+
+
+@pytest.mark.parametrize("where", ["none", "both"])
+def test_settings_of_sparsevd_are_no_settings_of_a_dense_model(tmp_path, where):
+    """So that rows without SparseVD do not seem to differ in shadows or in the rate of log σ²."""
+    config = Config("srgnn", "demo", "0" * 16, where=where)
+    row = Entry(tmp_path / "srgnn-demo-00000000", "full", config.to_dict(), (), ({"epochs": 1.0},))
+    of_sparsevd = {f"setting {each.name}" for each in SETTINGS if each.group == "SparseVD"} - {"setting where"}
+    assert {"setting shadows", "setting own_rate", "setting unit"} < of_sparsevd
+    assert of_sparsevd & entries.settings(row).keys() == (of_sparsevd if where == "both" else set())
+
+
+def test_known_names_with_commas_are_told_apart():
+    assert unknown("arm", "x", ["srgnn", "srgnn, normalised"]).hint == "Known: srgnn; srgnn, normalised."
