@@ -42,7 +42,8 @@ def density_of(found: list[Path], group: Path) -> pd.DataFrame:
     """`density_table` of some runs of a group. A run that records other matrices or thresholds than most is damaged."""
     read = {run: rows for run, rows in each_sound(found, lambda run: (run, density_rows(run))) if rows}
     if not read:
-        raise DataError(f"{group} has no density record.", "A dense run (--where none, dissect train) has none.")
+        hint = f"A dense run (--where none, dissect train) has none; that of a dissection is lost or damaged: {AGAIN}"
+        raise DataError(f"{group} has no density record.", hint)
     kinds = {  # the columns, and the matrices and blocks of the last measurement
         run: (frozenset(rows[0]), frozenset((r["matrix"], r["block"]) for r in rows if r["step"] == rows[-1]["step"]))
         for run, rows in read.items()

@@ -181,7 +181,7 @@ def stats(names: tuple[str, ...], markdown: bool, data_dir: str | None, as_json:
         screen.show_json({column["name"]: column for column in counted})
         return
     views = views_of_statistics(counted, NO_LIMIT if markdown else screen.width())
-    screen.put(as_text(views, "markdown"), None) if markdown else screen.show(*views, sep="\n")
+    screen.put(as_text(views, "markdown"), None) if markdown else screen.show(*views, sep="\n\n")
 
 
 def report(*made: Any) -> None:
