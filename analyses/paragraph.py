@@ -52,10 +52,12 @@ def _observation(name: str, given: dict[str, Any]) -> str:
 
 
 def _need(role: str, given: dict[str, Any]) -> str:
-    """Retrained without it, propagation is needed: MRR@20 is 76.5 % lower (95 % interval 76.3 to 76.6)."""
-    answer = "may be needed or not" if given["answer"] == UNDECIDED else f"is {given['answer']}"
+    """Propagation is needed: retrained without it, MRR@20 is 76.5 % lower (loss 76.3 to 76.6, 95 %)."""
+    state = f"{role} is {given['answer']}".capitalize()
+    if given["answer"] == UNDECIDED:
+        state = f"Whether {role} is needed is undecided"
     if given["loss"] is None:
-        return f"Retrained without it, {role} {answer}."
+        return f"{state}."
     loss = f"MRR@20 is {abs(100 * given['loss']):.1f} % {'lower' if given['loss'] >= 0 else 'higher'}"
     interval = "" if given["low"] is None else f" (loss {100 * given['low']:.1f} to {100 * given['high']:.1f}, 95 %)"
-    return f"Retrained without it, {role} {answer}: {loss}{interval}."
+    return f"{state}: retrained without it, {loss}{interval}."

@@ -196,7 +196,7 @@ def observed(
 def in_words(kept: pd.DataFrame, role: str) -> str:
     """The excess of a role by seed, with its interval beside the limit."""
     excess = excess_of(kept, role)
-    says = f"{role} keeps {', '.join(f'{value:.3f}' for value in excess.by_seed)} beyond its shadows"
+    says = f"{role} keeps {', '.join(f'{value:.3f}' for value in excess.by_seed)} more than its shadows"
     return says if excess.low is None else f"{says} (mean {excess.low:.3f} to {excess.high:.3f}; limit {EMPTY})"
 
 

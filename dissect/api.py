@@ -32,9 +32,9 @@ from dissect.experiment.recommended import recommended
 from dissect.experiment.subject import find_model
 from dissect.experiment.tuned import Tuning
 from dissect.group import Group
-from dissect.progress import ProgressLine, is_shown, telling
+from dissect.progress import is_shown, observer, telling
 from dissect.runs import files, folders
-from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SEEDS
+from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SEEDS, Config
 from dissect.studied import Studied, studied
 from dissect.training.observers import Watched, require_observer
 from dissect.training.record import Observer
@@ -184,7 +184,7 @@ def tune(
     given = {**more, "trials": trials, "timeout": timeout, "sparsevd": sparsevd}
     arguments = apart(subject, given, usual, OF_TUNING)
     data = load(data) if isinstance(data, str) else data
-    watch = ProgressLine if is_shown(quiet) else None
+    watch = observer if is_shown(quiet) else None
     with _processor_as_it_was(arguments.get("device", "auto")):
         return Tuning(tuning.tune(subject, data, observe=watch, say=None if quiet else _say, **arguments))
 
@@ -368,7 +368,7 @@ def study(
     of_size: dict[str, Any] = {"dim": dim and int(dim), "epochs": epochs}
     of_size["protocol"] = protocol if protocol == "paper" else None
     of_size["seeds"] = None if seeds is None else tuple(map(int, seeds))  # numpy's too
-    how = {"device": device, "observe": ProgressLine if is_shown(quiet) else None}
+    how = {"device": device, "observe": observer if is_shown(quiet) else None}
     say = unsaid if quiet else _say
     return studied(name, data, runs_dir, scale, arms=arms, tuned=tuned, how=how, say=say, **of_size)
 
@@ -494,7 +494,7 @@ def export(
     record = opened.finished_run(group.path if seed is None else folders.run_path(group.path, seed), runs_dir)
     how: dict[str, Any] = {"item_width": item_width, "onnx": onnx, "force": force, "data_dir": data_dir}
     load = partial(bring.load, say=unsaid if quiet else _say)
-    with _processor_as_it_was("cpu"), telling(str(record.run), quiet) as report:
+    with _processor_as_it_was("cpu"), telling(str(record.run), not is_shown(quiet)) as report:
         return exporting.export(record, Path(out), load, model=group.model, data=group.data, report=report, **how)
 
 
@@ -544,19 +544,19 @@ def _trained(
             "Import its class from a file of yours, or leave jobs out.",
         )
     data = load(data) if isinstance(data, str) else data
-    shown = is_shown(quiet)
+    watch = partial(observer, threshold=arguments.get("threshold", Config.threshold), quiet=not is_shown(quiet))
     with _processor_as_it_was(arguments.get("device", "auto")):
         try:
-            observe = partial(_observed, shown, given_observer) if given_observer else ProgressLine if shown else None
+            observe = partial(_observed, watch, given_observer) if given_observer else watch
             path = experiment.train(subject, data, observe=observe, say=None if quiet else _say, **arguments)
         except FinishedError as error:
             path = error.group
     return Group(path, model if subject.source else None, data)
 
 
-def _observed(shown: bool, observe: Callable[[str], Any], title: str) -> Observer:
-    """A user's observer of a run, behind the line of progress if that is shown."""
-    return Watched(*[ProgressLine(title)] * shown, require_observer(observe(title)))
+def _observed(watch: Callable[[str], Observer], observe: Callable[[str], Any], title: str) -> Observer:
+    """A user's observer of a run, behind the progress."""
+    return Watched(watch(title), require_observer(observe(title)))
 
 
 def _say(text: str) -> None:

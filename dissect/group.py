@@ -19,7 +19,7 @@ from dissect import drawing
 from dissect.data import planted
 from dissect.data.sessions import Dataset
 from dissect.errors import UsageError, unknown
-from dissect.progress import telling
+from dissect.progress import is_shown, telling
 from dissect.runs import folders
 from dissect.runs.config import Config
 from dissect.runs.folders import each_sound
@@ -221,7 +221,7 @@ class Group:
         for name in how.keys() - known:
             raise unknown("option of opinions", name, known)
         for seed in seeds_of(self.path):
-            with telling(f"seed {seed}", quiet) as how["tell"]:
+            with telling(f"seed {seed}", not is_shown(quiet)) as how["tell"]:
                 opinions_of(self.path, seed, lambda *name: self.data or bring.load(*name), model=self.model, **how)
         return opinions(self.path)
 

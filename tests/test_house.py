@@ -156,7 +156,7 @@ def test_no_folder_lies_on_a_circle():
         ("models/srgnn.py", "from dissect import sparsevd", {"dissect", "dissect.sparsevd"}),
         ("models/srgnn.py", "from .base import lookup\nimport torch.nn.functional as F\nimport math", set()),
         ("analyses/verdict.py", "from dissect import cli, runs", {"dissect.cli"}),
-        ("analyses/verdict.py", "import dissect.cli.live", {"dissect.cli.live"}),
+        ("analyses/verdict.py", "import dissect.cli.screen", {"dissect.cli.screen"}),
         ("figures/density.py", "def draw():\n    import torch", {"torch"}),
         ("dissect/runs/files.py", "import models.base", {"models.base"}),
         ("dissect/runs/config.py", "from dissect.data import sessions", {"dissect.data", "dissect.data.sessions"}),

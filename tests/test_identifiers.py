@@ -191,7 +191,7 @@ def test_a_model_whose_scores_are_no_numbers_recommends_nothing():
 def test_progress_on_a_terminal_leaves_the_answers_on_stdout(capsys, monkeypatch):
     """`dissect recommend --sessions FILE --json > answers.jsonl`, typed on a terminal."""
     screen = Console(file=io.StringIO(), force_terminal=True)
-    monkeypatch.setattr("dissect.cli.options.console", lambda quiet=False: screen)
+    monkeypatch.setattr("dissect.progress.console", lambda quiet=False: screen)
     for rows in models_view.with_progress(iter([[{"item": 1}], [{"item": 2}]]), 2, quiet=False):
         models_view.print_rows(rows, as_json=True)
     assert capsys.readouterr().out == '{"item": 1}\n{"item": 2}\n'

@@ -2,13 +2,12 @@
 
 import io
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from dissect import progress
-from dissect.cli import live
-from dissect.cli.live import LiveObserver, PlainObserver
+from dissect.progress import LiveObserver, PlainObserver, telling
 
 
 @pytest.fixture
@@ -70,9 +69,9 @@ def test_a_file_is_told_how_far_a_long_evaluation_is(monkeypatch):
 
 def test_what_is_being_done_is_told_in_lines_where_there_is_no_terminal(monkeypatch):
     screen, clock = Console(file=io.StringIO(), width=80), [0.0]
-    monkeypatch.setattr("dissect.cli.options.console", lambda quiet=False: screen)
+    monkeypatch.setattr("dissect.progress.console", lambda quiet=False: screen)
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    with live.telling("seed 1") as tell:
+    with telling("seed 1") as tell:
         for seconds, what, done in ((4, "Fisher", 10), (12, "Fisher", 50), (14, "curves", 0), (30, "curves", 25)):
             clock[0] = seconds
             tell(what, done, 100)
@@ -82,26 +81,31 @@ def test_what_is_being_done_is_told_in_lines_where_there_is_no_terminal(monkeypa
     ]
 
 
-def test_the_time_left_is_told_once_it_is_known(monkeypatch, capsys):
+def test_the_time_left_is_told_once_it_is_known(monkeypatch):
     """The first that is heard of a ranking is that its first batch is done; how long that took, nobody has measured."""
     screen, now = Console(file=io.StringIO(), width=80), [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr("dissect.cli.options.console", lambda quiet=False: screen)
-    monkeypatch.setattr("dissect.progress.is_shown", lambda quiet: True)
+    monkeypatch.setattr("dissect.progress.console", lambda quiet=False: screen)
     view = PlainObserver(screen, "srgnn")
-    with live.telling("files") as tell, progress.telling("terminal") as tell_python:
+    with telling("files") as tell:
         for done in (10, 20):
             now[0] += 12
             view.evaluating("test", done, 1_000)
             tell("sessions", done, 1_000)
-            tell_python("sessions", done, 1_000)
     assert screen.file.getvalue().splitlines() == [
         "files: sessions 10/1,000",
         "srgnn: ranking test 20/1,000, 0:19:36 left",
         "files: sessions 20/1,000, 0:19:36 left",
     ]
-    told = capsys.readouterr().err.split("\r")[1:]
-    assert [each.strip() for each in told] == [
-        "terminal: sessions 10 of 1,000",
-        "terminal: sessions 20 of 1,000, 0:19:36 left",
-    ]
+
+
+@pytest.mark.parametrize(("step", "said"), [(0, ["srgnn: beginning 60 steps, 10 an epoch, in runs/x/s1"]), (60, [])])
+def test_a_training_that_is_at_its_end_neither_begins_nor_continues(step, said):
+    """It may have been stopped while its final ranking ran."""
+    console = Console(file=io.StringIO(), force_terminal=False)
+    PlainObserver(console, "srgnn").begin(Path("runs/x/s1"), step, 60, 10)
+    assert console.file.getvalue().splitlines() == said
+    live = LiveObserver(Console(file=io.StringIO(), force_terminal=False), "srgnn")
+    live.begin(Path("runs/x/s1"), step, 60, 10)
+    live.live.stop()
+    assert "ontinuing" not in live.console.file.getvalue()

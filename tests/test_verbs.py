@@ -16,7 +16,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from dissect.cli import live, main
+from dissect import progress
+from dissect.cli import main
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions, prefix_index
 from dissect.errors import DataError, DissectError, UsageError
@@ -508,7 +509,7 @@ class StopAt(Observer):
 def interrupted(made, folder, monkeypatch, kind, at=4, number=1, more=()):
     """Stop a training of this kind at step `at`, in a runs folder of its own; returns the run."""
     observer = StopAt(at, number)
-    monkeypatch.setattr(live, "observer", lambda *_, **__: observer)
+    monkeypatch.setattr(progress, "observer", lambda *_, **__: observer)
     words = [*WORDS, "--runs-dir", folder, "--data-dir", made["data"], *more]
     code, _, err = invoke(*verb_of(kind, made), *words)
     monkeypatch.undo()
@@ -555,7 +556,7 @@ def test_resume_tells_what_the_command_would_have_done_next(made, tmp_path, monk
 def test_resume_says_where_it_had_to_fall_back(made, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     observer = StopAt(9, 1)
-    monkeypatch.setattr(live, "observer", lambda *_, **__: observer)
+    monkeypatch.setattr(progress, "observer", lambda *_, **__: observer)
     words = [*WORDS, "--runs-dir", tmp_path / "runs", "--data-dir", made["data"]]
     assert invoke(*verb_of("sparse", made), *words)[0] == 130
     monkeypatch.undo()
@@ -583,7 +584,7 @@ def test_a_group_is_all_its_unfinished_runs(made, tmp_path, monkeypatch):
     second = folders.run_path(first.parent, 2)
     third = folders.run_path(first.parent, 3)
     assert invoke("run", "--literal", "--max-steps", "30", *words, "--seed", "2")[0] == 0
-    monkeypatch.setattr(live, "observer", lambda *_, **__: StopAt(4, 1))
+    monkeypatch.setattr(progress, "observer", lambda *_, **__: StopAt(4, 1))
     assert invoke(*RUN, "--max-steps", "30", *words, "--without", "gnn")[0] == 130
     monkeypatch.undo()
     before = (second / "summary.json").stat().st_mtime_ns

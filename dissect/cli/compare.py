@@ -50,12 +50,13 @@ def command(form: str | None, out: str | None, all_metrics: bool, pairs: bool, a
     from analyses import compare
     from analyses.entries import JUDGED
     from dissect.cli import screen
+    from dissect.progress import bars
     from dissect.runs.records import EVERY
     from dissect.tables import results
 
     form = screen.chosen_form(form, out, as_json)
-    with options.progress(transient=True) as bars:
-        found = compare.compare(**asked, every_pair=pairs, report=lambda what: report_to(bars, what))
+    with bars(transient=True) as shown:
+        found = compare.compare(**asked, every_pair=pairs, report=lambda what: report_to(shown, what))
     metrics = EVERY if all_metrics else JUDGED
 
     def to_csv() -> dict[str, str]:

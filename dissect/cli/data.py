@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from dissect.cli.options import as_json, data_dir, progress, subverb
+from dissect.cli.options import as_json, data_dir, subverb
 
 ITEM = "A log of your own: the column of the items clicked."
 TIME = "The times: ISO 8601, 20140407, or numbers since 1970 in any unit."
@@ -197,7 +197,9 @@ def progress_bar(source: Any) -> Iterator[Callable[[int, int | None], None]]:
     """A bar on stderr for a download, if that is a terminal."""
     from rich import progress as rich
 
+    from dissect.progress import bars
+
     kinds = rich.BarColumn, rich.DownloadColumn, rich.TransferSpeedColumn, rich.TimeRemainingColumn
-    with progress(rich.TextColumn("{task.description}"), *(kind() for kind in kinds)) as bars:
-        task = bars.add_task(source.file, total=source.size)
-        yield lambda done, total: bars.update(task, completed=done, total=total or source.size)
+    with bars(rich.TextColumn("{task.description}"), *(kind() for kind in kinds)) as shown:
+        task = shown.add_task(source.file, total=source.size)
+        yield lambda done, total: shown.update(task, completed=done, total=total or source.size)

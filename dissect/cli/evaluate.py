@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -44,12 +45,12 @@ def command(run: str, runs_dir: str, as_json: bool, quiet: bool, ranks: str | No
     from dissect.cli.models_view import show_accuracy
     from dissect.errors import UsageError
     from dissect.experiment.opened import evaluate, finished_run
+    from dissect.progress import console
 
     if ranks is not None and Path(ranks).suffix != ".npz":
         raise UsageError(f"--ranks writes a NumPy archive, not {ranks!r}.", "Give a name that ends in .npz.")
-    screen = options.console(quiet)
-    record, tell = finished_run(run, runs_dir), options.say_on(screen)
-    with screen.status("ranking"):
+    record, tell = finished_run(run, runs_dir), partial(options.say, quiet=quiet)
+    with console(quiet).status("ranking"):
         where = None if ranks is None else Path(ranks)
         found = evaluate(record, options.loader(tell), ranks=where, say=tell, **given)
     print(json.dumps(found, indent=1)) if as_json else show_accuracy(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -34,11 +35,11 @@ def command(run: str, runs_dir: str, as_json: bool, quiet: bool, out: str, **giv
     from pathlib import Path
 
     from dissect.cli.export_view import show_export
-    from dissect.cli.live import telling
     from dissect.experiment.export import export
     from dissect.experiment.opened import finished_run
+    from dissect.progress import telling
 
-    record, tell = finished_run(run, runs_dir), options.say_on(options.console(quiet))
+    record, tell = finished_run(run, runs_dir), partial(options.say, quiet=quiet)
     with telling(quiet=quiet) as report:
         found = export(record, Path(out), options.loader(tell), report=report, **given)
     print(json.dumps(found, indent=1)) if as_json else show_export(found, out)

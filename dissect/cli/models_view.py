@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from dissect.cli.live import telling
 from dissect.cli.screen import plain
+from dissect.progress import telling
 from dissect.sparsevd import in_words
 from dissect.text import shown, without_formula
 from models import MODELS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from rich.text import Text
 
 from analyses.opinions import OWN, Opinions, opinions
 from dissect.cli import options
-from dissect.cli.live import telling
 from dissect.cli.screen import plain, show, show_json
 from dissect.drawing import opinions as drawings
 from dissect.experiment.opinions import opinions_of, seeds_of
+from dissect.progress import telling
 from dissect.runs import folders
 from dissect.runs.config import Config
 from dissect.text import shortest_ends
@@ -37,11 +38,10 @@ def run(name: str | None, runs_dir: str, as_json: bool, quiet: bool, out: str | 
     named = folders.resolve_runs(name, runs_dir) if name is not None else []
     group = folders.group_of(named[0]) if named else folders.newest_group(runs_dir)
     seeds = seeds_of(group, {folders.place_of(run)[1] for run in named})
-    screen = options.console(quiet)
     for number, seed in enumerate(seeds, 1):
         title = f"seed {seed}" + (f" ({number} of {len(seeds)})" if len(seeds) > 1 else "")
         with telling(title, quiet) as tell:
-            opinions_of(group, seed, options.loader(options.say_on(screen)), tell=tell, **how)
+            opinions_of(group, seed, options.loader(partial(options.say, quiet=quiet)), tell=tell, **how)
     found = opinions(group)
     if out is not None:
         for drawing in drawings(group):

@@ -20,9 +20,6 @@ from dissect.errors import FinishedError, UsageError
 from dissect.runs.config import SETTINGS, Config, Setting
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from dissect.data.sessions import Dataset
 
 Decorator = Callable[[Any], Any]
@@ -239,34 +236,11 @@ def of_run(device: Decorator = device) -> Decorator:
     return several(click.argument("run"), own_model, device, places)
 
 
-def console(quiet: bool = False) -> Console:
-    """The console for notes and progress; a process that trains one of several seeds writes plain lines."""
-    import multiprocessing
+def say(text: str, quiet: bool = False) -> None:
+    """Print a note on stderr, unless `quiet`. (A function of the module: it travels to other processes.)"""
+    from dissect.progress import console, say_on
 
-    from rich.console import Console
-
-    from dissect.training import workers
-
-    plain = False if multiprocessing.parent_process() else None
-    return Console(stderr=True, quiet=quiet or not workers.is_first(), force_terminal=plain)
-
-
-def progress(*columns: Any, **more: Any) -> Progress:
-    """Progress bars on stderr, if that is a terminal; stdout is left alone, for the results."""
-    from rich.progress import Progress
-
-    screen = console()
-    return Progress(*columns, console=screen, disable=not screen.is_terminal, redirect_stdout=False, **more)
-
-
-def say_on(screen: Console) -> Callable[[str], None]:
-    """A function that prints a note on the screen, on one line and as it is."""
-    return partial(screen.print, highlight=False, markup=False, soft_wrap=True)
-
-
-def say(text: str) -> None:
-    """Print a note on stderr. (A function of the module: it travels to other processes.)"""
-    say_on(console())(text)
+    say_on(console(quiet))(text)
 
 
 def loader(say: Callable[[str], None] = say) -> Callable[[str, str | None], Dataset]:
@@ -282,9 +256,9 @@ def start(context: click.Context, usual: Mapping[str, Any], as_json: bool, **giv
 
     Options given win over --config FILE, which wins over `usual`, the settings of the verb.
     """
-    from dissect.cli.live import observer
     from dissect.experiment.request import requested
     from dissect.experiment.train import train
+    from dissect.progress import observer
     from dissect.training import workers
 
     workers.join()
@@ -332,9 +306,8 @@ def show(groups: Sequence[Path], as_json: bool) -> None:
 
 def show_results(group: Path, as_json: bool) -> None:
     """Print all results on the split of a group."""
-    from rich.console import Console
-
     from analyses.compare import results_table
+    from dissect.cli.screen import show_tables
     from dissect.runs.folders import group_config
     from dissect.tables.results import render_results
 
@@ -343,4 +316,4 @@ def show_results(group: Path, as_json: bool) -> None:
     if as_json:
         print(table.to_json(orient="records", indent=1))
     else:
-        Console().print(render_results(table, config["dataset"], config["protocol"], newest=group.name))
+        show_tables(render_results(table, config["dataset"], config["protocol"], newest=group.name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -36,7 +37,6 @@ def command(
     and rank. In CSV, an identifier that a spreadsheet would take for a formula gets a ' before it; --json has
     identifiers exactly. With --identifiers, clicks on items that the model does not know are left out and counted.
     """
-    from functools import partial
     from pathlib import Path
 
     from dissect.cli.models_view import print_list, print_rows, with_progress
@@ -49,7 +49,7 @@ def command(
     session, file = given.pop("session"), given.pop("file")
     if (session is None) == (file is None):
         raise UsageError("Give one session, or a file of them.", "--session 12,7,99, or --sessions FILE")
-    record, tell = finished_run(run, runs_dir), options.say_on(options.console(quiet))
+    record, tell = finished_run(run, runs_dir), partial(options.say, quiet=quiet)
     named = (record.n_items, files.read_identifiers(record.group, record.n_items), by_identifier)
     sessions = read_sessions(Path(file), *named, tell) if file is not None else {1: read_session(session, *named)}
     data = partial(data_of, record, options.loader(tell), data_dir)

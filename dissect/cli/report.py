@@ -29,7 +29,7 @@ def command(names: tuple[str, ...], out: str, force: bool, **given: Any) -> None
     replaced.
     """
     from dissect import reporting
-    from dissect.cli.live import telling
+    from dissect.progress import telling
     from dissect.text import shown_lines
 
     reporting.require_ours(Path(out), force)

@@ -22,9 +22,9 @@ def command(
     """
     from functools import partial
 
-    from dissect.cli.live import observer
     from dissect.experiment.resume import go_on, unfinished
     from dissect.experiment.train import Manner
+    from dissect.progress import observer
     from dissect.training import workers
 
     workers.join()

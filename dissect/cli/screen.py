@@ -23,6 +23,13 @@ def show(*parts: Any, **how: Any) -> None:
     Console(highlight=False, markup=False).print(*parts, **how)
 
 
+def show_tables(*views: Any) -> None:
+    """Print tables with an empty line behind each. In a pipe a row is a line, unless COLUMNS says otherwise."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else NO_LIMIT
+    for view in views:
+        Console(width=width).print(view, "")
+
+
 def width() -> int:
     """The columns of the screen."""
     return Console().width
@@ -78,10 +85,7 @@ def write(
     `notes`, which CSV has no room for, go to stderr.
     """
     if form == "screen" and out is None:
-        # In a pipe a row is a line, unless COLUMNS says otherwise.
-        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else NO_LIMIT
-        for view in views:
-            Console(width=width).print(view, "")
+        show_tables(*views)
     elif form == "json":
         put(to_json(), out)
     elif form == "csv":

@@ -13,9 +13,10 @@ from analyses import study
 from analyses.entries import JUDGED
 from analyses.studies import STUDIES, find_study
 from dissect import drawing
-from dissect.cli import claims_view, live, options, screen, tune_view
+from dissect.cli import claims_view, options, screen, tune_view
 from dissect.data.sessions import Dataset
 from dissect.errors import UsageError
+from dissect.progress import observer
 from dissect.runs.records import EVERY
 from dissect.studied import Studied, studied, time_left
 from dissect.tables import results
@@ -59,13 +60,12 @@ def shown(name: str, as_json: bool) -> None:
 
 def planned(name: str, dataset: str, data_dir: str | None, quiet: bool = False, **given: Any) -> Studied:
     """The study on a data set, as a command asks for it; with `quiet` it says nothing of itself."""
-    say = options.say_on(options.console(quiet))
-    return studied(name, options.loader()(dataset, data_dir), say=say, **given)
+    return studied(name, options.loader()(dataset, data_dir), say=partial(options.say, quiet=quiet), **given)
 
 
 def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
     """Train what is missing, and print the table."""
-    how = {"device": device, "observe": partial(live.observer, threshold=3.0, quiet=quiet)}
+    how = {"device": device, "observe": partial(observer, quiet=quiet)}
     asked = planned(**given, quiet=quiet, how=how)
     if asked.study.shows == "data":
         print_data(asked.data)
@@ -79,7 +79,7 @@ def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
 
 def tune_all(trials: int, timeout: float | None, device: str, quiet: bool, **given: Any) -> None:
     """Tune what a study trains, one after the other, with equally many trials."""
-    how = {"device": device, "observe": partial(live.observer, threshold=3.0, quiet=quiet, stays=False)}
+    how = {"device": device, "observe": partial(observer, quiet=quiet, stays=False)}
     for model, folder in planned(**given, quiet=quiet, how=how).tune(trials, timeout):
         tune_view.show(folder, model)
 

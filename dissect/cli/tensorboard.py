@@ -26,6 +26,7 @@ def command(names: tuple[str, ...], out: str | None, runs_dir: str, quiet: bool)
 
     from dissect.errors import UsageError
     from dissect.experiment.tensorboard import export
+    from dissect.progress import console
     from dissect.runs import folders
     from dissect.runs.folders import each_sound
 
@@ -33,7 +34,7 @@ def command(names: tuple[str, ...], out: str | None, runs_dir: str, quiet: bool)
     runs = dict.fromkeys(run for name in groups for run in folders.resolve_runs(name, runs_dir))
     if not runs:
         raise UsageError(f"{', '.join(map(str, groups))} has no run yet.", "Make one: dissect run")
-    board, screen = Path(out or Path(runs_dir) / "tensorboard"), options.console(quiet)
+    board, screen = Path(out or Path(runs_dir) / "tensorboard"), console(quiet)
 
     def write(run: Path) -> list[Path]:
         group = folders.group_of(run)
@@ -42,4 +43,4 @@ def command(names: tuple[str, ...], out: str | None, runs_dir: str, quiet: bool)
     shown = track(runs, "writing events", console=screen, disable=not screen.is_terminal, transient=True)
     for folder in each_sound(shown, write):
         click.echo(folder[0])
-    options.say_on(screen)(f"See them: tensorboard --logdir {shlex.quote(str(board))}")
+    options.say(f"See them: tensorboard --logdir {shlex.quote(str(board))}", quiet)

@@ -13,11 +13,11 @@ import msgspec
 from click.core import ParameterSource
 
 from dissect.cli import options, screen
-from dissect.cli.live import observer
 from dissect.experiment import tune
 from dissect.experiment.subject import option_values
 from dissect.experiment.tuned import FILE, read, read_trials
-from dissect.runs.config import SETTINGS, Config
+from dissect.progress import observer
+from dissect.runs.config import SETTINGS
 from dissect.tables.trials import in_cell, view_of_trials
 
 
@@ -32,7 +32,7 @@ def tuned(
     **given: Any,
 ) -> None:
     """Tune, or with `status` only look, and print the best trials."""
-    say = options.say_on(options.console(quiet))
+    say = partial(options.say, quiet=quiet)
     names = {each.name for each in SETTINGS}
     typed = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     about = {name: value for name, value in given.items() if name not in names or name in typed}
@@ -42,7 +42,7 @@ def tuned(
     if status:
         folder = tune.look(model, data, **about)
     else:
-        watch = partial(observer, threshold=Config.threshold, quiet=quiet, stays=False)
+        watch = partial(observer, quiet=quiet, stays=False)
         folder = tune.tune(model, data, observe=watch, say=say, **how, **about)
     show(folder, model, as_json)
 

@@ -263,6 +263,6 @@ def in_short(section: dict[str, Any]) -> str:
     says = {ALIVE: "is alive", WITHERED: "has withered"}
     parts = {role: says.get(given["answer"], "is undecided") for role, given in verdict.get("roles", {}).items()}
     for role, given in verdict["need"].items():
-        words = "may be needed or not" if given["answer"] == "undecided" else f"is {given['answer']}"
+        words = "its need is undecided" if given["answer"] == "undecided" else f"is {given['answer']}"
         parts[role] = f"{parts[role]} and {words}" if role in parts else words
     return "; ".join(f"{role} {words}" for role, words in parts.items()) or "judged by density alone"

@@ -212,7 +212,7 @@ class Dissected:
         if other != answer:
             doubts.append(f"the answer depends on the threshold: '{other}' at t = {rules.OTHER_THRESHOLD:g}")
         span = rules.interval(list(excess.values()))
-        says = f"{name} keeps {', '.join(f'{value:.3f}' for value in excess.values())} beyond its shadows"
+        says = f"{name} keeps {', '.join(f'{value:.3f}' for value in excess.values())} more than its shadows"
         if span:
             says += f" (mean {span[0]:.3f} to {span[1]:.3f}; limit {rules.EMPTY})"
         n = len(counts)
