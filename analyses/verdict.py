@@ -33,7 +33,7 @@ from dissect.sparsevd.density import key
 from models import MODELS
 
 QUESTIONS = ("O1", "O2")
-SETTINGS = ("model", "dataset", "protocol", "where", "prior", "noise", "threshold", "kl_weight")  # on record in it
+SETTINGS = ("model", "dataset", "protocol", "where", "prior", "noise", "threshold", "kl_weight", "apart")
 Summaries = list[dict[str, Any]]
 
 
@@ -103,7 +103,7 @@ def literally(group: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     mine, found = Config(**config), []
     for other, there in folders.configs(group.parent):
         wanted = {name: getattr(mine, name) for name in about}
-        if there == Config(**wanted, max_steps=there.max_steps, **LITERAL) and finished(other):
+        if there == Config(**wanted, max_steps=there.max_steps, apart=there.apart, **LITERAL) and finished(other):
             found.append((there, other))
     if not found:
         return None

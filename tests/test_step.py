@@ -50,9 +50,9 @@ VARIANTS = [(name, {}) for name in BUILD] + [
 ]
 
 
-def plain_step(training, batch, beta):
-    """The same update without a word about speed: autograd throughout, torch's cross-entropy, Adam one by one."""
-    model, controls = training.model, training.controls
+def plain_loss(training, batch, controls=None):
+    """Autograd throughout, and torch's cross-entropy."""
+    model = training.model
     S = model.item_states()
     (vectors, losses), targets = encoded(model, S, batch), batch.targets
     if model.every_position:
@@ -64,13 +64,20 @@ def plain_step(training, batch, beta):
     if model.unit_candidates:
         rows = matrix if model.unit_candidates == "returned" else S
         matrix = matrix / rows.norm(dim=1, keepdim=True)
-    loss = F.cross_entropy(F.linear(vectors, matrix, bias), targets - 1) + sum(losses.values())
-    if controls is not None:
-        for part in (model, controls):
-            for _, theta, log_sigma2 in named_variational(part):
-                loss = loss + beta * kl_per_weight(theta, log_sigma2).sum()
+    return F.cross_entropy(F.linear(vectors, matrix, bias), targets - 1) + sum(losses.values())
+
+
+def plain_step(training, batch, beta):
+    """The same update without a word about speed. The controls read a copy of the model."""
+    loss, twin = plain_loss(training, batch), copy.deepcopy(training)
+    for part in filter(None, (training.model, training.controls)):
+        for _, theta, log_sigma2 in named_variational(part):
+            loss = loss + beta * kl_per_weight(theta, log_sigma2).sum()
     training.optimiser.zero_grad()
     loss.backward()
+    if training.controls is not None:
+        torch.manual_seed(1_000_003 + 1_009 * training.seed)
+        plain_loss(twin, batch, training.controls).backward()
     training.optimiser.step()
 
 

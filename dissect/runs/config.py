@@ -240,6 +240,8 @@ class Config:
     )
     refit: bool = False  # on all training sessions, for the epochs that a run with validation chose for this seed
     init_from: str | None = None  # fingerprint of the weights that the run starts from
+    # Whether shadows and controls have a pass of their own. Before, they ran within the model, and changed it.
+    apart: bool = True
 
     def __post_init__(self) -> None:
         # The hash tells which file a record means: a name alone must execute nothing (experiment/own_models.py).
@@ -282,6 +284,7 @@ class Config:
     def hash(self) -> str:
         """8 hex digits over the settings that differ from their defaults: a new setting renames no old group."""
         usual = {f.name: f.default for f in fields(self) if f.name != "model_options"}
+        usual["apart"] = not self.is_sparse  # it says nothing of a dense model, and old groups have False
         special = {name: value for name, value in self.to_dict().items() if usual.get(name, {}) != value}
         text = json.dumps(special, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -293,7 +296,7 @@ class Config:
             for name in ("where", "noise", "prior", "threshold", "log_sigma2", "unit", "shadows")
         }
         usual |= {name: getattr(Config, name) for name in ("kl_weight", "kl_warmup", "own_rate", "decay_everything")}
-        return replace(self, **{**usual, "where": "none", "select": "mrr@20"})
+        return replace(self, **{**usual, "where": "none", "select": "mrr@20", "apart": True})
 
     def kept(self, clicks: int) -> int:
         """How many clicks of a prefix of this length are used."""

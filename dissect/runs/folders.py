@@ -113,6 +113,8 @@ def group_config(group: Path) -> dict[str, Any]:
             says = f"{path} has {name} = {value}, which this version no longer offers."
             raise DataError(says, "An earlier version of dissect reads it.")
     settings.pop("compiled", None)
+    if settings.get("where") != "none":
+        settings.setdefault("apart", False)
     later = settings.keys() - {f.name for f in fields(Config)}
     if later:
         raise DataError(f"{path} is of another version: it has {', '.join(sorted(map(repr, later)))}.", by_hand)

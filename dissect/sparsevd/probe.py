@@ -100,7 +100,7 @@ def as_before(model: nn.Module) -> Iterator[None]:
     """Context manager: restores torch's random state, the mode of each module and all buffers at its end."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
-        (module, name, buffer, None if buffer is None else buffer.clone())
+        (module, name, buffer, buffer.clone() if buffer is not None and buffer.layout == torch.strided else None)
         for module in model.modules()
         for name, buffer in module._buffers.items()
     ]
@@ -116,5 +116,5 @@ def as_before(model: nn.Module) -> Iterator[None]:
                     module._buffers[name] = buffer
                     # Always: batch normalisation changes its statistics and keeps their version. Sparse
                     # buffers (a graph, say) can only be replaced, not changed in place.
-                    if buffer is not None and saved is not None and buffer.layout == torch.strided:
+                    if buffer is not None and saved is not None:
                         buffer.copy_(saved)

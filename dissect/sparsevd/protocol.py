@@ -23,7 +23,7 @@ from dissect.sparsevd.averages import BATCHES, Averages, is_averaged
 from dissect.sparsevd.batches import Feed, rows_of
 from dissect.sparsevd.kl import kept_count
 from dissect.sparsevd.layers import one_sample
-from dissect.sparsevd.shadows import FEWEST, Shadows
+from dissect.sparsevd.shadows import FEWEST, Shadows, aside
 from dissect.sparsevd.sparsifier import named_variational, parameter_groups, penalty
 from dissect.sparsevd.sparsify import SparsifyReport, Where, sparsify
 
@@ -88,7 +88,7 @@ def train(
         what = _instrumented(model, loss, first, protocol) if is_sparse else None
         shadows = _shadows_of(model, seed, first, feed.name) if is_sparse and protocol.shadows else None
         averages = Averages(model=model, shadows=shadows)
-        fit = _Fit(model, shadows, averages, loss, n_examples, protocol, is_sparse)
+        fit = _Fit(model, shadows, averages, loss, n_examples, protocol, is_sparse, seed)
         for step, batch in enumerate(islice(feed.endless(), protocol.steps), 1):
             report(step, fit.step(step, batch))
         averages.take_statistics(model, lambda batch: loss(model, batch), islice(feed.once(), BATCHES))
@@ -109,8 +109,9 @@ class _Fit:
         n_examples: int,
         protocol: Protocol,
         is_sparse: bool,
+        seed: int,
     ) -> None:
-        self.model, self.shadows, self.averages, self.loss = model, shadows, averages, loss
+        self.model, self.shadows, self.averages, self.loss, self.seed = model, shadows, averages, loss, seed
         self.n_examples, self.protocol, self.is_sparse = n_examples, protocol, is_sparse
         parts = [model] if shadows is None else [model, shadows]
         self.optimiser = torch.optim.Adam([group for group in parameter_groups(*parts) if group["params"]], protocol.lr)
@@ -129,28 +130,30 @@ class _Fit:
             with self.averages.in_place():
                 self.record(done)
         self.optimiser.zero_grad()
+        beta = protocol.kl_weight * min(1.0, done / (CALIBRATED["kl_warmup"] * protocol.steps))
         with one_sample(self.model):
-            if self.shadows is None:
-                loss = checked(self.loss(self.model, batch))
-            else:
-                with self.shadows.cast(self.model):
-                    loss = checked(self.loss(self.model, batch))
+            loss = checked(self.loss(self.model, batch))
         self.value = float(loss.detach())
         if not math.isfinite(self.value):
             raise DivergedError(
                 f"The loss is {self.value} at step {step} of {protocol.steps}.",
                 f"Check the data for NaN, or give a smaller rate: lr={protocol.lr / 10:g}.",
             )
-        if self.is_sparse:
-            beta = protocol.kl_weight * min(1.0, done / (CALIBRATED["kl_warmup"] * protocol.steps))
-            for part in (self.model, self.shadows):
-                if part is not None:
-                    loss = loss + beta / self.n_examples * penalty(part, protocol.prior).to(loss.device)
-        loss.backward()
+        self._with_penalty(loss, self.model, beta).backward()
+        if self.shadows is not None:
+            with aside(self.model, 1_000_003 * step + self.seed), one_sample(self.model), self.shadows.cast(self.model):
+                loss = self.loss(self.model, batch)
+            self._with_penalty(loss, self.shadows, beta).backward()
         self.optimiser.step()
         if is_averaged(step, protocol.steps, CALIBRATED["average"]):
             self.averages.add()
         return self.value
+
+    def _with_penalty(self, loss: Tensor, part: nn.Module, beta: float) -> Tensor:
+        """The loss with the KL of the model or of its shadows."""
+        if not self.is_sparse:
+            return loss
+        return loss + beta / self.n_examples * penalty(part, self.protocol.prior).to(loss.device)
 
     @torch.no_grad()
     def record(self, step: int) -> None:

@@ -2,11 +2,14 @@
 
 What a useless matrix keeps depends on where it stands: on its inputs, on the size of its gradient, on its noise. A
 shadow has the shape, initialisation and noise of its matrix, and is fed with the inputs of other rows of the batch, cut
-off from the gradient and centred; what it makes is added to the product in training, and absent in evaluation. So it
-runs, gets a gradient from data, and cannot help. Density means something only beside its shadow.
+off from the gradient and centred; what it makes is added to the product. So it runs, gets a gradient from data, and
+cannot help. Density means something only beside its shadow.
 
-Its partners change at each step, so it cannot memorise the training set, as a useless matrix can: what it keeps is the
-least that chance keeps.
+Shadows are trained in a pass of their own through the model as it is at that step (`aside`), which teaches the model
+nothing: it ends the same, bit for bit, with and without them.
+
+The partners of a shadow change at each step, so it cannot memorise the training set, as a useless matrix can: what it
+keeps is the least that chance keeps.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from dissect.sparsevd.layers import Conv1dVD, Conv2dVD, EmbeddingVD, LinearVD, VariationalLayer, one_sample
+from dissect.sparsevd.probe import as_before
 from dissect.sparsevd.sparsifier import matrices_of, variational_layers
 
 CONVOLUTIONS = (Conv1dVD, Conv2dVD)
@@ -66,6 +70,23 @@ class Shadows(nn.Module):
         if isinstance(shadow, EmbeddingVD):  # its vectors are centred in place of the ids
             return shadow, _rolled(x.flatten()).view_as(x)
         return shadow, others(x.detach(), spatial=len(shadow.kernel_size) if isinstance(shadow, CONVOLUTIONS) else 0)
+
+
+@contextmanager
+def aside(model: nn.Module, seed: int) -> Iterator[None]:
+    """Within it, a pass through the model leaves no trace in it: no gradients, and buffers and torch's random state are
+    as before at its end. Random numbers within it come from `seed`.
+    """
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with as_before(model):
+        torch.manual_seed(seed)
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in learning:
+                parameter.requires_grad_(True)
 
 
 def others(x: Tensor, spatial: int = 0) -> Tensor:

@@ -17,10 +17,11 @@ class Controls(nn.Module):
     """Two D x D matrices with the initialisation, noise and learning rate of the model's own; and the shadows of those.
 
     kl_only  never runs: it feels the penalty and no data
-    rolled   is fed with the session vector of another row, cut off from the gradient, and added to the vector
-             in training (absent in evaluation): it runs, gets a gradient from data, and cannot help. The mean
-             over the batch is taken away first: it is the same for every row, and through it the matrix would
-             learn a popularity vector, which does help
+    rolled   is fed with the session vector of another row, cut off from the gradient, and added to the vector: it
+             runs, gets a gradient from data, and cannot help. The mean over the batch is taken away first: it is the
+             same for every row, and through it the matrix would learn a popularity vector, which does help
+
+    They are trained in a pass of their own (`train_beside` in loop.py), which leaves the model as it is.
     """
 
     kl_only: nn.Module

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from dissect.data.sessions import Dataset, split_validation
-from dissect.errors import DataError, DivergedError
+from dissect.errors import DataError, DivergedError, UsageError
 from dissect.runs.config import Config, decay_step, kl_weight_at
 from dissect.runs.files import write_json
 from dissect.runs.folders import mark_done
 from dissect.sparsevd import one_sample, penalty
+from dissect.sparsevd.shadows import aside
 from dissect.training import workers
 from dissect.training.averages import BATCHES, averages_at
 from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
+from dissect.training.controls import Controls
 from dissect.training.device import describe_environment
 from dissect.training.evaluated import Evaluated
 from dissect.training.evaluation import prefixes_of
@@ -59,9 +60,14 @@ def fit(
 
     `build` makes the model (the contract is in models/base.py) after the seed was set; `weights` are a dense model's,
     to start from. Raises Interrupted with a checkpoint written on SIGINT and SIGTERM, DivergedError if the loss becomes
-    NaN or infinite, UsageError if another process holds the folder or the machine cannot do what the configuration
-    asks.
+    NaN or infinite, UsageError if another process holds the folder, if the machine cannot do what the configuration
+    asks, and for a run of an earlier version.
     """
+    if not config.apart:
+        raise UsageError(
+            f"{run} is of an earlier version: its shadows and controls ran within the model, and changed it.",
+            "It can be read, but not continued. Train anew, with the same command.",
+        )
     observer = observer or Observer()
     with workers.run_folder(run) as folder, stop_on_signal() as stopped:
         try:
@@ -217,40 +223,73 @@ def train_step(
     """One update on B sessions; returns the mean cross-entropy, the summed KL, and the loss of both (nats).
 
     loss = mean CE + beta * sum of KL over all SparseVD weights, where beta is already divided by N; `--loss` puts
-    another loss in the place of the cross-entropy. `buffer` (of `score_buffer`) takes the scores. If several processes
-    share a batch, `weight` is this one's part, gradients are summed, and the values are those of the whole batch. A
-    loss that is NaN or infinite leaves the weights unchanged.
+    another loss in the place of the cross-entropy. `buffer` (of `score_buffer`) takes the scores. Shadows and controls
+    have a pass of their own, which leaves the model as it is. If several processes share a batch, `weight` is this
+    one's part, gradients are summed, and the values are those of the whole batch. A loss that is NaN or infinite leaves
+    the weights unchanged.
     """
-    model, controls = training.model, training.controls
+    model, controls, prior = training.model, training.controls, training.config.prior
     training.optimiser.zero_grad(set_to_none=True)
     S = model.item_states()  # [V, D]
     # The table enters twice. Kept apart, its dense gradient and that of a few rows can be added in place.
     looked_up, scored = S.detach().requires_grad_(), S.detach().requires_grad_()
-    with one_sample(model), nullcontext() if controls is None else controls.cast(model):
-        with sparse_lookups():
-            vectors, auxiliary = encoded(model, looked_up, batch)  # [B, D]
-        targets, owner = batch.targets, None
-        if model.every_position:  # [B, L, D]
-            vectors, targets, owner = batch.clicks.unpadded(vectors), batch.targets_of_clicks, batch.clicks.owner
-        if controls is not None:
-            vectors = controls(vectors, rows_apart(batch, training.config, model.every_position))
-        loss = cross_entropy = next_item_loss(
-            model, vectors, scored, targets - 1, training.config, buffer, training.kernel, training.shares, owner
-        )
-    for value in auxiliary.values():
-        loss = loss + value
-    kl = loss.new_zeros(())
-    if controls is not None:
-        kl = penalty(model, training.config.prior) + penalty(controls, training.config.prior)
-        loss = loss + beta * kl
-    told = workers.add_up(torch.stack([loss.detach(), cross_entropy.detach(), kl.detach()]).double() * weight)
-    total, ce, kl_sum = told.tolist()
+    with one_sample(model):
+        loss, cross_entropy = loss_of(training, looked_up, scored, batch, buffer)
+    kl = penalty(model, prior) if training.config.is_sparse else loss.new_zeros(())
+    loss = loss + beta * kl
+    total, ce, kl_sum = workers.add_up(torch.stack([loss, cross_entropy, kl]).detach().double() * weight).tolist()
     if math.isfinite(total):
-        (loss if weight == 1 else loss * weight).backward()
+        (loss * weight).backward()
         backward_to_table(S, scored.grad, looked_up.grad)
+        if controls is not None:
+            kl_beside = train_beside(training, S.detach(), batch, beta, buffer, weight)
+            kl_sum, total = kl_sum + kl_beside, total + beta * kl_beside
+    if math.isfinite(total):
         workers.add_up_gradients(p for group in training.optimiser.param_groups for p in group["params"])
         training.optimiser.step()
     return ce, kl_sum, total
+
+
+def train_beside(training: Training, S: Tensor, batch: Batch, beta: float, buffer: Tensor, weight: float) -> float:
+    """Gradients for the shadows and controls on the batch; none for the model, which stays as it is.
+
+    Returns their KL, summed; NaN if their loss is NaN or infinite.
+    """
+    model, controls = training.model, training.controls
+    seed = 1_000_003 * (training.state.step + 1) + 1_009 * training.seed + workers.number()
+    with aside(model, seed), one_sample(model), controls.cast(model):
+        loss, _ = loss_of(training, S, S, batch, buffer, controls)
+    kl = penalty(controls, training.config.prior)
+    told = workers.add_up(torch.stack([loss, kl]).detach().double() * weight).tolist()
+    if not math.isfinite(sum(told)):
+        return math.nan
+    ((loss + beta * kl) * weight).backward()
+    return float(told[1])
+
+
+def loss_of(
+    training: Training,
+    looked_up: Tensor,
+    scored: Tensor,
+    batch: Batch,
+    buffer: Tensor,
+    controls: Controls | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The mean loss of B sessions without the KL, with and without what the model adds to it (`auxiliary`).
+
+    looked_up and scored [V, D] are the item table, as it is read and as it is scored. `controls` add to the vectors.
+    """
+    model = training.model
+    with sparse_lookups():
+        vectors, auxiliary = encoded(model, looked_up, batch)  # [B, D]
+    targets, owner = batch.targets, None
+    if model.every_position:  # [B, L, D]
+        vectors, targets, owner = batch.clicks.unpadded(vectors), batch.targets_of_clicks, batch.clicks.owner
+    if controls is not None:
+        vectors = controls(vectors, rows_apart(batch, training.config, model.every_position))
+    how = (training.config, buffer, training.kernel, training.shares, owner)
+    loss = next_item_loss(model, vectors, scored, targets - 1, *how)
+    return loss + sum(auxiliary.values()), loss
 
 
 def rows_apart(batch: Batch, config: Config, every_position: bool) -> int:

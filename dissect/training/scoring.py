@@ -102,7 +102,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         kernel: str,
     ) -> Tensor:
         B, over = len(vectors), _Pieces(vectors, matrix, bias, norm, buffer, kernel)
-        with_grads = any(ctx.needs_input_grad)
+        with_grads, with_table = any(ctx.needs_input_grad), any(ctx.needs_input_grad[1:])
         top, total, by_vectors = vectors.new_full((B,), -math.inf), vectors.new_zeros(B), torch.zeros_like(vectors)
         done: list[tuple[Tensor | None, Tensor]] = []
         for low, high in over.pieces:
@@ -119,7 +119,8 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         target_score = (vectors * target_rows).sum(1)
         if bias is not None:
             target_score += bias[targets]
-        if with_grads:
+        by_matrix = by_bias = by_norm = None
+        if with_table:
             by_matrix, by_bias = torch.empty_like(matrix), None if bias is None else torch.empty_like(bias)
             for (low, high), (kept, top) in zip(over.pieces, done, strict=True):
                 slopes = over.slopes(over.scores(low, high).sub_(top).exp_(), low, high) if kept is None else kept
@@ -131,13 +132,12 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             if by_bias is not None:
                 by_bias = by_bias if norm is None else by_bias.mul_(norm)
                 by_bias.index_add_(0, targets, torch.full_like(total, -1 / B))
-            by_norm = None
             if norm is not None and norm_is_own:
                 _take_out_along(by_matrix, matrix, norm)
             elif norm is not None:
                 by_norm = torch.linalg.vecdot(by_matrix, matrix).div_(norm).neg_()
-            by_vectors.div_(total[:, None]).sub_(target_rows).div_(B)
-            ctx.grads = by_vectors, by_matrix, by_bias, None, None, by_norm, None, None
+        by_vectors.div_(total[:, None]).sub_(target_rows).div_(B)
+        ctx.grads = (by_vectors, by_matrix, by_bias, None, None, by_norm, None, None) if with_grads else None
         return (log_total - target_score).mean()
 
     @staticmethod

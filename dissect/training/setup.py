@@ -49,7 +49,7 @@ class Training:
     seed: int
     variant: str
     model: Any  # the contract is in models/base.py
-    controls: Controls | None
+    controls: Controls | None  # of a full model with SparseVD
     optimiser: torch.optim.Optimizer
     left_out: dict[str, str]  # layers that SparseVD did not replace, with the reason
     coverage: list[dict[str, Any]]  # dissect.sparsevd.coverage; empty if the model is dense
@@ -83,8 +83,9 @@ def assemble(
         left_out = instrument(model, config, prefixes, is_full=variant == FULL)
         n_items, dim = model.candidates(model.item_states())[0].shape
         covered = coverage(model, model.matrices, left_out, n_items)
-        shadowed = model if config.shadows else None
-        controls = seeded_controls(seed, dim, shadowed, **sparsity(config)).to(device)
+        if variant == FULL:  # a reduced model has no verdict of its own
+            shadowed = model if config.shadows else None
+            controls = seeded_controls(seed, dim, shadowed, **sparsity(config)).to(device)
     optimiser = make_optimiser(model, controls, config)
     averages, shares = Averages(model=model, controls=controls), None
     if config.sample_alpha:
