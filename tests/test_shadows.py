@@ -12,14 +12,15 @@ import torch
 from scipy import special, stats
 from torch import nn
 
-import dissect
 from dissect.errors import DataError, UsageError
 from dissect.runs.config import CALIBRATED, Config
+from dissect.runs.files import write_toml
+from dissect.runs.folders import group_config
 from dissect.sparsevd import Shadows, log_alpha, named_variational, penalty, shadows, sparsify
 from dissect.sparsevd.averages import EVERY
 from dissect.sparsevd.kl import kl_per_weight, null_share
 from dissect.sparsevd.layers import VARIANCE_EPS, sigma_name
-from dissect.sparsevd.shadows import others
+from dissect.sparsevd.shadows import aside, others
 from dissect.training.averages import Averages, averages_at
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluation import evaluate, metrics, prefixes_of
@@ -421,26 +422,65 @@ def test_a_model_without_a_matrix_is_refused():
         assemble(Bag, SMALL, prefixes_of(DATA.train), 1, "full")
 
 
-@pytest.mark.slow
-def test_shadows_do_not_change_what_is_dissected(tmp_path):
-    """Accuracy and densities with and without shadows differ by no more than seeds do."""
-    data, options, seeds = dissect.load("demo"), {"dim": 16}, (1, 2, 3)
-    found = {}
-    for shadowed in (True, False):
-        settings = {**CALIBRATED, "max_steps": 300, "shadows": shadowed}
-        config = Config("srgnn", data.name, data.split_hash, options, **settings)
-        for seed in seeds:
-            run = tmp_path / f"{shadowed}-{seed}"
-            summary = fit(lambda: SRGNN(data.n_items, **options), data, config, run, seed=seed)
-            rows = [row for row in summary["density"] if not row["block"] and row["role"] not in ("control", "shadow")]
-            values = {row["matrix"]: row["kept"]["3"] / row["numel"] for row in rows}
-            values["mrr@20"] = summary["test"]["mrr@20"] / 100
-            for name, value in values.items():
-                found.setdefault(name, {True: [], False: []})[shadowed].append(value)
-    for name, values in found.items():
-        a, b = values.values()
-        error = np.hypot(np.std(a, ddof=1), np.std(b, ddof=1)) / len(seeds) ** 0.5
-        assert abs(np.mean(a) - np.mean(b)) < 3 * error + 0.01, (name, values)
+@pytest.mark.parametrize("noise", ["lrt", "weight"])
+@pytest.mark.parametrize(
+    "build", [lambda: SRGNN(30, dim=8), lambda: AttenMixer(30, dim=8), Normed], ids=["srgnn", "attenmixer", "normed"]
+)
+def test_a_model_ends_the_same_with_shadows_without_them_and_without_controls(tmp_path, build, noise):
+    """Bit for bit: weights, statistics of batch norm, accuracy and densities."""
+    ends, told = [], []
+    for way, shadows, variant in (("with", True, "full"), ("without", False, "full"), ("alone", False, "without-x")):
+        config = replace(SMALL, noise=noise, shadows=shadows)
+        summary = fit(build, DATA, config, tmp_path / way, seed=1, variant=variant)  # "without-x" has no controls
+        saved = load_checkpoint(tmp_path / way / "checkpoints" / "last.pt")
+        means = {name: mean for name, mean in saved["averages"]["means"].items() if name.startswith("model.")}
+        ends.append({**saved["model"], **means})
+        told.append(summary["test"])
+    assert len(ends[0]) > 10 and ends[0].keys() == ends[1].keys() == ends[2].keys()
+    for name, value in ends[0].items():
+        assert torch.equal(value, ends[1][name]) and torch.equal(value, ends[2][name]), name
+    assert told[0] == told[1] == told[2]
+
+
+def test_a_pass_aside_leaves_no_trace():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
+    model[0].bias.requires_grad_(False)
+    sparsify(model)
+    of, before = Shadows(model), copy.deepcopy(model.state_dict())
+    x, learning = torch.randn(12, 3), [p.requires_grad for p in model.parameters()]
+    state = torch.get_rng_state()
+    for seed, value in ((5, []), (5, []), (6, [])):
+        with aside(model, seed), of.cast(model):
+            value.append(model(x).square().mean())
+            value[0].backward()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [p.requires_grad for p in model.parameters()] == learning
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(theta.grad.abs().max() > 0 for _, theta, _ in named_variational(of))
+    with pytest.raises(ZeroDivisionError), aside(model, 1):
+        raise ZeroDivisionError
+    assert [p.requires_grad for p in model.parameters()] == learning
+
+
+def test_the_draws_of_a_pass_aside_come_from_its_seed():
+    model, found = nn.Dropout(0.5), []
+    for seed in (5, 5, 6):
+        with aside(model, seed):
+            found.append(model(torch.ones(64)))
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_runs_whose_shadows_changed_the_model_are_read_but_not_continued(tmp_path):
+    group = tmp_path / f"old-{replace(SMALL, apart=False).hash}"
+    write_toml(group / "config.toml", {name: v for name, v in SMALL.to_dict().items() if name != "apart"})
+    old = Config(**group_config(group))
+    assert not old.apart and old.hash != SMALL.hash and old.matched().hash == SMALL.matched().hash
+    with pytest.raises(UsageError, match="of an earlier version: its shadows and controls ran within the model"):
+        train(group / "s1", old)
+    write_toml(group.with_name("dense") / "config.toml", {**SMALL.matched().to_dict(), "apart": True})
+    assert Config(**group_config(group.with_name("dense"))).apart
 
 
 def test_tied_weights_are_read_back_as_the_means(tmp_path):

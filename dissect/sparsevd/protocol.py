@@ -141,9 +141,10 @@ class _Fit:
             )
         self._with_penalty(loss, self.model, beta).backward()
         if self.shadows is not None:
-            with aside(self.model, 1_000_003 * step + self.seed), one_sample(self.model), self.shadows.cast(self.model):
-                loss = self.loss(self.model, batch)
-            self._with_penalty(loss, self.shadows, beta).backward()
+            with aside(self.model, 1_000_003 * step + self.seed):
+                with one_sample(self.model), self.shadows.cast(self.model):
+                    loss = self.loss(self.model, batch)
+                self._with_penalty(loss, self.shadows, beta).backward()
         self.optimiser.step()
         if is_averaged(step, protocol.steps, CALIBRATED["average"]):
             self.averages.add()

@@ -257,13 +257,14 @@ def train_beside(training: Training, S: Tensor, batch: Batch, beta: float, buffe
     """
     model, controls = training.model, training.controls
     seed = 1_000_003 * (training.state.step + 1) + 1_009 * training.seed + workers.number()
-    with aside(model, seed), one_sample(model), controls.cast(model):
-        loss, _ = loss_of(training, S, S, batch, buffer, controls)
-    kl = penalty(controls, training.config.prior)
-    told = workers.add_up(torch.stack([loss, kl]).detach().double() * weight).tolist()
-    if not math.isfinite(sum(told)):
-        return math.nan
-    ((loss + beta * kl) * weight).backward()
+    with aside(model, seed):
+        with one_sample(model), controls.cast(model):
+            loss, _ = loss_of(training, S, S, batch, buffer, controls)
+        kl = penalty(controls, training.config.prior)
+        told = workers.add_up(torch.stack([loss, kl]).detach().double() * weight).tolist()
+        if not math.isfinite(sum(told)):
+            return math.nan
+        ((loss + beta * kl) * weight).backward()
     return float(told[1])
 
 
