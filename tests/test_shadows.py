@@ -1,6 +1,7 @@
 """Shadows and averaged parameters against what they stand for, written plainly."""
 
 import copy
+import io
 import math
 from dataclasses import replace
 from functools import partial
@@ -9,15 +10,18 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from scipy import special, stats
 from torch import nn
 
+from dissect.cli.verdict_view import beside
 from dissect.errors import DataError, UsageError
 from dissect.runs.config import CALIBRATED, Config
 from dissect.runs.files import write_toml
 from dissect.runs.folders import group_config
-from dissect.sparsevd import Shadows, log_alpha, named_variational, penalty, shadows, sparsify
+from dissect.sparsevd import Shadows, log_alpha, named_variational, penalty, protocol, shadows, sparsify
 from dissect.sparsevd.averages import EVERY
+from dissect.sparsevd.batches import Feed
 from dissect.sparsevd.kl import kl_per_weight, null_share
 from dissect.sparsevd.layers import VARIANCE_EPS, sigma_name
 from dissect.sparsevd.shadows import aside, others
@@ -429,8 +433,8 @@ def test_a_model_without_a_matrix_is_refused():
 def test_a_model_ends_the_same_with_shadows_without_them_and_without_controls(tmp_path, build, noise):
     """Bit for bit: weights, statistics of batch norm, accuracy and densities."""
     ends, told = [], []
-    for way, shadows, variant in (("with", True, "full"), ("without", False, "full"), ("alone", False, "without-x")):
-        config = replace(SMALL, noise=noise, shadows=shadows)
+    for way, shadowed, variant in (("with", True, "full"), ("without", False, "full"), ("alone", False, "without-x")):
+        config = replace(SMALL, noise=noise, shadows=shadowed)
         summary = fit(build, DATA, config, tmp_path / way, seed=1, variant=variant)  # "without-x" has no controls
         saved = load_checkpoint(tmp_path / way / "checkpoints" / "last.pt")
         means = {name: mean for name, mean in saved["averages"]["means"].items() if name.startswith("model.")}
@@ -481,6 +485,26 @@ def test_runs_whose_shadows_changed_the_model_are_read_but_not_continued(tmp_pat
         train(group / "s1", old)
     write_toml(group.with_name("dense") / "config.toml", {**SMALL.matched().to_dict(), "apart": True})
     assert Config(**group_config(group.with_name("dense"))).apart
+    shown = Console(file=io.StringIO(), width=200)
+    shown.print(*beside({"apart": False}), *beside({"apart": True}), *beside({}))
+    assert shown.file.getvalue().count("ran within the model, and may have changed it") == 1
+
+
+def test_a_model_of_ones_own_ends_the_same_with_and_without_shadows():
+    def loss(model, batch):
+        x, y = batch
+        return (model(x)[:, 0] - y).square().mean()
+
+    torch.manual_seed(3)
+    x = torch.randn(96, 3)
+    feed, ends = Feed(list(zip(x.split(24), x[:, 0].sin().split(24))), "batches"), []
+    for shadowed in (True, False):
+        torch.manual_seed(0)
+        made = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, 1))
+        trained = protocol.train(made, loss, feed, 96, protocol.Protocol(steps=30, shadows=shadowed), seed=1)
+        ends.append(trained.model.state_dict())
+        assert (trained.shadows is not None) is shadowed
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
 def test_tied_weights_are_read_back_as_the_means(tmp_path):

@@ -242,7 +242,7 @@ def train_step(
         (loss * weight).backward()
         backward_to_table(S, scored.grad, looked_up.grad)
         if controls is not None:
-            kl_beside = train_beside(training, S.detach(), batch, beta, buffer, weight)
+            kl_beside = train_beside(training, controls, S.detach(), batch, beta, buffer, weight)
             kl_sum, total = kl_sum + kl_beside, total + beta * kl_beside
     if math.isfinite(total):
         workers.add_up_gradients(p for group in training.optimiser.param_groups for p in group["params"])
@@ -250,12 +250,14 @@ def train_step(
     return ce, kl_sum, total
 
 
-def train_beside(training: Training, S: Tensor, batch: Batch, beta: float, buffer: Tensor, weight: float) -> float:
+def train_beside(
+    training: Training, controls: Controls, S: Tensor, batch: Batch, beta: float, buffer: Tensor, weight: float
+) -> float:
     """Gradients for the shadows and controls on the batch; none for the model, which stays as it is.
 
     Returns their KL, summed; NaN if their loss is NaN or infinite.
     """
-    model, controls = training.model, training.controls
+    model = training.model
     seed = 1_000_003 * (training.state.step + 1) + 1_009 * training.seed + workers.number()
     with aside(model, seed):
         with one_sample(model), controls.cast(model):
