@@ -354,7 +354,9 @@ def test_every_limit_is_checked_and_told(each):
 def test_the_defaults_are_those_that_folders_are_named_for():
     """The hashes of an earlier version."""
     for usual, name in ((LITERAL, "acd4d7b9"), (DENSE, "db48fe4d")):
-        assert Config("srgnn", "demo", "x", {"dim": 32}, apart=False if usual is LITERAL else True, **usual).hash == name
+        assert (
+            Config("srgnn", "demo", "x", {"dim": 32}, apart=usual is not LITERAL, **usual).hash == name
+        )
 
 
 def test_help_has_its_groups_and_the_common_options_first():

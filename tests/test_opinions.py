@@ -479,7 +479,7 @@ def test_the_verb_says_what_each_criterion_says(group, kept, tmp_path):
     invoke(group, tmp_path, "--prefixes", "60", "--l0", "--l0-weight", "1e6", "--curves", "--json")
     pieces = json.loads(record.read_text())["pieces"]
     assert pieces["l0"]["how"] == {"weight": 1e6} and pieces["curves"]["how"] == {"l0_weight": 1e6}  # not the old curve
-    assert "agree with VD" in again.stdout and "MRR@20 on" in again.stdout
+    assert "agree with VD" in again.stdout and "MRR@20 on" in again.stdout and "L0 gates" in again.stdout
     assert max(map(len, again.stdout.splitlines())) <= 80
     written = {path.name for path in (tmp_path / "o").iterdir()}
     assert {"opinions.png", "opinions.csv", "opinions-matrices.csv", "opinions-agreement.csv"} <= written

@@ -24,12 +24,23 @@ from dissect.text import shortest_ends
 SHARES = {"sparsevd": "VD", "excess": "exc.", "l0": "L0", "reduction": "red."}
 PLACES = {"magnitude": "|w|", "taylor": "Tay.", "fisher": "Fis."}
 FALLS = {"constant": "abl.", "resample": "smp.", f"constant{OWN}": "own", "retrained": "retr."}
-LEGEND = (  # columns -> what they are
-    (("sparsevd", "l0", "reduction"), "share kept: VD SparseVD, exc. beyond its shadow, L0 gates, red. with evidence"),
-    (("magnitude",), "1 has the highest mean score: |w| magnitude, Tay. Taylor, Fis. Fisher"),
-    (("constant",), "% of MRR@20 that is lost: abl. a constant in its place, smp. inputs of others"),
-    ((f"constant{OWN}",), "own: as abl., in the dissected model"),
-    (("retrained",), "retr.: with the rest trained without it"),
+LEGEND: tuple[tuple[str, dict[str, str]], ...] = (  # what the columns of a kind tell, and each of them
+    (
+        "share kept: ",
+        {
+            "sparsevd": "VD SparseVD",
+            "excess": "exc. beyond its shadow",
+            "l0": "L0 gates",
+            "reduction": "red. with evidence",
+        },
+    ),
+    (
+        "1 has the highest mean score: ",
+        {"magnitude": "|w| magnitude", "taylor": "Tay. Taylor", "fisher": "Fis. Fisher"},
+    ),
+    ("% of MRR@20 that is lost: ", {"constant": "abl. a constant in its place", "resample": "smp. inputs of others"}),
+    ("own: ", {f"constant{OWN}": "as abl., in the dissected model"}),
+    ("retr.: ", {"retrained": "with the rest trained without it"}),
 )
 
 
@@ -58,8 +69,9 @@ def render(found: Opinions, group: Path, config: Config) -> Group:
     seeds = found.matrices["seed"].nunique()
     over = "one seed" if seeds == 1 else f"means of {seeds} seeds"
     parts: list[RenderableType] = [table_of(found, f"\nSecond opinions: {config.model} on {config.dataset}, {over}")]
-    shown = [words for names, words in LEGEND if found.matrices[[*names]].notna().any(axis=None)]
-    parts += [Text(words, style="dim") for words in shown]
+    has = found.matrices.notna().any()
+    told = ((kind, [words for name, words in columns.items() if has[name]]) for kind, columns in LEGEND)
+    parts += [Text(kind + ", ".join(words), style="dim") for kind, words in told if words]
     parts.append(Text(f"\n{found.accuracy_in_words()}"))
     parts += [Text(f"- {words}") for words in found.words]
     parts.append(Text(found.cost_in_words(), style="dim"))
