@@ -354,13 +354,11 @@ def test_every_limit_is_checked_and_told(each):
 def test_the_defaults_are_those_that_folders_are_named_for():
     """The hashes of an earlier version."""
     for usual, name in ((LITERAL, "acd4d7b9"), (DENSE, "db48fe4d")):
-        assert (
-            Config("srgnn", "demo", "x", {"dim": 32}, apart=usual is not LITERAL, **usual).hash == name
-        )
+        assert Config("srgnn", "demo", "x", {"dim": 32}, apart=usual is not LITERAL, **usual).hash == name
 
 
 def test_help_has_its_groups_and_the_common_options_first():
-    out = CliRunner().invoke(main, ["run", "-h"]).stdout
+    out = CliRunner().invoke(main, ["run", "--help"]).stdout
     places = [out.index(f"\n{title}:\n") for title in ("Model", "Data", "Training", "SparseVD", options.PLACES)]
     assert places == sorted(places)
     order = [out.index(f"  {flag} ") for flag in ("--model", "--dataset", "--epochs", "--lr", "--products", "--where")]
