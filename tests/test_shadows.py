@@ -487,7 +487,7 @@ def test_runs_whose_shadows_changed_the_model_are_read_but_not_continued(tmp_pat
     assert Config(**group_config(group.with_name("dense"))).apart
     shown = Console(file=io.StringIO(), width=200)
     shown.print(*beside({"apart": False}), *beside({"apart": True}), *beside({}))
-    assert shown.file.getvalue().count("ran within the model, and may have changed it") == 1
+    assert shown.file.getvalue().count("ran within the model and may have changed it") == 1
 
 
 def test_a_model_of_ones_own_ends_the_same_with_and_without_shadows():

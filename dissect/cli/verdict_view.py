@@ -92,7 +92,8 @@ def beside(verdict: dict[str, Any]) -> list[RenderableType]:
     if verdict.get("rules") == "density":
         lines.append("Judged by the rules for runs without shadows.")
     if not verdict.get("apart", True):
-        lines.append("Of an earlier version: shadows and controls ran within the model, and may have changed it.")
+        how = "shadows and controls ran within the model and may have changed it."
+        lines.append(f"From an earlier version, in which {how}")
     return [Padding(Text(line, style="dim"), (0, 0, 0, 2), expand=False) for line in lines]
 
 
