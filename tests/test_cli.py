@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from dissect import errors
-from dissect.cli import COMMANDS, main
+from dissect.cli import COMMANDS, main, same_places
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,6 +70,30 @@ def test_a_slip_of_the_pen_is_usage_and_names_what_is_near(words, says):
     result = CliRunner().invoke(main, words, prog_name="dissect")
     assert (result.exit_code, result.stdout) == (2, "")
     assert says in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "adds"),
+    [
+        (["verdict", "--runs-dir", "my runs"], "Add --runs-dir 'my runs' to it, as here.\n"),
+        (["compare", "--runs-dir=elsewhere"], "Add --runs-dir elsewhere to it, as here.\n"),
+        (["verdict"], ""),
+        (["models", "srgn"], ""),  # its hint names no command
+    ],
+    ids=["apart", "joined", "the usual place", "no command"],
+)
+def test_a_hint_names_the_folder_that_was_given(tmp_path, monkeypatch, words, adds):
+    monkeypatch.chdir(tmp_path)
+    says = CliRunner().invoke(main, words, prog_name="dissect").stderr
+    assert ("Add --" in says) == bool(adds)
+    assert says.endswith(adds)
+
+
+def test_a_hint_that_names_the_folder_or_takes_none_is_left_as_it_is():
+    words = ["run", "--runs-dir", "r", "--data-dir", "d"]
+    assert same_places("Go on with it: dissect resume r/srgnn/s1", words) == "Add --data-dir d to it, as here."
+    assert same_places("See: dissect models MODEL", words) == ""
+    assert same_places("Bring it: dissect data import x", words) == "Add --data-dir d to it, as here."
 
 
 def test_a_reader_that_leaves_is_no_traceback():

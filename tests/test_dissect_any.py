@@ -436,6 +436,11 @@ def test_a_swap_is_of_everything_that_reads_the_inputs():
 # --- errors ---
 
 
+def nan_with_shadows(model, batch):
+    has_shadows = any(getattr(layer, "_shadow", None) for layer in model.modules())
+    return model(batch[0], batch[1]).mean() * (math.nan if has_shadows else 1)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
@@ -445,7 +450,8 @@ def test_a_swap_is_of_everything_that_reads_the_inputs():
         ({"loss": lambda m, b: m(b[0], b[1])}, UsageError, r"shape \(16, 2\)"),
         ({"loss": lambda m, b: 0.5}, UsageError, "scalar tensor.*is float"),
         ({"loss": lambda m, b: m(b[0], b[1]).mean().detach()}, UsageError, "does not depend on the parameters"),
-        ({"loss": lambda m, b: m(b[0], b[1]).mean() * math.nan}, DivergedError, "nan at step 1 of 60"),
+        ({"loss": lambda m, b: m(b[0], b[1]).mean() * math.nan}, DivergedError, "loss is nan at step 1 of 60"),
+        ({"loss": nan_with_shadows}, DivergedError, "loss with the shadows beside the model is nan at step 1 of 60"),
         ({"batches": []}, DataError, "`batches` gave no batch"),
         ({"batches": iter(BATCHES)}, UsageError, "generator"),
         ({"batches": lambda: 3}, UsageError, "returned int"),

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -33,6 +37,18 @@ COMMANDS = {
 
 INTERRUPTED = 130
 WORDS = "dissect.words"  # of the command, in click's context
+
+# Options that say where things are, and verbs that do not take them.
+PLACES = {"--runs-dir": ("data", "models"), "--data-dir": ("models", "verdict", "compare", "tensorboard")}
+
+
+def same_places(hint: str, words: Sequence[str]) -> str:
+    """What to say if the command that a hint names lacks the folders given in the `words` of this one."""
+    verbs = [verb for verb in re.findall(r"\bdissect (\w+)", hint) if verb in COMMANDS]
+    given = re.findall(rf"({'|'.join(PLACES)})[ =]('.*?'|\S+)", shlex.join(words))
+    named = [path for word in hint.split() for path in (word, *map(str, Path(word).parents))]
+    lacks = [f"{name} {value}" for name, value in given if value not in named and {*verbs} - {*PLACES[name]}]
+    return f"Add {' '.join(lacks)} to it, as here." if lacks else ""
 
 
 class LazyGroup(click.Group):
@@ -69,8 +85,8 @@ class LazyGroup(click.Group):
         except DissectError as error:
             # Both can quote names and files, which may contain control characters.
             click.echo(f"{'' if error.exit_code == INTERRUPTED else 'Error: '}{shown_lines(error.message)}", err=True)
-            if error.hint:
-                click.echo(shown_lines(error.hint), err=True)
+            for line in filter(None, (error.hint, same_places(error.hint, ctx.meta[WORDS]))):
+                click.echo(shown_lines(line), err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)

@@ -64,8 +64,15 @@ def refused(path: Path, error: OSError) -> DissectError:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a record, with its schema number first; NaN and infinities are written as null."""
-    text = json.dumps(_finite({"schema": SCHEMA, **value}), indent=1, allow_nan=False) + "\n"
+    text = _as_json({"schema": SCHEMA, **value}, indent=1) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _as_json(value: Mapping[str, Any], indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except (ValueError, TypeError):  # NaN or an infinity, or a mapping that is no dict: rare, and slow to look for
+        return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
@@ -115,7 +122,7 @@ class Lines:
         """Write rows, as `write_json` does, and hand them to the system at once. Raises DissectError on a full disk."""
         try:
             for row in rows:
-                self.file.write(json.dumps(_finite({"schema": SCHEMA, **row}), allow_nan=False).encode() + b"\n")
+                self.file.write(_as_json({"schema": SCHEMA, **row}).encode() + b"\n")
             self.file.flush()
         except OSError as error:
             raise refused(self.path, error) from error

@@ -133,22 +133,28 @@ class _Fit:
         beta = protocol.kl_weight * min(1.0, done / (CALIBRATED["kl_warmup"] * protocol.steps))
         with one_sample(self.model):
             loss = checked(self.loss(self.model, batch))
-        self.value = float(loss.detach())
-        if not math.isfinite(self.value):
-            raise DivergedError(
-                f"The loss is {self.value} at step {step} of {protocol.steps}.",
-                f"Check the data for NaN, or give a smaller rate: lr={protocol.lr / 10:g}.",
-            )
+        self.value = self._finite(loss, "", step)
         self._with_penalty(loss, self.model, beta).backward()
         if self.shadows is not None:
             with aside(self.model, 1_000_003 * step + self.seed):
                 with one_sample(self.model), self.shadows.cast(self.model):
                     loss = self.loss(self.model, batch)
+                self._finite(loss, " with the shadows beside the model", step)
                 self._with_penalty(loss, self.shadows, beta).backward()
         self.optimiser.step()
         if is_averaged(step, protocol.steps, CALIBRATED["average"]):
             self.averages.add()
         return self.value
+
+    def _finite(self, loss: Tensor, where: str, step: int) -> float:
+        """The value of a loss. Raises DivergedError if it is NaN or infinite."""
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"The loss{where} is {value} at step {step} of {self.protocol.steps}.",
+                f"Check the data for NaN, or give a smaller rate: lr={self.protocol.lr / 10:g}.",
+            )
+        return value
 
     def _with_penalty(self, loss: Tensor, part: nn.Module, beta: float) -> Tensor:
         """The loss with the KL of the model or of its shadows."""
