@@ -27,7 +27,7 @@ from typing import Any
 import pandas as pd
 
 from dissect.errors import DataError, DissectError, UsageError
-from dissect.experiment.opinions import weights_of
+from dissect.experiment.pieces import weights_of
 from dissect.runs import files, folders
 from dissect.runs.records import SecondOpinions
 from dissect.sparsevd.rules import EMPTY, FALL

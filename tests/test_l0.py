@@ -13,7 +13,9 @@ import dissect
 from dissect import sparsevd
 from dissect.data import planted
 from dissect.errors import DivergedError, UsageError
-from dissect.experiment import opinions
+from dissect.experiment.opinions import subject_of
+from dissect.experiment.pieces import gated
+from dissect.experiment.plan import silent
 from dissect.opinions import l0, sessions
 from dissect.opinions.tuning import train
 
@@ -183,8 +185,8 @@ def test_a_training_that_is_stopped_goes_on_from_its_last_checkpoint(tmp_path, m
     tiny = dissect.Dataset("tiny", demo.n_items, demo.train.part(0, 300), demo.test.part(0, 100))
     settings = {"dim": 8, "max_steps": 30, "batch_size": 40, "runs_dir": tmp_path, "quiet": True}
     group = dissect.run("srgnn", tiny, seeds=(1,), **settings).path
-    subject = opinions.subject_of(group, 1, lambda *_: tiny, 20, None, None, None)
-    whole, _ = opinions.gated(subject, opinions.silent, 1.0)
+    subject = subject_of(group, 1, lambda *_: tiny, 20, None, None, None)
+    whole, _ = gated(subject, silent, 1.0)
     (group / "opinions" / "s1.l0.pt").unlink()
     monkeypatch.setattr(sessions, "CHECKPOINT_SECONDS", 0.0)
 
@@ -193,13 +195,13 @@ def test_a_training_that_is_stopped_goes_on_from_its_last_checkpoint(tmp_path, m
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        opinions.gated(subject, stop, 1.0)
+        gated(subject, stop, 1.0)
     told = []
-    opinions.gated(subject, lambda *given: told.append(given), 2.0)  # at another price it begins anew
+    gated(subject, lambda *given: told.append(given), 2.0)  # at another price it begins anew
     assert told[0] == ("L0 training", 0, 30)
     with pytest.raises(KeyboardInterrupt):
-        opinions.gated(subject, stop, 1.0)
-    again, before = opinions.gated(subject, lambda *given: told.append(given), 1.0)
+        gated(subject, stop, 1.0)
+    again, before = gated(subject, lambda *given: told.append(given), 1.0)
     assert told[31] == ("L0 training", 17, 30) and told[-1] == ("L0 training", 30, 30) and before > 0
     assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in whole.state_dict().items())
     assert not list((group / "opinions").glob("*.part*"))

@@ -21,7 +21,10 @@ from dissect.cli import main
 from dissect.data import catalog, planted
 from dissect.data.sessions import split_validation
 from dissect.errors import BusyError, DataError, UsageError
-from dissect.experiment.opinions import opinions_of, weights_of
+from dissect.experiment import pieces
+from dissect.experiment.opinions import opinions_of, subject_of
+from dissect.experiment.pieces import weights_of
+from dissect.experiment.plan import silent
 from dissect.opinions import sessions
 from dissect.opinions.tuning import recovered
 from dissect.runs import files, folders
@@ -36,10 +39,8 @@ TINY = {"dim": 8, "max_steps": 30, "batch_size": 40, "quiet": True}
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     """Fewer batches and examples than a user has: their number is not what is tested."""
-    from dissect.experiment import opinions as experiment
-
-    monkeypatch.setattr(experiment, "BATCHES", 4)
-    monkeypatch.setattr(experiment, "EXAMPLES", 40)
+    monkeypatch.setattr(pieces, "BATCHES", 4)
+    monkeypatch.setattr(pieces, "EXAMPLES", 40)
 
 
 def softmax_loss(model, batch):
@@ -576,13 +577,11 @@ def test_opinions_are_of_the_present_weights(tiny, group, tmp_path):
 
 
 def test_every_part_is_retrained_with_the_same_dropout(tiny, group, monkeypatch):
-    from dissect.experiment import opinions as experiment
-
-    subject = experiment.subject_of(group.path, 1, lambda *_: tiny, 20, None, None, None)
+    subject = subject_of(group.path, 1, lambda *_: tiny, 20, None, None, None)
     drawn = []
-    monkeypatch.setattr(experiment, "recovered", lambda *_, **__: drawn.append(float(torch.rand(()))))
+    monkeypatch.setattr(pieces, "recovered", lambda *_, **__: drawn.append(float(torch.rand(()))))
     state = torch.random.get_rng_state()
-    experiment.of_retraining(subject, experiment.silent, {}, 2)
+    pieces.of_retraining(subject, silent, {}, 2)
     assert len(drawn) > 2 and len(set(drawn)) == 1 and torch.equal(state, torch.random.get_rng_state())
 
 
@@ -768,16 +767,12 @@ def test_l0_has_gates_where_sparsevd_was(tiny, tmp_path):
 
 
 def test_a_role_is_ablated_whole_or_not_at_all():
-    from dissect.experiment.opinions import _reached
-
     names = ["gru.weight_ih_l0", "gru.weight_hh_l0", "linear.weight"]
-    assert _reached(names, dict.fromkeys(names[::2])) == names[::2]  # the inputs of a GRU speak for its states
-    assert _reached(names, dict.fromkeys(names[:1])) == [] and _reached(names[1:2], {}) == []
+    assert pieces._reached(names, dict.fromkeys(names[::2])) == names[::2]  # the inputs of a GRU speak for its states
+    assert pieces._reached(names, dict.fromkeys(names[:1])) == [] and pieces._reached(names[1:2], {}) == []
 
 
 def test_negatives_are_drawn_as_in_the_training(tiny, tmp_path):
-    from dissect.experiment.opinions import subject_of
-
     how = {"negatives": 16, "sample_alpha": 0.75}
     own = dissect.train("srgnn", tiny, seeds=(1,), runs_dir=tmp_path, dim=8, max_steps=4, quiet=True, **how)
     shares = subject_of(own.path, 1, lambda *_: tiny, 20, None, None, None).shares
