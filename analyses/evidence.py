@@ -391,7 +391,9 @@ def along_length(of: Evidence, labels: Sequence[str], way: int, metrics: Sequenc
     answer = FAILS if (signs < 0).any() else HOLDS if (signs > 0).all() else UNDECIDED
     names = [f"{label} {metric.upper()}" for label in ranks for metric in metrics]
     says = ", ".join(f"{name} {100 * each:+.2f}" for name, each in zip(names, b))
-    return of.found(answer, f"points a click: {says}", labels)
+    sessions = min(len(np.unique(arrays["session"])) for arrays in ranks.values())
+    few = [f"{sessions} test sessions are too few for a slope ({FEW_SESSIONS} are asked)"]
+    return of.found(answer, f"points a click: {says}", labels, few if sessions < FEW_SESSIONS else [])
 
 
 # --- time --------------------------------------------------------------------------------------------------

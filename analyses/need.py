@@ -11,6 +11,7 @@ import numpy as np
 from analyses.answers import NEEDED, REDUNDANT, UNDECIDED, answered, too_few
 from analyses.bootstrap import prefixes_of, relative_loss_interval, session_sums
 from analyses.density import finished
+from analyses.significance import FEW_SESSIONS
 from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.files import AGAIN
@@ -76,7 +77,9 @@ def compare_need(full: Ranks, reduced: Ranks, judged: np.ndarray | None) -> dict
     a, b = sums(full), sums(reduced)
     _, count = session_sums(reference["rank"], reference["session"], judged)
     estimate, low, high = relative_loss_interval(a, b, count)
-    doubts = too_few(min(len(full), len(reduced)))
+    sessions = int((count > 0).sum())
+    of_sessions = [f"only {sessions} test sessions; {FEW_SESSIONS} are asked"] if sessions < FEW_SESSIONS else []
+    doubts = [*too_few(min(len(full), len(reduced))), *of_sessions]
     if estimate is None:
         doubts.insert(0, "the full model ranks nothing: MRR@20 is 0")
     elif low is None:
@@ -85,7 +88,8 @@ def compare_need(full: Ranks, reduced: Ranks, judged: np.ndarray | None) -> dict
     by_seed = {}
     for seed in (seed for seed in rows[0] if seed in rows[1]):
         loss, *limits = relative_loss_interval(a[[rows[0][seed]]], b[[rows[1][seed]]], count)
-        by_seed[seed] = {"answer": need_answer(*limits), "loss": loss, "low": limits[0], "high": limits[1]}
+        answer = UNDECIDED if of_sessions else need_answer(*limits)
+        by_seed[seed] = {"answer": answer, "loss": loss, "low": limits[0], "high": limits[1]}
     return {
         **answered(need_answer(low, high), [], doubts),
         "loss": estimate,

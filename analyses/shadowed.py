@@ -108,11 +108,22 @@ def sure(final: pd.DataFrame, config: dict[str, Any], summaries: list[dict[str, 
     equal = falls(summaries, EQUAL)
     doubted |= {"O2"} if equal and equal.least <= FALL else set()
 
-    def is_sure(name: str, answer: str) -> bool:
-        says_alive = answer in (ALIVE, FAILS if name == "O1" else HOLDS)
-        return other[name] == answer and not (says_alive and {name, OBSERVED.get(name, (name,))[-1]} & doubted)
+    def is_sure(name: str) -> bool:
+        doubts = {living(name, answers)} | ({name} if answers[name] == HOLDS else set())
+        return other[name] == answers[name] and not doubts & doubted
 
-    return {name: answer if is_sure(name, answer) else UNDECIDED for name, answer in answers.items()}
+    return {name: answer if is_sure(name) else UNDECIDED for name, answer in answers.items()}
+
+
+def living(name: str, answers: dict[str, str]) -> str | None:
+    """The role that has to be alive for the answer of `by_excess` to a role or a question; None if there is none.
+
+    O2 may fail only because attention keeps less than propagation: then it is propagation that has to be alive.
+    """
+    if name == "O2":
+        is_sparser = answers[name] == FAILS and answers["attention"] != WITHERED
+        return "attention" if answers[name] == HOLDS else "propagation" if is_sparser else None
+    return OBSERVED.get(name, (name,))[-1] if answers[name] in (ALIVE, FAILS) else None
 
 
 def null_of(config: dict[str, Any]) -> float:
@@ -153,19 +164,19 @@ def observed(
     here, at_other = by_excess(kept), by_excess(kept_by_role(final, OTHER_THRESHOLD))
     others, not_run = _siblings(group, config)
     dense = matched_mrr(group)
-    common, control = too_few(len(summaries)), list(doubts_of_withered(summaries, dense, final, threshold))
+    common, control = too_few(len(summaries)), list(doubts_of_withered(summaries, dense, final, kept, threshold))
     control = control if config["kl_weight"] else [NO_PENALTY]
 
     def doubts(name: str, roles: Sequence[str]) -> list[str]:
         answer, found = here[name], [*common, *doubts_of_coverage(covered, tuple(roles))]
-        if answer in (ALIVE, FAILS if name == "O1" else HOLDS):
-            role = roles[-1]
+        if role := living(name, here):
             fall = falls(summaries, f"swapped_{role}")
             found += doubts_of_alive(kept, role, fall) if config["kl_weight"] else [NO_PENALTY]
-            found += doubts_of_weights(falls(summaries, EQUAL)) if name == "O2" else []
-        elif answer != UNDECIDED:
+        if name == "O2" and answer == HOLDS:
+            found += doubts_of_weights(falls(summaries, EQUAL))
+        if answer == WITHERED or (name, answer) in (("O1", HOLDS), ("O2", FAILS)):
             found += too_dense(kept, roles[-1]) if here[roles[-1]] == WITHERED and config["kl_weight"] else []
-            found += control
+            found += [doubt for doubt in control if doubt not in found]
         if at_other[name] != answer:
             found.append(f"the answer depends on the threshold: '{at_other[name]}' at t = {OTHER_THRESHOLD}")
         against = [option for option, there in others.items() if there.get(name) == OPPOSITE.get(answer, "none")]
@@ -180,7 +191,9 @@ def observed(
             reason = f"no {absent} matrix was sparsified in these runs"
             result[name] = answered(NOT_APPLICABLE, [reason, *absences(covered, roles)])
         else:
-            result[name] = answered(here[name], [in_words(kept, roles[-1])], doubts(name, roles))
+            is_alone = name == "O1" or here["attention"] == WITHERED  # else it is set beside propagation
+            reasons = [in_words(kept, role) for role in ((roles[-1],) if is_alone else reversed(roles))]
+            result[name] = answered(here[name], reasons, doubts(name, roles))
     for role in roles_of(kept):
         of_role, excess = kept.xs(role, level="role"), excess_of(kept, role)
         means = of_role[["density", "shadow", "excess", "false"]].mean()
@@ -245,11 +258,16 @@ def too_dense(kept: pd.DataFrame, role: str) -> Iterator[str]:
 
 
 def doubts_of_withered(
-    summaries: list[dict[str, Any]], dense: dict[int, float], final: pd.DataFrame, threshold: str
+    summaries: list[dict[str, Any]],
+    dense: dict[int, float],
+    final: pd.DataFrame,
+    kept: pd.DataFrame,
+    threshold: str,
 ) -> Iterator[str]:
     """Why a role that seems withered may not tell: the run may not have pruned, or kept nothing that it needed.
 
-    `dense` is the MRR@20 of the matched dense models by seed, in percent; only seeds of both are compared.
+    `kept` is that of kept_by_role; `dense` is the MRR@20 of the matched dense models by seed, in percent; only seeds of
+    both are compared.
     """
     idle = final[(final["matrix"] == "control.kl_only") & (final["block"] == "")]
     if len(idle) and (most := (idle[f"kept {threshold}"] / idle["numel"]).max()) > PRUNED:
@@ -263,7 +281,7 @@ def doubts_of_withered(
         if own < AS_GOOD * other:
             yield f"MRR@20 is {own:.2f}, below {AS_GOOD:.0%} of the {other:.2f} of the matched dense model"
     clearest = kept_by_role(final, threshold, by="matrix")["excess"].groupby(level="matrix").mean().max()
-    of_roles = [falls(summaries, f"swapped_{role}") for role in roles_of(kept_by_role(final, threshold))]
+    of_roles = [falls(summaries, f"swapped_{role}") for role in roles_of(kept)]
     if clearest < CLEAR and not any(fall and fall.least > FALL for fall in of_roles):
         yield (
             f"no matrix keeps more than {CLEAR} beyond its shadow, and unseen data need no role: nothing shows that the"

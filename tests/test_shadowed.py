@@ -134,6 +134,21 @@ def test_a_role_is_alive_only_if_unseen_data_need_it(tmp_path, falls, answer, re
         assert roles["transformation"]["swapped"] == pytest.approx(np.mean(falls))
 
 
+@pytest.mark.parametrize(
+    ("falls", "shadows", "answer", "reason"),
+    [
+        (0.1, 0.0, "fails", "propagation keeps 0.500"),
+        (0.0, 0.0, "undecided", "unseen data may not need propagation"),
+        (0.1, 0.1, "undecided", "chance alone would keep 20% of what propagation keeps"),
+    ],
+)
+def test_attention_below_propagation_counts_only_if_propagation_is_alive(tmp_path, falls, shadows, answer, reason):
+    kept = {**GOOD, "gnn.edge_in": 0.5, "readout.attend_all": 0.3, "readout.attend_score": 0.3}
+    _, second = answers(make_group(tmp_path, kept, shadows=shadows, falls=falls, kl_weight=8.0))
+    assert (second["figures_say"], second["answer"]) == ("fails", answer)
+    assert any(reason in each for each in second["reasons"])
+
+
 @pytest.mark.parametrize(("fall", "answer"), [(0.02, "holds"), (0.0, "undecided"), (None, "undecided")])
 def test_the_readout_holds_only_if_its_attention_weights_are_needed(tmp_path, fall, answer):
     """In GC-SAN the map of values lived, query and key were empty, and equal weights ranked the same."""

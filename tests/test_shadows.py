@@ -17,7 +17,7 @@ from torch import nn
 from dissect.cli.verdict_view import beside
 from dissect.errors import DataError, UsageError
 from dissect.runs.config import CALIBRATED, Config
-from dissect.runs.files import write_toml
+from dissect.runs.files import read_jsonl, write_toml
 from dissect.runs.folders import group_config
 from dissect.sparsevd import Shadows, log_alpha, named_variational, penalty, protocol, shadows, sparsify
 from dissect.sparsevd.averages import EVERY
@@ -28,7 +28,7 @@ from dissect.sparsevd.shadows import aside, others
 from dissect.training.averages import Averages, averages_at
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluation import evaluate, metrics, prefixes_of
-from dissect.training.loop import ExampleOrder, examples_of, fit
+from dissect.training.loop import ExampleOrder, examples_of, fit, train_step
 from dissect.training.rebuild import reported
 from dissect.training.record import density_rows
 from dissect.training.resume import Interrupted
@@ -358,6 +358,36 @@ class Normed(SRGNN):
         return self.norm(super().encode(S, batch))
 
 
+class Projected(SRGNN):
+    """A user's model whose item table is computed by a matrix, and whose sessions pass it again."""
+
+    def __init__(self):
+        super().__init__(30, dim=8)
+        self.project = nn.Linear(8, 8)
+
+    def item_states(self):
+        return self.project(self.items)
+
+    def encode(self, S, batch):
+        return self.project(super().encode(S, batch))
+
+
+@pytest.mark.parametrize("noise", ["lrt", "weight"])
+def test_a_matrix_that_makes_the_item_table_has_a_shadow_that_learns(noise):
+    class Apart(Projected):
+        def encode(self, S, batch):  # the matrix runs in item_states only
+            return SRGNN.encode(self, S, batch)
+
+    for build in (Apart, Projected):
+        training = assemble(build, replace(SMALL, noise=noise), prefixes_of(DATA.train), 1, "full")
+        assert training.has_dissected_table
+        train_step(training, prefixes_of(DATA.train).batch(torch.arange(16)), 0.0, torch.empty(30, 16))
+        of = training.controls.shadows
+        grads = {name: layer.weight.grad for name, layer in zip(of.names, of.children(), strict=True)}
+        assert "project" in grads and all(grad.abs().max() > 0 for grad in grads.values())
+    assert not assemble(lambda: SRGNN(30, dim=8), SMALL, prefixes_of(DATA.train), 1, "full").has_dissected_table
+
+
 def test_batch_norm_has_the_statistics_of_the_averaged_weights(tmp_path):
     summary = fit(Normed, DATA, SMALL, tmp_path / "whole", seed=1)
     saved = load_checkpoint(tmp_path / "whole" / "checkpoints" / "last.pt")
@@ -428,7 +458,9 @@ def test_a_model_without_a_matrix_is_refused():
 
 @pytest.mark.parametrize("noise", ["lrt", "weight"])
 @pytest.mark.parametrize(
-    "build", [lambda: SRGNN(30, dim=8), lambda: AttenMixer(30, dim=8), Normed], ids=["srgnn", "attenmixer", "normed"]
+    "build",
+    [lambda: SRGNN(30, dim=8), lambda: AttenMixer(30, dim=8), Normed, Projected],
+    ids=["srgnn", "attenmixer", "normed", "projected"],
 )
 def test_a_model_ends_the_same_with_shadows_without_them_and_without_controls(tmp_path, build, noise):
     """Bit for bit: weights, statistics of batch norm, accuracy and densities."""
@@ -444,6 +476,9 @@ def test_a_model_ends_the_same_with_shadows_without_them_and_without_controls(tm
     for name, value in ends[0].items():
         assert torch.equal(value, ends[1][name]) and torch.equal(value, ends[2][name]), name
     assert told[0] == told[1] == told[2]
+    lines = [read_jsonl(tmp_path / way / "metrics.jsonl") for way in ("with", "without", "alone")]
+    values = [[(row["loss"], row["kl"]) for row in each if row["kind"] == "train"] for each in lines]
+    assert len(values[0]) > 10 and values[0] == values[1] == values[2]  # of the model alone
 
 
 def test_a_pass_aside_leaves_no_trace():

@@ -10,6 +10,7 @@ from dissect.data.sessions import Sessions
 from dissect.runs.config import Config
 from dissect.sparsevd import named_variational, penalty
 from dissect.sparsevd.kl import kl_per_weight
+from dissect.training.controls import seeded_controls
 from dissect.training.evaluation import prefixes_of
 from dissect.training.loop import next_item_loss, rows_apart, train_step
 from dissect.training.scoring import score_buffer
@@ -158,10 +159,12 @@ def test_the_kl_of_a_model_is_that_of_its_weights():
 def test_the_kl_of_a_step_is_from_the_prior_that_was_chosen(prior):
     prefixes, config = prefixes_of(Sessions.from_lists(SESSIONS)), Config("srgnn", "x", "", batch_size=B, prior=prior)
     training = assemble(lambda: MODELS["srgnn"](n_items=V, dim=8), config, prefixes, 1, "full")
-    pairs = [*named_variational(training.model), *named_variational(training.controls)]
-    by_hand = sum(kl_per_weight(theta, log_sigma2, prior).sum().item() for _, theta, log_sigma2 in pairs)
+    own, beside = (
+        sum(kl_per_weight(theta, log_sigma2, prior).sum().item() for _, theta, log_sigma2 in named_variational(part))
+        for part in (training.model, training.controls)
+    )
     ce, kl, loss = train_step(training, prefixes.batch(torch.arange(B)), 0.01, torch.empty(V, B))
-    assert kl == pytest.approx(by_hand, rel=1e-5) and loss == pytest.approx(ce + 0.01 * kl)
+    assert kl == pytest.approx(own, rel=1e-5) and loss == pytest.approx(ce + 0.01 * (own + beside))
 
 
 def test_with_weight_noise_a_step_has_one_draw():
@@ -193,3 +196,13 @@ def test_the_rolled_control_reads_another_session(order, every_position):
         assert not (owner == owner.roll(shift)).any()
     else:
         assert shift == 1  # neighbours of a shuffled batch are of other sessions as it is
+
+
+def test_the_rolled_control_gets_nothing_from_its_own_session():
+    """With one long session among short ones no distance leads all rows to another session."""
+    controls, vectors = seeded_controls(1, 4).eval(), torch.randn(6, 4)  # without noise
+    owner = torch.tensor([0, 0, 0, 0, 0, 1])
+    added = controls(vectors, 4, owner) - vectors
+    is_own = owner == owner.roll(4)
+    assert is_own.any() and not added[is_own].any() and added[~is_own].all()
+    torch.testing.assert_close(added[~is_own], (controls(vectors, 4) - vectors)[~is_own])

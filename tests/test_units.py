@@ -67,11 +67,12 @@ def test_groups_of_one_weight_are_weights():
 class Several(nn.Module):
     def __init__(self):
         super().__init__()
-        self.linear, self.conv = nn.Linear(4, 6), nn.Conv1d(4, 6, 3)
+        self.linear, self.conv, self.picture = nn.Linear(4, 6), nn.Conv1d(4, 6, 3), nn.Conv2d(4, 6, (3, 2))
         self.cell, self.gru = nn.GRUCell(4, 6), nn.GRU(4, 6)
 
     def forward(self, x):  # [T, B, 4]
         parts = [self.linear(x), self.conv(x.permute(1, 2, 0)).sum((0, 2)), self.cell(x[0]), self.gru(x)[0]]
+        parts.append(self.picture(x.permute(1, 2, 0)[..., None].expand(-1, -1, -1, 2)))
         return sum(part.sum() for part in parts)
 
 

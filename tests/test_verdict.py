@@ -305,6 +305,17 @@ def test_each_seed_is_compared_with_itself():
     assert given["loss"] == 0.625 and "only 2 seeds; a verdict needs 3" in given["reasons"]
 
 
+@pytest.mark.parametrize(("sessions", "answer"), [(19, "undecided"), (20, "needed")])
+def test_need_is_not_decided_by_a_handful_of_sessions(sessions, answer):
+    def runs(rank, where):
+        ranks = {"rank": np.full(2 * sessions, rank), "session": np.repeat(np.arange(sessions), 2)}
+        return {Path(f"g/{where}s{seed}"): ranks for seed in (1, 2, 3)}
+
+    given = compare_need(runs(1, ""), runs(2, "without-gnn/"), None)
+    assert given["answer"] == answer and {one["answer"] for one in given["by_seed"].values()} == {answer}
+    assert (f"only {sessions} test sessions; 20 are asked" in given["reasons"]) == (answer == "undecided")
+
+
 def test_runs_with_other_prefixes_than_most_are_left_out_of_need(tmp_path, capsys):
     """Of the reduced model, or of the full one, be it the first; the others still answer."""
     group, rng = make_group(tmp_path, dense(0.5, 0.5)), np.random.default_rng(0)

@@ -9,8 +9,12 @@ import time
 import pytest
 import torch
 
+from dissect.data.sessions import Sessions
 from dissect.runs import files, folders
+from dissect.runs.config import Config
 from dissect.training import workers
+from dissect.training.evaluation import prefixes_of
+from dissect.training.loop import ExampleOrder
 
 TINY = ["--dataset", "demo", "--dim", "4", "--device", "cpu", "--quiet"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -80,3 +84,17 @@ def test_a_batch_is_shared_without_rest_and_no_part_is_empty(monkeypatch):
         assert sum(weight for _, weight in parts) == pytest.approx(1)
         assert sorted(i for part, weight in parts if weight for i in part.tolist()) == batch.tolist()
         assert all(len(part) for part, _ in parts)
+
+
+def test_parts_of_whole_sessions_weigh_as_much_as_their_targets(monkeypatch):
+    """The losses of the parts, each a mean over targets, add up to the mean over the targets of the batch."""
+    lengths, losses = torch.tensor([9, 1, 1, 4, 2]), torch.rand(17).double().split([9, 1, 1, 4, 2])
+    monkeypatch.setattr(workers, "count", lambda: 2)
+    total = 0.0
+    for number in range(2):
+        monkeypatch.setattr(workers, "number", lambda number=number: number)
+        part, weight = workers.share(torch.arange(5), lambda index: lengths[index])
+        total += weight * torch.cat([losses[i] for i in part]).mean()
+    assert float(total) == pytest.approx(float(torch.cat(losses).mean()), rel=1e-6)
+    order = ExampleOrder(prefixes_of(Sessions.from_lists([[1, 2, 3, 4], [5, 6]])), Config("x", "", ""), 1, True)
+    assert order.targets_of(order.examples).tolist() == [3, 1]

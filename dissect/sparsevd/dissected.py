@@ -12,6 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any, TextIO
 
 import torch
@@ -30,6 +31,7 @@ from dissect.sparsevd.swapped import swapped
 
 Score = Callable[[nn.Module, Any], Any]
 Answer = dict[str, Any]
+MOST = 10**9  # a seed, as for `dissect run`
 
 
 def dissect(
@@ -66,14 +68,14 @@ def dissect(
             "`held_out` and `score` go together: unseen batches, and how good a model is on one.",
             "Give both, or neither.",
         )
-    is_list = isinstance(seeds, Sequence) and all(isinstance(seed, int) for seed in seeds)
+    is_list = isinstance(seeds, Sequence) and all(isinstance(seed, int) and 0 <= seed <= MOST for seed in seeds)
     if not is_list or not seeds or len(set(seeds)) < len(seeds):
-        raise UsageError(f"`seeds` is {seeds!r}: it needs different whole numbers, one for each training.")
+        raise UsageError(f"`seeds` is {seeds!r}: it needs different whole numbers from 0 to {MOST:,}, one a training.")
     feed = Feed(batches, "batches")
     unseen = None if held_out is None else Feed(held_out, "held_out")
     n = feed.n_examples() if n_examples is None else n_examples
-    if not n > 0:
-        raise UsageError(f"n_examples is the number of training examples, not {n}.")
+    if not _is_number(n) or not n > 0:
+        raise UsageError(f"n_examples is the number of training examples, not {n!r}.")
     runs, matched = [], {}
     progress = _Progress(len(seeds) * (1 if unseen is None else 2) * protocol.steps, None if quiet else sys.stderr)
     with progress:
@@ -340,6 +342,9 @@ def _protocol(settings: dict[str, Any]) -> Protocol:
         if name not in Protocol._fields:
             raise unknown("setting", name, Protocol._fields)
     protocol = Protocol(**settings)
+    for name in ("kl_weight", "lr", "threshold"):
+        if not _is_number(value := getattr(protocol, name)):
+            raise UsageError(f"{name} is a number, not {value!r}.")
     if not isinstance(protocol.steps, int) or not protocol.steps >= 1:
         raise UsageError(f"steps is a whole number of updates, at least 1, not {protocol.steps}.")
     if not (0 <= protocol.kl_weight < math.inf and 0 < protocol.lr < math.inf):
@@ -347,6 +352,10 @@ def _protocol(settings: dict[str, Any]) -> Protocol:
     if protocol.noise not in NOISES:
         raise unknown("noise", protocol.noise, NOISES)
     return protocol
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
 def _excess(c: Count) -> float:

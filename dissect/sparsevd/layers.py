@@ -334,8 +334,8 @@ def _one_of_each(theta: Tensor, unit: str) -> Tensor:
     """A tensor of the shape of the log sigma^2 of a matrix: a number for each weight, row or column."""
     if unit == "weight":
         return theta
-    taps = theta[..., :1] if theta.dim() > 2 else theta  # of a convolution
-    return taps[:, :1] if unit == "row" else taps[:1]
+    own = 0 if unit == "row" else 1  # of a convolution, all taps of an output or an input go together
+    return theta[tuple(slice(None if axis == own else 1) for axis in range(theta.dim()))]
 
 
 def sigma_name(theta_name: str) -> str:

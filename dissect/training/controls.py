@@ -41,10 +41,16 @@ class Controls(nn.Module):
         """Within it the shadows run beside the matrices of the model."""
         return nullcontext() if self.shadows is None else self.shadows.cast(model)
 
-    def forward(self, vectors: Tensor, shift: int = 1) -> Tensor:
-        """Vectors [B, D] with what `rolled` adds to them. `shift`: how many rows away another session stands."""
+    def forward(self, vectors: Tensor, shift: int = 1, owner: Tensor | None = None) -> Tensor:
+        """Vectors [B, D] with what `rolled` adds to them. `shift`: how many rows away another session stands.
+
+        `owner` [B], if sessions have several rows: a row gets nothing where the other row is of its own session.
+        """
         others = vectors.detach()
-        added: Tensor = self.rolled((others - others.mean(0)).roll(shift, 0))
+        others = (others - others.mean(0)).roll(shift, 0)
+        if owner is not None:
+            others = others.masked_fill((owner.roll(shift) == owner)[:, None], 0.0)
+        added: Tensor = self.rolled(others)
         return vectors + added
 
 

@@ -194,7 +194,7 @@ class _Fit:
         began = time.perf_counter()
         set_lr(training.optimiser, training.config, state.step, self.order.steps)
         beta = kl_weight_at(training.config, state.step) / self.order.targets
-        index, weight = workers.share(self.order.batch(state.step))
+        index, weight = workers.share(self.order.batch(state.step), self.order.targets_of)
         ce, kl, loss = train_step(training, self.prefixes.batch(index), beta, self.buffer, weight)
         state.step += 1
         if averages_at(training.config, state.step):
@@ -220,30 +220,30 @@ class _Fit:
 def train_step(
     training: Training, batch: Batch, beta: float, buffer: Tensor, weight: float = 1.0
 ) -> tuple[float, float, float]:
-    """One update on B sessions; returns the mean cross-entropy, the summed KL, and the loss of both (nats).
+    """One update on B sessions; returns the mean cross-entropy, the summed KL of the model, and the loss (nats).
 
-    loss = mean CE + beta * sum of KL over all SparseVD weights, where beta is already divided by N; `--loss` puts
-    another loss in the place of the cross-entropy. `buffer` (of `score_buffer`) takes the scores. Shadows and controls
-    have a pass of their own, which leaves the model as it is. If several processes share a batch, `weight` is this
-    one's part, gradients are summed, and the values are those of the whole batch. A loss that is NaN or infinite leaves
-    the weights unchanged.
+    loss = mean CE + beta * sum of KL over all SparseVD weights, with those of the controls, where beta is already
+    divided by N; `--loss` puts another loss in the place of the cross-entropy. `buffer` (of `score_buffer`) takes the scores.
+    Shadows and controls have a pass of their own, which leaves the model as it is. If several processes share a batch,
+    `weight` is this one's part, gradients are summed, and the values are those of the whole batch. A loss that is NaN
+    or infinite leaves the weights unchanged.
     """
     model, controls, prior = training.model, training.controls, training.config.prior
     training.optimiser.zero_grad(set_to_none=True)
-    S = model.item_states()  # [V, D]
-    # The table enters twice. Kept apart, its dense gradient and that of a few rows can be added in place.
-    looked_up, scored = S.detach().requires_grad_(), S.detach().requires_grad_()
     with one_sample(model):
+        S = model.item_states()  # [V, D]
+        # The table enters twice. Kept apart, its dense gradient and that of a few rows can be added in place.
+        looked_up, scored = S.detach().requires_grad_(), S.detach().requires_grad_()
         loss, cross_entropy = loss_of(training, looked_up, scored, batch, buffer)
     kl = penalty(model, prior) if training.config.is_sparse else loss.new_zeros(())
     loss = loss + beta * kl
     total, ce, kl_sum = workers.add_up(torch.stack([loss, cross_entropy, kl]).detach().double() * weight).tolist()
     if math.isfinite(total):
-        (loss * weight).backward()
+        # A draw of weights for the table may be that for the vectors.
+        (loss * weight).backward(retain_graph=training.has_dissected_table)
         backward_to_table(S, scored.grad, looked_up.grad)
         if controls is not None:
-            kl_beside = train_beside(training, controls, S.detach(), batch, beta, buffer, weight)
-            kl_sum, total = kl_sum + kl_beside, total + beta * kl_beside
+            total += train_beside(training, controls, S.detach(), batch, beta, buffer, weight)
     if math.isfinite(total):
         workers.add_up_gradients(p for group in training.optimiser.param_groups for p in group["params"])
         training.optimiser.step()
@@ -255,19 +255,20 @@ def train_beside(
 ) -> float:
     """Gradients for the shadows and controls on the batch; none for the model, which stays as it is.
 
-    Returns their KL, summed; NaN if their loss is NaN or infinite.
+    Returns the KL that they add, in the loss; NaN if their loss is NaN or infinite.
     """
     model = training.model
     seed = 1_000_003 * (training.state.step + 1) + 1_009 * training.seed + workers.number()
     with aside(model, seed):
         with one_sample(model), controls.cast(model):
+            S = model.item_states() if training.has_dissected_table else S  # then it has shadows too
             loss, _ = loss_of(training, S, S, batch, buffer, controls)
         kl = penalty(controls, training.config.prior)
         told = workers.add_up(torch.stack([loss, kl]).detach().double() * weight).tolist()
         if not math.isfinite(sum(told)):
             return math.nan
         ((loss + beta * kl) * weight).backward()
-    return float(told[1])
+    return float(beta * told[1])
 
 
 def loss_of(
@@ -289,7 +290,7 @@ def loss_of(
     if model.every_position:  # [B, L, D]
         vectors, targets, owner = batch.clicks.unpadded(vectors), batch.targets_of_clicks, batch.clicks.owner
     if controls is not None:
-        vectors = controls(vectors, rows_apart(batch, training.config, model.every_position))
+        vectors = controls(vectors, rows_apart(batch, training.config, model.every_position), owner)
     how = (training.config, buffer, training.kernel, training.shares, owner)
     loss = next_item_loss(model, vectors, scored, targets - 1, *how)
     return loss + sum(auxiliary.values()), loss
@@ -356,6 +357,10 @@ class ExampleOrder:
     def targets(self) -> int:
         """Of an epoch: the N by which the KL is divided. A session cut to its last clicks has fewer of them."""
         return int(self.prefixes.length[self.examples].sum()) if self.every_position else len(self.examples)
+
+    def targets_of(self, index: Tensor) -> Tensor:
+        """How many targets some examples have: [B]."""
+        return self.prefixes.length[index] if self.every_position else torch.ones_like(index)
 
     @property
     def most_targets(self) -> int:

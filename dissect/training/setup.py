@@ -13,8 +13,9 @@ from dissect.errors import DataError, UsageError
 from dissect.runs.config import Config, host_lr_at, lr_at
 from dissect.runs.folders import FULL
 from dissect.sparsevd import SparsifyReport, coverage, declared_for, sparsify
+from dissect.sparsevd.probe import watch
 from dissect.sparsevd.shadows import FEWEST
-from dissect.sparsevd.sparsifier import parameter_groups
+from dissect.sparsevd.sparsifier import parameter_groups, variational_layers
 from dissect.training import products, workers
 from dissect.training.averages import Averages
 from dissect.training.controls import Controls, seeded_controls
@@ -55,6 +56,7 @@ class Training:
     coverage: list[dict[str, Any]]  # dissect.sparsevd.coverage; empty if the model is dense
     averages: Averages
     shares: Shares | None = None  # of the items among the negatives; None: they are drawn alike
+    has_dissected_table: bool = False  # whether the item table is computed by SparseVD layers
     kernel: str = "float32"  # of products.KERNELS, for products with the catalogue
     state: State = field(default_factory=State)
 
@@ -86,11 +88,12 @@ def assemble(
         if variant == FULL:  # a reduced model has no verdict of its own
             shadowed = model if config.shadows else None
             controls = seeded_controls(seed, dim, shadowed, **sparsity(config)).to(device)
+    of_table = config.is_sparse and bool(watch(model, dict(variational_layers(model)), model.item_states)[0])
     optimiser = make_optimiser(model, controls, config)
     averages, shares = Averages(model=model, controls=controls), None
     if config.sample_alpha:
         shares = shares_of(prefixes.items, len(model.item_states()), config.sample_alpha)
-    return Training(config, seed, variant, model, controls, optimiser, left_out, covered, averages, shares)
+    return Training(config, seed, variant, model, controls, optimiser, left_out, covered, averages, shares, of_table)
 
 
 def require_rows(config: Config) -> None:

@@ -42,7 +42,7 @@ def weights_of(run: Path, data: Dataset, build: Callable[[int], nn.Module]) -> S
     weights = reported(load_checkpoint(best if best.exists() else last))
     if layers_in(weights):
         raise DataError(f"{run} is itself dissected.", "--init-from takes a dense run: dissect train, or --where none.")
-    if broken := [name for name, weight in weights.items() if weight.isnan().any()]:
+    if broken := [name for name, weight in weights.items() if not weight.isfinite().all()]:
         raise DataError(f"{run} has weights that are NaN or infinite: {', '.join(broken)}.", "Start from another run.")
     mine, theirs = numbering_of(data), numbering_of_group(folders.group_of(run))
     numbers, says = translation(mine, theirs), ""

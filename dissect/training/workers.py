@@ -12,7 +12,7 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,10 +51,15 @@ def wait() -> None:
         dist.barrier()
 
 
-def share(batch: Tensor) -> tuple[Tensor, float]:
-    """(this process's part of the indices [B], its share of the batch); a part is never empty, but may weigh 0."""
+def share(batch: Tensor, targets_of: Callable[[Tensor], Tensor] = torch.ones_like) -> tuple[Tensor, float]:
+    """(this process's part of the indices [B], its share of the batch); a part is never empty, but may weigh 0.
+
+    The share is that of the targets: a loss is a mean over them. `targets_of` tells how many some examples have.
+    """
     mine = batch[number() :: count()]
-    return (mine, len(mine) / len(batch)) if len(mine) else (batch[:1], 0.0)
+    if not len(mine):
+        return batch[:1], 0.0
+    return mine, float(targets_of(mine).sum() / targets_of(batch).sum())
 
 
 def add_up(tensor: Tensor) -> Tensor:
