@@ -223,10 +223,10 @@ def train_step(
     """One update on B sessions; returns the mean cross-entropy, the summed KL of the model, and the loss (nats).
 
     loss = mean CE + beta * sum of KL over all SparseVD weights, with those of the controls, where beta is already
-    divided by N; `--loss` puts another loss in the place of the cross-entropy. `buffer` (of `score_buffer`) takes the scores.
-    Shadows and controls have a pass of their own, which leaves the model as it is. If several processes share a batch,
-    `weight` is this one's part, gradients are summed, and the values are those of the whole batch. A loss that is NaN
-    or infinite leaves the weights unchanged.
+    divided by N; `--loss` puts another loss in the place of the cross-entropy. `buffer` (of `score_buffer`) takes the
+    scores. Shadows and controls have a pass of their own, which leaves the model as it is. If several processes share
+    a batch, `weight` is this one's part, gradients are summed, and the values are those of the whole batch. A loss that
+    is NaN or infinite leaves the weights unchanged.
     """
     model, controls, prior = training.model, training.controls, training.config.prior
     training.optimiser.zero_grad(set_to_none=True)
