@@ -128,8 +128,11 @@ def read(group: Path) -> list[dict[str, Any]]:
             if record.get("judged", {}).get("weights") == weights_of(group, seed):
                 found.append({"seed": seed, **record})
     if not found:
-        raise UsageError(f"There are no second opinions on {group.name}.", f"Ask for them: dissect opinions {group}")
-    again = f"Ask again, for all seeds alike: dissect opinions {group}"
+        raise UsageError(
+            f"There are no second opinions on {group.name}.",
+            f"Ask for them: dissect opinions {shlex.quote(str(group))}",
+        )
+    again = f"Ask again, for all seeds alike: dissect opinions {shlex.quote(str(group))}"
     found = _alike(found, [(each["split"], each["ranked"]) for each in found], "was judged on other sessions", again)
     for name, setting, words in (
         ("retrain", "steps", "was retrained for another number of steps"),

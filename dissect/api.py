@@ -8,8 +8,7 @@ Python trained it, nor when.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from dissect.progress import is_shown, observer, telling
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SEEDS, Config
 from dissect.studied import Studied, studied
+from dissect.training.device import processor_as_it_was
 from dissect.training.observers import Watched, require_observer
 from dissect.training.record import Observer
 
@@ -61,7 +61,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     DataError
         It is damaged, or cannot be fetched.
     """
-    check({"data": name})
+    check({"data": name, "data_dir": data_dir})
     return bring.load(name, data_dir, say=_say)
 
 
@@ -185,7 +185,7 @@ def tune(
     arguments = apart(subject, given, usual, OF_TUNING)
     data = load(data) if isinstance(data, str) else data
     watch = observer if is_shown(quiet) else None
-    with _processor_as_it_was(arguments.get("device", "auto")):
+    with processor_as_it_was(arguments.get("device", "auto")):
         return Tuning(tuning.tune(subject, data, observe=watch, say=None if quiet else _say, **arguments))
 
 
@@ -302,10 +302,11 @@ def report(
     from dissect import reporting
 
     several: Any = [names] if is_group(names) else names
-    check({"groups": several, "runs_dir": runs_dir, "out": out, "force": force})
+    check({"groups": several, "runs_dir": runs_dir, "out": out, "force": force, "claims": claims})
     known = ("dataset", "scale", "dim", "epochs", "seeds", "data_dir")
     for argument in of_study.keys() - set(known):
         raise unknown("argument of dissect.report", argument, ("out", "claims", "force", "runs_dir", *known))
+    check(of_study)
     reporting.require_ours(Path(out), force)
     places = [each.path if isinstance(each, Group) else each for each in several]
     found = reporting.gathered(places, runs_dir=runs_dir, claims=claims, **of_study)
@@ -363,7 +364,7 @@ def study(
         A name or value does not exist or fit.
     """
     check({"name": name, "data": data, "scale": scale, "dim": dim, "epochs": epochs, "runs_dir": runs_dir})
-    check({**({} if seeds is None else {"seeds": seeds}), "protocol": protocol, "arms": arms})
+    check({**({} if seeds is None else {"seeds": seeds}), "protocol": protocol, "arms": arms, "device": device})
     data = load(data) if isinstance(data, str) else data
     of_size: dict[str, Any] = {"dim": dim and int(dim), "epochs": epochs}
     of_size["protocol"] = protocol if protocol == "paper" else None
@@ -381,6 +382,7 @@ def recommend(
     *,
     seed: int | None = None,
     device: str = "auto",
+    data_dir: str | None = None,
     runs_dir: str | Path = "runs",
 ) -> pd.DataFrame:
     """The items with the highest scores after each session, like `dissect recommend`.
@@ -399,6 +401,8 @@ def recommend(
         Names the run, in a group with several seeds.
     device : str
         "auto", "cpu" or "cuda".
+    data_dir : str or Path, optional
+        The folder of the data sets.
     runs_dir : str or Path
         Where names are looked up.
 
@@ -415,7 +419,7 @@ def recommend(
     DataError
         The run is unfinished or damaged.
     """
-    check({"group": group, "sessions": sessions, "k": k, "runs_dir": runs_dir})
+    check({"group": group, "sessions": sessions, "k": k, "device": device, "data_dir": data_dir, "runs_dir": runs_dir})
     if seed is not None:
         check({"seed": seed})
     group = group if isinstance(group, Group) else Group(Path(group))
@@ -428,9 +432,9 @@ def recommend(
         raise UsageError("There is nothing to recommend.", "Give a session, for example: [[12, 7, 99]]")
 
     def data() -> Dataset:
-        return group.data or recorded.data_of(record, lambda name, data_dir: bring.load(name, data_dir))
+        return group.data or recorded.data_of(record, lambda name, data_dir: bring.load(name, data_dir), data_dir)
 
-    with _processor_as_it_was(device):
+    with processor_as_it_was(device):
         how = {"k": k, "unseen": unseen, "model": group.model, "device": device}
         answers = list(recommended(record, clicks, data, identifiers, **how))
     named = ["identifier"] if identifiers else []
@@ -489,12 +493,14 @@ def export(
     DissectError
         The scores would change.
     """
-    check({"group": run, "out": out, "force": force, "runs_dir": runs_dir, **({} if seed is None else {"seed": seed})})
+    check({"group": run, "out": out, "force": force, "runs_dir": runs_dir, "data_dir": data_dir})
+    if seed is not None:
+        check({"seed": seed})
     group = run if isinstance(run, Group) else Group(Path(run))
     record = opened.finished_run(group.path if seed is None else folders.run_path(group.path, seed), runs_dir)
     how: dict[str, Any] = {"item_width": item_width, "onnx": onnx, "force": force, "data_dir": data_dir}
     load = partial(bring.load, say=unsaid if quiet else _say)
-    with _processor_as_it_was("cpu"), telling(str(record.run), not is_shown(quiet)) as report:
+    with processor_as_it_was("cpu"), telling(str(record.run), not is_shown(quiet)) as report:
         return exporting.export(record, Path(out), load, model=group.model, data=group.data, report=report, **how)
 
 
@@ -545,7 +551,7 @@ def _trained(
         )
     data = load(data) if isinstance(data, str) else data
     watch = partial(observer, threshold=arguments.get("threshold", Config.threshold), quiet=not is_shown(quiet))
-    with _processor_as_it_was(arguments.get("device", "auto")):
+    with processor_as_it_was(arguments.get("device", "auto")):
         try:
             observe = partial(_observed, watch, given_observer) if given_observer else watch
             path = experiment.train(subject, data, observe=observe, say=None if quiet else _say, **arguments)
@@ -561,18 +567,3 @@ def _observed(watch: Callable[[str], Observer], observe: Callable[[str], Any], t
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-@contextmanager
-def _processor_as_it_was(device: str) -> Iterator[None]:
-    """Threads and random numbers of the process are as before at the end of a training; denormals are on again."""
-    if device not in (known := ("auto", "cpu", "cuda")):
-        raise unknown("device", device, known)
-    threads = torch.get_num_threads()
-    try:
-        n_devices = 0 if device == "cpu" else torch.cuda.device_count()
-        with torch.random.fork_rng(devices=range(n_devices)):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_flush_denormal(False)

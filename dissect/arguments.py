@@ -21,12 +21,12 @@ from dissect.experiment.subject import Subject, defaults
 from dissect.experiment.train import train
 from dissect.experiment.tuned import Tuning
 from dissect.group import Group
-from dissect.runs.config import DENSE, SETTINGS
+from dissect.runs.config import DENSE, DEVICES, SETTINGS
 
 Model = str | type[Any]  # a name, "path/to/file.py:ClassName", or a class
 # What is no setting and no option of a model.
 BESIDE = {name for each in (train, planned) for name in inspect.signature(each).parameters}
-BESIDE -= {"model", "data", "say", "about", "settings", "usual"}
+BESIDE -= {"model", "data", "say", "about", "settings", "usual", "matched"}
 OF_TUNING = {"trials", "timeout", "sparsevd", "options", "preset", "epochs", "seed", "device", "runs_dir"}
 
 
@@ -38,6 +38,10 @@ def _are(values: Any, is_one: Callable[[Any], bool], least: int = 1) -> bool:
     """Whether it is a list of such, with `least` of them or more."""
     is_list = hasattr(values, "__len__") and not isinstance(values, str)
     return is_list and len(values) >= least and all(map(is_one, values))
+
+
+def _is_shard(value: Any) -> bool:
+    return _are(value, lambda number: _is_whole(number, 1)) and len(value) == 2 and value[0] <= value[1]
 
 
 def _is_place(value: Any) -> bool:
@@ -62,7 +66,10 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "jobs": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
     "observe": (callable, "a class derived from dissect.Observer, or a function that makes an observer from a title"),
+    "device": (lambda x: isinstance(x, str) and x in DEVICES, f"one of {', '.join(DEVICES)}"),
     "runs_dir": (_is_place, "the path of a folder"),
+    "data_dir": (lambda x: x is None or _is_place(x), "the path of a folder"),
+    "dataset": (lambda x: isinstance(x, str), "the name of a data set"),
     "folder": (_is_place, "the path of an export"),
     "out": (_is_place, "a path to write to"),
     "name": (lambda x: isinstance(x, str), "a text"),
@@ -80,6 +87,8 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "scale": (lambda x: isinstance(x, str) and x in SCALES, f"one of {', '.join(SCALES)}"),
     "protocol": (lambda x: x in ("clean", "paper"), "'clean' or 'paper'"),
     "resamples": (lambda x: _is_whole(x, 100), "a whole number, at least 100"),
+    "claims": (lambda x: _are(x, lambda _: True, least=0), 'a list of sections, such as [{"title": "..."}]'),
+    "shard": (_is_shard, "(i, n) with i from 1 to n, such as (2, 4)"),
 }
 # None says the same as leaving it out.
 NONE_IS_USUAL = {

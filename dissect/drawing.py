@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # imported when a figure is drawn, so that --help stays insta
     from dissect.data.sessions import Dataset
 
 MEASURES = ("D1", "D2", "D2s")
+TAU = "0.01"  # of D2 and D2s, unless given
 CHOICES: dict[str, dict[str, tuple[str, ...]]] = {  # figure -> option -> what it may be, the usual one first
     "density": {"measure": MEASURES, "x": ("epoch", "step")},
     "heatmap": {"measure": MEASURES},
@@ -76,7 +77,8 @@ class Source(NamedTuple):
 
     @property
     def title(self) -> str:
-        reduced = "" if self.variant == "full" else f" {_without(self.variant)}"
+        # without-gnn-attention -> without gnn, attention
+        reduced = "" if self.variant == "full" else f" {self.variant.replace('-', ' ', 1).replace('-', ', ')}"
         return f"{self.config['model']}{reduced}, {self.config['dataset']}"
 
     @property
@@ -96,13 +98,16 @@ class Source(NamedTuple):
         return (coverage(folders.group_runs(self.group, self.variant)) or {}).get("modules", {})
 
 
-def _source(group: Path, variant: str, threshold: float | None, measure: str, tau: str) -> Source:
+def _source(group: Path, variant: str, threshold: float | None, measure: str, tau: str | None) -> Source:
     from analyses.density import density_table, recorded
     from dissect.runs import folders
     from dissect.sparsevd.density import key
 
+    name, idle = ("tau", tau) if measure == "D1" else ("threshold", threshold)
+    if idle is not None:
+        raise UsageError(f"{name} {idle} has no effect on measure {measure}.", "Leave it out, or give another measure.")
     config = folders.group_config(group)
-    t = config["threshold"] if threshold is None else threshold
+    t, tau = config["threshold"] if threshold is None else threshold, tau or TAU
     column, says = {
         "D1": (f"kept {key(t)}", f"log α < {t:g}"),
         "D2": (f"abs {tau}", f"|θ| > {tau}"),
@@ -117,7 +122,7 @@ def density(
     threshold: float | None = None,
     x: str = "epoch",
     measure: str = "D1",
-    tau: str = "0.01",
+    tau: str | None = None,
     variant: str = "full",
     module: str | None = None,
     beside: Path | None = None,
@@ -125,8 +130,9 @@ def density(
     """Draw density against training: Figure 3 (GNN module) and Figure 4 (readout).
 
     One drawing for each module that has densities, or for `module` alone. A weight counts by `measure`: D1, if
-    log alpha is below the threshold (the group's unless given); D2, |theta| > tau; D2s, theta > tau. `beside` is a
-    second group, drawn in a panel to the right.
+    log alpha is below the threshold (the group's unless given); D2, |theta| > tau (TAU unless given); D2s, theta > tau.
+    `beside` is a second group, drawn in a panel to the right. Raises UsageError for a threshold or tau that the measure
+    does not use.
     """
     import pandas as pd
 
@@ -202,7 +208,12 @@ def _partly(sources: list[Source], module: str) -> list[str] | None:
 
 
 def heatmap(
-    group: Path, *, threshold: float | None = None, measure: str = "D1", tau: str = "0.01", variant: str = "full"
+    group: Path,
+    *,
+    threshold: float | None = None,
+    measure: str = "D1",
+    tau: str | None = None,
+    variant: str = "full",
 ) -> list[Drawing]:
     """Draw the density of all matrices against training at a glance, each with its shadow.
 
@@ -361,7 +372,7 @@ def of_study(study: Study, dataset: str, size: dict[str, Any], todo: Sequence[Jo
             for each in density(own[0], module=study.module or None, beside=own[1] if len(own) > 1 else None)
         ]
     if study.shows not in ("lines", "lengths"):
-        raise UsageError(f"{study.name} is no figure.", f"Print it: dissect study table {study.name}")
+        raise UsageError(f"{study.name} is no figure.", "Print it: dissect study table, with the same study.")
     is_line = study.shows == "lines"
     axis, last = (study.axis, "") if is_line else ("clicks of the session", f"≥ {studying.LONGEST}")
     expected = study.expects.get(studying.log_of(dataset))
@@ -385,11 +396,6 @@ def data(*sets: Dataset) -> list[Drawing]:
 
     table = curves(list(sets))
     return [Drawing("data", figure.draw(table), figure.describe(table), table)]
-
-
-def _without(variant: str) -> str:
-    """without-gnn-attention -> without gnn, attention"""
-    return variant.replace("-", " ", 1).replace("-", ", ")
 
 
 def _over_seeds(what: str, numbers: set[int]) -> str:

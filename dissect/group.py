@@ -24,6 +24,7 @@ from dissect.runs import folders
 from dissect.runs.config import Config
 from dissect.runs.folders import each_sound
 from dissect.sparsevd.density import key
+from dissect.training.device import processor_as_it_was
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -221,7 +222,7 @@ class Group:
         for name in how.keys() - known:
             raise unknown("option of opinions", name, known)
         for seed in seeds_of(self.path):
-            with telling(f"seed {seed}", not is_shown(quiet)) as how["tell"]:
+            with processor_as_it_was("cpu"), telling(f"seed {seed}", not is_shown(quiet)) as how["tell"]:
                 opinions_of(self.path, seed, lambda *name: self.data or bring.load(*name), model=self.model, **how)
         return opinions(self.path)
 
@@ -261,6 +262,8 @@ class Group:
             if value not in drawing.CHOICES.get(kind, {}).get(name, (value,)):
                 raise unknown(name, value, drawing.CHOICES[kind][name])
         if (beside := options.get("beside")) is not None:
+            if not isinstance(beside, (Group, str, Path)):
+                raise UsageError(f"beside is a group, or the path of one; it cannot be {beside!r}.")
             options["beside"] = beside.path if isinstance(beside, Group) else Path(beside)
         drawings = draw(self.path, **options)
         if not drawings:

@@ -18,11 +18,13 @@ from analyses import study as studying
 from analyses.studies import Study, find_study, only
 from analyses.study import Job
 from dissect import drawing
+from dissect.arguments import check
 from dissect.data.sessions import Dataset
-from dissect.errors import DissectError, UsageError
+from dissect.errors import DissectError
 from dissect.experiment.plan import Say, unsaid
 from dissect.experiment.trials import require_optuna
 from dissect.experiment.tune import require_hours, tune
+from dissect.training.device import processor_as_it_was
 from dissect.training.resume import Interrupted
 
 if TYPE_CHECKING:
@@ -96,17 +98,17 @@ class Studied:
         A run that another process trains is left to it. An arm that diverges or does not suit the data is left out, and
         said.
         """
+        check({"shard": shard})
         number, of = shard
-        if not 1 <= number <= of:
-            raise UsageError(f"shard is (i, n) with i from 1 to n, such as (2, 4), not {shard}.")
         mine = self.jobs[number - 1 :: of]
         left = [job for job in mine if not job.is_complete]
         done, in_all = sum(job.is_done for job in self.jobs), len(self.jobs)
         trainings = f"{in_all:,} training{'s' * (in_all != 1)}"
         self.say(f"{self.study.name}: {trainings}, {done} finished; {len(left)} to do here.")
-        for count, job in enumerate(studying.perform(left, dict(self.size), self.say, **self.how), 1):
-            wait = f" {time_left(studying.status(mine))}" if count < len(left) else ""
-            self.say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
+        with processor_as_it_was(self.how.get("device", "auto")):
+            for count, job in enumerate(studying.perform(left, dict(self.size), self.say, **self.how), 1):
+                wait = f" {time_left(studying.status(mine))}" if count < len(left) else ""
+                self.say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
         return self
 
     def tune(self, trials: int = 12, timeout: float | None = None) -> Iterator[tuple[str, Path]]:
@@ -127,7 +129,8 @@ class Studied:
                 return
             how = {**self.how, "timeout": hours if timeout else None, "say": self.say, "runs_dir": self.runs_dir}
             try:
-                folder = tune(model := about.pop("model"), self.data, trials=trials, **how, **about)
+                with processor_as_it_was(self.how.get("device", "auto")):
+                    folder = tune(model := about.pop("model"), self.data, trials=trials, **how, **about)
             except DissectError as error:
                 if isinstance(error, Interrupted) or isinstance(error.__cause__, OSError):  # no arm's fault
                     raise

@@ -342,7 +342,9 @@ def test_import_list_stats_and_run_on_the_data(typed, tmp_path):
     words = ["data", "import", "mine", "--format", "srgnn", "train.txt", "test.txt"]
     code, out, _ = typed(*words)
     assert code == 0 and "20 sessions = 40 prefixes" in out and "2 sessions = 3 prefixes" in out
-    assert typed(*words)[0] == 2
+    assert typed(*words)[0] == 2 and out.endswith("Next: dissect run --dataset mine\n")
+    elsewhere = typed(*words, "--data-dir", "my data")[1]
+    assert elsewhere.endswith("Next: dissect run --dataset mine --data-dir 'my data'\n")
     assert json.loads(typed("data", "list", "--json")[1])["present"] == ["mine"]
     counts = json.loads(typed("data", "stats", "mine", "--json")[1])["mine"]
     assert (counts["clicks"], counts["prefixes"], counts["items"], counts["sessions"]) == (65, 43, 4, 22)
@@ -372,6 +374,24 @@ def test_figures_that_cannot_be_written_are_told(typed, group):
     for kind in ("density", "histogram", "training"):
         code, _, err = typed("plot", kind, "--out", "/dev/null/figures")
         assert code == 1 and "Could not write to /dev/null/figures" in err and "--out" in err
+
+
+def test_an_option_of_a_model_without_a_value_is_true(typed, small):
+    words = ["train", "narm", *small, *TINY]
+    assert typed(*words, "--softmax")[0] == 0
+    assert typed("train", "narm", "--softmax", *small, *TINY)[0] == 2  # the same group: finished already
+    assert typed(*words, "--softmax=false")[0] == 0
+    groups = folders.find_groups("runs")
+    assert [folders.group_config(group)["model_options"].get("softmax", False) for group in groups] == [True, False]
+    code, _, err = typed("train", "srgnn", "--steps", *small, *TINY)
+    assert code == 2 and "steps of srgnn is a whole number" in err
+
+
+def test_models_without_a_name_takes_no_option_of_a_model(typed):
+    for words in (["--dim", "3"], ["--items", "9"], ["--preset", "paper"], ["--steps", "2"]):
+        code, out, err = typed("models", *words)
+        assert code == 2 and not out and "of which model?" in err and "dissect models NAME" in err
+    assert typed("models", "--json")[0] == 0
 
 
 def test_models_counts_the_weights_by_role(typed):

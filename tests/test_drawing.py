@@ -1,5 +1,6 @@
 """Figures by name: what Python draws is what `dissect plot` writes, and the registry is all that there is."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -95,6 +96,35 @@ def test_two_groups_stand_side_by_side(group, tmp_path):
     ) == len(alone[1])
 
 
+def test_groups_that_share_an_out_have_a_folder_each(group, tmp_path):
+    other = folders.newest_group(group.parent)
+    for name in ("heatmap", "opinions"):
+        words = ["plot", name, str(group), str(group), "--out", str(tmp_path / "one")]
+        assert CliRunner().invoke(main, words, catch_exceptions=False).exit_code == 0
+    assert {path.parent for path in (tmp_path / "one").rglob("*.csv")} == {tmp_path / "one"}
+    words = ["plot", "heatmap", str(group), str(other), "--out", str(tmp_path / "two")]
+    paths = CliRunner().invoke(main, words, catch_exceptions=False).stdout.split()
+    assert {Path(path).parent for path in paths} == {tmp_path / "two" / each.name for each in (group, other)}
+    shutil.copytree(group, tmp_path / group.name)
+    words = ["plot", "heatmap", str(group), str(tmp_path / group.name), "--out", str(tmp_path / "three")]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 2 and "have one name" in refused.stderr and not (tmp_path / "three").exists()
+
+
+def test_a_threshold_or_tau_that_the_measure_does_not_use_is_refused(group):
+    for draw in (density, heatmap):
+        for measure, given in (("D1", {"tau": "0.05"}), ("D2", {"threshold": 2.0}), ("D2s", {"threshold": 2.0})):
+            with pytest.raises(UsageError, match=f"has no effect on measure {measure}"):
+                draw(group, measure=measure, **given)
+        for measure in ("D2", "D2s"):
+            usual, same, other = (
+                draw(group, measure=measure, **of)[0].table for of in ({}, {"tau": "0.01"}, {"tau": "0.05"})
+            )
+            assert usual.equals(same) and not usual.equals(other)
+        refused = CliRunner().invoke(main, ["plot", draw.__name__, str(group), "--tau", "0.05"])
+        assert refused.exit_code == 2 and "tau 0.05 has no effect on measure D1" in refused.stderr
+
+
 def test_what_cannot_stand_side_by_side_is_refused(group, tmp_path, capsys):
     with pytest.raises(UsageError, match="given twice"):
         density(group, beside=group.parent / "." / group.name)
@@ -182,7 +212,7 @@ def test_a_matrix_is_listed_by_module_then_by_role_before_its_shadow():
 def test_the_help_lists_every_figure_with_examples():
     shown = CliRunner().invoke(main, ["plot", "--help"]).output
     assert all(f"\n  {name} " in shown for name in FIGURES)
-    for words in ("plot density LITERAL CALIBRATED --together", "plot heatmap", "plot path"):
+    for words in ("plot density GROUP1 GROUP2 --together", "plot heatmap", "plot path"):
         assert f"  dissect {words}" in shown
 
 

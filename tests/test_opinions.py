@@ -445,7 +445,7 @@ def test_the_verb_has_the_default_of_the_library():
 @pytest.fixture(scope="module")
 def group(tiny, tmp_path_factory):
     """Two seeds of SR-GNN, dissected beside the dense model, and what the criteria say of the first."""
-    folder = tmp_path_factory.mktemp("runs")
+    folder = tmp_path_factory.mktemp("my runs")
     return dissect.run("srgnn", tiny, seeds=(1, 2), runs_dir=folder, **TINY)
 
 
@@ -481,6 +481,7 @@ def test_the_verb_says_what_each_criterion_says(group, kept, tmp_path):
     pieces = json.loads(record.read_text())["pieces"]
     assert pieces["l0"]["how"] == {"weight": 1e6} and pieces["curves"]["how"] == {"l0_weight": 1e6}  # not the old curve
     assert "agree with VD" in again.stdout and "MRR@20 on" in again.stdout and "L0 gates" in again.stdout
+    assert "Drawit:dissectplotopinions'" in "".join(again.stdout.split())
     assert max(map(len, again.stdout.splitlines())) <= 80
     written = {path.name for path in (tmp_path / "o").iterdir()}
     assert {"opinions.png", "opinions.csv", "opinions-matrices.csv", "opinions-agreement.csv"} <= written
@@ -586,14 +587,18 @@ def test_every_part_is_retrained_with_the_same_dropout(tiny, group, monkeypatch)
 
 
 def test_a_group_without_its_dense_model_is_refused(tiny, group, tmp_path):
-    copy = tmp_path / group.path.name
+    copy = tmp_path / "my runs" / group.path.name
     shutil.copytree(group.path, copy)
     shutil.rmtree(copy / "without-sparsevd")
     shutil.rmtree(copy / "opinions", ignore_errors=True)
-    with pytest.raises(UsageError, match="no finished seed with a dense model"):
-        dissect.open_group(copy).opinions()
-    with pytest.raises(DataError):
-        opinions_of(copy, 1, lambda name, folder: tiny)
+    literal = dissect.run("srgnn", tiny, seeds=(1,), literal=True, runs_dir=copy.parent, **TINY).path
+    for path, way in ((copy, f"dissect resume '{copy}'"), (literal, "without --literal or --no-shadows")):
+        with pytest.raises(UsageError, match="no finished seed with a dense model") as error:
+            dissect.open_group(path).opinions()
+        assert way in error.value.hint
+        with pytest.raises(DataError) as error:
+            opinions_of(path, 1, lambda name, folder: tiny)
+        assert way in error.value.hint
     with pytest.raises(UsageError, match="There are no second opinions"):
         analysis.opinions(copy)
     (copy / "opinions").mkdir()
@@ -601,6 +606,10 @@ def test_a_group_without_its_dense_model_is_refused(tiny, group, tmp_path):
         (copy / "opinions" / "s1.json").write_text(damage)
         with pytest.raises(DataError):
             analysis.opinions(copy)
+    for run in folders.group_runs(copy):
+        shutil.rmtree(run)
+    said = CliRunner().invoke(main, ["opinions", copy.name, "--runs-dir", str(copy.parent)])
+    assert said.exit_code == 2 and f"{copy.name} has no finished seed" in said.output  # not the table of another group
 
 
 def test_a_damaged_record_of_opinions_is_told_with_the_command(tiny, group, tmp_path):

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -219,7 +220,8 @@ def test_the_same_call_again_trains_only_what_is_missing(tiny):
         ({"name": 3}, "name is a text", ""),
         ({"runs_dir": 3}, "runs_dir is the path", ""),
         ({"init_from": 3}, "init_from is a group", ""),
-        ({"device": 3}, "no device named 3", "cpu"),
+        ({"device": 3}, "device is one of auto, cpu, cuda; it cannot be 3", ""),
+        ({"matched": False}, "'matched'", ""),
         ({"where": 3}, "no setting where", "dissect.run"),
         ({"options": {3: 4}}, "options is a dict", ""),
         ({"force": "no"}, "force is True or False; it cannot be 'no'", ""),
@@ -280,6 +282,13 @@ def test_models_data_and_groups_of_another_kind_are_refused(tiny, trained):
             lambda: dissect.recommend(trained, [[1]], k=0, seed=1),
         ],
         "seed is a whole number": [lambda: dissect.recommend(trained, [[1]], seed="a")],
+        "device is one of auto, cpu, cuda": [lambda: dissect.recommend(trained, [[1]], seed=1, device="gpu")],
+        "data_dir is the path": [
+            lambda: dissect.load("demo", data_dir=3),
+            lambda: dissect.recommend(trained, [[1]], seed=1, data_dir=3),
+            lambda: dissect.export(trained, "out", seed=1, data_dir=3),
+        ],
+        "beside is a group": [lambda: trained.figure("density", beside=3)],
     }
     for message, calls in wrong.items():
         for call in calls:
@@ -435,6 +444,15 @@ def test_recommendations_are_those_of_the_command_line(trained):
     assert len(unseen) == 300 - len(set(found["item"].tolist()[:4]))
 
 
+def test_the_data_of_a_baseline_may_lie_elsewhere(tiny, scratch):
+    group = dissect.train("pop", tiny)
+    found = dissect.recommend(group.path, [[1]], k=3)
+    (scratch / "data").rename(scratch / "elsewhere")
+    with pytest.raises(errors.DissectError, match="tiny"):
+        dissect.recommend(group.path, [[1]], k=3)
+    pd.testing.assert_frame_equal(dissect.recommend(group.path, [[1]], k=3, data_dir="elsewhere"), found)
+
+
 @pytest.mark.parametrize("session", [[], [0], [301], [1.5], ["1"]])
 def test_a_session_that_the_model_cannot_know_is_refused(trained, session):
     with pytest.raises(errors.UsageError):
@@ -507,6 +525,12 @@ def test_training_leaves_the_process_as_it_was(tiny):
     before = torch.get_rng_state()
     group = dissect.train("srgnn", tiny, **TINY)
     dissect.recommend(group, [[1]])
+    group.opinions(n=10, quiet=True)
+    Path("mine.toml").write_text('[[arm]]\nmodel = "srgnn"\n')
+    study = dissect.study("mine.toml", tiny, dim=8, epochs=1, device="cpu", quiet=True)
+    study.run()
+    if find_spec("optuna"):
+        assert list(study.tune(1))
     assert torch.get_num_threads() == 2 and torch.equal(torch.get_rng_state(), before)
     assert torch.tensor(1e-40) * 1.0 > 0  # denormals
 

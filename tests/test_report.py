@@ -374,6 +374,15 @@ def test_a_group_whose_dissection_is_not_finished_is_shown_without_a_verdict(cop
     assert "not finished; MRR@20 of without-propagation" in text and "not dissected; MRR" not in text
 
 
+def test_the_hint_of_a_group_without_a_finished_seed_can_be_typed(copied, tmp_path):
+    group = tmp_path / "my runs" / named(copied, "srgnn", 4)
+    group.mkdir(parents=True)
+    shutil.copy(copied / "runs" / group.name / "config.toml", group)
+    with pytest.raises(DataError, match="no finished seed that is undamaged") as error:
+        dissect.report(group, tmp_path / "r.html")
+    assert error.value.hint == f"Go on with it: dissect resume '{group}'"
+
+
 @pytest.mark.parametrize("name", ["", "."])
 def test_a_name_that_is_none_is_refused(made, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -462,6 +471,27 @@ def test_claims_of_the_caller_have_a_section(made, tmp_path):
     assert "Claims Propagation withers ✓ holds In all. Propagation withers. p 0.25 No more" in found.text
     with pytest.raises(dissect.errors.DissectError, match="dict with a title"):
         dissect.report("attenmixer", tmp_path / "r.html", claims=["x"], runs_dir=made / "runs")
+    for table in (3, "p", {"rows": []}):
+        with pytest.raises(UsageError, match="table of a claim is a DataFrame"):
+            dissect.report(
+                "attenmixer", tmp_path / "r.html", claims=[{"title": "x", "table": table}], runs_dir=made / "runs"
+            )
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"seeds": 1}, "seeds is a list of whole numbers"),
+        ({"seeds": None}, "seeds is a list of whole numbers"),
+        ({"claims": 3}, "claims is a list of sections"),
+        ({"dataset": 3}, "dataset is the name"),
+        ({"data_dir": 3}, "data_dir is the path"),
+        ({"dim": "wide"}, "dim is a whole number"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(tmp_path, given, says):
+    with pytest.raises(UsageError, match=says):
+        dissect.report("table1", tmp_path / "r.html", runs_dir=tmp_path, **given)
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------

@@ -278,6 +278,8 @@ def test_the_verbs_on_a_screen(tmp_path):
         for n in (1, 3)
     )
     path.write_text(f'question = "How many levels?"\nshows = "lines"\naxis = "levels"\n{arms}')
+    rates = tmp_path / "rates.toml"
+    rates.write_text(arms)
     where = ["--dim", "8", "--epochs", "0.05", "--runs-dir", str(tmp_path)]
     assert "table4" in run.invoke(main, ["study", "list"]).output
     assert "L = 3" in run.invoke(main, ["study", "show", str(path)]).output
@@ -310,6 +312,9 @@ def test_the_verbs_on_a_screen(tmp_path):
         (["tune", str(path), "--timeout", "0", *where], "--timeout is in hours"),
         (["table", str(path), "--out", "x.doc", *where], "does not say which format"),
         (["figure", "table2", *where], "is no figure"),
+        (["figure", str(rates), *where], "Print it: dissect study table, with the same study."),
+        (["table", "claims", "--all-metrics", *where], "--all-metrics has no effect on claims"),
+        (["table", "table1", "--all-metrics", *where], "--all-metrics has no effect on table1"),
         (["table", "claims", "--out", "x.tex", *where], "End its name in .md or .json"),
         (["status", "table1", *where], "trains nothing"),
         (["run", str(path), "--arm", "L = 2", *where], "There is no arm of levels named 'L = 2'"),
@@ -371,13 +376,15 @@ def test_a_study_from_python_does_what_the_command_does(tmp_path, data):
         ({"scale": "big"}, "scale is one of"),
         ({"protocol": "own"}, "protocol is"),
         ({"dim": 0}, "dim is"),
+        ({"device": "gpu"}, "device is one of auto, cpu, cuda; it cannot be 'gpu'"),
     ):
         with pytest.raises(UsageError, match=says):
             dissect.study("table2", data, **wrong)
     with pytest.raises(UsageError, match="is no figure"):
         dissect.study("table2", data, **size).figures()
-    with pytest.raises(UsageError, match="shard is"):
-        levels.run(shard=(3, 2))
+    for shard in ((3, 2), "1/2", (1,), (0, 2), (1.0, 2)):
+        with pytest.raises(UsageError, match="shard is"):
+            levels.run(shard=shard)
 
 
 def test_an_unknown_model_or_option_of_a_plan_is_refused_before_anything_is_trained(tmp_path, data):

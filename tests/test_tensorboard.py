@@ -163,6 +163,13 @@ def test_a_baseline_has_its_accuracy(group, typed, tmp_path):
     assert scalars(events(folder), "test/mrr_20") == pytest.approx({0: test["mrr@20"]}, rel=1e-6)
 
 
+def test_two_groups_of_one_name_are_not_written_over_each_other(group, typed, tmp_path):
+    shutil.copytree(group, tmp_path / "b" / group.name)
+    code, out, err = typed("tensorboard", str(group), f"b/{group.name}", "--out", "board")
+    assert code == 2 and "have one name" in err and not out and not (tmp_path / "board").exists()
+    assert typed("tensorboard", str(group), f"runs/{group.name}/s1", "--out", "board")[0] == 0  # it is the same one
+
+
 def test_an_unfinished_run_is_written_as_far_as_it_went(group, tmp_path):
     run = group / "s1"
     (run / "DONE").unlink()

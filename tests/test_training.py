@@ -19,6 +19,7 @@ from dissect.runs.files import locked, read_json, read_jsonl, set_aside, write_t
 from dissect.runs.folders import is_done, read_ranks
 from dissect.training import loop
 from dissect.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from dissect.training.device import prepare_device
 from dissect.training.evaluation import evaluate, metrics, prefixes_of
 from dissect.training.loop import ExampleOrder, fit
 from dissect.training.record import Observer
@@ -380,6 +381,11 @@ def test_a_resumed_run_adds_up_with_the_threads_it_began_with(tmp_path):
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_device_that_is_none_is_refused():
+    with pytest.raises(UsageError, match="no device named 'gpu'"):
+        prepare_device("gpu")
 
 
 def test_an_auxiliary_loss_that_is_no_number_ends_the_run(tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -564,6 +565,20 @@ def test_the_command_tunes_shows_and_hands_on(data, tmp_path, typed):
     code, out, err = typed("tune", "vsknn", "--dataset", data.name, "--trials", "1", "--decay", "same")
     assert "vsknn (decay=same) on chain: 1 finished" in out
     assert "Use it: dissect train vsknn --dataset chain --option decay=same --tuned" in out
+
+
+def test_the_command_that_uses_a_tuning_has_its_places_and_exact_options(data, tmp_path, typed):
+    save(data, tmp_path / "my data")
+    words = ["--dataset", data.name, "--data-dir", "my data", "--runs-dir", "my runs"]
+    code, out, err = typed("tune", "stan", *words, "--trials", "1", "--lambda1", "0.12345678")
+    assert code == 0, err
+    use = out.splitlines()[-1].removeprefix("Use it: dissect ")
+    assert use.endswith("--option lambda1=0.12345678 --runs-dir 'my runs' --data-dir 'my data' --tuned")
+    code, out, err = typed(*shlex.split(use))
+    assert code == 0 and "Tuned settings: my runs/tuned/stan-chain-" in err
+    (tmp_path / "mine.toml").write_text('[[arm]]\nmodel = "sknn"\n')
+    code, out, err = typed("study", "tune", "mine.toml", *words, "--trials", "1")
+    assert code == 0 and out.endswith("--runs-dir 'my runs' --data-dir 'my data' --tuned\n")
 
 
 @pytest.mark.parametrize(

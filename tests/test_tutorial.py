@@ -70,7 +70,7 @@ def _without(words, option, value):
 
 
 def test_the_numbers_on_real_data_are_those_of_the_results():
-    results = (ROOT / "docs" / "results" / "README.md").read_text()
+    results = (ROOT / "docs" / "results" / "older-shadows.md").read_text()
     rows = re.findall(
         r"^\| ([248]) \| (\S+ \(\S+\)) \| (\S+ \(\S+\)) \| (\S+ \(\S+\)) \| (\S+) \| ", PAGE, re.MULTILINE
     )
@@ -78,7 +78,7 @@ def test_the_numbers_on_real_data_are_those_of_the_results():
     for weight, propagation, attention, transformation, mrr in rows:
         pattern = rf"^\| {weight} \| \d \| (.*?) \| (.*?) \| .*? \| (.*?) \| (.*?) \|"
         assert re.findall(pattern, results, re.MULTILINE)[0] == (propagation, attention, transformation, mrr)
-    for words in ("13.40", "-0.04 %", "-1.19 to 0.98 %", "6 to 11 %"):
+    for words in ("13.40", "-0.04 %", "-1.19 to 0.98 %"):
         assert words in PAGE and words in results
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from dissect.cli import options
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 DATASET = "Compare all finished groups on this data set. [default: the data set of the newest group]"
 RESAMPLES = "Number of bootstrap resamples. [default: 2000, or up to 10000 if Holm's correction needs more]"
@@ -50,13 +46,13 @@ def command(form: str | None, out: str | None, all_metrics: bool, pairs: bool, a
     from analyses import compare
     from analyses.entries import JUDGED
     from dissect.cli import screen
-    from dissect.progress import bars
+    from dissect.progress import telling
     from dissect.runs.records import EVERY
     from dissect.tables import results
 
     form = screen.chosen_form(form, out, as_json)
-    with bars(transient=True) as shown:
-        found = compare.compare(**asked, every_pair=pairs, report=lambda what: report_to(shown, what))
+    with telling() as tell:
+        found = compare.compare(**asked, every_pair=pairs, report=lambda what: partial(tell, what))
     metrics = EVERY if all_metrics else JUDGED
 
     def to_csv() -> dict[str, str]:
@@ -65,9 +61,3 @@ def command(form: str | None, out: str | None, all_metrics: bool, pairs: bool, a
 
     views = [view for table in found for view in results.views_of(table, metrics, pairs)]
     screen.write(views, form, out, partial(results.to_json, found), to_csv, results.notes_of(found))
-
-
-def report_to(progress: Progress, what: str) -> Callable[[int, int], None]:
-    """A function of (done, total) that updates a line of `progress`."""
-    task = progress.add_task(what, total=None, visible=False)
-    return lambda done, total: progress.update(task, completed=done, total=total, visible=True)

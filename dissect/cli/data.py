@@ -170,6 +170,8 @@ def stats(names: tuple[str, ...], markdown: bool, data_dir: str | None, as_json:
     The graph of a session is a chain if no item repeats. It is a chain but for loops if items repeat only right after
     themselves.
     """
+    from rich.console import Console
+
     from dissect.cli import screen
     from dissect.data import catalog
     from dissect.data.stats import statistics
@@ -180,7 +182,7 @@ def stats(names: tuple[str, ...], markdown: bool, data_dir: str | None, as_json:
     if as_json:
         screen.show_json({column["name"]: column for column in counted})
         return
-    views = views_of_statistics(counted, NO_LIMIT if markdown else screen.width())
+    views = views_of_statistics(counted, NO_LIMIT if markdown else Console().width)
     screen.put(as_text(views, "markdown"), None) if markdown else screen.show(*views, sep="\n\n")
 
 

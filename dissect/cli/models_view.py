@@ -93,10 +93,10 @@ def show_model(model: dict[str, Any]) -> None:
     else:
         print(f"{model['model']} is a baseline: it has no weights. Rank with it: dissect train {model['model']}")
     tell = Console(highlight=False, markup=False).print
-    told = [f"{name}={_text(value)}" for name, value in model["options"].items()]
+    told = [f"{name}={as_option(value)}" for name, value in model["options"].items()]
     tell(f"Options (--option), with their defaults: {', '.join(told) or 'none'}")
     for preset, values in model["presets"].items():
-        tell(f"--preset {preset}: {', '.join(f'{name}={_text(value)}' for name, value in values.items())}")
+        tell(f"--preset {preset}: {', '.join(f'{name}={as_option(value)}' for name, value in values.items())}")
 
 
 def show_matrices(model: dict[str, Any]) -> None:
@@ -121,6 +121,6 @@ def show_matrices(model: dict[str, Any]) -> None:
     screen.print(f"The rest, {rest:,}: item table, biases and norms, which stay as they are.")
 
 
-def _text(value: Any) -> str:
+def as_option(value: Any) -> str:
     """A value as --option takes it."""
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -9,7 +9,7 @@ import click
 from dissect.cli import options
 
 RETRAIN = "Train everything else for N steps with each matrix and role at zero, and judge what is left."
-L0 = "Train the model with L0 gates too: a training as long as the dissection, for each seed."
+L0 = "Train the model with L0 gates too, with as many steps as the dissection, for each seed."
 WEIGHT = "What an open L0 gate costs, in nats over all training examples."
 CURVES = "Prune by each criterion to a grid of shares, and rank: accuracy against kept share."
 PREFIXES = "Validation prefixes that accuracy is measured on, at equal distances; 0 takes all."

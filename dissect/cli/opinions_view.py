@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,10 @@ LEGEND: tuple[tuple[str, dict[str, str]], ...] = (  # what the columns of a kind
 def run(name: str | None, runs_dir: str, as_json: bool, quiet: bool, out: str | None, **how: Any) -> None:
     """Compute what is missing, and print it all."""
     named = folders.resolve_runs(name, runs_dir) if name is not None else []
-    group = folders.group_of(named[0]) if named else folders.newest_group(runs_dir)
+    if name is None:
+        group = folders.newest_group(runs_dir)
+    else:
+        group = folders.group_of(named[0]) if named else folders.resolve_group(name, runs_dir)
     seeds = seeds_of(group, {folders.place_of(run)[1] for run in named})
     for number, seed in enumerate(seeds, 1):
         title = f"seed {seed}" + (f" ({number} of {len(seeds)})" if len(seeds) > 1 else "")
@@ -75,7 +79,7 @@ def render(found: Opinions, group: Path, config: Config) -> Group:
     parts.append(Text(f"\n{found.accuracy_in_words()}"))
     parts += [Text(f"- {words}") for words in found.words]
     parts.append(Text(found.cost_in_words(), style="dim"))
-    parts.append(Text(f"Draw it: dissect plot opinions {group}", style="dim"))
+    parts.append(Text(f"Draw it: dissect plot opinions {shlex.quote(str(group))}", style="dim"))
     return Group(*parts)
 
 

@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from dissect.errors import FinishedError, UsageError
-from dissect.runs.config import SETTINGS, Config, Setting
+from dissect.runs.config import DEVICES, SETTINGS, Config, Setting
 
 if TYPE_CHECKING:
     from dissect.data.sessions import Dataset
@@ -88,14 +88,20 @@ def subverb(group: click.Group, of: str, name: str, short_help: str | None, *wor
 
 
 def _with_option(args: Sequence[str], known: set[str]) -> Iterator[str]:
-    """The words of a command, with `--option steps=2` for `--steps 2` and `--steps=2`."""
-    words = iter(args)
-    for word in words:
+    """The words of a command, with `--option steps=2` for `--steps 2` and `--steps=2`.
+
+    An option of a model without a value is true.
+    """
+    words = [*args]
+    while words:
+        word = words.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
         if word == "--" or not word.startswith("--") or f"--{name}" in known or not _is_option(name.replace("-", "_")):
             yield word
         else:
-            yield from ("--option", f"{name.replace('-', '_')}={value if equals else next(words, '')}")
+            if not equals:
+                value = words.pop(0) if words and not words[0].startswith("--") else "true"
+            yield from ("--option", f"{name.replace('-', '_')}={value}")
 
 
 def _is_option(name: str) -> bool:
@@ -178,8 +184,8 @@ runs_dir = option("--runs-dir", default="runs", metavar="DIR", help="Folder of t
 as_json = option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 quiet = option("--quiet", is_flag=True, help="No progress on stderr.")
 SEED = click.IntRange(0, 10**9)
-DEVICES = click.Choice(["auto", "cpu", "cuda"])
-device = of_training("--device", type=DEVICES, default="auto", **SHOWN)
+DEVICE = click.Choice(DEVICES)
+device = of_training("--device", type=DEVICE, default="auto", **SHOWN)
 preset = of_model("--preset", help="A named set of model options, e.g. official for attenmixer.")
 extra = of_model("--option", "extra", multiple=True, metavar="KEY=VALUE", help=OPTION)
 all_metrics = option("--all-metrics", is_flag=True, help="HR and MRR at 5 and 10 too, NDCG, coverage, popularity.")
@@ -286,14 +292,23 @@ def show(groups: Sequence[Path], as_json: bool) -> None:
     """
     from rich.console import Console
 
+    from analyses.compare import results_table
+    from dissect.cli.screen import show_tables
     from dissect.cli.verdict_view import render_path, render_verdict
     from dissect.group import Group
+    from dissect.runs.folders import group_config
+    from dissect.tables.results import render_results
     from dissect.training import workers
 
     if not workers.is_first():
         return
     if len(groups) == 1 and not Group(groups[0]).config.has_verdict:
-        show_results(groups[0], as_json)
+        config = group_config(groups[0])
+        table = results_table(groups[0].parent, config["split_hash"], config["protocol"])
+        if as_json:
+            print(table.to_json(orient="records", indent=1))
+        else:
+            show_tables(render_results(table, config["dataset"], config["protocol"], newest=groups[0].name))
         return
     verdicts = [Group(group).verdict() for group in groups]
     if as_json:
@@ -302,18 +317,3 @@ def show(groups: Sequence[Path], as_json: bool) -> None:
         Console().print(render_path(verdicts, "" if str(groups[0].parent) == "runs" else str(groups[0].parent)))
     else:  # of models without a role, say, there is no density to compare
         Console().print(*map(render_verdict, verdicts), sep="\n")
-
-
-def show_results(group: Path, as_json: bool) -> None:
-    """Print all results on the split of a group."""
-    from analyses.compare import results_table
-    from dissect.cli.screen import show_tables
-    from dissect.runs.folders import group_config
-    from dissect.tables.results import render_results
-
-    config = group_config(group)
-    table = results_table(group.parent, config["split_hash"], config["protocol"])
-    if as_json:
-        print(table.to_json(orient="records", indent=1))
-    else:
-        show_tables(render_results(table, config["dataset"], config["protocol"], newest=group.name))

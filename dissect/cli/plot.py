@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from dissect.cli import options
-from dissect.drawing import CHOICES, FIGURES, Drawing
+from dissect.drawing import CHOICES, FIGURES, TAU, Drawing
 from dissect.errors import UsageError
 
 Draw = Callable[..., list[Drawing]]
@@ -18,7 +18,7 @@ Draw = Callable[..., list[Drawing]]
 
 EXAMPLES = (
     "plot density",
-    "plot density LITERAL CALIBRATED --together",
+    "plot density GROUP1 GROUP2 --together",
     "plot heatmap srgnn-diginetica",
     "plot path srgnn-diginetica-3ce81429 --by matrix",
 )
@@ -30,12 +30,15 @@ def command() -> None:
 
 
 def draw_each(draw: Draw, groups: Sequence[str], runs_dir: str, out: str | None, **more: Any) -> None:
-    """A figure of each dissected group, in its own folder."""
-    from dissect.runs.folders import each_sound
+    """A figure of each dissected group, in its own folder; of several, in `out`, a folder for each."""
+    from dissect.runs.folders import each_sound, require_own_names
 
-    found = named(groups, runs_dir, dissected=True)
+    found = list(dict.fromkeys(named(groups, runs_dir, dissected=True)))
+    if out:
+        require_own_names(found)
     for group, drawings in each_sound(found, lambda group: (group, draw(group, **more))):
-        save(drawings, Path(out) if out else group / "figures")
+        own = Path(out) / group.name if out and len(found) > 1 else Path(out or group / "figures")
+        save(drawings, own)
 
 
 def draw_density(
@@ -50,7 +53,7 @@ def draw_density(
     else:
         raise UsageError(
             f"--together sets two groups side by side, not {len(groups)}.",
-            "Name two: dissect plot density LITERAL CALIBRATED --together",
+            "Name two: dissect plot density GROUP1 GROUP2 --together",
         )
 
 
@@ -82,23 +85,25 @@ def save(drawings: list[Drawing], folder: Path) -> None:
             click.echo(path)
 
 
-def choice(flag: str, values: Sequence[str], help: str | None = None, default: str = "") -> options.Decorator:
-    return click.option(flag, type=click.Choice(values), default=default or values[0], show_default=True, help=help)
+def choice(flag: str, values: Sequence[str], help: str | None = None) -> options.Decorator:
+    return click.option(flag, type=click.Choice(values), default=values[0], show_default=True, help=help)
 
 
-def out(default: str) -> options.Decorator:
-    return click.option("--out", metavar="DIR", help=f"Folder for the files. [default: {default}]")
+def out(default: str, more: str = "") -> options.Decorator:
+    return click.option("--out", metavar="DIR", help=f"Folder for the files{more}. [default: {default}]")
 
 
 MEASURES = "D1: log alpha below the threshold; D2: |theta| > tau; D2s: theta > tau, the paper's Equation 3 literally."
 BELOW = "Keep a weight if its log alpha is below this. [default: the group's]"
+TAUS = ("0", "0.001", "0.01", "0.05")
 VARIANTS = "full, or without-<role>; may be repeated. [default: all]"
 groups = click.argument("groups", nargs=-1, metavar="[GROUP ...]")
-of_each = (groups, click.option("--threshold", type=float, help=BELOW), out("the group's figures/"), options.runs_dir)
+out_of_each = out("the group's figures/", ", with one in it for each of several groups")
+of_each = (groups, click.option("--threshold", type=float, help=BELOW), out_of_each, options.runs_dir)
 
 counted = (
     choice("--measure", CHOICES["heatmap"]["measure"], MEASURES),
-    choice("--tau", ("0", "0.001", "0.01", "0.05"), "For D2 and D2s.", "0.01"),
+    click.option("--tau", type=click.Choice(TAUS), help=f"For D2 and D2s. [default: {TAU}]"),
     click.option("--variant", default="full", show_default=True, help="full, or without-<role>."),
 )
 
@@ -113,7 +118,7 @@ def figure(name: str, run: Callable[..., None], words: Sequence[str], *declared:
 figure(
     "density",
     draw_density,
-    ["", "srgnn-diginetica --x step", "LITERAL CALIBRATED --together"],
+    ["", "srgnn-diginetica --x step", "GROUP1 GROUP2 --together"],
     choice("--x", CHOICES["density"]["x"]),
     click.option("--together", is_flag=True, help="Two groups side by side, with one axis and the same lines."),
     *counted,
@@ -128,7 +133,7 @@ figure(
     choice("--by", CHOICES["path"]["by"], "A line for each role, or for each matrix."),
     *of_each,
 )
-figure("opinions", draw_each, ["", "srgnn-diginetica"], groups, out("the group's figures/"), options.runs_dir)
+figure("opinions", draw_each, ["", "srgnn-diginetica"], groups, out_of_each, options.runs_dir)
 figure(
     "training",
     draw_together,

@@ -6,7 +6,7 @@ import click
 
 from dissect.cli import options
 
-DEVICE = click.option("--device", type=options.DEVICES, help="[default: as in the command that began the run]")
+DEVICE = click.option("--device", type=options.DEVICE, help="[default: as in the command that began the run]")
 
 
 @options.verb("resume runs/srgnn-demo-58ce72c0/s1", "resume srgnn-demo")

@@ -30,11 +30,6 @@ def show_tables(*views: Any) -> None:
         Console(width=width).print(view, "")
 
 
-def width() -> int:
-    """The columns of the screen."""
-    return Console().width
-
-
 def show_json(found: Any) -> None:
     print(json.dumps(found, indent=1))
 

@@ -81,7 +81,7 @@ def tune_all(trials: int, timeout: float | None, device: str, quiet: bool, **giv
     """Tune what a study trains, one after the other, with equally many trials."""
     how = {"device": device, "observe": partial(observer, quiet=quiet, stays=False)}
     for model, folder in planned(**given, quiet=quiet, how=how).tune(trials, timeout):
-        tune_view.show(folder, model)
+        tune_view.show(folder, model, data_dir=given["data_dir"])
 
 
 def part_of(shard: str | None) -> tuple[int, int]:
@@ -117,6 +117,8 @@ def stand(as_json: bool, **given: Any) -> None:
 def answered(out: str | None, all_metrics: bool, as_json: bool, **given: Any) -> None:
     """The table of a study."""
     asked = planned(**given)
+    if all_metrics and asked.study.shows in ("data", "claims"):
+        raise UsageError(f"--all-metrics has no effect on {asked.study.name}.", "Leave it out.")
     if asked.study.shows == "data":
         print_data(asked.data, out, as_json)
     elif asked.study.shows == "claims":

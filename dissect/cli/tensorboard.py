@@ -34,6 +34,7 @@ def command(names: tuple[str, ...], out: str | None, runs_dir: str, quiet: bool)
     runs = dict.fromkeys(run for name in groups for run in folders.resolve_runs(name, runs_dir))
     if not runs:
         raise UsageError(f"{', '.join(map(str, groups))} has no run yet.", "Make one: dissect run")
+    folders.require_own_names(map(folders.group_of, runs))
     board, screen = Path(out or Path(runs_dir) / "tensorboard"), console(quiet)
 
     def write(run: Path) -> list[Path]:

@@ -13,12 +13,13 @@ import msgspec
 from click.core import ParameterSource
 
 from dissect.cli import options, screen
+from dissect.cli.models_view import as_option
 from dissect.experiment import tune
 from dissect.experiment.subject import option_values
 from dissect.experiment.tuned import FILE, read, read_trials
 from dissect.progress import observer
 from dissect.runs.config import SETTINGS
-from dissect.tables.trials import in_cell, view_of_trials
+from dissect.tables.trials import view_of_trials
 
 
 def tuned(
@@ -44,10 +45,10 @@ def tuned(
     else:
         watch = partial(observer, quiet=quiet, stays=False)
         folder = tune.tune(model, data, observe=watch, say=say, **how, **about)
-    show(folder, model, as_json)
+    show(folder, model, as_json, data_dir)
 
 
-def show(folder: Path, model: str, as_json: bool = False) -> None:
+def show(folder: Path, model: str, as_json: bool = False, data_dir: str | None = None) -> None:
     """The best trials of a tuning beside the defaults, and the command that uses them."""
     record, table = read(folder / FILE), read_trials(folder)
     if as_json:
@@ -57,8 +58,9 @@ def show(folder: Path, model: str, as_json: bool = False) -> None:
     screen.show(view_of_trials(record, table))
     words = ["run", "--model", model] if record.verb == "run" else ["train", model]
     words += ["--dataset", record.dataset, *(["--preset", record.preset] if record.preset else [])]
-    words += [word for name, value in record.given.items() for word in ("--option", f"{name}={in_cell(value)}")]
+    words += [word for name, value in record.given.items() for word in ("--option", f"{name}={as_option(value)}")]
     runs = str(folder.parents[1])
     words += [] if runs == "runs" else ["--runs-dir", runs]
+    words += ["--data-dir", data_dir] if data_dir else []
     print(f"\n{folder / FILE}")
     print(f"Use it: dissect {shlex.join(words)} --tuned")

@@ -174,7 +174,8 @@ def report(dataset: Dataset, folder: Path) -> Iterator[tuple[str, bool]]:
         yield f"Dropped from test: {clicks}, and {unseen.get('sessions', 0):,} sessions with them.", False
     if record.get("format") == "log":
         yield from ((line, False) for line in _report_log(dataset))
-    yield f"In {folder}. Next: dissect run --dataset {shlex.quote(dataset.name)}", False
+    elsewhere = [] if folder.parent == catalog.data_root() else ["--data-dir", str(folder.parent)]
+    yield f"In {folder}. Next: {shlex.join(['dissect', 'run', '--dataset', dataset.name, *elsewhere])}", False
     first, smallest = (record.get(what, 0) for what in ("first_id", "smallest_id"))
     if smallest > first:
         yield (

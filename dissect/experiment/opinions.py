@@ -31,6 +31,7 @@ from dissect.experiment.plan import silent
 from dissect.experiment.recorded import Load, data_of, model_of
 from dissect.opinions import sessions
 from dissect.runs import files, folders, records
+from dissect.runs.config import Config
 from dissect.sparsevd import declared_for
 from dissect.training.evaluation import prefixes_of
 from dissect.training.losses import shares_of
@@ -153,9 +154,16 @@ def runs_of(group: Path, seed: int) -> tuple[Recorded, Recorded]:
     if not folders.is_done(record.run):
         raise DataError(
             f"{group.name} has no matched dense model of seed {seed}, which all criteria but SparseVD judge.",
-            f"dissect run trains it beside the dissection; go on with it: dissect resume {group}",
+            _way_on(group, own.config),
         )
     return own, record
+
+
+def _way_on(group: Path, config: Config) -> str:
+    """How the dense model that is missing gets trained: beside a dissection only if it has shadows (Plan.beside)."""
+    if config.is_sparse and not config.shadows:
+        return "The same command without --literal or --no-shadows trains it beside the dissection, in another group."
+    return f"dissect run trains it beside the dissection; go on: dissect resume {shlex.quote(str(group))}"
 
 
 def subject_of(
@@ -196,13 +204,10 @@ def seeds_of(group: Path, wanted: Collection[int] = ()) -> list[int]:
 
     Raises UsageError if there is none.
     """
-    is_sparse = folders.group_config(group)["where"] != "none"
-    dense = folders.MATCHED if is_sparse else folders.FULL
+    config = Config(**folders.group_config(group))
+    dense = folders.MATCHED if config.is_sparse else folders.FULL
     seeds = [folders.place_of(run)[1] for run in folders.group_runs(group) if folders.is_done(run)]
     found = [seed for seed in seeds if folders.is_done(folders.run_path(group, seed, dense))]
     if not (found := [seed for seed in found if not wanted or seed in wanted]):
-        raise UsageError(
-            f"{group.name} has no finished seed with a dense model to judge.",
-            f"dissect run trains both; go on with them: dissect resume {shlex.quote(str(group))}",
-        )
+        raise UsageError(f"{group.name} has no finished seed with a dense model to judge.", _way_on(group, config))
     return found

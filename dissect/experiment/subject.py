@@ -191,8 +191,8 @@ def model_options(
     # Options that equal the defaults are not written down, so that they make no other group; only the width is. In the
     # order of the constructor, so that the file of a group is the same in whatever order they were given.
     order = [name for name in dict.fromkeys([*takes, *options]) if options.get(name) is not None]
-    options = {name: options[name] for name in order if name == "dim" or usual.get(name) != options[name]}
-    options = _of_their_kinds(subject, options)
+    options = _of_their_kinds(subject, {name: options[name] for name in order})  # first: true equals 1
+    options = {name: value for name, value in options.items() if name == "dim" or usual.get(name) != value}
     _check_names(subject, try_out(subject, options)[0])
     _check_without(subject, options, without, [f"--option {n}={v}" for n, v in given.items() if n != "dim"])
     return options

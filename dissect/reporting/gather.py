@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -258,7 +259,10 @@ def of_claims(judged: pd.DataFrame, dataset: str) -> Table:
 
 
 def as_claim(given: Claim) -> dict[str, Any]:
-    """A claim of the caller's with its table as one of ours. Raises DissectError if it is not such."""
+    """A claim of the caller's with its table as one of ours. Raises DissectError if it is not such.
+
+    UsageError for a table that is neither a DataFrame nor a `Table`.
+    """
     if not isinstance(given, Mapping) or not given.get("title"):
         raise DissectError(
             "A claim of a report is a dict with a title.", 'For example: {"title": "...", "text": "..."}'
@@ -267,4 +271,6 @@ def as_claim(given: Claim) -> dict[str, Any]:
     if isinstance(shown, pd.DataFrame):
         rows = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in shown.itertuples(index=False)]
         shown = table(str(given["title"]), [str(name) for name in shown.columns], rows)
+    elif shown is not None and not (isinstance(shown, Mapping) and Table.__required_keys__ <= shown.keys()):
+        raise UsageError(f"The table of a claim is a DataFrame; it cannot be {reprlib.repr(shown)}.")
     return {"answer": "", "text": "", **given, "table": shown}

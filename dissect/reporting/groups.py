@@ -56,7 +56,7 @@ def of_group(group: Path, say: Step) -> dict[str, Any]:
     say(f"accuracy of {group.name}")
     entries = entries_of_group(group)
     if not entries:
-        again = f"Go on with it: dissect resume {group}"
+        again = f"Go on with it: dissect resume {shlex.quote(str(group))}"
         raise DataError(f"{group} has no finished seed that is undamaged.", again)
     means, by_seed = accuracy(entries)
     section = {

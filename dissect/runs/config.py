@@ -21,6 +21,7 @@ from dissect.text import STEERS
 
 EPOCHS = 10  # default length of a training that chooses an epoch
 PRODUCTS = ("float32", "tf32", "bf16", "auto")  # the kernels behind each are in training/products.py
+DEVICES = ("auto", "cpu", "cuda")  # where a run trains, which changes no setting (training/device.py)
 LOSSES = ("cross-entropy", "bpr-max", "top1-max")  # training/losses.py
 LIMITS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
@@ -78,16 +79,10 @@ class Config:
         "log-uniform", "SparseVD", "Prior over the weights.", choices=("log-uniform", "normal", "ard"), rare=True
     )
     threshold: float = setting(
-        3.0,
-        "SparseVD",
-        "Keep a weight if its log alpha is below this.",
-        limits={"at least": -20, "at most": 20},
+        3.0, "SparseVD", "Keep a weight if its log alpha is below this.", limits={"at least": -20, "at most": 20}
     )
     log_sigma2: float | None = setting(
-        None,
-        "SparseVD",
-        "Initial log sigma^2. [default: log Var(theta) - 4 in each matrix]",
-        rare=True,
+        None, "SparseVD", "Initial log sigma^2. [default: log Var(theta) - 4 in each matrix]", rare=True
     )
     unit: str = setting(
         "weight",
@@ -99,20 +94,13 @@ class Config:
     kl_weight: float = setting(
         1.0,
         "SparseVD",
-        "Weight beta of the KL at the end of the warm-up; the loss adds beta / N x KL.",
+        "Weight beta of the KL after the warm-up; the loss adds beta / N x KL. `run` takes several, for a path.",
         limits={"at least": 0, "below": math.inf},
     )
     kl_warmup: float = setting(
-        0.3,
-        "SparseVD",
-        "Share of the steps over which beta rises from 0.",
-        limits={"at least": 0, "at most": 1},
+        0.3, "SparseVD", "Share of the steps over which beta rises from 0.", limits={"at least": 0, "at most": 1}
     )
-    shadows: bool = setting(
-        False,
-        "SparseVD",
-        "Put a useless matrix beside each one, to compare with.",
-    )
+    shadows: bool = setting(False, "SparseVD", "Put a useless matrix beside each one, to compare with.")
     average: float = setting(
         0.0,
         "training",
@@ -213,12 +201,7 @@ class Config:
         "Apply weight decay to theta and log sigma^2 too, as the authors' optimiser would. This distorts density.",
         rare=True,
     )
-    order: str = setting(
-        "shuffled",
-        "data",
-        "Order of the training examples.",
-        choices=("shuffled", "chronological"),
-    )
+    order: str = setting("shuffled", "data", "Order of the training examples.", choices=("shuffled", "chronological"))
     protocol: str = setting(
         "clean",
         "training",
@@ -233,10 +216,7 @@ class Config:
     )
     select: str = "last"  # or "mrr@20": the epoch with the best one on validation
     patience: int = setting(
-        0,
-        "training",
-        "Stop after this many epochs without a better MRR@20; 0 never stops.",
-        limits={"at least": 0},
+        0, "training", "Stop after this many epochs without a better MRR@20; 0 never stops.", limits={"at least": 0}
     )
     refit: bool = False  # on all training sessions, for the epochs that a run with validation chose for this seed
     init_from: str | None = None  # fingerprint of the weights that the run starts from

@@ -169,6 +169,16 @@ def variants(group: Path) -> list[str]:
     return [v for v in (FULL, *reduced) if group_runs(group, v)]
 
 
+def require_own_names(groups: Iterable[Path]) -> None:
+    """Raises UsageError if two groups have one name: in a folder of both, one would overwrite the other."""
+    places: dict[str, Path] = {}
+    for group in groups:
+        other = places.setdefault(group.name, group)
+        if other.resolve() != group.resolve():
+            says = f"{other} and {group} have one name, and their files would have one place."
+            raise UsageError(says, "Give them one after the other, each with an --out of its own.")
+
+
 def place_of(run: Path) -> tuple[str, int]:
     """(variant, seed) of a run folder, by its place in the group. Raises DataError if it is not one."""
     match = RUN.fullmatch(run.name)

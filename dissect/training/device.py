@@ -6,6 +6,8 @@ import ctypes
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,8 @@ import numpy as np
 import torch
 
 import dissect
-from dissect.errors import UsageError
+from dissect.errors import UsageError, unknown
+from dissect.runs.config import DEVICES
 
 # glibc's mallopt parameters and the values that keep freed memory in the process: without them every buffer of
 # a step (17 MB of scores, 44 MB of gradients) is given back and faulted in again page by page, which doubles
@@ -29,11 +32,15 @@ _WORTH_THREADS = 20_000_000
 
 
 def prepare_device(choice: str = "auto", work: int | None = None) -> torch.device:
-    """The device to train on: "auto" is CUDA where there is one. Raises UsageError if "cuda" is asked for without any.
+    """The device to train on: "auto" is CUDA where there is one.
+
+    Raises UsageError if `choice` is none of DEVICES, or "cuda" without a CUDA device.
 
     On the CPU denormal numbers are flushed to zero (they cost a hundred times a normal one), freed buffers stay
     with the process, and a small problem (`work` = B x V x D multiplications) gets one thread.
     """
+    if choice not in DEVICES:
+        raise unknown("device", choice, DEVICES)
     if choice == "cuda" and not torch.cuda.is_available():
         raise UsageError("There is no CUDA device here.", "Use --device cpu, or --device auto.")
     if choice == "cuda" or (choice == "auto" and torch.cuda.is_available()):
@@ -46,6 +53,19 @@ def prepare_device(choice: str = "auto", work: int | None = None) -> torch.devic
         libc.mallopt(_M_MMAP_THRESHOLD, _KEEP_BELOW)
         libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BELOW)
     return torch.device("cpu")
+
+
+@contextmanager
+def processor_as_it_was(device: str = "auto") -> Iterator[None]:
+    """Threads and random numbers of the process are as before at the end of a training; denormals are on again."""
+    threads = torch.get_num_threads()
+    try:
+        n_devices = 0 if device == "cpu" else torch.cuda.device_count()
+        with torch.random.fork_rng(devices=range(n_devices)):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
 
 
 @cache
