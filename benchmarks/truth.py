@@ -56,7 +56,7 @@ OWN = Path(__file__).with_name("planted_models.py")
 NEEDED, USELESS, REDUNDANT, RANK_1 = "needed", "useless", "redundant", "rank 1"
 # Truth -> (the right answer by density, the right answer by retraining). A redundant part tells what another part tells
 # too, and may keep its weights or not; a useless one has nothing to tell. A
-# matrix of rank 1 is needed with few weights: what is asked of its density is only that it is not empty (`by_density`).
+# matrix of rank 1 may be needed with few weights: to call it withered is no mistake unless it is empty (`by_density`).
 RIGHT = {
     NEEDED: ("alive", "needed"),
     USELESS: ("withered", "redundant"),
@@ -252,10 +252,10 @@ def by_density(row: pd.Series) -> str:
     wanted = RIGHT[row["truth"]][0]
     if wanted is None:
         return ""
-    if wanted == "not empty":  # a few weights beyond chance are enough, and "withered" is no mistake
-        if row["density"] == "alive" or row["low"] > 0:
-            return "right"
+    if wanted == "not empty" and row["density"] == "withered":  # no mistake, if a few weights beyond chance are left
         return "wrong" if row["high"] <= 0 else "undecided"
+    if wanted == "not empty":
+        return "right" if row["density"] == "alive" else "undecided"
     return "undecided" if row["density"] == "undecided" else "right" if row["density"] == wanted else "wrong"
 
 

@@ -76,7 +76,7 @@ def test_a_slip_of_the_pen_is_usage_and_names_what_is_near(words, says):
     ("words", "adds"),
     [
         (["verdict", "--runs-dir", "my runs"], "Add --runs-dir 'my runs' to it, as here.\n"),
-        (["compare", "--runs-dir=elsewhere"], "Add --runs-dir elsewhere to it, as here.\n"),
+        (["compare", "--runs-dir=else where"], "Add --runs-dir 'else where' to it, as here.\n"),
         (["verdict"], ""),
         (["models", "srgn"], ""),  # its hint names no command
     ],

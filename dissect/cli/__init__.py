@@ -6,6 +6,7 @@ import importlib
 import re
 import shlex
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,13 @@ PLACES = {"--runs-dir": ("data", "models"), "--data-dir": ("models", "verdict", 
 def same_places(hint: str, words: Sequence[str]) -> str:
     """What to say if the command that a hint names lacks the folders given in the `words` of this one."""
     verbs = [verb for verb in re.findall(r"\bdissect (\w+)", hint) if verb in COMMANDS]
-    given = re.findall(rf"({'|'.join(PLACES)})[ =]('.*?'|\S+)", shlex.join(words))
     named = [path for word in hint.split() for path in (word, *map(str, Path(word).parents))]
-    lacks = [f"{name} {value}" for name, value in given if value not in named and {*verbs} - {*PLACES[name]}]
+    lacks = []
+    for word, after in pairwise((*words, "")):
+        name, equals, value = word.partition("=")
+        value = shlex.quote(value if equals else after)
+        if name in PLACES and value not in named and {*verbs} - {*PLACES[name]}:
+            lacks.append(f"{name} {value}")
     return f"Add {' '.join(lacks)} to it, as here." if lacks else ""
 
 

@@ -410,8 +410,11 @@ def diverged(training: Training, ce: float, kl: float, run: Path) -> DivergedErr
     named = [*training.model.named_parameters(), *controls]
     bad = [name for name, parameter in named if not torch.isfinite(parameter).all()]
     suspect = bad[0] if bad else ("the KL" if not math.isfinite(kl) else "the scores of this batch")
+    kept = (
+        "The record and the last good checkpoint are" if (run / "checkpoints" / "last.pt").exists() else "The record is"
+    )
     return DivergedError(
         f"The loss is no longer a number at step {training.state.step} (cross-entropy {ce}, KL {kl}); "
-        f"suspect: {suspect}. The record and the last good checkpoint are kept in {run}.",
+        f"suspect: {suspect}. {kept} kept in {run}.",
         "A smaller --lr or a longer --kl-warmup usually helps.",
     )
