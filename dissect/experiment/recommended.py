@@ -15,7 +15,7 @@ from dissect.errors import DataError, UsageError
 from dissect.experiment.opened import trained_model
 from dissect.experiment.plan import Say
 from dissect.training.rebuild import Recorded
-from dissect.training.recommend import recommend
+from dissect.training.recommend import Recommended, recommend
 
 QUOTED = "Write sku-881,sku-17, with quotes around a name with a comma or a leading space: '\"a, b\",c'."
 NEAR_AMONG = 100_000  # identifiers: to compare with more would take seconds
@@ -35,11 +35,16 @@ def recommended(
     """For each session of item numbers, rows of rank, item, identifier (if there are any), score and probability."""
     found, _, where = trained_model(record, data, max(map(len, sessions)), model, device)
     for answer in recommend(found, sessions, record.n_items, where, k, unseen, record.config.longest):
-        rows = []
-        for rank, (item, score, probability) in enumerate(answer, 1):
-            named = {"identifier": identifiers[item - 1]} if identifiers else {}
-            rows.append({"rank": rank, "item": item, **named, "score": score, "probability": probability})
-        yield rows
+        yield rows_of(answer, identifiers)
+
+
+def rows_of(answer: Sequence[Recommended], identifiers: Sequence[int | str] | None) -> list[dict[str, Any]]:
+    """What was recommended after one session as rows of a table."""
+    rows = []
+    for rank, each in enumerate(answer, 1):
+        named = {"identifier": identifiers[each.item - 1]} if identifiers else {}
+        rows.append({"rank": rank, "item": each.item, **named, "score": each.score, "probability": each.probability})
+    return rows
 
 
 def read_session(
