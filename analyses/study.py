@@ -27,6 +27,7 @@ from dissect.experiment.train import train
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SETTINGS
 from dissect.runs.folders import each_sound
+from dissect.training.device import processor_as_it_was
 from dissect.training.evaluation import gains
 from models import MODELS
 
@@ -158,7 +159,8 @@ def perform(todo: Sequence[Job], scale: dict[str, Any], say: Say, **how: Any) ->
             given = arguments(job.arm, scale)
             runs_dir = job.plan.group.parent
             try:
-                train(job.arm.model, job.plan.data, runs_dir=runs_dir, seeds=(job.seed,), say=say, **given, **how)
+                with processor_as_it_was(how.get("device", "auto")):  # a small arm takes one thread
+                    train(job.arm.model, job.plan.data, runs_dir=runs_dir, seeds=(job.seed,), say=say, **given, **how)
             except BusyError:
                 say(f"{job.arm.label}, seed {job.seed}: another process trains it.")
                 continue

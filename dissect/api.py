@@ -285,7 +285,7 @@ def report(
     runs_dir : str or Path
         Where names are looked up.
     **of_study
-        Of a study: dataset, scale, dim, epochs, seeds and data_dir.
+        Of a study, as for `study`: dataset, scale, dim, epochs, seeds, protocol, arms, tuned; and data_dir.
 
     Returns
     -------
@@ -303,7 +303,7 @@ def report(
 
     several: Any = [names] if is_group(names) else names
     check({"groups": several, "runs_dir": runs_dir, "out": out, "force": force, "claims": claims})
-    known = ("dataset", "scale", "dim", "epochs", "seeds", "data_dir")
+    known = ("dataset", "scale", "dim", "epochs", "seeds", "protocol", "arms", "tuned", "data_dir")
     for argument in of_study.keys() - set(known):
         raise unknown("argument of dissect.report", argument, ("out", "claims", "force", "runs_dir", *known))
     check(of_study)

@@ -105,10 +105,9 @@ class Studied:
         done, in_all = sum(job.is_done for job in self.jobs), len(self.jobs)
         trainings = f"{in_all:,} training{'s' * (in_all != 1)}"
         self.say(f"{self.study.name}: {trainings}, {done} finished; {len(left)} to do here.")
-        with processor_as_it_was(self.how.get("device", "auto")):
-            for count, job in enumerate(studying.perform(left, dict(self.size), self.say, **self.how), 1):
-                wait = f" {time_left(studying.status(mine))}" if count < len(left) else ""
-                self.say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
+        for count, job in enumerate(studying.perform(left, dict(self.size), self.say, **self.how), 1):
+            wait = f" {time_left(studying.status(mine))}" if count < len(left) else ""
+            self.say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
         return self
 
     def tune(self, trials: int = 12, timeout: float | None = None) -> Iterator[tuple[str, Path]]:

@@ -544,18 +544,21 @@ def test_groups_side_by_side_are_not_averaged_in_the_table_behind_their_figure(t
 def test_the_command_below_a_figure_draws_this_figure(made, tmp_path, monkeypatch):
     """From the same folder: with the paths of the groups, or the size and places of the study."""
     mine = tmp_path / "my lines.toml"
-    mine.write_text('shows = "lines"\n[[arm]]\nmodel = "pop"\nx = 1\n')
+    mine.write_text('shows = "lines"\n[[arm]]\nlabel = "most clicks"\nmodel = "pop"\nx = 1\n')
     where = {"dataset": "tiny", "runs_dir": made / "runs", "data_dir": made / "data"}
     places = ["--runs-dir", str(made / "runs"), "--data-dir", str(made / "data")]
-    words = ["study", "run", str(mine), "--dataset", "tiny", "--seed", "1", "--quiet", *places]
+    words = ["study", "run", str(mine), "--dataset", "tiny", "--seed", "1", "--protocol", "paper", "--quiet", *places]
     assert CliRunner().invoke(main, words, catch_exceptions=False).exit_code == 0
     group = made / "runs" / named(made, "srgnn", 2)
-    page = dissect.report([group, str(mine)], tmp_path / "r.html", dim=7, epochs=0.5, seeds=(1,), **where)
+    size = {"dim": 7, "epochs": 0.5, "seeds": (1,), "arms": ("most clicks",), "tuned": True, "protocol": "paper"}
+    page = dissect.report([group, str(mine)], tmp_path / "r.html", **size, **where)
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"<code>(dissect (?:plot|study) [^<]*)</code>", Path(page).read_text())
     assert {tuple(shlex.split(unescape(command))[1:3]) for command in commands} == {
         ("plot", "density"), ("plot", "path"), ("plot", "training"), ("study", "figure")
     }  # fmt: skip
+    (of_study,) = [command for command in map(unescape, commands) if command.startswith("dissect study")]
+    assert "--tuned" in of_study and "--arm 'most clicks'" in of_study and "--protocol paper" in of_study
     for command in map(unescape, commands):
         result = CliRunner().invoke(main, [*shlex.split(command)[1:], "--out", "drawn"])
         assert result.exit_code == 0, (command, result.output)

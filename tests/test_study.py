@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 
 import dissect
@@ -84,6 +85,16 @@ def test_a_study_is_trained_stops_goes_on_and_is_shared(tmp_path, data, mine, ca
     assert all((run / "DONE").stat().st_mtime_ns == when for run, when in before.items())
     other = studies.Study("other", "", (studies.Arm("the same", "srgnn", settings={"batch_size": 32}),))
     assert all(job.is_done for job in study.jobs(other, data, SIZE, tmp_path))  # what one trained another finds
+
+
+def test_a_small_arm_leaves_the_threads_to_the_next(tmp_path, data, mine):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        seen = [torch.get_num_threads() for _ in study.perform(study.jobs(mine, data, SIZE, tmp_path), SIZE, print)]
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [3] * 5
 
 
 def test_the_dense_model_beside_a_dissection_is_trained_too(tmp_path, data):

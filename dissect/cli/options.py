@@ -225,8 +225,14 @@ def training(seeds: tuple[int, ...], epochs: float) -> Decorator:
 SCALE = "quick: to try it out; eighth: width 64, 3 seeds; full: width 256 and 5 seeds, as in the paper."
 
 
-def of_size(of: str = "") -> Decorator:
-    """How large the trainings of a study are; `of` comes before the help of each."""
+ARMS_TUNED = (
+    "Use the settings that `study tune` or `dissect tune` found, for the arms that have some; an arm's own win."
+)
+PAPER = "paper: train on everything, and take each metric at its best epoch on test, as the paper does."
+
+
+def of_study(of: str = "", tuned: bool = True) -> Decorator:
+    """Which trainings of a study are meant; `of` comes before the help of each. With `tuned`, --tuned is among them."""
     shown, place = partial(click.option, show_default=True), ", in place of those of --scale."
     return several(
         shown("--dataset", default="demo", help=f"{of}A name from `dissect data list`."),
@@ -234,6 +240,11 @@ def of_size(of: str = "") -> Decorator:
         click.option("--dim", type=click.IntRange(1), help=f"{of}Width, in place of that of --scale."),
         click.option("--epochs", type=float, help=f"{of}Epochs of a training{place}"),
         click.option("--seed", "seeds", type=SEED, help=f"{of}Seeds{place}", **ONCE),
+        click.option("--protocol", type=click.Choice(["paper"]), help=f"{of}{PAPER}"),
+        click.option("--arm", "arms", multiple=True, metavar="LABEL", help=f"{of}Only these arms of `study show`."),
+        *[click.option("--tuned", is_flag=True, help=f"{of}{ARMS_TUNED}")] * tuned,
+        runs_dir,
+        data_dir,
     )
 
 

@@ -9,10 +9,8 @@ from typing import Any
 import click
 
 from dissect.cli import options
-from dissect.cli.options import as_json, data_dir, runs_dir
+from dissect.cli.options import as_json
 
-TUNED = "Use the settings that `study tune` or `dissect tune` found, for the arms that have some; an arm's own win."
-PROTOCOL = "paper: train on everything, and take each metric at its best epoch on test, as the paper does."
 SHARD = "Of n workers this is number i, such as 2/4: it trains every n-th. For batch queues."
 
 
@@ -30,17 +28,7 @@ def view() -> ModuleType:
 
 verb = partial(options.subverb, command, "study")
 argument = click.argument("name")
-tuned = click.option("--tuned", is_flag=True, help=TUNED)
-
-
-of_study = options.several(  # which trainings are meant
-    argument,
-    options.of_size(),
-    click.option("--protocol", type=click.Choice(["paper"]), help=PROTOCOL),
-    click.option("--arm", "arms", multiple=True, metavar="LABEL", help="Only these arms of `study show`."),
-    runs_dir,
-    data_dir,
-)
+of_study = options.several(argument, options.of_study())
 
 
 @verb("list", "List the studies.", "")
@@ -63,7 +51,6 @@ def show(name: str, as_json: bool) -> None:
 
 @verb("run", "Train what is not there yet.", "table2 --dataset diginetica --scale eighth", "table4 --shard 1/4")
 @of_study
-@tuned
 @click.option("--shard", metavar="i/n", help=SHARD)
 @options.device
 @options.quiet
@@ -77,7 +64,8 @@ def run(**given: Any) -> None:
 
 
 @verb("tune", "Tune what a study trains, each with as many trials.", "table2 --dataset diginetica --scale eighth")
-@of_study
+@argument
+@options.of_study(tuned=False)
 @click.option("--trials", type=click.IntRange(1), default=12, help="Settings to try for each.", **options.SHOWN)
 @click.option("--timeout", type=float, metavar="HOURS", help="Begin no trial after this many hours in all.")
 @options.device
@@ -93,7 +81,6 @@ def tune(**given: Any) -> None:
 
 @verb("status", "What is finished, and how long the rest takes.", "table2 --dataset diginetica --scale eighth")
 @of_study
-@tuned
 @as_json
 def status(**given: Any) -> None:
     """Show how many seeds of each arm are finished, and how long the others will take here."""
@@ -107,7 +94,6 @@ def status(**given: Any) -> None:
     "claims --dataset diginetica --out claims.md",
 )
 @of_study
-@tuned
 @options.all_metrics
 @click.option("--out", metavar="FILE", help="Write to a .md, .tex, .csv, .json or .txt file.")
 @as_json
@@ -122,7 +108,6 @@ def table(**given: Any) -> None:
 
 @verb("figure", "Draw the figure that answers a study.", "figure6 --dataset diginetica --scale eighth")
 @of_study
-@tuned
 @click.option("--out", metavar="DIR", help="Folder for PDF, SVG, PNG, CSV and text. [default: RUNS/figures]")
 def figure(**given: Any) -> None:
     """Draw a figure of the paper from the finished runs of its study."""

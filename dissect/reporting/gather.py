@@ -26,6 +26,7 @@ from dissect.reporting.appendix import appendix
 from dissect.reporting.groups import STEPS, Step, attempt, figure, of_group, path, training
 from dissect.reporting.tables import Table, of_means, of_pairs, of_status, of_text, table
 from dissect.runs import folders
+from dissect.studied import studied
 from dissect.tables.counts import view_of_counts
 
 Claim = Mapping[str, Any]
@@ -44,7 +45,7 @@ def gathered(
     claims     sections of the caller's own, in their order: {"title": ..., "answer": ..., "text": ..., "table": a
                DataFrame or a `Table`}, all but the title optional
     progress   told what is read next, and how many of how many steps are done
-    of_study   which trainings of a study are meant: dataset, scale, dim, epochs, seeds, data_dir
+    of_study   which trainings of a study are meant: dataset, scale, dim, epochs, seeds, protocol, arms, tuned, data_dir
 
     Damaged runs are named in it as unreadable. Raises UsageError for an unknown name, DataError if nothing can be read.
     """
@@ -193,19 +194,16 @@ def of_a_study(
     say: Step,
     dataset: str = "demo",
     scale: str = "quick",
-    dim: int | None = None,
-    epochs: float | None = None,
-    seeds: Sequence[int] = (),
     data_dir: str | Path | None = None,
+    **of: Any,
 ) -> dict[str, Any]:
     """The section of a study: its question, how far it is, and its table or figure. Nothing is fetched for it.
 
     Raises DataError if its data set is not here.
     """
-    size = study.size_of(scale, dim=dim, epochs=epochs, seeds=tuple(seeds))
     say(f"study {name}")
-    found, data = find_study(name), catalog.load(dataset, data_dir)
-    todo = claims.jobs_of(found, data, size, runs_dir)
+    asked = studied(name, catalog.load(dataset, data_dir), runs_dir, scale, **of)
+    found, data, size, todo = asked.study, asked.data, dict(asked.size), asked.jobs
     done = [job for job in todo if job.is_done]
     section: dict[str, Any] = {"name": found.name, "question": found.question, "dataset": data.name, "scale": scale}
     section |= {"means": None, "pairs": None, "notes": [], "status": None, "figures": [], "counts": None}
@@ -224,21 +222,23 @@ def of_a_study(
     if not done or found.shows == "table":
         return section
     drawn = list(attempt(partial(drawing.of_study, found, data.name, size, todo)))
-    of_size = {"dataset": dataset, "scale": scale, "dim": dim, "epochs": epochs, "runs_dir": runs_dir}
-    command = command_of_figure(name, seeds, **of_size, data_dir=data_dir)
+    command = command_of_figure(name, dataset=dataset, scale=scale, runs_dir=runs_dir, data_dir=data_dir, **of)
     digits = 3 if found.shows == "density" else 2
     titles = [found.question if len(drawn) == 1 else f"{found.question} ({each.name})" for each in drawn]
     return section | {"figures": [figure(each, title, command, digits) for each, title in zip(drawn, titles)]}
 
 
-def command_of_figure(name: str, seeds: Sequence[int], **given: Any) -> str:
+def command_of_figure(name: str, seeds: Sequence[int] = (), arms: Sequence[str] = (), **given: Any) -> str:
     """The command that draws the figures of a study; of the options `given` those that are not the usual ones."""
     usual = {"dataset": "demo", "scale": "quick", "runs_dir": Path("runs")}
     words = ["dissect", "study", "figure", name]
     for option, value in given.items():
-        if value is not None and value != usual.get(option):
-            words += [f"--{option.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
-    return shlex.join([*words, *chain(*(("--seed", str(seed)) for seed in seeds))])
+        if value not in (None, False, usual.get(option)):
+            words += [f"--{option.replace('_', '-')}"]
+            words += [] if value is True else [f"{value:g}" if isinstance(value, float) else str(value)]
+    for option, values in (("--seed", seeds), ("--arm", arms)):
+        words += chain(*((option, str(value)) for value in values))
+    return shlex.join(words)
 
 
 def of_claims(judged: pd.DataFrame, dataset: str) -> Table:
