@@ -65,10 +65,22 @@ class Environment(TypedDict):
     device: NotRequired[Words]
 
 
+class Part(TypedDict):
+    """train or test in data.json"""
+
+    sessions: Count
+
+
 class Data(TypedDict):
     """data.json"""
 
     n_items: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+
+class Parts(TypedDict):
+    """The parts of data.json, where they count"""
+
+    test: NotRequired[Part]
 
 
 class TunedBy(TypedDict):

@@ -250,7 +250,8 @@ class Dissected:
     def _doubts_of_withered(self, name: str, counts: dict[int, Count]) -> Iterator[str]:
         """The training may not have pruned, or kept nothing that it needed."""
         if (most := max(c.density for c in counts.values())) > rules.PRUNED:
-            yield f"{name} still keeps {most:.3f} (> {rules.PRUNED}), as its shadows do: too little was pruned"
+            kept = f"{name} still keeps {most:.3f} (> {rules.PRUNED})"
+            yield f"{kept}, as its shadows do: too little was pruned; train longer"
         if not self.matched:
             yield "no held-out batches were given: whether the model is as good as a dense one is not known"
         else:
