@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
 from models.dropout import dropout
+from models.limits import require_rates, require_whole
 from models.readout import READOUT_OPTIONS, READOUT_SEARCH, atten_mixer_readout
 from models.search import DROPOUT, SCALE
 
@@ -90,9 +91,8 @@ class AttenMixer(SessionModel):
         **switches: Any,
     ) -> None:
         super().__init__()
-        for name, rate in (("dropout", dropout), ("candidate_dropout", candidate_dropout)):
-            if not 0 <= rate < 1:
-                raise ValueError(f"{name} is a probability from 0 to below 1, not {rate}")
+        require_whole(1, n_items=n_items, dim=dim)
+        require_rates(dropout=dropout, candidate_dropout=candidate_dropout)
         self.dropout, self.candidate_dropout = dropout, candidate_dropout
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         attend = "attention" not in without

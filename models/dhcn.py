@@ -8,6 +8,7 @@ Letters as in models/base.py: B sessions, C clicks, D width, V items.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from models.base import Matrix, SessionModel, init_uniform, lookup
 from models.batch import Batch
 from models.hypergraph import Hypergraph
+from models.limits import require, require_whole
 from models.line_graph import contrast, line_graph
 from models.rows import Clicks
 from models.search import Float, Int
@@ -74,11 +76,10 @@ class DHCN(SessionModel):
         without: Collection[str] = (),
     ) -> None:
         super().__init__()
-        if not 0 <= layers <= MOST_LAYERS:
-            raise ValueError(f"layers is from 0 (no hypergraph) to {MOST_LAYERS}, not {layers}")
-        if length < 1 or not 0 <= ssl < float("inf") or not 0 <= least <= 1:
-            says = "length is at least 1, ssl finite and at least 0, and least from 0 to 1"
-            raise ValueError(f"{says}, not {length}, {ssl} and {least}")
+        require_whole(1, n_items=n_items, dim=dim, length=length)
+        require_whole(0, MOST_LAYERS, layers=layers)  # 0: no hypergraph
+        require("at least 0 and finite", lambda x: 0 <= x < math.inf, ssl=ssl)
+        require("from 0 to 1", lambda x: 0 <= x <= 1, least=least)
         self.layers, self.ssl, self.length, self.line_gradient = layers, ssl, length, line_gradient
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         self.hypergraph: Any = Hypergraph(layers, least) if layers and "hypergraph" not in without else None

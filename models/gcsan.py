@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
 from models.gnn import GatedPropagation
+from models.limits import require, require_positive, require_rates, require_readout, require_whole
 from models.readout import MIXED, MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
-from models.released import require_scale
 from models.rows import Clicks
 from models.search import DROPOUT, SCALE, Float, Int, only_with
 from models.selfattention import FeedForward, SelfAttention
@@ -80,15 +80,12 @@ class GCSAN(SessionModel):
         **switches: Any,
     ) -> None:
         super().__init__()
-        require_scale(scale)
-        if scale != 12.0 and readout != "attenmixer":
-            raise ValueError(f"scale={scale}: only with readout='attenmixer'")
-        if steps < 0 or blocks < 1:
-            raise ValueError(f"steps is 0 (no graph) or more and blocks at least 1, not {steps} and {blocks}")
-        if not 0 <= omega <= 1 or readout not in ("last", "attenmixer"):
-            raise ValueError(f"omega is from 0 to 1 and readout 'last' or 'attenmixer', not {omega} and {readout!r}")
-        if switches and readout != "attenmixer":
-            raise ValueError(f"{', '.join(switches)}: only with readout='attenmixer'")
+        require_whole(1, n_items=n_items, dim=dim, blocks=blocks, heads=heads)
+        require_whole(0, steps=steps)  # 0: no graph
+        require("from 0 to 1", lambda x: 0 <= x <= 1, omega=omega)
+        require_rates(dropout=dropout)
+        require_positive(scale=scale)
+        require_readout(readout, "last", switches if scale == 12.0 else {"scale": scale, **switches})
         self.omega, self.k, self.unit_candidates = omega, blocks, readout == "attenmixer"
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         has_graph = steps > 0 and "gnn" not in without

@@ -18,6 +18,7 @@ from models.base import Matrix, SessionModel, inside, lookup
 from models.batch import Batch
 from models.dropout import dropout
 from models.lessr_layers import EOPA, SGAT
+from models.limits import require_rates, require_whole
 from models.rows import Nodes
 from models.search import DROPOUT, Int
 
@@ -85,9 +86,9 @@ class LESSR(SessionModel):
         self, n_items: int, dim: int = 32, layers: int = 4, dropout: float = 0.2, without: Collection[str] = ()
     ) -> None:
         super().__init__()
-        if not 1 <= layers <= MOST_LAYERS or not 0 <= dropout < 1:
-            says = f"layers is from 1 to {MOST_LAYERS} and dropout from 0 to below 1"
-            raise ValueError(f"{says}, not {layers} and {dropout}")
+        require_whole(1, n_items=n_items, dim=dim)
+        require_whole(1, MOST_LAYERS, layers=layers)
+        require_rates(dropout=dropout)
         self.items = nn.Parameter(torch.randn(n_items, dim))  # [V, D]
         hears = "propagation" not in without
         blocks: tuple[str, ...] = ("items",)

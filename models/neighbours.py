@@ -22,6 +22,7 @@ the batch, the query, and a training session that share an item.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from models.base import SessionModel
 from models.batch import Batch
+from models.limits import require, require_choice, require_whole
 from models.popularity import support_share
 from models.search import Choice, Float, Int
 
@@ -95,8 +97,7 @@ class SessionKNN(SessionModel):
 
     def __init__(self, n_items: int, k: int = 100, sample: int = 500) -> None:
         super().__init__()
-        if k < 1 or sample < 1:
-            raise ValueError(f"k and sample are at least 1, not {k} and {sample}")
+        require_whole(1, n_items=n_items, k=k, sample=sample)
         self.n_items, self.k, self.sample = n_items, k, sample
 
     def prepare(self, sessions: Any) -> None:
@@ -209,9 +210,8 @@ class VectorSessionKNN(SessionKNN):
         idf: float = 5.0,
     ) -> None:
         super().__init__(n_items, k, sample)
-        for name, choice, valid in (("weighting", weighting, DECAYS), ("decay", decay, DECAYS)):
-            if choice not in valid:
-                raise ValueError(f"{name} is one of {', '.join(valid)}, not {choice!r}")
+        require_choice(DECAYS, weighting=weighting, decay=decay)
+        require("a finite number", math.isfinite, idf=idf)
         self.weighting, self.decay_kind, self.idf_weight = weighting, decay, idf
 
     def similarity(self, found: Matches, asked: Asked) -> Tensor:

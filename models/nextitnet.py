@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from models.base import Matrix, SessionModel, lookup
 from models.batch import Batch
+from models.limits import require_whole
 from models.rows import Clicks
 from models.search import Choice, Int
 
+MOST_BLOCKS = 64
 TAPS = ("far", "near", "now")  # 2d clicks back, d clicks back, the click itself
 
 
@@ -47,7 +49,8 @@ class NextItNet(SessionModel):
     """Dilated causal convolutions; every click of a session predicts the next one.
 
     n_items, dim    V, D
-    dilations       d of the residual blocks, separated by commas; the list is repeated `repeats` times
+    dilations       d of the residual blocks, separated by commas
+    repeats         how often the list of dilations is gone through
     tied            False: the candidates are a table of their own with biases, and meet relu(x), as the authors wrote;
                     True: they are the item table, and meet a Linear of x (RecBole). Initial values are of that source
     every_position  True: a target after every click of a session, as the authors train; False: after the last (RecBole)
@@ -80,10 +83,12 @@ class NextItNet(SessionModel):
         without: Collection[str] = (),
     ) -> None:
         super().__init__()
+        require_whole(1, n_items=n_items, dim=dim, repeats=repeats)
         each = [d.strip() for d in str(dilations).split(",")]
-        if not all(d.isdecimal() and int(d) for d in each) or not 1 <= repeats * len(each) <= 64:
-            what = "dilations are numbers from 1 on, such as '1,2', with repeats at most 64 of them"
-            raise ValueError(f"{what}, not {dilations!r} with repeats={repeats}")
+        if not all(d.isdecimal() and int(d) for d in each):
+            raise ValueError(f"dilations are whole numbers from 1 on, such as '1,2', not {dilations!r}")
+        if repeats * len(each) > MOST_BLOCKS:
+            raise ValueError(f"at most {MOST_BLOCKS} blocks, not dilations {dilations!r} with repeats={repeats}")
         self.dim, self.every_position, self.dilations = dim, every_position, [int(d) for d in each] * repeats
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         self.output: Any = None if tied else nn.Parameter(torch.empty(n_items, dim + 1))  # [V, D + 1], the bias last

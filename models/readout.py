@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from models.base import Matrix
 from models.dropout import dropout
+from models.limits import require_choice
 from models.normalise import unit
-from models.released import LEVELS, ReleasedReadout, require_levels, require_positive
+from models.released import LEVELS, SWITCHES, ReleasedReadout, require_levels, require_numbers
 from models.rows import Clicks
 from models.search import Choice, Int, Space, only_with
 
@@ -129,9 +130,8 @@ class AttenMixerReadout(nn.Module):
         attend: bool = True,
     ) -> None:
         super().__init__()
-        if query not in ("sum", "concat"):
-            raise ValueError(f"query is one of sum, concat, not {query!r}")
-        require_positive(levels, heads, p, scale, attention_scale)
+        require_choice(SWITCHES["query"], query=query)
+        require_numbers(levels, heads, p, scale, attention_scale)
         self.levels, self.heads, self.p, self.scale = levels, heads if attend else 1, p, scale
         self.concat = query == "concat"
         self.attention_scale = dim**0.5 if attention_scale is None else attention_scale

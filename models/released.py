@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Matrix
+from models.limits import require, require_choice, require_positive, require_rates, require_whole
 from models.normalise import EPS, unit
 from models.rows import Clicks
 
@@ -83,10 +84,9 @@ class ReleasedReadout(nn.Module):
         attend: bool = True,
     ) -> None:
         super().__init__()
+        require_numbers(levels, heads, p, scale, attention_scale)
+        require_rates(attention_dropout=attention_dropout)
         _check(dim, heads, query, windows, query_norm, short, head_layout, attention, readout_norm, padded_length)
-        require_positive(levels, heads, p, scale, attention_scale)
-        if not 0 <= attention_dropout < 1:
-            raise ValueError(f"attention_dropout is from 0 to below 1, not {attention_dropout}")
         self.levels, self.p, self.scale = levels, p, scale
         whole = head_layout == "full"
         self.heads = heads if attend or not whole else 1
@@ -222,19 +222,13 @@ class ReleasedReadout(nn.Module):
         return (weights.transpose(1, 2)[..., None] * by_head).sum(1).flatten(1)
 
 
-def require_positive(levels: int, heads: int, p: float, scale: float, attention_scale: float | None) -> None:
+def require_numbers(levels: int, heads: int, p: float, scale: float, attention_scale: float | None) -> None:
     """Raises ValueError for numbers that no readout can have."""
-    require_scale(scale)
-    if levels < 1 or heads < 1 or not p >= 1:
-        raise ValueError(f"levels, heads and p are at least 1, not {levels}, {heads} and {p}")
-    if attention_scale is not None and not attention_scale > 0:
-        raise ValueError(f"attention_scale is above 0, not {attention_scale}")
-
-
-def require_scale(scale: float) -> None:
-    """Raises ValueError unless cosines times `scale` rank as the cosines do."""
-    if not 0 < scale < math.inf:
-        raise ValueError(f"scale is above 0, not {scale}")
+    require_whole(1, levels=levels, heads=heads)
+    require("at least 1", lambda x: x >= 1, p=p)  # infinity too
+    require_positive(scale=scale)
+    if attention_scale is not None:
+        require_positive(attention_scale=attention_scale)
 
 
 def require_levels(levels: int, longest: int) -> None:
@@ -261,8 +255,7 @@ def _check(
     """Raises ValueError for switches that are unknown or contradict each other."""
     given = (query, windows, query_norm, short, head_layout, attention, readout_norm)
     for (name, valid), choice in zip(SWITCHES.items(), given, strict=True):
-        if choice not in valid:
-            raise ValueError(f"{name} is one of {', '.join(valid)}, not {choice!r}")
+        require_choice(valid, **{name: choice})
     if head_layout != "full" and dim % heads:
         raise ValueError(f"with head_layout={head_layout!r}, {heads} heads must divide the width {dim}")
     if windows == "all" and (query != "sum" or query_norm != "none" or head_layout == "raw_view"):
@@ -272,5 +265,5 @@ def _check(
             "attention='sigmoid' and head_layout='raw_view' depend on the padding:"
             " padded_length is needed, the longest prefix of the data + 1"
         )
-    if padded_length is not None and padded_length < 2:
-        raise ValueError(f"padded_length is at least 2, a click and an empty slot, not {padded_length}")
+    if padded_length is not None:
+        require_whole(2, padded_length=padded_length)  # a click and an empty slot

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from models.base import SessionModel, inside, lookup
 from models.batch import Batch
 from models.dropout import dropout
+from models.limits import require_choice, require_rates, require_whole
 from models.rows import Clicks
 from models.search import DROPOUT, Choice, Int
 from models.selfattention import FeedForward, SelfAttention
@@ -63,10 +64,9 @@ class SASRec(SessionModel):
         without: Collection[str] = (),
     ) -> None:
         super().__init__()
-        if blocks < 1 or length < 1:
-            raise ValueError(f"blocks and length are at least 1, not {blocks} and {length}")
-        if norm not in ("query", "pre", "post"):
-            raise ValueError(f"norm is 'query', 'pre' or 'post', not {norm!r}")
+        require_whole(1, n_items=n_items, dim=dim, blocks=blocks, heads=heads, length=length)
+        require_rates(dropout=dropout)
+        require_choice(("query", "pre", "post"), norm=norm)
         self.length, self.dropout = length, dropout
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         self.position_bias = None if "positions" in without else nn.Parameter(torch.empty(length, dim))

@@ -46,10 +46,8 @@ class SelfAttention(nn.Module):
         module: str = "encoder",
     ) -> None:
         super().__init__()
-        if heads < 1 or dim % heads:
+        if dim % heads:
             raise ValueError(f"heads have equal parts of the width: heads={heads} does not divide dim={dim}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is a probability from 0 to below 1, not {dropout}")
         self.heads, self.causal, self.dropout = heads, causal, dropout
         self.query = nn.Linear(dim, dim, bias=bias) if attend else None
         self.key = nn.Linear(dim, dim, bias=False) if attend else None
@@ -97,8 +95,6 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, dropout: float = 0.0, module: str = "encoder") -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is a probability from 0 to below 1, not {dropout}")
         self.dropout = dropout
         self.first, self.second = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.matrices: dict[str, Matrix] = dict.fromkeys(("first", "second"), Matrix("transformation", module))

@@ -13,11 +13,13 @@ Letters as in models/neighbours.py.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from models.limits import require
 from models.neighbours import Asked, Matches, SessionKNN, Votes
 from models.search import Float
 
@@ -64,8 +66,7 @@ class STAN(SessionKNN):
     ) -> None:
         super().__init__(n_items, k, sample)
         _require_lengths(lambda1=lambda1, lambda2=lambda2, lambda3=lambda3)
-        if not 0 <= days < torch.inf:
-            raise ValueError(f"days is 0 or more, not {days}")
+        require("at least 0 and finite", _is_length, days=days)
         self.lambda1, self.lambda2, self.lambda3, self.days = lambda1, lambda2, lambda3, days
 
     def prepare(self, sessions: Any) -> None:
@@ -131,6 +132,7 @@ class VSTAN(STAN):
     ) -> None:
         super().__init__(n_items, k, sample, lambda1, lambda2, lambda3, days)
         _require_lengths(lambda4=lambda4)
+        require("a finite number", math.isfinite, idf=idf)
         self.lambda4, self.idf_weight = lambda4, idf
 
     def decay(self, step: Tensor) -> Tensor:
@@ -144,7 +146,9 @@ def _fading(distance: Tensor, length: float) -> Tensor:
     return (-distance / length).exp() if length else torch.ones_like(distance)
 
 
+def _is_length(x: float) -> bool:
+    return 0 <= x < math.inf
+
+
 def _require_lengths(**lengths: float) -> None:
-    for name, value in lengths.items():
-        if not 0 <= value < torch.inf:
-            raise ValueError(f"{name} is above 0, or 0 to leave its factor out, not {value}")
+    require("above 0, or 0 to leave its factor out", _is_length, **lengths)

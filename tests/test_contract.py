@@ -185,7 +185,7 @@ def test_the_scores_of_the_catalogue_are_finite_and_depend_on_the_session(name):
         ("attenmixer", {"preset": "official", "attention_dropout": 3.0}, "attention_dropout is from 0 to below 1"),
         ("srgnn", {"scale": 20.0}, "only with normalised"),
         ("gcsan", {"scale": 20.0}, "only with readout='attenmixer'"),
-        ("narm", {"readout": "attenmixer", "session_dropout": 0.9}, "no softmax, session_dropout"),
+        ("narm", {"readout": "attenmixer", "session_dropout": 0.9}, "session_dropout=0.9: only with readout='narm'"),
     ],
 )
 def test_options_that_cannot_be_or_would_do_nothing_are_refused(name, options, says):

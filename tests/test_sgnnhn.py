@@ -251,11 +251,11 @@ def test_matrices_are_those_of_the_options():
     ("wrong", "says"),
     [
         ({"dim": 1}, "dim is at least 2"),
-        ({"steps": -1}, "steps 0 or more"),
-        ({"length": 0}, "length at least 1"),
-        ({"star": "gate"}, "dot or mapped"),
+        ({"steps": -1}, "steps is at least 0"),
+        ({"length": 0}, "length is at least 1"),
+        ({"star": "gate"}, "star is one of dot, mapped"),
         ({"readout": "mean"}, "attenmixer"),
-        ({"levels": 3}, "levels: only with"),
+        ({"levels": 3}, "levels=3: only with"),
     ],
     ids=str,
 )
