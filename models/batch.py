@@ -188,9 +188,14 @@ class Batch:
 
     @classmethod
     def of(cls, sessions: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Batch:
-        """A batch of lists of item numbers; the targets are unknown (0). Raises ValueError for an empty session."""
-        if not all(map(len, sessions)):
-            raise ValueError("a session has no clicks: leave it out")
+        """A batch of lists of item numbers; the targets are unknown (0).
+
+        Raises ValueError if there is no session, or one without clicks.
+        """
+        if not len(sessions):
+            raise ValueError("a batch needs one session at least, and there is none")
+        if empty := [number for number, session in enumerate(sessions) if not len(session)]:
+            raise ValueError(f"sessions[{empty[0]}] of {len(sessions)} has no clicks: leave it out")
         items = [item for session in sessions for item in (*session, 0)]
         offsets = list(accumulate((len(session) + 1 for session in sessions), initial=0))
         prefixes = Prefixes(items, offsets, device)

@@ -103,6 +103,14 @@ class TestEveryPreset:
         torch.testing.assert_close(vectors_of(back, SESSIONS, device), before)
 
 
+def test_a_check_that_fails_leaves_the_model_in_its_mode(monkeypatch):
+    model = make("srgnn").eval()  # the first of what is tried is a training
+    monkeypatch.setattr(model.readout, "forward", lambda h, clicks, uniform: h)
+    with pytest.raises(ValueError, match="should return vectors"):
+        check.check(model, V)
+    assert not model.training and not model.readout.training and model.switched_off is None
+
+
 @pytest.mark.parametrize(("name", "part"), WITHOUT, ids=str)
 def test_a_model_without_a_part_has_none_of_its_matrices(name, part):
     model, reduced = make(name), make(name, without=(part,))
