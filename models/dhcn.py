@@ -20,6 +20,7 @@ from models.batch import Batch
 from models.hypergraph import Hypergraph
 from models.limits import require, require_whole
 from models.line_graph import contrast, line_graph
+from models.readout import additive
 from models.rows import Clicks
 from models.search import Float, Int
 
@@ -119,9 +120,8 @@ class DHCN(SessionModel):
         if self.position_bias is not None:
             place = self.position_bias.index_select(0, clicks.from_end.clamp(max=self.length - 1))  # [C, D]
             c = self.attend_click(torch.cat([torch.zeros_like(place) if off == "positions" else place, x], 1))
-        query = clicks.spread(self.attend_mean(mean))
-        alpha = self.attend_score(torch.sigmoid(self.attend_all(torch.tanh(c)) + query))  # [C, 1]
-        return clicks.sum((clicks.spread(clicks.mean(alpha)) if off == "attention" else alpha) * x)
+        query, keys = self.attend_mean(mean), self.attend_all(torch.tanh(c))
+        return additive(self.attend_score, query, keys, x, clicks, uniform=off == "attention")
 
     def line_channel(self, clicks: Clicks) -> Tensor:
         """The means of the embeddings, averaged L times over sessions that share items; the mean of the layers."""

@@ -17,7 +17,7 @@ from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
 from models.gnn import GatedPropagation
 from models.limits import require, require_positive, require_rates, require_readout, require_whole
-from models.readout import MIXED, MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
+from models.mixer import MIXED, MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
 from models.rows import Clicks
 from models.search import DROPOUT, SCALE, Float, Int, only_with
 from models.selfattention import FeedForward, SelfAttention

@@ -19,6 +19,7 @@ from models.batch import Batch
 from models.dropout import dropout
 from models.lessr_layers import EOPA, SGAT
 from models.limits import require_rates, require_whole
+from models.readout import additive
 from models.rows import Nodes
 from models.search import DROPOUT, Int
 
@@ -51,9 +52,8 @@ class Readout(nn.Module):
         if self.attend_score is None or uniform:
             overall = nodes.mean(h)  # [B, k]
         else:
-            query = nodes.spread(self.attend_last(h.index_select(0, last)))
-            e = self.attend_score(torch.sigmoid(self.attend_all(h) + query))  # [N, 1]
-            overall = nodes.sum(nodes.softmax(e) * h)
+            query, keys = self.attend_last(h.index_select(0, last)), self.attend_all(h)
+            overall = additive(self.attend_score, query, keys, h, nodes, softmax=True)
         s = torch.cat([x.index_select(0, last), self.act(self.overall(overall))], 1)  # [B, k + D]
         return self.transform(dropout(self.last_norm(s), self.p, self.training))
 

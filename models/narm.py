@@ -20,8 +20,9 @@ from models.batch import Batch
 from models.dropout import dropout
 from models.gnn import GATES
 from models.limits import require_choice, require_rates, require_readout, require_whole
+from models.mixer import MIXED, MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
 from models.narm_init import INITS, initialise
-from models.readout import MIXED, MIXED_SEARCH, READOUT_OPTIONS, LocalGlobalReadout, atten_mixer_readout
+from models.readout import LocalGlobalReadout
 from models.search import DROPOUT, SCALE, only_with
 
 

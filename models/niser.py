@@ -19,8 +19,9 @@ from models.batch import Batch
 from models.dropout import dropout
 from models.gnn import GatedPropagation
 from models.limits import require_positive, require_rates, require_readout, require_whole
+from models.mixer import MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
 from models.normalise import unit
-from models.readout import MIXED_SEARCH, READOUT_OPTIONS, AttentionReadout, atten_mixer_readout
+from models.readout import AttentionReadout
 from models.search import DROPOUT, SCALE
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.base import Matrix
+from models.base import Matrix, head_names
 from models.dropout import dropout
 from models.rows import Clicks
 
@@ -53,7 +53,7 @@ class SelfAttention(nn.Module):
         self.key = nn.Linear(dim, dim, bias=False) if attend else None
         self.value = nn.Linear(dim, dim, bias=bias) if attend else None
         self.out = nn.Linear(dim, dim, bias=bias) if attend and output else None
-        blocks = tuple(f"head{h}" for h in range(heads)) if heads > 1 else ()
+        blocks = head_names(heads) if heads > 1 else ()
         self.matrices = {
             name: Matrix("attention", module, rows=blocks, part=PART) for name in ("query", "key", "value")
         }

@@ -18,8 +18,9 @@ from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
 from models.gnn import GatedPropagation, StarStep
 from models.limits import require_choice, require_positive, require_readout, require_whole
+from models.mixer import MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
 from models.normalise import centred_unit, centred_unit_rows
-from models.readout import MIXED_SEARCH, READOUT_OPTIONS, AttentionReadout, atten_mixer_readout
+from models.readout import AttentionReadout
 from models.search import SCALE, Int
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import Matrix
+from models.base import Matrix, head_names
 from models.dropout import dropout
 from models.rows import Clicks
 
@@ -47,7 +47,7 @@ class Layer(nn.Module):
 
 def matrices_of(layers: int, heads: int) -> dict[str, Matrix]:
     """The matrices of a transformer of so many layers and heads."""
-    by_head, part = tuple(f"head{h}" for h in range(heads)), "self-attention"
+    by_head, part = head_names(heads), "self-attention"
     own = {name: Matrix("attention", "encoder", rows=by_head, part=part) for name in ("query", "key", "value")}
     own["out"] = Matrix("attention", "encoder", cols=by_head, part=part)
     own |= {name: Matrix("encoder", "encoder") for name in ("inner", "outer")}

@@ -10,8 +10,8 @@ from torch import Tensor
 from models.attenmixer import AttenMixer
 from models.base import catalogue
 from models.batch import Batch
+from models.mixer import AttenMixerReadout, atten_mixer_readout
 from models.normalise import unit
-from models.readout import AttenMixerReadout, atten_mixer_readout
 from models.released import ReleasedReadout
 
 SESSIONS = [

@@ -8,8 +8,8 @@ import torch
 
 from models import SGNNHN, Batch, Prefixes
 from models.base import catalogue
+from models.mixer import AttenMixerReadout
 from models.normalise import centred_unit, centred_unit_rows
-from models.readout import AttenMixerReadout
 
 # Repeats, self loops, one click, as many clicks as count, one more, and many more: with an edge across the cut.
 SESSIONS = [[1, 2, 3, 2, 4], [6, 6], [7, 8, 7, 8, 7, 7], [5], [9, 1, 2, 3, 4, 5, 6, 1, 2, 2]]
