@@ -20,9 +20,9 @@ from torch import Tensor
 from models.base import SessionModel
 from models.batch import Batch
 from models.limits import require, require_choice, require_whole
-from models.neighbours import DECAYS, entries, falling, lists_of
 from models.popularity import support_share
 from models.search import Choice, Int
+from models.votes import DECAYS, entries, falling, lists_of, scores_of_votes
 
 
 class SequentialRules(SessionModel):
@@ -112,7 +112,4 @@ class SequentialRules(SessionModel):
         weight = torch.where(step == 1, 1.0, falling(self.last_weighting, step.float()))
         place, which = entries(self.effects, clicks.items[late] - 1)
         cell = clicks.owner[late][which] * self.n_items + self.effects.values[place]
-        scores = self.fallback.repeat(len(batch))
-        scores[cell] = 0
-        scores.index_add_(0, cell, weight[which] * self.strength[place])
-        return scores.view(len(batch), self.n_items)
+        return scores_of_votes(cell, weight[which] * self.strength[place], self.fallback, len(batch))

@@ -12,9 +12,11 @@ import torch
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions
 from models import MODELS, Batch
-from models.neighbours import DECAYS, FilteredSessionKNN
 from models.rules import SequentialRules
-from models.stan import DAY, STAN, VSTAN
+from models.sfsknn import FilteredSessionKNN
+from models.stan import DAY, STAN
+from models.votes import DECAYS
+from models.vstan import VSTAN
 from tests.test_baselines import (
     N_ITEMS,
     QUERIES,
