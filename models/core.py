@@ -88,7 +88,7 @@ class CORE(SessionModel):
         if encoder == "ave":
             self.removable = ()
         elif "encoder" not in without:
-            self.encoder = Transformer(dim, length, layers, without, heads, inner, inner_dropout)
+            self.encoder = Transformer(dim, length, layers, heads, inner, inner_dropout, without)
         self.matrices: Mapping[str, Matrix] = matrices_of(layers, heads) if encoder == "trm" else {}  # type: ignore[misc]
 
     def item_states(self) -> Tensor:

@@ -8,7 +8,6 @@ Letters as in models/base.py: B sessions, C clicks, D width, V items.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from typing import Any, ClassVar
 
@@ -24,6 +23,7 @@ from models.readout import additive
 from models.rows import Clicks
 from models.search import Float, Int
 
+RECIPE = {"lr": 1e-3, "l2": 0.0, "optimiser": "adam", "schedule": "constant", "batch_size": 100}
 MOST_LAYERS = 20  # long before, all items of a component are nearly the same
 
 
@@ -59,10 +59,7 @@ class DHCN(SessionModel):
         "dhcn": {"dim": 100, "layers": 3, "ssl": 0.0},  # without self-supervision
         "paper": {"dim": 256, "layers": 3, "ssl": 0.01},  # Atten-Mixer paper, section 5.1, with batches of 100
     }
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {
-        preset: {"lr": 1e-3, "l2": 0.0, "optimiser": "adam", "schedule": "constant", "batch_size": 100}
-        for preset in presets
-    }
+    recipes: ClassVar = dict.fromkeys(presets, RECIPE)
 
     def __init__(
         self,
@@ -79,7 +76,7 @@ class DHCN(SessionModel):
         super().__init__()
         require_whole(1, n_items=n_items, dim=dim, length=length)
         require_whole(0, MOST_LAYERS, layers=layers)  # 0: no hypergraph
-        require("at least 0 and finite", lambda x: 0 <= x < math.inf, ssl=ssl)
+        require("at least 0 and finite", lambda x: 0 <= x < torch.inf, ssl=ssl)
         require("from 0 to 1", lambda x: 0 <= x <= 1, least=least)
         self.layers, self.ssl, self.length, self.line_gradient = layers, ssl, length, line_gradient
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]

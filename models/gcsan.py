@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
+from models.blocks import PlainBlock
 from models.gnn import GatedPropagation
 from models.limits import require, require_positive, require_rates, require_readout, require_whole
 from models.mixer import MIXED, MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
-from models.rows import Clicks
 from models.search import DROPOUT, SCALE, Float, Int, only_with
-from models.selfattention import FeedForward, SelfAttention
 
 
 class GCSAN(SessionModel):
@@ -91,7 +90,7 @@ class GCSAN(SessionModel):
         has_graph = steps > 0 and "gnn" not in without
         self.gnn = GatedPropagation(dim, steps, listens="propagation" not in without) if has_graph else None
         module = "encoder" if readout == "attenmixer" else "readout"
-        stack = [Block(dim, heads, output, dropout, module, without) for _ in range(1 if shared else blocks)]
+        stack = [PlainBlock(dim, heads, output, dropout, module, without) for _ in range(1 if shared else blocks)]
         self.blocks, self.readout = nn.ModuleList(stack), None
         matrices = inside("gnn", GatedPropagation.matrices)
         for number, block in enumerate(stack):
@@ -119,22 +118,3 @@ class GCSAN(SessionModel):
         if self.readout is not None:
             return self.readout(u, clicks, uniform=off == "attention")
         return u.index_select(0, clicks.last)  # [B, D]
-
-
-class Block(nn.Module):
-    """F = self-attention of E, then F + feed-forward of F: no norms, and no residual around the self-attention."""
-
-    def __init__(self, dim: int, heads: int, output: bool, dropout: float, module: str, without: Collection[str]):
-        super().__init__()
-        attention = SelfAttention(dim, heads, False, output, output, attend="attention" not in without, module=module)
-        feed = FeedForward(dim, dropout, module)
-        self.attention = None if "self-attention" in without else attention
-        self.feed = None if "transformation" in without else feed
-        self.matrices = {**inside("attention", attention.matrices), **inside("feed", feed.matrices)}
-
-    def forward(self, E: Tensor, clicks: Clicks, off: str | None) -> Tensor:
-        """[C, D] -> [C, D]; `off` is the part of a trained model that is left out."""
-        F = E
-        if self.attention is not None and off != "self-attention":
-            F = self.attention(E, E, clicks, uniform=off == "attention")
-        return F if self.feed is None or off == "transformation" else F + self.feed(F)

@@ -9,7 +9,7 @@ The definitions are those of the session-rec framework (algorithms/knn/sknn.py),
 Items of equal score rank as for all models here: behind those with strictly higher scores. session-rec sorts with
 pandas' quicksort, which promises no order among equal scores.
 
-Whole batches are handled by sorting and counting, without a loop over clicks or sessions. Letters as in models/votes.py.
+Whole batches are handled by sorting and counting, without a loop over sessions. Letters as in models/votes.py.
 """
 
 from __future__ import annotations

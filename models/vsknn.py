@@ -1,8 +1,8 @@
 """V-SKNN: session-kNN where late clicks and rare items weigh more (Ludewig and Jannach 2018).
 
-After session-rec (algorithms/knn/vsknn.py), with the exceptions of models/neighbours.py. Moreover negative weights are 0.
-`linear` is negative more than ten clicks from the end: session-rec keeps that, and gives every click from the eleventh
-on weight 0. The factor of an item is negative if it has far more clicks than there are sessions.
+After session-rec (algorithms/knn/vsknn.py), with the exceptions of models/neighbours.py. Moreover negative weights are
+0. `linear` is negative more than ten clicks from the end: session-rec keeps that, and gives every click from the
+eleventh on weight 0. The factor of an item is negative if it has far more clicks than there are sessions.
 
 Letters as in models/votes.py.
 """

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import models
 from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.runs.config import Config
 from dissect.sparsevd import densify, sparsify
@@ -101,6 +102,10 @@ class TestEveryPreset:
         torch.testing.assert_close(vectors_of(swapped, SESSIONS, device), before)
         back = densify(swapped)
         torch.testing.assert_close(vectors_of(back, SESSIONS, device), before)
+
+
+def test_every_model_can_be_imported_from_models():
+    assert {cls.__name__ for cls in MODELS.values()} <= {*models.__all__}
 
 
 def test_a_check_that_fails_leaves_the_model_in_its_mode(monkeypatch):

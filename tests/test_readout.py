@@ -1,4 +1,4 @@
-"""What the readouts share, against plain loops over the sessions."""
+"""What the readouts and models share, against plain loops and numbers."""
 
 import math
 
@@ -8,6 +8,7 @@ from torch import nn
 
 from models import Batch
 from models.levels import level_maps, level_matrices, level_queries, pooled
+from models.normalise import cut, cut_factor
 from models.readout import additive
 
 SESSIONS = [[1, 2, 3], [4], [5, 5]]
@@ -44,3 +45,10 @@ def test_pooling_is_the_norm_of_the_weights():
     a = torch.rand(2, 3, 4)
     torch.testing.assert_close(pooled(a.log(), 3.0), (a**3).sum(2) ** (1 / 3))
     assert torch.equal(pooled(a.log(), math.inf), a.log().amax(2).exp())
+
+
+def test_a_vector_that_is_longer_by_rounding_is_left_alone():
+    x = torch.tensor([[3.0, 4.0], [0.6, 0.8], [1 + 5e-7, 0.0]])
+    factor = cut_factor(x, 1.0, tolerance=1e-6)
+    assert factor[:, 0].tolist() == [pytest.approx(0.2), 1, 1] and cut_factor(x, 1.0)[2, 0] < 1
+    torch.testing.assert_close(cut(x, 1.0), x * cut_factor(x, 1.0))
