@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from models.base import Matrix, SessionModel, lookup
 from models.batch import Batch
 from models.dropout import dropout
-from models.limits import require_choice, require_positive, require_rates, require_whole
+from models.limits import require_choice, require_heads, require_positive, require_rates, require_whole
 from models.normalise import unit
 from models.search import DROPOUT, Float, Int, only_with
 from models.transformer import Transformer, matrices_of
@@ -79,8 +79,8 @@ class CORE(SessionModel):
         require_rates(session_dropout=session_dropout, item_dropout=item_dropout, inner_dropout=inner_dropout)
         require_positive(temperature=temperature)
         require_choice(("trm", "ave"), encoder=encoder)
-        if encoder == "trm" and dim % heads:
-            raise ValueError(f"heads must divide dim={dim}, and heads={heads} does not")
+        if encoder == "trm":
+            require_heads(heads, dim)
         self.session_dropout, self.item_dropout = session_dropout, item_dropout
         self.temperature, self.length = temperature, length
         self.items = nn.Parameter(torch.empty(n_items, dim).uniform_(-(dim**-0.5), dim**-0.5))  # [V, D]

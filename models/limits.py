@@ -40,6 +40,12 @@ def require_choice(choices: Collection[str], **given: Any) -> None:
             raise ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}")
 
 
+def require_heads(heads: int, dim: int) -> None:
+    """Raises ValueError unless heads have equal parts of the width."""
+    if dim % heads:
+        raise ValueError(f"heads={heads} does not divide dim={dim}: heads have equal parts of the width")
+
+
 def require_readout(readout: str, own: str, switches: Mapping[str, Any]) -> None:
     """Raises ValueError unless `readout` is a model's `own` or Atten-Mixer's, which alone takes `switches`."""
     require_choice((own, "attenmixer"), readout=readout)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models.base import Matrix, head_names
 from models.levels import LEVELS, level_maps, level_matrices, level_queries, pooled, require_levels, require_numbers
-from models.limits import require_choice, require_rates, require_whole
+from models.limits import require_choice, require_heads, require_rates, require_whole
 from models.normalise import EPS, unit
 from models.rows import Clicks
 
@@ -218,8 +218,8 @@ def _check(dim: int, heads: int, padded_length: int | None, switches: Mapping[st
     for name, valid in SWITCHES.items():
         require_choice(valid, **{name: switches[name]})
     layout = switches["head_layout"]
-    if layout != "full" and dim % heads:
-        raise ValueError(f"with head_layout={layout!r}, {heads} heads must divide the width {dim}")
+    if layout != "full":
+        require_heads(heads, dim)
     is_plain = switches["query"] == "sum" and switches["query_norm"] == "none" and layout != "raw_view"
     if switches["windows"] == "all" and not is_plain:
         raise ValueError("windows='all' goes with query='sum', query_norm='none' and true heads only")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.base import Matrix, head_names
 from models.dropout import dropout
+from models.limits import require_heads
 from models.rows import Clicks
 
 PART = "self-attention"
@@ -46,8 +47,7 @@ class SelfAttention(nn.Module):
         module: str = "encoder",
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"heads have equal parts of the width: heads={heads} does not divide dim={dim}")
+        require_heads(heads, dim)
         self.heads, self.causal, self.dropout = heads, causal, dropout
         self.query = nn.Linear(dim, dim, bias=bias) if attend else None
         self.key = nn.Linear(dim, dim, bias=False) if attend else None
