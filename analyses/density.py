@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dissect.errors import DataError, UsageError, unknown
+from dissect.runs.config import Config
 from dissect.runs.files import AGAIN
 from dissect.runs.folders import FULL, each_sound, group_runs, is_done, place_of, read_records, variants
 from dissect.runs.records import Density
@@ -99,6 +100,13 @@ def density_rows(run: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def siblings(group: Path, config: dict[str, Any], **changed: Any) -> list[tuple[Path, list[Path]]]:
+    """(group, its finished runs) of the groups beside `group` that have its settings but for what is changed."""
+    like = Config(**{**config, **changed}).hash
+    there = [(other, finished(other)) for other in sorted(group.parent.glob(f"*-{like}"))]
+    return [(other, runs) for other, runs in there if runs]
+
+
 def flat(record: dict[str, Any]) -> dict[str, Any]:
     """A density record with its counts as columns."""
     plain = ("step", "epoch", "matrix", "block", "role", "module", "numel", "kl_weight", "log_alpha_hist")
@@ -127,7 +135,7 @@ def at_step(table: pd.DataFrame, share: float = 1.0) -> pd.DataFrame:
 
 def densities(table: pd.DataFrame, threshold: str, limit: float) -> dict[str, Any]:
     """Mean density over seeds at the end of training, of matrices and blocks (also at other thresholds), roles and
-    modules. `before_decay`: of the roles when the learning rate begins to fall.
+    modules.
 
     `beyond_control` is the density at the log alpha at which the useless control keeps at most `limit` (None without
     that control), `beyond_control_at` this log alpha by seed. No rule of a verdict uses them.
@@ -153,15 +161,11 @@ def densities(table: pd.DataFrame, threshold: str, limit: float) -> dict[str, An
                 "log_alpha_hist": np.sum(part["log_alpha_hist"].tolist(), axis=0).tolist(),
             }
         )
-    whole = final[final["block"] == ""]
     return {
         "matrices": matrices,
         "beyond_control_at": {str(seed): at for seed, at in beyond.groupby("seed")["limit_at"].first().items()},
         "roles": over_seeds(final, "role", kept),
         "modules": over_seeds(final, "module", kept),
-        # Each matrix counts the same, however large it is.
-        "roles_macro": (whole[kept] / whole["numel"]).groupby(whole["role"], sort=False).mean().to_dict(),
-        "before_decay": over_seeds(at_step(table, 0.8), "role", kept),
     }
 
 

@@ -141,9 +141,9 @@ def read(group: Path) -> list[dict[str, Any]]:
     ):
         asked = [each for each in found if each["pieces"].get(name, {}).get("how", {}).get(setting) is not None]
         values = [each["pieces"][name]["how"][setting] for each in asked]
-        sound = _alike(asked, values, words, again)
+        sound = {record["seed"] for record in _alike(asked, values, words, again)}
         for record in asked:
-            if record not in sound:
+            if record["seed"] not in sound:
                 del record["pieces"][name]
     return found
 

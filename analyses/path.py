@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analyses.density import at_step, density_of, finished, recorded
+from analyses.shadowed import matched_mrr
 from dissect.errors import UsageError
 from dissect.runs import folders
 from dissect.runs.folders import each_sound
@@ -34,11 +35,7 @@ def path_table(group: Path, threshold: float | None = None) -> pd.DataFrame:
     for kl_weight, each in groups:
         for run in finished(each):
             runs.setdefault((kl_weight, folders.place_of(run)[1]), run)
-
-    def read_dense(run: Path) -> None:
-        dense.setdefault(folders.place_of(run)[1], float(folders.read_summary(run)["test"]["mrr@20"]))
-
-    each_sound((run for _, each in groups for run in finished(each, folders.MATCHED)), read_dense, required=False)
+        dense = {**matched_mrr(each), **dense}
 
     def read(place: tuple[tuple[float, int], Path]) -> pd.DataFrame:
         (kl_weight, seed), run = place

@@ -30,10 +30,9 @@ import pandas as pd
 from analyses.answers import ALIVE, FAILS, HOLDS, NO_PENALTY, NOT_APPLICABLE, UNDECIDED, WITHERED, answered, too_few
 from analyses.coverage import absences
 from analyses.coverage import doubts as doubts_of_coverage
-from analyses.density import at_step, counted, finished
+from analyses.density import at_step, counted, finished, siblings
 from dissect.errors import DataError
 from dissect.runs import folders
-from dissect.runs.config import Config
 from dissect.runs.files import AGAIN
 from dissect.runs.folders import each_sound
 from dissect.sparsevd import rules
@@ -306,12 +305,12 @@ def _siblings(group: Path, config: dict[str, Any]) -> tuple[dict[str, dict[str, 
     for option, changed in changes.items():
         there = {**config, **changed}
 
-        def answers_of(runs: list[Path], there: dict[str, Any] = there) -> dict[str, str]:
+        def answers_of(of: tuple[Path, list[Path]], there: dict[str, Any] = there) -> dict[str, str]:
+            other, runs = of
             summaries = each_sound(runs, folders.read_summary, required=False)
-            return sure(at_step(counted(runs, group, there)), there, summaries)
+            return sure(at_step(counted(runs, other, there)), there, summaries)
 
-        done = [run for other in sorted(group.parent.glob(f"*-{Config(**there).hash}")) for run in finished(other)]
-        if read := each_sound([done] if done else [], answers_of, required=False):
+        if read := each_sound(siblings(group, config, **changed), answers_of, required=False):
             answers[option] = read[0]
         else:
             not_run.append(option)

@@ -222,8 +222,8 @@ def p_value(drawn: np.ndarray, tail: bool = False) -> np.ndarray:
 
 
 def paired_t(differences: np.ndarray) -> tuple[float, float, float]:
-    """(t, two-sided p, Cohen's d_z) of per-example differences [P]; (0, 1, 0) if there are none."""
-    if np.abs(differences).max() <= NOTHING or len(differences) < 2:
+    """(t, two-sided p, Cohen's d_z) of per-example differences [P]; (0, 1, 0) if there is none, or one."""
+    if len(differences) < 2 or np.abs(differences).max() <= NOTHING:
         return 0.0, 1.0, 0.0
     sd = float(differences.std(ddof=1))
     if sd <= NOTHING:  # the same difference everywhere

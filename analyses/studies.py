@@ -19,6 +19,7 @@ import re
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -98,9 +99,8 @@ def _sparse(name: str) -> Arm:
     return Arm(f"{name}, with SparseVD", name, verb="run")
 
 
-def _sparsevd() -> tuple[Arm, ...]:
-    trained = [name for name in (*TABLE2, *BESIDE) if MODELS[name].learns]
-    return tuple(arm for name in trained for arm in (_plain(name), _sparse(name)))
+# Each trained model without SparseVD and with it.
+SPARSEVD = [(_plain(name), _sparse(name)) for name in (*TABLE2, *BESIDE) if MODELS[name].learns]
 
 
 def _table2() -> tuple[Arm, ...]:
@@ -141,6 +141,9 @@ def _table4() -> tuple[Arm, ...]:
     return (whole, *parts, Arm("without attention", "attenmixer", without=("attention",)))
 
 
+TABLE4 = _table4()
+
+
 def _others() -> tuple[Arm, ...]:
     named = [name for name in GNNS if name != "srgnn"]
     literal = "{}, published settings"
@@ -158,8 +161,8 @@ STUDIES = {
         Study(
             "sparsevd",
             "Which models are better if they are trained with SparseVD?",
-            _sparsevd(),
-            pairs=tuple((sparse.label, plain.label) for plain, sparse in zip(_sparsevd()[::2], _sparsevd()[1::2])),
+            tuple(chain(*SPARSEVD)),
+            pairs=tuple((sparse.label, plain.label) for plain, sparse in SPARSEVD),
         ),
         Study(
             "table3",
@@ -170,8 +173,8 @@ STUDIES = {
         Study(
             "table4",
             "Does each part of Atten-Mixer count?",
-            _table4(),
-            pairs=tuple(("attenmixer", arm.label) for arm in _table4()[1:]),
+            TABLE4,
+            pairs=tuple(("attenmixer", arm.label) for arm in TABLE4[1:]),
         ),
         Study(
             "figure6",
@@ -238,7 +241,7 @@ def find_study(name: str) -> Study:
         return STUDIES[name]
     path = Path(name)
     try:
-        read = msgspec.convert(tomllib.loads(path.read_text()), _StudyFile)
+        read = msgspec.convert(tomllib.loads(path.read_bytes().decode()), _StudyFile)
     except OSError as error:
         raise UsageError(f"Could not read the study {path}: {error.strerror or error}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
@@ -251,12 +254,15 @@ def find_study(name: str) -> Study:
     arms = tuple(Arm(**{**msgspec.structs.asdict(of), "label": of.label or of.model}) for of in read.arm)
     if any(re.search(f"[{STEERS}]", f"{arm.label}{read.question}{read.axis}") for arm in arms):
         raise DataError(f"{path}: labels, question and axis must have no control characters.")
-    if any(arm.x is not None and not math.isfinite(arm.x) for arm in arms):
-        raise DataError(f"{path}: an x must be a finite number.")
-    if len({arm.label for arm in arms}) < len(arms):
-        raise DataError(f"{path}: each arm needs a label of its own.")
-    if read.shows == "lines" and any(arm.x is None for arm in arms):
-        raise DataError(f'{path}: with shows = "lines" each arm needs an x.')
+    labels = set[str]()
+    for arm in arms:
+        if arm.label in labels:
+            raise DataError(f"{path}: two arms have the label {arm.label!r}; each needs one of its own.")
+        if arm.x is not None and not math.isfinite(arm.x):
+            raise DataError(f"{path}: the x of {arm.label!r} must be a finite number, not {arm.x}.")
+        if read.shows == "lines" and arm.x is None:
+            raise DataError(f'{path}: with shows = "lines" each arm needs an x; {arm.label!r} has none.')
+        labels.add(arm.label)
     return Study(path.stem, read.question or f"What does {path.stem} show?", arms, read.shows, axis=read.axis or "x")
 
 

@@ -183,15 +183,11 @@ def status(todo: Sequence[Job]) -> pd.DataFrame:
     for label in dict.fromkeys(job.arm.label for job in todo):
         own = [job for job in todo if job.arm.label == label]
         done = each_sound([job.run for job in own if job.is_done], folders.read_summary, required=False)
-
-        def mean(values: list[float]) -> float:
-            return float(np.mean(values)) if values else float("nan")
-
-        numbers = {metric: mean([summary["test"][metric] for summary in done]) for metric in ("hr@20", "mrr@20")}
+        metrics = pd.DataFrame([summary["test"] for summary in done], columns=["hr@20", "mrr@20"], dtype=float).mean()
         learns = own[0].arm.model not in MODELS or MODELS[own[0].arm.model].learns
         about = {"label": label, "verb": own[0].arm.verb, "learns": learns, "done": len(done), "wanted": len(own)}
-        seconds = mean([summary["seconds"] for summary in done])
-        rows.append({**about, "seconds": seconds, **numbers, "group": own[0].plan.group.name})
+        seconds = pd.Series([summary["seconds"] for summary in done], dtype=float).mean()
+        rows.append({**about, "seconds": seconds, **metrics, "group": own[0].plan.group.name})
     return pd.DataFrame(rows)
 
 

@@ -15,12 +15,11 @@ import pandas as pd
 from analyses.answers import FAILS, HOLDS, NO_PENALTY, NOT_APPLICABLE, UNDECIDED, answered, too_few
 from analyses.coverage import absences
 from analyses.coverage import doubts as doubts_of_coverage
-from analyses.density import OTHER_THRESHOLDS, at_step, counted, density, finished
-from dissect.runs.config import Config
+from analyses.density import OTHER_THRESHOLDS, at_step, counted, density, siblings
 from dissect.runs.folders import each_sound
 from dissect.sparsevd.density import key
 
-WITHERED, ALIVE, TIMES_DENSER = 0.05, 0.2, 3.0
+WITHERED_AT, ALIVE_FROM, TIMES_DENSER = 0.05, 0.2, 3.0
 CONTROL_LIMIT = 0.05  # density of a useless matrix above which densities tell nothing
 MASKED_MRR = 0.98  # of the unmasked MRR@20; below it the mask hides what the weights do
 
@@ -39,14 +38,14 @@ class Rule(NamedTuple):
 RULES = {
     "O1": Rule(
         ("propagation",),
-        holds=(f"all <= {WITHERED}", lambda propagation: propagation <= WITHERED),
-        fails=(f"all > {ALIVE}", lambda propagation: propagation > ALIVE),
+        holds=(f"all <= {WITHERED_AT}", lambda propagation: propagation <= WITHERED_AT),
+        fails=(f"all > {ALIVE_FROM}", lambda propagation: propagation > ALIVE_FROM),
     ),
     "O2": Rule(
         ("propagation", "attention"),
         holds=(
-            f"attention all > {ALIVE} and at least {TIMES_DENSER:g} times as dense",
-            lambda propagation, attention: (attention > ALIVE) & (attention >= TIMES_DENSER * propagation),
+            f"attention all > {ALIVE_FROM} and at least {TIMES_DENSER:g} times as dense",
+            lambda propagation, attention: (attention > ALIVE_FROM) & (attention >= TIMES_DENSER * propagation),
         ),
         fails=("attention sparser in every seed", lambda propagation, attention: attention < propagation),
     ),
@@ -124,14 +123,12 @@ def doubts_of_noise(group: Path, config: dict[str, Any], final: pd.DataFrame) ->
     """Whether a run with one weight sample per step, in the group beside this one, answers the same."""
     if config["noise"] == "weight":
         return
-    prefix = group.name.rsplit("-", 1)[0]
-    sibling = group.with_name(f"{prefix}-{Config(**{**config, 'noise': 'weight'}).hash}")
-    done = finished(sibling)
-    other = each_sound([done] if done else [], lambda runs: at_step(counted(runs, sibling, config)), required=False)
+    there = siblings(group, config, noise="weight")
+    other = each_sound(there, lambda of: at_step(counted(of[1], of[0], config)), required=False)
     if not other:
         yield "not checked with one weight sample per step: add --noise weight to the same command (one seed is enough)"
         return
-    here, there = (by_figures(table, key(config["threshold"])) for table in (final, other[0]))
-    for name, (answer, reason) in there.items():
+    here, by_weight = (by_figures(table, key(config["threshold"])) for table in (final, other[0]))
+    for name, (answer, reason) in by_weight.items():
         if answer != here[name][0]:
             yield f"{name} answers '{answer}' with --noise weight ({reason})"

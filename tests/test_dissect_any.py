@@ -475,6 +475,8 @@ def nan_with_shadows(model, batch):
         ({"seeds": (2**70,)}, UsageError, "whole numbers from 0 to 1,000,000,000"),
         ({"lr": 0}, UsageError, "lr above 0"),
         ({"noise": "ltr"}, UsageError, "no noise named 'ltr'"),
+        ({"prior": "gauss"}, UsageError, "no prior named 'gauss'"),
+        ({"steps": True}, UsageError, "steps is a whole number"),
         ({"where": ["dead"]}, UsageError, "dead cannot be replaced.*never ran"),
         ({"where": ["nedded"]}, UsageError, "no layer named 'nedded'"),
     ],
@@ -511,8 +513,10 @@ def test_scores_and_groups_that_cannot_be(found):
             found.verdict(groups)
     with pytest.raises(UsageError, match="has no pattern"):
         found.verdict({"a": []})
-    with pytest.raises(UsageError, match="The score has to be a number"):
+    with pytest.raises(UsageError, match="has to be one number, and is a str"):
         scored(found.model, Feed(BATCHES, "held_out"), lambda m, b: "good")
+    with pytest.raises(UsageError, match=r"one number, and is a Tensor of shape \[3, 2\]"):
+        scored(found.model, Feed(BATCHES, "held_out"), lambda m, b: torch.zeros(3, 2))
     with pytest.raises(DataError, match="The score is nan"):
         scored(found.model, Feed(BATCHES, "held_out"), lambda m, b: math.nan)
     uneven = [torch.zeros(3), torch.ones(1)]
@@ -551,7 +555,7 @@ def test_a_sampler_says_what_is_trained_on(monkeypatch):
     with pytest.raises(UsageError, match="gave 50 batches and goes on") as caught:
         Feed(lambda: (torch.zeros(2, 2) for _ in itertools.count()), "batches").n_examples()
     assert "n_examples=" in caught.value.hint
-    assert Feed([torch.zeros(2, 2)] * 50, "batches").n_examples() == 100
+    assert Feed([torch.zeros(2, 2)] * 60, "batches").n_examples() == 120  # a list ends
 
 
 def test_a_line_tells_the_time_left(monkeypatch):

@@ -77,6 +77,12 @@ def test_a_compact_linear_computes_the_same(rows, cols, bias):
     torch.testing.assert_close(model(x), right, rtol=1e-12, atol=1e-12)
 
 
+def test_a_layer_at_two_places_is_compact_at_both():
+    model = nn.Sequential(layer := nn.Linear(4, 4), nn.ReLU(), layer)
+    sparsify(model)
+    assert compact(model) == [] and isinstance(model[0], Compact) and model[2] is model[0]
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("first", [True, False])
 def test_a_compact_gru_computes_the_same(bias, first):

@@ -17,6 +17,7 @@ from dissect.sparsevd import (
     Conv1dVD,
     GRUCellVD,
     LinearVD,
+    MultiheadAttentionVD,
     VariationalLayer,
     kl_divergence,
     log_alpha,
@@ -700,6 +701,7 @@ def test_made_directly() -> None:
     ]
     assert layers[0].bias is None and layers[0].noise == "weight" and layers[0].threshold == 2
     assert "noise=weight, threshold=2" in repr(layers[0]) and "in_features=4" in repr(layers[0])
+    assert "(noise=lrt, threshold=3" in repr(MultiheadAttentionVD(4, 2)).replace("\n  ", "")
     assert layers[2].log_sigma2_hh.unique().tolist() == [-9]
     for layer, shape in zip(layers, ((2, 4), (2, 4, 6), (2, 4), (2, 5, 4))):
         assert torch.isfinite(first(layer(torch.randn(shape)))).all()

@@ -20,15 +20,14 @@ from dissect.runs.config import CALIBRATED, Config
 from dissect.runs.files import read_jsonl, write_toml
 from dissect.runs.folders import group_config
 from dissect.sparsevd import Shadows, log_alpha, named_variational, penalty, protocol, shadows, sparsify
-from dissect.sparsevd.averages import EVERY
+from dissect.sparsevd.averages import EVERY, Averages, is_averaged
 from dissect.sparsevd.batches import Feed
 from dissect.sparsevd.kl import kl_per_weight, null_share
 from dissect.sparsevd.layers import VARIANCE_EPS, sigma_name
 from dissect.sparsevd.shadows import aside, others
-from dissect.training.averages import Averages, averages_at
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluation import evaluate, metrics, prefixes_of
-from dissect.training.loop import ExampleOrder, examples_of, fit, train_step
+from dissect.training.loop import ExampleOrder, examples_of, fit, train_step, vectors_of
 from dissect.training.rebuild import reported
 from dissect.training.record import density_rows
 from dissect.training.resume import Interrupted
@@ -241,11 +240,8 @@ def test_averages_are_the_plain_mean_of_snapshots():
 
 
 def test_the_last_share_of_the_steps_is_averaged():
-    config = Config("x", "", "", max_steps=100, average=0.4)
-    steps = [step for step in range(101) if averages_at(config, step)]
-    assert steps == list(range(65, 101, EVERY)) and not any(
-        averages_at(Config("x", "", "", max_steps=100), step) for step in range(101)
-    )
+    assert [step for step in range(101) if is_averaged(step, 100, 0.4)] == list(range(65, 101, EVERY))
+    assert not any(is_averaged(step, 100, 0.0) for step in range(101))
 
 
 # --- the share of useless weights that is kept for ever (docs/method.md) ---
@@ -415,14 +411,14 @@ def test_batch_norm_has_the_statistics_of_the_averaged_weights(tmp_path):
 def test_statistics_are_left_alone_without_averages_and_where_the_model_keeps_them():
     model, batches = Normed(), [prefixes_of(DATA.train).batch(torch.arange(9))]
     before, averages = copy.deepcopy(model.state_dict()), Averages(model=model, controls=None)
-    averages.settle(model, batches)
+    averages.take_statistics(model, partial(vectors_of, model), batches)
     assert not averages.means
     averages.add()
     model.norm.eval()
-    averages.settle(model, batches)
+    averages.take_statistics(model, partial(vectors_of, model), batches)
     assert not any("running" in name for name in averages.means)
     model.norm.train()
-    averages.settle(model, batches)
+    averages.take_statistics(model, partial(vectors_of, model), batches)
     assert averages.means["model.norm.running_mean"].abs().max() > 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training and model.norm.training and model.norm.momentum == 0.1

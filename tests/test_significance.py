@@ -80,7 +80,7 @@ def test_the_t_test_is_scipys_for_related_samples():
 
 
 def test_differences_that_do_not_vary():
-    assert paired_t(np.zeros(9)) == (0.0, 1.0, 0.0)
+    assert paired_t(np.zeros(9)) == paired_t(np.ones(1)) == paired_t(np.ones(0)) == (0.0, 1.0, 0.0)
     assert paired_t(np.full(9, -0.5)) == (-np.inf, 0.0, -np.inf)
 
 

@@ -1,6 +1,7 @@
 """The loop as a whole: records, schedules, and runs that stop and go on as if they had not."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -431,3 +432,9 @@ def test_the_kl_is_divided_by_the_targets_of_an_epoch(longest):
     targets = np.minimum(lengths - 1, longest or lengths.max()).sum()
     assert ExampleOrder(prefixes, CONFIG, 1, every_position=True).targets == targets
     assert ExampleOrder(prefixes, CONFIG, 1).targets == len(prefixes) >= targets
+
+
+def test_a_loss_that_diverges_beside_the_model_is_told_from_one_of_the_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "train_beside", lambda *_: math.nan)
+    with pytest.raises(DivergedError, match="suspect: the shadows and controls, which train beside the model"):
+        train(tmp_path / "s1")

@@ -25,6 +25,7 @@ from dissect.experiment.recorded import model_of
 from dissect.runs import files, records
 from dissect.runs.config import Config
 from dissect.sparsevd import compact as making
+from dissect.sparsevd.sparsify import exchange
 from dissect.training.rebuild import Recorded, roles_without
 from dissect.training.smaller import Served
 from models.base import catalogue
@@ -78,10 +79,9 @@ def load_export(folder: Path | str, model: str | type | None = None) -> Served:
 
 def _fill(inner: Any, found: Mapping[str, Any], state: dict[str, Tensor]) -> None:
     """Put compact layers into a new model, and the weights of an export into it."""
-    for name, sizes in found["layers"].items():
-        layer = inner.get_submodule(name)
-        if kind := making.kind_for(layer):
-            making.replace(inner, name, kind(layer, *sizes["left"]))
+    dense = {inner.get_submodule(name): sizes["left"] for name, sizes in found["layers"].items()}
+    kinds = {layer: kind for layer in dense if (kind := making.kind_for(layer))}
+    exchange(inner, {id(layer): kind(layer, *dense[layer]) for layer, kind in kinds.items()})
     inner.switched_off = found["part"]
     absent = set(inner.load_state_dict(state, strict=False).missing_keys) ^ set(found["unread"])
     if absent:

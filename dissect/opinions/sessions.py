@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +16,11 @@ from dissect.opinions.criteria import Loss, Report
 from dissect.opinions.tuning import train
 from dissect.runs.config import Config
 from dissect.sparsevd import one_sample
+from dissect.sparsevd.averages import BATCHES, Averages, is_averaged
 from dissect.sparsevd.probe import as_before
 from dissect.sparsevd.sparsifier import groups_of
-from dissect.training.averages import BATCHES, Averages, averages_at
 from dissect.training.evaluation import metrics, scorer
-from dissect.training.loop import CHECKPOINT_SECONDS, ExampleOrder, next_item_loss
+from dissect.training.loop import CHECKPOINT_SECONDS, ExampleOrder, next_item_loss, vectors_of
 from dissect.training.losses import Shares
 from dissect.training.scoring import ranks_by, score_buffer
 from dissect.training.setup import optimiser_of, set_lr
@@ -136,7 +137,7 @@ def l0_trained(
 
     def add(step: int) -> None:
         nonlocal kept_at
-        if averages_at(config, step + 1):
+        if is_averaged(step + 1, config.max_steps, config.average):
             averages.add()
         if time.monotonic() - kept_at > CHECKPOINT_SECONDS:
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "averages": averages.state()}
@@ -154,6 +155,6 @@ def l0_trained(
         first=first,
         report=report,
     )
-    averages.settle(model, order.first(BATCHES))
+    averages.take_statistics(model, partial(vectors_of, model), order.first(BATCHES))
     model.load_state_dict({name.removeprefix("model."): mean for name, mean in averages.means.items()}, strict=False)
     return model.eval()

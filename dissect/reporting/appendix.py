@@ -162,7 +162,8 @@ def chosen(entries: Sequence[Entry], tuned: Sequence[str] = ()) -> list[list[str
     ]
     limits = (
         f"excess {EMPTY}, pruned {PRUNED}, clear {CLEAR}, by chance {100 * FALSE_LIMIT:g} %, swapped inputs "
-        f"{100 * FALL:g} %, need {100 * NEED_LIMIT:g} %; without shadows {unshadowed.WITHERED} and {unshadowed.ALIVE}"
+        f"{100 * FALL:g} %, need {100 * NEED_LIMIT:g} %; without shadows {unshadowed.WITHERED_AT} and "
+        f"{unshadowed.ALIVE_FROM}"
     )
     on_test = "nothing is chosen by them"
     if "test" in ways:

@@ -341,8 +341,7 @@ def kl_weight_at(config: Config, step: int) -> float:
     """beta before step `step` (from 0): linear from 0 over the warm-up, then `kl_weight`; 0 without SparseVD."""
     if not config.is_sparse:
         return 0.0
-    warmup = config.kl_warmup * config.max_steps
-    return config.kl_weight * (min(1.0, step / warmup) if warmup else 1.0)
+    return config.kl_weight * risen(step, config.kl_warmup * config.max_steps)
 
 
 def lr_at(config: Config, step: int, steps_per_epoch: int) -> float:
@@ -351,16 +350,24 @@ def lr_at(config: Config, step: int, steps_per_epoch: int) -> float:
         return config.lr * 0.1 ** (step // steps_per_epoch // 3)
     if config.schedule in ("constant", "host"):
         return config.lr
-    decay_from = decay_step(config)
-    return config.lr * min(1.0, (config.max_steps - step) / (config.max_steps - decay_from))
+    return config.lr * left(step, config.max_steps, decay_step(config))
 
 
 def host_lr_at(config: Config, step: int, steps_per_epoch: int) -> float:
     """The rate of what SparseVD does not cover: the item table, biases and norms."""
     if config.schedule != "host":
         return lr_at(config, step, steps_per_epoch)
-    begin = HOST_FALLS_FROM * config.max_steps
-    return config.lr * min(1.0, (config.max_steps - step) / (config.max_steps - begin))
+    return config.lr * left(step, config.max_steps, HOST_FALLS_FROM * config.max_steps)
+
+
+def risen(step: float, warmup: float) -> float:
+    """Share of a linear rise from 0 that is over before step `step` (from 0); it ends at `warmup`."""
+    return min(1.0, step / warmup) if warmup else 1.0
+
+
+def left(step: float, steps: int, begin: float) -> float:
+    """Share of a linear fall to 0 at `steps` that is left before step `step` (from 0); it begins at `begin`."""
+    return min(1.0, (steps - step) / (steps - begin))
 
 
 def decay_step(config: Config) -> int:

@@ -62,7 +62,7 @@ class Feed:
             return sampled
         total = 0
         for n, batch in enumerate(self.once()):
-            if n == MOST:
+            if n == MOST and not isinstance(self.source, Sized):
                 raise UsageError(
                     f"`{self.name}` gave {MOST:,} batches and goes on: the examples of an epoch cannot be counted.",
                     "Give their number: n_examples=... (training examples in all, not batches).",

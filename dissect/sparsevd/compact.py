@@ -16,8 +16,8 @@ Scattered zeros save nothing: only whole rows and columns can be left out of a d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Self
 
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from dissect.sparsevd.sparsifier import variational_layers
-from dissect.sparsevd.sparsify import densify
+from dissect.sparsevd.sparsify import densify, exchange
 
 SMALL = 1 << 16  # weights of a whole matrix, up to which a CPU multiplies by it in less time than it gathers columns
 SAME = 1e-12  # values that differ by less, in double precision, are the same constant but for rounding
@@ -210,15 +210,9 @@ def compact(model: nn.Module) -> list[str]:
     """
     names = [name for name, _ in variational_layers(model)]
     densify(model)
-    made: dict[int, Layer] = {}  # a layer at several places stays one layer
-    whole = []
-    for name in names:
-        layer = model.get_submodule(name)
-        if kind := kind_for(layer):
-            replace(model, name, made.setdefault(id(layer), kind.of(layer)))  # type: ignore[arg-type]
-        elif not isinstance(layer, Layer):
-            whole.append(name)
-    return whole
+    dense = {name: model.get_submodule(name) for name in names}
+    exchange(model, {id(layer): kind.of(layer) for layer in dense.values() if (kind := kind_for(layer))})  # type: ignore[arg-type]
+    return [name for name, layer in dense.items() if not kind_for(layer)]
 
 
 def kind_for(layer: nn.Module) -> type[Layer] | None:
@@ -226,12 +220,6 @@ def kind_for(layer: nn.Module) -> type[Layer] | None:
     if type(layer) is nn.Linear:
         return Compact
     return CompactGRU if type(layer) is nn.GRU and layer.num_layers == 1 and not layer.bidirectional else None
-
-
-def replace(model: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put a layer in the place of that name."""
-    owner, _, own = name.rpartition(".")
-    setattr(model.get_submodule(owner), own, layer)
 
 
 def layers_of(model: nn.Module) -> dict[str, Layer]:
@@ -244,7 +232,7 @@ def never_ran(model: nn.Module, run: Run) -> list[str]:
     ran = set()
     with ExitStack() as hooks:
         for name, layer in layers_of(model).items():
-            hooks.callback(layer.register_forward_hook(lambda *_, name=name: ran.add(name)).remove)
+            hooks.enter_context(layer.register_forward_hook(lambda *_, name=name: ran.add(name)))
         run()
     return [name for name in layers_of(model) if name not in ran]
 
@@ -266,9 +254,8 @@ def fold_constants(model: nn.Module, dyed: Run, true: Run) -> int:
         constant = (high - low <= same) & (true_high - true_low <= same)
         constant &= (true_high - high).abs() <= same
         if isinstance(layer, CompactGRU):
-            constant &= torch.ne(layer.inner.get_parameter("weight_ih_l0"), 0).any(
-                0
-            )  # the one that stays because one has to
+            is_read = torch.ne(layer.inner.get_parameter("weight_ih_l0"), 0).any(0)  # one input stays, read or not
+            constant &= is_read
         if count := int(constant.sum()):
             layer.fold(constant, true_high)
             folded += count
@@ -289,7 +276,7 @@ def _ranges(model: nn.Module, run: Run) -> dict[str, tuple[Tensor, Tensor]]:
     with ExitStack() as hooks:
         for name, layer in layers_of(model).items():
             hook = layer.register_forward_pre_hook(lambda layer, inputs, name=name: note(name, layer, inputs))
-            hooks.callback(hook.remove)
+            hooks.enter_context(hook)
         run()
     return found
 
@@ -329,8 +316,7 @@ def _with_gradient(model: nn.Module, run: Run) -> dict[str, Tensor]:
 
     with ExitStack() as hooks, torch.enable_grad():
         for name, layer in layers_of(model).items():
-            hook = layer.register_forward_hook(lambda layer, x, y, name=name: hold(name, layer, x, y))
-            hooks.callback(hook.remove)
+            hooks.enter_context(layer.register_forward_hook(lambda layer, x, y, name=name: hold(name, layer, x, y)))
         result = run()
         if result.requires_grad:
             torch.autograd.backward(result, torch.randn_like(result))
@@ -354,7 +340,7 @@ def _is_unread(layer: Layer, rows: Tensor, run: Run) -> bool:
         first = first._replace(data=y) if isinstance(first, PackedSequence) else y
         return first, state.clone().index_fill_(-1, rows, torch.nan)
 
-    with _hooked(layer.register_forward_hook(dye)):
+    with layer.register_forward_hook(dye):
         return bool(torch.isfinite(run()).all())
 
 
@@ -362,14 +348,6 @@ def _tensor(output: Any) -> Tensor:
     """The outputs of a layer for all rows: that of a GRU comes with its last state, and may be packed."""
     first = output[0] if isinstance(output, tuple) else output
     return first.data if isinstance(first, PackedSequence) else first
-
-
-@contextmanager
-def _hooked(handle: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()

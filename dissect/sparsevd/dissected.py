@@ -16,13 +16,13 @@ from numbers import Real
 from typing import Any, TextIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dissect.errors import DataError, UsageError, unknown
 from dissect.sparsevd import rules
 from dissect.sparsevd.batches import Batches, Feed, rows_of
 from dissect.sparsevd.groups import Count, Patterns, blocks_of, count, is_all_that_reads, layers_of, masks_of, zeroed
-from dissect.sparsevd.kl import null_share
+from dissect.sparsevd.kl import PRIORS, null_share
 from dissect.sparsevd.layers import NOISES, one_sample
 from dissect.sparsevd.protocol import SEEDS, Loss, Protocol, Trained, train
 from dissect.sparsevd.rules import ALIVE, UNDECIDED, WITHERED
@@ -322,7 +322,8 @@ def scored(model: nn.Module, held_out: Feed, score: Score) -> float:
             try:
                 value = float(given)
             except (TypeError, ValueError, RuntimeError) as error:
-                raise UsageError(f"The score has to be a number, and is {type(given).__name__}.") from error
+                shape = f" of shape {[*given.shape]}" if isinstance(given, Tensor) else ""
+                raise UsageError(f"The score has to be one number, and is a {type(given).__name__}{shape}.") from error
             if not math.isfinite(value):
                 raise DataError(f"The score is {value}.", "Check the held-out batches for NaN.")
             total, examples = total + value * n, examples + n
@@ -345,12 +346,14 @@ def _protocol(settings: dict[str, Any]) -> Protocol:
     for name in ("kl_weight", "lr", "threshold"):
         if not _is_number(value := getattr(protocol, name)):
             raise UsageError(f"{name} is a number, not {value!r}.")
-    if not isinstance(protocol.steps, int) or not protocol.steps >= 1:
+    if not isinstance(protocol.steps, int) or isinstance(protocol.steps, bool) or protocol.steps < 1:
         raise UsageError(f"steps is a whole number of updates, at least 1, not {protocol.steps}.")
     if not (0 <= protocol.kl_weight < math.inf and 0 < protocol.lr < math.inf):
         raise UsageError(f"kl_weight is at least 0 and lr above 0, not {protocol.kl_weight} and {protocol.lr}.")
     if protocol.noise not in NOISES:
         raise unknown("noise", protocol.noise, NOISES)
+    if protocol.prior not in PRIORS:
+        raise unknown("prior", protocol.prior, PRIORS)
     return protocol
 
 

@@ -156,7 +156,8 @@ class VariationalLayer(nn.Module):
                 log_sigma2.fill_(self._start(theta))
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, noise={self.noise}, threshold={self.threshold:g}"
+        of_dense = super().extra_repr()  # "" of an attention
+        return f"{of_dense}{', ' * bool(of_dense)}noise={self.noise}, threshold={self.threshold:g}"
 
     def _make_variational(self, noise: str, threshold: float, log_sigma2: float | None, unit: str) -> None:
         if noise not in NOISES:

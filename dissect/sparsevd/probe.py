@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -32,17 +32,12 @@ def watch(
     Returns the names of the layers called, and by layer the name of such a function. The model stays `as_before`.
     """
     reads = _Reads(layers)
-    handles = []
-    with as_before(model), torch.no_grad():
-        try:
-            for name, layer in layers.items():
-                handles.append(layer.register_forward_pre_hook(reads.entering(name)))
-                handles.append(layer.register_forward_hook(reads.leaving(name)))
-            with reads:
-                probe()
-        finally:
-            for handle in handles:
-                handle.remove()
+    with as_before(model), torch.no_grad(), ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.enter_context(layer.register_forward_pre_hook(reads.entering(name)))
+            hooks.enter_context(layer.register_forward_hook(reads.leaving(name)))
+        with reads:
+            probe()
     return reads.ran, reads.elsewhere
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dissect.errors import DataError, DivergedError, UsageError
-from dissect.runs.config import CALIBRATED, HOST_FALLS_FROM, SEEDS, Config
+from dissect.runs.config import CALIBRATED, HOST_FALLS_FROM, SEEDS, Config, left, risen
 from dissect.sparsevd.averages import BATCHES, Averages, is_averaged
 from dissect.sparsevd.batches import Feed, rows_of
 from dissect.sparsevd.kl import kept_count
@@ -122,15 +122,15 @@ class _Fit:
     def step(self, step: int, batch: Any) -> float:
         """The update number `step`, from 1; returns the loss without the KL."""
         protocol, done = self.protocol, step - 1
-        falling = min(1.0, (protocol.steps - done) / ((1 - HOST_FALLS_FROM) * protocol.steps))
-        rates = {"host": falling, "own": CALIBRATED["own_rate"]}
+        steps = protocol.steps
+        rates = {"host": left(done, steps, HOST_FALLS_FROM * steps), "own": CALIBRATED["own_rate"]}
         for group in self.optimiser.param_groups:
             group["lr"] = protocol.lr * rates.get(group["kind"], 1.0)
         if self.is_sparse and done % self.every == 0:
             with self.averages.in_place():
                 self.record(done)
         self.optimiser.zero_grad()
-        beta = protocol.kl_weight * min(1.0, done / (CALIBRATED["kl_warmup"] * protocol.steps))
+        beta = protocol.kl_weight * risen(done, CALIBRATED["kl_warmup"] * steps)
         with one_sample(self.model):
             loss = checked(self.loss(self.model, batch))
         self.value = self._finite(loss, "", step)

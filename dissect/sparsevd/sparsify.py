@@ -105,7 +105,7 @@ def sparsify(
         _leave_out_half_tied(model, chosen, left_out)
         _require_each(names, chosen, left_out)
         layers = _with_noise(chosen, noise=noise, threshold=threshold, log_sigma2=log_sigma2, unit=unit)
-        _exchange(model, {id(chosen[name]): layer for name, layer in layers.items()})
+        exchange(model, {id(chosen[name]): layer for name, layer in layers.items()})
     finally:
         _set_fast_paths(model, lambda module: not variational_layers(module))
     return _report(model, [*layers], left_out)
@@ -157,7 +157,7 @@ def densify(model: nn.Module, prune: bool = True) -> nn.Module:
     """
     if isinstance(model, VariationalLayer):
         return model.to_dense(prune)
-    _exchange(model, {id(layer): layer.to_dense(prune) for _, layer in variational_layers(model)})
+    exchange(model, {id(layer): layer.to_dense(prune) for _, layer in variational_layers(model)})
     _set_fast_paths(model, lambda _: True)
     return model
 
@@ -306,18 +306,13 @@ def _leave_out_half_tied(model: nn.Module, chosen: dict[str, nn.Module], left_ou
                 again = True
 
 
-def _exchange(model: nn.Module, replacements: Mapping[int, nn.Module]) -> None:
-    """Put replacements[id(child)] in place of each child, wherever it appears; on an error put all back."""
+def exchange(model: nn.Module, replacements: Mapping[int, nn.Module]) -> None:
+    """Put replacements[id(child)] in place of each child, wherever it appears."""
     places = [
         (parent, attribute, child)
         for parent in model.modules()
         for attribute, child in parent._modules.items()
         if child is not None and id(child) in replacements
     ]
-    try:
-        for parent, attribute, child in places:
-            parent._modules[attribute] = replacements[id(child)]
-    except BaseException:
-        for parent, attribute, child in places:
-            parent._modules[attribute] = child
-        raise
+    for parent, attribute, child in places:
+        parent._modules[attribute] = replacements[id(child)]

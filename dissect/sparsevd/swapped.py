@@ -7,25 +7,16 @@ rows. A layer that tells nothing about unseen rows can be swapped without loss.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-# Of nn.MultiheadAttention, in their order.
-ARGUMENTS = (
-    "query",
-    "key",
-    "value",
-    "key_padding_mask",
-    "need_weights",
-    "attn_mask",
-    "average_attn_weights",
-    "is_causal",
-)
+ARGUMENTS = tuple(inspect.signature(nn.MultiheadAttention.forward).parameters)[1:]  # query, key, value, then the masks
 AWAY = 0.382  # of the rows. Layers in a row add their shifts up: no small multiple of this is near a whole number
 
 
@@ -40,14 +31,11 @@ def swapped(
     swapped, if not all; the masks stay then.
     """
     of = of_attention or {}
-    hooks = [
-        layer.register_forward_pre_hook(partial(_of_others, only=of.get(layer)), with_kwargs=True) for layer in layers
-    ]
-    try:
+    with ExitStack() as hooks:
+        for layer in layers:
+            hook = partial(_of_others, only=of.get(layer))
+            hooks.enter_context(layer.register_forward_pre_hook(hook, with_kwargs=True))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _of_others(

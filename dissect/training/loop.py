@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from dissect.runs.config import Config, decay_step, kl_weight_at
 from dissect.runs.files import write_json
 from dissect.runs.folders import mark_done
 from dissect.sparsevd import one_sample, penalty
+from dissect.sparsevd.averages import BATCHES, is_averaged
 from dissect.sparsevd.shadows import aside
 from dissect.training import workers
-from dissect.training.averages import BATCHES, averages_at
 from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
 from dissect.training.controls import Controls
 from dissect.training.device import describe_environment
@@ -36,7 +36,7 @@ from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
 from dissect.training.scoring import catalogue_loss, score_buffer
 from dissect.training.setup import Training, assemble, choose_kernel, set_lr
-from models.base import encoded, sparse_lookups, unit_rows
+from models.base import encoded, session_vectors, sparse_lookups, unit_rows
 from models.batch import Batch, Prefixes
 
 CHECKPOINT_SECONDS = 300.0
@@ -163,7 +163,9 @@ class _Fit:
         is_late = time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
         stops, is_late = workers.any_says(self.stopped(), is_late, device=self.prefixes.device)
         if ends_epoch:  # before the checkpoint: what it holds is what is evaluated
-            self.training.averages.settle(self.training.model, self.order.first(BATCHES))
+            model = self.training.model
+            run = partial(vectors_of, model)
+            self.training.averages.take_statistics(model, run, self.order.first(BATCHES))
         if ends_epoch or stops or is_late:
             self.recorder.mark()
             save_checkpoint(self.run / "checkpoints" / "last.pt", snapshot(self.training))
@@ -172,8 +174,10 @@ class _Fit:
             raise Interrupted(state.step, config.max_steps, self.run / "checkpoints")
         if state.n_sum and (ends or state.step % self.loss_every == 0):
             self.recorder.loss()
+        is_due = ends or state.step in (0, decay_step(config)) or state.step % self.density_every == 0
+        if not (ends_epoch or (config.is_sparse and is_due)):
+            return False
         with self.training.averages.in_place():
-            is_due = ends or state.step in (0, decay_step(config)) or state.step % self.density_every == 0
             if config.is_sparse and is_due:
                 self.recorder.density()
             return self.is_over(ends) if ends_epoch else False
@@ -197,7 +201,7 @@ class _Fit:
         index, weight = workers.share(self.order.batch(state.step), self.order.targets_of)
         ce, kl, loss = train_step(training, self.prefixes.batch(index), beta, self.buffer, weight)
         state.step += 1
-        if averages_at(training.config, state.step):
+        if is_averaged(state.step, training.config.max_steps, training.config.average):
             training.averages.add()
         state.seconds += time.perf_counter() - began
         if not math.isfinite(loss):
@@ -215,6 +219,11 @@ class _Fit:
                 raise Interrupted(state.step, config.max_steps, self.run / "checkpoints")
 
         return tell
+
+
+def vectors_of(model: Any, batch: Batch) -> Tensor:
+    """The session vectors [B, D] of a batch."""
+    return session_vectors(model, model.item_states(), batch)
 
 
 def train_step(
@@ -409,7 +418,10 @@ def diverged(training: Training, ce: float, kl: float, run: Path) -> DivergedErr
     controls = [] if training.controls is None else list(training.controls.named_parameters())
     named = [*training.model.named_parameters(), *controls]
     bad = [name for name, parameter in named if not torch.isfinite(parameter).all()]
-    suspect = bad[0] if bad else ("the KL" if not math.isfinite(kl) else "the scores of this batch")
+    of_batch = "the scores of this batch"
+    if not bad and math.isfinite(ce + kl):  # the pass beside that of the model
+        of_batch = "the shadows and controls, which train beside the model"
+    suspect = bad[0] if bad else ("the KL" if not math.isfinite(kl) else of_batch)
     kept = (
         "The record and the last good checkpoint are" if (run / "checkpoints" / "last.pt").exists() else "The record is"
     )

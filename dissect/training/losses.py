@@ -119,7 +119,7 @@ def bpr_max(target: Tensor, others: Tensor, left_out: Tensor, bpreg: float) -> T
     target [B], the r_i; others [B, m], the r_j; left_out bool [B, m], what is no negative. A target without negatives
     adds 0. The authors' code takes a drawn item that is the target for a negative; here it is left out.
     """
-    others, log_s, is_any = _negatives(others, left_out)
+    log_s, is_any = _negatives(others, left_out)
     likelihood = (log_s + F.logsigmoid(target[:, None] - others)).logsumexp(1)
     loss = bpreg * (log_s.exp() * others.square()).sum(1) - likelihood
     return torch.where(is_any, loss, 0.0).mean()
@@ -127,15 +127,15 @@ def bpr_max(target: Tensor, others: Tensor, left_out: Tensor, bpreg: float) -> T
 
 def top1_max(target: Tensor, others: Tensor, left_out: Tensor) -> Tensor:
     """Mean of sum_j s_j (sigmoid(r_j - r_i) + sigmoid(r_j^2)), with the letters and arguments of `bpr_max`."""
-    others, log_s, is_any = _negatives(others, left_out)
+    log_s, is_any = _negatives(others, left_out)
     each = torch.sigmoid(others - target[:, None]) + torch.sigmoid(others.square())
     return torch.where(is_any, (log_s.exp() * each).sum(1), 0.0).mean()
 
 
-def _negatives(others: Tensor, left_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(scores, their log softmax over the negatives [B, m], whether a target has any [B]).
+def _negatives(others: Tensor, left_out: Tensor) -> tuple[Tensor, Tensor]:
+    """(log softmax of the scores over the negatives [B, m], whether a target has any [B]).
 
     A target without negatives keeps all scores: a softmax over nothing, and its gradient, are no numbers.
     """
     is_any = ~left_out.all(1)
-    return others, others.masked_fill(left_out & is_any[:, None], -math.inf).log_softmax(1), is_any
+    return others.masked_fill(left_out & is_any[:, None], -math.inf).log_softmax(1), is_any

@@ -13,11 +13,11 @@ from dissect.errors import DataError, UsageError
 from dissect.runs.config import Config, host_lr_at, lr_at
 from dissect.runs.folders import FULL
 from dissect.sparsevd import SparsifyReport, coverage, declared_for, sparsify
-from dissect.sparsevd.probe import watch
+from dissect.sparsevd.averages import Averages
+from dissect.sparsevd.probe import as_before, watch
 from dissect.sparsevd.shadows import FEWEST
 from dissect.sparsevd.sparsifier import parameter_groups, variational_layers
 from dissect.training import products, workers
-from dissect.training.averages import Averages
 from dissect.training.controls import Controls, seeded_controls
 from dissect.training.losses import Shares, shares_of
 from dissect.training.scoring import catalogue_loss, score_buffer
@@ -208,7 +208,8 @@ def choose_kernel(training: Training, n_items: int, device: torch.device | str) 
     config, device = training.config, torch.device(device)
     kernels, tried = products.at_hand(config.products, device), {}
     if len(kernels) > 1:
-        dim = training.model.candidates(training.model.item_states())[0].shape[1]
+        with as_before(training.model), torch.no_grad():
+            dim = training.model.candidates(training.model.item_states())[0].shape[1]
         V, B, generator = min(n_items, ITEMS_TIMED), config.batch_size, torch.Generator(device).manual_seed(0)
         table, vectors = (
             torch.randn(n, dim, generator=generator, device=device).requires_grad_() for n in (V, B)
