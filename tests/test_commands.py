@@ -285,7 +285,7 @@ def test_a_dense_run_can_be_the_start_of_a_dissection(typed):
         (["run", "--option", "stps=2"], 2, "steps="),
         (["run", "--preset", "papr"], 2, "paper"),
         (["run", "--option", "steps=x"], 2, "steps of srgnn is a whole number, not 'x'"),
-        (["run", "--option", "steps=-1"], 2, "steps is 0 (no graph) or more"),
+        (["run", "--option", "steps=-1"], 2, "steps is at least 0, not -1"),
         (
             ["train", "srgnn", "--option", "readout=attenmixer", "--option", "levels=x"],
             2,
