@@ -46,8 +46,8 @@ def _role(role: str, given: dict[str, Any]) -> str:
 
 
 def _observations(given: dict[str, dict[str, Any]]) -> list[str]:
-    """Their answers, and of one that is undecided the first doubt."""
-    why = {name: ": " + of["doubts"][0] if of["doubts"] else "" for name, of in given.items()}
+    """Their answers, and of one that is undecided the first doubt, without what to do."""
+    why = {name: ": " + of["doubts"][0].split(": ")[0] if of["doubts"] else "" for name, of in given.items()}
     if len(given) > 1 and {of["answer"] for of in given.values()} == {UNDECIDED} and len({*why.values()}) == 1:
         return [f"{BOTH}{why['O1']}."]
     return [

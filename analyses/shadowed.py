@@ -238,7 +238,7 @@ def doubts_of_alive(kept: pd.DataFrame, role: str, fall: Excess | None) -> Itera
     """Why a role that seems alive may not be: chance would keep as much, or only the training set needs it."""
     worst = kept["false"].xs(role, level="role").max()
     if worst > FALSE_LIMIT:
-        yield f"chance alone would keep {worst:.0%} of what {role} keeps (> {FALSE_LIMIT:.0%}): raise --kl-weight"
+        yield f"chance would keep {worst:.0%} of what {role} keeps (> {FALSE_LIMIT:.0%}): raise --kl-weight"
     if fall is None:
         yield f"no run swapped the inputs of {role}: an earlier version trained them"
     elif fall.least <= FALL:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Matrix
@@ -16,6 +17,15 @@ from models.dropout import dropout
 from models.gnn import GATES, gru_state
 from models.readout import additive
 from models.rows import Edges, Nodes, Transitions
+
+
+class Norm(nn.BatchNorm1d):
+    """Batch norm of rows [N, k]. One row has no spread: it is normalised by the running statistics, and leaves them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 1 or not self.training:
+            return super().forward(x)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
 class EOPA(nn.Module):
@@ -28,7 +38,7 @@ class EOPA(nn.Module):
     def __init__(self, blocks: tuple[str, ...], dim: int, p: float, hears: bool = True, in_order: bool = True) -> None:
         super().__init__()
         k, self.p = len(blocks) * dim, p
-        self.norm, self.act = nn.BatchNorm1d(k), nn.PReLU(dim)
+        self.norm, self.act = Norm(k), nn.PReLU(dim)
         self.own = nn.Linear(k, dim, bias=False)
         self.matrices = {"own": Matrix("update", "gnn", cols=blocks)}
         self.neighbours: Any = nn.Linear(k, dim, bias=False) if hears else None
@@ -75,7 +85,7 @@ class SGAT(nn.Module):
     def __init__(self, blocks: tuple[str, ...], dim: int, p: float) -> None:
         super().__init__()
         k, self.p = len(blocks) * dim, p
-        self.norm, self.act = nn.BatchNorm1d(k), nn.PReLU(dim)
+        self.norm, self.act = Norm(k), nn.PReLU(dim)
         self.query = nn.Linear(k, dim)
         self.key, self.value = nn.Linear(k, dim, bias=False), nn.Linear(k, dim, bias=False)
         self.score = nn.Linear(dim, 1, bias=False)
@@ -94,7 +104,7 @@ class Readout(nn.Module):
     def __init__(self, blocks: tuple[str, ...], dim: int, p: float, attend: bool = True) -> None:
         super().__init__()
         k, self.p = len(blocks) * dim, p
-        self.norm, self.act, self.last_norm = nn.BatchNorm1d(k), nn.PReLU(dim), nn.BatchNorm1d(k + dim)
+        self.norm, self.act, self.last_norm = Norm(k), nn.PReLU(dim), Norm(k + dim)
         self.attend_all: Any = nn.Linear(k, dim, bias=False) if attend else None
         self.attend_last: Any = nn.Linear(k, dim) if attend else None
         self.attend_score: Any = nn.Linear(dim, 1, bias=False) if attend else None

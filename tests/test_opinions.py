@@ -663,8 +663,8 @@ def test_what_speaks_against_sparsevd_comes_first():
 def test_an_accuracy_that_rises_is_said_to_rise_and_of_which_model():
     words = analysis.in_words(*tables(**{f"constant{analysis.OWN}": [-22.4, 10.0, 10.0, 10.0]}))
     assert words == [
-        "propagation: SparseVD keeps 0.500 of it, 0.500 more than its shadow, but unseen sessions seem not to need what "
-        "it keeps: MRR@20 of the dissected model rises by 22.4 % with a constant in its place (own)."
+        "propagation: SparseVD keeps 0.500 of it, 0.500 more than its shadow, but unseen sessions seem not to need "
+        "what it keeps: MRR@20 of the dissected model rises by 22.4 % with a constant in its place (own)."
     ]
 
 

@@ -239,7 +239,7 @@ class Dissected:
         )
         worst = max(min(1.0, max(c.shadow or 0.0, null) / c.density) if c.density else 1.0 for c in counts.values())
         if worst > rules.FALSE_LIMIT:
-            yield f"chance alone would keep {worst:.0%} of what {name} keeps (> {rules.FALSE_LIMIT:.0%})"
+            yield f"chance would keep {worst:.0%} of what {name} keeps (> {rules.FALSE_LIMIT:.0%})"
         if not falls:
             yield f"no held-out batches were given: whether unseen data need {name} is not known"
         elif (least := (rules.interval(falls) or falls)[0]) <= rules.FALL:
