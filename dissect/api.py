@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from analyses import compare as comparing
-from dissect.arguments import OF_TUNING, Model, apart, check, is_group, numbers, travels
+from dissect.arguments import OF_TUNING, Model, apart, check, is_group, numbers, seed_list, travels
 from dissect.data import bring
 from dissect.data.sessions import Dataset
 from dissect.data.translate import number_by_name
@@ -65,7 +65,9 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     return bring.load(name, data_dir, say=_say)
 
 
-def train(model: Model, data: Dataset | str, *, seeds: Sequence[int] = (1,), quiet: bool = False, **more: Any) -> Group:
+def train(
+    model: Model, data: Dataset | str, *, seeds: int | Sequence[int] = (1,), quiet: bool = False, **more: Any
+) -> Group:
     """Train a model as it is, like `dissect train`: each seed reports the epoch that is best on validation.
 
     The same call again continues a run that was stopped, and trains nothing twice.
@@ -76,7 +78,7 @@ def train(model: Model, data: Dataset | str, *, seeds: Sequence[int] = (1,), qui
         A name of `dissect models`, "path/to/file.py:ClassName", or a class that keeps the contract of models/base.py.
     data : Dataset or str
         A data set, or its name.
-    seeds : sequence of int
+    seeds : int or sequence of int
         Each is trained into a run folder of its own.
     quiet : bool
         No progress and no notes on stderr.
@@ -108,7 +110,7 @@ def run(
     model: Model,
     data: Dataset | str,
     *,
-    seeds: Sequence[int] = SEEDS,
+    seeds: int | Sequence[int] = SEEDS,
     literal: bool = False,
     quiet: bool = False,
     **more: Any,
@@ -307,6 +309,8 @@ def report(
     for argument in of_study.keys() - set(known):
         raise unknown("argument of dissect.report", argument, ("out", "claims", "force", "runs_dir", *known))
     check(of_study)
+    if of_study.get("seeds") is not None:
+        of_study["seeds"] = tuple(map(int, seed_list(of_study["seeds"])))
     reporting.require_ours(Path(out), force)
     places = [each.path if isinstance(each, Group) else each for each in several]
     found = reporting.gathered(places, runs_dir=runs_dir, claims=claims, **of_study)
@@ -323,7 +327,7 @@ def study(
     scale: str = "quick",
     dim: int | None = None,
     epochs: float | None = None,
-    seeds: Sequence[int] | None = None,
+    seeds: int | Sequence[int] | None = None,
     protocol: str | None = None,
     arms: Sequence[str] = (),
     tuned: bool = False,
@@ -368,7 +372,7 @@ def study(
     data = load(data) if isinstance(data, str) else data
     of_size: dict[str, Any] = {"dim": dim and int(dim), "epochs": epochs}
     of_size["protocol"] = protocol if protocol == "paper" else None
-    of_size["seeds"] = None if seeds is None else tuple(map(int, seeds))  # numpy's too
+    of_size["seeds"] = None if seeds is None else tuple(map(int, seed_list(seeds)))  # numpy's too
     how = {"device": device, "observe": observer if is_shown(quiet) else None}
     say = unsaid if quiet else _say
     return studied(name, data, runs_dir, scale, arms=arms, tuned=tuned, how=how, say=say, **of_size)

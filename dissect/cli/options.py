@@ -327,4 +327,4 @@ def show(groups: Sequence[Path], as_json: bool) -> None:
     elif len(groups) > 1 and all(verdict["density"] for verdict in verdicts):
         Console().print(render_path(verdicts, "" if str(groups[0].parent) == "runs" else str(groups[0].parent)))
     else:  # of models without a role, say, there is no density to compare
-        Console().print(*map(render_verdict, verdicts), sep="\n")
+        Console().print(*map(render_verdict, verdicts, groups), sep="\n")

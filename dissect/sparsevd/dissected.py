@@ -42,7 +42,7 @@ def dissect(
     held_out: Batches | None = None,
     score: Score | None = None,
     n_examples: int | None = None,
-    seeds: Sequence[int] = SEEDS,
+    seeds: int | Sequence[int] = SEEDS,
     quiet: bool = False,
     **settings: Any,
 ) -> Dissected:
@@ -68,8 +68,9 @@ def dissect(
             "`held_out` and `score` go together: unseen batches, and how good a model is on one.",
             "Give both, or neither.",
         )
-    is_list = isinstance(seeds, Sequence) and all(isinstance(seed, int) and 0 <= seed <= MOST for seed in seeds)
-    if not is_list or not seeds or len(set(seeds)) < len(seeds):
+    each: Any = [seeds] if type(seeds) is int else seeds
+    is_list = isinstance(each, Sequence) and all(isinstance(seed, int) and 0 <= seed <= MOST for seed in each)
+    if not is_list or not each or len(set(each)) < len(each):
         raise UsageError(f"`seeds` is {seeds!r}: it needs different whole numbers from 0 to {MOST:,}, one a training.")
     feed = Feed(batches, "batches")
     unseen = None if held_out is None else Feed(held_out, "held_out")
@@ -77,9 +78,9 @@ def dissect(
     if not _is_number(n) or not n > 0:
         raise UsageError(f"n_examples is the number of training examples, not {n!r}.")
     runs, matched = [], {}
-    progress = _Progress(len(seeds) * (1 if unseen is None else 2) * protocol.steps, None if quiet else sys.stderr)
+    progress = _Progress(len(each) * (1 if unseen is None else 2) * protocol.steps, None if quiet else sys.stderr)
     with progress:
-        for seed in seeds:
+        for seed in each:
             runs.append(train(model, loss, feed, n, protocol, seed, report=progress.of(f"seed {seed}")))
             if unseen is not None and score is not None:
                 says = progress.of(f"seed {seed}, dense")
