@@ -32,7 +32,7 @@ def old_weight_norm(layer):
 
 
 def covered(model, declared, n_items=1000, **more):
-    report = sparsify(model, **more)
+    report = sparsify(model, **more, refuse=False)
     return {row["matrix"]: row for row in coverage(model, declared, report.left_out, n_items)}
 
 

@@ -462,7 +462,7 @@ def nan_with_shadows(model, batch):
         ({"held_out": BATCHES}, UsageError, "go together"),
         ({"seeds": ()}, UsageError, "`seeds`"),
         ({"seeds": (1, 1)}, UsageError, "`seeds`"),
-        ({"seeds": 3}, UsageError, "`seeds` is 3"),
+        ({"seeds": -3}, UsageError, "`seeds` is -3"),
         ({"seeds": (1.5,)}, UsageError, "different whole numbers"),
         ({"step": 3}, UsageError, "no setting named 'step'"),
         ({"steps": 0}, UsageError, "at least 1, not 0"),

@@ -204,7 +204,7 @@ def test_the_same_call_again_trains_only_what_is_missing(tiny):
         ({"device": "gpu"}, "'gpu'", "cpu"),
         ({"init_from": "nothing"}, "'nothing'", ""),
         ({"model_source": "0"}, "'model_source'", ""),
-        ({"seeds": ()}, "seeds is a list of whole numbers, such as (1, 2, 3); it cannot be ()", ""),
+        ({"seeds": ()}, "seeds is a whole number, or a list of them, such as (1, 2, 3); it cannot be ()", ""),
         ({"seeds": (-1,)}, "cannot be (-1,)", ""),
         ({"seeds": (1.5,)}, "cannot be (1.5,)", ""),
         ({"seeds": ("a",)}, "cannot be ('a',)", ""),

@@ -484,8 +484,8 @@ def test_claims_of_the_caller_have_a_section(made, tmp_path):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"seeds": 1}, "seeds is a list of whole numbers"),
-        ({"seeds": None}, "seeds is a list of whole numbers"),
+        ({"seeds": 1.5}, "seeds is a whole number, or a list"),
+        ({"seeds": None}, "seeds is a whole number, or a list"),
         ({"claims": 3}, "claims is a list of sections"),
         ({"dataset": 3}, "dataset is the name"),
         ({"data_dir": 3}, "data_dir is the path"),

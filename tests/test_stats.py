@@ -80,6 +80,7 @@ def test_every_count_is_that_of_plain_loops(train, test, more):
     found = statistics(data)
     assert found.pop("name") == "x" and found.pop("split_hash") == data.split_hash
     assert list(found) == list(ROWS)
+    assert found.pop("unseen_removed") is None  # no record of it
     assert found == pytest.approx(plain(train, test, data.n_items), abs=1e-9)
 
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from dissect.errors import DataError
+from dissect.errors import DataError, in_short
 from dissect.text import shown
 
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
@@ -89,7 +89,7 @@ def _member(path: Path, names: list[str], wanted: str) -> str:
     if len(matching) != 1:
         if not names:
             raise DataError(f"{path} holds no file.")
-        some = shown(", ".join(names[:5])) + (", ..." if len(names) > 5 else "")
+        some = shown(in_short(names, 5))
         says = f"{path} holds {len(names)} files ({some}){f', and not one {wanted}' if wanted else ''}."
         raise DataError(says, "Unpack it and name the log with --from.")
     return matching[0]

@@ -74,7 +74,7 @@ def gathered(
         record = appendix(list(read), [*entries, *chain(*(a["entries"] for a in answered))])
     about = [section["title"] for section in sections] + [f"{a['name']} on {a['dataset']}" for a in answered]
     return {
-        "title": about[0] if len(about) == 1 else f"{about[0]}, and {len(about) - 1} more",
+        "title": in_short(about, 1),
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": dissect.__version__,
         "unreadable": list({error.message: error for error in lost}.values()),

@@ -6,6 +6,7 @@ A record may hold more (a later version writes it), and lack what is NotRequired
 from __future__ import annotations
 
 import re
+import reprlib
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
@@ -225,7 +226,8 @@ def in_words(error: msgspec.ValidationError, given: Any) -> str:
         names[:1] = [key, *names[:1]] if key else [f"{names[0]} {int(place) + 1}"]  # "label of arm 1"
     name = " of ".join(names) or "it"
     if kinds := re.fullmatch("Expected `([^`]*)`, got `[^`]*`", says):
-        return f"{name} is {' or '.join(KINDS.get(kind, kind) for kind in kinds[1].split(' | '))}, not {value!r}"
+        right = " or ".join(KINDS.get(kind, kind) for kind in kinds[1].split(" | "))
+        return f"{name} is {right}, not {reprlib.repr(value)}"
     if lacking := re.fullmatch("Object missing required field `(.*)`", says):
         return f"{name} has no {lacking[1]}"
     return f"{name}: {says}"
