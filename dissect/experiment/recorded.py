@@ -28,8 +28,14 @@ def recorded_model(
     """The class that the record at `where` names: a registered one, or that of a user's file with this SHA-256.
 
     The file is `given`, or else the one in the command on record; or the class itself is given. Raises DataError if it
-    is gone or has changed, or if only the record names it and this user never did (own_models.py).
+    is gone or has changed, or if only the record names it and this user never did (own_models.py). A file without its
+    SHA-256 on record is never executed.
     """
+    if source is None and is_file_name(name):
+        raise DataError(
+            f"{where} names the model {name} without the SHA-256 of its file (model_source).",
+            f"Read the file first. If you trust it, name it: --model {shlex.quote(name)}",
+        )
     if source is None:
         return find_model(name)
     if isinstance(given, type) or not is_file_name(name):
