@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,13 +26,14 @@ from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, UsageError
+from dissect.experiment.recorded import data_of
 from dissect.experiment.train import prepare_group
 from dissect.runs import files, folders, records
 from dissect.runs.config import Config
 from dissect.sparsevd.density import BINS
 from dissect.training import loop
 from dissect.training.loop import fit
-from dissect.training.rebuild import read_run
+from dissect.training.rebuild import Recorded, read_run
 from dissect.training.record import Observer
 from models import SRGNN
 
@@ -541,3 +543,25 @@ def test_no_damage_of_a_record_is_a_traceback(fuzzed, seed):
                 assert error.exit_code in (2, 3) and error.message
     finally:
         path.write_bytes(contents[path])
+
+
+def test_a_recorded_data_folder_is_read_only_where_the_users_own_lacks_the_data(tmp_path, monkeypatch):
+    """A run of somebody else names a folder of theirs: nothing may be fetched into it."""
+    monkeypatch.setenv("DISSECT_DATA", str(tmp_path / "mine"))
+    theirs = str(tmp_path / "theirs")
+    record = Recorded(tmp_path, tmp_path, "full", 1, CONFIG, 40, V, ("dissect", "run", "--data-dir", theirs))
+    asked = []
+
+    def load(name, data_dir):
+        asked.append(data_dir)
+        return DATA
+
+    for given in (None, "given"):
+        assert data_of(record, load, given) is DATA
+    catalog.save(DATA, theirs)
+    data_of(record, load)  # made here, with --data-dir
+    catalog.save(replace(DATA, train=DATA.test, test=DATA.train), tmp_path / "mine")
+    data_of(record, load)  # mine has another split
+    catalog.save(DATA, tmp_path / "mine", force=True)
+    data_of(record, load)
+    assert asked == [None, "given", theirs, theirs, None]
