@@ -556,8 +556,8 @@ def test_a_recorded_data_folder_is_read_only_where_the_users_own_lacks_the_data(
         asked.append(data_dir)
         return DATA
 
-    for given in (None, "given"):
-        assert data_of(record, load, given) is DATA
+    for folder in (None, "given"):
+        assert data_of(record, load, folder) is DATA
     catalog.save(DATA, theirs)
     data_of(record, load)  # made here, with --data-dir
     catalog.save(replace(DATA, train=DATA.test, test=DATA.train), tmp_path / "mine")

@@ -136,7 +136,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
 def read_record(folder: Path) -> dict[str, Any]:
     """The data.json of a data set. Raises DataError unless n_items, split_hash and provenance are sound."""
     try:
-        record = json.loads((folder / "data.json").read_text())
+        record = json.loads((folder / "data.json").read_text(encoding="utf-8"))
         if not isinstance(record, dict):
             raise ValueError("data.json should hold one JSON object")
         kinds = {"n_items": (int, "a whole number"), "split_hash": (str, "a text"), "provenance": (dict, "an object")}

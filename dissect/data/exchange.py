@@ -118,7 +118,7 @@ def exported(paths: Sequence[Path]) -> dict[str, Any] | None:
 def recorded_files(folder: Path) -> list[str]:
     """The files that the record of an export names; none if there is no such record."""
     try:
-        record = json.loads((folder / EXPORTED).read_text())
+        record = json.loads((folder / EXPORTED).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return []
     files = record.get("files") if isinstance(record, dict) and "split_hash" in record else None
