@@ -33,7 +33,7 @@ from dissect.runs.config import Config
 from dissect.sparsevd.density import BINS
 from dissect.training import loop
 from dissect.training.loop import fit
-from dissect.training.rebuild import Recorded, read_run
+from dissect.training.rebuild import Recorded, read_run, rebuild
 from dissect.training.record import Observer
 from models import SRGNN
 
@@ -270,6 +270,35 @@ def test_ranks_of_another_shape_or_kind_are_refused(tmp_path, arrays, says):
     assert f"dissect resume {path.parent}" in caught.value.hint
     folders.write_ranks(path, **{name: array.astype(np.uint8) for name, array in SOUND.items()})
     assert folders.read_ranks(path)["rank"].tolist() == [1, 2, 3]
+
+
+def test_ranks_that_unpack_to_far_more_than_ranks_do_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "MANY", 100_000)
+    path = tmp_path / "s1" / "ranks-test-last.npz"
+    folders.write_ranks(path, **SOUND)
+    assert len(folders.read_ranks(path)["rank"]) == 3
+    folders.write_ranks(path, **{name: np.ones(100_000, np.int32) for name in SOUND})
+    with pytest.raises(DataError, match="unpack to 1,600,"):
+        folders.read_ranks(path)
+
+
+def test_a_number_of_items_that_the_weights_cannot_have_takes_no_memory(group):
+    record = replace(read_run(group / "s1"), n_items=2**30)
+    with pytest.raises(DataError, match="does not fit the model srgnn: it has 1,073,741,824 items, and its weights"):
+        rebuild(record, SRGNN, lambda: DATA.train)
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with (
+        pytest.raises(DissectError, match=r"\.lock cannot be locked: No locks available") as error,
+        files.locked(tmp_path),
+    ):
+        pass
+    assert "--runs-dir" in error.value.hint
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"max_steps": "x", "n_items": "y"}', "", "\x00\xff"])

@@ -25,7 +25,7 @@ import platformdirs
 from dissect import text
 from dissect.data import folders, planted
 from dissect.data.sessions import Dataset, Sessions, require_sound
-from dissect.errors import DataError, DissectError, UsageError, unknown
+from dissect.errors import DataBusyError, DataError, DissectError, UsageError, unknown
 from dissect.runs.files import hold, read_identifiers, write_identifiers, write_json
 
 ARRAYS = ("items", "offsets", "times", "users", "click_times")
@@ -211,7 +211,7 @@ def check_name(name: str, data_dir: str | Path | None = None, force: bool = Fals
 def claimed(name: str, data_dir: str | Path | None = None) -> Iterator[None]:
     """Hold the name of a data set while it is made, and remove what a killed process left half-written.
 
-    Raises DataError if another process holds the name.
+    Raises DataBusyError if another process holds the name.
     """
     root = data_root(data_dir)
     lock, is_new = root / f".{name}.lock", not root.exists()
@@ -223,7 +223,7 @@ def claimed(name: str, data_dir: str | Path | None = None) -> Iterator[None]:
         raise DataError(says, "Name another folder with --data-dir.") from error
     with file:
         busy = f"Another process is making the data set '{name}' in {root}."
-        hold(file, DataError(busy, "Wait until it has finished, then give the command again."))
+        hold(file, DataBusyError(busy, "Wait until it has finished, then give the command again."))
         folders.clear(root / name)
         try:
             yield

@@ -35,6 +35,7 @@ MATCHED = "without-sparsevd"  # the variant that Config.matched describes
 HASHED = re.compile(r"-([0-9a-f]{8})$")  # how the name of a group ends (Config.hash)
 RETIRED = {"compiled": True, "noise": "lrt_shared"}  # settings of earlier versions that are refused
 RUN = re.compile(r"s(\d+)(\.old-\d+)?")  # the folder of a seed, or one set aside
+MANY, PACKED = 1 << 26, 100  # ranks above so many bytes are at most so many times as large as their file
 _hearing: list[tuple[list[DataError], bool]] = []  # who wants to know what is left out, and whether others hear it
 
 
@@ -72,6 +73,9 @@ def read_ranks(path: Path) -> dict[str, np.ndarray]:
     again = write_again(path.parent)
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            size = sum(member.file_size for member in file.zip.infolist())
+            if size > max(MANY, PACKED * path.stat().st_size):
+                raise ValueError(f"it would unpack to {size:,} bytes, far more than ranks do")
             found = {name: np.asarray(file[name]) for name in ("rank", "session", "length", "target")}
     except Exception as error:  # zip and npy have many ways to fail on garbled bytes
         raise DataError(f"{path} does not hold ranks: {error}.", again) from error
