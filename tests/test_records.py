@@ -8,6 +8,8 @@ import random
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +28,10 @@ from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, UsageError
+from dissect.experiment import pieces
 from dissect.experiment.recorded import data_of
 from dissect.experiment.train import prepare_group
+from dissect.group import Group
 from dissect.runs import files, folders, records
 from dissect.runs.config import Config
 from dissect.sparsevd.density import BINS
@@ -270,6 +274,28 @@ def test_ranks_of_another_shape_or_kind_are_refused(tmp_path, arrays, says):
     assert f"dissect resume {path.parent}" in caught.value.hint
     folders.write_ranks(path, **{name: array.astype(np.uint8) for name, array in SOUND.items()})
     assert folders.read_ranks(path)["rank"].tolist() == [1, 2, 3]
+
+
+def test_a_group_that_is_moved_while_groups_are_listed_is_left_out(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        files.write_toml(tmp_path / name / "config.toml", {})
+    real = type(tmp_path).glob
+
+    def glob(path, pattern):
+        yield from [*real(path, pattern), path / "gone" / "config.toml"]
+
+    monkeypatch.setattr(type(tmp_path), "glob", glob)
+    assert {group.name for group in folders.find_groups(tmp_path)} == {"a", "b"}
+
+
+def test_a_summary_may_lack_densities_and_validation(group):
+    for seed in (1, 2, 3):
+        change(group / f"s{seed}" / "summary.json", density=..., valid=...)
+    subject: Any = SimpleNamespace(names=(), dissected=True, record=read_run(group / "s1"))
+    with pytest.raises(DataError, match="lacks the densities") as error:
+        pieces.of_scores(subject, lambda *_: None, {})
+    assert "dissect resume" in error.value.hint
+    assert len(Group(group).ranks("valid"))  # which are there
 
 
 def test_ranks_that_unpack_to_far_more_than_ranks_do_are_refused(tmp_path, monkeypatch):

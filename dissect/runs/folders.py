@@ -15,7 +15,7 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -199,8 +199,11 @@ def group_of(run: Path) -> Path:
 
 def find_groups(runs_dir: Path | str) -> list[Path]:
     """The groups of a runs folder, oldest first (by when the configuration was written)."""
-    found = [path.parent for path in Path(runs_dir).glob("*/config.toml")]
-    return sorted(found, key=lambda group: ((group / "config.toml").stat().st_mtime_ns, group.name))
+    found = []
+    for path in Path(runs_dir).glob("*/config.toml"):
+        with suppress(FileNotFoundError):  # it was moved or deleted meanwhile
+            found.append((path.stat().st_mtime_ns, path.parent.name, path.parent))
+    return [group for *_, group in sorted(found)]
 
 
 def configs(runs_dir: Path | str) -> Iterator[tuple[Path, Config]]:
