@@ -533,9 +533,7 @@ def _of_size(**given: Any) -> dict[str, Any]:
     """The size of a study with Python's numbers for numpy's, and no protocol for the usual one."""
     plain: dict[str, Callable[[Any], Any]] = {"dim": int, "seeds": lambda seeds: tuple(map(int, seeds))}
     plain["protocol"] = lambda protocol: protocol if protocol == "paper" else None
-    return {
-        name: plain.get(name, lambda same: same)(value) if value is not None else None for name, value in given.items()
-    }
+    return {name: plain[name](value) if name in plain and value is not None else value for name, value in given.items()}
 
 
 def _trained(
