@@ -25,5 +25,10 @@ CHECKS = {
 
 
 def answered(answer: str, reasons: Sequence[str], doubts: Sequence[str] = ()) -> dict[str, Any]:
-    """An answer with the reasons for it in words; `figures_say` is the answer before any doubt."""
-    return {"answer": UNDECIDED if doubts else answer, "figures_say": answer, "reasons": [*reasons, *doubts]}
+    """An answer with the reasons for it in words, doubts last; `figures_say` is the answer before any doubt."""
+    return {
+        "answer": UNDECIDED if doubts else answer,
+        "figures_say": answer,
+        "reasons": [*reasons, *doubts],
+        "doubts": list(doubts),
+    }

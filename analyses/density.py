@@ -13,7 +13,17 @@ import pandas as pd
 from dissect.errors import DataError, UsageError, unknown
 from dissect.runs.config import Config
 from dissect.runs.files import AGAIN
-from dissect.runs.folders import FULL, each_sound, group_runs, is_done, place_of, read_records, variants
+from dissect.runs.folders import (
+    FULL,
+    MATCHED,
+    each_sound,
+    group_config,
+    group_runs,
+    is_done,
+    place_of,
+    read_records,
+    variants,
+)
 from dissect.runs.records import Density
 from dissect.sparsevd.density import BINS_PER_UNIT, LOWEST, key
 
@@ -42,9 +52,12 @@ def settled(group: Path, variant: str = FULL) -> list[Path]:
 def density_of(found: list[Path], group: Path) -> pd.DataFrame:
     """`density_table` of some runs of a group. A run that records other matrices or thresholds than most is damaged."""
     read = {run: rows for run, rows in each_sound(found, lambda run: (run, density_rows(run))) if rows}
+    is_dense = group_config(group)["where"] == "none" or MATCHED in {place_of(run)[0] for run in found}
+    if not read and is_dense:
+        says = f"{group} was trained without SparseVD, so it has no densities."
+        raise DataError(says, "Only dissected models have them: dissect run")
     if not read:
-        hint = f"A dense run (--where none, dissect train) has none; that of a dissection is lost or damaged: {AGAIN}"
-        raise DataError(f"{group} has no density record.", hint)
+        raise DataError(f"{group} has no density record: it is lost or damaged.", AGAIN)
     kinds = {  # the columns, and the matrices and blocks of the last measurement
         run: (frozenset(rows[0]), frozenset((r["matrix"], r["block"]) for r in rows if r["step"] == rows[-1]["step"]))
         for run, rows in read.items()

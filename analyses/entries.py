@@ -13,7 +13,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 from dissect.data.catalog import STAND_INS
 from dissect.errors import DataError, UsageError, unknown
 from dissect.runs import folders
-from dissect.runs.config import SETTINGS, Config
+from dissect.runs.config import OF_SPARSEVD, Config, flat, in_words, settings_apart
 from dissect.runs.folders import each_sound, left_out, read_summary
 from models import MODELS
 
@@ -30,7 +29,6 @@ JUDGED = ("hr@20", "mrr@20")  # the metrics of the tests, with a recorded select
 MOST_SETTINGS = 3  # that a label names
 # Settings that labels or the selection of the epoch already name; and those without effect on a dense model.
 SAID = ("model", "dataset", "split_hash", "model_options", "where", "protocol", "select", "refit")
-OF_SPARSEVD = tuple(each.name for each in SETTINGS if each.group == "SparseVD" and each.name != "where")
 
 
 @dataclass(frozen=True)
@@ -235,9 +233,9 @@ def labels(entries: list[Entry]) -> list[str]:
 
 
 def _settings_in_words(rows: list[Entry]) -> list[str]:
-    flat = [_flat(Config(**row.config)) for row in rows]
-    names = _apart(flat)[:MOST_SETTINGS]
-    return [f" ({', '.join(_in_words(name, of.get(name)) for name in names)})" for of in flat]
+    of_rows = [flat(Config(**row.config)) for row in rows]
+    names = settings_apart(of_rows)[:MOST_SETTINGS]
+    return [f" ({', '.join(in_words(name, of.get(name)) for name in names)})" for of in of_rows]
 
 
 def _hashes(rows: list[Entry]) -> list[str]:
@@ -246,17 +244,6 @@ def _hashes(rows: list[Entry]) -> list[str]:
 
 def _seeds(rows: list[Entry]) -> list[str]:
     return [f" seed{'s' * (len(row.runs) != 1)} {', '.join(run.name[1:] for run in row.runs)}" for row in rows]
-
-
-def _apart(of_rows: list[dict[str, Any]]) -> list[str]:
-    """The settings in which rows differ, among those that have them."""
-    names = dict.fromkeys(chain.from_iterable(of_rows))
-    return [name for name in names if len({repr(of[name]) for of in of_rows if name in of}) > 1]
-
-
-def _in_words(name: str, value: Any) -> str:
-    words = "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{name.replace('_', ' ')} {words}"
 
 
 def _plain_label(row: Entry) -> str:
@@ -291,13 +278,8 @@ def _model_words(model: str, options: Mapping[str, Any]) -> list[str]:
     left, presets = special(options), {name: special(of) for name, of in MODELS[model].presets.items()}
     fitting = [name for name, settings in presets.items() if settings and settings.items() <= left.items()]
     preset = max(fitting, key=lambda name: len(presets[name]), default="")
-    rest = [_in_words(name, value) for name, value in left.items() if name not in presets.get(preset, {})]
+    rest = [in_words(name, value) for name, value in left.items() if name not in presets.get(preset, {})]
     return [preset, *rest] if preset else rest
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    """The settings of a group, those of the model's constructor first."""
-    return {**config.model_options, **{name: of for name, of in config.to_dict().items() if name != "model_options"}}
 
 
 def settings(row: Entry) -> dict[str, Any]:
@@ -329,4 +311,4 @@ def differing(entries: list[Entry]) -> dict[str, list[Any]]:
     for row, of in zip(entries, of_rows):
         if number_of_files[row.config["model"]] == 1:  # another model has another file: the label says so
             of.pop("setting model_source", None)
-    return {name: [of.get(name, np.nan) for of in of_rows] for name in _apart(of_rows)}
+    return {name: [of.get(name, np.nan) for of in of_rows] for name in settings_apart(of_rows)}

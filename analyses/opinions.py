@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from dissect.errors import DataError, DissectError, UsageError
 from dissect.experiment.pieces import weights_of
 from dissect.runs import files, folders
 from dissect.runs.records import SecondOpinions
-from dissect.sparsevd.rules import EMPTY, FALL
+from dissect.sparsevd.rules import EMPTY, FALL, FEWEST_SEEDS, interval
 from dissect.text import without_formulas
 
 WEIGHTS = ("sparsevd", "excess", "l0", "reduction", "magnitude", "taylor", "fisher")  # judged by single weights
@@ -256,15 +256,24 @@ def in_words(matrices: pd.DataFrame, roles: pd.DataFrame) -> list[str]:
     by_matrix = matrices.drop(columns=["seed", "role"]).groupby("matrix", sort=False).mean()
     lines: list[str] = []
     if by_role["excess"].notna().any() or by_role["sparsevd"].notna().any():
-        lines += _against(by_role, "excess" if by_role["excess"].notna().all() else "sparsevd")
+        lines += _against(roles, by_role, "excess" if by_role["excess"].notna().all() else "sparsevd")
         lines += _sparse_but_needed(by_matrix)
     lines += _disagreements(matrices)
     return lines
 
 
-def _against(by_role: pd.DataFrame, kept: str) -> Sequence[str]:
-    """Roles that SparseVD empties and the dense model uses, or the other way round."""
+def _against(roles: pd.DataFrame, by_role: pd.DataFrame, kept: str) -> Sequence[str]:
+    """Roles that SparseVD empties and the dense model uses, or the other way round.
+
+    It "seems" so where the 95 % interval over seeds says nothing, or there are too few of them.
+    """
     lines = []
+
+    def is_sure(role: Hashable, column: str, below: bool) -> bool:
+        span = interval([*roles.loc[roles["role"] == role, column].dropna()])
+        enough = roles["seed"].nunique() >= FEWEST_SEEDS
+        return enough and span is not None and (span[1] <= 100 * FALL if below else span[0] > 100 * FALL)
+
     for role, row in by_role.iterrows():
         falls, retrained = row["constant"], row["retrained"]
         after = "" if pd.isna(retrained) else f", and {_moves(retrained)} after a short retraining without it (retr.)"
@@ -272,13 +281,15 @@ def _against(by_role: pd.DataFrame, kept: str) -> Sequence[str]:
         if kept == "excess":
             keeps += f", {abs(row[kept]):.3f} {'less' if row[kept] < 0 else 'more'} than its shadow"
         if row[kept] <= EMPTY and falls > 100 * FALL:
+            uses = "uses it" if is_sure(role, "constant", below=False) else "seems to use it"
             lines.append(
-                f"{keeps}, but the dense model uses it: its MRR@20 {_moves(falls)} with a constant in its place "
+                f"{keeps}, but the dense model {uses}: its MRR@20 {_moves(falls)} with a constant in its place "
                 f"(abl.){after}."
             )
         if row[kept] > EMPTY and row[f"constant{OWN}"] <= 100 * FALL:
+            need = "do not need" if is_sure(role, f"constant{OWN}", below=True) else "seem not to need"
             lines.append(
-                f"{keeps}, but unseen sessions do not need what it keeps: "
+                f"{keeps}, but unseen sessions {need} what it keeps: "
                 f"MRR@20 of the dissected model {_moves(row[f'constant{OWN}'])} with a constant in its place (own)."
             )
     return lines
@@ -295,7 +306,7 @@ def _sparse_but_needed(by_matrix: pd.DataFrame) -> Sequence[str]:
 
 
 def _disagreements(matrices: pd.DataFrame) -> Sequence[str]:
-    """The criterion nearest to ablation, those that disagree with it, and how SparseVD does."""
+    """The criterion nearest to ablation, and those that disagree with it."""
     table, causal = agreement(matrices), "constant"
     if causal not in table or len(table) < 3:
         return []

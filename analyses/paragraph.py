@@ -7,6 +7,7 @@ from typing import Any
 from analyses.answers import ALIVE, NOT_APPLICABLE, UNDECIDED, WITHERED
 
 SAYS = {"O1": "The paper's first observation, that propagation withers,", "O2": "Its second, that the readout holds,"}
+BOTH = "The paper's observations, that propagation withers and that the readout holds, are undecided"
 
 
 def paragraph(verdict: dict[str, Any]) -> str:
@@ -27,7 +28,7 @@ def paragraph(verdict: dict[str, Any]) -> str:
     ]
     asked = {role: given for role, given in verdict.get("roles", {}).items() if role in ("propagation", "attention")}
     found += [_role(role, given) for role, given in asked.items()]
-    found += [_observation(name, verdict[name]) for name in SAYS if verdict[name]["answer"] != NOT_APPLICABLE]
+    found += _observations({name: verdict[name] for name in SAYS if verdict[name]["answer"] != NOT_APPLICABLE})
     found += [_need(role, given) for role, given in verdict["need"].items()]
     return " ".join(found)
 
@@ -44,11 +45,15 @@ def _role(role: str, given: dict[str, Any]) -> str:
     return f"{says}, and MRR@20 changes by {change:+.1f} % if its inputs are swapped."
 
 
-def _observation(name: str, given: dict[str, Any]) -> str:
-    if given["answer"] != UNDECIDED:
-        return f"{SAYS[name]} {given['answer']}."
-    alone = given.get("figures_say", UNDECIDED)
-    return f"{SAYS[name]} is undecided" + (f"; the numbers alone say: {alone}." if alone != UNDECIDED else ".")
+def _observations(given: dict[str, dict[str, Any]]) -> list[str]:
+    """Their answers, and of one that is undecided the first doubt, without what to do."""
+    why = {name: ": " + of["doubts"][0].split(": ")[0] if of["doubts"] else "" for name, of in given.items()}
+    if len(given) > 1 and {of["answer"] for of in given.values()} == {UNDECIDED} and len({*why.values()}) == 1:
+        return [f"{BOTH}{why['O1']}."]
+    return [
+        f"{SAYS[name]} is undecided{why[name]}." if of["answer"] == UNDECIDED else f"{SAYS[name]} {of['answer']}."
+        for name, of in given.items()
+    ]
 
 
 def _need(role: str, given: dict[str, Any]) -> str:

@@ -31,8 +31,9 @@ from analyses.answers import ALIVE, FAILS, HOLDS, NO_PENALTY, NOT_APPLICABLE, UN
 from analyses.coverage import absences
 from analyses.coverage import doubts as doubts_of_coverage
 from analyses.density import at_step, counted, finished, siblings
+from analyses.significance import FEW_SESSIONS
 from dissect.errors import DataError
-from dissect.runs import folders
+from dissect.runs import files, folders, records
 from dissect.runs.files import AGAIN
 from dissect.runs.folders import each_sound
 from dissect.sparsevd import rules
@@ -163,7 +164,8 @@ def observed(
     here, at_other = by_excess(kept), by_excess(kept_by_role(final, OTHER_THRESHOLD))
     others, not_run = _siblings(group, config)
     dense = matched_mrr(group)
-    common, control = too_few(len(summaries)), list(doubts_of_withered(summaries, dense, final, kept, threshold))
+    common = [*too_few(len(summaries)), *too_few_sessions(group)]
+    control = list(doubts_of_withered(summaries, dense, final, kept, threshold))
     control = control if config["kl_weight"] else [NO_PENALTY]
 
     def doubts(name: str, roles: Sequence[str]) -> list[str]:
@@ -205,6 +207,15 @@ def observed(
     return result
 
 
+def too_few_sessions(group: Path) -> Iterator[str]:
+    """The doubt if the test part has fewer sessions than a statement about others needs."""
+    there = group / "data.json"
+    parts = files.read_json(there, records.Parts) if there.exists() else {}
+    sessions = parts["test"]["sessions"] if "test" in parts else FEW_SESSIONS
+    if sessions < FEW_SESSIONS:
+        yield f"only {sessions} test session{'s' * (sessions != 1)}; {FEW_SESSIONS} are asked"
+
+
 def in_words(kept: pd.DataFrame, role: str) -> str:
     """The excess of a role by seed, with its interval beside the limit."""
     excess = excess_of(kept, role)
@@ -227,7 +238,7 @@ def doubts_of_alive(kept: pd.DataFrame, role: str, fall: Excess | None) -> Itera
     """Why a role that seems alive may not be: chance would keep as much, or only the training set needs it."""
     worst = kept["false"].xs(role, level="role").max()
     if worst > FALSE_LIMIT:
-        yield f"chance alone would keep {worst:.0%} of what {role} keeps (> {FALSE_LIMIT:.0%})"
+        yield f"chance would keep {worst:.0%} of what {role} keeps (> {FALSE_LIMIT:.0%}): raise --kl-weight"
     if fall is None:
         yield f"no run swapped the inputs of {role}: an earlier version trained them"
     elif fall.least <= FALL:
@@ -253,7 +264,7 @@ def too_dense(kept: pd.DataFrame, role: str) -> Iterator[str]:
     """Why a role that seems withered is not: it and its shadows keep much, since little was pruned."""
     most = kept["density"].xs(role, level="role").max()
     if most > PRUNED:
-        yield f"{role} still keeps {most:.3f} (> {PRUNED}), as its shadows do: too little was pruned"
+        yield f"{role} still keeps {most:.3f} (> {PRUNED}), as its shadows do: too little was pruned; train longer"
 
 
 def doubts_of_withered(
@@ -278,7 +289,8 @@ def doubts_of_withered(
     else:
         own, other = (float(np.mean([values[seed] for seed in both])) for values in (mine, dense))
         if own < AS_GOOD * other:
-            yield f"MRR@20 is {own:.2f}, below {AS_GOOD:.0%} of the {other:.2f} of the matched dense model"
+            below = f"below {AS_GOOD:.0%} of the {other:.2f} of the matched dense model"
+            yield f"MRR@20 is {own:.2f}, {below}: too much was pruned; lower --kl-weight, or take more data"
     clearest = kept_by_role(final, threshold, by="matrix")["excess"].groupby(level="matrix").mean().max()
     of_roles = [falls(summaries, f"swapped_{role}") for role in roles_of(kept)]
     if clearest < CLEAR and not any(fall and fall.least > FALL for fall in of_roles):

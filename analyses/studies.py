@@ -28,6 +28,8 @@ import msgspec
 from analyses import paper
 from analyses.paper import Printed
 from dissect.errors import DataError, UsageError, unknown
+from dissect.runs.config import is_file_name
+from dissect.runs.records import in_words
 from dissect.text import STEERS
 from models import MODELS
 
@@ -241,7 +243,8 @@ def find_study(name: str) -> Study:
         return STUDIES[name]
     path = Path(name)
     try:
-        read = msgspec.convert(tomllib.loads(path.read_bytes().decode()), _StudyFile)
+        content = tomllib.loads(path.read_bytes().decode())
+        read = msgspec.convert(content, _StudyFile)
     except OSError as error:
         raise UsageError(f"Could not read the study {path}: {error.strerror or error}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
@@ -250,12 +253,16 @@ def find_study(name: str) -> Study:
             kind = _ArmFile if wrong[2] else _StudyFile
             about = unknown("key of an arm" if wrong[2] else "key", wrong[1], kind.__struct_fields__)
             raise DataError(f"{path} is not a study: {about}", about.hint or hint) from error
-        raise DataError(f"{path} is not a study: {error}.", hint) from error
+        says = in_words(error, content) if isinstance(error, msgspec.ValidationError) else error
+        raise DataError(f"{path} is not a study: {says}.", hint) from error
     arms = tuple(Arm(**{**msgspec.structs.asdict(of), "label": of.label or of.model}) for of in read.arm)
     if any(re.search(f"[{STEERS}]", f"{arm.label}{read.question}{read.axis}") for arm in arms):
         raise DataError(f"{path}: labels, question and axis must have no control characters.")
     labels = set[str]()
     for arm in arms:
+        if arm.model not in MODELS and not is_file_name(arm.model):
+            near = unknown("model", arm.model, MODELS)
+            raise UsageError(f"{path}: {near.message}", near.hint)
         if arm.label in labels:
             raise DataError(f"{path}: two arms have the label {arm.label!r}; each needs one of its own.")
         if arm.x is not None and not math.isfinite(arm.x):

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from analyses import compare as comparing
-from dissect.arguments import OF_TUNING, Model, apart, check, is_group, numbers, travels
+from dissect.arguments import OF_TUNING, Model, apart, check, is_group, numbers, seed_list, travels
 from dissect.data import bring
 from dissect.data.sessions import Dataset
 from dissect.data.translate import number_by_name
@@ -65,7 +65,9 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     return bring.load(name, data_dir, say=_say)
 
 
-def train(model: Model, data: Dataset | str, *, seeds: Sequence[int] = (1,), quiet: bool = False, **more: Any) -> Group:
+def train(
+    model: Model, data: Dataset | str, *, seeds: int | Sequence[int] = (1,), quiet: bool = False, **more: Any
+) -> Group:
     """Train a model as it is, like `dissect train`: each seed reports the epoch that is best on validation.
 
     The same call again continues a run that was stopped, and trains nothing twice.
@@ -76,7 +78,7 @@ def train(model: Model, data: Dataset | str, *, seeds: Sequence[int] = (1,), qui
         A name of `dissect models`, "path/to/file.py:ClassName", or a class that keeps the contract of models/base.py.
     data : Dataset or str
         A data set, or its name.
-    seeds : sequence of int
+    seeds : int or sequence of int
         Each is trained into a run folder of its own.
     quiet : bool
         No progress and no notes on stderr.
@@ -108,7 +110,7 @@ def run(
     model: Model,
     data: Dataset | str,
     *,
-    seeds: Sequence[int] = SEEDS,
+    seeds: int | Sequence[int] = SEEDS,
     literal: bool = False,
     quiet: bool = False,
     **more: Any,
@@ -323,7 +325,7 @@ def study(
     scale: str = "quick",
     dim: int | None = None,
     epochs: float | None = None,
-    seeds: Sequence[int] | None = None,
+    seeds: int | Sequence[int] | None = None,
     protocol: str | None = None,
     arms: Sequence[str] = (),
     tuned: bool = False,
@@ -531,7 +533,7 @@ def load_export(folder: str | Path, model: Model | None = None) -> torch.nn.Modu
 
 def _of_size(**given: Any) -> dict[str, Any]:
     """The size of a study with Python's numbers for numpy's, and no protocol for the usual one."""
-    plain: dict[str, Callable[[Any], Any]] = {"dim": int, "seeds": lambda seeds: tuple(map(int, seeds))}
+    plain: dict[str, Callable[[Any], Any]] = {"dim": int, "seeds": lambda seeds: tuple(map(int, seed_list(seeds)))}
     plain["protocol"] = lambda protocol: protocol if protocol == "paper" else None
     return {name: plain[name](value) if name in plain and value is not None else value for name, value in given.items()}
 

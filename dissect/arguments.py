@@ -40,6 +40,11 @@ def _are(values: Any, is_one: Callable[[Any], bool], least: int = 1) -> bool:
     return is_list and len(values) >= least and all(map(is_one, values))
 
 
+def seed_list(seeds: Any) -> Any:
+    """One seed as a list of it, and a list as it is."""
+    return [seeds] if _is_whole(seeds, 0) else seeds
+
+
 def _is_shard(value: Any) -> bool:
     return _are(value, lambda number: _is_whole(number, 1)) and len(value) == 2 and value[0] <= value[1]
 
@@ -56,7 +61,10 @@ def is_group(value: Any) -> bool:
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model": (lambda x: isinstance(x, (str, type)), 'a name, "path/to/file.py:ClassName" or a class'),
     "data": (lambda x: isinstance(x, (str, Dataset)), "a Dataset, or the name of one"),
-    "seeds": (lambda x: _are(x, lambda seed: _is_whole(seed, 0, 10**9)), "a list of whole numbers, such as (1, 2, 3)"),
+    "seeds": (
+        lambda x: _are(seed_list(x), lambda seed: _is_whole(seed, 0, 10**9)),
+        "a whole number, or a list of them, such as (1, 2, 3)",
+    ),
     "epochs": (lambda x: isinstance(x, Real) and not isinstance(x, bool), "a number above 0"),
     "arms": (lambda x: _are(x, lambda label: isinstance(label, str), least=0), "a list of labels"),
     "without": (lambda x: _are(x, lambda role: isinstance(role, str), least=0), "a list of roles"),
@@ -137,12 +145,11 @@ def apart(
             raise UsageError(f"dissect.{verbs[0]} has no setting {name}.", f"dissect.{verbs[1]} has it.")
         else:
             raise unknown(f"setting, or option of {subject.name},", name, known | options.keys())
-    for name in {"seeds", "without"} & found.keys():
-        if isinstance(found[name], (int, str)):
-            raise UsageError(f"{name} takes a list, not {found[name]!r}.", f"For example: {name}=[{found[name]!r}]")
+    if isinstance(role := found.get("without"), str):
+        raise UsageError(f"without takes a list, not {role!r}.", f"For example: without=[{role!r}]")
     check(found)
     if "seeds" in found:
-        found["seeds"] = [int(seed) for seed in found["seeds"]]  # numpy's too
+        found["seeds"] = [int(seed) for seed in seed_list(found["seeds"])]  # numpy's too
     dim = {"dim": own["dim"]} if "dim" in own else {}  # the first, as a command has it
     given_options = {name: _plain(value) for name, value in (found["options"] or {}).items()}
     return {**found, "options": {**dim, **own, **given_options}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 SHOWN = 12  # names in a message, at most
@@ -61,12 +61,17 @@ class ModelError(DissectError):
     """A user's own model raised an error in training (exit code 1)."""
 
 
+def in_short(names: Sequence[str], most: int = SHOWN) -> str:
+    """A list of names on one line; of more than `most` + 1 the first ones, and how many there are beside them."""
+    apart = "; " if any("," in name for name in names) else ", "
+    shown = names if len(names) <= most + 1 else names[:most]  # "and 1 more" is no shorter than the name
+    return apart.join(shown) + (f" and {len(names) - len(shown)} more" if len(shown) < len(names) else "")
+
+
 def unknown(kind: str, given: object, valid: Iterable[str]) -> UsageError:
     """A UsageError for a name that is not among `valid`, with the nearest names as the hint."""
     names = sorted(valid)
     near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    apart = "; " if any("," in name for name in names) else ", "
-    known = f"Known: {apart.join(names[:SHOWN]) or 'none'}{more}."
+    known = f"Known: {in_short(names) or 'none'}."
     hint = f"Did you mean {' or '.join(near)}?" if near else known
     return UsageError(f"There is no {kind} named {given!r}.", hint)

@@ -12,15 +12,18 @@ from models.gcsan import GCSAN
 from models.gru4rec import GRU4Rec
 from models.lessr import LESSR
 from models.narm import NARM
-from models.neighbours import FilteredSessionKNN, SessionKNN, VectorSessionKNN
+from models.neighbours import SessionKNN
 from models.nextitnet import NextItNet
 from models.niser import NISER
 from models.popularity import Popularity, SessionPopularity
 from models.rules import SequentialRules
 from models.sasrec import SASRec
+from models.sfsknn import FilteredSessionKNN
 from models.sgnnhn import SGNNHN
 from models.srgnn import SRGNN
-from models.stan import STAN, VSTAN
+from models.stan import STAN
+from models.vsknn import VectorSessionKNN
+from models.vstan import VSTAN
 
 MODELS: dict[str, Any] = {
     "srgnn": SRGNN,
@@ -57,12 +60,20 @@ __all__ = [
     "NISER",
     "SGNNHN",
     "SRGNN",
+    "STAN",
+    "VSTAN",
     "AttenMixer",
     "Batch",
+    "FilteredSessionKNN",
     "GRU4Rec",
     "Matrix",
     "NextItNet",
+    "Popularity",
     "Prefixes",
     "SASRec",
+    "SequentialRules",
+    "SessionKNN",
     "SessionModel",
+    "SessionPopularity",
+    "VectorSessionKNN",
 ]

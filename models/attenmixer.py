@@ -3,7 +3,7 @@
 `paper` follows Equations 4 to 8 and Algorithm 1; `official` computes what the released code computes; `fixed` is the
 released code with real heads and an attention that can tell clicks apart.
 
-Letters as in models/base.py: B sessions, C clicks, N nodes, D width, V items, H heads.
+Letters as in models/base.py: B sessions, C clicks, N nodes, D width, V items, H heads; and K levels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
 from models.dropout import dropout
-from models.readout import READOUT_OPTIONS, READOUT_SEARCH, atten_mixer_readout
+from models.limits import require_rates, require_whole
+from models.mixer import READOUT_OPTIONS, READOUT_SEARCH, atten_mixer_readout
 from models.search import DROPOUT, SCALE
 
 # What `official` and `fixed` share.
@@ -52,7 +53,8 @@ class AttenMixer(SessionModel):
     dropout            probability at the states of the items of a session, before they are normalised
     candidate_dropout  probability at the catalogue of unit rows, one mask a step (the released code)
     without            roles left out of the model: "attention" (the mean of the clicks)
-    switches           the other arguments of AttenMixerReadout
+    switches           the other arguments of AttenMixerReadout (models/mixer.py) and of ReleasedReadout
+                       (models/released.py)
     """
 
     readout: Any
@@ -90,9 +92,8 @@ class AttenMixer(SessionModel):
         **switches: Any,
     ) -> None:
         super().__init__()
-        for name, rate in (("dropout", dropout), ("candidate_dropout", candidate_dropout)):
-            if not 0 <= rate < 1:
-                raise ValueError(f"{name} is a probability from 0 to below 1, not {rate}")
+        require_whole(1, n_items=n_items, dim=dim)
+        require_rates(dropout=dropout, candidate_dropout=candidate_dropout)
         self.dropout, self.candidate_dropout = dropout, candidate_dropout
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         attend = "attention" not in without

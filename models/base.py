@@ -205,6 +205,11 @@ def sparse_lookups() -> Iterator[None]:
         _sparse = before
 
 
+def head_names(heads: int) -> tuple[str, ...]:
+    """Names of the blocks of a matrix with a block for each of so many `heads`."""
+    return tuple(f"head{h}" for h in range(heads))
+
+
 def inside(name: str, matrices: Mapping[str, Matrix]) -> dict[str, Matrix]:
     """The `matrices` of the part `name` of a model, under their names in the whole model."""
     return {f"{name}.{inner}": matrix for inner, matrix in matrices.items()}

@@ -9,28 +9,16 @@ same holds for transitions that are not merged, and for shortcuts; their counts 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.rows import Clicks, Edges, Nodes, Transitions
-
-NEVER = 2**31 - 1
-
-
-class Structure(NamedTuple):
-    """Facts about the session graphs, known before training."""
-
-    back: Tensor  # [clicks] how many clicks ago the session had this item; NEVER: not before
-    edge_back: Tensor  # [clicks] how many clicks ago it had the transition that ends here; NEVER: not before
-    nodes: Tensor  # [P] different items of each prefix; on the host
-    edges: Tensor  # [P] different transitions of each prefix; on the host
-    visits: Tensor  # [clicks] how many clicks on this item came before in the session
-    repeats: int  # the most clicks on one item in a session
+from models.structure import Structure, Windows, arrivals_of, shortcuts_of, structure_of
 
 
 class Prefixes:
@@ -82,95 +70,24 @@ class Prefixes:
         """The same prefixes in the order of their lengths."""
         return index[self.length[index].argsort(stable=True)]
 
+    @property
+    def _windows(self) -> Windows:
+        return Windows(self._items, self._begin, self._stop, self._end, self.longest)
+
     @cached_property
     def structure(self) -> Structure:
         """Computed when a model first asks for a graph."""
-        n, (previous, first, visits) = len(self._items), self._visits()
-        place = torch.arange(n)
-        # A transition is the pair (its source's first click, its target's first click); no two sessions share one.
-        pairs = torch.where(place == self._begin, -place - 1, first.roll(1) * n + first)
-        previous_edge = _earlier(pairs)[0]
-        # A click is new in a window that holds it but not the previous click on its item. Transitions are alike.
-        ends = place[place > self._begin]  # the clicks that end a transition
-        nodes = self._counts([(place, previous, place)])
-        edges = self._counts([(ends - 1, previous_edge[ends] - 1, ends)])
-        back, edge_back = (
-            torch.where(before < 0, NEVER, place - before).int().to(self.device) for before in (previous, previous_edge)
-        )
-        return Structure(back, edge_back, nodes, edges, visits.int().to(self.device), int(visits.max()) + 1)
+        return structure_of(self._windows, self.device)
 
     @cached_property
     def arrivals(self) -> Tensor:
-        """How many nodes of each prefix have more than k transitions into them, [P, K]; on the host.
-
-        These are its transitions with k earlier ones into the same node.
-        """
-        previous, place, counts = self._visits()[0], torch.arange(len(self._items)), list[Tensor]()
-        end = oldest = place[place > self._begin]
-        while True:  # `oldest` ends the transition into the same node that came k transitions before `end`
-            before = previous[oldest]
-            is_one = before > self._begin[oldest]  # no transition leads to the first click
-            count = self._counts([(oldest - 1, torch.where(is_one, before - 1, -1), end)])
-            if not count.any():
-                break
-            counts.append(count.to(torch.uint8 if count.max() < 256 else torch.int32))
-            end, oldest = end[is_one], before[is_one]
-        return torch.stack(counts, 1) if counts else torch.zeros(len(self), 0, dtype=torch.uint8)
+        """How many nodes of each prefix have more than k transitions into them, [P, K]; on the host."""
+        return arrivals_of(self._windows)
 
     @cached_property
     def shortcuts(self) -> Tensor:
-        """How many pairs (u, v) of nodes of each prefix have a click on u at or before one on v, [P]; on the host.
-
-        Of n nodes, n (n + 1) / 2 pairs have u = v or the first click on u before that on v. Of the others v is the
-        earlier: u is new between v and the next click on v.
-        """
-        previous, place = self._visits()[0], torch.arange(len(self._items))
-
-        def others() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-            again = place[(previous >= 0) & (place - previous < (self.longest or len(place)))]  # the clicks on v
-            between = again - 1
-            while len(again):
-                is_between = between > previous[again]
-                again, between = again[is_between], between[is_between]
-                yield previous[again], previous[between], again
-                between = between - 1
-
-        n = self.structure.nodes
-        return n * (n + 1) // 2 + self._counts(others())
-
-    def _visits(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`_earlier` of the clicks on one item in one session."""
-        return _earlier(self._begin * (int(self._items.max()) + 1) + self._items)
-
-    def _counts(self, things: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        """How many different things lie in each prefix, [P].
-
-        Things i (begin[i], before[i], end[i]) lie at the clicks from begin to end; their previous occurrence began at
-        `before` (negative: none). One counts in the windows of `longest` clicks that hold it but not the previous one:
-        those that end at clicks low to high.
-        """
-        change, longest = torch.zeros(len(self._items) + 1, dtype=torch.long), self.longest or len(self._items) + 1
-        for begin, before, end in things:
-            low = torch.where(before < 0, end, torch.maximum(end, before + longest))
-            high = torch.minimum(begin + longest, self._stop[end])
-            counts = low < high
-            change.index_add_(0, low[counts], torch.ones_like(low[counts]))
-            change.index_add_(0, high[counts], -torch.ones_like(high[counts]))
-        return change.cumsum(0)[self._end]
-
-
-def _earlier(key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For each key [n]: the place before it with the same key (-1: none), the first such place, how many before it."""
-    order = key.argsort(stable=True)
-    ordered, place = key[order], torch.arange(len(key))
-    begins = torch.ones_like(place, dtype=torch.bool)
-    torch.ne(ordered[1:], ordered[:-1], out=begins[1:])
-    run = torch.where(begins, place, 0).cummax(0).values  # where the run of equal keys begins
-    previous, first, count = (torch.empty_like(place) for _ in range(3))
-    previous[order] = torch.where(begins, -1, order.roll(1))
-    first[order] = order[run]
-    count[order] = place - run
-    return previous, first, count
+        """How many pairs (u, v) of nodes of each prefix have a click on u at or before one on v, [P]; on the host."""
+        return shortcuts_of(self._windows, self.structure.nodes)
 
 
 class Batch:
@@ -188,9 +105,14 @@ class Batch:
 
     @classmethod
     def of(cls, sessions: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Batch:
-        """A batch of lists of item numbers; the targets are unknown (0). Raises ValueError for an empty session."""
-        if not all(map(len, sessions)):
-            raise ValueError("a session has no clicks: leave it out")
+        """A batch of lists of item numbers; the targets are unknown (0).
+
+        Raises ValueError if there is no session, or one without clicks.
+        """
+        if not len(sessions):
+            raise ValueError("a batch needs one session at least, and there is none")
+        if empty := [number for number, session in enumerate(sessions) if not len(session)]:
+            raise ValueError(f"sessions[{empty[0]}] of {len(sessions)} has no clicks: leave it out")
         items = [item for session in sessions for item in (*session, 0)]
         offsets = list(accumulate((len(session) + 1 for session in sessions), initial=0))
         prefixes = Prefixes(items, offsets, device)

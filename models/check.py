@@ -28,17 +28,18 @@ def check(model: Any, n_items: int) -> Tensor:
     batch = Batch.of([[1, 2, 1], [2]])
     mode, vectors = model.training, torch.empty(0)
     # As in training, as in evaluation, and as when a part of the trained model is switched off.
-    for training, off in ((True, None), (False, None), *((False, part) for part in model.removable)):
-        model.train(training)
-        model.switched_off = off
-        try:
-            answer = _check_once(model, batch, n_items)
-        except ValueError as error:
-            raise ValueError(f"with switched_off = {off!r}, {error}" if off else str(error)) from error.__cause__
-        finally:
-            model.switched_off = None
-        vectors = answer if off is None else vectors
-    model.train(mode)
+    try:
+        for training, off in ((True, None), (False, None), *((False, part) for part in model.removable)):
+            model.train(training)
+            model.switched_off = off
+            try:
+                answer = _check_once(model, batch, n_items)
+            except ValueError as error:
+                raise ValueError(f"with switched_off = {off!r}, {error}" if off else str(error)) from error.__cause__
+            vectors = answer if off is None else vectors
+    finally:
+        model.switched_off = None
+        model.train(mode)
     return vectors
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from models.base import Matrix, SessionModel, lookup
 from models.batch import Batch
 from models.dropout import dropout
+from models.limits import require_choice, require_heads, require_positive, require_rates, require_whole
 from models.normalise import unit
 from models.search import DROPOUT, Float, Int, only_with
 from models.transformer import Transformer, matrices_of
@@ -74,21 +75,20 @@ class CORE(SessionModel):
         without: Collection[str] = (),
     ) -> None:
         super().__init__()
-        dropouts = session_dropout, item_dropout, inner_dropout
-        if encoder not in ("trm", "ave") or min(dropouts) < 0 or max(dropouts) >= 1:
-            raise ValueError(f"encoder is 'trm' or 'ave', not {encoder!r}, and a dropout from 0 to below 1: {dropouts}")
-        if length < 1 or temperature <= 0:
-            raise ValueError(f"length is at least 1 and temperature above 0, not {length} and {temperature}")
-        if encoder == "trm" and (min(layers, heads, inner) < 1 or dim % heads):
-            given = f"layers={layers}, heads={heads}, inner={inner}"
-            raise ValueError(f"heads must divide dim={dim}, and all of these are at least 1: {given}")
-        self.session_dropout, self.item_dropout, self.temperature, self.length = *dropouts[:2], temperature, length
+        require_whole(1, n_items=n_items, dim=dim, layers=layers, heads=heads, inner=inner, length=length)
+        require_rates(session_dropout=session_dropout, item_dropout=item_dropout, inner_dropout=inner_dropout)
+        require_positive(temperature=temperature)
+        require_choice(("trm", "ave"), encoder=encoder)
+        if encoder == "trm":
+            require_heads(heads, dim)
+        self.session_dropout, self.item_dropout = session_dropout, item_dropout
+        self.temperature, self.length = temperature, length
         self.items = nn.Parameter(torch.empty(n_items, dim).uniform_(-(dim**-0.5), dim**-0.5))  # [V, D]
         self.encoder = None
         if encoder == "ave":
             self.removable = ()
         elif "encoder" not in without:
-            self.encoder = Transformer(dim, length, layers, without, heads, inner, inner_dropout)
+            self.encoder = Transformer(dim, length, layers, heads, inner, inner_dropout, without)
         self.matrices: Mapping[str, Matrix] = matrices_of(layers, heads) if encoder == "trm" else {}  # type: ignore[misc]
 
     def item_states(self) -> Tensor:

@@ -17,10 +17,13 @@ from torch import Tensor, nn
 from models.base import Matrix, SessionModel, init_uniform, lookup
 from models.batch import Batch
 from models.hypergraph import Hypergraph
+from models.limits import require, require_whole
 from models.line_graph import contrast, line_graph
+from models.readout import additive
 from models.rows import Clicks
 from models.search import Float, Int
 
+RECIPE = {"lr": 1e-3, "l2": 0.0, "optimiser": "adam", "schedule": "constant", "batch_size": 100}
 MOST_LAYERS = 20  # long before, all items of a component are nearly the same
 
 
@@ -56,10 +59,7 @@ class DHCN(SessionModel):
         "dhcn": {"dim": 100, "layers": 3, "ssl": 0.0},  # without self-supervision
         "paper": {"dim": 256, "layers": 3, "ssl": 0.01},  # Atten-Mixer paper, section 5.1, with batches of 100
     }
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {
-        preset: {"lr": 1e-3, "l2": 0.0, "optimiser": "adam", "schedule": "constant", "batch_size": 100}
-        for preset in presets
-    }
+    recipes: ClassVar = dict.fromkeys(presets, RECIPE)
 
     def __init__(
         self,
@@ -74,11 +74,10 @@ class DHCN(SessionModel):
         without: Collection[str] = (),
     ) -> None:
         super().__init__()
-        if not 0 <= layers <= MOST_LAYERS:
-            raise ValueError(f"layers is from 0 (no hypergraph) to {MOST_LAYERS}, not {layers}")
-        if length < 1 or not 0 <= ssl < float("inf") or not 0 <= least <= 1:
-            says = "length is at least 1, ssl finite and at least 0, and least from 0 to 1"
-            raise ValueError(f"{says}, not {length}, {ssl} and {least}")
+        require_whole(1, n_items=n_items, dim=dim, length=length)
+        require_whole(0, MOST_LAYERS, layers=layers)  # 0: no hypergraph
+        require("at least 0 and finite", lambda x: 0 <= x < torch.inf, ssl=ssl)
+        require("from 0 to 1", lambda x: 0 <= x <= 1, least=least)
         self.layers, self.ssl, self.length, self.line_gradient = layers, ssl, length, line_gradient
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         self.hypergraph: Any = Hypergraph(layers, least) if layers and "hypergraph" not in without else None
@@ -118,9 +117,8 @@ class DHCN(SessionModel):
         if self.position_bias is not None:
             place = self.position_bias.index_select(0, clicks.from_end.clamp(max=self.length - 1))  # [C, D]
             c = self.attend_click(torch.cat([torch.zeros_like(place) if off == "positions" else place, x], 1))
-        query = clicks.spread(self.attend_mean(mean))
-        alpha = self.attend_score(torch.sigmoid(self.attend_all(torch.tanh(c)) + query))  # [C, 1]
-        return clicks.sum((clicks.spread(clicks.mean(alpha)) if off == "attention" else alpha) * x)
+        query, keys = self.attend_mean(mean), self.attend_all(torch.tanh(c))
+        return additive(self.attend_score, query, keys, x, clicks, uniform=off == "attention")
 
     def line_channel(self, clicks: Clicks) -> Tensor:
         """The means of the embeddings, averaged L times over sessions that share items; the mean of the layers."""

@@ -19,9 +19,9 @@ from models.base import Matrix, SessionModel, inside, lookup
 from models.batch import Batch
 from models.dropout import dropout
 from models.entmax import entmax
+from models.limits import require, require_positive, require_rates, require_whole
 from models.normalise import cut, unit
 from models.places import SparseSelfAttention, with_token
-from models.released import require_scale
 from models.rows import Clicks
 from models.search import DROPOUT, SCALE
 
@@ -69,10 +69,10 @@ class DSAN(SessionModel):
         without: Collection[str] = (),
     ) -> None:
         super().__init__()
-        if not 0 <= dropout < 1 or length < 1 or max_norm <= 0:
-            limits = "dropout is from 0 to below 1, length at least 1 and max_norm above 0"
-            raise ValueError(f"{limits}, not {dropout}, {length} and {max_norm}")
-        require_scale(scale)
+        require_whole(1, n_items=n_items, dim=dim, length=length)
+        require_rates(dropout=dropout)
+        require_positive(scale=scale)
+        require("above 0", lambda x: x > 0, max_norm=max_norm)
         self.scale, self.dropout, self.max_norm, self.length = scale, dropout, max_norm, length
         encode, attend, place = (part not in without for part in ("encoder", "attention", "positions"))
         W = 2 * dim if place else dim

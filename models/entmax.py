@@ -27,8 +27,9 @@ def entmax(z: Tensor, alpha: Tensor, rows: Rows) -> Tensor:
         return rows.sum(log_p.exp() * some)
 
     with torch.no_grad():
-        t = z.new_full((rows.n_owners,), -torch.inf).scatter_reduce(0, rows.owner, z, "amax")  # a p is 1, the sum more
-        width = -torch.expm1(-a * count.log()) / a  # at t + width the largest p is 1 / n, the sum less
+        # At the largest z one of the p is 1, so they add up to 1 or more; at t + width the largest is 1 / n: 1 or less.
+        t = z.new_full((rows.n_owners,), -torch.inf).scatter_reduce(0, rows.owner, z, "amax")
+        width = -torch.expm1(-a * count.log()) / a
         for _ in range(torch.finfo(z.dtype).bits - 8):
             width = width / 2
             t = torch.where(total(*log_weights(t + width)) >= 1, t + width, t)

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
+from models.blocks import PlainBlock
 from models.gnn import GatedPropagation
-from models.readout import MIXED, MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
-from models.released import require_scale
-from models.rows import Clicks
+from models.limits import require, require_positive, require_rates, require_readout, require_whole
+from models.mixer import MIXED, MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
 from models.search import DROPOUT, SCALE, Float, Int, only_with
-from models.selfattention import FeedForward, SelfAttention
 
 
 class GCSAN(SessionModel):
@@ -80,21 +79,18 @@ class GCSAN(SessionModel):
         **switches: Any,
     ) -> None:
         super().__init__()
-        require_scale(scale)
-        if scale != 12.0 and readout != "attenmixer":
-            raise ValueError(f"scale={scale}: only with readout='attenmixer'")
-        if steps < 0 or blocks < 1:
-            raise ValueError(f"steps is 0 (no graph) or more and blocks at least 1, not {steps} and {blocks}")
-        if not 0 <= omega <= 1 or readout not in ("last", "attenmixer"):
-            raise ValueError(f"omega is from 0 to 1 and readout 'last' or 'attenmixer', not {omega} and {readout!r}")
-        if switches and readout != "attenmixer":
-            raise ValueError(f"{', '.join(switches)}: only with readout='attenmixer'")
+        require_whole(1, n_items=n_items, dim=dim, blocks=blocks, heads=heads)
+        require_whole(0, steps=steps)  # 0: no graph
+        require("from 0 to 1", lambda x: 0 <= x <= 1, omega=omega)
+        require_rates(dropout=dropout)
+        require_positive(scale=scale)
+        require_readout(readout, "last", switches if scale == 12.0 else {"scale": scale, **switches})
         self.omega, self.k, self.unit_candidates = omega, blocks, readout == "attenmixer"
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         has_graph = steps > 0 and "gnn" not in without
         self.gnn = GatedPropagation(dim, steps, listens="propagation" not in without) if has_graph else None
         module = "encoder" if readout == "attenmixer" else "readout"
-        stack = [Block(dim, heads, output, dropout, module, without) for _ in range(1 if shared else blocks)]
+        stack = [PlainBlock(dim, heads, output, dropout, module, without) for _ in range(1 if shared else blocks)]
         self.blocks, self.readout = nn.ModuleList(stack), None
         matrices = inside("gnn", GatedPropagation.matrices)
         for number, block in enumerate(stack):
@@ -122,22 +118,3 @@ class GCSAN(SessionModel):
         if self.readout is not None:
             return self.readout(u, clicks, uniform=off == "attention")
         return u.index_select(0, clicks.last)  # [B, D]
-
-
-class Block(nn.Module):
-    """F = self-attention of E, then F + feed-forward of F: no norms, and no residual around the self-attention."""
-
-    def __init__(self, dim: int, heads: int, output: bool, dropout: float, module: str, without: Collection[str]):
-        super().__init__()
-        attention = SelfAttention(dim, heads, False, output, output, attend="attention" not in without, module=module)
-        feed = FeedForward(dim, dropout, module)
-        self.attention = None if "self-attention" in without else attention
-        self.feed = None if "transformation" in without else feed
-        self.matrices = {**inside("attention", attention.matrices), **inside("feed", feed.matrices)}
-
-    def forward(self, E: Tensor, clicks: Clicks, off: str | None) -> Tensor:
-        """[C, D] -> [C, D]; `off` is the part of a trained model that is left out."""
-        F = E
-        if self.attention is not None and off != "self-attention":
-            F = self.attention(E, E, clicks, uniform=off == "attention")
-        return F if self.feed is None or off == "transformation" else F + self.feed(F)

@@ -24,6 +24,7 @@ from models.base import Matrix, SessionModel, lookup
 from models.batch import Batch
 from models.dropout import dropout
 from models.gnn import GATES
+from models.limits import require_rates, require_whole
 from models.search import DROPOUT, Int
 
 
@@ -82,10 +83,8 @@ class GRU4Rec(SessionModel):
     ) -> None:
         super().__init__()
         H = dim if hidden is None else hidden
-        if layers < 1 or H < 1:
-            raise ValueError(f"layers and hidden are at least 1, not {layers} and {H}")
-        if not (0 <= dropout < 1 and 0 <= hidden_dropout < 1):
-            raise ValueError(f"dropout and hidden_dropout are from 0 to below 1, not {dropout} and {hidden_dropout}")
+        require_whole(1, n_items=n_items, dim=dim, hidden=H, layers=layers)
+        require_rates(dropout=dropout, hidden_dropout=hidden_dropout)
         if dim != H and not dense:
             raise ValueError(f"hidden={H} is not the width {dim} of the items: dense=True maps one to the other")
         self.dropout, self.hidden_dropout, listens = dropout, hidden_dropout, "encoder" not in without

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models.batch import NEVER, Prefixes, at
+from models.batch import Prefixes, at
 from models.order import neighbours_near
+from models.structure import NEVER
 
 OTHER = (
     "the weights were trained with the hypergraph of other sessions than those that this model was prepared with; "

@@ -16,45 +16,13 @@ from torch import Tensor, nn
 
 from models.base import Matrix, SessionModel, inside, lookup
 from models.batch import Batch
-from models.dropout import dropout
-from models.lessr_layers import EOPA, SGAT
-from models.rows import Nodes
+from models.lessr_layers import EOPA, SGAT, Readout
+from models.limits import require_rates, require_whole
+from models.normalise import cut_factor
 from models.search import DROPOUT, Int
 
 RECIPE = {"optimiser": "adamw", "lr": 1e-3, "l2": 1e-4, "schedule": "constant", "batch_size": 512, "patience": 2}
 MOST_LAYERS = 16  # each makes the states D wider, and a GRU has six times the square of that
-
-
-class Readout(nn.Module):
-    """Attention over the nodes with the last one as the query, beside the state of the last one."""
-
-    def __init__(self, blocks: tuple[str, ...], dim: int, p: float, attend: bool = True) -> None:
-        super().__init__()
-        k, self.p = len(blocks) * dim, p
-        self.norm, self.act, self.last_norm = nn.BatchNorm1d(k), nn.PReLU(dim), nn.BatchNorm1d(k + dim)
-        self.attend_all: Any = nn.Linear(k, dim, bias=False) if attend else None
-        self.attend_last: Any = nn.Linear(k, dim) if attend else None
-        self.attend_score: Any = nn.Linear(dim, 1, bias=False) if attend else None
-        self.overall, self.transform = nn.Linear(k, dim, bias=False), nn.Linear(k + dim, dim, bias=False)
-        self.matrices = {
-            "overall": Matrix("transformation", "readout", cols=blocks),
-            "transform": Matrix("transformation", "readout", cols=(*blocks, "overall")),
-        }
-        if attend:
-            self.matrices |= {n: Matrix("attention", "readout", cols=blocks) for n in ("attend_all", "attend_last")}
-            self.matrices["attend_score"] = Matrix("attention", "readout")
-
-    def forward(self, x: Tensor, nodes: Nodes, last: Tensor, uniform: bool = False) -> Tensor:
-        """Session vectors [B, D] from node states [N, k] and the nodes `last` [B]; `uniform` weighs nodes alike."""
-        h = dropout(self.norm(x), self.p, self.training)
-        if self.attend_score is None or uniform:
-            overall = nodes.mean(h)  # [B, k]
-        else:
-            query = nodes.spread(self.attend_last(h.index_select(0, last)))
-            e = self.attend_score(torch.sigmoid(self.attend_all(h) + query))  # [N, 1]
-            overall = nodes.sum(nodes.softmax(e) * h)
-        s = torch.cat([x.index_select(0, last), self.act(self.overall(overall))], 1)  # [B, k + D]
-        return self.transform(dropout(self.last_norm(s), self.p, self.training))
 
 
 class LESSR(SessionModel):
@@ -85,9 +53,9 @@ class LESSR(SessionModel):
         self, n_items: int, dim: int = 32, layers: int = 4, dropout: float = 0.2, without: Collection[str] = ()
     ) -> None:
         super().__init__()
-        if not 1 <= layers <= MOST_LAYERS or not 0 <= dropout < 1:
-            says = f"layers is from 1 to {MOST_LAYERS} and dropout from 0 to below 1"
-            raise ValueError(f"{says}, not {layers} and {dropout}")
+        require_whole(1, n_items=n_items, dim=dim)
+        require_whole(1, MOST_LAYERS, layers=layers)
+        require_rates(dropout=dropout)
         self.items = nn.Parameter(torch.randn(n_items, dim))  # [V, D]
         hears = "propagation" not in without
         blocks: tuple[str, ...] = ("items",)
@@ -109,12 +77,11 @@ class LESSR(SessionModel):
 
     def item_states(self) -> Tensor:
         with torch.no_grad():
-            length = torch.linalg.vector_norm(self.items, dim=1, keepdim=True)
             # What the cut left is cut no further, although it may be longer than 1 by rounding.
-            cut = torch.where(length > 1 + 1e-6, 1 / (length + 1e-7), 1.0)
+            factor = cut_factor(self.items, 1.0, tolerance=1e-6)
             if self.training:  # the parameter itself, so gradients are those of the rows that were cut
-                self.items.mul_(cut)
-        return self.items if self.training else self.items * cut
+                self.items.mul_(factor)
+        return self.items if self.training else self.items * factor
 
     def encode(self, S: Tensor, batch: Batch) -> Tensor:
         nodes, off = batch.nodes, self.switched_off

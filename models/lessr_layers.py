@@ -1,6 +1,7 @@
 """The layers of LESSR (Chen and Wong, KDD 2020): edge-order preserving aggregation, and attention along shortcuts.
 
-N nodes of a batch, E edges, D width, k the width of a layer's input: that of the items and of all layers before it.
+And its readout. B sessions, N nodes and E edges of a batch, D width, k the width of a layer's input: that of the items
+and of all layers before it.
 """
 
 from __future__ import annotations
@@ -8,12 +9,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Matrix
 from models.dropout import dropout
 from models.gnn import GATES, gru_state
-from models.rows import Edges, Transitions
+from models.readout import additive
+from models.rows import Edges, Nodes, Transitions
+
+
+class Norm(nn.BatchNorm1d):
+    """Batch norm of rows [N, k]. One row has no spread: it is normalised by the running statistics, and leaves them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 1 or not self.training:
+            return super().forward(x)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
 class EOPA(nn.Module):
@@ -26,7 +38,7 @@ class EOPA(nn.Module):
     def __init__(self, blocks: tuple[str, ...], dim: int, p: float, hears: bool = True, in_order: bool = True) -> None:
         super().__init__()
         k, self.p = len(blocks) * dim, p
-        self.norm, self.act = nn.BatchNorm1d(k), nn.PReLU(dim)
+        self.norm, self.act = Norm(k), nn.PReLU(dim)
         self.own = nn.Linear(k, dim, bias=False)
         self.matrices = {"own": Matrix("update", "gnn", cols=blocks)}
         self.neighbours: Any = nn.Linear(k, dim, bias=False) if hears else None
@@ -51,9 +63,9 @@ class EOPA(nn.Module):
     def last_state(self, x: Tensor, edges: Transitions) -> Tensor:
         """The last state of each node's GRU, [N, k]; 0 for a node without transitions into it."""
         # Two slots at least, if need be without rows: then both matrices get a gradient in every batch.
-        first, *_ = sizes = (*edges.arrivals, 0, 0)[: max(2, len(edges.arrivals))]
+        sizes = (*edges.arrivals, 0, 0)[: max(2, len(edges.arrivals))]
         gates = self.gate_ih(x.index_select(0, edges.source.index_select(0, edges.by_slot)))  # [E, 3k]
-        h, done = x.new_zeros(first, x.shape[1]), [x.new_zeros(len(x) - first, x.shape[1])]
+        h, done = x.new_zeros(sizes[0], x.shape[1]), [x.new_zeros(len(x) - sizes[0], x.shape[1])]
         for slot, gate in enumerate(gates.split(sizes)):
             h, ended = h[: len(gate)], h[len(gate) :]
             done.append(ended)
@@ -73,7 +85,7 @@ class SGAT(nn.Module):
     def __init__(self, blocks: tuple[str, ...], dim: int, p: float) -> None:
         super().__init__()
         k, self.p = len(blocks) * dim, p
-        self.norm, self.act = nn.BatchNorm1d(k), nn.PReLU(dim)
+        self.norm, self.act = Norm(k), nn.PReLU(dim)
         self.query = nn.Linear(k, dim)
         self.key, self.value = nn.Linear(k, dim, bias=False), nn.Linear(k, dim, bias=False)
         self.score = nn.Linear(dim, 1, bias=False)
@@ -84,3 +96,34 @@ class SGAT(nn.Module):
         x = dropout(self.norm(x), self.p, self.training)  # [N, k]
         e = self.score(torch.sigmoid(edges.out_of.spread(self.query(x)) + edges.into.spread(self.key(x))))  # [E, 1]
         return self.act(edges.into.sum(edges.into.softmax(e) * edges.out_of.spread(self.value(x))))  # [N, D]
+
+
+class Readout(nn.Module):
+    """Attention over the nodes with the last one as the query, beside the state of the last one."""
+
+    def __init__(self, blocks: tuple[str, ...], dim: int, p: float, attend: bool = True) -> None:
+        super().__init__()
+        k, self.p = len(blocks) * dim, p
+        self.norm, self.act, self.last_norm = Norm(k), nn.PReLU(dim), Norm(k + dim)
+        self.attend_all: Any = nn.Linear(k, dim, bias=False) if attend else None
+        self.attend_last: Any = nn.Linear(k, dim) if attend else None
+        self.attend_score: Any = nn.Linear(dim, 1, bias=False) if attend else None
+        self.overall, self.transform = nn.Linear(k, dim, bias=False), nn.Linear(k + dim, dim, bias=False)
+        self.matrices = {
+            "overall": Matrix("transformation", "readout", cols=blocks),
+            "transform": Matrix("transformation", "readout", cols=(*blocks, "overall")),
+        }
+        if attend:
+            self.matrices |= {n: Matrix("attention", "readout", cols=blocks) for n in ("attend_all", "attend_last")}
+            self.matrices["attend_score"] = Matrix("attention", "readout")
+
+    def forward(self, x: Tensor, nodes: Nodes, last: Tensor, uniform: bool = False) -> Tensor:
+        """Session vectors [B, D] from node states [N, k] and the nodes `last` [B]; `uniform` weighs nodes alike."""
+        h = dropout(self.norm(x), self.p, self.training)
+        if self.attend_score is None or uniform:
+            overall = nodes.mean(h)  # [B, k]
+        else:
+            query, keys = self.attend_last(h.index_select(0, last)), self.attend_all(h)
+            overall = additive(self.attend_score, query, keys, h, nodes, softmax=True)
+        s = torch.cat([x.index_select(0, last), self.act(self.overall(overall))], 1)  # [B, k + D]
+        return self.transform(dropout(self.last_norm(s), self.p, self.training))

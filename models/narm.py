@@ -19,8 +19,10 @@ from models.base import Matrix, SessionModel, inside, lookup
 from models.batch import Batch
 from models.dropout import dropout
 from models.gnn import GATES
+from models.limits import require_choice, require_rates, require_readout, require_whole
+from models.mixer import MIXED, MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
 from models.narm_init import INITS, initialise
-from models.readout import MIXED, MIXED_SEARCH, READOUT_OPTIONS, LocalGlobalReadout, atten_mixer_readout
+from models.readout import LocalGlobalReadout
 from models.search import DROPOUT, SCALE, only_with
 
 
@@ -84,16 +86,16 @@ class NARM(SessionModel):
     ) -> None:
         super().__init__()
         hidden = dim if hidden is None else hidden
-        if hidden < 1 or not (0 <= dropout < 1 and 0 <= session_dropout < 1):
-            raise ValueError(f"hidden is at least 1, not {hidden}; dropout and session_dropout are from 0 to below 1")
-        if init not in INITS:
-            raise ValueError(f"init is one of {', '.join(INITS)}, not {init!r}")
-        if readout not in ("narm", "attenmixer") or (switches and readout == "narm"):
-            raise ValueError(f"readout is 'narm' or 'attenmixer', with options of its own, not {readout!r} {switches}")
-        if readout == "attenmixer" and (softmax or hidden != dim or init != "uniform" or session_dropout != 0.5):
-            raise ValueError(
-                "readout='attenmixer' needs hidden = dim, and has no softmax, session_dropout or other init"
-            )
+        require_whole(1, n_items=n_items, dim=dim, hidden=hidden)
+        require_rates(dropout=dropout, session_dropout=session_dropout)
+        require_choice(INITS, init=init)
+        require_readout(readout, "narm", switches)
+        if readout == "attenmixer" and hidden != dim:
+            raise ValueError(f"readout='attenmixer' needs hidden = dim, not hidden={hidden} with dim={dim}")
+        own = {"softmax": (softmax, False), "session_dropout": (session_dropout, 0.5), "init": (init, "uniform")}
+        for name, (value, usual) in own.items():
+            if readout == "attenmixer" and value != usual:
+                raise ValueError(f"{name}={value!r}: only with readout='narm'")
         self.dropout, self.hidden, self.unit_candidates = dropout, hidden, readout == "attenmixer"
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         self.gru = None if "encoder" in without else nn.GRU(dim, hidden, bias=gru_bias, batch_first=True)

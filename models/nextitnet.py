@@ -1,8 +1,6 @@
 """NextItNet: residual blocks of dilated causal convolutions over the clicks (Yuan et al., WSDM 2019).
 
-A convolution reads each click together with those d and 2d clicks before it; before the first click there are zeros.
-It is one Linear over the three, side by side: this gives the numbers of a nn.Conv1d of dilation d, needs no padding,
-and has a block of weights for each tap. Letters: B sessions, L clicks of the longest, C clicks, D width, V items.
+Letters as in models/base.py: B sessions, L clicks of the longest, C clicks, D width, V items.
 """
 
 from __future__ import annotations
@@ -11,43 +9,23 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Matrix, SessionModel, lookup
 from models.batch import Batch
-from models.rows import Clicks
+from models.dilated import TAPS, ResidualBlock
+from models.limits import require_whole
 from models.search import Choice, Int
 
-TAPS = ("far", "near", "now")  # 2d clicks back, d clicks back, the click itself
-
-
-def taps(x: Tensor, clicks: Clicks, dilation: int) -> Tensor:
-    """What a convolution reads at each click: [C, D] -> [C, 3D], blocks as in TAPS."""
-    back = [F.pad(x, (0, 0, n, 0))[: len(x)] * (clicks.position >= n)[:, None] for n in (2 * dilation, dilation)]
-    return torch.cat([*back, x], 1)
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions, of dilations d and 2d, beside the identity: block (b) of the paper."""
-
-    def __init__(self, dim: int, dilation: int) -> None:
-        super().__init__()
-        self.dilation = dilation
-        self.first, self.second = nn.Linear(3 * dim, dim), nn.Linear(3 * dim, dim)  # blocks of columns as in TAPS
-        self.norm_first, self.norm_second = nn.LayerNorm(dim, eps=1e-8), nn.LayerNorm(dim, eps=1e-8)
-
-    def forward(self, x: Tensor, clicks: Clicks) -> Tensor:
-        """[C, D] -> [C, D]."""
-        y = torch.relu(self.norm_first(self.first(taps(x, clicks, self.dilation))))
-        return x + torch.relu(self.norm_second(self.second(taps(y, clicks, 2 * self.dilation))))
+MOST_BLOCKS = 64
 
 
 class NextItNet(SessionModel):
     """Dilated causal convolutions; every click of a session predicts the next one.
 
     n_items, dim    V, D
-    dilations       d of the residual blocks, separated by commas; the list is repeated `repeats` times
+    dilations       d of the residual blocks, separated by commas
+    repeats         how often the list of dilations is gone through
     tied            False: the candidates are a table of their own with biases, and meet relu(x), as the authors wrote;
                     True: they are the item table, and meet a Linear of x (RecBole). Initial values are of that source
     every_position  True: a target after every click of a session, as the authors train; False: after the last (RecBole)
@@ -80,10 +58,12 @@ class NextItNet(SessionModel):
         without: Collection[str] = (),
     ) -> None:
         super().__init__()
+        require_whole(1, n_items=n_items, dim=dim, repeats=repeats)
         each = [d.strip() for d in str(dilations).split(",")]
-        if not all(d.isdecimal() and int(d) for d in each) or not 1 <= repeats * len(each) <= 64:
-            what = "dilations are numbers from 1 on, such as '1,2', with repeats at most 64 of them"
-            raise ValueError(f"{what}, not {dilations!r} with repeats={repeats}")
+        if not all(d.isdecimal() and int(d) for d in each):
+            raise ValueError(f"dilations are whole numbers from 1 on, such as '1,2', not {dilations!r}")
+        if repeats * len(each) > MOST_BLOCKS:
+            raise ValueError(f"at most {MOST_BLOCKS} blocks, not dilations {dilations!r} with repeats={repeats}")
         self.dim, self.every_position, self.dilations = dim, every_position, [int(d) for d in each] * repeats
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         self.output: Any = None if tied else nn.Parameter(torch.empty(n_items, dim + 1))  # [V, D + 1], the bias last

@@ -18,9 +18,10 @@ from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
 from models.dropout import dropout
 from models.gnn import GatedPropagation
+from models.limits import require_positive, require_rates, require_readout, require_whole
+from models.mixer import MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
 from models.normalise import unit
-from models.readout import MIXED_SEARCH, READOUT_OPTIONS, AttentionReadout, atten_mixer_readout
-from models.released import require_scale
+from models.readout import AttentionReadout
 from models.search import DROPOUT, SCALE
 
 
@@ -67,13 +68,10 @@ class NISER(SessionModel):
         **switches: Any,
     ) -> None:
         super().__init__()
-        if not 0 <= dropout < 1 or length < 1:
-            raise ValueError(f"dropout is from 0 to below 1 and length at least 1, not {dropout} and {length}")
-        if readout not in ("attention", "attenmixer"):
-            raise ValueError(f"readout is 'attention' or 'attenmixer', not {readout!r}")
-        if switches and readout != "attenmixer":
-            raise ValueError(f"{', '.join(switches)}: only with readout='attenmixer'")
-        require_scale(scale)
+        require_whole(1, n_items=n_items, dim=dim, length=length)
+        require_rates(dropout=dropout)
+        require_positive(scale=scale)
+        require_readout(readout, "attention", switches)
         self.dropout, self.length = dropout, length
         self.scale = scale if readout == "attention" else None  # Atten-Mixer's readout has its own
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]

@@ -29,7 +29,8 @@ def centred_unit_rows(table: Tensor) -> Tensor:
     return rows
 
 
-def _parts(*tensors: Tensor) -> Any:
+def in_parts(*tensors: Tensor) -> Any:
+    """Tensors of equally many rows in parts of equally many, side by side: on a CPU as many as its caches hold."""
     step = ROWS_IN_CACHE if tensors[0].device.type == "cpu" else max(len(tensors[0]), 1)
     return zip(*(x.split(step) for x in tensors), strict=True)
 
@@ -40,7 +41,7 @@ class _CentredUnitRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor) -> Tensor:
         rows, lengths = torch.empty_like(table), table.new_empty(len(table), 1)
-        for x, u, n in _parts(table, rows, lengths):
+        for x, u, n in in_parts(table, rows, lengths):
             torch.sub(x, x.mean(1, keepdim=True), out=u)
             torch.linalg.vector_norm(u, dim=1, keepdim=True, out=n).clamp_(min=EPS)
             u.div_(n)
@@ -52,7 +53,7 @@ class _CentredUnitRows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         rows, lengths = ctx.saved_tensors
         result = torch.empty_like(rows)
-        for g, u, n, d in _parts(grad, rows, lengths, result):
+        for g, u, n, d in in_parts(grad, rows, lengths, result):
             torch.sub(g, g.mean(1, keepdim=True), out=d)
             d.addcmul_(u, torch.linalg.vecdot(g, u)[:, None], value=-1).div_(n)
         return result
@@ -60,5 +61,10 @@ class _CentredUnitRows(torch.autograd.Function):
 
 def cut(x: Tensor, most: float) -> Tensor:
     """x [..., D] with the vectors that are longer than `most` cut to that length."""
-    length = x.norm(dim=-1, keepdim=True)
-    return x * torch.where(length > most, most / (length + 1e-7), 1.0)  # 1e-7: as max_norm of PyTorch's embeddings
+    return x * cut_factor(x, most)
+
+
+def cut_factor(x: Tensor, most: float, tolerance: float = 0.0) -> Tensor:
+    """What `cut` multiplies x [..., D] by, [..., 1]; a vector longer than `most` by up to `tolerance` keeps 1."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return torch.where(length > most + tolerance, most / (length + 1e-7), 1.0)  # 1e-7: as torch's max_norm

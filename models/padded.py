@@ -76,7 +76,7 @@ class PaddedClicks(PaddedRows):
 
     def padded(self, x: Tensor, width: int | None = None) -> Tensor:
         if width is not None:
-            raise NotImplementedError("a layout of the latest clicks only")
+            raise NotImplementedError(f"a layout of the last {width} clicks only (its padded_length - 1)")
         return self.square(x)
 
     def unpadded(self, x: Tensor) -> Tensor:

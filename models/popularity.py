@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.base import SessionModel
 from models.batch import Batch
+from models.limits import require_whole
 
 
 def support_share(sessions: Any, n_items: int) -> Tensor:
@@ -32,6 +33,7 @@ class Popularity(SessionModel):
 
     def __init__(self, n_items: int) -> None:
         super().__init__()
+        require_whole(1, n_items=n_items)
         self.n_items = n_items
 
     def prepare(self, sessions: Any) -> None:

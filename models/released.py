@@ -1,6 +1,6 @@
 """Atten-Mixer's readout with all its switches, for the released code and the paper's ablations.
 
-The released code differs from the equations (readout.py) in ways that change the model; models/attenmixer.py has the
+The released code differs from the equations (mixer.py) in ways that change the model; models/attenmixer.py has the
 presets. It works on padded sessions, and for some switches the padding is a part of the model.
 
 Letters as in models/base.py: B sessions, L slots of a padded session, D width, H heads; and K levels, M queries of a
@@ -10,17 +10,19 @@ session (K, or K for each click), E numbers of one head.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import Matrix
+from models.base import Matrix, head_names
+from models.levels import LEVELS, level_maps, level_matrices, level_queries, pooled, require_levels, require_numbers
+from models.limits import require_choice, require_heads, require_rates, require_whole
 from models.normalise import EPS, unit
 from models.rows import Clicks
 
-LEVELS = 7
 FAR_BELOW = -1e4  # the logit of a slot without a click: finite, so that its gradient is zero and not NaN
 
 SWITCHES: dict[str, tuple[str, ...]] = {
@@ -35,7 +37,7 @@ SWITCHES: dict[str, tuple[str, ...]] = {
 
 
 class ReleasedReadout(nn.Module):
-    """AttenMixerReadout (readout.py) with other choices for each of its steps.
+    """AttenMixerReadout (mixer.py) with other choices for each of its steps.
 
     windows        "last": level l asks with the last l clicks; "all": with every l clicks in a row (-IP of Table 4)
     query_norm     "levels": each feature of the queries has length 1 over the levels (released code);
@@ -83,10 +85,11 @@ class ReleasedReadout(nn.Module):
         attend: bool = True,
     ) -> None:
         super().__init__()
-        _check(dim, heads, query, windows, query_norm, short, head_layout, attention, readout_norm, padded_length)
-        require_positive(levels, heads, p, scale, attention_scale)
-        if not 0 <= attention_dropout < 1:
-            raise ValueError(f"attention_dropout is from 0 to below 1, not {attention_dropout}")
+        require_numbers(levels, heads, p, scale, attention_scale)
+        require_rates(attention_dropout=attention_dropout)
+        switches = {"query": query, "windows": windows, "query_norm": query_norm, "short": short}
+        switches |= {"head_layout": head_layout, "attention": attention, "readout_norm": readout_norm}
+        _check(dim, heads, padded_length, switches)
         self.levels, self.p, self.scale = levels, p, scale
         whole = head_layout == "full"
         self.heads = heads if attend or not whole else 1
@@ -97,14 +100,11 @@ class ReleasedReadout(nn.Module):
         self.matrices: dict[str, Matrix] = {}
         self.query: Any = None
         if attend:
-            inputs = [dim * level if self.concat else dim for level in range(1, levels + 1)]
-            self.query = nn.ModuleList(nn.Linear(width, dim, bias=bias) for width in inputs)
-            for level in range(levels):
-                ages = tuple(f"last{age}" for age in range(level + 1)) if self.concat else ()
-                self.matrices[f"query.{level}"] = Matrix("attention", "readout", cols=ages)
+            self.query = level_maps(dim, levels, self.concat, bias)
+            self.matrices |= level_matrices(levels, self.concat)
             self.attend_query = nn.Linear(dim, dim * heads if whole else dim, bias=bias)
             self.attend_key = nn.Linear(dim, dim * heads if whole else dim, bias=bias)
-            blocks = tuple(f"head{h}" for h in range(heads)) if head_layout != "raw_view" else ()
+            blocks = head_names(heads) if head_layout != "raw_view" else ()
             for name in ("attend_query", "attend_key"):
                 self.matrices[name] = Matrix("attention", "readout", rows=blocks)
         self.value = nn.Linear(dim, dim, bias=bias) if value else None
@@ -113,7 +113,7 @@ class ReleasedReadout(nn.Module):
         parts = self.heads if whole else 1
         self.norm = nn.LayerNorm(dim * parts, eps=1e-8) if readout_norm == "layer" else None
         self.transform = nn.Linear((parts + 1) * dim, dim, bias=bias)
-        cols = tuple(f"head{h}" for h in range(parts)) if parts > 1 else ("global",)
+        cols = head_names(parts) if parts > 1 else ("global",)
         self.matrices["transform"] = Matrix("transformation", "readout", cols=(*cols, "last"))
 
     def warnings(self, longest: int) -> list[str]:
@@ -155,11 +155,7 @@ class ReleasedReadout(nn.Module):
         """Q [B, K, D] of Equation 6 from the clicks h [B, L, D]."""
         place = lengths[:, None] - 1 - torch.arange(self.levels, device=h.device)  # [B, K]
         recent = h.gather(1, place.clamp(min=0)[..., None].expand(-1, -1, h.shape[2])) * (place >= 0)[..., None]
-        if self.concat:
-            groups = [recent[:, : level + 1].flatten(1) for level in range(self.levels)]
-        else:
-            groups = list(recent.cumsum(1).unbind(1))  # u_1 .. u_K [B, D]
-        Q = torch.stack([W(u) for W, u in zip(self.query, groups, strict=True)], 1)
+        Q = level_queries(self.query, recent, self.concat)
         if self.query_norm == "none":
             return Q
         return F.normalize(Q, dim=1 if self.query_norm == "levels" else 2, eps=EPS)
@@ -197,15 +193,10 @@ class ReleasedReadout(nn.Module):
         return F.dropout(weights, self.attention_dropout, self.training)
 
     def pool_queries(self, log_a: Tensor, used: Tensor | None) -> Tensor:
-        """(sum over queries of a^p)^(1/p), Equation 8: [B, H, L] from log a [B, H, M, L].
-
-        In logarithms, because x^(1/p) has an infinite slope at 0. Queries not `used` [B, M] add nothing.
-        """
+        """`pooled` over the queries, [B, H, L] from log a [B, H, M, L]. Queries not `used` [B, M] add nothing."""
         if used is not None:
             log_a = log_a.masked_fill(~used[:, None, :, None], -math.inf)
-        if math.isinf(self.p):
-            return log_a.amax(2).exp()
-        return ((self.p * log_a).logsumexp(2) / self.p).exp()
+        return pooled(log_a, self.p)
 
     def by_head(self, x: Tensor) -> Tensor:
         """[B, n, HE] as [B, H, n, E]; "raw_view" only reads the memory of a session in this shape."""
@@ -222,55 +213,20 @@ class ReleasedReadout(nn.Module):
         return (weights.transpose(1, 2)[..., None] * by_head).sum(1).flatten(1)
 
 
-def require_positive(levels: int, heads: int, p: float, scale: float, attention_scale: float | None) -> None:
-    """Raises ValueError for numbers that no readout can have."""
-    require_scale(scale)
-    if levels < 1 or heads < 1 or not p >= 1:
-        raise ValueError(f"levels, heads and p are at least 1, not {levels}, {heads} and {p}")
-    if attention_scale is not None and not attention_scale > 0:
-        raise ValueError(f"attention_scale is above 0, not {attention_scale}")
-
-
-def require_scale(scale: float) -> None:
-    """Raises ValueError unless cosines times `scale` rank as the cosines do."""
-    if not 0 < scale < math.inf:
-        raise ValueError(f"scale is above 0, not {scale}")
-
-
-def require_levels(levels: int, longest: int) -> None:
-    """Raises ValueError for more levels than the longest prefix has clicks; the default is always allowed."""
-    if levels > max(longest, LEVELS):
-        raise ValueError(
-            f"levels={levels} needs prefixes of at least that many clicks, and the longest prefix has {longest}: "
-            f"use levels={longest} or less"
-        )
-
-
-def _check(
-    dim: int,
-    heads: int,
-    query: str,
-    windows: str,
-    query_norm: str,
-    short: str,
-    head_layout: str,
-    attention: str,
-    readout_norm: str,
-    padded_length: int | None,
-) -> None:
+def _check(dim: int, heads: int, padded_length: int | None, switches: Mapping[str, str]) -> None:
     """Raises ValueError for switches that are unknown or contradict each other."""
-    given = (query, windows, query_norm, short, head_layout, attention, readout_norm)
-    for (name, valid), choice in zip(SWITCHES.items(), given, strict=True):
-        if choice not in valid:
-            raise ValueError(f"{name} is one of {', '.join(valid)}, not {choice!r}")
-    if head_layout != "full" and dim % heads:
-        raise ValueError(f"with head_layout={head_layout!r}, {heads} heads must divide the width {dim}")
-    if windows == "all" and (query != "sum" or query_norm != "none" or head_layout == "raw_view"):
+    for name, valid in SWITCHES.items():
+        require_choice(valid, **{name: switches[name]})
+    layout = switches["head_layout"]
+    if layout != "full":
+        require_heads(heads, dim)
+    is_plain = switches["query"] == "sum" and switches["query_norm"] == "none" and layout != "raw_view"
+    if switches["windows"] == "all" and not is_plain:
         raise ValueError("windows='all' goes with query='sum', query_norm='none' and true heads only")
-    if padded_length is None and (attention == "sigmoid" or head_layout == "raw_view"):
+    if padded_length is not None:
+        require_whole(2, padded_length=padded_length)  # a click and an empty slot
+    elif switches["attention"] == "sigmoid" or layout == "raw_view":
         raise ValueError(
             "attention='sigmoid' and head_layout='raw_view' depend on the padding:"
             " padded_length is needed, the longest prefix of the data + 1"
         )
-    if padded_length is not None and padded_length < 2:
-        raise ValueError(f"padded_length is at least 2, a click and an empty slot, not {padded_length}")

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from models.base import SessionModel
 from models.batch import Batch
-from models.neighbours import DECAYS, entries, falling, lists_of
+from models.limits import require, require_choice, require_whole
 from models.popularity import support_share
 from models.search import Choice, Int
+from models.votes import DECAYS, entries, falling, lists_of, scores_of_votes
 
 
 class SequentialRules(SessionModel):
@@ -60,13 +61,10 @@ class SequentialRules(SessionModel):
         last_weighting: str = "div",
     ) -> None:
         super().__init__()
-        for name, choice in (("weighting", weighting), ("last_weighting", last_weighting)):
-            if choice not in DECAYS:
-                raise ValueError(f"{name} is one of {', '.join(DECAYS)}, not {choice!r}")
-        if steps < 1 or last < 1:
-            raise ValueError(f"steps and last are at least 1, not {steps} and {last}")
-        if not 0 <= pruning < torch.inf or (pruning > 1 and pruning != int(pruning)):
-            raise ValueError(f"pruning is a share below 1 or a whole number of rules, not {pruning}")
+        require_whole(1, n_items=n_items, steps=steps, last=last)
+        require_choice(DECAYS, weighting=weighting, last_weighting=last_weighting)
+        rules = "a share below 1 or a whole number of rules"
+        require(rules, lambda x: 0 <= x < torch.inf and (x < 1 or x == int(x)), pruning=pruning)
         self.n_items, self.steps, self.weighting, self.pruning = n_items, steps, weighting, pruning
         self.last, self.last_weighting = last, last_weighting
 
@@ -114,7 +112,4 @@ class SequentialRules(SessionModel):
         weight = torch.where(step == 1, 1.0, falling(self.last_weighting, step.float()))
         place, which = entries(self.effects, clicks.items[late] - 1)
         cell = clicks.owner[late][which] * self.n_items + self.effects.values[place]
-        scores = self.fallback.repeat(len(batch))
-        scores[cell] = 0
-        scores.index_add_(0, cell, weight[which] * self.strength[place])
-        return scores.view(len(batch), self.n_items)
+        return scores_of_votes(cell, weight[which] * self.strength[place], self.fallback, len(batch))

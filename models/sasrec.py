@@ -9,7 +9,7 @@ Letters as in models/base.py: B sessions, L clicks of the longest, C clicks, D w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from models.base import SessionModel, inside, lookup
 from models.batch import Batch
+from models.blocks import NormedBlock
 from models.dropout import dropout
-from models.rows import Clicks
+from models.limits import require_choice, require_rates, require_whole
 from models.search import DROPOUT, Choice, Int
-from models.selfattention import FeedForward, SelfAttention
 
 
 class SASRec(SessionModel):
@@ -63,14 +63,13 @@ class SASRec(SessionModel):
         without: Collection[str] = (),
     ) -> None:
         super().__init__()
-        if blocks < 1 or length < 1:
-            raise ValueError(f"blocks and length are at least 1, not {blocks} and {length}")
-        if norm not in ("query", "pre", "post"):
-            raise ValueError(f"norm is 'query', 'pre' or 'post', not {norm!r}")
+        require_whole(1, n_items=n_items, dim=dim, blocks=blocks, heads=heads, length=length)
+        require_rates(dropout=dropout)
+        require_choice(("query", "pre", "post"), norm=norm)
         self.length, self.dropout = length, dropout
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         self.position_bias = None if "positions" in without else nn.Parameter(torch.empty(length, dim))
-        stack = [Block(dim, heads, norm, output, dropout, without) for _ in range(blocks)]
+        stack = [NormedBlock(dim, heads, norm, output, dropout, without) for _ in range(blocks)]
         self.blocks, self.last_norm = nn.ModuleList(stack), nn.LayerNorm(dim, eps=1e-8)
         parts = (inside(f"blocks.{number}", block.matrices) for number, block in enumerate(stack))
         self.matrices = {name: matrix for part in parts for name, matrix in part.items()}  # type: ignore[misc]
@@ -93,40 +92,3 @@ class SASRec(SessionModel):
         for block in self.blocks:
             x = block(x, clicks, off)  # [C, D]
         return batch.clicks.padded(self.last_norm(x).index_select(0, row))  # [B, L, D]
-
-
-class Block(nn.Module):
-    """Self-attention, then feed-forward, each with a norm and added to what it got."""
-
-    attention: Any
-    feed: Any
-
-    def __init__(self, dim: int, heads: int, norm: str, output: bool, dropout: float, without: Collection[str]):
-        super().__init__()
-        self.norm, self.dropout = norm, dropout
-        attention = SelfAttention(dim, heads, True, output, dropout=dropout, attend="attention" not in without)
-        feed = FeedForward(dim, dropout)
-        self.attention = None if "self-attention" in without else attention
-        self.feed = None if "transformation" in without else feed
-        self.attention_norm, self.feed_norm = nn.LayerNorm(dim, eps=1e-8), nn.LayerNorm(dim, eps=1e-8)
-        self.matrices = {**inside("attention", attention.matrices), **inside("feed", feed.matrices)}
-
-    def forward(self, x: Tensor, clicks: Clicks, off: str | None) -> Tensor:
-        """[C, D] -> [C, D]; `off` is the part of a trained model that is left out."""
-
-        def attend(z: Tensor, x: Tensor) -> Tensor | float:
-            is_out = self.attention is None or off == "self-attention"
-            return 0.0 if is_out else self.attention(z, x, clicks, uniform=off == "attention")
-
-        def feed(z: Tensor, x: Tensor) -> Tensor | float:
-            is_out = self.feed is None or off == "transformation"
-            return 0.0 if is_out else dropout(self.feed(z), self.dropout, self.training)
-
-        return self.added(self.added(x, self.attention_norm, attend), self.feed_norm, feed)
-
-    def added(self, x: Tensor, norm: nn.Module, f: Callable[[Tensor, Tensor], Tensor | float]) -> Tensor:
-        """[C, D] -> [C, D]: f, of the normed and the plain x, as it is added in each kind of norm."""
-        if self.norm == "post":
-            return norm(x + f(x, x))
-        z = norm(x)
-        return x + f(z, z) if self.norm == "pre" else z + f(z, x)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.base import Matrix
+from models.base import Matrix, head_names
 from models.dropout import dropout
+from models.limits import require_heads
 from models.rows import Clicks
 
 PART = "self-attention"
@@ -46,16 +47,13 @@ class SelfAttention(nn.Module):
         module: str = "encoder",
     ) -> None:
         super().__init__()
-        if heads < 1 or dim % heads:
-            raise ValueError(f"heads have equal parts of the width: heads={heads} does not divide dim={dim}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is a probability from 0 to below 1, not {dropout}")
+        require_heads(heads, dim)
         self.heads, self.causal, self.dropout = heads, causal, dropout
         self.query = nn.Linear(dim, dim, bias=bias) if attend else None
         self.key = nn.Linear(dim, dim, bias=False) if attend else None
         self.value = nn.Linear(dim, dim, bias=bias) if attend else None
         self.out = nn.Linear(dim, dim, bias=bias) if attend and output else None
-        blocks = tuple(f"head{h}" for h in range(heads)) if heads > 1 else ()
+        blocks = head_names(heads) if heads > 1 else ()
         self.matrices = {
             name: Matrix("attention", module, rows=blocks, part=PART) for name in ("query", "key", "value")
         }
@@ -97,8 +95,6 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, dropout: float = 0.0, module: str = "encoder") -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is a probability from 0 to below 1, not {dropout}")
         self.dropout = dropout
         self.first, self.second = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.matrices: dict[str, Matrix] = dict.fromkeys(("first", "second"), Matrix("transformation", module))

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
 from models.gnn import GatedPropagation, StarStep
+from models.limits import require_choice, require_positive, require_readout, require_whole
+from models.mixer import MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
 from models.normalise import centred_unit, centred_unit_rows
-from models.readout import MIXED_SEARCH, READOUT_OPTIONS, AttentionReadout, atten_mixer_readout
+from models.readout import AttentionReadout
 from models.search import SCALE, Int
 
 
@@ -70,14 +72,12 @@ class SGNNHN(SessionModel):
         **switches: Any,
     ) -> None:
         super().__init__()
-        if dim < 2 or steps < 0 or length < 1:
-            raise ValueError(f"dim is at least 2, steps 0 or more, length at least 1, not {dim}, {steps} and {length}")
-        if not 0 < scale < float("inf"):
-            raise ValueError(f"scale is above 0, not {scale}")
-        if star not in ("dot", "mapped") or readout not in ("attention", "attenmixer"):
-            raise ValueError(f"star is dot or mapped, readout attention or attenmixer, not {star!r} and {readout!r}")
-        if switches and readout != "attenmixer":
-            raise ValueError(f"{', '.join(switches)}: only with readout='attenmixer'")
+        require_whole(2, dim=dim)  # one number less its mean is 0
+        require_whole(1, n_items=n_items, length=length)
+        require_whole(0, steps=steps)
+        require_positive(scale=scale)
+        require_choice(("dot", "mapped"), star=star)
+        require_readout(readout, "attention", switches)
         self.steps, self.scale, self.length = steps, scale, length
         self.unit_candidates = is_mixer = readout == "attenmixer"
         parts = {*self.removable} - {*without}

@@ -19,9 +19,10 @@ from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
 from models.dropout import dropout
 from models.gnn import GatedPropagation
+from models.limits import require_choice, require_positive, require_rates, require_readout, require_whole
+from models.mixer import MIXED, MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
 from models.normalise import unit
-from models.readout import MIXED, MIXED_SEARCH, READOUT_OPTIONS, AttentionReadout, atten_mixer_readout
-from models.released import require_scale
+from models.readout import AttentionReadout
 from models.search import SCALE, Choice, Int, only_with
 
 
@@ -81,22 +82,17 @@ class SRGNN(SessionModel):
         **switches: Any,
     ) -> None:
         super().__init__()
-        if steps < 0:
-            raise ValueError(f"steps is 0 (no graph) or more, not {steps}")
-        if propagation not in ("(AH)W", "A(HW)"):
-            raise ValueError(f"propagation is '(AH)W' or 'A(HW)', not {propagation!r}")
-        if readout not in ("attention", "attenmixer"):
-            raise ValueError(f"readout is 'attention' or 'attenmixer', not {readout!r}")
-        if dropout is not None and not 0 <= dropout < 1:
-            raise ValueError(f"dropout is a probability from 0 to below 1, not {dropout}")
-        if switches and readout != "attenmixer":
-            raise ValueError(f"{', '.join(switches)}: only with readout='attenmixer'")
+        require_whole(1, n_items=n_items, dim=dim)
+        require_whole(0, steps=steps)
+        require_choice(("(AH)W", "A(HW)"), propagation=propagation)
+        require_positive(scale=scale)
+        require_readout(readout, "attention", switches)
         self.normalised = self.unit_candidates = normalised or readout == "attenmixer"
-        require_scale(scale)
         if scale != 12.0 and not self.normalised:
             raise ValueError(f"scale={scale}: only with normalised or readout='attenmixer'")
         self.scale = scale if normalised and readout == "attention" else None  # Atten-Mixer's readout has its own
         self.dropout = dropout if dropout is not None else 0.1 if self.normalised else 0.0
+        require_rates(dropout=self.dropout)
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]
         listens, attend = "propagation" not in without, "attention" not in without
         has_graph = steps > 0 and "gnn" not in without

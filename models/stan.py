@@ -1,25 +1,25 @@
-"""STAN (Garg et al., SIGIR 2019), which weighs neighbours by order and age, and VSTAN (Ludewig et al., RecSys 2019).
+"""STAN: session-kNN that weighs neighbours by order and age (Garg et al., SIGIR 2019).
 
-The definitions are those of session-rec (algorithms/knn/stan.py and vstan.py), with the exceptions of
-models/neighbours.py for ties, unnamed items and negative factors. Moreover
+The definitions are those of session-rec (algorithms/knn/stan.py), with the exceptions of models/neighbours.py. Moreover
+the age of a training session counts from the last of them, not from the session that is ranked. This divides all scores
+of a session by the same number, so that no time of the session is needed. session-rec counts from the time of the click
+to be predicted, which nobody has when it is predicted.
 
-- the age of a training session counts from the last of them, not from the session that is ranked. This divides all
-  scores of a session by the same number, so that no time of the session is needed. session-rec counts from the time of
-  the click to be predicted, which nobody has when it is predicted.
-- VSTAN compares by cosine. session-rec's option "vec", which its settings name, has no effect there either.
-
-Letters as in models/neighbours.py.
+Letters as in models/votes.py.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from models.neighbours import Asked, Matches, SessionKNN, Votes
+from models.limits import require
+from models.neighbours import SessionKNN
 from models.search import Float
+from models.votes import Asked, Matches, Votes
 
 DAY = 24 * 3600
 CLICKS = Float(0.4, 20.0, log=True)  # how soon a weight fades
@@ -63,9 +63,8 @@ class STAN(SessionKNN):
         days: float = 0.0,
     ) -> None:
         super().__init__(n_items, k, sample)
-        _require_lengths(lambda1=lambda1, lambda2=lambda2, lambda3=lambda3)
-        if not 0 <= days < torch.inf:
-            raise ValueError(f"days is 0 or more, not {days}")
+        require_lengths(lambda1=lambda1, lambda2=lambda2, lambda3=lambda3)
+        require("at least 0 and finite", lambda x: 0 <= x < math.inf, days=days)
         self.lambda1, self.lambda2, self.lambda3, self.days = lambda1, lambda2, lambda3, days
 
     def prepare(self, sessions: Any) -> None:
@@ -77,10 +76,10 @@ class STAN(SessionKNN):
         else:
             times = torch.tensor(times, dtype=torch.long)
             age = (times.max() - times) / DAY
-        self.freshness = _fading(age, self.lambda2).float()  # [S]
+        self.freshness = fading(age, self.lambda2).float()  # [S]
 
     def weight(self, position: Tensor, length: Tensor) -> Tensor:
-        return _fading(length - position, self.lambda1)
+        return fading(length - position, self.lambda1)
 
     def similarity(self, found: Matches, asked: Asked) -> Tensor:
         norm = asked.sum(asked.weight**2)[found.query] * self.size[found.session]
@@ -94,57 +93,14 @@ class STAN(SessionKNN):
         latest = torch.full((n_neighbours,), -1.0)  # position of the latest shared item; each neighbour has one
         latest.scatter_reduce_(0, votes.neighbour, torch.where(shared[votes.cell], position, -1.0), "amax")
         between = (position - latest[votes.neighbour]).abs()
-        return votes._replace(value=votes.value * _fading(between, self.lambda3))
+        return votes._replace(value=votes.value * fading(between, self.lambda3))
 
 
-class VSTAN(STAN):
-    """VSTAN: STAN where, as in V-SKNN, neighbours that share late clicks and rare items weigh more.
-
-    lambda4  the votes of a neighbour whose latest shared item is `step` clicks from the end are multiplied by
-             exp(-(step - 1) / lambda4)
-    idf      and by 1 + idf ln(S / number of clicks on the item), but at least by 0
-    """
-
-    search: ClassVar = {**STAN.search, "lambda4": CLICKS, "idf": Float(0.0, 10.0, step=1.0)}
-    # As for STAN. session-rec calls lambda1 to lambda4 lambda_spw, lambda_snh, lambda_inh and lambda_ipw.
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        name: dict(zip(("k", "sample", "lambda1", "lambda2", "lambda3", "lambda4", "idf"), values))
-        for name, values in {
-            "single-mrr": (1500, 5000, 1.25, 100.0, 10.0, 10.0, 10.0),
-            "single-hr": (1500, 10000, 5.0, 80.0, 5.0, 5.0, 1.0),
-            "window-mrr": (1500, 5000, 4.9, 40.0, 4.9, 1.225, 10.0),
-            "window-hr": (100, 1000, 4.9, 80.0, 9.8, 4.9, 5.0),
-        }.items()
-    }
-
-    def __init__(
-        self,
-        n_items: int,
-        k: int = 1500,
-        sample: int = 5000,
-        lambda1: float = 1.25,
-        lambda2: float = 100.0,
-        lambda3: float = 10.0,
-        days: float = 0.0,
-        lambda4: float = 10.0,
-        idf: float = 10.0,
-    ) -> None:
-        super().__init__(n_items, k, sample, lambda1, lambda2, lambda3, days)
-        _require_lengths(lambda4=lambda4)
-        self.lambda4, self.idf_weight = lambda4, idf
-
-    def decay(self, step: Tensor) -> Tensor:
-        return _fading(step - 1, self.lambda4)
-
-    def item_factor(self, item: Tensor) -> Tensor:
-        return (1 + self.idf_weight * self.idf[item]).clamp(min=0)
-
-
-def _fading(distance: Tensor, length: float) -> Tensor:
+def fading(distance: Tensor, length: float) -> Tensor:
+    """exp(-distance / length), or 1 for a length of 0."""
     return (-distance / length).exp() if length else torch.ones_like(distance)
 
 
-def _require_lengths(**lengths: float) -> None:
-    for name, value in lengths.items():
-        if not 0 <= value < torch.inf:
-            raise ValueError(f"{name} is above 0, or 0 to leave its factor out, not {value}")
+def require_lengths(**given: float) -> None:
+    """Raises ValueError unless all are finite and not negative."""
+    require("above 0, or 0 to leave its factor out", lambda x: 0 <= x < math.inf, **given)

@@ -6,13 +6,12 @@ Letters as in models/base.py: B sessions, L clicks of the longest, C clicks, D w
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import Matrix
+from models.base import Matrix, head_names
 from models.dropout import dropout
 from models.rows import Clicks
 
@@ -47,7 +46,7 @@ class Layer(nn.Module):
 
 def matrices_of(layers: int, heads: int) -> dict[str, Matrix]:
     """The matrices of a transformer of so many layers and heads."""
-    by_head, part = tuple(f"head{h}" for h in range(heads)), "self-attention"
+    by_head, part = head_names(heads), "self-attention"
     own = {name: Matrix("attention", "encoder", rows=by_head, part=part) for name in ("query", "key", "value")}
     own["out"] = Matrix("attention", "encoder", cols=by_head, part=part)
     own |= {name: Matrix("encoder", "encoder") for name in ("inner", "outer")}
@@ -58,12 +57,15 @@ def matrices_of(layers: int, heads: int) -> dict[str, Matrix]:
 class Transformer(nn.Module):
     """A logit for each click."""
 
-    def __init__(self, dim: int, length: int, layers: int, without: Collection[str], *options: Any) -> None:
+    def __init__(
+        self, dim: int, length: int, layers: int, heads: int, inner: int, dropout: float, without: Collection[str]
+    ) -> None:
         super().__init__()
+        attends, self.dropout = "self-attention" not in without, dropout
         # [length, D], a bias for each position from the first click on: it maps nothing, so it is no weight matrix
         self.position_bias = None if "positions" in without else nn.Parameter(0.02 * torch.randn(length, dim))
-        self.norm, self.dropout = nn.LayerNorm(dim, eps=1e-12), options[-1]
-        self.layers = nn.ModuleList(Layer(dim, "self-attention" not in without, *options) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim, eps=1e-12)
+        self.layers = nn.ModuleList(Layer(dim, attends, heads, inner, dropout) for _ in range(layers))
         # A bias here or in the last norm would add the same to all logits of a session.
         self.layers[-1].norm = nn.LayerNorm(dim, eps=1e-12, bias=False)
         self.weigh = nn.Linear(dim, 1, bias=False)

@@ -10,8 +10,8 @@ from torch import Tensor
 from models.attenmixer import AttenMixer
 from models.base import catalogue
 from models.batch import Batch
+from models.mixer import AttenMixerReadout, atten_mixer_readout
 from models.normalise import unit
-from models.readout import AttenMixerReadout, atten_mixer_readout
 from models.released import ReleasedReadout
 
 SESSIONS = [
@@ -324,7 +324,7 @@ def test_dropout_acts_in_training_only():
     ("options", "message"),
     [
         ({"query": "mean"}, "query is one of sum, concat, not 'mean'"),
-        ({"heads": 3, "head_layout": "split"}, "3 heads must divide the width 8"),
+        ({"heads": 3, "head_layout": "split"}, "heads=3 does not divide dim=8"),
         ({"attention": "sigmoid"}, "padded_length is needed"),
         ({"head_layout": "raw_view"}, "padded_length is needed"),
         ({"levels": 0}, "at least 1"),

@@ -8,8 +8,10 @@ import torch
 
 from dissect.data.sessions import Sessions
 from models import MODELS, Batch
-from models.neighbours import DECAYS, SessionKNN, VectorSessionKNN
+from models.neighbours import SessionKNN
 from models.popularity import Popularity, SessionPopularity
+from models.votes import DECAYS
+from models.vsknn import VectorSessionKNN
 
 N_ITEMS = 12
 TRAIN = [[1, 2, 3], [2, 3, 2, 4], [5, 1], [6, 7, 8, 2], [2, 9], [3, 3, 1], [4, 5, 6, 7], [2, 1], [10, 2, 4]]

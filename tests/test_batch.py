@@ -180,6 +180,13 @@ def test_no_step_asks_the_device_for_a_number(name, longest):
         batch.clicks.items.nonzero()
 
 
-def test_an_empty_session_is_refused():
-    with pytest.raises(ValueError, match="no clicks"):
-        Batch.of([[1], [], [2]])
+@pytest.mark.parametrize(
+    ("sessions", "says"),
+    [
+        ([[1], [], [2], []], r"sessions\[1\] of 4 has no clicks: leave it out"),
+        ([], "a batch needs one session at least, and there is none"),
+    ],
+)
+def test_an_empty_session_or_batch_is_refused(sessions, says):
+    with pytest.raises(ValueError, match=says):
+        Batch.of(sessions)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import models
 from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.runs.config import Config
 from dissect.sparsevd import densify, sparsify
@@ -103,6 +104,18 @@ class TestEveryPreset:
         torch.testing.assert_close(vectors_of(back, SESSIONS, device), before)
 
 
+def test_every_model_can_be_imported_from_models():
+    assert {cls.__name__ for cls in MODELS.values()} <= {*models.__all__}
+
+
+def test_a_check_that_fails_leaves_the_model_in_its_mode(monkeypatch):
+    model = make("srgnn").eval()  # the first of what is tried is a training
+    monkeypatch.setattr(model.readout, "forward", lambda h, clicks, uniform: h)
+    with pytest.raises(ValueError, match="should return vectors"):
+        check.check(model, V)
+    assert not model.training and not model.readout.training and model.switched_off is None
+
+
 @pytest.mark.parametrize(("name", "part"), WITHOUT, ids=str)
 def test_a_model_without_a_part_has_none_of_its_matrices(name, part):
     model, reduced = make(name), make(name, without=(part,))
@@ -185,7 +198,7 @@ def test_the_scores_of_the_catalogue_are_finite_and_depend_on_the_session(name):
         ("attenmixer", {"preset": "official", "attention_dropout": 3.0}, "attention_dropout is from 0 to below 1"),
         ("srgnn", {"scale": 20.0}, "only with normalised"),
         ("gcsan", {"scale": 20.0}, "only with readout='attenmixer'"),
-        ("narm", {"readout": "attenmixer", "session_dropout": 0.9}, "no softmax, session_dropout"),
+        ("narm", {"readout": "attenmixer", "session_dropout": 0.9}, "session_dropout=0.9: only with readout='narm'"),
     ],
 )
 def test_options_that_cannot_be_or_would_do_nothing_are_refused(name, options, says):

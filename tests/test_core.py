@@ -217,5 +217,5 @@ def test_wrong_sizes_are_refused(wrong):
     "wrong", [{"encoder": "gru"}, {"session_dropout": 1.0}, {"item_dropout": -0.1}, {"inner_dropout": 1.5}], ids=str
 )
 def test_wrong_options_are_refused(wrong):
-    with pytest.raises(ValueError, match="encoder is 'trm' or 'ave'"):
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))} is "):
         CORE(3, 6, **wrong)

@@ -275,6 +275,13 @@ def test_what_padded_tensors_cannot_say_is_refused_as_onnx(tmp_path):
     assert not (tmp_path / "model.onnx").exists()
 
 
+def test_a_layout_that_padded_tensors_lack_is_named_by_its_option():
+    options = {**MODELS["attenmixer"].presets["official"], "dim": 8, "heads": 2, "padded_length": 5}
+    scoring = Scoring(MODELS["attenmixer"](n_items=V, **options).eval())
+    with pytest.raises(NotImplementedError, match=r"the last 4 clicks only \(its padded_length - 1\)"):
+        scoring(*to_onnx.padded([[1, 2], [3]]))
+
+
 def test_onnx_without_its_packages_says_what_to_install(there, tmp_path, monkeypatch):
     monkeypatch.setattr(to_onnx, "NEEDED", ("no_such_package",))
     code, _, err = invoke("export", there["sparse"], "--out", tmp_path / "out", "--onnx")

@@ -218,8 +218,8 @@ def test_atten_mixer_reads_the_states_of_the_gru():
     ("wrong", "says"),
     [
         ({"hidden": 0}, "hidden is at least 1"),
-        ({"dropout": 1.0}, "dropout and session_dropout"),
-        ({"session_dropout": -0.1}, "dropout and session_dropout"),
+        ({"dropout": 1.0}, "^dropout is from 0"),
+        ({"session_dropout": -0.1}, "^session_dropout is from 0"),
         ({"init": "zeros"}, "init is one of"),
         ({"readout": "mean"}, "readout is"),
         ({"heads": 2}, "heads"),

@@ -500,9 +500,8 @@ def test_densities_are_those_of_the_record_and_falls_those_of_a_loop(group, tiny
     values = found["pieces"]["scores"]["values"]
     for name, each in values.items():
         assert each["sparsevd"] == pytest.approx(last[name])
-        assert (
-            each["excess"] == pytest.approx(last[name] - last[f"shadow.{name}"]) if f"shadow.{name}" in last else True
-        )
+        if f"shadow.{name}" in last:
+            assert each["excess"] == pytest.approx(last[name] - last[f"shadow.{name}"], abs=1e-6)
     model = dissected(group, 2)
     from dissect.data.sessions import split_validation
 
@@ -651,8 +650,8 @@ def test_what_speaks_against_sparsevd_comes_first():
     )
     words = analysis.in_words(matrices, roles)
     assert words[0].startswith(
-        "propagation: SparseVD keeps 0.400 of it, 0.010 less than its shadow, but the dense model uses it: its MRR@20 "
-        "falls by 7.0 %"
+        "propagation: SparseVD keeps 0.400 of it, 0.010 less than its shadow, but the dense model seems to use it: its "
+        "MRR@20 falls by 7.0 %"
     )
     assert words[1].startswith("attention: SparseVD keeps 0.600 of it, 0.550 more than its shadow, but unseen sessions")
     assert words[2].startswith("tran: sparse and needed. It keeps 0.080")
@@ -664,8 +663,8 @@ def test_what_speaks_against_sparsevd_comes_first():
 def test_an_accuracy_that_rises_is_said_to_rise_and_of_which_model():
     words = analysis.in_words(*tables(**{f"constant{analysis.OWN}": [-22.4, 10.0, 10.0, 10.0]}))
     assert words == [
-        "propagation: SparseVD keeps 0.500 of it, 0.500 more than its shadow, but unseen sessions do not need what it "
-        "keeps: MRR@20 of the dissected model rises by 22.4 % with a constant in its place (own)."
+        "propagation: SparseVD keeps 0.500 of it, 0.500 more than its shadow, but unseen sessions seem not to need "
+        "what it keeps: MRR@20 of the dissected model rises by 22.4 % with a constant in its place (own)."
     ]
 
 
@@ -732,7 +731,7 @@ def test_opinions_that_were_asked_in_another_way_are_not_averaged(tiny, group, t
             shutil.copytree(variant / "s1", variant / f"s{number}")
     records = {}
     for seed in (1, 2):
-        opinions_of(copy, seed, lambda *_: tiny, n=20, retrain=1)
+        opinions_of(copy, seed, lambda *_: tiny, n=0, retrain=1)
         records[seed] = json.loads((copy / "opinions" / f"s{seed}.json").read_text())
     for number, change in ((3, {"ranked": 7}), (4, {})):
         weights = {path.replace("s1/", f"s{number}/"): each for path, each in records[1]["judged"]["weights"].items()}

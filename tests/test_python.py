@@ -385,7 +385,7 @@ def test_density_counts_every_weight_once_unless_blocks_are_asked_for(dissected)
 
 
 def test_a_dense_group_has_neither_density_nor_verdict(trained):
-    with pytest.raises(errors.DataError, match="no density record"):
+    with pytest.raises(errors.DataError, match="trained without SparseVD"):
         trained.density()
     with pytest.raises(errors.UsageError, match="verdict"):
         trained.verdict()

@@ -439,9 +439,10 @@ def test_a_lost_summary_is_written_again_as_the_message_says(group, typed):
     assert {**again, "seconds": 0} == {**whole, "seconds": 0} and folders.test_ranks(run).exists()
 
 
-def test_what_is_finished_is_told_with_the_verdict_as_the_way_on(group, typed):
-    code, _, err = typed("resume", str(group), "--runs-dir", str(group.parent))
-    assert code == 2 and f"dissect verdict {group}" in err
+def test_of_what_is_finished_resume_prints_the_verdict(group, typed):
+    code, out, err = typed("resume", str(group), "--runs-dir", str(group.parent))
+    assert code == 0 and f"Nothing to do. Finished already: {group}/s1" in err
+    assert out == typed("verdict", str(group))[1]
 
 
 def test_commands_are_quoted_where_names_have_spaces(group):

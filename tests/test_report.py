@@ -181,12 +181,13 @@ def test_means_in_the_comparison_are_those_of_compare(made, seen):
     assert text.count("against the others") == 1
 
 
-def test_without_a_name_the_newest_group_is_taken_and_python_writes_the_same(made, tmp_path, monkeypatch):
+def test_without_a_name_the_newest_dissected_group_is_taken_and_python_writes_the_same(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    report(made)
+    _, told = report(made)
     html = Path("report.html").read_text()
-    assert "attenmixer on tiny, trained without SparseVD" in html and "there is no verdict" in read("report.html").text
-    group = dissect.open_group("attenmixer", runs_dir=made / "runs")
+    group = dissect.Group(folders.newest_group(made / "runs", dissected=True))  # a dense one is newer
+    assert group.path != folders.newest_group(made / "runs") and f"Group: {group.path.name} (the newest that" in told
+    assert "srgnn on tiny" in html
     assert dissect.report(group, "python.html") == Path("python.html")
     same = [re.sub(r"made [\d: -]*UTC|This report: .*", "", text) for text in (html, Path("python.html").read_text())]
     assert same[0] == same[1]
@@ -291,7 +292,9 @@ def test_if_nothing_can_be_read_there_is_no_report(copied, tmp_path):
     text = (group / "config.toml").read_text()
     (group / "config.toml").write_text("model = ")
     _, warned = report(copied, group.name, "--out", str(tmp_path / "r.html"), code=3)
-    assert "Nothing of it can be read" in warned and "config.toml" in warned and not (tmp_path / "r.html").exists()
+    assert (
+        f"Nothing of {group} can be read" in warned and "config.toml" in warned and not (tmp_path / "r.html").exists()
+    )
     report(copied, group.name, other.name, "--out", str(tmp_path / "r.html"))  # the other one can
     assert str(group / "config.toml") in read(tmp_path / "r.html").text
     (group / "config.toml").unlink()

@@ -246,12 +246,12 @@ def test_the_blocks_of_a_matrix_are_its_heads():
     ("wrong", "says"),
     [
         ({"heads": 4}, "heads=4 does not divide dim=6"),
-        ({"heads": -1}, "heads=-1 does not divide dim=6"),
-        ({"blocks": 0}, "blocks and length are at least 1, not 0 and 50"),
-        ({"length": 0}, "blocks and length are at least 1, not 2 and 0"),
-        ({"norm": "layer"}, "norm is 'query', 'pre' or 'post', not 'layer'"),
-        ({"dropout": 1.0}, "dropout is a probability"),
-        ({"dropout": -0.1}, "dropout is a probability"),
+        ({"heads": -1}, "heads is at least 1, not -1"),
+        ({"blocks": 0}, "blocks is at least 1, not 0"),
+        ({"length": 0}, "length is at least 1, not 0"),
+        ({"norm": "layer"}, "norm is one of query, pre, post, not 'layer'"),
+        ({"dropout": 1.0}, "dropout is from 0 to below 1"),
+        ({"dropout": -0.1}, "dropout is from 0 to below 1"),
     ],
     ids=str,
 )

@@ -8,8 +8,8 @@ import torch
 
 from models import SGNNHN, Batch, Prefixes
 from models.base import catalogue
+from models.mixer import AttenMixerReadout
 from models.normalise import centred_unit, centred_unit_rows
-from models.readout import AttenMixerReadout
 
 # Repeats, self loops, one click, as many clicks as count, one more, and many more: with an edge across the cut.
 SESSIONS = [[1, 2, 3, 2, 4], [6, 6], [7, 8, 7, 8, 7, 7], [5], [9, 1, 2, 3, 4, 5, 6, 1, 2, 2]]
@@ -251,11 +251,11 @@ def test_matrices_are_those_of_the_options():
     ("wrong", "says"),
     [
         ({"dim": 1}, "dim is at least 2"),
-        ({"steps": -1}, "steps 0 or more"),
-        ({"length": 0}, "length at least 1"),
-        ({"star": "gate"}, "dot or mapped"),
+        ({"steps": -1}, "steps is at least 0"),
+        ({"length": 0}, "length is at least 1"),
+        ({"star": "gate"}, "star is one of dot, mapped"),
         ({"readout": "mean"}, "attenmixer"),
-        ({"levels": 3}, "levels: only with"),
+        ({"levels": 3}, "levels=3: only with"),
     ],
     ids=str,
 )

@@ -139,7 +139,7 @@ def test_a_role_is_alive_only_if_unseen_data_need_it(tmp_path, falls, answer, re
     [
         (0.1, 0.0, "fails", "propagation keeps 0.500"),
         (0.0, 0.0, "undecided", "unseen data may not need propagation"),
-        (0.1, 0.1, "undecided", "chance alone would keep 20% of what propagation keeps"),
+        (0.1, 0.1, "undecided", "chance would keep 20% of what propagation keeps"),
     ],
 )
 def test_attention_below_propagation_counts_only_if_propagation_is_alive(tmp_path, falls, shadows, answer, reason):
@@ -193,7 +193,7 @@ def test_false_discoveries_cast_doubt_on_what_seems_alive_only(tmp_path):
         group = make_group(tmp_path / answer, alive, shadows={**dict.fromkeys(SIZES, 0.0), "gnn.edge_in": by_chance})
         first, _ = answers(group)
         assert first["answer"] == answer
-    assert "chance alone would keep 11% of what propagation keeps" in " ".join(first["reasons"])
+    assert "chance would keep 11% of what propagation keeps" in " ".join(first["reasons"])
     first, _ = answers(make_group(tmp_path / "b", {**GOOD, "gnn.edge_in": 0.1}, shadows=0.06))
     assert first["answer"] == "holds"
 

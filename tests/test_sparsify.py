@@ -228,9 +228,22 @@ def test_a_layer_is_its_own_model() -> None:
 
 
 def test_a_model_without_layers() -> None:
-    report = sparsify(nn.ReLU())
+    with pytest.raises(UsageError, match=r"has no weight matrix to dissect\."):
+        sparsify(nn.ReLU())
+    with pytest.raises(UsageError, match="dissect: rnn: no SparseVD layer for RNN"):
+        sparsify(nn.ModuleDict({"rnn": nn.RNN(2, 2)}))
+    report = sparsify(nn.ReLU(), refuse=False)
     assert not report.swapped and not report.left_out
     assert penalty(nn.ReLU()).item() == 0 and measure(nn.ReLU()) == []
+
+
+def test_a_model_that_has_its_layers_already() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    sparsify(model)
+    layer = model[0]
+    with pytest.raises(UsageError, match="has SparseVD layers already") as caught:
+        sparsify(model, threshold=2.0)
+    assert model[0] is layer and layer.threshold == 3.0 and "densify(model)" in caught.value.hint
 
 
 # --- what is left out ---
@@ -437,9 +450,9 @@ def test_the_probe_puts_everything_back() -> None:
         assert not torch.is_grad_enabled()
 
     ids = {name: id(buffer) for name, buffer in model.named_buffers()}
-    report = sparsify(model, lambda *_: False, probe=probe)
+    report = sparsify(model, lambda *_: False, probe=probe, refuse=False)
     assert not report.swapped
-    sparsify(model, lambda name, _: name == "dead", probe=probe)
+    sparsify(model, lambda name, _: name == "dead", probe=probe, refuse=False)
     assert everything(model) == before
     assert torch.equal(torch.get_rng_state(), rng)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

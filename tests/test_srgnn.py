@@ -16,7 +16,7 @@ from dissect.training.scoring import score_buffer
 from dissect.training.setup import assemble
 from models.base import catalogue, with_current_names
 from models.batch import Batch
-from models.readout import AttenMixerReadout
+from models.mixer import AttenMixerReadout
 from models.srgnn import SRGNN
 
 SESSIONS = [[1, 2, 3, 2, 4], [5], [6, 6], [7, 8, 7, 8, 7], [9, 1, 2, 3, 4, 5, 6, 1, 2], [3, 2, 1], [1, 2, 1, 2, 3, 2]]

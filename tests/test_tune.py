@@ -591,7 +591,7 @@ def test_the_command_that_uses_a_tuning_has_its_places_and_exact_options(data, t
         (["srgnn", "--validation", "0"], 2, "--validation must be above 0 and below 1 to tune on, not 0."),
         (["srgnn", "--validation", "0.001"], 2, "leaves 0 prefixes to judge a trial on"),
         (["sknn", "--sparsevd"], 2, "is a baseline"),
-        (["srgnn", "--steps", "-1"], 2, "steps is 0"),
+        (["srgnn", "--steps", "-1"], 2, "steps is at least 0"),
         (["srgnn", "--sparsevd", "--patience", "2"], 2, "--patience and --sparsevd exclude each other"),
     ],
 )

@@ -56,6 +56,14 @@ def same_places(hint: str, words: Sequence[str]) -> str:
     return f"Add {' '.join(lacks)} to it, as here." if lacks else ""
 
 
+def as_typed(message: str, words: Sequence[str]) -> str:
+    """A message with the options of the command in place of the settings that they are: --lr for lr."""
+    for option in (word.partition("=")[0] for word in words if re.match("--[a-z]", word)):
+        name = re.escape(option[2:].replace("-", "_"))
+        message = re.sub(rf"^{name}(?= (must be|is) )|(?<!-)(?<!--option )\b{name}(?==)", option, message)
+    return message
+
+
 class LazyGroup(click.Group):
     """Loads a verb when it is called, and turns a DissectError into its message and exit code."""
 
@@ -89,7 +97,8 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except DissectError as error:
             # Both can quote names and files, which may contain control characters.
-            click.echo(f"{'' if error.exit_code == INTERRUPTED else 'Error: '}{shown_lines(error.message)}", err=True)
+            says = shown_lines(as_typed(error.message, ctx.meta[WORDS]))
+            click.echo(f"{'' if error.exit_code == INTERRUPTED else 'Error: '}{says}", err=True)
             for line in filter(None, (error.hint, same_places(error.hint, ctx.meta[WORDS]))):
                 click.echo(shown_lines(line), err=True)
             ctx.exit(error.exit_code)

@@ -39,7 +39,7 @@ def command(run: str, runs_dir: str, as_json: bool, quiet: bool, out: str, **giv
     from dissect.experiment.opened import finished_run
     from dissect.progress import telling
 
-    record, tell = finished_run(run, runs_dir), partial(options.say, quiet=quiet)
+    record, tell = finished_run(run, runs_dir, dissected=True), partial(options.say, quiet=quiet)
     with telling(quiet=quiet) as report:
         found = export(record, Path(out), options.loader(tell), report=report, **given)
     print(json.dumps(found, indent=1)) if as_json else show_export(found, out)

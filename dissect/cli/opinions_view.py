@@ -47,11 +47,11 @@ LEGEND: tuple[tuple[str, dict[str, str]], ...] = (  # what the columns of a kind
 
 def run(name: str | None, runs_dir: str, as_json: bool, quiet: bool, out: str | None, **how: Any) -> None:
     """Compute what is missing, and print it all."""
-    named = folders.resolve_runs(name, runs_dir) if name is not None else []
+    named = folders.resolve_runs(name, runs_dir, dissected=True) if name is not None else []
     if name is None:
-        group = folders.newest_group(runs_dir)
+        group = folders.newest_dissected(runs_dir)
     else:
-        group = folders.group_of(named[0]) if named else folders.resolve_group(name, runs_dir)
+        group = folders.group_of(named[0]) if named else folders.resolve_group(name, runs_dir, dissected=True)
     seeds = seeds_of(group, {folders.place_of(run)[1] for run in named})
     for number, seed in enumerate(seeds, 1):
         title = f"seed {seed}" + (f" ({number} of {len(seeds)})" if len(seeds) > 1 else "")

@@ -328,4 +328,4 @@ def show(groups: Sequence[Path], as_json: bool) -> None:
         where = "" if str(groups[0].parent) == "runs" else str(groups[0].parent)
         Console(markup=False).print(render_path(verdicts, where))
     else:  # of models without a role, say, there is no density to compare
-        Console(markup=False).print(*map(render_verdict, verdicts), sep="\n")
+        Console(markup=False).print(*map(render_verdict, verdicts, groups), sep="\n")

@@ -48,7 +48,7 @@ def draw_density(
     if not together:
         draw_each(draw, groups, runs_dir, out, **more)
     elif len(groups) == 2:
-        left, right = named(groups, runs_dir)
+        left, right = named(groups, runs_dir, dissected=True)
         save(draw(left, beside=right, **more), Path(out) if out else Path(runs_dir) / "figures")
     else:
         raise UsageError(
@@ -75,7 +75,8 @@ def named(names: Sequence[str], runs_dir: str, dissected: bool = False) -> list[
     """The groups asked for, or the newest, which must be `dissected`."""
     from dissect.runs import folders
 
-    return [folders.resolve_group(name, runs_dir) for name in names] or [folders.newest_group(runs_dir, dissected)]
+    newest = [] if names else [folders.newest_group(runs_dir, dissected)]
+    return newest or [folders.resolve_group(name, runs_dir, dissected) for name in names]
 
 
 def save(drawings: list[Drawing], folder: Path) -> None:

@@ -22,9 +22,9 @@ from dissect.cli import options
 def command(names: tuple[str, ...], out: str, force: bool, **given: Any) -> None:
     """Write one page about groups of runs and studies: verdicts, figures, comparisons, and how to do it again.
 
-    A GROUP is named as in `dissect verdict`, a STUDY as in `dissect study`; without names, the newest group is taken.
-    The page is one file that loads nothing: mail it, print it, or keep it beside a paper. A report that is there is
-    replaced.
+    A GROUP is named as in `dissect verdict`, a STUDY as in `dissect study`; without names, the newest dissected group
+    is taken. The page is one file that loads nothing: mail it, print it, or keep it beside a paper. A report that is
+    there is replaced.
     """
     from dissect import reporting
     from dissect.progress import telling

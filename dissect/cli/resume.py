@@ -18,17 +18,23 @@ def command(
     same command had not begun.
 
     This gives the same numbers as giving the original command again, and ends with the same output: the verdict or the
-    table of results.
+    table of results. If all is finished, there is nothing to do, and that output is all.
     """
     from functools import partial
 
+    from dissect.errors import FinishedError
     from dissect.experiment.resume import go_on, unfinished
     from dissect.experiment.train import Manner
     from dissect.progress import observer
     from dissect.training import workers
 
     workers.join()
-    records = unfinished(run, runs_dir)
+    try:
+        records = unfinished(run, runs_dir)
+    except FinishedError as error:
+        options.say(f"Nothing to do. {error.message}", quiet)
+        options.show([error.group], as_json)
+        return
     observe = partial(observer, threshold=records[0].config.threshold, quiet=quiet)
     go_on(records, options.loader(), Manner(observe=observe, say=options.say), runs_dir, model, data_dir, device)
     options.show([records[0].group], as_json)

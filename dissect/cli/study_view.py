@@ -37,6 +37,8 @@ def listed(as_json: bool) -> None:
 def shown(name: str, as_json: bool) -> None:
     """The arms of a study."""
     found = find_study(name)
+    for arm in found.arms:
+        study.arguments(arm, study.size_of("quick"))  # refuses what does not exist, as `study run` does
     if as_json:
         screen.show_json(asdict(found))
         return

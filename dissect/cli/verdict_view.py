@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.bar import Bar
@@ -15,6 +16,7 @@ from rich.text import Text
 from analyses.answers import CHECKS
 from dissect.cli.screen import plain
 from dissect.runs.config import Config
+from dissect.runs.folders import group_runs
 from dissect.text import shortest_ends
 
 SHOWN = 12  # lines of a list, at most
@@ -27,8 +29,11 @@ QUESTIONS = {"O1": "O1  propagation withers (Figure 3)", "O2": "O2  the readout 
 STYLES = {"holds": "green", "fails": "red", "undecided": "yellow", "redundant": "green", "needed": "red"}
 
 
-def render_verdict(verdict: dict[str, Any]) -> Group:
-    """The whole verdict as something that rich can print: first a paragraph to quote, then the evidence."""
+def render_verdict(verdict: dict[str, Any], group: Path | None = None) -> Group:
+    """The whole verdict as something that rich can print: first a paragraph to quote, then the evidence.
+
+    `group` is its folder: where no seed is finished, the command that goes on is told.
+    """
     parts: list[RenderableType] = [heading(verdict)]
     if "paragraph" in verdict and verdict["seeds"]:
         parts.append(Text(f"\n{verdict['paragraph']}"))
@@ -48,7 +53,7 @@ def render_verdict(verdict: dict[str, Any]) -> Group:
     for role, given in verdict["need"].items():
         parts.append(answer_text(f"need  for {role}: ", {**given, "reasons": [need_words(given), *given["reasons"]]}))
     if not verdict["need"] and verdict["where"] != "none":
-        parts.append(answer_text("need: ", {"answer": "not asked", "reasons": [need_hint(verdict)]}))
+        parts.append(answer_text("need: ", {"answer": "not asked", "reasons": [need_hint(verdict, group)]}))
     parts += beside(verdict)
     return Group(*parts)
 
@@ -100,12 +105,13 @@ def beside(verdict: dict[str, Any]) -> list[RenderableType]:
 def heading(verdict: dict[str, Any]) -> Text:
     seeds, accuracy = verdict["seeds"], verdict["accuracy"]
     lines = [
-        f", {verdict['steps']:,} steps, seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds)) or 'none finished'}"
+        f", {verdict['steps']:,} steps, "
+        + (f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}" if seeds else "no seed finished")
     ]
     is_new = verdict.get("rules") == "shadows"  # then the paragraph has the accuracy
     usual = [getattr(Config, name) for name in ("where", "prior", "noise")]
     if not is_new or [verdict[name] for name in ("where", "prior", "noise")] != usual:
-        lines.append("where {where}, prior {prior}, noise {noise}, KL weight {kl_weight:g}".format_map(verdict))
+        lines.append("SparseVD on: {where}; prior {prior}, noise {noise}, KL weight {kl_weight:g}".format_map(verdict))
     if test := accuracy.get("test"):
         bias, worst = accuracy["selection_bias"], accuracy.get("test_worst_ties") or test  # absent in the oldest runs
         says = f"test: HR@20 {test['hr@20']:.2f}, MRR@20 {test['mrr@20']:.2f} at the final step"
@@ -221,9 +227,11 @@ def need_words(given: dict[str, Any]) -> str:
     return words
 
 
-def need_hint(verdict: dict[str, Any]) -> str:
+def need_hint(verdict: dict[str, Any], group: Path | None = None) -> str:
     """How to ask for need, with the parts that this model can do without."""
     removable = verdict["removable"]
+    if not verdict["seeds"] and group is not None and group_runs(group):
+        return f"go on with the training: dissect resume {shlex.quote(str(group))}"
     if not verdict["seeds"]:
         return "train the whole model: the same command without --without"
     if not removable:

@@ -23,6 +23,7 @@ from dissect.data.sessions import Dataset
 from dissect.errors import DataBusyError, DataError, UsageError
 
 WAIT = 1.0  # seconds between two looks at what another process brings
+FEW = 100  # training prefixes below which --recent is doubtful
 Say = Callable[[str], Any]
 Show = Callable[[int, int | None], Any]  # bytes so far, bytes in all
 Progress = Callable[[sources.Source], AbstractContextManager[Show]]
@@ -192,6 +193,9 @@ def report(dataset: Dataset, folder: Path) -> Iterator[tuple[str, bool]]:
     if unseen := record.get("dropped_unseen"):
         clicks = f"{unseen.get('clicks', 0):,} clicks on items that no kept training session has"
         yield f"Dropped from test: {clicks}, and {unseen.get('sessions', 0):,} sessions with them.", False
+    if record.get("recent", 1) < 1 and dataset.train.n_prefixes < FEW:
+        left = f"{len(dataset.train):,} training sessions ({dataset.train.n_prefixes:,} prefixes)"
+        yield f"Warning: --recent {record['recent']:g} leaves {left}, which is too little to train on.", True
     if record.get("format") == "log":
         yield from ((line, False) for line in _report_log(dataset))
     elsewhere = [] if folder.parent == catalog.data_root() else ["--data-dir", str(folder.parent)]

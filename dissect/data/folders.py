@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dissect.errors import UsageError
+from dissect.errors import UsageError, in_short
 from dissect.text import shown
 
 OLD = ".old"
@@ -102,9 +102,5 @@ def require_own(folder: Path, what: str, known: Collection[str], signs: Collecti
     has_sign = any(path.name in signs for path in entries)
     foreign = [shown(path.name) for path in entries if path.name not in known or path.is_dir()]
     if foreign := foreign or ([] if has_sign else [shown(path.name) for path in entries]):
-        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
-        raise UsageError(
-            f"{folder} holds files that do not belong to {what}: {', '.join(foreign[:3])}{more}. "
-            "--force does not replace it.",
-            elsewhere,
-        )
+        says = f"{folder} holds files that do not belong to {what}: {in_short(foreign, 3)}. "
+        raise UsageError(f"{says}--force does not replace it.", elsewhere)

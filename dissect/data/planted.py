@@ -39,7 +39,7 @@ class Recipe:
 
 
 BUILT_IN = {
-    "demo": Recipe("bag", n_items=300, n_train=2_500, n_test=1_200),
+    "demo": Recipe("bag", n_items=300, n_train=4_000, n_test=1_200),
     "demo-bag": Recipe("bag"),
     "demo-walk": Recipe("walk"),
 }

@@ -131,6 +131,11 @@ class Dataset:
     provenance: dict[str, Any] = field(default_factory=dict)
     identifiers: Sequence[int | str] | None = None
 
+    def __repr__(self) -> str:
+        parts = {"train": self.train, "test": self.test}
+        counts = [f"{part} {len(of):,} sessions = {of.n_prefixes:,} prefixes" for part, of in parts.items()]
+        return f"Dataset({self.name!r}: {self.n_items:,} items; {'; '.join(counts)})"
+
     @cached_property
     def split_hash(self) -> str:
         """16 hex digits of SHA-256 over the items and offsets of both parts: comparisons key on it, not on names.

@@ -34,6 +34,7 @@ ROWS = {
     "immediate_repeats": "immediate repeats, % of transitions",
     "target_seen": "target already in the prefix, %",
     "unseen_targets": "test targets unknown to train, %",
+    "unseen_removed": "test clicks on such items, removed, %",
     "top_items": "clicks on the top 1 % of items, %",
     "gini": "Gini coefficient of clicks over items",
 }
@@ -83,9 +84,22 @@ def statistics(dataset: Dataset) -> dict[str, Any]:
         "immediate_repeats": percent(stalls, both.n_prefixes),
         "target_seen": percent(repeated, both.n_prefixes),
         "unseen_targets": percent(~np.isin(test.items[are_targets(test)], train.items), test.n_prefixes),
+        "unseen_removed": removed_share(dataset),
         "top_items": percent(popularity[: max(1, dataset.n_items // 100)], len(items)),
         "gini": gini(popularity),
     }
+
+
+def removed_share(dataset: Dataset) -> float | None:
+    """Test clicks on items that training lacks, which were removed when the data set was made, in percent of them and
+    of what is left; None if no record has their number.
+    """
+    record = dataset.provenance
+    removed = [row["clicks"] for row in record.get("dropped", ()) if row["rule"] == "drop_unseen_items"]
+    if record.get("format") != "log" and "dropped_unseen" not in record and record.get("source") != "generated":
+        return None
+    clicks = sum(removed) + record.get("dropped_unseen", {}).get("clicks", 0)
+    return 100 * clicks / (clicks + dataset.test.n_clicks)
 
 
 def already_clicked(sessions: Sessions) -> np.ndarray:

@@ -19,7 +19,7 @@ import dissect
 from dissect.data import folders
 from dissect.data.archive import sha256
 from dissect.data.sessions import Dataset, Sessions
-from dissect.errors import DataError, DissectError, UsageError
+from dissect.errors import DataError, DissectError, UsageError, in_short
 from dissect.experiment import to_onnx
 from dissect.experiment.exported import AGAIN, RECORD, WEIGHTS, is_export, load_export, read_record
 from dissect.experiment.opened import trained_model
@@ -105,8 +105,7 @@ def _require_place(out: Path, force: bool) -> None:
     if out.is_symlink() or not _is_ours(out):
         raise UsageError(f"{out} is there, and is no export of ours.", "Name a new folder: --out FOLDER")
     if others := sorted(path.name for path in out.iterdir() if path.name not in OURS or path.is_dir()):
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        says = f"{out} holds an export, and other files with it: {', '.join(map(shown, others[:3]))}{more}."
+        says = f"{out} holds an export, and other files with it: {in_short([*map(shown, others)], 3)}."
         raise UsageError(says, "Move them away, or name a new folder: --out FOLDER")
     if not force:
         raise UsageError(f"{out} holds an export already.", "Name another folder, or replace it: --force")

@@ -25,11 +25,14 @@ from dissect.training.lists import Lists
 from dissect.training.rebuild import Recorded, read_run, rebuild, require_finished
 
 
-def finished_run(name: str | Path, runs_dir: str | Path) -> Recorded:
-    """The record of a finished run by its name, or by that of a group with one seed; or of an export by its folder."""
+def finished_run(name: str | Path, runs_dir: str | Path, dissected: bool = False) -> Recorded:
+    """The record of a finished run by its name, or by that of a group with one seed; or of an export by its folder.
+
+    `dissected` is that of `folders.resolve_group`.
+    """
     if exported.is_export(name) or (Path(name) / exported.WEIGHTS).is_file():  # of one without a record: it says so
         return exported.read_export(name)
-    record = read_run(folders.resolve_run(name, runs_dir))
+    record = read_run(folders.resolve_run(name, runs_dir, dissected))
     require_finished(record)
     return record
 
@@ -110,7 +113,10 @@ def evaluate(
     train, valid = split_validation(data.train, record.config.held_out)
     sessions = {"test": data.test, "valid": valid, "train": train}[split]
     if not sessions.n_prefixes:
-        raise UsageError(f"The run's '{split}' part has no prefix to rank.", "It can be evaluated on: --split test")
+        why = "" if record.config.held_out else ": it held no sessions out of the training"
+        raise UsageError(
+            f"The run's '{split}' part has no prefix to rank{why}.", "It can be evaluated on: --split test"
+        )
     trained, step, where = trained_model(record, own, int(sessions.lengths.max()) - 1, model, device)
     lists = None if dataset else Lists()
     ranked = rank_sessions(trained, sessions, where, ties, numbers, record.config.longest, lists)

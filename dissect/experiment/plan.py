@@ -21,6 +21,7 @@ from dissect.experiment.subject import Subject, changes, find_model, model_optio
 from dissect.experiment.tuned import arguments_of, in_words, trace, tuned_for, verb_of
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, DENSE, EPOCHS, LITERAL, SETTINGS, Config
+from dissect.runs.records import in_words as in_plain_words
 from dissect.text import as_name, check_name
 from dissect.training.losses import some_candidates
 from dissect.training.start import Start, weights_of
@@ -201,7 +202,7 @@ def configure(subject: Subject, data: Dataset, settings: Mapping[str, Any], epoc
     try:  # with 1.0 for 1, so that both are the same group
         config = msgspec.convert({**about, **settings}, Config)
     except msgspec.ValidationError as error:
-        raise UsageError(f"A setting has a value of another kind: {error}.") from error
+        raise UsageError(f"{in_plain_words(error, settings)}.") from error
     if "max_steps" in settings:
         return config
     if epochs is None and not config.chooses:

@@ -82,19 +82,22 @@ def read_session(
 def read_sessions(
     path: Path, n_items: int, identifiers: list[int | str] | None, by_identifier: bool, say: Say
 ) -> dict[int, list[int]]:
-    """The sessions of a file by the number of their line.
+    """The sessions of a file by the number of their line; empty lines are skipped.
 
     By identifier, a session keeps its clicks on items that the model knows; one that has none is left out, and both are
     counted. Raises DataError, with the line, if a line is not a session.
     """
     try:
-        lines = path.read_text("utf-8-sig").rstrip("\n").split("\n")
+        lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.", "It should be UTF-8 text, a session a line.") from error
+    filled = {place: line for place, line in enumerate(lines, 1) if line.strip()}
+    if not filled:
+        raise DataError(f"{path}: the file is empty.", "A line is a session, such as 12,7,99.")
     number = _number_of(identifiers) if by_identifier else {}
     sessions: dict[int, list[int]] = {}
     unknown: list[tuple[int, str]] = []
-    for place, line in enumerate(lines, 1):
+    for place, line in filled.items():
         try:
             words = _split(line) if by_identifier else []
             known = [number[word] for word in words if word in number]
@@ -110,7 +113,7 @@ def read_sessions(
         place, word = unknown[0]
         say(
             f"Clicks left out because the model does not know the item: {len(unknown):,} (the first: {word!r} in line "
-            f"{place}). Sessions left out because it knows no item of them: {len(lines) - len(sessions):,}."
+            f"{place}). Sessions left out because it knows no item of them: {len(filled) - len(sessions):,}."
         )
     return sessions
 

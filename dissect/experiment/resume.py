@@ -11,7 +11,7 @@ from typing import Any
 
 import dissect
 from dissect.data.sessions import Dataset
-from dissect.errors import DataError, UsageError
+from dissect.errors import DataError, FinishedError, UsageError
 from dissect.experiment.plan import Plan, starting_weights
 from dissect.experiment.recorded import Load, data_of, model_of
 from dissect.experiment.subject import Subject
@@ -24,8 +24,8 @@ from dissect.training.rebuild import Recorded, read_run, roles_without
 def unfinished(name: str, runs_dir: str | Path) -> list[Recorded]:
     """The records of the runs to continue: of the run named, or of all unfinished ones of a group.
 
-    Those that the same command had not begun are among them. Raises UsageError if nothing is left to do, DataError if
-    only damaged ones are.
+    Those that the same command had not begun are among them. Raises FinishedError if nothing is left to do, DataError
+    if only damaged ones are.
     """
     with folders.hearing(is_aloud=True) as lost:
         found = folders.each_sound(folders.resolve_runs(name, runs_dir), read_run)
@@ -45,12 +45,16 @@ def unfinished(name: str, runs_dir: str | Path) -> list[Recorded]:
     records = [record for record in found if not folders.is_done(record.run)]
     if not records and lost:
         raise lost[0]
+    if not found:
+        raise UsageError(f"{name} has no run yet.", "Make one: dissect run")
     if not records:
         for record in found:
             folders.read_summary(record.run)  # says how to write a lost one again
         sparse = [record.group for record in found if record.config.is_sparse]
         see = f"dissect verdict {shlex.quote(str(sparse[0]))}" if sparse else "dissect compare; dissect evaluate RUN"
-        raise UsageError(f"Finished already: {', '.join(str(each.run) for each in found) or name}.", f"See it: {see}")
+        raise FinishedError(
+            f"Finished already: {', '.join(str(each.run) for each in found)}.", f"See it: {see}", found[0].group
+        )
     for record in records:
         if record.run != folders.run_path(record.group, record.seed, record.variant):
             raise UsageError(f"{record.run} was set aside by --force.", "Name the run that came in its place.")

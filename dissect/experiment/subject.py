@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import os
 import traceback
 import types
 import typing
@@ -30,6 +31,7 @@ from models import MODELS, base, check
 _BY_NAME = inspect.Parameter.VAR_KEYWORD
 CONTRACT = f"The contract is in models/base.py ({base.__file__})"
 PROBE_ITEMS = 5
+SMALL = 2**25  # numbers: a model with tables of so many fits into any memory
 PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
 
 
@@ -193,6 +195,7 @@ def model_options(
     order = [name for name in dict.fromkeys([*takes, *options]) if options.get(name) is not None]
     options = _of_their_kinds(subject, {name: options[name] for name in order})  # first: true equals 1
     options = {name: value for name, value in options.items() if name == "dim" or usual.get(name) != value}
+    require_memory(subject, options, PROBE_ITEMS)
     _check_names(subject, try_out(subject, options)[0])
     _check_without(subject, options, without, [f"--option {n}={v}" for n, v in given.items() if n != "dim"])
     return options
@@ -209,6 +212,29 @@ def _check_without(subject: Subject, options: Mapping[str, Any], without: Sequen
                 f"--without {role} changes nothing: {subject.name} has none{given and ' with '}{given}.",
                 f"Leave --without {role} out.",
             )
+
+
+def require_memory(subject: Subject, options: Mapping[str, Any], items: int) -> None:
+    """Raises UsageError if a registered model of so many items is larger than the memory of this machine.
+
+    In training each number has four places: itself, its gradient, and two moments of the optimiser.
+    """
+    dim = options.get("dim", 0)
+    if subject.source is not None or dim * (items + dim) < SMALL:
+        return
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):  # has shapes, and no memory
+            needed = sum(4 * parameter.nbytes for parameter in subject.cls(n_items=items, **options).parameters())
+    except (ValueError, TypeError):  # `try_out` says why
+        return
+    except RuntimeError:  # its number of bytes is too large for PyTorch
+        needed = 16 * dim * dim
+    if needed > (there := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        of = f"{subject.name} of width {dim:,}" + (f" with {items:,} items" if items > PROBE_ITEMS else "")
+        says = (
+            f"{of} needs at least {needed / 2**30:,.0f} GiB of memory, and this machine has {there / 2**30:,.0f} GiB."
+        )
+        raise UsageError(says, "Give a smaller width: --dim")
 
 
 def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str] = ()) -> tuple[Any, Tensor]:
@@ -253,10 +279,11 @@ def _checked(subject: Subject, model: Any, options: Mapping[str, Any], without: 
 def try_on(subject: Subject, data: Dataset, config: Config, without: Sequence[str] = ()) -> None:
     """Try a model on the longest session and on the smallest batch that a training has, before anything is written.
 
-    Raises DataError if the session is too long for it, UsageError if it cannot be trained on one example or batches are
-    too small for shadows.
+    Raises DataError if the session is too long for it, UsageError if it is too large, cannot be trained on one example
+    or batches are too small for shadows.
     """
     require_rows(config)
+    require_memory(subject, config.model_options, data.n_items)
     model, _ = try_out(subject, config.model_options, without)
     longest = config.kept(int(max(data.train.lengths.max(), data.test.lengths.max())) - 1)
     require_length(model, subject.name, longest, f"session of {data.name}")
@@ -371,7 +398,7 @@ def describe(subject: Subject, options: Mapping[str, Any], items: int) -> dict[s
         raise UsageError(says, "Give fewer: --items") from error
     total = sum(parameter.numel() for parameter in model.parameters())
     if subject.learns:
-        report = sparsify(tried, probe=lambda: check.check(tried, len(tried.item_states())))
+        report = sparsify(tried, refuse=False, probe=lambda: check.check(tried, len(tried.item_states())))
         if report.layers:
             sparsify(model, report.layers)
         rows = coverage(model, model.matrices, report.left_out, items)

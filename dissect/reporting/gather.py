@@ -21,7 +21,7 @@ from analyses.significance import read_gains
 from analyses.studies import STUDIES, find_study
 from dissect import drawing
 from dissect.data import catalog
-from dissect.errors import DataError, DissectError, UsageError, unknown
+from dissect.errors import DataError, DissectError, UsageError, in_short, unknown
 from dissect.reporting.appendix import appendix
 from dissect.reporting.groups import STEPS, Step, attempt, figure, of_group, path, training
 from dissect.reporting.tables import Table, of_means, of_pairs, of_status, of_text, table
@@ -62,7 +62,8 @@ def gathered(
             studies, lambda name: of_a_study(name, Path(runs_dir), say, **of_study), required=False
         )
         if not sections and not answered:
-            raise DataError(f"Nothing of it can be read. {lost[-1].message}", lost[-1].hint)
+            asked = in_short([*(str(group) for group in groups), *studies])
+            raise DataError(f"Nothing of {asked} can be read. {lost[-1].message}", lost[-1].hint)
         entries = [row for section in sections for row in section["entries"]]
         say("comparisons")
         sets = list(comparisons(entries, Path(runs_dir)))
@@ -88,7 +89,8 @@ def gathered(
 
 
 def named(names: Sequence[str | Path], runs_dir: str | Path) -> tuple[list[Path], list[str]]:
-    """The groups and the studies that names stand for; without names, the newest group.
+    """The groups and the studies that names stand for; without names, the newest dissected group, or else
+    the newest; stderr tells which.
 
     A study is one of `dissect study list`, or a TOML file. Raises UsageError for a name that is neither.
     """
@@ -111,7 +113,7 @@ def named(names: Sequence[str | Path], runs_dir: str | Path) -> tuple[list[Path]
         group = folders.group_of(runs[0]) if runs else folders.resolve_group(name, runs_dir)
         groups.setdefault(group.resolve(), group)
     if not names:
-        return [folders.newest_group(runs_dir)], []
+        return [folders.newest_dissected(runs_dir)], []
     return list(groups.values()), list(studies)
 
 

@@ -11,8 +11,9 @@ import json
 import math
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -314,6 +315,7 @@ SETTINGS = tuple(
     for f in fields(Config)
     if f.metadata
 )
+OF_SPARSEVD = tuple(each.name for each in SETTINGS if each.group == "SparseVD" and each.name != "where")
 # Settings of the verbs that are not the defaults of `Config`. `dissect run` has CALIBRATED: the KL weight is a test at
 # about 3 % for each weight, averaged parameters take the noise of the gradient out, shadows show what useless weights
 # keep (docs/method.md has the reason for each). `dissect run --literal` has LITERAL, SparseVD as it was
@@ -373,6 +375,38 @@ def left(step: float, steps: int, begin: float) -> float:
 def decay_step(config: Config) -> int:
     """The step at which the linear decay of the learning rate begins: density is recorded here too."""
     return min(int(config.max_steps * 0.8), config.max_steps - 1)
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """The settings of a group, those of the model's constructor first."""
+    return {**config.model_options, **{name: of for name, of in config.to_dict().items() if name != "model_options"}}
+
+
+def settings_apart(of_each: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings in which several differ, among those that have them."""
+    names = dict.fromkeys(chain.from_iterable(of_each))
+    return [name for name in names if len({repr(of[name]) for of in of_each if name in of}) > 1]
+
+
+def in_words(name: str, value: Any) -> str:
+    """A setting and its value, such as "batch size 100"."""
+    words = "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{name.replace('_', ' ')} {words}"
+
+
+def told_apart(configs: Sequence[Config], most: int = 3) -> list[str]:
+    """What tells each of several configurations from the others: at most so many settings, in words."""
+
+    def words(name: str, value: Any) -> str:
+        if name == "where":
+            return "without SparseVD" if value == "none" else f"SparseVD {value}"
+        return in_words(name, value).replace("kl ", "KL ")
+
+    of_each = [
+        {n: of for n, of in flat(config).items() if config.is_sparse or n not in OF_SPARSEVD} for config in configs
+    ]
+    names = [name for name in settings_apart(of_each) if not name.endswith(("_hash", "_source", "apart"))][:most]
+    return [", ".join(words(name, of[name]) for name in names if name in of) for of in of_each]
 
 
 def is_file_name(name: str) -> bool:

@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ import numpy as np
 
 from dissect.errors import DataError, UsageError, unknown
 from dissect.runs import records
-from dissect.runs.config import Config
+from dissect.runs.config import Config, told_apart
 from dissect.runs.files import AGAIN, read_json, read_jsonl, write_atomically
 from dissect.text import STEERS, shown_lines
 
@@ -262,6 +263,15 @@ def newest_sound_group(runs_dir: Path | str, dissected: bool = False) -> Path | 
     return None
 
 
+def newest_dissected(runs_dir: Path | str) -> Path:
+    """The dissected group begun last, or else the group begun last; stderr tells which. Raises as `newest_group`."""
+    with hearing():
+        found = newest_sound_group(runs_dir, dissected=True)
+    group = found or newest_group(runs_dir)
+    print(f"Group: {group.name} (the newest{' that is dissected' if found else ''}).", file=sys.stderr)
+    return group
+
+
 def newest_group(runs_dir: Path | str, dissected: bool = False) -> Path:
     """`newest_sound_group`; raises UsageError if there is none, DataError if that may be for a damaged one."""
     with hearing(is_aloud=True) as lost:
@@ -274,9 +284,11 @@ def newest_group(runs_dir: Path | str, dissected: bool = False) -> Path:
     return group
 
 
-def resolve_group(name: Path | str, runs_dir: Path | str) -> Path:
-    """A group by its path, its name, or the unique beginning of its name. Raises UsageError with near names, DataError
-    if it has lost its configuration.
+def resolve_group(name: Path | str, runs_dir: Path | str, dissected: bool = False) -> Path:
+    """A group by its path, its name, or the unique beginning of its name. Of several that begin so, the `dissected`
+    ones alone count, if there are any.
+
+    Raises UsageError with near names, DataError if it has lost its configuration.
     """
     for path in (Path(name), Path(runs_dir) / name):
         if os.path.exists(path / "config.toml"):
@@ -285,20 +297,29 @@ def resolve_group(name: Path | str, runs_dir: Path | str) -> Path:
             group_config(path)  # says what is missing
     groups = {group.name: group for group in find_groups(runs_dir)}
     begins = [group for known, group in groups.items() if known.startswith(str(name))]
+    sound = dict[Path, Config]()
     if len(begins) > 1:  # a damaged one is not meant
-        begins = [group for group in begins if each_sound([group], group_config, required=False)] or begins
+        sound = dict(each_sound(begins, lambda group: (group, Config(**group_config(group))), required=False))
+        begins = [*sound] or begins
     named = [group for group in begins if HASHED.sub("", group.name) == str(name)]  # srgnn-demo, not srgnn-demo-bag
     begins = named or begins
+    if dissected:
+        begins = [group for group in begins if group in sound and sound[group].is_sparse] or begins
     if len(begins) == 1:
         return begins[0]
     if begins:
-        which = ", ".join(group.name for group in begins)
-        hint = f"Name one of them: {which}. `dissect compare {' '.join(g.name for g in begins[:2])}` tells them apart."
-        raise UsageError(f"Several groups begin with {str(name)!r}.", hint)
+        words = told_apart([sound[group] for group in begins]) if sound else []
+        lines = [f"{group.name}{f' ({more})' if more else ''}" for group, more in zip_longest(begins, words)]
+        raise UsageError(f"Several groups begin with {str(name)!r}.", one_of(lines))
     raise unknown("group", str(name), groups)
 
 
-def resolve_runs(name: Path | str, runs_dir: Path | str) -> list[Path]:
+def one_of(names: Iterable[Path | str]) -> str:
+    """The hint for a name that stands for several, one a line."""
+    return "Name one of them:" + "".join(f"\n  {name}" for name in names)
+
+
+def resolve_runs(name: Path | str, runs_dir: Path | str, dissected: bool = False) -> list[Path]:
     """The runs that a name stands for: one run (<group>/s1, <group>/without-<role>/s1), or all of a group.
 
     The group is named as in `resolve_group`. Raises UsageError if there is none, with what there is.
@@ -311,7 +332,7 @@ def resolve_runs(name: Path | str, runs_dir: Path | str) -> list[Path]:
             break
         inner.insert(0, path.name)
         path = path.parent if path.parent.name else path.parent.resolve()
-    group = resolve_group(path, runs_dir)
+    group = resolve_group(path, runs_dir, dissected)
     here = [run for variant in variants(group) for run in group_runs(group, variant)]
     found = [run for run in here if list(run.relative_to(group).parts[: len(inner)]) == inner]
     if not found and inner and RUN.fullmatch(inner[-1]) and group.joinpath(*inner).is_dir():
@@ -321,12 +342,12 @@ def resolve_runs(name: Path | str, runs_dir: Path | str) -> list[Path]:
     return found
 
 
-def resolve_run(name: Path | str, runs_dir: Path | str) -> Path:
+def resolve_run(name: Path | str, runs_dir: Path | str, dissected: bool = False) -> Path:
     """One run by its name; for a group, its only run of the full model. Raises UsageError if there are several."""
-    found = resolve_runs(name, runs_dir)
+    found = resolve_runs(name, runs_dir, dissected)
     full = [run for run in found if place_of(run)[0] == FULL]
     if len(found) == 1 or len(full) == 1:
         return (full or found)[0]
     if not found:
         raise UsageError(f"{name} has no run yet.", "Make one: dissect run")
-    raise UsageError(f"{name} holds several runs.", f"Name one of them: {', '.join(map(str, found))}")
+    raise UsageError(f"{name} holds several runs.", one_of(full or found))

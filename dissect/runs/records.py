@@ -14,6 +14,15 @@ from msgspec import Meta
 from dissect.errors import DataError
 from dissect.text import STEERS
 
+KINDS = {  # what msgspec calls the kind of a value -> in words
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+    "null": "none",
+}
 LARGEST = 2**53  # a whole number that JSON readers agree on
 BINS = 162  # of a histogram of log alpha: those of dissect.sparsevd.density, and the two beyond its ends
 METRICS = ("hr@5", "hr@10", "hr@20", "mrr@5", "mrr@10", "mrr@20")
@@ -76,10 +85,22 @@ class Environment(TypedDict):
     device: NotRequired[Words]
 
 
+class Part(TypedDict):
+    """train or test in data.json"""
+
+    sessions: Count
+
+
 class Data(TypedDict):
     """data.json"""
 
     n_items: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+
+class Parts(TypedDict):
+    """The parts of data.json, where they count"""
+
+    test: NotRequired[Part]
 
 
 class TunedBy(TypedDict):
@@ -204,6 +225,21 @@ class Export(TypedDict):
     layers: dict[Words, Exported]
     unread: list[Words]
     sha256: dict[Annotated[str, Meta(pattern=r"^[a-z][a-z.]*\Z")], Words]
+
+
+def in_words(error: msgspec.ValidationError, given: Any) -> str:
+    """What is wrong with a value of `given`, and where: "lr is a number, not 'fast'"."""
+    says, _, at = str(error).removesuffix("`").partition(" - at `$")
+    value, names = given, list[str]()
+    for key, place in re.findall(r"\.([^.\[]+)|\[(\d+)\]", at):
+        value = value[key or int(place)]
+        names[:1] = [key, *names[:1]] if key else [f"{names[0]} {int(place) + 1}"]  # "label of arm 1"
+    name = " of ".join(names) or "it"
+    if kinds := re.fullmatch("Expected `([^`]*)`, got `[^`]*`", says):
+        return f"{name} is {' or '.join(KINDS.get(kind, kind) for kind in kinds[1].split(' | '))}, not {value!r}"
+    if lacking := re.fullmatch("Object missing required field `(.*)`", says):
+        return f"{name} has no {lacking[1]}"
+    return f"{name}: {says}"
 
 
 def check(value: Any, kind: Any, place: str, hint: str) -> None:

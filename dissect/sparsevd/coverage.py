@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from dissect.errors import in_short
 from dissect.sparsevd.sparsifier import own_parameters, sparsified
 from dissect.sparsevd.sparsify import nearest
 
@@ -105,18 +106,13 @@ def in_words(share: Mapping[str, Any]) -> str:
     by_reason: dict[str, list[str]] = {}
     for name, part in share["dense"].items():
         by_reason.setdefault(part["reason"], []).append(name)
-    dense = [f"{_listed(names)} ({reason})" for reason, names in by_reason.items()]
+    dense = [f"{in_short(names, SHOWN)} ({reason})" for reason, names in by_reason.items()]
     return words + (f"; dense: {', '.join(dense)}" if dense else "")
 
 
 def _add_reason(row: Row, reason: str) -> None:
     if reason not in row["reason"]:
         row["reason"] = "; ".join(filter(None, (row["reason"], reason)))
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def _weight_matrices(model: nn.Module, declared: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:

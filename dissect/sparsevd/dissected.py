@@ -42,7 +42,7 @@ def dissect(
     held_out: Batches | None = None,
     score: Score | None = None,
     n_examples: int | None = None,
-    seeds: Sequence[int] = SEEDS,
+    seeds: int | Sequence[int] = SEEDS,
     quiet: bool = False,
     **settings: Any,
 ) -> Dissected:
@@ -68,8 +68,9 @@ def dissect(
             "`held_out` and `score` go together: unseen batches, and how good a model is on one.",
             "Give both, or neither.",
         )
-    is_list = isinstance(seeds, Sequence) and all(isinstance(seed, int) and 0 <= seed <= MOST for seed in seeds)
-    if not is_list or not seeds or len(set(seeds)) < len(seeds):
+    each: Any = [seeds] if type(seeds) is int else seeds
+    is_list = isinstance(each, Sequence) and all(isinstance(seed, int) and 0 <= seed <= MOST for seed in each)
+    if not is_list or not each or len(set(each)) < len(each):
         raise UsageError(f"`seeds` is {seeds!r}: it needs different whole numbers from 0 to {MOST:,}, one a training.")
     feed = Feed(batches, "batches")
     unseen = None if held_out is None else Feed(held_out, "held_out")
@@ -77,9 +78,9 @@ def dissect(
     if not _is_number(n) or not n > 0:
         raise UsageError(f"n_examples is the number of training examples, not {n!r}.")
     runs, matched = [], {}
-    progress = _Progress(len(seeds) * (1 if unseen is None else 2) * protocol.steps, None if quiet else sys.stderr)
+    progress = _Progress(len(each) * (1 if unseen is None else 2) * protocol.steps, None if quiet else sys.stderr)
     with progress:
-        for seed in seeds:
+        for seed in each:
             runs.append(train(model, loss, feed, n, protocol, seed, report=progress.of(f"seed {seed}")))
             if unseen is not None and score is not None:
                 says = progress.of(f"seed {seed}, dense")
@@ -239,7 +240,7 @@ class Dissected:
         )
         worst = max(min(1.0, max(c.shadow or 0.0, null) / c.density) if c.density else 1.0 for c in counts.values())
         if worst > rules.FALSE_LIMIT:
-            yield f"chance alone would keep {worst:.0%} of what {name} keeps (> {rules.FALSE_LIMIT:.0%})"
+            yield f"chance would keep {worst:.0%} of what {name} keeps (> {rules.FALSE_LIMIT:.0%})"
         if not falls:
             yield f"no held-out batches were given: whether unseen data need {name} is not known"
         elif (least := (rules.interval(falls) or falls)[0]) <= rules.FALL:
@@ -250,7 +251,8 @@ class Dissected:
     def _doubts_of_withered(self, name: str, counts: dict[int, Count]) -> Iterator[str]:
         """The training may not have pruned, or kept nothing that it needed."""
         if (most := max(c.density for c in counts.values())) > rules.PRUNED:
-            yield f"{name} still keeps {most:.3f} (> {rules.PRUNED}), as its shadows do: too little was pruned"
+            kept = f"{name} still keeps {most:.3f} (> {rules.PRUNED})"
+            yield f"{kept}, as its shadows do: too little was pruned; train longer"
         if not self.matched:
             yield "no held-out batches were given: whether the model is as good as a dense one is not known"
         else:

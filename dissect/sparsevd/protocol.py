@@ -25,7 +25,7 @@ from dissect.sparsevd.kl import kept_count
 from dissect.sparsevd.layers import one_sample
 from dissect.sparsevd.shadows import FEWEST, Shadows, aside
 from dissect.sparsevd.sparsifier import named_variational, parameter_groups, penalty
-from dissect.sparsevd.sparsify import SparsifyReport, Where, sparsify
+from dissect.sparsevd.sparsify import SparsifyReport, Where, require_some, sparsify
 
 __all__ = ["SEEDS", "Loss", "Protocol", "Trained", "train"]
 
@@ -221,12 +221,7 @@ def _instrumented(model: nn.Module, loss: Loss, batch: Any, protocol: Protocol) 
     report = sparsify(
         model, where, noise=protocol.noise, threshold=protocol.threshold, probe=probe, refuse=not callable(where)
     )
-    if not report.swapped:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in report.left_out.items())
-        raise UsageError(
-            f"The model has no weight matrix to dissect{': ' * bool(reasons)}{reasons or ''}.",
-            "docs/sparsevd.md lists the layers that can be dissected.",
-        )
+    require_some(report, model)
     return report
 
 

@@ -24,6 +24,7 @@ def penalty(model: nn.Module, prior: str = "log-uniform") -> Tensor:
     """The KL (nats) of all SparseVD matrices from `prior`, a scalar; one that layers share counts once.
 
     loss = mean cross-entropy + beta / N * penalty(model), with N training examples; beta rises from 0 to the KL weight.
+    0 for a model without SparseVD layers: what is left without a part may have none.
     """
     return sum_of_kl([(theta, log_sigma2) for _, theta, log_sigma2 in named_variational(model)], prior)
 

@@ -75,8 +75,8 @@ def sparsify(
     probe       runs the model once (without gradient; torch's random state, the mode and the buffers are restored).
                 Layers that it does not call are left out: they would feel the KL alone and look useless. So are layers
                 whose weights something else reads too.
-    refuse      raise UsageError if `where` chooses a layer whose weights are read without its forward; False leaves it
-                out
+    refuse      raise UsageError if nothing can be exchanged, and if `where` chooses a layer whose weights are read
+                without its forward; False leaves it out
 
     The output projection of a MultiheadAttention is exchanged with it. The fast paths of nn.TransformerEncoder, which
     read weights past the layers in evaluation, are off until `densify`.
@@ -96,19 +96,36 @@ def sparsify(
         )
     left_out: dict[str, str] = {}
     choice, names = _choice(model, where)
-    refuse = refuse and where is not None
-    chosen = _choose(model, choice, names, left_out, refuse)
+    is_strict = refuse and where is not None
+    chosen = _choose(model, choice, names, left_out, is_strict)
     try:
         _set_fast_paths(model, lambda _: False)
         if probe is not None and chosen:
-            _leave_out_unused(model, chosen, left_out, probe, refuse)
+            _leave_out_unused(model, chosen, left_out, probe, is_strict)
         _leave_out_half_tied(model, chosen, left_out)
         _require_each(names, chosen, left_out)
         layers = _with_noise(chosen, noise=noise, threshold=threshold, log_sigma2=log_sigma2, unit=unit)
         exchange(model, {id(chosen[name]): layer for name, layer in layers.items()})
     finally:
         _set_fast_paths(model, lambda module: not variational_layers(module))
-    return _report(model, [*layers], left_out)
+    report = _report(model, [*layers], left_out)
+    if refuse:
+        require_some(report, model)
+    return report
+
+
+def require_some(report: SparsifyReport, model: nn.Module) -> None:
+    """Raises UsageError, with the reasons, if nothing of a model was exchanged."""
+    if report.swapped:
+        return
+    if variational_layers(model):
+        says = "The model has SparseVD layers already, and no other layer that was chosen can be replaced."
+        raise UsageError(says, "To begin again, take them out first: densify(model)")
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in report.left_out.items())
+    raise UsageError(
+        f"The model has no weight matrix to dissect{': ' * bool(reasons)}{reasons}.",
+        "docs/sparsevd.md lists the layers that can be dissected.",
+    )
 
 
 def _with_noise(chosen: dict[str, nn.Module], **settings: Any) -> dict[str, VariationalLayer]:

@@ -34,7 +34,9 @@ def view_of_counts(data: Dataset) -> TextTable:
 def views_of_statistics(counted: Sequence[Mapping[str, Any]], width: int) -> list[TextTable]:
     """A column for each data set (of data.stats.statistics), as many beside one another as fit into the width."""
 
-    def cell(value: float) -> str:
+    def cell(value: float | None) -> str:
+        if value is None:
+            return "not known"
         return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"  # a mean has digits, also if it is whole
 
     names = max(map(len, ROWS.values()))
