@@ -309,11 +309,9 @@ def report(
     for argument in of_study.keys() - set(known):
         raise unknown("argument of dissect.report", argument, ("out", "claims", "force", "runs_dir", *known))
     check(of_study)
-    if of_study.get("seeds") is not None:
-        of_study["seeds"] = tuple(map(int, seed_list(of_study["seeds"])))
     reporting.require_ours(Path(out), force)
     places = [each.path if isinstance(each, Group) else each for each in several]
-    found = reporting.gathered(places, runs_dir=runs_dir, claims=claims, **of_study)
+    found = reporting.gathered(places, runs_dir=runs_dir, claims=claims, **_of_size(**of_study))
     for error in found["unreadable"]:
         folders.left_out(error)
     reporting.write(reporting.as_html(found), Path(out))
@@ -370,9 +368,7 @@ def study(
     check({"name": name, "data": data, "scale": scale, "dim": dim, "epochs": epochs, "runs_dir": runs_dir})
     check({**({} if seeds is None else {"seeds": seeds}), "protocol": protocol, "arms": arms, "device": device})
     data = load(data) if isinstance(data, str) else data
-    of_size: dict[str, Any] = {"dim": dim and int(dim), "epochs": epochs}
-    of_size["protocol"] = protocol if protocol == "paper" else None
-    of_size["seeds"] = None if seeds is None else tuple(map(int, seed_list(seeds)))  # numpy's too
+    of_size = _of_size(dim=dim, epochs=epochs, protocol=protocol, seeds=seeds)
     how = {"device": device, "observe": observer if is_shown(quiet) else None}
     say = unsaid if quiet else _say
     return studied(name, data, runs_dir, scale, arms=arms, tuned=tuned, how=how, say=say, **of_size)
@@ -533,6 +529,13 @@ def load_export(folder: str | Path, model: Model | None = None) -> torch.nn.Modu
     """
     check({"folder": folder})
     return exported.load_export(folder, model)
+
+
+def _of_size(**given: Any) -> dict[str, Any]:
+    """The size of a study with Python's numbers for numpy's, and no protocol for the usual one."""
+    plain: dict[str, Callable[[Any], Any]] = {"dim": int, "seeds": lambda seeds: tuple(map(int, seed_list(seeds)))}
+    plain["protocol"] = lambda protocol: protocol if protocol == "paper" else None
+    return {name: plain[name](value) if name in plain and value is not None else value for name, value in given.items()}
 
 
 def _trained(

@@ -6,6 +6,7 @@ Here the tables of analyses/ meet the drawings of figures/. `dissect plot NAME` 
 from __future__ import annotations
 
 import math
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -49,7 +50,8 @@ class Drawing(NamedTuple):
     def save(self, folder: Path) -> list[Path]:
         """Write PDF, SVG, PNG, CSV and the caption; returns the paths.
 
-        Raises UsageError for the name of a file in place of a folder, DissectError if the disk refuses.
+        Raises UsageError for the name of a file in place of a folder, and where files of that name are not those of a
+        figure; DissectError if the disk refuses.
         """
         from dissect.text import without_formulas
         from figures.style import SUFFIXES, save
@@ -57,6 +59,12 @@ class Drawing(NamedTuple):
         if folder.suffix.lower().removeprefix(".") in SUFFIXES and not folder.is_dir():
             says = f"{folder} is the name of a file; a figure is several files in a folder."
             raise UsageError(says, f"Name a folder: --out {folder.with_suffix('')}")
+        there = [name for suffix in SUFFIXES if os.path.lexists(folder / (name := f"{self.name}.{suffix}"))]
+        if there and not {f"{self.name}.pdf", f"{self.name}.txt"} <= {*there}:  # a figure has both
+            raise UsageError(
+                f"{folder / there[0]} is there, and is of no figure of dissect: it is not overwritten.",
+                "Move it away, or choose another folder by --out.",
+            )
         try:
             return save(self.figure, folder / self.name, without_formulas(self.table), self.caption)
         except OSError as error:

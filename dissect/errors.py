@@ -47,6 +47,10 @@ class DataError(DissectError):
     exit_code = 3
 
 
+class DataBusyError(DataError):
+    """Another process is bringing the same data (exit code 3)."""
+
+
 class DivergedError(DissectError):
     """The loss became NaN or infinite (exit code 4)."""
 

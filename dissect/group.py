@@ -130,7 +130,7 @@ class Group:
             raise unknown("split", split, ("test", "valid"))
         tables = []
         for run in self.runs(variant):
-            if split == "valid" and not folders.read_summary(run)["valid"]:
+            if split == "valid" and not folders.read_summary(run).get("valid", True):
                 raise UsageError(f"{run} held no sessions out: it has ranks of the test part only.")
             path = folders.test_ranks(run)
             ranks = folders.read_ranks(path.with_name(path.name.replace("test", split)))

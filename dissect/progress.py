@@ -36,7 +36,7 @@ def is_shown(quiet: bool) -> bool:
 def console(quiet: bool = False) -> Console:
     """The console for notes and progress; a process that trains one of several seeds writes plain lines."""
     is_terminal = False if multiprocessing.parent_process() else None
-    return Console(stderr=True, quiet=quiet or not workers.is_first(), force_terminal=is_terminal)
+    return Console(stderr=True, markup=False, quiet=quiet or not workers.is_first(), force_terminal=is_terminal)
 
 
 def say_on(screen: Console) -> Callable[[str], None]:
@@ -115,7 +115,7 @@ class LiveObserver(Observer):
         self.facts, self.accuracy, self.rows = "", dict[str, str](), list[dict[str, Any]]()
         counts = TextColumn("{task.completed:,.0f}/{task.total:,.0f}, {task.fields[time]}")
         time_left = TimeRemainingColumn(elapsed_when_finished=True)
-        columns = (TextColumn("{task.description}"), BarColumn(16), counts, time_left)
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(16), counts, time_left)
         self.progress = Progress(*columns, console=console, speed_estimate_period=600)
         self.training = self.progress.add_task("step", time="left")
         self.ranking = self.progress.add_task("ranking", time="left", visible=False)
@@ -190,7 +190,7 @@ def telling(title: str = "", quiet: bool = False) -> Iterator[Callable[[str, int
     """
     screen = console(quiet)
     began, said, pace = time.monotonic(), time.monotonic(), Pace(1)
-    columns = (TextColumn("{task.description}"), BarColumn(24), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(24), TimeRemainingColumn())
     with bars(*columns, transient=True) as shown:
         bar = shown.add_task("", total=None, visible=False)
 

@@ -21,9 +21,11 @@ from dissect import drawing
 from dissect.arguments import check
 from dissect.data.sessions import Dataset
 from dissect.errors import DissectError
+from dissect.experiment.own_models import require_named
 from dissect.experiment.plan import Say, unsaid
 from dissect.experiment.trials import require_optuna
 from dissect.experiment.tune import require_hours, tune
+from dissect.runs.config import is_file_name
 from dissect.training.device import processor_as_it_was
 from dissect.training.resume import Interrupted
 
@@ -46,9 +48,12 @@ def studied(
     """A study by its name or file, or only some of its `arms`, on a data set at a scale; `size` wins over the scale.
 
     With `tuned`, arms take the settings that were found for them in `runs_dir`; those that have none are said. Raises
-    UsageError for a name or value that does not exist.
+    UsageError for a name or value that does not exist, DataError if an arm has a model file that the user never named.
     """
     found = claims.whole(only(find_study(name), arms))
+    for arm in found.arms:
+        if is_file_name(arm.model):
+            require_named(arm.model, f"The study {name}")
     of = studying.size_of(scale, **size)
     if tuned:
         of["tuned"] = studying.tuned_arms(found, data, of, runs_dir)

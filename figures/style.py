@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +60,17 @@ SETTINGS: Any = {  # typed by matplotlib as a dict of all its literal names
 def save(figure: Figure, stem: Path, table: pd.DataFrame, description: str) -> list[Path]:
     """Write PDF, SVG, PNG (300 dpi), the plotted numbers as CSV and a description in words; returns the paths.
 
-    The files are the same to the byte for the same data: no dates, fixed identifiers.
+    The files are the same to the byte for the same data: no dates, fixed identifiers. They take their places once all
+    are written.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = {suffix: stem.with_name(f"{stem.name}.{suffix}") for suffix in SUFFIXES}
-    with mpl.rc_context(SETTINGS):
+    with tempfile.TemporaryDirectory(prefix=f".{stem.name}~", dir=stem.parent) as new, mpl.rc_context(SETTINGS):
+        made = {suffix: Path(new, f"{stem.name}.{suffix}") for suffix in SUFFIXES}
         for suffix, metadata in UNDATED.items():
-            figure.savefig(paths[suffix], dpi=300, metadata=metadata)
-    table.to_csv(paths["csv"], index=False, float_format="%.6g")
-    paths["txt"].write_text(description + "\n")
-    return list(paths.values())
+            figure.savefig(made[suffix], dpi=300, metadata=metadata)
+        table.to_csv(made["csv"], index=False, float_format="%.6g")
+        made["txt"].write_text(description + "\n", encoding="utf-8")
+        return [path.replace(stem.with_name(path.name)) for path in made.values()]
 
 
 def look(number: int) -> tuple[str, Any, str]:

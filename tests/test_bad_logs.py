@@ -436,6 +436,16 @@ def test_two_fields_with_line_breaks_in_one_click():
     assert list(lines.Quotes(Path("log.csv"), ",", 3).checked([text], 1)) == [text]
 
 
+def test_a_field_over_many_lines_is_not_read_again_at_each(monkeypatch):
+    quotes = lines.Quotes(Path("log.csv"), ",", 2)
+    asked, whole = [], quotes.whole
+    monkeypatch.setattr(quotes, "whole", lambda text: asked.append(len(text)) or whole(text))
+    field = b'"a\n' + b'b ""c""\nd\n' * 1_000 + b'e"'
+    found = list(lines.clicks([b"1,x\n2," + field[:3], field[3:] + b"\n3,y\n"], quotes, ","))
+    assert [number for number, _ in found] == [1, 2, 2004] and found[1][1] == f"2,{field.decode()}"
+    assert len(asked) < 10
+
+
 def test_lines_are_counted_over_fields_with_line_breaks(tmp_path):
     with pytest.raises(DataError) as error:
         read_titles(tmp_path / "log.tsv", with_titles(_22='"Two\nlines"', _32=""))

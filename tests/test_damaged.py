@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dissect.data import catalog
+from dissect.data import catalog, folders
 from dissect.data.export import export
 from dissect.data.sessions import Dataset, Sessions, require_sound
 from dissect.errors import DataError, UsageError
@@ -164,6 +164,27 @@ def test_force_replaces_an_export_and_nothing_else(tmp_path):
     with pytest.raises(UsageError, match="do not belong to an export"):
         export(shop(), "lessr", out, force=True)
     assert (out / "num_items.txt").exists()
+
+
+def test_an_export_that_was_killed_between_two_renames_comes_back(tmp_path):
+    out = tmp_path / "out"
+    export(shop(), "srgnn", out)
+    out.rename(tmp_path / ".out~01234567.old")
+    (tmp_path / ".out~01234567").mkdir()
+    (tmp_path / ".out~1~01234567").mkdir()  # of a folder out~1
+    with pytest.raises(UsageError, match="exists already"):
+        export(shop(), "lessr", out)
+    assert {path.name for path in tmp_path.iterdir()} == {"out", ".out~1~01234567"}
+    assert (out / "all_train_seq.txt").exists()
+
+
+def test_a_folder_that_another_process_fills_is_left_to_it(tmp_path):
+    with folders.whole(tmp_path / "out", lambda: None, False) as first:
+        with folders.whole(tmp_path / "out", lambda: None, True) as second:
+            assert first.is_dir() and second.is_dir()
+            (second / "of").write_text("the second")
+        assert first.is_dir()
+        (tmp_path / "out" / "of").unlink()
 
 
 @pytest.mark.parametrize("words", [["--out", "."], ["--out", "thesis"]])

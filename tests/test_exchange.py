@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dissect.data import catalog, exchange
+from dissect.data import catalog, exchange, formats, log
 from dissect.data import export as module
 from dissect.data.exchange import AS_IN_FILES, EXPORTED
 from dissect.data.export import export, timing
@@ -518,3 +518,15 @@ def test_a_damaged_record_is_named(tmp_path, spoil, says):
     assert EXPORTED in error.value.message and "delete the record" in error.value.hint
     (out / EXPORTED).unlink()
     assert import_files("x", name, *paths).n_items == 2
+
+
+def test_a_table_is_hashed_once(tmp_path, monkeypatch):
+    planted = Sessions.from_lists([[1, 2, 3], [2, 3, 1]])
+    export(Dataset("x", 3, planted, Sessions.from_lists([[3, 1], [1, 2]])), "gru4rec", tmp_path / "out")
+    (tmp_path / "out" / EXPORTED).unlink()
+    hashed, sha256 = [], log.sha256
+    for place in (log, formats):
+        monkeypatch.setattr(place, "sha256", lambda path: hashed.append(path.name) or sha256(path))
+    data = import_files("x", "gru4rec", tmp_path / "out" / "train.tsv", tmp_path / "out" / "test.tsv")
+    assert sorted(hashed) == ["test.tsv", "train.tsv"]
+    assert data.provenance["test"]["sha256"] == sha256(tmp_path / "out" / "test.tsv")

@@ -555,7 +555,9 @@ def test_of_two_exports_to_one_place_the_first_stays(there, tmp_path, monkeypatc
     assert (out / "export.json").read_bytes() == before and list(tmp_path.iterdir()) == [out]
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "items", "record", "layers", "config", "pickle"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "flipped", "gone", "items", "record", "layers", "config", "pickle", "many", "wide"]
+)
 def test_a_damaged_export_is_refused(there, tmp_path, damage):
     out = tmp_path / "out"
     shutil.copytree(there["sparse-out"], out)
@@ -578,13 +580,15 @@ def test_a_damaged_export_is_refused(there, tmp_path, damage):
         name = next(iter(record["layers"]))
         record["layers"][name]["left"] = [3, 1]
     else:
-        record["config"]["model_options"] = {"dim": 9}
-    if damage in ("pickle", "layers", "config"):
+        record |= {"many": {"n_items": 2**30}, "wide": {"dim": 2**30}}.get(damage, {})
+        record["config"]["model_options"]["dim"] = 9
+    if damage in ("pickle", "layers", "config", "many", "wide"):
         (out / "export.json").write_text(json.dumps(record))
     code, _, err = invoke("recommend", out, "--session", "1,2")
-    assert code == 3 and ("dissect export RUN" in err or "names 1 items" in err)
-    with pytest.raises(DataError):
+    assert code == 3 and ("dissect export RUN" in err or "items.json names" in err)
+    with pytest.raises(DataError) as error:
         dissect.load_export(out)
+    assert ("1,073,741,824" in error.value.message) == (damage in ("many", "wide"))  # no memory is taken
 
 
 def test_scores_that_differ_are_not_exported(there, tmp_path, monkeypatch):

@@ -8,12 +8,13 @@ import http.server
 import json
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
 
+from dissect.data import bring, sources
 from dissect.data import fetch as module
-from dissect.data import sources
 from dissect.data.bring import load
 from dissect.data.fetch import checksum, fetch
 from dissect.data.sources import Source
@@ -171,7 +172,7 @@ def test_where_no_sha256_is_known_that_of_the_first_download_counts(server, tmp_
     path.unlink()
     server.content = b"forged"
     with pytest.raises(
-        DataError, match=r"not that of the first download, in log\.csv\.sha256; the download was deleted"
+        DataError, match=r"not that of the first download, in /.*log\.csv\.sha256; the download was deleted"
     ):
         fetch(what, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["log.csv.sha256"]
@@ -295,6 +296,52 @@ def test_where_nothing_can_be_fetched_the_manual_way_is_said(server, typed, tmp_
     code, _, err = typed("run", "--dataset", "retailrocket")
     assert code == 3 and "dissect data prepare retailrocket --from events.csv" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_of_two_that_need_a_data_set_brings_it_and_the_other_waits(server, tmp_path, monkeypatch):
+    server.content, said = a_log(), []
+    monkeypatch.setattr(bring, "WAIT", 0.01)
+    monkeypatch.setitem(sources.SOURCES, "diginetica-srgnn", source(server.url("log.csv"), check="md5:x"))
+    monkeypatch.setattr(module, "matches", lambda *_: True)
+    (tmp_path / ".downloads").mkdir()
+    loaded = []
+    with open(tmp_path / ".downloads" / "log.csv.part", "ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        others = [
+            threading.Thread(target=lambda: loaded.append(load("diginetica-srgnn", tmp_path, say=said.append)))
+            for _ in range(2)
+        ]
+        for thread in others:
+            thread.start()
+        until = time.monotonic() + 60
+        while sum("Waiting for it." in line for line in said) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    for thread in others:
+        thread.join(60)
+    assert [data.n_items for data in loaded] == [19, 19] and len(server.asked) == 1
+
+
+def test_a_part_that_was_finished_while_another_waited_for_its_lock_is_not_filled_again(server, tmp_path, monkeypatch):
+    def held(file, refusal):
+        (tmp_path / "log.csv.part").rename(tmp_path / "log.csv")
+
+    monkeypatch.setattr(module, "hold", held)
+    with pytest.raises(DataError, match="Another process is fetching"):
+        fetch(source(server.url("log.csv")), tmp_path)
+    assert not server.asked
+
+
+@pytest.mark.parametrize("record", ["", "half 0123\n"])
+def test_a_record_of_the_first_download_that_was_cut_off_counts_for_none(server, tmp_path, record):
+    what = source(server.url("log.csv"), check="md5:" + hashlib.md5(CONTENT).hexdigest())
+    first = tmp_path / "log.csv.sha256"
+    first.write_text(record)
+    assert fetch(what, tmp_path).read_bytes() == CONTENT
+    assert first.read_text() == f"{hashlib.sha256(CONTENT).hexdigest()}  log.csv\n"
+    first.write_text("0" * 64)
+    with pytest.raises(DataError, match=f"in {first}"):
+        fetch(what, tmp_path)
 
 
 def test_a_second_process_waits_for_its_turn(server, tmp_path):

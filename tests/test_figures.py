@@ -1,6 +1,7 @@
 """Figures show the numbers that they are given, are the same to the byte, and their labels do not collide."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -78,6 +79,19 @@ def test_files_are_the_same_to_the_byte(tmp_path):
         content.append([p.read_bytes() for p in paths])
     assert content[0] == content[1]
     assert pd.read_csv(tmp_path / "a" / "figure.csv")["mean"].tolist() == pytest.approx(shown["mean"].tolist())
+
+
+def test_a_figure_needs_no_locale_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("io.text_encoding", lambda encoding, _=2: encoding or "ascii")
+    shown = density.lines(values())
+    drawn = density.draw(shown, "gnn", "caption")
+    save(drawn, tmp_path / "figure", shown, "log α < 3")
+    assert (tmp_path / "figure.txt").read_bytes() == "log α < 3\n".encode()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(pd.DataFrame, "to_csv", lambda *_, **__: Path("/no/such").read_bytes())
+    with pytest.raises(OSError):
+        save(drawn, tmp_path / "figure", shown, "other words")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_the_description_says_where_the_lines_end():

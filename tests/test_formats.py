@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dissect.data import catalog
+from dissect.data import catalog, formats
 from dissect.data.formats import _sessions, import_files, read_lessr, read_pickle
 from dissect.data.sessions import Sessions
 from dissect.errors import DataError, DissectError, UsageError
@@ -201,6 +202,7 @@ BOMBS = {
     "lists in lists": (b"]q\0(" + b"h\0h\0h\0](" * 9_000 + b"e" * 9_001 + b".", "is a list"),
     "the last place of the memo": (b"\x80\x02]r\xff\xff\xff\x7f.", "at byte 3 it has the instruction LONG_BINPUT"),
     "the same in text": (b"(lp2000000000\n.", "at byte 2 it has the instruction PUT"),
+    "ten times its size": (b"(lp999999\n" + b"K\x01a" * 33_400 + b".", "at byte 2 it has the instruction PUT"),
     "text to come": (b"\x80\x04\x8d\0\0\0\0\x10\0\0\0.", "at byte 2 it has the instruction BINUNICODE8"),
     "bytes to come": (b"\x80\x05\x96\0\0\0\0\x10\0\0\0.", "at byte 2 it has the instruction BYTEARRAY8"),
     "a frame to come": (b"\x80\x04\x95\0\0\0\0\x10\0\0\0].", "exhausted|truncated"),
@@ -223,6 +225,12 @@ def test_a_pickle_takes_no_more_than_its_size(tmp_path, what):
     finally:
         tracemalloc.stop()
     assert peak < 2_000_000 + 100 * len(content) and len(error.value.message) < 1_000
+
+
+def test_a_place_of_the_memo_is_at_most_the_size_of_the_file():
+    for most in (10, 19, 99, 100, 101, 1_000, 1_234, 20_506):
+        pattern = re.compile(formats._up_to(most))
+        assert [n for n in range(11 * most) if pattern.fullmatch(b"%d" % n)] == list(range(most + 1))
 
 
 def test_lists_repeated_by_reference_are_read_as_far_as_is_sane(tmp_path):

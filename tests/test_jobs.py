@@ -1,5 +1,6 @@
 """Several seeds at the same time: what happens when a process does not end as it should."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -28,6 +29,27 @@ def test_a_process_that_was_taken_away_is_an_error():
     with pytest.raises(DissectError, match="from outside") as error:
         at_once(is_taken_away, [1], 1)
     assert error.value.exit_code == 1
+
+
+def says_much(seed):
+    raise DissectError("much " * 100_000)
+
+
+def test_an_error_that_is_larger_than_a_pipe_is_heard():
+    with pytest.raises(DissectError, match="Seed 1: much") as error:
+        at_once(says_much, [1, 2], 2)
+    assert len(error.value.message) <= 2 * jobs.LONGEST + 1
+
+
+@pytest.mark.parametrize("reported", [b"", b"\0\0\1", b"\0\0\1\0half"])
+def test_a_process_that_ends_in_the_middle_of_its_report_is_an_error(reported):
+    result, given = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("spawn").Process(target=is_taken_away, args=(1,))
+    process.start()
+    os.write(given.fileno(), reported)
+    given.close()
+    ((code, says, _),) = jobs._failure(process, result, False)
+    assert code == 1 and "exit code 9" in says
 
 
 def test_a_signal_before_the_training_begins_ends_with_130():

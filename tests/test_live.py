@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dissect.progress import LiveObserver, PlainObserver, telling
+from dissect.progress import LiveObserver, PlainObserver, console, density_table, telling
 
 
 @pytest.fixture
@@ -47,6 +47,17 @@ def test_at_80_columns_nothing_wraps(shown):
         ranking = shown(80, 30_000, (split, 10_000, 60_858))
         assert ranking[2].startswith(f"ranking {split} ━━╸") and len(ranking) == 7
         assert ranking[2].rstrip().endswith(" 10,000/60,858, left 0:00:11")
+
+
+def test_names_are_no_markup(monkeypatch):
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    screen = console()
+    row = {"role": "other", "shape": [2, 2], "numel": 4, "block": "", "kept": {"3": 3}}
+    names = ("emb[/x].weight", "emb[user].weight", "emb[bold].weight")
+    screen.print(density_table([{**row, "matrix": name} for name in names], 3.0))
+    with telling("emb[/x]") as tell:
+        tell("emb[/y]", 1, 2)
+    assert all(name in screen.file.getvalue() for name in names)
 
 
 def test_at_the_end_it_says_how_long_it_took(shown):

@@ -535,6 +535,17 @@ def test_training_leaves_the_process_as_it_was(tiny):
     assert torch.tensor(1e-40) * 1.0 > 0  # denormals
 
 
+def test_numbers_of_numpy_are_numbers_of_a_study_and_of_a_report(monkeypatch):
+    asked = []
+    monkeypatch.setattr("dissect.reporting.gathered", lambda _, **given: asked.append(given) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        dissect.report("table2", dim=np.int64(8), seeds=np.array([1, 2]), protocol="clean")
+    given = {name: asked[0][name] for name in ("dim", "seeds", "protocol")}
+    assert (
+        given == {"dim": 8, "seeds": (1, 2), "protocol": None} and type(given["dim"]) is type(given["seeds"][0]) is int
+    )
+
+
 def test_an_imported_class_is_known_by_its_file_as_on_the_command_line(tiny, scratch, monkeypatch):
     (scratch / "one_of_mine.py").write_text(textwrap.dedent(OWN))
     monkeypatch.syspath_prepend(scratch)

@@ -7,6 +7,9 @@ import os
 import random
 import re
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,13 +28,16 @@ from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, UsageError
+from dissect.experiment import pieces
+from dissect.experiment.recorded import data_of
 from dissect.experiment.train import prepare_group
+from dissect.group import Group
 from dissect.runs import files, folders, records
 from dissect.runs.config import Config
 from dissect.sparsevd.density import BINS
 from dissect.training import loop
 from dissect.training.loop import fit
-from dissect.training.rebuild import read_run
+from dissect.training.rebuild import Recorded, read_run, rebuild
 from dissect.training.record import Observer
 from models import SRGNN
 
@@ -268,6 +274,57 @@ def test_ranks_of_another_shape_or_kind_are_refused(tmp_path, arrays, says):
     assert f"dissect resume {path.parent}" in caught.value.hint
     folders.write_ranks(path, **{name: array.astype(np.uint8) for name, array in SOUND.items()})
     assert folders.read_ranks(path)["rank"].tolist() == [1, 2, 3]
+
+
+def test_a_group_that_is_moved_while_groups_are_listed_is_left_out(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        files.write_toml(tmp_path / name / "config.toml", {})
+    real = type(tmp_path).glob
+
+    def glob(path, pattern):
+        yield from [*real(path, pattern), path / "gone" / "config.toml"]
+
+    monkeypatch.setattr(type(tmp_path), "glob", glob)
+    assert {group.name for group in folders.find_groups(tmp_path)} == {"a", "b"}
+
+
+def test_a_summary_may_lack_densities_and_validation(group):
+    for seed in (1, 2, 3):
+        change(group / f"s{seed}" / "summary.json", density=..., valid=...)
+    subject: Any = SimpleNamespace(names=(), dissected=True, record=read_run(group / "s1"))
+    with pytest.raises(DataError, match="lacks the densities") as error:
+        pieces.of_scores(subject, lambda *_: None, {})
+    assert "dissect resume" in error.value.hint
+    assert len(Group(group).ranks("valid"))  # which are there
+
+
+def test_ranks_that_unpack_to_far_more_than_ranks_do_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "MANY", 100_000)
+    path = tmp_path / "s1" / "ranks-test-last.npz"
+    folders.write_ranks(path, **SOUND)
+    assert len(folders.read_ranks(path)["rank"]) == 3
+    folders.write_ranks(path, **{name: np.ones(100_000, np.int32) for name in SOUND})
+    with pytest.raises(DataError, match="unpack to 1,600,"):
+        folders.read_ranks(path)
+
+
+def test_a_number_of_items_that_the_weights_cannot_have_takes_no_memory(group):
+    record = replace(read_run(group / "s1"), n_items=2**30)
+    with pytest.raises(DataError, match="does not fit the model srgnn: it has 1,073,741,824 items, and its weights"):
+        rebuild(record, SRGNN, lambda: DATA.train)
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with (
+        pytest.raises(DissectError, match=r"\.lock cannot be locked: No locks available") as error,
+        files.locked(tmp_path),
+    ):
+        pass
+    assert "--runs-dir" in error.value.hint
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"max_steps": "x", "n_items": "y"}', "", "\x00\xff"])
@@ -542,3 +599,25 @@ def test_no_damage_of_a_record_is_a_traceback(fuzzed, seed):
                 assert error.exit_code in (2, 3) and error.message
     finally:
         path.write_bytes(contents[path])
+
+
+def test_a_recorded_data_folder_is_read_only_where_the_users_own_lacks_the_data(tmp_path, monkeypatch):
+    """A run of somebody else names a folder of theirs: nothing may be fetched into it."""
+    monkeypatch.setenv("DISSECT_DATA", str(tmp_path / "mine"))
+    theirs = str(tmp_path / "theirs")
+    record = Recorded(tmp_path, tmp_path, "full", 1, CONFIG, 40, V, ("dissect", "run", "--data-dir", theirs))
+    asked = []
+
+    def load(name, data_dir):
+        asked.append(data_dir)
+        return DATA
+
+    for folder in (None, "given"):
+        assert data_of(record, load, folder) is DATA
+    catalog.save(DATA, theirs)
+    data_of(record, load)  # made here, with --data-dir
+    catalog.save(replace(DATA, train=DATA.test, test=DATA.train), tmp_path / "mine")
+    data_of(record, load)  # mine has another split
+    catalog.save(DATA, tmp_path / "mine", force=True)
+    data_of(record, load)
+    assert asked == [None, "given", theirs, theirs, None]

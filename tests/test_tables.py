@@ -2,12 +2,15 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dissect.cli import screen
+from dissect.errors import UsageError
 from dissect.tables.results import name_and_settings, p_value, signed
 from dissect.tables.text import NO_LIMIT, PROSE, Column, TextTable, latex, to_latex, to_markdown, to_screen
 
@@ -166,3 +169,26 @@ def test_numbers_as_they_are_read():
 )
 def test_a_run_is_named_with_what_its_label_says_beyond_it(label, shown):
     assert name_and_settings("srgnn-x-1a", label, "srgnn") == shown
+
+
+def test_a_table_is_written_whole_and_a_file_that_nobody_named_stays(tmp_path, capsys):
+    csv, pairs = tmp_path / "t.csv", tmp_path / "t-pairs.csv"
+    pairs.write_text("mine\n")
+
+    def write(text):
+        begins = "dataset,split_hash,protocol,ties"
+        texts = {"": f"{begins},label\n{text}\n", "-pairs": f"{begins},other\n{text}\n"}
+        screen.write([], "csv", str(csv), str, lambda: texts)
+
+    with pytest.raises(UsageError, match=r"t-pairs\.csv is there") as error:
+        write("1")
+    assert "--out" in error.value.hint and pairs.read_text() == "mine\n" and not csv.exists()
+    pairs.unlink()
+    for text in ("1", "2"):  # ours is written again
+        write(text)
+        assert csv.read_text().endswith(f"{text}\n") and pairs.read_text().endswith(f"{text}\n")
+    screen.put("x", "/dev/null")
+    assert not Path("/dev/null").is_file() and {path.name for path in tmp_path.iterdir()} == {csv.name, pairs.name}
+    (tmp_path / "link.md").symlink_to(csv)
+    screen.put("x", tmp_path / "link.md")
+    assert csv.read_text() == "x\n" and (tmp_path / "link.md").is_symlink()

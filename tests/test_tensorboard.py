@@ -207,3 +207,14 @@ def test_what_cannot_be_written_is_said(group, typed, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     code, _, err = typed("tensorboard", group.name)
     assert code == 2 and "needs the package tensorboard" in err and 'pip install -e ".[tensorboard]"' in err
+
+
+def test_a_histogram_that_counts_other_weights_is_refused(group, tmp_path):
+    copied = shutil.copytree(group, tmp_path / group.name)
+    path = copied / "s1" / "density.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0]["log_alpha_hist"] = [0] * len(rows[0]["log_alpha_hist"])
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(DataError, match="it counts 0 of"):
+        tensorboard.export(copied / "s1", tmp_path / "board")
+    assert not (tmp_path / "board").exists()

@@ -96,6 +96,15 @@ def test_months_that_were_exported_and_imported_meet_by_their_identifiers(typed,
     assert found[1]["unknown_targets"] == 0
 
 
+def test_an_accuracy_over_no_known_target_is_none(shop, tmp_path):
+    catalog.save(month("strange", ["new", *SKUS], [[*visit[:1], "new"] for visit in JUNE]), tmp_path / "data")
+    run = folders.newest_group("runs") / "s1"
+    found, _ = evaluated(shop, run, "strange")
+    assert found["n"] == found["unknown_targets"] and set(found["known_targets"].values()) == {None}
+    out = shop("evaluate", str(run), "--dataset", "strange", "--quiet")[1]
+    assert out.splitlines()[-1].split() == ["known", "targets", *["-"] * len(found["known_targets"])]
+
+
 def test_items_that_the_model_does_not_know_are_counted_as_misses(shop, tmp_path):
     run = folders.newest_group("runs") / "s1"
     found, err = evaluated(shop, run, "june-grown")

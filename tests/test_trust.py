@@ -175,6 +175,34 @@ def test_a_file_without_its_hash_on_record_is_never_executed(typed, tmp_path, mo
     assert not (tmp_path / "state").exists()
 
 
+def test_settings_of_somebody_else_execute_nothing(typed, tmp_path, monkeypatch):
+    """A file like config.toml that names a model file, with its hash left out or not, and the user never did."""
+    monkeypatch.setenv("DISSECT_STATE", str(tmp_path / "state"))
+    (tmp_path / "own.py").write_text(OWN)
+    for more in ("", f'model_source = "{hashlib.sha256(OWN.encode()).hexdigest()}"\n'):
+        (tmp_path / "theirs.toml").write_text(f'model = "own.py:Own"\n{more}')
+        for verb in ("run", "train"):
+            code, _, err = typed(verb, "--config", "theirs.toml", *WORDS)
+            assert code == 3 and "name it: --model own.py:Own" in err, err
+    assert not (tmp_path / "executed").exists() and not (tmp_path / "state").exists()
+    assert typed("run", "--config", "theirs.toml", "--model", "own.py:Own", *WORDS)[0] == 0
+
+
+def test_a_study_executes_only_what_the_user_has_named(typed, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISSECT_STATE", str(tmp_path / "state"))
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "theirs.toml").write_text('[[arm]]\nmodel = "own.py:Own"\n[[arm]]\nmodel = "pop"\n')
+    for verb in ("run", "status", "table", "figure", "tune"):
+        code, _, err = typed("study", verb, "theirs.toml", "--dataset", "demo", "--dim", "4")
+        assert code == 3 and "name it: dissect models own.py:Own" in err, err
+    assert typed("report", "theirs.toml", "--dataset", "demo")[0] == 3
+    assert not (tmp_path / "executed").exists() and not (tmp_path / "state").exists()
+    assert typed("models", "own.py:Own")[0] == 0
+    assert typed("study", "status", "theirs.toml", "--dataset", "demo", "--dim", "4")[0] == 0
+    (tmp_path / "own.py").write_text(OWN + "# another\n")
+    assert typed("study", "status", "theirs.toml", "--dataset", "demo", "--dim", "4")[0] == 3
+
+
 def executed(text, **names):
     """The class X of a text that no file holds, as exec leaves it."""
     names = {**names}

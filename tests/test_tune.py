@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from functools import partial
 from threading import Barrier, Thread
 from types import SimpleNamespace
@@ -671,3 +672,13 @@ def test_python_tunes_and_hands_on(data, tmp_path):
         dissect.tune("srgnn", data, protocol="paper")
     with pytest.raises(UsageError, match="tuned is True"):
         dissect.train("srgnn", data, tuned=3)
+
+
+def test_a_wait_for_another_process_names_the_file_that_it_holds(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trials, "PATIENCE", 0.0)
+    with files.locked(tmp_path):
+        other = Thread(target=lambda: trials.alone(tmp_path).__enter__())
+        other.start()
+        time.sleep(0.3)
+    other.join(30)
+    assert capsys.readouterr().err == f"Waiting for another process, which holds {tmp_path / '.lock'}.\n"

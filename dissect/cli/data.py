@@ -202,6 +202,6 @@ def progress_bar(source: Any) -> Iterator[Callable[[int, int | None], None]]:
     from dissect.progress import bars
 
     kinds = rich.BarColumn, rich.DownloadColumn, rich.TransferSpeedColumn, rich.TimeRemainingColumn
-    with bars(rich.TextColumn("{task.description}"), *(kind() for kind in kinds)) as shown:
+    with bars(rich.TextColumn("{task.description}", markup=False), *(kind() for kind in kinds)) as shown:
         task = shown.add_task(source.file, total=source.size)
         yield lambda done, total: shown.update(task, completed=done, total=total or source.size)

@@ -34,7 +34,7 @@ def show_accuracy(found: dict[str, Any]) -> None:
     is_named, heads = len(rows) > 1, [name.upper() for name in names]
     table = plain([""] * is_named + heads, heads)
     for title, row in rows.items():
-        table.add_row(*[title] * is_named, *(f"{row[name]:.2f}" for name in names))
+        table.add_row(*[title] * is_named, *("-" if row[name] is None else f"{row[name]:.2f}" for name in names))
     Console(highlight=False).print(table)
 
 
@@ -83,7 +83,7 @@ def list_models() -> None:
     for known, cls in MODELS.items():
         removable = ", ".join(cls.removable) or ("-" if cls.learns else "a baseline")
         table.add_row(known, (cls.__doc__ or "").strip().splitlines()[0], removable)
-    Console().print(table)
+    Console(markup=False).print(table)
     print("More on one: dissect models NAME, or path/to/file.py:ClassName for your own")
 
 

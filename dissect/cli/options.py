@@ -325,6 +325,7 @@ def show(groups: Sequence[Path], as_json: bool) -> None:
     if as_json:
         print(json.dumps(verdicts if len(groups) > 1 else verdicts[0], indent=1, allow_nan=False))
     elif len(groups) > 1 and all(verdict["density"] for verdict in verdicts):
-        Console().print(render_path(verdicts, "" if str(groups[0].parent) == "runs" else str(groups[0].parent)))
+        where = "" if str(groups[0].parent) == "runs" else str(groups[0].parent)
+        Console(markup=False).print(render_path(verdicts, where))
     else:  # of models without a role, say, there is no density to compare
-        Console().print(*map(render_verdict, verdicts, groups), sep="\n")
+        Console(markup=False).print(*map(render_verdict, verdicts, groups), sep="\n")

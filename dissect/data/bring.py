@@ -6,6 +6,7 @@ Nothing is printed here: lines go to `say`, the bytes of a download to `progress
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
@@ -19,8 +20,9 @@ from dissect.data.log import read_log
 from dissect.data.preprocess import apply, to_sessions
 from dissect.data.recipes import Recipe, choose
 from dissect.data.sessions import Dataset
-from dissect.errors import DataError, UsageError
+from dissect.errors import DataBusyError, DataError, UsageError
 
+WAIT = 1.0  # seconds between two looks at what another process brings
 FEW = 100  # training prefixes below which --recent is doubtful
 Say = Callable[[str], Any]
 Show = Callable[[int, int | None], Any]  # bytes so far, bytes in all
@@ -47,25 +49,43 @@ def load(
 ) -> Dataset:
     """The data set of that name: built in, on disk, or else fetched and prepared if its log is public.
 
-    `say` gets a line for each download and its outcome, and if another split stands in. With `fetch` False nothing is
-    fetched. Raises UsageError for an unknown name, DataError, with the commands that bring it, for a data set that is
-    not there and cannot be fetched.
+    `say` gets a line for each download and its outcome, and if another split stands in. While another process brings
+    the data set, this one waits. With `fetch` False nothing is fetched. Raises UsageError for an unknown name,
+    DataError, with the commands that bring it, for a data set that is not there and cannot be fetched.
     """
     say, known, root = say or nobody, catalog.canonical(name), catalog.data_root(data_dir)
     source = sources.SOURCES.get(known)
     if fetch and source and not source.terms and catalog.present_as(known, data_dir) is None:
         say(f"The data set '{known}' is not in {root}: its log is public.")
-        try:
-            path = download(known, data_dir, say=say, progress=progress)
-        except DataError as error:
-            says = f"The data set '{known}' is not in {root}, and could not be fetched:\n{error.message}"
-            raise DataError(says, catalog.ways(known)) from error
-        for line, _ in report(*from_log(known, path, data_dir=data_dir)):
-            say(line)
+        _bring(known, data_dir, say, progress)
     dataset = catalog.load(known, data_dir)
     if dataset.name != known:
         say(f"'{name}' is not here; using '{dataset.name}', another split of the same log: compare with care.")
     return dataset
+
+
+def _bring(name: str, data_dir: str | Path | None, say: Say, progress: Progress) -> None:
+    """Fetch and prepare a data set, unless another process does: then wait until it has."""
+    waits = False
+    while catalog.present_as(name, data_dir) is None:
+        try:
+            path = download(name, data_dir, say=say, progress=progress)
+            lines = report(*from_log(name, path, data_dir=data_dir))
+        except DataBusyError as error:
+            if not waits:
+                say(f"{error.message} Waiting for it.")
+            waits = True
+            time.sleep(WAIT)
+        except DataError as error:
+            says = f"The data set '{name}' is not in {catalog.data_root(data_dir)}, and could not be fetched:"
+            hint = f"{error.hint}\n{catalog.ways(name)}".strip()
+            raise DataError(f"{says}\n{error.message}", hint) from error
+        except UsageError:  # it has come in between
+            if catalog.present_as(name, data_dir) is None:
+                raise
+        else:
+            for line, _ in lines:
+                say(line)
 
 
 def download(

@@ -25,7 +25,7 @@ import platformdirs
 from dissect import text
 from dissect.data import folders, planted
 from dissect.data.sessions import Dataset, Sessions, require_sound
-from dissect.errors import DataError, DissectError, UsageError, unknown
+from dissect.errors import DataBusyError, DataError, DissectError, UsageError, unknown
 from dissect.runs.files import hold, read_identifiers, write_identifiers, write_json
 
 ARRAYS = ("items", "offsets", "times", "users", "click_times")
@@ -136,7 +136,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
 def read_record(folder: Path) -> dict[str, Any]:
     """The data.json of a data set. Raises DataError unless n_items, split_hash and provenance are sound."""
     try:
-        record = json.loads((folder / "data.json").read_text())
+        record = json.loads((folder / "data.json").read_text(encoding="utf-8"))
         if not isinstance(record, dict):
             raise ValueError("data.json should hold one JSON object")
         kinds = {"n_items": (int, "a whole number"), "split_hash": (str, "a text"), "provenance": (dict, "an object")}
@@ -211,7 +211,7 @@ def check_name(name: str, data_dir: str | Path | None = None, force: bool = Fals
 def claimed(name: str, data_dir: str | Path | None = None) -> Iterator[None]:
     """Hold the name of a data set while it is made, and remove what a killed process left half-written.
 
-    Raises DataError if another process holds the name.
+    Raises DataBusyError if another process holds the name.
     """
     root = data_root(data_dir)
     lock, is_new = root / f".{name}.lock", not root.exists()
@@ -223,7 +223,7 @@ def claimed(name: str, data_dir: str | Path | None = None) -> Iterator[None]:
         raise DataError(says, "Name another folder with --data-dir.") from error
     with file:
         busy = f"Another process is making the data set '{name}' in {root}."
-        hold(file, DataError(busy, "Wait until it has finished, then give the command again."))
+        hold(file, DataBusyError(busy, "Wait until it has finished, then give the command again."))
         folders.clear(root / name)
         try:
             yield

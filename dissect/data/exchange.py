@@ -76,12 +76,14 @@ class Read:
     """The sessions of each file, the number of items if known, and the facts for the provenance.
 
     identifiers  the names of items 1, 2, ... in the files; None if these are the numbers
+    hashes       the SHA-256 of each file, if they are known already
     """
 
     parts: list[Sessions]
     n_items: int | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     identifiers: Sequence[int | str] | None = None
+    hashes: Sequence[str] = ()
 
 
 def exported(paths: Sequence[Path]) -> dict[str, Any] | None:
@@ -118,7 +120,7 @@ def exported(paths: Sequence[Path]) -> dict[str, Any] | None:
 def recorded_files(folder: Path) -> list[str]:
     """The files that the record of an export names; none if there is no such record."""
     try:
-        record = json.loads((folder / EXPORTED).read_text())
+        record = json.loads((folder / EXPORTED).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return []
     files = record.get("files") if isinstance(record, dict) and "split_hash" in record else None
@@ -166,7 +168,8 @@ def read_tables(paths: Sequence[Path], format: LogFormat) -> Read:
     clocks = {source.record["times"]: None for source in sources if "times" in source.record}
     if clocks and record is None and any(part.times is not None for part in parts):
         notes["times"] = " and ".join(clocks)
-    return Read(parts, record["n_items"] if record else None, notes, identifiers)
+    hashes = [source.record["sha256"] for source in sources]
+    return Read(parts, record["n_items"] if record else None, notes, identifiers, hashes)
 
 
 def _histories(source: Source) -> list[list[str]] | None:

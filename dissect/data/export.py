@@ -140,8 +140,8 @@ def write_lessr(dataset: Dataset, folder: Path, validation: float) -> Files:
     """train.txt and test.txt: a session a line, items from 0; num_items.txt."""
     for name, part in (("train.txt", dataset.train), ("test.txt", dataset.test)):
         from_0 = listed(replace(part, items=part.items - 1))
-        (folder / name).write_text("".join(",".join(map(str, items)) + "\n" for items in from_0))
-    (folder / "num_items.txt").write_text(str(dataset.n_items))
+        (folder / name).write_text("".join(",".join(map(str, items)) + "\n" for items in from_0), encoding="utf-8")
+    (folder / "num_items.txt").write_text(str(dataset.n_items), encoding="utf-8")
     return ["train.txt", "test.txt"]
 
 
@@ -174,16 +174,17 @@ def write_recbole(dataset: Dataset, folder: Path, validation: float) -> Files:
         raise UsageError(f"RecBole wants a validation part: --validation {validation:g} leaves a part empty.")
     first, files = 0, []
     for part, sessions in (("train", train), ("valid", valid), ("test", dataset.test)):
-        with open(folder / f"{name}.{part}.inter", "w") as file:
+        with open(folder / f"{name}.{part}.inter", "w", encoding="utf-8") as file:
             file.write("session_id:token\titem_id_list:token_seq\titem_id:token\n")
             for session, prefix, target in prefixes(sessions):
                 file.write(f"{first + session + 1}\t{' '.join(map(str, prefix))}\t{target}\n")
         first += len(sessions)
         files.append(f"{name}.{part}.inter")
-    (folder / f"{name}.item").write_text("item_id:token\n" + "".join(f"{i}\n" for i in range(1, dataset.n_items + 1)))
+    items = "".join(f"{i}\n" for i in range(1, dataset.n_items + 1))
+    (folder / f"{name}.item").write_text(f"item_id:token\n{items}", encoding="utf-8")
     longest = int(max(dataset.train.lengths.max(), dataset.test.lengths.max())) - 1
     config = RECBOLE_CONFIG.format(name=name, longest=longest, parts="train, valid, test")
-    (folder / f"{name}.yaml").write_text(config)
+    (folder / f"{name}.yaml").write_text(config, encoding="utf-8")
     return files
 
 

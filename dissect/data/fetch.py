@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,8 +14,8 @@ import requests
 
 from dissect.data.archive import sha256
 from dissect.data.sources import Source
-from dissect.errors import DataError, UsageError
-from dissect.runs.files import hold
+from dissect.errors import DataBusyError, DataError, DissectError, UsageError
+from dissect.runs.files import hold, write_atomically
 
 TIMEOUT = 30  # seconds without a byte
 BLOCK = 1 << 14  # bytes; of a broken connection, at most one block is lost
@@ -64,13 +65,16 @@ def fetch(
 def _alone(part: Path) -> Iterator[None]:
     """Lock the unfinished file while it grows; if it stays empty, it is removed, with the folders made for it.
 
-    Raises DataError if another process holds it.
+    Raises DataBusyError if another process holds it.
     """
     made = [folder for folder in (part.parent, part.parent.parent) if not folder.exists()]
     part.parent.mkdir(parents=True, exist_ok=True)
     with open(part, "ab") as file:
-        busy = f"Another process is fetching {part.stem} to {part.parent}."
-        hold(file, DataError(busy, "Wait until it has finished, then give the command again."))
+        says = f"Another process is fetching {part.stem} to {part.parent}."
+        busy = DataBusyError(says, "Wait until it has finished, then give the command again.")
+        hold(file, busy)
+        if not (part.exists() and os.path.samestat(os.fstat(file.fileno()), part.stat())):  # it has just finished
+            raise busy
         try:
             yield
         finally:
@@ -95,7 +99,9 @@ def _download(url: str, part: Path, source: Source, show: Show) -> None:
         found = checksum(part, source.checksum.split(":")[0])
         raise _thrown_away(part, f"its checksum is {found}, and should be {source.checksum}")
     if not _is_as_first(part, source):
-        raise _thrown_away(part, f"its SHA-256 is not that of the first download, in {source.file}.sha256")
+        raise _thrown_away(
+            part, f"its SHA-256 is not that of the first download, in {part.with_name(f'{source.file}.sha256')}"
+        )
 
 
 def _thrown_away(part: Path, reason: str) -> _Missing:
@@ -142,15 +148,15 @@ def _reason(error: BaseException) -> str:
 def _is_as_first(path: Path, source: Source) -> bool:
     """Whether a file has the SHA-256 of the first download, which is recorded as sha256sum writes it.
 
-    Nothing is recorded if the source gives its SHA-256.
+    Nothing is recorded if the source gives its SHA-256. A record without a whole one counts for none.
     """
     if source.checksum.startswith("sha256:"):
         return True
     found, record = sha256(path), path.with_name(f"{source.file}.sha256")
-    if record.exists():
-        return record.read_bytes().split()[:1] == [found.encode()]
-    with suppress(OSError):  # a cache that can only be read serves as well
-        record.write_text(f"{found}  {source.file}\n")
+    if record.exists() and (first := re.match(rb"[0-9a-f]{64}\b", record.read_bytes())):
+        return first[0] == found.encode()
+    with suppress(DissectError):  # a cache that can only be read serves as well
+        write_atomically(record, lambda file: file.write(f"{found}  {source.file}\n".encode()))
     return True
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dissect.errors import UsageError, in_short
@@ -19,15 +21,19 @@ OLD = ".old"
 def whole(folder: Path, require: Callable[[], object], replaces: bool) -> Iterator[Path]:
     """Yield a new folder to fill. It takes the place of `folder` when the block ends, and goes if the block fails.
 
-    Filling takes a while, so `require` is asked again whether the place is free: it raises UsageError if not. A folder
-    that is there goes only if it `replaces`; it comes back if the exchange is stopped. Raises OSError if the disk
-    refuses.
+    Filling takes a while, so `require` is asked at both ends whether the place is free: it raises UsageError if not. A
+    folder that is there goes only if it `replaces`; it comes back if the exchange is stopped. What a killed process
+    left is cleared first. Raises OSError if the disk refuses.
     """
     folder = folder if folder.name not in ("", "..") else folder.resolve()  # the current folder
     folder.parent.mkdir(parents=True, exist_ok=True)
+    clear(folder)
+    require()
     staging = folder.with_name(f".{folder.name}~{secrets.token_hex(4)}")
     staging.mkdir()
+    lock = os.open(staging, os.O_RDONLY)
     try:
+        _is_free(lock)
         yield staging
         require()
         old = staging.with_name(staging.name + OLD)
@@ -41,17 +47,42 @@ def whole(folder: Path, require: Callable[[], object], replaces: bool) -> Iterat
             raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
+        os.close(lock)
         shutil.rmtree(staging, ignore_errors=True)
 
 
 def clear(folder: Path) -> None:
     """Remove what a killed process left of `whole`; a folder that it had moved away and not replaced comes back."""
-    begun = f".{folder.name}~"  # no name has a ~ (dissect.text.NAME), so no other folder is meant
-    for left in [path for path in folder.parent.iterdir() if path.name.startswith(begun)]:
+    begun = re.compile(rf"\.{re.escape(folder.name)}~[0-9a-f]{{8}}({re.escape(OLD)})?")
+    for left in [path for path in folder.parent.iterdir() if begun.fullmatch(path.name)]:
+        if _is_filled(left.with_name(left.name.removesuffix(OLD))):
+            continue
         if left.name.endswith(OLD) and not folder.exists():
             os.replace(left, folder)
         else:
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_filled(staging: Path) -> bool:
+    """Whether another process is at work on the new folder."""
+    try:
+        lock = os.open(staging, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not _is_free(lock)
+    finally:
+        os.close(lock)
+
+
+def _is_free(lock: int) -> bool:
+    """Whether no other process holds an open folder; then this one does. Without locks on the file system, it is."""
+    with suppress(OSError):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def require_own(folder: Path, what: str, known: Collection[str], signs: Collection[str]) -> None:

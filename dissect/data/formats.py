@@ -53,7 +53,7 @@ def _instructions(size: int) -> re.Pattern[bytes]:
 
     width = min(4, (size.bit_length() + 7) // 8)
     place = rb".{%d}[\x00-\x%02x]\x00{%d}" % (width - 1, min(255, size >> 8 * (width - 1)), 4 - width)
-    digits = rb"\d{1,%d}" % len(str(size))
+    digits = b"(?:%s)" % _up_to(size)
     kinds = (
         rb"K.|M..|J.{4}|I-?\d{1,20}\n|L-?\d{1,20}L?\n|" + counted(rb"\x8a", most=16),  # whole numbers
         rb"[]()late\x85-\x87]",  # lists and tuples
@@ -66,9 +66,16 @@ def _instructions(size: int) -> re.Pattern[bytes]:
     return re.compile(b"(?:%s){1,1000}+" % b"|".join(kinds), re.DOTALL)
 
 
+def _up_to(most: int) -> bytes:
+    """The pattern of a whole number of at most `most` (10 or more), in digits."""
+    text = str(most)
+    below = (rf"{text[:at]}[0-{int(d) - 1}]\d{{{len(text) - 1 - at}}}" for at, d in enumerate(text) if d > "0")
+    return "|".join([rf"\d{{1,{len(text) - 1}}}", *below, text]).encode()
+
+
 def _check_instructions(content: bytes) -> None:
     """Raises UnpicklingError at the first byte that is no part of a pickle of sessions."""
-    instructions, at = _instructions(len(content)), 0
+    instructions, at = _instructions(max(10, len(content))), 0
     while match := instructions.match(content, at):
         at = match.end()
     if content[at:] == b".":  # the end
@@ -271,7 +278,7 @@ def import_files(
     lowest = FIRST_ID.get(format, 1) if first_id is None else first_id
     files = {"train": train, **({"valid": valid} if valid else {}), "test": test}
     read = _read(list(files.values()), format, lowest)
-    parts, record = _checked(files, read.parts)
+    parts, record = _checked(files, read)
     known = _catalogue(files, parts, n_items or read.n_items, lowest, insisted=n_items is not None)
     provenance = {"format": format, **record, **read.notes}
     if format in FIRST_ID:
@@ -301,17 +308,18 @@ def _as_share(recent: str | float) -> float:
     return share
 
 
-def _checked(files: Mapping[str, Path], read: Sequence[Sessions]) -> tuple[dict[str, Sessions], dict[str, Any]]:
+def _checked(files: Mapping[str, Path], read: Read) -> tuple[dict[str, Sessions], dict[str, Any]]:
     """(train and test sessions of two clicks or more, what goes on record of the files).
 
     Raises DataError if nothing is left of a file, test repeats train, or there is nothing to predict.
     """
     parts, dropped = {}, {}
-    for (part, path), sessions in zip(files.items(), read):
+    for (part, path), sessions in zip(files.items(), read.parts):
         parts[part], dropped[part] = keep_clicks(sessions, np.ones(len(sessions.items), bool))
         if not len(parts[part]):
             raise DataError(f"{path} has no session of two clicks or more.")
-    sources = {part: {"file": path.name, "sha256": sha256(path)} for part, path in files.items()}
+    hashes = read.hashes or map(sha256, files.values())
+    sources = {part: {"file": path.name, "sha256": found} for (part, path), found in zip(files.items(), hashes)}
     test = parts["test"]
     for part in list(files)[:-1]:
         same = np.array_equal(parts[part].offsets, test.offsets) and np.array_equal(parts[part].items, test.items)

@@ -154,16 +154,20 @@ class Quotes:
 
 def clicks(lines: Iterable[bytes], quotes: Quotes | None, separator: str) -> Iterator[tuple[int, str]]:
     """(number of its first line, text) of every click in blocks of whole lines; blank lines are none, as in pandas."""
-    number, begins, text = 0, 1, b""
+    number, begins, parts = 0, 1, list[bytes]()
     for block in lines:
         for line in block.splitlines(keepends=True):
             number += 1
-            begins, text = begins if text else number, text + line
+            begins = begins if parts else number
+            parts.append(line)
+            if len(parts) > 1 and b'"' not in line.replace(b'""', b""):  # the field goes on
+                continue
+            text = b"".join(parts)
             if quotes is not None and quotes.whole(text) < len(text):
                 continue
             if text.strip(b" \t\r\n") or separator.encode() in text:
                 yield begins, text.decode("utf-8", "replace").rstrip("\r\n")
-            text = b""
+            parts = []
 
 
 class Stream(io.RawIOBase):

@@ -65,7 +65,7 @@ def rebuild(path: Path, prefixes: Sequence[Any], targets: Any, lowest: int = 1) 
     if len(prefixes) != len(targets):
         raise DataError(f"{path} has {len(prefixes)} prefixes and {len(targets)} targets.")
     heads = flatten(path, prefixes, lowest)
-    tails = flatten(path, [[target] for target in targets], lowest)
+    tails = flatten(path, list(zip(targets)), lowest)
     lengths = heads.lengths
     if (lengths == 0).any():
         raise DataError(f"{path}, prefix {int((lengths == 0).argmax())}, is empty.")
@@ -90,7 +90,9 @@ def _rebuild(path: Path, heads: Sessions, tails: Sessions, longest_first: bool) 
     # The longest prefix of each session with its target is the session; every other one must be its beginning.
     last = np.append(starts[1:], len(step)) - 1  # in the order of `step`
     index = len(step) - 1 - last[::-1] if longest_first else last
-    sessions = Sessions.from_lists([[*heads[i].tolist(), int(tails.items[i])] for i in index.tolist()])
+    clicks = heads.items[np.repeat(np.isin(np.arange(len(heads)), index), lengths)]
+    items = np.insert(clicks, np.cumsum(lengths[index]), tails.items[index])
+    sessions = Sessions(items, np.concatenate([[0], np.cumsum(lengths[index] + 1)]))
     owner = np.repeat(np.arange(len(index)), sessions.lengths - 1)  # session of each prefix, in file order
     inside = np.repeat(sessions.offsets[owner], lengths)  # where the clicks of each prefix should stand
     position = np.arange(heads.n_clicks) - np.repeat(heads.offsets[:-1], lengths)

@@ -65,6 +65,10 @@ def load_export(folder: Path | str, model: str | type | None = None) -> Served:
     record, found = read_export(folder), read_record(folder)
     subject, state = model_of(record, model), _tensors(folder, found)
     try:
+        shape = list(state["table"].shape)
+        if shape != [found["n_items"], shape[-1] if "columns" in state else found["dim"]]:  # before memory is taken
+            says = f"{RECORD} has {found['n_items']:,} items of width {found['dim']:,}"
+            raise ValueError(f"{says}, and the table in {WEIGHTS} is {shape}")
         without = roles_without(record.variant, subject.cls.removable)
         extra = {"without": without} if without else {}
         with torch.random.fork_rng(devices=[]):

@@ -21,6 +21,7 @@ from dissect.errors import DissectError
 from dissect.training.resume import Interrupted
 
 Failure = tuple[int, str, str]  # exit code, message, hint: an exception does not travel between processes whole
+LONGEST = 10_000  # letters of a message from another process
 AGAIN = "The same command again continues from the checkpoints."
 
 
@@ -48,11 +49,11 @@ def at_once(train: Callable[..., Any], seeds: Sequence[Any], jobs: int, **argume
             for process, _ in running.values() if seen else ():
                 process.terminate()
             # A signal that comes during this wait is handed on within a second.
-            sentinels = [process.sentinel for process, _ in running.values()]
-            while sentinels and len(seen) == handed_on and not wait(sentinels, 1.0):
+            ends = [end for process, result in running.values() for end in (process.sentinel, result)]
+            while ends and len(seen) == handed_on and not wait(ends, 1.0):
                 pass
             for turn, (process, result) in list(running.items()):
-                if not process.is_alive():
+                if result.poll() or not process.is_alive():  # one that reports may wait until it is heard
                     failures += _failure(process, result, bool(seen))
                     del running[turn]
         if seen and not failures:
@@ -94,10 +95,11 @@ def _hand(handed: Connection, work: bytes) -> None:
 
 
 def _failure(process: SpawnProcess, result: Connection, is_stopped: bool) -> list[Failure]:
-    """The failure that a process that has ended reports; empty if there is none."""
+    """The failure that a process reports at its end; empty if there is none."""
     try:
         failure: Failure | None = result.recv()
-    except EOFError:  # a signal before it could be handled, or the system took the process away
+    except (EOFError, OSError):  # a signal before it could be handled, or the system took the process away
+        process.join()
         how = f"A training process ended before its time (exit code {process.exitcode}): it was killed from outside"
         ended = (1, f"{how}, perhaps because memory ran out, unless an error is printed above.", AGAIN)
         failure = None if is_stopped else ended
@@ -122,7 +124,8 @@ def _train_one(given: Connection, taken: Connection, seed: Any, share: tuple[int
         train, arguments, dissect.command = pickle.loads(taken.recv_bytes())
         train(seed, **arguments)
     except DissectError as error:
-        failure = error.exit_code, f"Seed {seed[-1] if isinstance(seed, tuple) else seed}: {error.message}", error.hint
+        says = f"Seed {seed[-1] if isinstance(seed, tuple) else seed}: {error.message}"
+        failure = error.exit_code, says[:LONGEST], error.hint[:LONGEST]
     given.send(failure)
 
 

@@ -131,5 +131,6 @@ def evaluate(
             files.write_json(record.run / "summary.json", {**folders.read_summary(record.run), "lists": about})
     if ranked.known is not None:
         misses = {"unknown_targets": int((~ranked.known).sum()), "without_known_click": ranked.without_click}
-        result |= {**misses, "known_targets": metrics(ranked.rank[ranked.known], (*METRICS, *ALSO))}
+        names, of_known = (*METRICS, *ALSO), ranked.rank[ranked.known]
+        result |= {**misses, "known_targets": metrics(of_known, names) if len(of_known) else dict.fromkeys(names)}
     return result

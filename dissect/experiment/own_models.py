@@ -33,7 +33,7 @@ import platformdirs
 import torch
 
 import models
-from dissect.errors import UsageError, unknown
+from dissect.errors import DataError, UsageError, unknown
 
 # Classes that need not be identified: these, and those in the files of these packages.
 PLAIN = (object, abc.ABC, typing.Generic, typing.Protocol)
@@ -159,6 +159,15 @@ def _named() -> Path:
 def was_named(file: ModelFile) -> bool:
     """Whether a command of this user has named a file with this content."""
     return (_named() / file.sha256).is_file()
+
+
+def require_named(name: str, where: str) -> None:
+    """Raises DataError for the model file of that name, found at `where`, if no command of this user has named it."""
+    if not was_named(read(name)):
+        raise DataError(
+            f"{where} uses the model in {name}. It would be executed, and you have never named it in a command.",
+            f"Read it first. If you trust it, name it: dissect models {shlex.quote(name)}",
+        )
 
 
 def _note_named(file: ModelFile) -> None:

@@ -70,9 +70,14 @@ def of_scores(subject: Subject, tell: Tell, found: dict[str, Any]) -> dict[str, 
     values: Values = {name: {} for name in subject.names}
     if subject.dissected is not None:
         threshold = subject.record.config.threshold
+        run, last = subject.record.run, key(threshold)
+        rows = folders.read_summary(run).get("density")
+        if rows is None or not all(last in row["kept"] for row in rows):
+            says = f"{run / 'summary.json'} lacks the densities at log alpha < {last}."
+            raise DataError(says, folders.write_again(run))
         shadows = {
-            row["matrix"]: row["kept"][key(threshold)] / row["numel"]
-            for row in folders.read_summary(subject.record.run)["density"]
+            row["matrix"]: row["kept"][last] / row["numel"]
+            for row in rows
             if row["matrix"].startswith("shadow.") and not row["block"]
         }
         for name, score in scores(subject.dissected).items():

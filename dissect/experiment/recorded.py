@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from dissect.data import catalog
 from dissect.data.sessions import Dataset
 from dissect.errors import DataError
 from dissect.experiment import own_models
@@ -28,8 +30,14 @@ def recorded_model(
     """The class that the record at `where` names: a registered one, or that of a user's file with this SHA-256.
 
     The file is `given`, or else the one in the command on record; or the class itself is given. Raises DataError if it
-    is gone or has changed, or if only the record names it and this user never did (own_models.py).
+    is gone or has changed, or if only the record names it and this user never did (own_models.py). A file without its
+    SHA-256 on record is never executed.
     """
+    if source is None and is_file_name(name):
+        raise DataError(
+            f"{where} names the model {name} without the SHA-256 of its file (model_source).",
+            f"Read the file first. If you trust it, name it: --model {shlex.quote(name)}",
+        )
     if source is None:
         return find_model(name)
     if isinstance(given, type) or not is_file_name(name):
@@ -74,9 +82,23 @@ def _given_to_python(name: str, source: str, where: str, given: str | type | Non
 
 def data_of(record: Recorded, load: Load, data_dir: str | None = None) -> Dataset:
     """The data set of a run. Raises DataError, with both hashes, if the data set of that name has another split."""
-    data = load(record.config.dataset, data_dir or record.option("--data-dir"))
+    data = load(record.config.dataset, data_dir or _recorded_folder(record))
     require_split(data, record.config.split_hash, str(record.run))
     return data
+
+
+def _recorded_folder(record: Recorded) -> str | None:
+    """The data folder of the command on record; None, for the usual one, if that has this split or this has no data.
+
+    The run may be somebody else's: nothing is fetched into a folder that only the record names.
+    """
+    folder, name = record.option("--data-dir"), record.config.dataset
+    if folder is None or name not in catalog.names(folder):
+        return None
+    with suppress(DataError):  # it is not there, or damaged
+        if catalog.read_record(catalog.data_root() / name)["split_hash"] == record.config.split_hash:
+            return None
+    return folder
 
 
 def require_split(data: Dataset, split_hash: str, run: str) -> None:

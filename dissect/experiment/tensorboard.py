@@ -70,6 +70,9 @@ def points(run: Path) -> Iterator[Point]:
             continue
         if threshold not in line["kept"]:
             raise DataError(f"{run / 'density.jsonl'} has no counts at log alpha < {threshold}.", files.AGAIN)
+        if (counted := sum(line["log_alpha_hist"])) != line["numel"]:
+            says = f"{run / 'density.jsonl'} is damaged: of {line['matrix']} it counts {counted:,} of {line['numel']:,}"
+            raise DataError(f"{says} weights.", files.AGAIN)
         is_shadow = line["role"] == SHADOW
         of, name = f"{SHADOW}/" * is_shadow, line["matrix"].removeprefix(f"{SHADOW}." * is_shadow)
         yield Point(f"{of}density/{name}", *at(line), line["kept"][threshold] / line["numel"])

@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 JOURNAL = "trials.journal"
 RANDOM_TRIALS = 5  # the first ones, with that of the defaults, before the sampler (TPE) learns
+PATIENCE = 5.0  # seconds for which others are waited for in silence
 PRUNED_AFTER = (4, 2)  # whole trials before any is pruned, and epochs before this one is
 INSTALL = "Install it, in the clone of dissect: pip install -e '.[tune]'"
 
@@ -116,13 +118,20 @@ def cut_back(path: Path, lock: Any) -> None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Context manager: no other process chooses a trial or writes the table. Ctrl-C waits until it is over."""
+    """Context manager: no other process chooses a trial or writes the table. Ctrl-C waits until it is over.
+
+    That takes moments: if another process takes longer, the file that it holds is named on stderr.
+    """
+    late = time.monotonic() + PATIENCE
     with ExitStack() as held:
         while True:
             try:
                 held.enter_context(files.locked(folder))
                 break
             except BusyError:
+                if time.monotonic() > late:
+                    late = math.inf
+                    print(f"Waiting for another process, which holds {folder / '.lock'}.", file=sys.stderr)
                 time.sleep(0.05)
         stops = {signal.SIGINT, signal.SIGTERM} if threading.current_thread() is threading.main_thread() else set()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, stops)

@@ -252,8 +252,14 @@ def read_identifiers(folder: Path, n_items: int) -> list[int | str] | None:
 
 
 def hold(file: IO[Any], refusal: DissectError) -> None:
-    """Lock an open file until it is closed; raises `refusal` where another process holds it. Dies with the process."""
+    """Lock an open file until it is closed. Dies with the process.
+
+    Raises `refusal` where another process holds it, DissectError on a file system without locks.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise refusal from None
+    except OSError as error:
+        says = f"{file.name} cannot be locked: {error.strerror or error}. Perhaps its file system has no locks."
+        raise DissectError(says, "Name a folder on another one: --runs-dir, or --data-dir for data sets.") from error

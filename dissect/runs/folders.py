@@ -15,7 +15,7 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from itertools import zip_longest
 from pathlib import Path
@@ -36,6 +36,7 @@ MATCHED = "without-sparsevd"  # the variant that Config.matched describes
 HASHED = re.compile(r"-([0-9a-f]{8})$")  # how the name of a group ends (Config.hash)
 RETIRED = {"compiled": True, "noise": "lrt_shared"}  # settings of earlier versions that are refused
 RUN = re.compile(r"s(\d+)(\.old-\d+)?")  # the folder of a seed, or one set aside
+MANY, PACKED = 1 << 26, 100  # ranks above so many bytes are at most so many times as large as their file
 _hearing: list[tuple[list[DataError], bool]] = []  # who wants to know what is left out, and whether others hear it
 
 
@@ -73,6 +74,9 @@ def read_ranks(path: Path) -> dict[str, np.ndarray]:
     again = write_again(path.parent)
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            size = sum(member.file_size for member in file.zip.infolist())
+            if size > max(MANY, PACKED * path.stat().st_size):
+                raise ValueError(f"it would unpack to {size:,} bytes, far more than ranks do")
             found = {name: np.asarray(file[name]) for name in ("rank", "session", "length", "target")}
     except Exception as error:  # zip and npy have many ways to fail on garbled bytes
         raise DataError(f"{path} does not hold ranks: {error}.", again) from error
@@ -196,8 +200,11 @@ def group_of(run: Path) -> Path:
 
 def find_groups(runs_dir: Path | str) -> list[Path]:
     """The groups of a runs folder, oldest first (by when the configuration was written)."""
-    found = [path.parent for path in Path(runs_dir).glob("*/config.toml")]
-    return sorted(found, key=lambda group: ((group / "config.toml").stat().st_mtime_ns, group.name))
+    found = []
+    for path in Path(runs_dir).glob("*/config.toml"):
+        with suppress(FileNotFoundError):  # it was moved or deleted meanwhile
+            found.append((path.stat().st_mtime_ns, path.parent.name, path.parent))
+    return [group for *_, group in sorted(found)]
 
 
 def configs(runs_dir: Path | str) -> Iterator[tuple[Path, Config]]:

@@ -47,6 +47,15 @@ class Selected(TypedDict):
     epoch: Amount
 
 
+class Kept(TypedDict):
+    """Of one matrix or block: how many of its weights are kept at each threshold."""
+
+    matrix: Words
+    block: Words
+    numel: Positive
+    kept: dict[Words, Count]
+
+
 class Summary(TypedDict):
     """summary.json"""
 
@@ -63,6 +72,8 @@ class Summary(TypedDict):
     selected: NotRequired[Selected]
     checks: NotRequired[dict[Words, At20]]
     removable: NotRequired[list[Words]]
+    valid: NotRequired[Accuracy | None]  # None: no session was held out
+    density: NotRequired[list[Kept]]
 
 
 class Environment(TypedDict):

@@ -103,6 +103,8 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
     try:
         weights = with_current_names(cls, reported(saved))
         step = saved["step"] if "step" in saved else saved["state"]["step"]
+        if record.n_items > (held := sum(weight.numel() for weight in weights.values())):  # before memory is taken
+            raise ValueError(f"it has {record.n_items:,} items, and its weights are {held:,} numbers")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(record.seed)
             extra = {"without": without} if without else {}
