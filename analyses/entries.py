@@ -80,9 +80,12 @@ def entry(group: Path, variant: str = folders.FULL, runs: Sequence[Path] | None 
     if not sound:
         return None
     left = len(found) - len(done), len(done) - len(sound)
-    if variant == folders.MATCHED:
-        config = Config(**config).matched().to_dict()
-    return Entry(group, variant, config, tuple(sound), tuple(sound.values()), *left)
+    return Entry(group, variant, of_variant(config, variant), tuple(sound), tuple(sound.values()), *left)
+
+
+def of_variant(config: dict[str, Any], variant: str) -> dict[str, Any]:
+    """The settings of a variant: the matched dense model of a group has none of SparseVD."""
+    return Config(**config).matched().to_dict() if variant == folders.MATCHED else config
 
 
 def entries_of_group(group: Path) -> list[Entry]:
@@ -218,10 +221,10 @@ def same_test_set(entries: Iterable[Entry], runs_dir: Path | str, verb: str = "d
 
 def labels(entries: list[Entry]) -> list[str]:
     """A distinct name for each row: model, variant, dissected or not; only if names would be equal, also the settings
-    in which rows differ, the group's hash, the seed.
+    in which rows differ, the group's hash, the seed, the group's name.
     """
     found = [_plain_label(row) for row in entries]
-    for tell_apart in (_settings_in_words, _hashes, _seeds):
+    for tell_apart in (_settings_in_words, _hashes, _seeds, _names):
         places: dict[str, list[int]] = {}
         for i, label in enumerate(found):
             places.setdefault(label, []).append(i)
@@ -244,6 +247,10 @@ def _hashes(rows: list[Entry]) -> list[str]:
 
 def _seeds(rows: list[Entry]) -> list[str]:
     return [f" seed{'s' * (len(row.runs) != 1)} {', '.join(run.name[1:] for run in row.runs)}" for row in rows]
+
+
+def _names(rows: list[Entry]) -> list[str]:
+    return [f" [{row.group.name}]" for row in rows]
 
 
 def _plain_label(row: Entry) -> str:

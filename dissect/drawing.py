@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dissect.errors import DissectError, UsageError, unknown
+from dissect.text import plural
 
 if TYPE_CHECKING:  # imported when a figure is drawn, so that --help stays instant
     import pandas as pd
@@ -155,8 +156,7 @@ def density(
     lines = [f"share with {says}; {_over_seeds('mean and range of', {source.seeds for source in sources})}"]
     if panels is None:
         config = sources[0].config
-        where, prior = f"SparseVD: {config['where']}, KL weight {config['kl_weight']:g}", f"{config['prior']} prior"
-        lines = [sources[0].title, *lines, f"{where}, {prior}, noise {config['noise']}"]
+        lines = [f"{sources[0].title}; KL weight {config['kl_weight']:g}{_unusual(config)}", *lines]
     if any(source.has_shadows for source in sources):
         lines.append("thin and shaded: the shadow of each matrix, useless by construction")
     if averages := {source.config["average"] for source in sources} - {0.0}:
@@ -181,6 +181,15 @@ def density(
     return drawings
 
 
+def _unusual(config: dict[str, Any]) -> str:
+    """How a dissection differs from the usual one, as in docs/method.md."""
+    from dissect.runs.config import Config
+
+    words = {"where": "SparseVD on {} only", "prior": "{} prior", "noise": "noise for each {}"}
+    changed = {name: config[name] for name in words if config[name] != getattr(Config, name)}
+    return "".join(f", {words[name].format(value)}" for name, value in changed.items())
+
+
 def _side_by_side(sources: list[Source]) -> dict[str, str]:
     """Group -> the title of its panel. Raises UsageError for groups that one figure cannot show by the same rules."""
     from dissect.runs.folders import HASHED
@@ -194,7 +203,7 @@ def _side_by_side(sources: list[Source]) -> dict[str, str]:
     hashes = {name: found[1] if (found := HASHED.search(name)) else name for name in names}  # or as it is
     return {
         str(source.group): f"KL weight {source.config['kl_weight']:g}, {source.config['max_steps']:,} steps\n"
-        f"{source.title}, {source.seeds} seed{'s' * (source.seeds > 1)} ({hashes[name]})"
+        f"{source.title}, {plural(source.seeds, 'seed')} ({hashes[name]})"
         for name, source in zip(names, sources)
     }
 
@@ -245,7 +254,7 @@ def heatmap(
 
 def histogram(group: Path, *, threshold: float | None = None) -> list[Drawing]:
     """Draw histograms of log alpha at the end of training, with the threshold; those of shadows upside down."""
-    from analyses.density import density_table, log_alpha_shares
+    from analyses.density import density_table, in_order, log_alpha_shares
     from dissect.runs import folders
     from dissect.sparsevd.density import BINS_PER_UNIT
     from figures import histogram as figure
@@ -254,10 +263,11 @@ def histogram(group: Path, *, threshold: float | None = None) -> list[Drawing]:
     t, table = config["threshold"] if threshold is None else threshold, log_alpha_shares(records)
     if not -20 <= t <= 20:
         raise UsageError(f"--threshold is of log alpha, whose histogram goes from -20 to 20, not {t:g}.")
+    table = table.set_index("matrix").loc[in_order(records)].reset_index()
     edge = math.ceil(t * BINS_PER_UNIT) / BINS_PER_UNIT  # bins are counted whole
     seeds = records["seed"].nunique()
     caption = (
-        f"{config['model']} on {config['dataset']}, last measurement, {seeds} seed{'s' * (seeds > 1)}; "
+        f"{config['model']} on {config['dataset']}, last measurement, {plural(seeds, 'seed')}; "
         f"kept (blue) below the threshold log α = {edge:g} (dashed)"
     )
     if edge != t:
@@ -310,7 +320,7 @@ def opinions(group: Path) -> list[Drawing]:
     seeds = _over_seeds("means of", {int(found.matrices["seed"].nunique())})
     caption = f"{config['model']} on {config['dataset']}, {seeds}; 1 is the matrix that matters most"
     if len(curves):
-        on = f"{found.ranked:,} {SPLITS[found.split]} prefixes"
+        on = plural(found.ranked, f"{SPLITS[found.split]} prefix")
         caption += f"\nMRR@20 on {on}, range over seeds; SparseVD and L0 prune their own models"
     words = figure.describe(order, found.agreement, curves, WORDS, caption.replace("\n", "; "))
     table = order.reset_index().melt("matrix", var_name="criterion", value_name="rank")
@@ -328,7 +338,7 @@ def training(
     """
     import pandas as pd
 
-    from analyses.entries import Entry, labels, same_test_set
+    from analyses.entries import Entry, labels, of_variant, same_test_set
     from analyses.training import evaluated_on, over_seeds, training_table
     from dissect.runs import folders
     from dissect.runs.folders import each_sound
@@ -336,7 +346,7 @@ def training(
     from figures.style import COLOURS
 
     entries = [
-        Entry(group, variant, config, tuple(folders.group_runs(group, variant)))
+        Entry(group, variant, of_variant(config, variant), tuple(folders.group_runs(group, variant)))
         for group, config in each_sound(dict.fromkeys(groups), lambda group: (group, folders.group_config(group)))
         for variant in variants or folders.variants(group) or (folders.FULL,)
     ]
@@ -410,7 +420,7 @@ def _over_seeds(what: str, numbers: set[int]) -> str:
     """What a line shows, for groups with these numbers of seeds."""
     if numbers == {1}:
         return "1 seed"
-    return f"{what} {' to '.join(map(str, sorted({min(numbers), max(numbers)})))} seeds"
+    return f"{what} {'up to ' * (len(numbers) > 1)}{max(numbers)} seeds"
 
 
 # Name -> what draws it. The first line of each docstring is the help of `dissect plot NAME`.

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from dissect.runs.config import Config
 from dissect.sparsevd.density import key
+from dissect.text import plural
 from dissect.training import workers
 from dissect.training.record import Observer
 
@@ -84,7 +85,7 @@ class PlainObserver(Observer):
         self.tenth = 10 * step // max(1, steps)
         going_on = f"continuing at step {step} of" if step else "beginning"
         if step < steps:  # a model without gradients makes none, and a training may be finished but not ranked
-            self.say(f"{going_on} {steps} steps, {steps_per_epoch} an epoch, in {run}")
+            self.say(f"{going_on} {plural(steps, 'step')}, {steps_per_epoch} an epoch, in {run}")
 
     def step(self, step: int, loss: float, kl_weight: float, lr: float) -> None:
         left, steps = self.pace.left(step), self.pace.total

@@ -26,6 +26,7 @@ from dissect.experiment.plan import Say, unsaid
 from dissect.experiment.trials import require_optuna
 from dissect.experiment.tune import require_hours, tune
 from dissect.runs.config import is_file_name
+from dissect.text import plural
 from dissect.training.device import processor_as_it_was
 from dissect.training.resume import Interrupted
 
@@ -88,7 +89,7 @@ class Studied:
 
     def __repr__(self) -> str:
         done = sum(job.is_done for job in self.jobs)
-        return f"Studied({self.study.name} on {self.data.name}: {done} of {len(self.jobs)} trainings are finished)"
+        return f"Studied({self.study.name} on {self.data.name}: {done} of {len(self.jobs)} trainings finished)"
 
     @cached_property
     def jobs(self) -> list[Job]:
@@ -108,7 +109,7 @@ class Studied:
         mine = self.jobs[number - 1 :: of]
         left = [job for job in mine if not job.is_complete]
         done, in_all = sum(job.is_done for job in self.jobs), len(self.jobs)
-        trainings = f"{in_all:,} training{'s' * (in_all != 1)}"
+        trainings = plural(in_all, "training")
         self.say(f"{self.study.name}: {trainings}, {done} finished; {len(left)} to do here.")
         for count, job in enumerate(studying.perform(left, dict(self.size), self.say, **self.how), 1):
             wait = f" {time_left(studying.status(mine))}" if count < len(left) else ""

@@ -44,6 +44,23 @@ def as_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")[:LONGEST_NAME] or "_"
 
 
+def percent(share: float, digits: int | None = None, sign: str = "") -> str:
+    """A share in percent: with one decimal below 10 %, unless `digits` says how many; zero has no sign.
+
+    `sign` "+" writes a plus too.
+    """
+    value = 100 * share
+    digits = int(abs(value) < 9.95) if digits is None else digits
+    text = f"{value:{sign}.{digits}f}"
+    return f"{text.lstrip('+-') if float(text) == 0 else text} %"
+
+
+def plural(number: int, noun: str) -> str:
+    """1 session, 2,000 sessions; a noun in -x or -s takes -es."""
+    many = f"{noun}{'es' if noun[-1] in 'xs' else 's'}"
+    return f"{number:,} {noun if number == 1 else many}"
+
+
 def shortest_ends(names: Sequence[str]) -> dict[str, str]:
     """Of each dotted name the fewest last parts that no other one has: of blocks.0.key and blocks.1.key, 0.key."""
 

@@ -12,6 +12,8 @@ PANELS = {  # curve -> title, x axis, y axis
     "length": ("Session lengths", "clicks", "share of sessions as long or longer"),
     "popularity": ("Item popularity", "rank of the item", "share of all clicks"),
 }
+LETTER = 0.054  # inches, a letter of a label on average
+EXACT = 15  # clicks, up to which the table has every length
 LENGTHS = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -27,8 +29,9 @@ def draw(table: pd.DataFrame) -> Figure:
     dashes = {name: look(number)[1] for number, name in enumerate(names)}
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(TEXT, 2.5))
+        wide = (0.495 - 0.072 - LETTER * max(map(len, names)) / TEXT) / 1.06  # labels begin there
         for place, (curve, (title, xlabel, ylabel)) in enumerate(PANELS.items()):
-            axes = figure.add_axes((0.072 + 0.505 * place, 0.165, 0.29, 0.72))
+            axes = figure.add_axes((0.072 + 0.505 * place, 0.165, wide, 0.72))
             shown = table[table["curve"] == curve]
             styles = {"hue": "dataset", "palette": colours, "style": "dataset", "dashes": dashes}
             sns.lineplot(shown, x="x", y="y", **styles, estimator=None, legend=False, ax=axes)
@@ -51,14 +54,14 @@ def describe(table: pd.DataFrame) -> str:
     words = []
     for name, part in table.groupby("dataset", sort=False):
         length, popularity = (part[part["curve"] == curve] for curve in PANELS)
-        half = length[length["y"] <= 0.5]["x"]
+        median = length[length["y"] >= 0.5]["x"].max()  # half of them have so many clicks, or more
+        about = "about " if median > EXACT else ""
         words.append(
-            f"{name}: sessions of {length['x'].min()} to {length['x'].max()} clicks, "
-            f"at most half of them with {half.min() if len(half) else length['x'].max()} or more; "
-            f"the most clicked of {popularity['x'].max():,} items has {popularity['y'].max():.3%} of all clicks, "
-            f"the least clicked {popularity['y'].min():.5%}"
+            f"{name}: sessions of {length['x'].min()} to {length['x'].max()} clicks, median {about}{median}; the most "
+            f"clicked of {popularity['x'].max():,} items has {100 * popularity['y'].max():.3f} % of all clicks, "
+            f"the least clicked {100 * popularity['y'].min():.5f} %."
         )
     return (
         "Left, the share of sessions with at least so many clicks; right, the share of all clicks that an item has, "
-        f"by its rank; both axes logarithmic. {'. '.join(words)}."
+        "by its rank; both axes logarithmic.\n" + "\n".join(words)
     )

@@ -10,7 +10,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLUMN, GREY, NOTE, SETTINGS, TEXT, label_ends, linestyle, look, short_names
+from figures.style import (
+    COLUMN,
+    GREY,
+    NOTE,
+    SETTINGS,
+    TEXT,
+    above,
+    label_ends,
+    linestyle,
+    look,
+    short_names,
+    write_above,
+)
 
 TITLES = {"gnn": "GNN module", "readout": "Readout module", "encoder": "Encoder", "other": "Other matrices"}
 SHADOW = "shadow."  # begins the name of a shadow's line
@@ -20,7 +32,6 @@ LETTER = 0.054  # inches, a letter of a label on average
 CAPTION = 74  # letters that fit in a line of the caption, for each panel
 LEFT, BOTTOM, PANEL = 0.467, 0.36, 1.64  # inches, beside and below the axes, and their least height
 LABEL = 0.108  # inches from label to label
-HEADING, LINE = 0.15, 0.1  # inches, the title and a line of the caption
 ABOVE = 0.26  # inches, the two lines above each of several panels
 
 
@@ -67,9 +78,8 @@ def draw(
     )
     looks = styles(own, controls)
     words = short_names([*own, *controls])
-    above = 0.12 + HEADING + LINE * (caption.count("\n") + 1) + (ABOVE if panels else 0)  # inches, of all text
     tall = max(PANEL, LABEL * len(words))
-    height, width = above + tall + BOTTOM, TEXT if panels else COLUMN
+    height, width = above(caption) + (ABOVE if panels else 0) + tall + BOTTOM, TEXT if panels else COLUMN
     beside = LETTER * max(map(len, words.values())) + 0.05
     each = (width - LEFT) / max(len(panels or ()), 1)  # inches, a panel with its labels
     with mpl.rc_context(SETTINGS):
@@ -85,10 +95,9 @@ def draw(
                 _heading(axes, title, tall)
             ends = part.groupby("line", sort=False)["mean"].last()
             labels = [(float(ends[line]), words[line], looks[line]["color"]) for line in looks if line in ends]
-            label_ends(axes, labels, gap=1.02 * LABEL / tall, margin=0 if panels else -0.05 / tall)
-        title, top = TITLES.get(module, module), 1 - 0.05 / height
-        figure.text(0.05 / width, top, title, fontsize=8, fontweight="bold", va="top")
-        figure.text(0.05 / width, top - HEADING / height, caption, **NOTE)
+            margin = 0 if panels else -0.05 / tall
+            label_ends(axes, labels, gap=1.02 * LABEL / tall, margin=margin, below=(BOTTOM - LABEL) / tall)
+        write_above(figure, TITLES.get(module, module), caption)
     return figure
 
 
@@ -130,15 +139,17 @@ def describe(shown: pd.DataFrame, module: str, caption: str, panels: Mapping[str
     else:
         titles = {group: ", ".join(title.splitlines()) for group, title in panels.items()}
         said = [f"{title}: {_ends(shown[shown['group'] == group])}" for group, title in titles.items()]
-    return f"Density of the matrices of the {TITLES.get(module, module)} against training. {caption}. {' '.join(said)}"
+    what = f"Density of the matrices of the {TITLES.get(module, module)} against training"
+    return "\n".join([f"{what}. {caption}.", *said])
 
 
 def _ends(shown: pd.DataFrame) -> str:
-    """Where the lines of a panel begin and end."""
+    """Where the lines of a panel begin and end, a line of text for each."""
     last = shown[shown["step"] == shown["step"].max()]
-    ends = "; ".join(
-        f"{line} {mean:.3f}" + (f" (range over {seeds} seeds {low:.3f} to {high:.3f})" if seeds > 1 else "")
-        for line, mean, low, high, seeds in last[["line", "mean", "low", "high", "seeds"]].itertuples(index=False)
-    )
+    ends = []
+    for line, mean, low, high in last[["line", "mean", "low", "high"]].itertuples(index=False):
+        low, high = f"{low:.3f}", f"{high:.3f}"
+        ends.append(f"{line} {mean:.3f}" + (f" ({low} to {high})" if low != high else ""))
+    listed = ";\n".join(ends)
     first = shown[shown["step"] == shown["step"].min()]["mean"]
-    return f"At the start the lines lie between {first.min():.3f} and {first.max():.3f}; at the end: {ends}."
+    return f"At the start the lines lie between {first.min():.3f} and {first.max():.3f}; at the end:\n{listed}."

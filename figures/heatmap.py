@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from figures.style import GREY, NOTE, SETTINGS, TEXT
+from figures.style import GREY, SETTINGS, TEXT, above, write_above
 
 SHADOW = "shadow."  # begins the name of a shadow
 COLOURS = "mako_r"  # from light to dark without a turn: prints in grey, and no hue needs to be told apart
 ROW, LETTER = 0.135, 0.056  # inches, a row and a letter of its name
 LEAST = 0.6  # inches, left of the rows
-LINE = 0.1  # inches, a line of the caption
+TITLE = "Density against training"
 BESIDE, BAR = 0.95, 0.6  # inches, right of the cells: the roles, and the colour bar with its words
 
 
@@ -32,8 +32,8 @@ def draw(table: pd.DataFrame, caption: str, label: str = "density") -> Figure:
     rows = list(dict.fromkeys(table["matrix"]))
     cells = table.pivot(index="matrix", columns="moment", values="density").loc[rows]
     left = max(LEAST, LETTER * max(map(len, rows)))
-    above, below = 0.12 + LINE * (caption.count("\n") + 1), 0.36
-    height = above + ROW * len(rows) + below
+    below = 0.36
+    height = above(caption) + ROW * len(rows) + below
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(TEXT, height))
         wide = TEXT - left - BESIDE - BAR
@@ -52,7 +52,7 @@ def draw(table: pd.DataFrame, caption: str, label: str = "density") -> Figure:
             if _is_shadow(row):
                 text.set(color=GREY, fontstyle="italic")
         _roles(axes, table)
-        figure.text(0.05 / TEXT, 1 - 0.05 / height, caption, **NOTE)
+        write_above(figure, TITLE, caption)
     return figure
 
 
@@ -88,5 +88,5 @@ def _roles(axes: Axes, table: pd.DataFrame) -> None:
 def describe(table: pd.DataFrame, caption: str) -> str:
     """The figure in words, from its data."""
     ends = table[table["moment"] == table["moment"].max()]
-    said = "; ".join(f"{row.matrix} {row.density:.3f}" for row in ends.itertuples())
-    return f"{caption}. Rows are matrices, columns are moments of training. At the end: {said}."
+    said = ";\n".join(f"{row.matrix} {row.density:.3f}" for row in ends.itertuples())
+    return f"{TITLE}. {caption}. Rows are matrices, columns are moments of training. At the end:\n{said}."

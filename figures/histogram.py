@@ -7,14 +7,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from figures.style import COLOURS, NOTE, SETTINGS, TEXT, short_names
+from figures.style import COLOURS, SETTINGS, TEXT, above, short_names, write_above
 
+TITLE = "Log α at the end of training"
 BIN = 0.25  # of log alpha
 BEYOND = "#B5B5B5"  # of the weights at or above the threshold
 SHADOW = "shadow."  # begins the name of a shadow
-PERCENT = FuncFormatter(lambda share, _: f"{abs(share):.0%}")
+PERCENT = FuncFormatter(lambda share, _: f"{abs(100 * share):.0f} %")
 
 
 def draw(table: pd.DataFrame, threshold: float, caption: str) -> Figure:
@@ -32,7 +34,9 @@ def draw(table: pd.DataFrame, threshold: float, caption: str) -> Figure:
     rows = -(-len(matrices) // columns)
     low, high = limits(table, threshold)
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=(TEXT, 0.45 + (1.55 if has_shadows else 1.25) * rows), layout="constrained")
+        height = above(caption) + 0.2 + (1.55 if has_shadows else 1.25) * rows
+        layout = ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - above(caption) / height))
+        figure = Figure(figsize=(TEXT, height), layout=layout)
         panels = figure.subplots(rows, columns, squeeze=False)
         for panel in panels.flat[len(matrices) :]:
             panel.set_visible(False)
@@ -40,8 +44,8 @@ def draw(table: pd.DataFrame, threshold: float, caption: str) -> Figure:
             _panel(panel, names[matrix], parts[matrix], parts.get(f"{SHADOW}{matrix}"), threshold)
             panel.set_xlim(low, high)
         figure.supxlabel("log α", fontsize=7.5)
-        figure.supylabel(f"share of the weights in a bin of {BIN}", fontsize=7.5)
-        figure.suptitle(caption, **{**NOTE, "fontsize": 6.5}, x=0.01, ha="left")
+        figure.supylabel(f"share in a bin of {BIN}", fontsize=7.5)
+        write_above(figure, TITLE, caption)
     return figure
 
 
@@ -77,9 +81,10 @@ def _bars(axes: Axes, part: pd.DataFrame, threshold: float, way: int) -> float:
 def in_words(part: pd.DataFrame, threshold: float) -> str:
     """The share of a matrix's weights that is kept, and the shares beyond the range if they are not tiny."""
     kept = part[part["log_alpha"] < threshold]["share"].sum()
-    below, above = (part[beyond]["share"].sum() for beyond in (part["log_alpha"] < -20, part["log_alpha"] >= 20))
+    beyond = {"below −20": part["log_alpha"] < -20, "above 20": part["log_alpha"] >= 20}
+    shares = {side: part[chosen]["share"].sum() for side, chosen in beyond.items()}
     words = [f"{kept:.3f} kept"]
-    words += [f"{share:.1%} {side}" for share, side in ((below, "below −20"), (above, "above 20")) if share >= 0.001]
+    words += [f"{100 * share:.1f} % {side}" for side, share in shares.items() if share >= 0.001]
     return ", ".join(words)
 
 
@@ -92,5 +97,5 @@ def limits(table: pd.DataFrame, threshold: float) -> tuple[float, float]:
 def describe(table: pd.DataFrame, threshold: float, caption: str) -> str:
     """The figure in words, from its data."""
     kept = table[table["log_alpha"] < threshold].groupby("matrix", sort=False)["share"].sum()
-    shares = "; ".join(f"{name} {value:.3f}" for name, value in kept.items())
-    return f"{caption}. Share of weights below the threshold: {shares}."
+    shares = ";\n".join(f"{name} {value:.3f}" for name, value in kept.items())
+    return f"{TITLE}. {caption}. Share of weights below the threshold:\n{shares}."

@@ -10,10 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLOURS, DASHES, GREY, NOTE, SETTINGS, TEXT, short_names
+from figures.style import COLOURS, DASHES, GREY, SETTINGS, TEXT, above, short_names, write_above
 
 ORDER, AGREEMENT = "mako", "vlag"  # rank 1 is dark; -1 to 1 with white at 0
-CELL, LETTER, LINE = 0.17, 0.052, 0.1  # inches: a row, a letter of its name, a line of the caption
+TITLE = "Second opinions"
+CELL, LETTER = 0.17, 0.052  # inches: a row, a letter of its name
 HEADS, BELOW, CURVES, BETWEEN = 0.62, 0.42, 1.75, 0.55  # inches: names of columns, an axis, the lower panels
 WIDE = 0.3  # inches, a column of the heatmaps
 LEAST_SHARE = 0.005  # where a share of 0 stands on the logarithmic axis
@@ -32,12 +33,12 @@ def draw(
     names = short_names(list(order.index))
     left = LETTER * max(map(len, names.values())) + 0.12
     tall = CELL * max(len(order), len(agreement))
-    top = 0.1 + LINE * (caption.count("\n") + 1) + HEADS
+    top = above(caption) + HEADS
     lower = BETWEEN + CURVES + BELOW if len(curves) else 0.15
     height = top + tall + lower
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(TEXT, height))
-        figure.text(0.05 / TEXT, 1 - 0.05 / height, caption, **NOTE)
+        write_above(figure, TITLE, caption)
 
         def place(x: float, y: float, w: float, h: float) -> Axes:  # inches, y from the top
             return figure.add_axes((x / TEXT, 1 - (y + h) / height, w / TEXT, h / height))
@@ -108,7 +109,7 @@ def describe(
 ) -> str:
     """The figure in words, from its data."""
     first = "; ".join(f"{words.get(name, name)}: {order[name].idxmin()}" for name in order if order[name].notna().any())
-    said = f"{caption}. Which matrix matters most: {first}."
+    said = f"{TITLE}. {caption}. Which matrix matters most: {first}."
     if len(curves):
         at = curves[np.isclose(curves["share"], 0.1)]
         tenth = ", ".join(

@@ -11,10 +11,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLUMN, GREY, NOTE, SETTINGS, label_ends, linestyle, look, short_names
+from figures.style import COLUMN, GREY, SETTINGS, above, label_ends, linestyle, look, short_names, write_above
 
 LETTER, LABEL_LINE = 0.054, 0.11  # inches, a letter and a line of a label
-UPPER, LOWER, BETWEEN, BOTTOM, LINE = 1.9, 0.95, 0.14, 0.38, 0.1  # inches: panels, what lies between, a caption line
+UPPER, LOWER, BETWEEN, BOTTOM = 1.9, 0.95, 0.14, 0.38  # inches: panels, and what lies between and below
+TITLE = "The path over the KL weight"
 DISSECTED, DENSE = "dissected", "matched dense"
 
 
@@ -47,12 +48,12 @@ def draw(shown: pd.DataFrame, caption: str, kept: str = "kept share") -> Figure:
     names = list(shown[shown["panel"] == "kept"]["line"].unique())
     words = short_names(names) | {DISSECTED: DISSECTED, DENSE: textwrap.fill(DENSE, 8)}
     beside = LETTER * max(len(line) for text in words.values() for line in text.split("\n")) + 0.05
-    top, upper = 0.12 + LINE * (caption.count("\n") + 1), max(UPPER, (LABEL_LINE + 0.02) * len(names))
-    height = top + upper + BETWEEN + LOWER + BOTTOM
+    upper = max(UPPER, (LABEL_LINE + 0.02) * len(names))
+    height = above(caption) + upper + BETWEEN + LOWER + BOTTOM
     left, wide = 0.467, (COLUMN - 0.467 - beside) / 1.12
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(COLUMN, height))
-        figure.text(0.05 / COLUMN, 1 - 0.05 / height, caption, **NOTE)
+        write_above(figure, TITLE, caption)
         for panel, below, tall, ylabel in (
             ("kept", BOTTOM + LOWER + BETWEEN, upper, kept),
             ("mrr@20", BOTTOM, LOWER, "MRR@20 (%)"),
@@ -94,7 +95,8 @@ def _panel(axes: Axes, shown: pd.DataFrame, at: dict[float, float], words: dict[
             axes.plot(x, part["shadow"], **{**own, **dots, "markerfacecolor": "white", "markeredgewidth": 0.5})
         labels.append((float(part["mean"].iloc[-1]), words[line], own["color"]))
     if (shown["panel"] == "kept").all():
-        axes.set_ylim(0, min(1.02, 1.08 * shown["high"].max()) or 1)
+        top = min(1.02, 1.08 * shown["high"].max()) or 1
+        axes.set_ylim(-0.03 * top, top)  # what is at 0 is seen whole
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     inch, high_label = (high - low) / tall, LABEL_LINE * max(text.count("\n") + 1 for _, text, _ in labels)
@@ -114,4 +116,4 @@ def describe(shown: pd.DataFrame, caption: str) -> str:
             for weight, mean, shadow in part.sort_values("kl_weight")[["kl_weight", "mean", "shadow"]].to_numpy()
         )
         said.append(f"{f'{line} keeps' if panel == 'kept' else 'MRR@20 of the dissected model:'} {values}")
-    return f"The path over the KL weight. {caption}. {'. '.join(said)}."
+    return f"{TITLE}. {caption}. {'. '.join(said)}."

@@ -39,6 +39,7 @@ SUFFIXES = (*UNDATED, "csv", "txt")  # of the files of a figure
 LONGEST = 24  # letters of a name; of a longer one the end is shown
 # Texts with names that others have given: a $ in them is a $, not the beginning of a formula.
 LABEL: Any = {"va": "center", "fontsize": 6.5, "parse_math": False}  # beside a line
+EDGE, HEADING, LINE = 0.05, 0.15, 0.1  # inches: to the edge of a figure, its title, a line of its caption
 NOTE: Any = {"va": "top", "fontsize": 6, "color": "#444444", "parse_math": False}  # above a figure
 
 SETTINGS: Any = {  # typed by matplotlib as a dict of all its literal names
@@ -73,6 +74,19 @@ def save(figure: Figure, stem: Path, table: pd.DataFrame, description: str) -> l
         return [path.replace(stem.with_name(path.name)) for path in made.values()]
 
 
+def above(caption: str) -> float:
+    """Inches that a title and a caption need above a figure."""
+    return 0.12 + HEADING + LINE * (caption.count("\n") + 1)
+
+
+def write_above(figure: Figure, title: str, caption: str) -> None:
+    """A title in bold, and the caption below it."""
+    width, height = figure.get_size_inches()
+    top = 1 - EDGE / height
+    figure.text(EDGE / width, top, title, fontsize=8, fontweight="bold", va="top")
+    figure.text(EDGE / width, top - HEADING / height, caption, **NOTE)
+
+
 def look(number: int) -> tuple[str, Any, str]:
     """Colour, dashes and marker of the line with this number, from 0; other dashes and markers when colours repeat."""
     other = number + number // len(COLOURS)
@@ -93,15 +107,18 @@ def short_names(names: list[str]) -> dict[str, str]:
     return {name: text if len(text) <= LONGEST else f"…{text[1 - LONGEST :]}" for name, text in short.items()}
 
 
-def label_ends(axes: Axes, labels: list[tuple[float, str, str]], gap: float, margin: float = 0.0) -> None:
+def label_ends(
+    axes: Axes, labels: list[tuple[float, str, str]], gap: float, margin: float = 0.0, below: float = 0.0
+) -> None:
     """Write labels (y, text, colour) beside the right end of the lines, at least `gap` (data units) apart.
 
-    Their middles stay `margin` away from the ends of the axis. They stand in the order of the ends, so that the
-    straight lines that lead to them do not cross; labels of ends that look the same share one, with a bracket.
+    Their middles stay `margin` away from the ends of the axis, but may go so far `below` it. They stand in the order of
+    the ends, so that the straight lines that lead to them do not cross; labels of ends that look the same share one,
+    with a bracket.
     """
     low, high = axes.get_ylim()
     same = 0.01 * (high - low)  # about the width of a line
-    low, high = low + margin, high - margin
+    low, high = low + margin - below, high - margin
     labels = labels[::-1]  # of equal ends the first is on top
     beside = axes.get_yaxis_transform()  # x in shares of the axes, y in data units
     places = spread([label[0] for label in labels], gap, low, high)

@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import COLUMN, NOTE, SETTINGS, label_ends, linestyle, look
+from figures.style import COLUMN, SETTINGS, above, label_ends, linestyle, look, write_above
 
 AXES = {"epoch": "epoch", "minutes": "minutes of training, without evaluation"}
+TITLE = "Training"
 LABEL = 17  # letters that fit beside a panel
 LABEL_LINE = 0.11  # inches, a line of a label
 SPLITS = {"valid": "validation", "test": "test"}
@@ -36,8 +37,8 @@ def draw(shown: pd.DataFrame, split: str, caption: str, x: str = "epoch") -> Fig
     words = {line: textwrap.fill(line, LABEL) for line in lines}
     tall = max(text.count("\n") + 1 for text in words.values()) * LABEL_LINE + 0.03  # inches, a label
     panel = max(1.1, tall * len(lines))
-    top, between, bottom = 0.12 + 0.1 * (caption.count("\n") + 1), 0.22, 0.42
-    height = top + 3 * (panel + between) - between + bottom
+    between, bottom = 0.22, 0.42
+    height = above(caption) + 3 * (panel + between) - between + bottom
     # One line needs no label, and the panels take its room.
     left, right = 0.18, 0.66 if len(lines) > 1 else 0.96
     with mpl.rc_context(SETTINGS):
@@ -66,7 +67,7 @@ def draw(shown: pd.DataFrame, split: str, caption: str, x: str = "epoch") -> Fig
                     axes.plot([last, axes.get_xlim()[1]], [end, end], color=colour, linewidth=0.5, linestyle=":")
                 apart = tall / panel * (high - low)
                 label_ends(axes, list(labels.values()), apart, margin=max(0.0, apart / 2 - 0.05 * (high - low)))
-        figure.text(0.015, 1 - 0.05 / height, caption, **NOTE)
+        write_above(figure, TITLE, caption)
     return figure
 
 

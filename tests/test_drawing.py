@@ -1,5 +1,6 @@
 """Figures by name: what Python draws is what `dissect plot` writes, and the registry is all that there is."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -170,6 +171,23 @@ def test_a_heatmap_has_every_matrix_with_its_shadow(tmp_path):
     )
     with pytest.raises(UsageError, match=r"no counts for kept 2\.5"):
         heatmap(group, threshold=2.5)
+
+
+def test_a_histogram_has_the_order_of_the_heatmap(tmp_path):
+    group = make_group(tmp_path)
+    (path,) = (group / "s1").glob("density.jsonl")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    mixed = sorted(records, key=lambda record: (record["step"], record["matrix"][::-1]))
+    path.write_text("".join(json.dumps(record) + "\n" for record in mixed))
+    (map_,), (bars,) = heatmap(group), histogram(group)
+    assert list(map_.table["matrix"].unique()) == list(bars.table["matrix"].unique())
+
+
+def test_a_figure_says_what_is_unusual_of_a_dissection_in_words(tmp_path):
+    usual = density(make_group(tmp_path), module="gnn")[0].caption
+    assert "; KL weight 4;" in usual and "noise" not in usual and "prior" not in usual and "both" not in usual
+    group = make_group(tmp_path / "other", noise="weight")
+    assert "; KL weight 4, noise for each weight;" in density(group, module="gnn")[0].caption
 
 
 def test_a_seed_that_still_trains_does_not_shift_the_figures_of_the_finished(tmp_path):

@@ -96,7 +96,10 @@ def test_a_figure_needs_no_locale_and_leaves_nothing_half_written(tmp_path, monk
 
 def test_the_description_says_where_the_lines_end():
     words = density.describe(density.lines(values()), "gnn", "caption")
-    assert "edge_in 0.625 (range over 2 seeds 0.500 to 0.750)" in words
+    lines = words.splitlines()
+    assert lines[1].startswith("At the start the lines lie between ") and "edge_in 0.625 (0.500 to 0.750);" in lines
+    same = density.describe(density.lines(values(table().query("seed == 1"))), "gnn", "caption")
+    assert "edge_in 0.750;" in same.splitlines()  # without a range of one
 
 
 def shadowed():
@@ -166,9 +169,9 @@ def test_histograms_state_the_kept_share_and_what_lies_beyond():
     )
     figure = histogram.draw(shares, 3.0, "caption")
     panel = figure.axes[0]
-    assert panel.get_title(loc="left") == "m\n0.750 kept, 20.0% above 20"
+    assert panel.get_title(loc="left") == "m\n0.750 kept, 20.0 % above 20"
     figure.canvas.draw()
-    assert {"0%", "20%", "40%"} <= {label.get_text() for label in panel.get_yticklabels()}
+    assert {"0 %", "20 %", "40 %"} <= {label.get_text() for label in panel.get_yticklabels()}
     (kept, blue), (rest, grey) = bars(panel)
     assert kept == {0.0: 0.5, 2.75: 0.25} and rest == {3.0: 0.05}  # what lies beyond the ends is no bin
     assert (blue, grey) == (COLOURS[0], histogram.BEYOND)
@@ -200,10 +203,10 @@ def test_the_histogram_of_a_shadow_is_that_of_its_matrix_upside_down():
         ({5.0: -0.5}, histogram.BEYOND),
     ]
     assert mirrored.get_title(loc="left") == "m\n0.750 kept"
-    assert [text.get_text() for text in mirrored.texts] == ["shadow: 0.100 kept,\n40.0% above 20"]
+    assert [text.get_text() for text in mirrored.texts] == ["shadow: 0.100 kept,\n40.0 % above 20"]
     assert mirrored.get_ylim()[0] < -0.75 and alone.get_ylim()[0] == 0 and not alone.texts
     figure.canvas.draw()
-    assert [label.get_text() for label in mirrored.get_yticklabels()] == ["50%", "0%", "50%"]
+    assert [label.get_text() for label in mirrored.get_yticklabels()] == ["50 %", "0 %", "50 %"]
     lowest = mirrored.transData.transform((0, -0.75))[1]
     assert mirrored.texts[0].get_window_extent().y1 <= lowest  # the words stand below the bars
 
@@ -364,6 +367,26 @@ def test_the_labels_of_many_lines_do_not_collide(panels):
     assert len(texts) == (2 + 2 * 26 if panels else 26)
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     assert max(box.x1 for box in boxes) <= figure.bbox.x1 and min(box.y0 for box in boxes) >= 0
+
+
+def test_the_labels_of_lines_that_end_at_zero_stay_near_it():
+    edge = table().query("matrix == 'edge_in'").assign(**{"kept 3": lambda t: t["kept 3"] * (t["step"] < 100)})
+    many = pd.concat([edge.assign(matrix=f"gnn.layer{k}") for k in range(8)])
+    figure = density.draw(density.lines(values(many)), "gnn", "caption")
+    figure.canvas.draw()
+    heights = [text.get_position()[1] for text in figure.axes[0].texts]
+    assert len(heights) == 8 and min(heights) < -0.1 and max(heights) < 0.4
+    assert min(text.get_window_extent().y0 for text in figure.axes[0].texts) >= 0
+
+
+def test_every_figure_of_a_group_has_a_title():
+    shares = pd.DataFrame({"matrix": "m", "log_alpha": [0.0], "share": [1.0]})
+    shown = path.lines(of_path(), "role")
+    for figure in (heatmap.draw(seen_over_training(), "c"), histogram.draw(shares, 3, "c"), path.draw(shown, "c")):
+        (caption,) = (text for text in figure.texts if text.get_text() == "c")
+        (title,) = (text for text in figure.texts if text.get_fontweight() == "bold")
+        figure.draw_without_rendering()
+        assert figure.axes[0].get_tightbbox().y1 < caption.get_window_extent().y0 < title.get_window_extent().y0
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=10))

@@ -429,14 +429,14 @@ def test_a_study_has_its_question_its_table_and_how_far_it_is(made, tmp_path):
     mine.write_text(f'question = "Is <i>it</i> better?"\n{said}')
     given = ["--dataset", "tiny", "--scale", "quick", "--seed", "1"]
     report(made, str(mine), *given, "--out", str(tmp_path / "none.html"))
-    assert "0 of 3 trainings are finished" in read(tmp_path / "none.html").text
+    assert "0 of 3 trainings finished" in read(tmp_path / "none.html").text
     places = ["--runs-dir", str(made / "runs"), "--data-dir", str(made / "data")]
     for model in ("pop", "spop"):
         words = ["train", model, "--dataset", "tiny", "--quiet", "--json", *places]
         assert CliRunner().invoke(main, words, catch_exceptions=False).exit_code == 0
     report(made, str(mine), *given, "--out", str(tmp_path / "r.html"))
     text = read(tmp_path / "r.html").text
-    for part in ("Is <i>it</i> better?", "2 of 3 trainings are finished", EVIL, "popular & in the session"):
+    for part in ("Is <i>it</i> better?", "2 of 3 trainings finished", EVIL, "popular & in the session"):
         assert part in text
     assert text.count("against the others") == 1
     ranks = next((made / "runs").glob("spop*/s1/ranks-test-*.npz"))

@@ -137,15 +137,23 @@ def test_the_figure_has_the_numbers_and_names_of_its_table():
         assert axes.get_xscale() == axes.get_yscale() == "log"
         heights = sorted(text.get_position()[1] for text in axes.texts)
         assert heights[1] - heights[0] >= 0.07 - 1e-9
-    assert f"{item_clicks(sets[0]).max() / item_clicks(sets[0]).sum():.3%}" in figure.describe(table)
+    assert f"{100 * item_clicks(sets[0]).max() / item_clicks(sets[0]).sum():.3f} %" in figure.describe(table)
+
+
+def test_the_figure_in_words_has_a_line_with_the_median_for_each_set():
+    sets = [dataset([[1, 2], [1, 2, 3], [1, 2, 3, 3]], [[1, 2, 2]], name=name) for name in ("one", "other")]
+    _, one, other = figure.describe(curves(sets)).splitlines()
+    assert one.startswith("one: sessions of 2 to 4 clicks, median 3; ") and other.startswith("other: ")
+    ends = [axes.get_position().x1 for axes in figure.draw(curves(sets)).axes]
+    assert 0.4 < ends[0] < 0.5 and ends[1] > 0.9  # the names are short: there is no room to leave for them
 
 
 def test_the_figure_and_the_table_as_they_are_typed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["plot", "data", "demo", "demo-walk", "demo"])
     assert done.exit_code == 0, done.stderr
-    assert done.stdout.split() == [f"figures/data.{kind}" for kind in ("pdf", "svg", "png", "csv", "txt")]
-    assert set(pd.read_csv("figures/data.csv")["dataset"]) == {"demo", "demo-walk"}
+    assert done.stdout.split() == [f"runs/figures/data.{kind}" for kind in ("pdf", "svg", "png", "csv", "txt")]
+    assert set(pd.read_csv("runs/figures/data.csv")["dataset"]) == {"demo", "demo-walk"}
     assert CliRunner().invoke(main, ["plot", "data"]).exit_code == 2
     assert CliRunner().invoke(main, ["plot", "data", "nothing"]).exit_code == 2
     done = CliRunner().invoke(main, ["data", "stats", "demo", "demo-walk", "--markdown"])

@@ -302,7 +302,7 @@ def test_the_verbs_on_a_screen(tmp_path):
     (trained,) = tmp_path.rglob("DONE")
     assert tomllib.loads((trained.parents[1] / "config.toml").read_text())["model_options"]["levels"] == 1
     stand = " ".join(run.invoke(main, ["study", "status", str(path), *where]).output.split())
-    assert "1 of 2 trainings are finished" in stand and "of training left" in stand
+    assert "1 of 2 trainings finished" in stand and "of training left" in stand
     both = run.invoke(main, ["study", "run", str(path), *where])
     assert both.exit_code == 0 and "levels: How many levels?" in both.output, both.output
     assert "The settings of each arm: dissect study show" in both.output
@@ -312,7 +312,7 @@ def test_the_verbs_on_a_screen(tmp_path):
     assert {row["label"] for row in record["rows"]} == {"L = 1", "L = 3"}
     assert all(row["coverage@20"] > 0 and row["ndcg@20"] > 0 for row in record["rows"])
     wide = run.invoke(main, ["study", "table", str(path), "--all-metrics", *where], env={"COLUMNS": "200"}).output
-    assert "coverage@20" in wide and "NDCG@20" in wide and "Popularity@20:" in " ".join(wide.split())
+    assert "Coverage@20" in wide and "NDCG@20" in wide and "Popularity@20:" in " ".join(wide.split())
     drawn = run.invoke(main, ["study", "figure", str(path), "--out", str(tmp_path / "fig"), *where])
     assert drawn.exit_code == 0 and (tmp_path / "fig" / "levels-demo-d8.pdf").exists(), drawn.output
     counts = tmp_path / "t1.md"
@@ -376,7 +376,7 @@ def test_a_study_from_python_does_what_the_command_does(tmp_path, data):
     path.write_text(f'shows = "lines"\n{arms}')
     size = {"dim": 8, "epochs": 1, "seeds": (1,), "runs_dir": tmp_path, "quiet": True}
     levels = dissect.study(str(path), data, **size)
-    assert repr(levels) == "Studied(levels on diginetica: 0 of 2 trainings are finished)"
+    assert repr(levels) == "Studied(levels on diginetica: 0 of 2 trainings finished)"
     levels.run(shard=(1, 2))
     assert levels.status()["done"].tolist() == [1, 0]
     assert sorted(levels.run().table()["label"]) == ["L1", "L2"] and len(levels.table(pairs=True)) == 2

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from analyses.training import averaged, evaluated_on, over_seeds, training_table
 from dissect.cli import main
+from dissect.drawing import training
 from dissect.errors import DataError
 from dissect.runs import files, folders
 from dissect.runs.config import Config
@@ -195,6 +196,18 @@ def test_what_a_user_types(typed, tmp_path):
     assert set(pd.read_csv("runs/figures/training-by-time.csv")["line"]) == {"srgnn", "attenmixer"}
     assert typed("--out", "elsewhere")[1].startswith("elsewhere/training.pdf")
     assert len(folders.find_groups("runs")) == 2
+
+
+def test_the_matched_dense_model_is_named_without_sparsevd(tmp_path):
+    config = Config("srgnn", "x", "a" * 16, {"dim": 4}, max_steps=20)
+    group = tmp_path / f"srgnn-x-{config.hash}"
+    files.write_toml(group / "config.toml", config.to_dict())
+    for variant in (folders.FULL, folders.MATCHED):
+        run = folders.run_path(group, 1, variant)
+        run.mkdir(parents=True)
+        (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records()))
+        finish(run, 1)
+    assert list(training(group)[0].table["line"].unique()) == ["srgnn SparseVD both", "srgnn matched"]
 
 
 def test_what_does_not_belong_in_one_figure_is_refused(typed, tmp_path):

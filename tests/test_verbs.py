@@ -301,7 +301,7 @@ def test_sessions_that_are_none_are_refused(made, session, says):
 
 def test_what_a_reader_sees(made):
     _, out, _ = typed(made, "evaluate", made["sparse"])
-    assert "step 30" in out and "HR@20" in out and "ties best" in out
+    assert "step 30" in out and "HR@20" in out and "ties in the target's favour" in out
     _, out, _ = typed(made, "recommend", made["pop"], "--session", "1, 2 3", "--k", "2")
     assert "after 1, 2, 3" in out and len(out.splitlines()) == 4
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "train": ("dissect.cli.train", "Train a model without SparseVD and compare it with other runs."),
     "tune": ("dissect.cli.tune", "Find good settings for a model on validation."),
     "opinions": ("dissect.cli.opinions", "Set SparseVD beside other criteria, and say where they differ."),
+    "list": ("dissect.cli.listed", "List what was trained: the groups of a runs folder, newest first."),
     "compare": ("dissect.cli.compare", "Set trained models side by side, with tests of significance."),
     "study": ("dissect.cli.study", "Train and show a whole table or figure of the paper."),
     "resume": ("dissect.cli.resume", "Continue an interrupted run from its folder."),
@@ -40,7 +41,7 @@ INTERRUPTED = 130
 WORDS = "dissect.words"  # of the command, in click's context
 
 # Options that say where things are, and verbs that do not take them.
-PLACES = {"--runs-dir": ("data", "models"), "--data-dir": ("models", "verdict", "compare", "tensorboard")}
+PLACES = {"--runs-dir": ("data", "models"), "--data-dir": ("models", "verdict", "list", "compare", "tensorboard")}
 
 
 def same_places(hint: str, words: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from dissect.cli import screen
 from dissect.experiment.export import remarks, sameness
+from dissect.text import plural
 
 
 def show_export(found: Mapping[str, Any], out: str) -> None:
@@ -39,7 +40,7 @@ def show_savings(found: Mapping[str, Any]) -> None:
     row("parameters", numbers["whole"], numbers["left"], ",d")
     row("  beside the item table", numbers["whole"] - items, numbers["left_beside_items"], ",d")
     row("file, kB", size["whole"] / 1e3, size["left"] / 1e3, ",.0f")
-    batch = f"{times['batch']['sessions']} sessions"
+    batch = plural(times["batch"]["sessions"], "session")
     for title, kind in (("one session", "session"), (batch, "batch")):
         whole, small = times[kind]["whole"], times[kind]["export"]
         row(f"{title}, ms", whole["total"], small["total"], ".3f")

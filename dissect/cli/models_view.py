@@ -8,34 +8,37 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
-from dissect.cli.screen import plain
+from dissect.cli.screen import plain, show
 from dissect.progress import telling
 from dissect.sparsevd import in_words
-from dissect.text import shown, without_formula
+from dissect.tables.results import metric_in_words
+from dissect.tables.text import Column, TextTable
+from dissect.text import plural, shown, without_formula
 from models import MODELS
 
 Rows = list[dict[str, Any]]
+TIES = {  # --ties in words
+    "best": "ties in the target's favour",
+    "worst": "ties against the target",
+    "mean": "ties half-way",
+}
 
 
 def show_accuracy(found: dict[str, Any]) -> None:
     """Print the accuracy, and that over known targets if the model does not know every target."""
-    print("{run}, step {step:,}; {dataset}, {split}: {n:,} prefixes; percent, --ties {ties}".format(**found))
-    names, rows = [name for name in found if "@" in name], {"all prefixes": found}
-    if found.get("unknown_targets") or found.get("without_known_click"):  # else both rows would be the same
-        rows["known targets"] = found["known_targets"]
-        says = (
-            "Counted as misses: {unknown_targets:,} prefixes whose target the model does not know, and "
-            "{without_known_click:,} without a click that it knows."
-        )
-        print(says.format(**found))
-    is_named, heads = len(rows) > 1, [name.upper() for name in names]
-    table = plain([""] * is_named + heads, heads)
-    for title, row in rows.items():
-        table.add_row(*[title] * is_named, *("-" if row[name] is None else f"{row[name]:.2f}" for name in names))
-    Console(highlight=False).print(table)
+    title = "{run}, step {step:,}; {dataset}, {split}, percent, {ties}".format(**{**found, "ties": TIES[found["ties"]]})
+    names, sets, notes = [name for name in found if "@" in name], {plural(found["n"], "prefix"): found}, []
+    if found.get("unknown_targets") or found.get("without_known_click"):  # else both columns would be the same
+        sets["known targets"] = found["known_targets"]
+        notes = [
+            f"Counted as misses: {plural(found['unknown_targets'], 'prefix')} whose target the model does not know, "
+            f"and {found['without_known_click']:,} without a click that it knows."
+        ]
+    numbers = {head: ["-" if of[name] is None else f"{of[name]:.2f}" for name in names] for head, of in sets.items()}
+    columns = [Column(head, of) for head, of in numbers.items()]
+    show(TextTable(title, [Column("", [*map(metric_in_words, names)]), *columns], notes))
 
 
 def with_progress(answers: Iterator[Rows], total: int, quiet: bool) -> Iterator[Rows]:
@@ -73,9 +76,9 @@ def print_list(run: str, clicks: list[int], identifiers: list[int | str] | None,
     table = plain([*rows[0]], rows[0].keys() - {"identifier"})
     for row in rows:
         *names, score, p = row.values()
-        table.add_row(*(escape(shown(name)) for name in names), f"{score:.4f}", "-" if p is None else f"{p:.4f}")
+        table.add_row(*map(shown, names), f"{score:.4f}", "-" if p is None else f"{p:.4f}")
     print(f"{run} after {', '.join(called)}")
-    Console().print(table)
+    show(table)
 
 
 def list_models() -> None:
@@ -83,7 +86,7 @@ def list_models() -> None:
     for known, cls in MODELS.items():
         removable = ", ".join(cls.removable) or ("-" if cls.learns else "a baseline")
         table.add_row(known, (cls.__doc__ or "").strip().splitlines()[0], removable)
-    Console(markup=False).print(table)
+    show(table)
     print("More on one: dissect models NAME, or path/to/file.py:ClassName for your own")
 
 
@@ -92,33 +95,29 @@ def show_model(model: dict[str, Any]) -> None:
         show_matrices(model)
     else:
         print(f"{model['model']} is a baseline: it has no weights. Rank with it: dissect train {model['model']}")
-    tell = Console(highlight=False, markup=False).print
     told = [f"{name}={as_option(value)}" for name, value in model["options"].items()]
-    tell(f"Options (--option), with their defaults: {', '.join(told) or 'none'}")
+    show(f"Options (--option), with their defaults: {', '.join(told) or 'none'}")
     for preset, values in model["presets"].items():
-        tell(f"--preset {preset}: {', '.join(f'{name}={as_option(value)}' for name, value in values.items())}")
+        show(f"--preset {preset}: {', '.join(f'{name}={as_option(value)}' for name, value in values.items())}")
 
 
 def show_matrices(model: dict[str, Any]) -> None:
     """The matrices of a model with their roles, what SparseVD leaves out, and the other parameters."""
     width = f"D = {model['dim']}, " if model["dim"] is not None else ""
     title = f"{model['model']}, {width}V = {model['items']:,}: {model['parameters']:,} parameters"
-    table = plain(
-        ("matrix", "shape", "weights", "role", "module", "dissected", "blocks"), ("weights",), title, "blocks"
-    )
+    table = plain(("matrix", "shape", "weights", "role", "module", "dissected", "blocks"), ("weights",), "blocks")
     for row in model["matrices"]:
         shape = "×".join(map(str, row["shape"])) if row["shape"] else f"{len(row['shapes'])} matrices"
         dissected = "yes" if not row["reason"] else "in part" if row["dissected"] else "no"
         texts = (row["role"] or "other", row["module"] or "-", dissected, " ".join(row["blocks"]))
         table.add_row(row["matrix"], shape, f"{row['parameters']:,}", *texts)
-    screen = Console(highlight=False, markup=False)
-    screen.print(table)
+    show(Text(title, "bold"), table, sep="\n")
     partly = [f"{role}: {in_words(share)}." for role, share in model["roles"].items() if share["share"] < 1]
     nameless = [row for row in model["matrices"] if row["role"] is None and row["reason"]]
     for text in [*partly, *(f"{row['matrix']}, no role: {row['reason']}." for row in nameless)]:
-        screen.print(text, style="yellow")
+        show(text, style="yellow")
     rest = model["parameters"] - sum(row["parameters"] for row in model["matrices"])
-    screen.print(f"The rest, {rest:,}: item table, biases and norms, which stay as they are.")
+    show(f"The rest, {rest:,}: item table, biases and norms, which stay as they are.")
 
 
 def as_option(value: Any) -> str:

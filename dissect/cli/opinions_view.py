@@ -25,6 +25,7 @@ from dissect.text import shortest_ends
 SHARES = {"sparsevd": "VD", "excess": "exc.", "l0": "L0", "reduction": "red."}
 PLACES = {"magnitude": "|w|", "taylor": "Tay.", "fisher": "Fis."}
 FALLS = {"constant": "abl.", "resample": "smp.", f"constant{OWN}": "own", "retrained": "retr."}
+KINDS = {"kept": SHARES, "rank": PLACES, "% lost": FALLS}  # above the first column of each kind
 LEGEND: tuple[tuple[str, dict[str, str]], ...] = (  # what the columns of a kind tell, and each of them
     (
         "share kept: ",
@@ -72,7 +73,8 @@ def render(found: Opinions, group: Path, config: Config) -> Group:
     """The table, the agreement at its foot, and the words."""
     seeds = found.matrices["seed"].nunique()
     over = "one seed" if seeds == 1 else f"means of {seeds} seeds"
-    parts: list[RenderableType] = [table_of(found, f"\nSecond opinions: {config.model} on {config.dataset}, {over}")]
+    title = f"\nSecond opinions: {config.model} on {config.dataset}, {over}"
+    parts: list[RenderableType] = [Text(title, "bold"), table_of(found)]
     has = found.matrices.notna().any()
     told = ((kind, [words for name, words in columns.items() if has[name]]) for kind, columns in LEGEND)
     parts += [Text(kind + ", ".join(words), style="dim") for kind, words in told if words]
@@ -83,12 +85,14 @@ def render(found: Opinions, group: Path, config: Config) -> Group:
     return Group(*parts)
 
 
-def table_of(found: Opinions, title: str) -> Table:
+def table_of(found: Opinions) -> Table:
     """Roles with their matrices; below, the rank correlation of each column with SparseVD and with ablation."""
     by_role = found.roles.drop(columns="seed").groupby("role", sort=False).mean()
     by_matrix = found.matrices.drop(columns=["seed", "role"]).groupby("matrix", sort=False).mean()
     heads = {name: head for name, head in (SHARES | PLACES | FALLS).items() if by_matrix[name].notna().any()}
-    table = plain(("", *heads.values()), tuple(heads.values()), title)
+    over = {next((n for n in heads if n in kind), ""): words for words, kind in KINDS.items()}
+    names = [f"{over.get(name, '')}\n{head}" for name, head in heads.items()]
+    table = plain(("", *names), names)
     order = {"roles": by_role.rank(ascending=False), "matrices": by_matrix.rank(ascending=False)}
     ends = shortest_ends(list(by_matrix.index))
     role_of = found.matrices.drop_duplicates("matrix").set_index("matrix")["role"]

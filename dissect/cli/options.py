@@ -234,15 +234,19 @@ PAPER = "paper: train on everything, and take each metric at its best epoch on t
 def of_study(of: str = "", tuned: bool = True) -> Decorator:
     """Which trainings of a study are meant; `of` comes before the help of each. With `tuned`, --tuned is among them."""
     shown, place = partial(click.option, show_default=True), ", in place of those of --scale."
+
+    def says(text: str) -> str:
+        return of + text[0].lower() + text[1:] if of else text
+
     return several(
-        shown("--dataset", default="demo", help=f"{of}A name from `dissect data list`."),
-        shown("--scale", type=click.Choice(["quick", "eighth", "full"]), default="quick", help=f"{of}{SCALE}"),
-        click.option("--dim", type=click.IntRange(1), help=f"{of}Width, in place of that of --scale."),
-        click.option("--epochs", type=float, help=f"{of}Epochs of a training{place}"),
-        click.option("--seed", "seeds", type=SEED, help=f"{of}Seeds{place}", **ONCE),
-        click.option("--protocol", type=click.Choice(["paper"]), help=f"{of}{PAPER}"),
-        click.option("--arm", "arms", multiple=True, metavar="LABEL", help=f"{of}Only these arms of `study show`."),
-        *[click.option("--tuned", is_flag=True, help=f"{of}{ARMS_TUNED}")] * tuned,
+        shown("--dataset", default="demo", help=says("A name from `dissect data list`.")),
+        shown("--scale", type=click.Choice(["quick", "eighth", "full"]), default="quick", help=says(SCALE)),
+        click.option("--dim", type=click.IntRange(1), help=says("Width, in place of that of --scale.")),
+        click.option("--epochs", type=float, help=says(f"Epochs of a training{place}")),
+        click.option("--seed", "seeds", type=SEED, help=says(f"Seeds{place}"), **ONCE),
+        click.option("--protocol", type=click.Choice(["paper"]), help=says(PAPER)),
+        click.option("--arm", "arms", multiple=True, metavar="LABEL", help=says("Only these arms of `study show`.")),
+        *[click.option("--tuned", is_flag=True, help=says(ARMS_TUNED))] * tuned,
         runs_dir,
         data_dir,
     )
@@ -301,10 +305,8 @@ def show(groups: Sequence[Path], as_json: bool) -> None:
 
     Of several groups, a path over the KL weight, it prints what each keeps, a line for each.
     """
-    from rich.console import Console
-
     from analyses.compare import results_table
-    from dissect.cli.screen import show_tables
+    from dissect.cli import screen
     from dissect.cli.verdict_view import render_path, render_verdict
     from dissect.group import Group
     from dissect.runs.folders import group_config
@@ -319,13 +321,12 @@ def show(groups: Sequence[Path], as_json: bool) -> None:
         if as_json:
             print(table.to_json(orient="records", indent=1))
         else:
-            show_tables(render_results(table, config["dataset"], config["protocol"], newest=groups[0].name))
+            screen.show_tables(render_results(table, config["dataset"], config["protocol"], newest=groups[0].name))
         return
     verdicts = [Group(group).verdict() for group in groups]
     if as_json:
         print(json.dumps(verdicts if len(groups) > 1 else verdicts[0], indent=1, allow_nan=False))
     elif len(groups) > 1 and all(verdict["density"] for verdict in verdicts):
-        where = "" if str(groups[0].parent) == "runs" else str(groups[0].parent)
-        Console(markup=False).print(render_path(verdicts, where))
+        screen.show(render_path(verdicts, "" if str(groups[0].parent) == "runs" else str(groups[0].parent)))
     else:  # of models without a role, say, there is no density to compare
-        Console(markup=False).print(*map(render_verdict, verdicts, groups), sep="\n")
+        screen.show(*map(render_verdict, verdicts, groups), sep="\n")

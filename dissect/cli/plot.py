@@ -64,11 +64,12 @@ def draw_together(draw: Draw, groups: Sequence[str], runs_dir: str, out: str | N
     save(draw(*found, runs_dir=runs_dir, **more), Path(out) if out else at / "figures")
 
 
-def draw_data(draw: Draw, names: Sequence[str], data_dir: str | None, out: str | None) -> None:
-    """One figure of all data sets."""
+def draw_data(draw: Draw, names: Sequence[str], data_dir: str | None, runs_dir: str, out: str | None) -> None:
+    """One figure of all data sets, beside the groups."""
     from dissect.data import catalog
 
-    save(draw(*(catalog.load(name, data_dir) for name in dict.fromkeys(names))), Path(out or "figures"))
+    sets = [catalog.load(name, data_dir) for name in dict.fromkeys(names)]
+    save(draw(*sets), Path(out) if out else Path(runs_dir) / "figures")
 
 
 def named(names: Sequence[str], runs_dir: str, dissected: bool = False) -> list[Path]:
@@ -150,6 +151,7 @@ figure(
     draw_data,
     ["diginetica", "diginetica gowalla lastfm --out talk/figures"],
     click.argument("names", nargs=-1, required=True, metavar="NAME ..."),
-    out("figures/ in the current folder, since data sets belong to no group"),
+    out("figures/ in --runs-dir"),
+    options.runs_dir,
     options.data_dir,
 )

@@ -18,7 +18,7 @@ from dissect.cli import options
 @click.argument("names", nargs=-1, metavar="[GROUP|STUDY ...]")
 @click.option("--out", default="report.html", metavar="FILE", show_default=True, help="The page, in this folder.")
 @click.option("--force", is_flag=True, help="Overwrite a file that is no report of dissect.")
-@options.of_study("Of a study. ")
+@options.of_study("For a study: ")
 def command(names: tuple[str, ...], out: str, force: bool, **given: Any) -> None:
     """Write one page about groups of runs and studies: verdicts, figures, comparisons, and how to do it again.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
@@ -21,27 +22,34 @@ SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json", 
 
 
 def show(*parts: Any, **how: Any) -> None:
-    """Print on stdout as it stands: names of files and users are neither coloured nor read as markup."""
-    Console(highlight=False, markup=False).print(*parts, **how)
+    """Print on stdout as it stands: names of files and users are neither coloured nor read as markup.
+
+    No line ends in blanks, with which rich fills the rows of a table.
+    """
+    console = Console(highlight=False, markup=False, width=how.pop("width", None))
+    with console.capture() as printed:
+        console.print(*parts, **how)
+    print(re.sub(" +$", "", printed.get(), flags=re.MULTILINE), end="")
 
 
 def show_tables(*views: Any) -> None:
     """Print tables with an empty line behind each. In a pipe a row is a line, unless COLUMNS says otherwise."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else NO_LIMIT
     for view in views:
-        Console(width=width).print(view, "")
+        show(view, "", width=width)
 
 
 def show_json(found: Any) -> None:
     print(json.dumps(found, indent=1))
 
 
-def plain(columns: Sequence[str], numbers: Container[str] = (), title: str = "", wraps: str = "", **more: Any) -> Table:
+def plain(columns: Sequence[str], numbers: Container[str] = (), wraps: str = "") -> Table:
     """A rich table without lines, which cuts no text. On a narrow screen the column `wraps` is folded, or, unless
     given, every column that is not among the `numbers`.
+
+    It has no title: rich would fold one at the width of the table. A bold text above has that of the screen.
     """
-    look: dict[str, Any] = {"box": None, "padding": (0, 1, 0, 0), "title_justify": "left", "caption_justify": "left"}
-    table = Table(title=title or None, title_style="bold", **look, **more)
+    table = Table(box=None, padding=(0, 1, 0, 0))
     for name in columns:
         is_number = name in numbers
         is_fixed = is_number or bool(wraps and name != wraps)

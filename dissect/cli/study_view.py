@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from analyses import study
 from analyses.entries import JUDGED
 from analyses.studies import STUDIES, find_study
@@ -21,6 +23,7 @@ from dissect.runs.records import EVERY
 from dissect.studied import Studied, studied, time_left
 from dissect.tables import results
 from dissect.tables.counts import view_of_counts
+from dissect.text import plural
 
 
 def listed(as_json: bool) -> None:
@@ -45,19 +48,19 @@ def shown(name: str, as_json: bool) -> None:
     if found.shows == "claims":
         claims_view.listed()
         return
-    title = f"\n{found.name}: {found.question}"
+    title = Text(f"\n{found.name}: {found.question}", "bold")
     if not found.arms:
-        screen.show(f"{title}\nIt trains nothing. See it: dissect study table {found.name}")
+        screen.show(title, f"It trains nothing. See it: dissect study table {found.name}", sep="\n")
         return
     has_paper = any("diginetica" in arm.printed for arm in found.arms)
-    table = screen.plain(("arm", "model", "how", *["paper, Diginetica"] * has_paper), (), title)
+    table = screen.plain(("arm", "model", "how", *["paper, Diginetica"] * has_paper))
     for arm in found.arms:
         words = [arm.preset or "", *(f"{key}={value}" for key, value in {**arm.options, **arm.settings}.items())]
         words += [f"without {', '.join(arm.without)}" if arm.without else "", "" if arm.verb == "train" else arm.verb]
         printed = arm.printed.get("diginetica")
         says = f"{printed.hr:.2f} / {printed.mrr:.2f}" if printed else ""
         table.add_row(arm.label, arm.model, ", ".join(filter(None, words)), *[says] * has_paper)
-    screen.show(table)
+    screen.show(title, table, sep="\n")
 
 
 def planned(name: str, dataset: str, data_dir: str | None, quiet: bool = False, **given: Any) -> Studied:
@@ -105,13 +108,15 @@ def stand(as_json: bool, **given: Any) -> None:
     if as_json:
         print(rows.to_json(orient="records", indent=1))
         return
-    title = f"\n{name} on {asked.data.name}: {rows['done'].sum()} of {rows['wanted'].sum()} trainings are finished"
+    title = (
+        f"\n{name} on {asked.data.name}: {rows['done'].sum()} of {plural(rows['wanted'].sum(), 'training')} finished"
+    )
     numbers = ("seeds", "min each", "HR@20", "MRR@20")
-    table = screen.plain(("arm", *numbers), numbers, title)
+    table = screen.plain(("arm", *numbers), numbers)
     for row in rows.assign(minutes=rows["seconds"] / 60).to_dict("records"):
         cells = ("" if math.isnan(row[name]) else f"{row[name]:.2f}" for name in ("minutes", "hr@20", "mrr@20"))
         table.add_row(row["label"], f"{row['done']} of {row['wanted']}", *cells)
-    screen.show(table)
+    screen.show(Text(title, "bold"), table, sep="\n")
     if (rows["done"] < rows["wanted"]).any():
         screen.show(f"  {time_left(rows)}")
 

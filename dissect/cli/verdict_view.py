@@ -10,20 +10,16 @@ from typing import Any
 from rich.bar import Bar
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from analyses.answers import CHECKS
 from dissect.cli.screen import plain
 from dissect.runs.config import Config
 from dissect.runs.folders import group_runs
-from dissect.text import shortest_ends
+from dissect.text import percent, plural, shortest_ends
 
 SHOWN = 12  # lines of a list, at most
-CAPTION = (
-    "excess: kept - shadow, 95 %; false: by chance, of the kept;\n"
-    "swapped: change of MRR@20 with the inputs of other sessions"
-)
+CAPTION = "excess: kept - shadow, 95 %; false: kept by chance; swapped: change of MRR@20"
 ROLES_BRIEFLY = {"transformation": "transform."}
 QUESTIONS = {"O1": "O1  propagation withers (Figure 3)", "O2": "O2  the readout holds (Figure 4)"}
 STYLES = {"holds": "green", "fails": "red", "undecided": "yellow", "redundant": "green", "needed": "red"}
@@ -67,7 +63,7 @@ def render_path(verdicts: Sequence[dict[str, Any]], runs_dir: str = "") -> Group
     roles = [role for role in first["density"]["roles"] if role not in ("control", "shadow")]
     names = ("KL", "MRR@20", *(ROLES_BRIEFLY.get(role, role) for role in roles), *QUESTIONS)
     title = f"\n{first['model']} on {first['dataset']}: share of weights kept (of shadows), {over(first)}"
-    table = plain(names, names[: len(roles) + 2], title)
+    table = plain(names, names[: len(roles) + 2])
     for verdict in sorted(verdicts, key=lambda each: float(each["kl_weight"])):
         shadows = {role: given["shadow"] for role, given in verdict.get("roles", {}).items()}
         kept = [
@@ -82,7 +78,8 @@ def render_path(verdicts: Sequence[dict[str, Any]], runs_dir: str = "") -> Group
     named = [shlex.quote(f"{runs_dir}/{each['group']}" if runs_dir else each["group"]) for each in verdicts]
     lines += [f"Draw it:       dissect plot path {named[0]}", "Each verdict:  "]
     lines[-1] += "\n               ".join(f"dissect verdict {name}" for name in named)
-    return Group(table, *(Padding(Text(line), (0, 0, 0, 2), expand=False) for line in lines))
+    below = (Padding(Text(line), (0, 0, 0, 2), expand=False) for line in lines)
+    return Group(Text(title, "bold"), table, *below)
 
 
 def beside(verdict: dict[str, Any]) -> list[RenderableType]:
@@ -90,7 +87,7 @@ def beside(verdict: dict[str, Any]) -> list[RenderableType]:
     lines = []
     if literal := verdict.get("literal"):
         says = ", ".join(f"{name} {literal[name]['figures_say']}" for name in QUESTIONS)
-        how = f"--literal, {literal['steps']:,} steps, {len(literal['seeds'])} seed{'s' * (len(literal['seeds']) != 1)}"
+        how = f"--literal, {plural(literal['steps'], 'step')}, {plural(len(literal['seeds']), 'seed')}"
         lines.append(f"With the published settings ({how}), density alone says: {says}.")
     if verdict.get("not_run"):
         lines.append(f"Not run: the same command with {', or '.join(verdict['not_run'])}.")
@@ -104,10 +101,8 @@ def beside(verdict: dict[str, Any]) -> list[RenderableType]:
 
 def heading(verdict: dict[str, Any]) -> Text:
     seeds, accuracy = verdict["seeds"], verdict["accuracy"]
-    lines = [
-        f", {verdict['steps']:,} steps, "
-        + (f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}" if seeds else "no seed finished")
-    ]
+    numbers = f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}" if seeds else "no seed finished"
+    lines = [f", {plural(verdict['steps'], 'step')}, {numbers}"]
     is_new = verdict.get("rules") == "shadows"  # then the paragraph has the accuracy
     usual = [getattr(Config, name) for name in ("where", "prior", "noise")]
     if not is_new or [verdict[name] for name in ("where", "prior", "noise")] != usual:
@@ -123,39 +118,39 @@ def heading(verdict: dict[str, Any]) -> Text:
     return Text(f"\n{verdict['model']} on {verdict['dataset']}", "bold").append("\n".join(lines), "not bold")
 
 
-def density_bars(verdict: dict[str, Any]) -> Table:
+def density_bars(verdict: dict[str, Any]) -> Group:
     """Matrices and blocks with the share of weights kept, at three thresholds and at that of the useless control."""
     if verdict.get("rules") == "shadows":
         return shadow_bars(verdict)
     at = sorted({f"{value:g}" for value in verdict["density"]["beyond_control_at"].values()}, key=float)
     t, more = f"{verdict['threshold']:g}", ("beyond",) if at else ()
-    caption = f"beyond: kept below log α = {', '.join(at)}, where control.rolled keeps at most 5 %" if at else None
+    caption = f"beyond: kept below log α = {', '.join(at)}, where control.rolled keeps at most 5 %"
     title, numbers = f"\nDensity: share of weights with log α < {t}", ("t = 2", f"t = {t}", "t = 4", *more)
     columns = ("matrix", "role", *numbers[:3], "", *more)
-    table = plain(columns, numbers, title, caption=caption)
+    table = plain(columns, numbers)
     for row in (row for row in verdict["density"]["matrices"] if "/" not in row["block"]):  # too fine for the screen
         names = (f"  {row['block']}", "") if row["block"] else (row["matrix"], row["role"])
         shares = [f"{row[name]:.3f}" for name in ("kept 2", "density", "kept 4", *(["beyond_control"] if at else []))]
         style = "dim" if row["block"] or row["role"] == "control" else ""
         table.add_row(*names, *shares[:3], Bar(1, 0, row["density"], width=16), *shares[3:], style=style)
-    return table
+    return Group(Text(title, "bold"), table, *[Text(caption, "dim")] * bool(at))
 
 
-def shadow_bars(verdict: dict[str, Any]) -> Table:
+def shadow_bars(verdict: dict[str, Any]) -> Group:
     """Roles, and their matrices, with the share of weights kept and what their shadows keep."""
     columns = ("", "kept", "shadow", "excess", "false", "swapped", "")
     title = f"\nShare of weights kept (log α < {verdict['threshold']:g}), {over(verdict)}"
-    table = plain(columns, columns[1:6], title, caption=CAPTION)
+    table = plain(columns, columns[1:6])
     whole = [row for row in verdict["density"]["matrices"] if not row["block"]]
     for role, given in verdict["roles"].items():
         interval = "" if given["low"] is None else f"{share(given['low'])} to {share(given['high'])}"
-        false = "" if given["false"] is None else f"{given['false']:.0%}"
+        false = "" if given["false"] is None else percent(given["false"])
         numbers = [f"{given['density']:.3f}", f"{given['shadow']:.3f}", interval or f"{given['excess']:.3f}", false]
-        swapped = "" if given.get("swapped") is None else f"{round(-100 * given['swapped']) or 0:+d} %"
+        swapped = "" if given.get("swapped") is None else percent(-given["swapped"], sign="+")
         table.add_row(role, *numbers, swapped, Text(given["answer"], STYLES.get(given["answer"], "")), style="bold")
         own = [row for row in whole if row["role"] == role]
         ends = shortest_ends([row["matrix"] for row in own])
-        for row in own[:SHOWN] if len(own) > 1 else ():
+        for row in own[:SHOWN]:
             shares = [f"{row['density']:.3f}", "" if row["shadow"] is None else f"{row['shadow']:.3f}"]
             table.add_row(f"  {ends[row['matrix']]}", *shares, "", "", "", Bar(1, 0, row["density"], width=14))
         if len(own) > SHOWN:
@@ -164,7 +159,7 @@ def shadow_bars(verdict: dict[str, Any]) -> Table:
         table.add_row(
             row["matrix"], f"{row['density']:.3f}", "", "", "", "", Bar(1, 0, row["density"], width=14), style="dim"
         )
-    return table
+    return Group(Text(title, "bold"), table, Text(CAPTION, "dim"))
 
 
 def share(value: float) -> str:
@@ -184,13 +179,13 @@ def checks_in_words(verdict: dict[str, Any]) -> Text:
     return Text("\nMRR@20 of the trained model: ", style="bold").append(f"{', '.join(says)}.", style="not bold")
 
 
-def check_table(checks: dict[str, dict[str, float]]) -> Table:
+def check_table(checks: dict[str, dict[str, float]]) -> Group:
     numbers = ("HR@20", "MRR@20")
-    table = plain(("", *numbers), numbers, "\nQuick checks on test, at the end of training")
+    table = plain(("", *numbers), numbers)
     for name, values in checks.items():
         of = "trained model, " if name in CHECKS and name not in ("masked", "mean") else ""
         table.add_row(of + CHECKS.get(name, (name,))[-1], f"{values['hr@20']:.2f}", f"{values['mrr@20']:.2f}")
-    return table
+    return Group(Text("\nQuick checks on test, at the end of training", "bold"), table)
 
 
 def dense_weights(coverage: dict[str, Any]) -> list[RenderableType]:

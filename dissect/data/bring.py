@@ -21,6 +21,7 @@ from dissect.data.preprocess import apply, to_sessions
 from dissect.data.recipes import Recipe, choose
 from dissect.data.sessions import Dataset
 from dissect.errors import DataBusyError, DataError, UsageError
+from dissect.text import plural
 
 WAIT = 1.0  # seconds between two looks at what another process brings
 FEW = 100  # training prefixes below which --recent is doubtful
@@ -184,15 +185,15 @@ def report(dataset: Dataset, folder: Path) -> Iterator[tuple[str, bool]]:
     if times := record.get("times"):
         yield f"Clicks are in the order of their times, read as {times}.", False
     counts = "; ".join(
-        f"{part} {len(sessions):,} sessions = {sessions.n_prefixes:,} prefixes"
+        f"{part} {plural(len(sessions), 'session')} = {plural(sessions.n_prefixes, 'prefix')}"
         for part, sessions in (("train", dataset.train), ("test", dataset.test))
     )
-    yield f"{dataset.name}: {dataset.n_items:,} items; {counts}.", False
+    yield f"{dataset.name}: {plural(dataset.n_items, 'item')}; {counts}.", False
     if dropped := [f"{n:,} ({part})" for part, n in record.get("dropped_single_clicks", {}).items() if n]:
         yield f"Single-click sessions dropped: {', '.join(dropped)}.", False
     if unseen := record.get("dropped_unseen"):
-        clicks = f"{unseen.get('clicks', 0):,} clicks on items that no kept training session has"
-        yield f"Dropped from test: {clicks}, and {unseen.get('sessions', 0):,} sessions with them.", False
+        clicks = f"{plural(unseen.get('clicks', 0), 'click')} on items that no kept training session has"
+        yield f"Dropped from test: {clicks}, and {plural(unseen.get('sessions', 0), 'session')} with them.", False
     if record.get("recent", 1) < 1 and dataset.train.n_prefixes < FEW:
         left = f"{len(dataset.train):,} training sessions ({dataset.train.n_prefixes:,} prefixes)"
         yield f"Warning: --recent {record['recent']:g} leaves {left}, which is too little to train on.", True
@@ -224,10 +225,10 @@ def _report_log(dataset: Dataset) -> Iterator[str]:
         before, after = step.get("sessions", (0, 0))
         if before != after:
             yield f"Users share {before:,} session numbers: taken as {after:,} sessions, each of one user."
-    yield f"Of {source['rows']:,} clicks in {source['file']} these were dropped:"
+    yield f"Of {plural(source['rows'], 'click')} in {source['file']} these were dropped:"
     for row in record["dropped"]:
         settings = ", ".join(f"{key} {row[key]}" for key in row if key not in ("rule", "clicks", "sessions"))
-        sessions = f", {row['sessions']:,} sessions" if "sessions" in row else ""
-        yield f"  {row['rule']}{f' ({settings})' if settings else ''}: {row['clicks']:,} clicks{sessions}"
+        sessions = f", {plural(row['sessions'], 'session')}" if "sessions" in row else ""
+        yield f"  {row['rule']}{f' ({settings})' if settings else ''}: {plural(row['clicks'], 'click')}{sessions}"
     if not record["dropped"]:
         yield "  none"

@@ -12,11 +12,12 @@ from analyses import compare, unshadowed
 from analyses.entries import Entry
 from analyses.need import NEED_LIMIT
 from dissect.errors import DataError
-from dissect.reporting.tables import Table, plural, seconds, table
+from dissect.reporting.tables import Table, seconds, table
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, Config
 from dissect.runs.records import Environment
 from dissect.sparsevd.rules import CLEAR, EMPTY, FALL, FALSE_LIMIT, PRUNED
+from dissect.text import plural
 
 ABOUT = ("dissect", "commit", "python", "torch", "numpy", "system", "processor", "threads", "device", "cuda")
 # Settings that say what was trained, or follow from it, and are no choice of a setting.

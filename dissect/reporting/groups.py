@@ -18,10 +18,11 @@ from dissect import drawing
 from dissect.data import planted
 from dissect.drawing import Drawing
 from dissect.errors import DataError, UsageError
-from dissect.reporting.tables import Table, behind, percent, plural, seconds, share, table
+from dissect.reporting.tables import Table, behind, percent, seconds, share, table
 from dissect.runs import folders
 from dissect.runs.config import Config
 from dissect.tables.results import signed
+from dissect.text import plural
 
 QUESTIONS = {"O1": "Propagation withers (the paper's Figure 3):", "O2": "The readout holds (the paper's Figure 4):"}
 CONTROLS = {

@@ -16,6 +16,7 @@ from analyses.entries import JUDGED
 from dissect.drawing import Drawing
 from dissect.tables.results import means_columns, pairs_columns, with_paper
 from dissect.tables.text import TextTable
+from dissect.text import plural
 
 MOMENTS = 8  # of a training, that a table behind a figure shows
 # A number, with its sign, its unit, and its spread or interval in a cell; nothing, or "?", which is not known.
@@ -77,11 +78,6 @@ def seconds(value: float | None) -> str:
     if value is None or math.isnan(value):
         return ""
     return f"{value:.0f} s" if value < 100 else f"{value / 60:.0f} min" if value < 6000 else f"{value / 3600:.1f} h"
-
-
-def plural(number: int, what: str) -> str:
-    """1 seed, 2 seeds."""
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def behind(drawing: Drawing, digits: int = 3) -> Table:
@@ -152,4 +148,4 @@ def of_status(rows: pd.DataFrame) -> Table:
         for row in rows.to_dict("records")
     ]  # fmt: skip
     head = ["arm", "seeds finished", "training of a seed", "HR@20 (%)", "MRR@20 (%)", "group"]
-    return table(f"{rows['done'].sum()} of {rows['wanted'].sum()} trainings are finished", head, cells)
+    return table(f"{rows['done'].sum()} of {plural(rows['wanted'].sum(), 'training')} finished", head, cells)

@@ -15,7 +15,7 @@ from analyses.compare import Comparison
 from analyses.entries import JUDGED
 from analyses.studies import Study
 from dissect.runs import files
-from dissect.runs.records import ALSO, LISTED, METRICS
+from dissect.runs.records import LISTED, METRICS
 from dissect.tables.text import Column, TextTable
 from dissect.text import without_formulas
 
@@ -47,27 +47,25 @@ def means_columns(rows: pd.DataFrame, metrics: Sequence[str], newest: str | None
     is_new = (rows["group"] == newest).tolist()
     columns: list[Column] = []
 
-    def add(name: str, cells: pd.Series, bold: Sequence[bool] = (), spare: bool = True, **how: Any) -> None:
+    def add(name: str, cells: pd.Series, bold: Sequence[bool] = ()) -> None:
         if (cells != "").any():
-            columns.append(Column(name, cells.tolist(), bold, spare, **how))
+            columns.append(Column(name, cells.tolist(), bold))
 
-    add("model" if newest is None else "run", rows["label"], is_new, False)
+    add("model" if newest is None else "run", rows["label"], is_new)
     for metric in [name for name in metrics if name in METRICS]:
-        name = metric.upper() + ("\n(all items)" if compare.is_certain(rows, metric) else "")
+        name = metric_in_words(metric) + ("\n(all items)" if compare.is_certain(rows, metric) else "")
         sd = rows[f"{metric} sd"].map(lambda value: "" if pd.isna(value) else f" ± {value:.2f}")
         best = is_new if newest is not None else compare.is_best(rows, metric).tolist()
-        add(name, rows[metric].map("{:.2f}".format) + sd, best, metric not in JUDGED)
+        add(name, rows[metric].map("{:.2f}".format) + sd, best)
     for metric in [name for name in metrics if name not in METRICS and name in rows]:
         cells = rows[metric].map(lambda value: "–" if pd.isna(value) else f"{value:.2f}")
-        add(metric.upper() if metric in ALSO else metric, cells)
+        add(metric_in_words(metric), cells)
     if (tied := compare.has_ties(rows)).any():
         worst = at_20(rows, "worst").where(tied, "").mask(rows["worst mrr@20"].isna(), "?")  # not measured
-        add("ties against\nHR / MRR", worst, spare=False)
+        add("ties against\nHR / MRR", worst)
     if len(compare.selections(rows)) > 1:
         words_of = {how: words for how, (words, _) in compare.EPOCHS.items()}
-        add("epoch", rows["selection"].map({**words_of, "": ""}), spare=False)
-    for words, name in compare.settings_apart(rows).items():
-        add(words, rows[name].map(setting), below=True)
+        add("epoch", rows["selection"].map({**words_of, "": ""}))
     if newest is None:  # `within`: the numbers contain it
         within = at_20(rows, "bias").mask(rows["bias hr@20"].isna(), "within")
         add("bias of\nHR / MRR", within.where(compare.has_bias(rows), ""))
@@ -77,6 +75,8 @@ def means_columns(rows: pd.DataFrame, metrics: Sequence[str], newest: str | None
         add("seeds", rows["seed_list"].where(rows["selection"] != "", ""))
     add("s/epoch", rows["seconds_per_epoch"].map(seconds))
     add("parameters", rows["parameters"].map("{:,}".format))
+    for words, name in compare.settings_apart(rows).items():
+        add(words.replace(" ", "\n"), rows[name].map(setting))
     return columns
 
 
@@ -105,12 +105,12 @@ def pairs_columns(table: Comparison, every_pair: bool, is_named_once: bool = Tru
     interval = zip(*(pairs[name].map(signed) for name in ("difference", "low", "high")))
     return [
         Column("pair" if every_pair else "against", names.tolist()),
-        Column("metric", pairs["metric"].str.upper().tolist()),
+        Column("metric", pairs["metric"].str.upper().tolist(), is_key=True),
         Column("difference\n[95 % interval]", [f"{at} [{low}, {high}]" for at, low, high in interval]),
-        Column("in %", [signed(value, 1) for value in pairs["relative"]], spare=True),
+        Column("in %", [signed(value, 1) for value in pairs["relative"]]),
         Column("bootstrap\np (Holm)", [*map(p_value, pairs["p bootstrap holm"], pairs["at most"])]),
-        Column("t-test as\nthe paper\np (Holm)", [*map(p_value, pairs["p t-test holm"])], spare=True),
-        Column("Cohen's\nd_z", [signed(value, 3) for value in pairs["d_z"]], spare=True),
+        Column("t-test as\nthe paper\np (Holm)", [*map(p_value, pairs["p t-test holm"])]),
+        Column("Cohen's\nd_z", [signed(value, 3) for value in pairs["d_z"]]),
     ]
 
 
@@ -120,7 +120,7 @@ def views_of_study(found: Study, table: Comparison, metrics: Sequence[str]) -> l
     apart, notes = compare.settings_apart(table.rows), list(means.notes)
     if apart:  # no columns: the labels of the arms stand for them
         notes.append("The settings of each arm: dissect study show, with the same study.")
-    columns = with_paper([column for column in means.columns if column.name not in apart], table.rows)
+    columns = with_paper([each for each in means.columns if each.name.replace("\n", " ") not in apart], table.rows)
     means = replace(means, title=f"{found.name}: {found.question} {means.title}", columns=columns, notes=notes)
     if found.pairs:
         pairs = [replace(view, title=f"{found.name}: the pairs that it asks about") for view in pairs]
@@ -139,13 +139,18 @@ def with_paper(columns: Sequence[Column], rows: pd.DataFrame) -> list[Column]:
         cells["paper\ns/epoch"] = rows["paper seconds"].map(seconds)
     shown = {name: column.where(printed, "").tolist() for name, column in cells.items()}
     beside = [column for column in columns if column.name == "s/epoch"]
-    beside += [Column(name, column, spare=name[0] != "p") for name, column in shown.items() if any(column)]
+    beside += [Column(name, column) for name, column in shown.items() if any(column)]
     others = [column for column in columns if column.name != "s/epoch"]
     place = next(i for i, column in enumerate(others) if column.name.startswith("MRR@20")) + 1
     return [*others[:place], *beside, *others[place:]]
 
 
 # --- cells --------------------------------------------------------------------------------------------------
+
+
+def metric_in_words(metric: str) -> str:
+    """HR@20, or Coverage@20."""
+    return metric.capitalize() if metric in LISTED else metric.upper()
 
 
 def at_20(rows: pd.DataFrame, kind: str) -> pd.Series:

@@ -33,15 +33,13 @@ PROSE = 100  # notes are read as text: no line is longer
 class Column:
     """A column: its name, which may have line breaks, its cells, and which of them are bold.
 
-    On a screen that is too narrow for all, those that go `below` are told in a line below their row; if that is not
-    enough, `spare` ones are left out, the last of them first.
+    On a screen that is too narrow for all, a `is_key` one stands in each part of the table, as the first does.
     """
 
     name: str
     cells: Sequence[str]
     bold: Sequence[bool] = ()
-    spare: bool = False
-    below: bool = False
+    is_key: bool = False
 
     @property
     def is_number(self) -> bool:
@@ -74,47 +72,41 @@ class TextTable:
 
 
 def to_screen(table: TextTable, width: int) -> Text:
-    """Title, rows and notes in lines of at most `width`, if the numbers of a row have room in it.
+    """Title, rows and notes in lines of at most `width`; columns that have no room stand in a second part, and so on.
 
-    No name is cut: one that is too long for its column gets lines of its own, above its numbers.
+    No name is cut: one that is too long for its column is folded, and its numbers stand in the last line.
     """
     columns, heads, rows = table.columns, table.heads(), table.rows()
     widths = [max(map(cell_len, [*column.name.split("\n"), *column.cells])) for column in columns]
-    shown, below = list(range(1, len(columns))), list[int]()
-    if sum(widths[i] + 2 for i in shown) > width:
-        below = [i for i in shown if columns[i].below]
-        shown = [i for i in shown if not columns[i].below]
-    for i in reversed(shown.copy()):
-        if columns[i].spare and sum(widths[k] + 2 for k in shown) > width:
-            shown.remove(i)
-    room = max(0, min(widths[0], width - sum(widths[i] + 2 for i in shown)))
+    keys = [i for i in range(1, len(columns)) if columns[i].is_key]
+    others = [i for i in range(1, len(columns)) if i not in keys]
+    room = max(min(widths[0], width // 3), width - sum(widths[i] + 2 for i in [*keys, *others]))
+    room = min(widths[0], room)
+    parts = [keys.copy()]
+    for i in others:
+        if len(parts[-1]) > len(keys) and room + sum(widths[k] + 2 for k in [*parts[-1], i]) > width:
+            parts.append(keys.copy())
+        parts[-1].append(i)
 
-    def named(i: int) -> str:
-        return " ".join(columns[i].name.split())
-
-    def line(cells: Sequence[tuple[str, bool]], is_row: bool = True) -> Text:
-        lines = [cells[0][0]]
-        if cell_len(lines[0]) > room:
-            lines = [fold(lines[0], width, "", "  "), ""]
+    def line(cells: Sequence[tuple[str, bool]], part: Sequence[int]) -> Text:
+        lines = fold(cells[0][0], room, "", "  ").split("\n") if cells[0][0] else [""]
+        lines += [""] * (cell_len(lines[-1]) > room)
         out = Text("\n".join(lines) + " " * (room - cell_len(lines[-1])), "bold" if cells[0][1] else "")
-        for i in shown:
+        for i in part:
             words, is_bold = cells[i]
             gap = " " * (widths[i] - cell_len(words))
             before, behind = (gap, "") if columns[i].is_number else ("", gap)
             out.append("  " + before).append(words, "bold" if is_bold else "").append(behind)
         out.rstrip()
-        if told := ", ".join(f"{named(i)} {cells[i][0]}" for i in below if cells[i][0]) if is_row else "":
-            out.append("\n").append(fold(told, width, "    "), "dim")
         return out
 
-    over = [words for words in heads if words[0] or any(words[i] for i in shown)]
-    lines = [Text(table.title, "bold"), *(line([(w, False) for w in words], False) for words in over), *map(line, rows)]
-    notes = list(table.notes)
-    if dropped := [named(i) for i in range(1, len(columns)) if i not in (*shown, *below)]:
-        left_out = f"Columns left out for lack of space: {', '.join(dropped)}."
-        notes.append(f"{left_out} Use a wider screen, or --json, which has all.")
-    prose = [part for note in notes for part in textwrap.wrap(note, min(width, PROSE), break_on_hyphens=False)]
-    return Text("\n").join([*lines, *(Text(part, "dim") for part in prose)])
+    lines = [Text(table.title, "bold")]
+    for part in parts:
+        over = [words for words in heads if words[0] or any(words[i] for i in part)]
+        lines += [Text()] * (part is not parts[0])
+        lines += [*(line([(w, False) for w in words], part) for words in over), *(line(row, part) for row in rows)]
+    prose = [each for note in table.notes for each in textwrap.wrap(note, min(width, PROSE), break_on_hyphens=False)]
+    return Text("\n").join([*lines, *(Text(each, "dim") for each in prose)])
 
 
 def fold(words: str, width: int, indent: str, then: str | None = None) -> str:

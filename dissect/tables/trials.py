@@ -8,6 +8,7 @@ import pandas as pd
 
 from dissect.experiment.tuned import Tuned
 from dissect.tables.text import Column, TextTable
+from dissect.text import plural
 
 BEST = 5  # trials shown
 ABOUT = ("trial", "state", "mrr@20", "epoch", "epochs", "seconds")  # columns of trials.csv before what was tried
@@ -22,7 +23,7 @@ def view_of_trials(record: Tuned, table: pd.DataFrame) -> TextTable:
     columns = [Column("trial", names), Column("MRR@20", [f"{value:.2f}" for value in rows["mrr@20"]])]
     if rows["epochs"].any():
         columns.append(Column("epoch", [f"{value:.2f}" for value in rows["epoch"]]))
-    columns += [Column(name.replace("_", "\n"), [in_cell(value) for value in rows[name]], below=True) for name in tried]
+    columns += [Column(name.replace("_", "\n"), [in_cell(value) for value in rows[name]]) for name in tried]
     counts = table["state"].value_counts()
     told = ", ".join(
         f"{counts[state]} {state}" for state in ("finished", "pruned", "failed", "running") if state in counts
@@ -31,8 +32,9 @@ def view_of_trials(record: Tuned, table: pd.DataFrame) -> TextTable:
     width = f", width {record.dim}" if record.dim else ""
     fixed = [record.preset or "", *(f"{name}={in_cell(value)}" for name, value in record.given.items())]
     sparse += f" ({', '.join(filter(None, fixed))})" if any(fixed) else ""
-    title = f"{record.model}{sparse} on {record.dataset}{width}: {told}, of {record.asked} trials"
-    notes = [f"MRR@20 is on validation, with seed {record.seed}. The best of many is too high: report the test part."]
+    title = f"{record.model}{sparse} on {record.dataset}{width}: {told}, of {plural(record.asked, 'trial')}"
+    optimistic = "The best trial was chosen by it, so its value is optimistic: report the test part."
+    notes = [f"MRR@20 is on validation, with seed {record.seed}. {optimistic}"]
     notes += [
         f"Trial {row['trial']} failed: {row['note']}" for row in table[table["state"] == "failed"].to_dict("records")
     ]

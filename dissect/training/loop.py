@@ -24,6 +24,7 @@ from dissect.runs.folders import mark_done
 from dissect.sparsevd import one_sample, penalty
 from dissect.sparsevd.averages import BATCHES, is_averaged
 from dissect.sparsevd.shadows import aside
+from dissect.text import plural
 from dissect.training import workers
 from dissect.training.checkpoint import latest_checkpoint, save_checkpoint
 from dissect.training.controls import Controls
@@ -187,8 +188,8 @@ class _Fit:
         config, state = self.training.config, self.training.state
         values = self.recorder.accuracy(self.splits, self.report, self.evaluated if ends else None)
         if choose_epoch(self.training, values, self.run, self.order.steps) and not ends:
-            says = f"Stopped after step {state.step:,}: no better MRR@20 in {config.patience} epochs (--patience)."
-            self.observer.note(says)
+            waited = plural(config.patience, "epoch")
+            self.observer.note(f"Stopped after step {state.step:,}: no better MRR@20 in {waited} (--patience).")
             return True
         return ends
 

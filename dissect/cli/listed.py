@@ -1,0 +1,27 @@
+"""dissect list: what a runs folder has."""
+
+from __future__ import annotations
+
+import click
+
+from dissect.cli import options
+
+
+@options.verb("list", "list --runs-dir old --json")
+@options.runs_dir
+@options.as_json
+def command(runs_dir: str, as_json: bool) -> None:
+    """List the groups of a runs folder, newest first: model, data set, finished seeds, MRR@20.
+
+    Their names are what other verbs take; the beginning of a name is enough.
+    """
+    from dissect.cli import screen
+    from dissect.tables.groups import groups_of, view_of_groups
+
+    rows = groups_of(runs_dir)
+    if as_json:
+        screen.show_json(rows)
+    elif rows:
+        screen.show_tables(view_of_groups(rows, runs_dir))
+    else:
+        click.echo(f"There are no runs in {runs_dir}. Make some: dissect train srgnn")
