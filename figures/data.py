@@ -29,7 +29,7 @@ def draw(table: pd.DataFrame) -> Figure:
     dashes = {name: look(number)[1] for number, name in enumerate(names)}
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(TEXT, 2.5))
-        wide = (0.495 - 0.072 - LETTER * max(map(len, names)) / TEXT) / 1.06  # labels begin there
+        wide = (0.488 - 0.072 - LETTER * max(map(len, names)) / TEXT) / 1.06  # labels begin there
         for place, (curve, (title, xlabel, ylabel)) in enumerate(PANELS.items()):
             axes = figure.add_axes((0.072 + 0.505 * place, 0.165, wide, 0.72))
             shown = table[table["curve"] == curve]

@@ -144,7 +144,7 @@ def shadow_bars(verdict: dict[str, Any]) -> Group:
     whole = [row for row in verdict["density"]["matrices"] if not row["block"]]
     for role, given in verdict["roles"].items():
         interval = "" if given["low"] is None else f"{share(given['low'])} to {share(given['high'])}"
-        false = "" if given["false"] is None else percent(given["false"])
+        false = "" if given["false"] is None else percent(given["false"], 0)
         numbers = [f"{given['density']:.3f}", f"{given['shadow']:.3f}", interval or f"{given['excess']:.3f}", false]
         swapped = "" if given.get("swapped") is None else percent(-given["swapped"], sign="+")
         table.add_row(role, *numbers, swapped, Text(given["answer"], STYLES.get(given["answer"], "")), style="bold")
