@@ -293,7 +293,7 @@ def test_a_dense_run_can_be_the_start_of_a_dissection(typed):
         ),
         (["train", "attenmixer", "--option", "levels=50"], 2, "and the longest prefix has"),
         (["run", "--threshold", "99"], 2, "at most 20, not 99"),
-        (["run", "--kl-weight", "inf"], 2, "kl_weight must"),
+        (["run", "--kl-weight", "inf"], 2, "--kl-weight must"),
         (["run", "--model", "sknn"], 2, "baseline"),
         (["models", "attenmixer", "--dim", "0"], 2, "range"),
         (["train", "sknn", "--preset", "x", "--option", "k=3"], 2, "sknn has no presets"),
