@@ -278,8 +278,8 @@ def test_what_a_killed_process_left_is_cleared_away_or_put_back(typed, tmp_path)
     assert typed("diginetica", "--from", "log.csv")[0] == 0
     data = tmp_path / "data"
     before = catalog.load("diginetica", data).split_hash
-    (data / "diginetica").rename(data / ".diginetica~abc.old")  # killed between the two renames of `save`
-    (data / ".diginetica~abc").mkdir()
+    (data / "diginetica").rename(data / ".diginetica~0123abcd.old")  # killed between the two renames of `save`
+    (data / ".diginetica~0123abcd").mkdir()
     with catalog.claimed("diginetica", data):
         pass
     assert catalog.load("diginetica", data).split_hash == before

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dissect.data import catalog
+from dissect.data import planted
 from dissect.data.sessions import split_validation
 from dissect.runs.config import Config
 from dissect.training.evaluation import evaluate, metrics, prefixes_of
@@ -229,7 +229,7 @@ GOLDEN = [
 
 @pytest.mark.parametrize(("options", "losses", "accuracy"), GOLDEN, ids=str)
 def test_the_same_seed_gives_the_numbers_that_it_gave(options, losses, accuracy):
-    data = catalog.load("demo")
+    data = planted.made("demo", planted.Recipe("bag", n_items=300, n_train=2_500, n_test=1_200))
     config = Config("srgnn", "demo", data.split_hash, options, where="none", schedule="steps")
     prefixes = prefixes_of(split_validation(data.train, 0.1)[0])
     training = assemble(lambda: SRGNN(data.n_items, **options), config, prefixes, 7, "full")

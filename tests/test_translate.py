@@ -74,7 +74,7 @@ def test_another_order_of_the_same_items_changes_no_accuracy(shop):
         assert {m: found[m] for m in right if "@" in m} == {m: right[m] for m in right if "@" in m}
         assert found["unknown_targets"] == found["without_known_click"] == 0
         _, out, _ = shop("evaluate", str(run), "--dataset", "june-shuffled", "--quiet")
-        assert "misses" not in out and "known targets" not in out and len(out.splitlines()) == 3
+        assert "misses" not in out and "known targets" not in out
         assert kind == "pop" or right["hr@20"] > 75  # so that wrong numbers would show
 
 
@@ -102,7 +102,8 @@ def test_an_accuracy_over_no_known_target_is_none(shop, tmp_path):
     found, _ = evaluated(shop, run, "strange")
     assert found["n"] == found["unknown_targets"] and set(found["known_targets"].values()) == {None}
     out = shop("evaluate", str(run), "--dataset", "strange", "--quiet")[1]
-    assert out.splitlines()[-1].split() == ["known", "targets", *["-"] * len(found["known_targets"])]
+    dashes = [line for line in out.splitlines() if line.split()[-1:] == ["-"]]
+    assert len(dashes) == len(found["known_targets"])
 
 
 def test_items_that_the_model_does_not_know_are_counted_as_misses(shop, tmp_path):

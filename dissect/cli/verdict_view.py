@@ -40,9 +40,10 @@ def render_verdict(verdict: dict[str, Any], group: Path | None = None) -> Group:
         parts.append(checks_in_words(verdict) if verdict.get("rules") == "shadows" else check_table(verdict["checks"]))
     parts.append(Text("\nVerdict", style="bold"))
     first, second = verdict["O1"], verdict["O2"]
-    common = [r for r in first["reasons"] if r in second["reasons"] and first["answer"] == "undecided"]
+    common = [doubt for doubt in first["doubts"] if doubt in second["doubts"]]
     for name, question in QUESTIONS.items():
-        own = [reason for reason in verdict[name]["reasons"] if reason not in common]
+        said = [*common, *(first["reasons"] if name == "O2" else ())]
+        own = [reason for reason in verdict[name]["reasons"] if reason not in said]
         parts.append(answer_text(f"{question}: ", {**verdict[name], "reasons": own}))
     if common:
         parts.append(answer_text("O1 and O2 are ", {"answer": "undecided", "reasons": common}, " because:"))
