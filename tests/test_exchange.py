@@ -341,7 +341,7 @@ def test_what_a_share_of_the_sessions_drops_is_said(typed, tmp_path):
     paths = [str(tmp_path / "a.tsv"), str(tmp_path / "b.tsv")]
     code, out, err = typed("data", "import", "x", "--format", "gru4rec", *paths, "--recent", "2/3")
     assert code == 0, err
-    assert "Dropped from test: 1 clicks on items that no kept training session has, and 1 sessions with them." in out
+    assert "Dropped from test: 1 click on items that no kept training session has, and 1 session with them." in out
 
 
 @pytest.mark.parametrize(
