@@ -342,4 +342,4 @@ def test_a_models_own_default_width_is_taken(typed, tmp_path):
 def test_a_training_that_patience_ends_says_so(typed):
     words = ["train", "srgnn", "--dataset", "demo", "--dim", "4", "--epochs", "9", "--lr", "1e-9", "--patience", "1"]
     code, _, err = typed(*words, "--device", "cpu")
-    assert code == 0 and "no better MRR@20 in 1 epochs (--patience)" in " ".join(err.split())
+    assert code == 0 and "no better MRR@20 in 1 epoch (--patience)" in " ".join(err.split())
