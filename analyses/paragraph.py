@@ -27,15 +27,22 @@ def paragraph(verdict: dict[str, Any]) -> str:
         f"({how}; {accuracy})."
     ]
     asked = {role: given for role, given in verdict.get("roles", {}).items() if role in ("propagation", "attention")}
-    found += [_role(role, given) for role, given in asked.items()]
+    is_asked = verdict["O2"]["answer"] != NOT_APPLICABLE  # then the doubts stand beside the questions
+    found += [_role(role, given, "" if is_asked else _why(given)) for role, given in asked.items()]
     found += _observations({name: verdict[name] for name in SAYS if verdict[name]["answer"] != NOT_APPLICABLE})
     found += [_need(role, given) for role, given in verdict["need"].items()]
     return " ".join(found)
 
 
-def _role(role: str, given: dict[str, Any]) -> str:
+def _why(given: dict[str, Any]) -> str:
+    """The first doubt about an answer, without what to do; empty if there is none."""
+    return given["doubts"][0].split(": ")[0] if given["doubts"] else ""
+
+
+def _role(role: str, given: dict[str, Any], why: str) -> str:
     """Propagation is alive: it keeps 0.436 of its weights, 0.434 more than its shadows (95 % interval ...)."""
     state = {ALIVE: "is alive", WITHERED: "has withered"}.get(given["answer"], "is undecided")
+    state += f" ({why})" if why else ""
     interval = "" if given["low"] is None else f" (95 % interval {given['low']:.3f} to {given['high']:.3f})"
     more = f"{abs(given['excess']):.3f} {'more' if given['excess'] >= 0 else 'less'} than its shadows"
     says = f"{role.capitalize()} {state}: it keeps {given['density']:.3f} of its weights, {more}{interval}"
@@ -47,7 +54,7 @@ def _role(role: str, given: dict[str, Any]) -> str:
 
 def _observations(given: dict[str, dict[str, Any]]) -> list[str]:
     """Their answers, and of one that is undecided the first doubt, without what to do."""
-    why = {name: ": " + of["doubts"][0].split(": ")[0] if of["doubts"] else "" for name, of in given.items()}
+    why = {name: f": {_why(of)}" if of["doubts"] else "" for name, of in given.items()}
     if len(given) > 1 and {of["answer"] for of in given.values()} == {UNDECIDED} and len({*why.values()}) == 1:
         return [f"{BOTH}{why['O1']}."]
     return [

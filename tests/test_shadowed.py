@@ -334,6 +334,12 @@ def test_a_model_without_propagation_is_judged_too_beside_one_with_half_the_kl_w
     verdict = judge(group)
     assert verdict["O1"]["answer"] == verdict["O2"]["answer"] == "not applicable"
     assert verdict["roles"].keys() == {"attention", "transformation"} and "propagation" not in verdict["paragraph"]
+    (doubt,) = verdict["roles"]["attention"]["doubts"]  # no question has it, so it stands by itself
+    console = Console(width=80, file=io.StringIO())
+    console.print(render_verdict(verdict))
+    text = " ".join(console.file.getvalue().split())
+    assert f"attention: undecided (the numbers alone say: alive) {doubt}" in text
+    assert f"Attention is undecided ({doubt.split(': ')[0]}): it keeps" in verdict["paragraph"]
 
 
 def test_without_a_penalty_nothing_is_decided(tmp_path):

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from analyses.answers import CHECKS
+from analyses.answers import CHECKS, NOT_APPLICABLE
 from dissect.cli.screen import plain
 from dissect.runs.config import Config
 from dissect.runs.folders import group_runs
@@ -47,6 +47,9 @@ def render_verdict(verdict: dict[str, Any], group: Path | None = None) -> Group:
         parts.append(answer_text(f"{question}: ", {**verdict[name], "reasons": own}))
     if common:
         parts.append(answer_text("O1 and O2 are ", {"answer": "undecided", "reasons": common}, " because:"))
+    if {first["answer"], second["answer"]} == {NOT_APPLICABLE}:  # then no question has the doubts about the roles
+        doubted = {role: of for role, of in verdict.get("roles", {}).items() if of["doubts"]}
+        parts += [answer_text(f"{role}: ", {**of, "reasons": of["doubts"]}) for role, of in doubted.items()]
     for role, given in verdict["need"].items():
         parts.append(answer_text(f"need  for {role}: ", {**given, "reasons": [need_words(given), *given["reasons"]]}))
     if not verdict["need"] and verdict["where"] != "none":
