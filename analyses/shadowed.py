@@ -40,6 +40,7 @@ from dissect.sparsevd import rules
 from dissect.sparsevd.density import key
 from dissect.sparsevd.kl import null_share
 from dissect.sparsevd.rules import AS_GOOD, CLEAR, EMPTY, FALL, FALSE_LIMIT, PRUNED
+from dissect.text import percent
 
 TIMES_DENSER = 3.0
 OTHER_THRESHOLD = key(rules.OTHER_THRESHOLD)
@@ -238,7 +239,8 @@ def doubts_of_alive(kept: pd.DataFrame, role: str, fall: Excess | None) -> Itera
     """Why a role that seems alive may not be: chance would keep as much, or only the training set needs it."""
     worst = kept["false"].xs(role, level="role").max()
     if worst > FALSE_LIMIT:
-        yield f"chance would keep {worst:.0%} of what {role} keeps (> {FALSE_LIMIT:.0%}): raise --kl-weight"
+        limit = f"(> {percent(FALSE_LIMIT, 0)})"
+        yield f"chance would keep {percent(worst, 0)} of what {role} keeps {limit}: raise --kl-weight"
     if fall is None:
         yield f"no run swapped the inputs of {role}: an earlier version trained them"
     elif fall.least <= FALL:
@@ -255,9 +257,9 @@ def doubts_of_weights(fall: Excess | None) -> Iterator[str]:
 
 def change(fall: Excess, how: str) -> str:
     """How MRR@20 changes in a check, beside what is asked and the interval."""
-    low, high = (None, None) if fall.low is None or fall.high is None else (0 - fall.high, 0 - fall.low)
-    between = "" if low is None else f", {low:+.1%} to {high:+.1%}"
-    return f"MRR@20 changes by {0 - fall.by_seed.mean():+.1%} {how} ({-FALL:.0%} is asked{between})"
+    low, high = (None, None) if fall.low is None or fall.high is None else (-fall.high, -fall.low)
+    between = "" if low is None or high is None else f", {percent(low, 1, '+')} to {percent(high, 1, '+')}"
+    return f"MRR@20 changes by {percent(-fall.by_seed.mean(), 1, '+')} {how} ({percent(-FALL, 0)} is asked{between})"
 
 
 def too_dense(kept: pd.DataFrame, role: str) -> Iterator[str]:
@@ -289,7 +291,7 @@ def doubts_of_withered(
     else:
         own, other = (float(np.mean([values[seed] for seed in both])) for values in (mine, dense))
         if own < AS_GOOD * other:
-            below = f"below {AS_GOOD:.0%} of the {other:.2f} of the matched dense model"
+            below = f"below {percent(AS_GOOD, 0)} of the {other:.2f} of the matched dense model"
             yield f"MRR@20 is {own:.2f}, {below}: too much was pruned; lower --kl-weight, or take more data"
     clearest = kept_by_role(final, threshold, by="matrix")["excess"].groupby(level="matrix").mean().max()
     of_roles = [falls(summaries, f"swapped_{role}") for role in roles_of(kept)]

@@ -111,7 +111,7 @@ def doubts_of_runs(final: pd.DataFrame, summaries: list[dict[str, Any]], thresho
         seed, test, by_weights = summary["seed"], summary["test"], summary["checks"]
         masked, mean = by_weights["masked"]["mrr@20"], by_weights["mean"]["mrr@20"]
         if masked < MASKED_MRR * mean:
-            below = f"below {MASKED_MRR:.0%} of the unmasked {mean:.2f}"
+            below = f"below {100 * MASKED_MRR:.0f} % of the unmasked {mean:.2f}"
             yield f"seed {seed}: masked weights have MRR@20 {masked:.2f}, {below}"
         best, worst = test["mrr@20"], (summary.get("test_worst_ties") or test)["mrr@20"]
         if worst < MASKED_MRR * best:

@@ -111,7 +111,7 @@ def test_a_mask_that_hides_what_the_weights_do_is_measured_and_doubted(group):
     assert checks["mean"]["mrr@20"] > 90 and checks["masked"]["mrr@20"] < 20
     reasons = " ".join(judge(group)["O1"]["reasons"])
     masked, mean = (checks[name]["mrr@20"] for name in ("masked", "mean"))
-    says = f"masked weights have MRR@20 {masked:.2f}, below 98% of the unmasked {mean:.2f}"
+    says = f"masked weights have MRR@20 {masked:.2f}, below 98 % of the unmasked {mean:.2f}"
     assert f"seed 1: {says}" in reasons
 
 

@@ -120,7 +120,11 @@ def test_the_edges_of_the_observations(tmp_path, propagation, attention, first, 
     ("falls", "answer", "reason"),
     [
         ([0.02, 0.021, 0.022], "alive", ""),
-        ([0.0, 0.0, 0.0], "undecided", "MRR@20 changes by +0.0% with swapped inputs (-1% is asked, +0.0% to +0.0%)"),
+        (
+            [0.0, 0.0, 0.0],
+            "undecided",
+            "MRR@20 changes by 0.0 % with swapped inputs (-1 % is asked, 0.0 % to 0.0 %)",
+        ),
         ([-0.02, -0.01, -0.03], "undecided", "unseen data may not need transformation"),
         ([0.02, 0.04, 0.01], "undecided", "unseen data may not need transformation"),  # the interval has 1 % in it
         (None, "undecided", "an earlier version trained them"),
@@ -139,7 +143,7 @@ def test_a_role_is_alive_only_if_unseen_data_need_it(tmp_path, falls, answer, re
     [
         (0.1, 0.0, "fails", "propagation keeps 0.500"),
         (0.0, 0.0, "undecided", "unseen data may not need propagation"),
-        (0.1, 0.1, "undecided", "chance would keep 20% of what propagation keeps"),
+        (0.1, 0.1, "undecided", "chance would keep 20 % of what propagation keeps"),
     ],
 )
 def test_attention_below_propagation_counts_only_if_propagation_is_alive(tmp_path, falls, shadows, answer, reason):
@@ -193,7 +197,7 @@ def test_false_discoveries_cast_doubt_on_what_seems_alive_only(tmp_path):
         group = make_group(tmp_path / answer, alive, shadows={**dict.fromkeys(SIZES, 0.0), "gnn.edge_in": by_chance})
         first, _ = answers(group)
         assert first["answer"] == answer
-    assert "chance would keep 11% of what propagation keeps" in " ".join(first["reasons"])
+    assert "chance would keep 11 % of what propagation keeps" in " ".join(first["reasons"])
     first, _ = answers(make_group(tmp_path / "b", {**GOOD, "gnn.edge_in": 0.1}, shadows=0.06))
     assert first["answer"] == "holds"
 
@@ -263,7 +267,7 @@ def test_an_empty_role_needs_a_run_that_keeps_what_it_needs(tmp_path):
     for number, (change, says) in enumerate(
         (
             ({"dense": None}, "no matched dense run"),
-            ({"mrr": 16.0}, "below 98%"),
+            ({"mrr": 16.0}, "below 98 %"),
             ({"kept": SPARSE, "falls": 0.005}, "no matrix keeps more"),
             ({"kept": SPARSE, "falls": [0.02, 0.04, 0.01]}, "no matrix keeps more"),  # the interval has 1 % in it
             ({"kept": SPARSE, "falls": None}, "no matrix keeps more"),

@@ -240,13 +240,13 @@ class Dissected:
         )
         worst = max(min(1.0, max(c.shadow or 0.0, null) / c.density) if c.density else 1.0 for c in counts.values())
         if worst > rules.FALSE_LIMIT:
-            yield f"chance would keep {worst:.0%} of what {name} keeps (> {rules.FALSE_LIMIT:.0%})"
+            yield f"chance would keep {100 * worst:.0f} % of what {name} keeps (> {100 * rules.FALSE_LIMIT:.0f} %)"
         if not falls:
             yield f"no held-out batches were given: whether unseen data need {name} is not known"
         elif (least := (rules.interval(falls) or falls)[0]) <= rules.FALL:
             how = "swapped inputs" if is_swap else "its weights at 0"
-            says = f"{0 - sum(falls) / len(falls):+.1%} with {how}, at least {0 - least:+.1%}"
-            yield f"unseen data may not need {name}: the score changes by {says} ({-rules.FALL:.0%} is asked)"
+            says = f"{0 - 100 * sum(falls) / len(falls):+.1f} % with {how}, at least {0 - 100 * least:+.1f} %"
+            yield f"unseen data may not need {name}: the score changes by {says} ({-100 * rules.FALL:.0f} % is asked)"
 
     def _doubts_of_withered(self, name: str, counts: dict[int, Count]) -> Iterator[str]:
         """The training may not have pruned, or kept nothing that it needed."""
@@ -259,7 +259,8 @@ class Dissected:
             own = sum(self._scored(seed, (), {}) for seed in self.runs) / len(self.runs)
             dense = sum(self.matched.values()) / len(self.matched)
             if own < dense - (1 - rules.AS_GOOD) * abs(dense):
-                yield f"the score is {own:.4g}, below {rules.AS_GOOD:.0%} of the {dense:.4g} of the matched dense model"
+                below = f"below {100 * rules.AS_GOOD:.0f} % of the {dense:.4g} of the matched dense model"
+                yield f"the score is {own:.4g}, {below}"
         every = {seed: masks_of(run.model, None) for seed, run in self.runs.items()}
         matrices = next(iter(every.values()))
         means = []
