@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from analyses.answers import ALIVE, NOT_APPLICABLE, UNDECIDED, WITHERED
+from dissect.text import percent
 
 SAYS = {"O1": "The paper's first observation, that propagation withers,", "O2": "Its second, that the readout holds,"}
 BOTH = "The paper's observations, that propagation withers and that the readout holds, are undecided"
@@ -48,8 +49,7 @@ def _role(role: str, given: dict[str, Any], why: str) -> str:
     says = f"{role.capitalize()} {state}: it keeps {given['density']:.3f} of its weights, {more}{interval}"
     if given.get("swapped") is None:
         return f"{says}."
-    change = round(-100 * given["swapped"], 1) or 0.0  # no sign before a zero that is rounded
-    return f"{says}, and MRR@20 changes by {change:+.1f} % if its inputs are swapped."
+    return f"{says}, and MRR@20 changes by {percent(-given['swapped'], 1, '+')} if its inputs are swapped."
 
 
 def _observations(given: dict[str, dict[str, Any]]) -> list[str]:
