@@ -292,7 +292,7 @@ def doubts_of_withered(
         own, other = (float(np.mean([values[seed] for seed in both])) for values in (mine, dense))
         if own < AS_GOOD * other:
             below = f"below {percent(AS_GOOD, 0)} of the {other:.2f} of the matched dense model"
-            yield f"MRR@20 is {own:.2f}, {below}: too much was pruned; lower --kl-weight, or take more data"
+            yield f"MRR@20 is {own:.2f}, {below}: lower --kl-weight, or look for overfitting"
     clearest = kept_by_role(final, threshold, by="matrix")["excess"].groupby(level="matrix").mean().max()
     of_roles = [falls(summaries, f"swapped_{role}") for role in roles_of(kept)]
     if clearest < CLEAR and not any(fall and fall.least > FALL for fall in of_roles):

@@ -33,7 +33,7 @@ def whole(folder: Path, require: Callable[[], object], replaces: bool) -> Iterat
     staging.mkdir()
     lock = os.open(staging, os.O_RDONLY)
     try:
-        _is_free(lock)
+        _take(lock)
         yield staging
         require()
         old = staging.with_name(staging.name + OLD)
@@ -70,13 +70,13 @@ def _is_filled(staging: Path) -> bool:
     except OSError:
         return False
     try:
-        return not _is_free(lock)
+        return not _take(lock)
     finally:
         os.close(lock)
 
 
-def _is_free(lock: int) -> bool:
-    """Whether no other process holds an open folder; then this one does. Without locks on the file system, it is."""
+def _take(lock: int) -> bool:
+    """Lock an open folder; False if another process has it. On a file system without locks nobody has."""
     with suppress(OSError):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 JOURNAL = "trials.journal"
 RANDOM_TRIALS = 5  # the first ones, with that of the defaults, before the sampler (TPE) learns
-PATIENCE = 5.0  # seconds for which others are waited for in silence
+PATIENCE = 5.0  # seconds to wait for another process before saying so
 PRUNED_AFTER = (4, 2)  # whole trials before any is pruned, and epochs before this one is
 INSTALL = "Install it, in the clone of dissect: pip install -e '.[tune]'"
 
