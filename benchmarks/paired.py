@@ -35,6 +35,7 @@ class Task(NamedTuple):
     options: dict[str, Any]
     where: str
     batch_size: int
+    shadows: bool
 
 
 def work(task: Task) -> None:
@@ -51,6 +52,7 @@ def work(task: Task) -> None:
     data = catalog.load(task.dataset, task.data_dir)
     build = lambda: MODELS[task.model](n_items=data.n_items, **task.options)  # noqa: E731
     settings: Any = {"where": task.where, "batch_size": task.batch_size, "max_steps": 100_000}
+    settings |= {"shadows": True} if task.shadows else {}
     try:
         from dissect.runs.config import Config
         from dissect.training.evaluation import prefixes_of
@@ -102,6 +104,7 @@ def told(process: subprocess.Popen[str], line: str = "") -> str:
 @click.option("--dim", default=256, show_default=True)
 @click.option("--preset", help="Arguments of the model by name, e.g. normalised for srgnn.")
 @click.option("--where", default="none", show_default=True, help="none is a dense model, both has SparseVD.")
+@click.option("--shadows", is_flag=True, help="With shadows beside it.")
 @click.option("--batch-size", default=100, show_default=True)
 @click.option("--steps", default=20, show_default=True, help="Steps in a turn.")
 @click.option("--rounds", default=12, show_default=True)
@@ -114,6 +117,7 @@ def main(
     dim: int,
     preset: str | None,
     where: str,
+    shadows: bool,
     batch_size: int,
     steps: int,
     rounds: int,
@@ -129,7 +133,7 @@ def main(
     from models import MODELS
 
     options = {**(MODELS[model].presets[preset] if preset else {}), "dim": dim}
-    task = Task(model, dataset, str(data_dir.resolve()) if data_dir else None, options, where, batch_size)
+    task = Task(model, dataset, str(data_dir.resolve()) if data_dir else None, options, where, batch_size, shadows)
     processes = [begun(tree, task) for tree in (old_tree.resolve(), HERE)]
     for process in processes:
         told(process)
@@ -146,7 +150,7 @@ def main(
         process.communicate()  # ends its input
     before, now = (statistics.median(values) for values in zip(*milliseconds))
     ratio = statistics.median(new / old for old, new in milliseconds)
-    print(f"{model} on {dataset}, {options}, B = {batch_size}, where = {where}")
+    print(f"{model} on {dataset}, {options}, B = {batch_size}, where = {where}{', with shadows' * shadows}")
     print(f"old {before:.2f} ms, new {now:.2f} ms; new / old {ratio:.3f} (medians of {rounds} rounds of {steps} steps)")
     print(f"loss of the last step: old {float(loss[0]):.5f}, new {float(loss[1]):.5f}")
 

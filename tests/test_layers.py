@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -222,6 +223,24 @@ def test_gradient_of_a_sample_that_is_used_twice() -> None:
         (layer(x[:1]) + layer(x[1:])).sum().backward()
     assert torch.allclose(layer.weight.grad, x.sum(0, keepdim=True))
     assert torch.allclose(layer.log_sigma2.grad, x.sum(0, keepdim=True) * (w - layer.weight.detach()) / 2)
+
+
+@pytest.mark.parametrize("kind", DENSE)
+def test_one_sample_with_lrt_computes_sigma2_once(kind: str) -> None:
+    """sigma^2 is computed once for both calls: outputs and gradients are those of two calls outside."""
+    _, layer = make(kind, "lrt", log_sigma2=-2.0)
+    x, found = torch.randn(2, *INPUT[kind]), []
+    for context in (nullcontext(), one_sample(layer)):
+        layer.zero_grad()
+        torch.manual_seed(0)
+        with context:
+            y = torch.stack([first(layer(x[0])), first(layer(x[1]))])
+            name = layer.theta_names()[0]
+            assert (layer._sigma2(name) is layer._sigma2(name)) == (layer._held is not None)
+        y.square().sum().backward()
+        found.append([y, *(p.grad for p in layer.parameters())])
+    for outside, inside in zip(*found):
+        torch.testing.assert_close(inside, outside, rtol=1e-5, atol=1e-6)
 
 
 def test_one_sample_keeps_the_masked_weights_of_an_evaluation() -> None:

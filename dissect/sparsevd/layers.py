@@ -186,10 +186,6 @@ class VariationalLayer(nn.Module):
     def _pair(self, theta_name: str) -> tuple[nn.Parameter, nn.Parameter]:
         return self.get_parameter(theta_name), self.get_parameter(sigma_name(theta_name))
 
-    def _part(self, name: str, rows: slice | None) -> tuple[Tensor, Tensor]:
-        theta, log_sigma2 = self._pair(name)
-        return (theta, log_sigma2) if rows is None else (theta[rows], log_sigma2.expand_as(theta)[rows])
-
     def _start(self, theta: Tensor) -> float:
         return initial_log_sigma2(theta) if self.log_sigma2_start is None else self.log_sigma2_start
 
@@ -217,11 +213,12 @@ class VariationalLayer(nn.Module):
         if self._uses_weights():
             weight = self._weight(name)
             return self._times(x, weight if rows is None else weight[rows], bias), None
-        theta, log_sigma2 = self._part(name, rows)
-        mean = self._times(x, theta, bias)
+        theta, _ = self._pair(name)
+        mean = self._times(x, theta if rows is None else theta[rows], bias)
         with _full_precision(x):
+            sigma2 = self._sigma2(name)
             # No bias: the variance does not depend on it.
-            return mean, self._times(x.to(log_sigma2.dtype).square(), log_sigma2.exp().expand_as(theta), None)
+            return mean, self._times(x.to(sigma2.dtype).square(), sigma2 if rows is None else sigma2[rows], None)
 
     def _times(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """What the dense layer computes with a weight: x [..., in], weight [out, in] -> [..., out]."""
@@ -230,6 +227,14 @@ class VariationalLayer(nn.Module):
     def _uses_weights(self) -> bool:
         """Whether this call multiplies by one set of weights, rather than add noise to the outputs."""
         return not self.training or self.noise == "weight"
+
+    def _sigma2(self, name: str) -> Tensor:
+        """The variance of each weight; within `one_sample` computed once, however often the layer is called."""
+        theta, log_sigma2 = self._pair(name)
+        held = {} if self._held is None else self._held
+        if id(log_sigma2) not in held:
+            held[id(log_sigma2)] = log_sigma2.exp().expand_as(theta)
+        return held[id(log_sigma2)]
 
     def _weight(self, name: str) -> Tensor:
         """For a call that `_uses_weights`: a draw of W in training, in evaluation theta, masked or not."""
@@ -320,7 +325,7 @@ class EmbeddingVD(VariationalLayer, nn.Embedding):
         """An id is no factor: the variance is that of its row, and none of padding."""
         if self._uses_weights():
             return self._times(x, self._weight(name), None), None
-        variance = self._times(x, self.log_sigma2.exp().expand_as(self.weight), None)
+        variance = self._times(x, self._sigma2("weight"), None)
         if self.padding_idx is not None:
             variance = variance * (x != self.padding_idx)[..., None]
         return self._times(x, self.weight, None), variance
@@ -360,8 +365,9 @@ def one_sample(model: nn.Module) -> Iterator[None]:
     """Context manager: each matrix of the model has one set of weights, however often its layer is called.
 
     In training these are one draw for noise = weight: open it for each step, or rows that should see one W see several.
-    In evaluation they are the masked theta, computed once for all batches; weights must not change inside, nor must
-    gradients be switched on or off. Tied matrices share their draw.
+    For noise = lrt it saves time: sigma^2 is computed once. In evaluation they are the masked theta, computed once for
+    all batches. Weights must not change inside, nor must gradients be switched on or off; one backward pass takes all
+    losses of a step. Tied matrices share their draw.
     """
     layers = [m for m in model.modules() if isinstance(m, VariationalLayer) and m._held is None]
     held: dict[Any, Tensor] = {}
