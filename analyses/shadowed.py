@@ -166,8 +166,10 @@ def observed(
     others, not_run = _siblings(group, config)
     dense = matched_mrr(group)
     common = [*too_few(len(summaries)), *too_few_sessions(group)]
-    control = list(doubts_of_withered(summaries, dense, final, kept, threshold))
-    control = control if config["kl_weight"] else [NO_PENALTY]
+
+    def control(may_lower: bool) -> list[str]:
+        found = list(doubts_of_withered(summaries, dense, final, kept, threshold, may_lower))
+        return found if config["kl_weight"] else [NO_PENALTY]
 
     def doubts(name: str, roles: Sequence[str]) -> list[str]:
         answer, found = here[name], [*common, *doubts_of_coverage(covered, tuple(roles))]
@@ -178,7 +180,8 @@ def observed(
             found += doubts_of_weights(falls(summaries, EQUAL))
         if answer == WITHERED or (name, answer) in (("O1", HOLDS), ("O2", FAILS)):
             found += too_dense(kept, roles[-1]) if here[roles[-1]] == WITHERED and config["kl_weight"] else []
-            found += [doubt for doubt in control if doubt not in found]
+            may_lower = role is None or not is_by_chance(kept, role)
+            found += [doubt for doubt in control(may_lower) if doubt not in found]
         if at_other[name] != answer:
             found.append(f"the answer depends on the threshold: '{at_other[name]}' at t = {OTHER_THRESHOLD}")
         against = [option for option, there in others.items() if there.get(name) == OPPOSITE.get(answer, "none")]
@@ -235,10 +238,15 @@ def falls(summaries: list[dict[str, Any]], check: str) -> Excess | None:
     return over_seeds(pd.Series(found)) if found else None
 
 
+def is_by_chance(kept: pd.DataFrame, role: str) -> bool:
+    """Whether chance would keep too much of what a role keeps, in some seed."""
+    return bool(kept["false"].xs(role, level="role").max() > FALSE_LIMIT)
+
+
 def doubts_of_alive(kept: pd.DataFrame, role: str, fall: Excess | None) -> Iterator[str]:
     """Why a role that seems alive may not be: chance would keep as much, or only the training set needs it."""
     worst = kept["false"].xs(role, level="role").max()
-    if worst > FALSE_LIMIT:
+    if is_by_chance(kept, role):
         limit = f"(> {percent(FALSE_LIMIT, 0)})"
         yield f"chance would keep {percent(worst, 0)} of what {role} keeps {limit}: raise --kl-weight"
     if fall is None:
@@ -275,11 +283,12 @@ def doubts_of_withered(
     final: pd.DataFrame,
     kept: pd.DataFrame,
     threshold: str,
+    may_lower: bool,
 ) -> Iterator[str]:
     """Why a role that seems withered may not tell: the run may not have pruned, or kept nothing that it needed.
 
     `kept` is that of kept_by_role; `dense` is the MRR@20 of the matched dense models by seed, in percent; only seeds of
-    both are compared.
+    both are compared. Without `may_lower`, another doubt asks for a higher KL weight, so none asks for a lower one.
     """
     idle = final[(final["matrix"] == "control.kl_only") & (final["block"] == "")]
     if len(idle) and (most := (idle[f"kept {threshold}"] / idle["numel"]).max()) > PRUNED:
@@ -292,7 +301,8 @@ def doubts_of_withered(
         own, other = (float(np.mean([values[seed] for seed in both])) for values in (mine, dense))
         if own < AS_GOOD * other:
             below = f"below {percent(AS_GOOD, 0)} of the {other:.2f} of the matched dense model"
-            yield f"MRR@20 is {own:.2f}, {below}: lower --kl-weight, or look for overfitting"
+            remedy = "lower --kl-weight, or look for overfitting" if may_lower else "look for overfitting"
+            yield f"MRR@20 is {own:.2f}, {below}: {remedy}"
     clearest = kept_by_role(final, threshold, by="matrix")["excess"].groupby(level="matrix").mean().max()
     of_roles = [falls(summaries, f"swapped_{role}") for role in roles_of(kept)]
     if clearest < CLEAR and not any(fall and fall.least > FALL for fall in of_roles):

@@ -282,6 +282,17 @@ def test_an_empty_role_needs_a_run_that_keeps_what_it_needs(tmp_path):
     assert answers(make_group(tmp_path / "alive", alive, mrr=16.0))[0]["answer"] == "fails"  # no control asked for
 
 
+def test_doubts_do_not_ask_for_a_higher_and_a_lower_kl_weight(tmp_path):
+    """O2 fails because attention keeps less than propagation, most of which chance would keep at KL weight 1."""
+    kept = {**GOOD, "gnn.edge_in": 0.4, "readout.attend_all": 0.2, "readout.attend_score": 0.2}
+    first, second = answers(make_group(tmp_path / "both", kept, mrr=16.0, kl_weight=1.0))
+    said = " ".join(second["reasons"])
+    assert second["figures_say"] == "fails" and "raise --kl-weight" in said and "lower --kl-weight" not in said
+    assert "look for overfitting" in said and "lower --kl-weight" not in " ".join(first["reasons"])
+    first, _ = answers(make_group(tmp_path / "one", mrr=16.0))
+    assert "lower --kl-weight, or look for overfitting" in " ".join(first["reasons"])
+
+
 def test_another_threshold_or_kl_weight_that_answers_otherwise_is_a_doubt(tmp_path):
     at_two = {"gnn.edge_in": dict.fromkeys(("0.5", "1", "3", "4", "5"), 0.01) | {"2": 0.3}}
     first, _ = answers(make_group(tmp_path / "a", {**GOOD, **at_two}))
