@@ -268,7 +268,6 @@ def report(
     out: str | Path = "report.html",
     *,
     claims: Sequence[Mapping[str, Any]] = (),
-    force: bool = False,
     runs_dir: str | Path = "runs",
     **of_study: Any,
 ) -> Path:
@@ -282,8 +281,6 @@ def report(
         The file to write.
     claims : sequence of dict
         Sections of your own: each has a title, and an answer, a text and a table (a DataFrame) if you like.
-    force : bool
-        Overwrite a file that is no report of dissect.
     runs_dir : str or Path
         Where names are looked up.
     **of_study
@@ -304,12 +301,12 @@ def report(
     from dissect import reporting
 
     several: Any = [names] if is_group(names) else names
-    check({"groups": several, "runs_dir": runs_dir, "out": out, "force": force, "claims": claims})
+    check({"groups": several, "runs_dir": runs_dir, "out": out, "claims": claims})
     known = ("dataset", "scale", "dim", "epochs", "seeds", "protocol", "arms", "tuned", "data_dir")
     for argument in of_study.keys() - set(known):
-        raise unknown("argument of dissect.report", argument, ("out", "claims", "force", "runs_dir", *known))
+        raise unknown("argument of dissect.report", argument, ("out", "claims", "runs_dir", *known))
     check(of_study)
-    reporting.require_ours(Path(out), force)
+    reporting.require_ours(Path(out))
     places = [each.path if isinstance(each, Group) else each for each in several]
     found = reporting.gathered(places, runs_dir=runs_dir, claims=claims, **_of_size(**of_study))
     for error in found["unreadable"]:

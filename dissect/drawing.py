@@ -54,24 +54,30 @@ class Drawing(NamedTuple):
         Raises UsageError for the name of a file in place of a folder, and where files of that name are not those of a
         figure; DissectError if the disk refuses.
         """
+        from dissect.runs.replace import refusal
         from dissect.text import without_formulas
         from figures.style import SUFFIXES, save
 
         if folder.suffix.lower().removeprefix(".") in SUFFIXES and not folder.is_dir():
             says = f"{folder} is the name of a file; a figure is several files in a folder."
             raise UsageError(says, f"Name a folder: --out {folder.with_suffix('')}")
-        there = [name for suffix in SUFFIXES if os.path.lexists(folder / (name := f"{self.name}.{suffix}"))]
-        if there and not {f"{self.name}.pdf", f"{self.name}.txt"} <= {*there}:  # a figure has both
-            raise UsageError(
-                f"{folder / there[0]} is there, and is of no figure of dissect: it is not overwritten.",
-                "Move it away, or choose another folder by --out.",
-            )
+        files = [folder / f"{self.name}.{suffix}" for suffix in SUFFIXES]
+        there = [path for path in files if os.path.lexists(path)]
+        if any(path.is_symlink() or not path.is_file() for path in there) or not _has_figure(folder / self.name, there):
+            raise refusal(there[0], "it is of no figure of dissect")
         try:
             return save(self.figure, folder / self.name, without_formulas(self.table), self.caption)
         except OSError as error:
             raise DissectError(
                 f"Could not write to {folder}: {error.strerror or error}.", "Choose a folder by --out."
             ) from error
+
+
+def _has_figure(stem: Path, there: Sequence[Path]) -> bool:
+    """Whether the files that are there are those of a figure, or none: it has a PDF of Matplotlib, and a text."""
+    pdf = stem.with_name(f"{stem.name}.pdf")
+    whole = pdf in there and stem.with_name(f"{stem.name}.txt") in there
+    return not there or (whole and b"Matplotlib" in pdf.read_bytes())
 
 
 class Source(NamedTuple):

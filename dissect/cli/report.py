@@ -17,9 +17,8 @@ from dissect.cli import options
 )
 @click.argument("names", nargs=-1, metavar="[GROUP|STUDY ...]")
 @click.option("--out", default="report.html", metavar="FILE", show_default=True, help="The page, in this folder.")
-@click.option("--force", is_flag=True, help="Overwrite a file that is no report of dissect.")
 @options.of_study("For a study: ")
-def command(names: tuple[str, ...], out: str, force: bool, **given: Any) -> None:
+def command(names: tuple[str, ...], out: str, **given: Any) -> None:
     """Write one page about groups of runs and studies: verdicts, figures, comparisons, and how to do it again.
 
     A GROUP is named as in `dissect verdict`, a STUDY as in `dissect study`; without names, the newest dissected group
@@ -30,7 +29,7 @@ def command(names: tuple[str, ...], out: str, force: bool, **given: Any) -> None
     from dissect.progress import telling
     from dissect.text import shown_lines
 
-    reporting.require_ours(Path(out), force)
+    reporting.require_ours(Path(out))
     with telling() as tell:
         report = reporting.gathered(names, progress=tell, **given)
         tell("figures", 0, 0)

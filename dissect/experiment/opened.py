@@ -18,6 +18,7 @@ from dissect.experiment.recorded import Load, data_of, model_of
 from dissect.experiment.subject import require_length
 from dissect.runs import files, folders
 from dissect.runs.records import ALSO, METRICS
+from dissect.runs.replace import require_file
 from dissect.training.device import prepare_device
 from dissect.training.evaluation import metrics, rank_sessions
 from dissect.training.finish import write_ranks_of
@@ -103,6 +104,9 @@ def evaluate(
         raise UsageError("--keep is for the run's own test set.", "Leave out --dataset and --split.")
     if keep and exported.is_export(record.run):
         raise UsageError(f"--keep adds to the summary of a run, and {record.run} is an export.", "Leave out --keep.")
+    if ranks is not None:
+        ranks = ranks.resolve()  # what a link names is written, and the link stays
+        require_file(ranks, "file of ranks", lambda head: b"rank.npy" in head[:60], "choose another --ranks")
     own = partial(data_of, record, load, data_dir)
     data, numbers = load(dataset, data_dir) if dataset else own(), None
     if dataset:

@@ -27,7 +27,7 @@ from dissect.errors import BusyError, DataError, DissectError, DivergedError, Mo
 from dissect.experiment.subject import faults_named
 from dissect.experiment.task import Task
 from dissect.experiment.tuned import TABLE
-from dissect.runs import files, folders
+from dissect.runs import files, folders, replace
 from dissect.text import shown
 from dissect.training.loop import fit
 from dissect.training.observers import is_of_observer
@@ -273,7 +273,7 @@ def trained(
         except DataError:
             if not run.exists():
                 raise
-        watch.note(f"Trial {number} begins anew: what it left could not be read, and is {files.set_aside(run)}.")
+        watch.note(f"Trial {number} begins anew: what it left could not be read, and is {replace.set_aside(run)}.")
         return fit(plan.build, todo.data, plan.config, run, **about)
 
 
