@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dissect.errors import DissectError, UsageError, unknown
 from dissect.text import plural
+from dissect.usual import FULL, RUNS
 
 if TYPE_CHECKING:  # imported when a figure is drawn, so that --help stays instant
     import pandas as pd
@@ -93,7 +94,7 @@ class Source(NamedTuple):
     @property
     def title(self) -> str:
         # without-gnn-attention -> without gnn, attention
-        reduced = "" if self.variant == "full" else f" {self.variant.replace('-', ' ', 1).replace('-', ', ')}"
+        reduced = "" if self.variant == FULL else f" {self.variant.replace('-', ' ', 1).replace('-', ', ')}"
         return f"{self.config['model']}{reduced}, {self.config['dataset']}"
 
     @property
@@ -138,7 +139,7 @@ def density(
     x: str = "epoch",
     measure: str = "D1",
     tau: str | None = None,
-    variant: str = "full",
+    variant: str = FULL,
     module: str | None = None,
     beside: Path | None = None,
 ) -> list[Drawing]:
@@ -168,7 +169,7 @@ def density(
     if averages := {source.config["average"] for source in sources} - {0.0}:
         shares = " or ".join(f"{100 * (1 - share):g}" for share in sorted(averages))
         lines.append(f"from {shares} % of the steps on: averaged weights")
-    stem = "" if variant == "full" else f"-{variant}"
+    stem = "" if variant == FULL else f"-{variant}"
     if panels is not None:
         stem += "".join(f"-{source.group.name.rsplit('-', 1)[-1]}" for source in sources)
     drawings = []
@@ -236,7 +237,7 @@ def heatmap(
     threshold: float | None = None,
     measure: str = "D1",
     tau: str | None = None,
-    variant: str = "full",
+    variant: str = FULL,
 ) -> list[Drawing]:
     """Draw the density of all matrices against training at a glance, each with its shadow.
 
@@ -253,7 +254,7 @@ def heatmap(
     )
     if source.has_shadows:
         caption += "\nshadow: useless by construction, at the place of the matrix above it"
-    stem = "density-heatmap" + ("" if variant == "full" else f"-{variant}")
+    stem = "density-heatmap" + ("" if variant == FULL else f"-{variant}")
     drawn = figure.draw(table, caption, f"density ({source.says})")
     return [Drawing(stem, drawn, figure.describe(table, caption.replace("\n", "; ")), table)]
 
@@ -335,7 +336,7 @@ def opinions(group: Path) -> list[Drawing]:
 
 
 def training(
-    *groups: Path, by: str = "epoch", variants: Sequence[str] = (), runs_dir: Path | str = "runs"
+    *groups: Path, by: str = "epoch", variants: Sequence[str] = (), runs_dir: Path | str = RUNS
 ) -> list[Drawing]:
     """Draw loss, HR@20 and MRR@20 by epoch or by time, for several groups in one figure.
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from dissect.cli import options
+from dissect.usual import REPORT
 
 
 @options.verb(
@@ -16,7 +17,7 @@ from dissect.cli import options
     "report table2 --dataset diginetica --scale eighth",
 )
 @click.argument("names", nargs=-1, metavar="[GROUP|STUDY ...]")
-@click.option("--out", default="report.html", metavar="FILE", show_default=True, help="The page, in this folder.")
+@click.option("--out", default=REPORT, metavar="FILE", show_default=True, help="The page, in this folder.")
 @options.of_study("For a study: ")
 def command(names: tuple[str, ...], out: str, **given: Any) -> None:
     """Write one page about groups of runs and studies: verdicts, figures, comparisons, and how to do it again.

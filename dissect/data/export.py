@@ -26,12 +26,13 @@ from dissect.data.translate import numbering_of
 from dissect.errors import DataError, DissectError, UsageError
 from dissect.runs.files import write_json
 from dissect.runs.replace import Kind, whole
+from dissect.usual import VALIDATION_SHARE
 
 Files = list[str]  # in the order in which `dissect data import` takes them, others after them
 
 
 def export(
-    dataset: Dataset, format: str, out: Path, validation: float = 0.1, force: bool = False
+    dataset: Dataset, format: str, out: Path, validation: float = VALIDATION_SHARE, force: bool = False
 ) -> tuple[Path, list[str]]:
     """(folder, the files to import from it, in order) of a data set written in one of WRITERS' formats.
 

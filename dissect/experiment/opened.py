@@ -24,6 +24,7 @@ from dissect.training.evaluation import metrics, rank_sessions
 from dissect.training.finish import write_ranks_of
 from dissect.training.lists import Lists
 from dissect.training.rebuild import Recorded, read_run, rebuild, require_finished
+from dissect.usual import DATASET
 
 
 def finished_run(name: str | Path, runs_dir: str | Path, dissected: bool = False) -> Recorded:
@@ -41,7 +42,7 @@ def finished_run(name: str | Path, runs_dir: str | Path, dissected: bool = False
 def newest_dataset(runs_dir: str | Path, say: Say) -> str:
     """The name of the data set of the newest group, or else of the built-in one; says so."""
     newest = folders.newest_sound_group(runs_dir)
-    dataset = str(folders.group_config(newest)["dataset"]) if newest else "demo"
+    dataset = str(folders.group_config(newest)["dataset"]) if newest else DATASET
     say(f"Data set: {dataset} ({'as in the newest group' if newest else 'built in'}).")
     return dataset
 

@@ -19,6 +19,7 @@ from dissect.experiment.train import Manner, train_seeds
 from dissect.runs import folders
 from dissect.runs.config import SEEDS
 from dissect.training.rebuild import Recorded, read_run, roles_without
+from dissect.usual import RUNS
 
 
 def unfinished(name: str, runs_dir: str | Path) -> list[Recorded]:
@@ -65,7 +66,7 @@ def go_on(
     records: Sequence[Recorded],
     load: Load,
     manner: Manner,
-    runs_dir: str | Path = "runs",
+    runs_dir: str | Path = RUNS,
     model: str | None = None,
     data_dir: str | None = None,
     device: str | None = None,

@@ -28,11 +28,12 @@ from dissect.runs import records
 from dissect.runs.config import Config, told_apart
 from dissect.runs.files import AGAIN, read_json, read_jsonl, write_atomically
 from dissect.text import STEERS, shown_lines
+from dissect.usual import FULL as FULL
 
 Given = TypeVar("Given")
 Read = TypeVar("Read")
-FULL = "full"
-MATCHED = "without-sparsevd"  # the variant that Config.matched describes
+WITHOUT = "without-"  # how the name of a variant begins that lacks parts
+MATCHED = f"{WITHOUT}sparsevd"  # the variant that Config.matched describes
 HASHED = re.compile(r"-([0-9a-f]{8})$")  # how the name of a group ends (Config.hash)
 RETIRED = {"compiled": True, "noise": "lrt_shared"}  # settings of earlier versions that are refused
 RUN = re.compile(r"s(\d+)(\.old-\d+)?")  # the folder of a seed, or one set aside
@@ -170,7 +171,7 @@ def group_runs(group: Path, variant: str = FULL) -> list[Path]:
 
 def variants(group: Path) -> list[str]:
     """`full` and the `without-<role>` folders that hold runs."""
-    reduced = sorted(path.name for path in group.glob("without-*") if path.is_dir() and path.name.isprintable())
+    reduced = sorted(path.name for path in group.glob(f"{WITHOUT}*") if path.is_dir() and path.name.isprintable())
     return [v for v in (FULL, *reduced) if group_runs(group, v)]
 
 
@@ -189,7 +190,7 @@ def place_of(run: Path) -> tuple[str, int]:
     match = RUN.fullmatch(run.name)
     if match is None:
         raise DataError(f"{run} is no run: a run is a folder like <group>/s1.")
-    reduced = run.parent.name.startswith("without-") and not (run.parent / "config.toml").exists()
+    reduced = run.parent.name.startswith(WITHOUT) and not (run.parent / "config.toml").exists()
     return (run.parent.name if reduced else FULL), int(match[1])
 
 
@@ -327,7 +328,7 @@ def resolve_runs(name: Path | str, runs_dir: Path | str, dissected: bool = False
     path, inner = Path(name), list[str]()
     if path.name in ("", ".."):  # the current folder
         path = path.resolve()
-    while RUN.fullmatch(path.name) or path.name.startswith("without-"):
+    while RUN.fullmatch(path.name) or path.name.startswith(WITHOUT):
         if any(os.path.exists(folder / "config.toml") for folder in (path, Path(runs_dir) / path)):
             break
         inner.insert(0, path.name)

@@ -37,6 +37,7 @@ from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
 from dissect.training.scoring import catalogue_loss, score_buffer
 from dissect.training.setup import Training, assemble, choose_kernel, set_lr
+from dissect.usual import FULL
 from models.base import encoded, session_vectors, sparse_lookups, unit_rows
 from models.batch import Batch, Prefixes
 
@@ -52,7 +53,7 @@ def fit(
     run: Path,
     *,
     seed: int,
-    variant: str = "full",
+    variant: str = FULL,
     device: torch.device | str = "cpu",
     observer: Observer | None = None,
     weights: dict[str, Tensor] | None = None,

@@ -71,7 +71,7 @@ def roles_without(variant: str, removable: Collection[str]) -> tuple[str, ...]:
     """The roles that a variant lacks: without-<role>-<role>, or none. Raises DataError for another."""
     if variant in (folders.FULL, folders.MATCHED):
         return ()
-    text = variant.removeprefix("without-")
+    text = variant.removeprefix(folders.WITHOUT)
     for count in range(1, len(removable) + 1):
         for roles in combinations(sorted(removable), count):
             if "-".join(roles) == text:
