@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from dissect.cli import options
-from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, LITERAL, SEEDS
+from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, LITERAL, SEEDS, Config
 from dissect.usual import DATASET, MODEL
 
 IS_LITERAL = (
-    "Use SparseVD as it was published (KL weight 1, batches of 100, 60,000 steps, no averages, no shadows). With these"
-    " settings useless weights stay alive. Settings given here win."
+    f"Use SparseVD as it was published (KL weight {Config.kl_weight:g}, batches of {Config.batch_size},"
+    f" {Config.max_steps:,} steps, no averages, no shadows). With these settings useless weights stay alive. Settings"
+    " given here win."
 )
 NAMED = (
     "A name from `dissect models`, or path/to/file.py:ClassName. That file is executed; it cannot import its"

@@ -24,7 +24,7 @@ from dissect.experiment.opened import trained_model
 from dissect.experiment.plan import Report, silent
 from dissect.experiment.recorded import Load, data_of, model_of
 from dissect.experiment.serving_times import some, times
-from dissect.runs import files, records, replace
+from dissect.runs import files, folders, records, replace
 from dissect.sparsevd import compact as making
 from dissect.sparsevd import densify
 from dissect.training.evaluation import evaluate, metrics, prefixes_of
@@ -128,7 +128,7 @@ def _write(
     numbers = {name: t.numel() for name, t in kept.items() if t.is_floating_point()}
     rest = sum(n for name, n in numbers.items() if name.startswith("model."))
     whole = sum(parameter.numel() for parameter in trained.parameters())
-    checkpoint = record.run / "checkpoints" / ("last.pt" if record.config.select == "last" else "best.pt")
+    checkpoint = folders.reported(record.run, record.config.select)
     config = {name: value for name, value in record.config.to_dict().items() if value is not None}
     run = {"path": str(record.run), "variant": record.variant, "seed": record.seed, "step": step}
     found = {

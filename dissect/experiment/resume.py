@@ -104,7 +104,7 @@ def _commanded(record: Recorded) -> Iterator[None]:
 def _weights_for(record: Recorded, runs_dir: str | Path, subject: Subject, data: Dataset) -> dict[str, Any] | None:
     """The weights that a run without a checkpoint starts from: those of the run that its command names."""
     config = record.config
-    if any((record.run / "checkpoints").glob("last*.pt")):
+    if any((record.run / folders.CHECKPOINTS).glob("last*.pt")):
         return None
     if config.refit and not (record.run / "environment.json").exists():
         raise DataError(f"{record.run} stopped before it recorded its number of steps.", "Give the same command again.")

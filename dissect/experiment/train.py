@@ -155,7 +155,7 @@ def _ready(plan: Plan, manner: Manner) -> torch.device:
     if workers.is_first():
         prepare_group(plan.group, config, data)
         if plan.tuned:
-            files.write_json(plan.group / "tuned.json", plan.tuned)
+            files.write_json(plan.group / folders.TUNED_BY, plan.tuned)
     workers.wait()
     if plan.is_matched and manner.borrows and not manner.force:
         borrow(plan, manner.say)
@@ -164,13 +164,13 @@ def _ready(plan: Plan, manner: Manner) -> torch.device:
 
 def prepare_group(group: Path, config: Config, data: Dataset) -> None:
     """Write the records of a group once. Raises DataError if they have been changed by hand."""
-    if (group / "config.toml").exists():
+    if (group / folders.CONFIG).exists():
         folders.group_config(group)
         return
     about = {"name": data.name, "split_hash": data.split_hash, **catalog.describe(data)}
     files.write_json(group / "data.json", about)
     files.write_identifiers(group, data.identifiers)
-    files.write_toml(group / "config.toml", config.to_dict())
+    files.write_toml(group / folders.CONFIG, config.to_dict())
 
 
 def borrow(plan: Plan, say: Say) -> None:

@@ -236,7 +236,7 @@ def perform(
         trial.set_user_attr(name, note)
     # Pruned or failed: the sampler learns from it, as from one that is worse than those that came further.
     study.tell(trial, value, state=TrialState.PRUNED if value is None else None)
-    shutil.rmtree(todo.run(number) / "checkpoints", ignore_errors=True)
+    shutil.rmtree(todo.run(number) / folders.CHECKPOINTS, ignore_errors=True)
 
 
 def fails(trial: optuna.Trial, error: Exception) -> bool:

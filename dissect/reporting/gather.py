@@ -102,7 +102,7 @@ def named(names: Sequence[str | Path], runs_dir: str | Path) -> tuple[list[Path]
             studies[str(name)] = None
             continue
         known = [group.name for group in folders.find_groups(runs_dir)]
-        is_path = any((at / "config.toml").exists() for at in (Path(name), *Path(name).parents, Path(runs_dir) / name))
+        is_path = any((at / folders.CONFIG).exists() for at in (Path(name), *Path(name).parents, Path(runs_dir) / name))
         first = "".join(Path(name).parts[:1])
         if not is_path and not any(first and other.startswith(first) for other in known):
             there = next((path for path in (Path(name), Path(runs_dir) / name) if path.is_dir()), None)

@@ -89,7 +89,7 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
     Raises DataError if the checkpoint is missing, damaged, or of another model, configuration or seed.
     """
     config = record.config
-    path = record.run / "checkpoints" / ("last.pt" if config.select == "last" else "best.pt")
+    path = folders.reported(record.run, config.select)
     again = "Train it again by the same command with --force; the old run is kept aside."
     try:
         saved = load_checkpoint(path)
