@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from dissect.training.evaluation import gains
+from dissect.usual import RESAMPLES
 
-RESAMPLES = 2_000
 CHUNK = 4_000_000  # weights of sessions held at once, 32 MB
 
 Report = Callable[[int, int], object]  # is told (done, total)

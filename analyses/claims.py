@@ -109,7 +109,10 @@ def dissection(case: Case, model: str) -> Path | None:
         usual = Config(model, config.dataset, config.split_hash, **settings)
         same = {name: getattr(usual, name) for name in free} | {"model_options": {}}
         is_plain = replace(config, **same) == usual and not config.model_options.keys() - {"dim"}
-        is_tuned = (group / "tuned.json").exists() and (config.where, config.shadows) == (usual.where, usual.shadows)
+        is_tuned = (group / folders.TUNED_BY).exists() and (config.where, config.shadows) == (
+            usual.where,
+            usual.shadows,
+        )
         if (is_plain or is_tuned) and (seeds := len(finished(group))):
             has_usual_weight = config.kl_weight == usual.kl_weight
             size = (config.model_options.get("dim", 0), config.max_steps, config.kl_weight)

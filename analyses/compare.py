@@ -36,6 +36,7 @@ from analyses.significance import (
 from dissect.errors import DataError, UsageError
 from dissect.runs import files, folders
 from dissect.runs.records import ALSO, LISTED, METRICS, Data
+from dissect.usual import RUNS
 
 TIES = "best"  # how every training ranks: one more than the number of strictly better scores
 # How the reported epoch was chosen (analyses.entries.Entry.selection): in a cell, and in words.
@@ -77,7 +78,7 @@ class Comparison(NamedTuple):
 
 def compare(
     names: str | Path | Iterable[str | Path] = (),
-    runs_dir: Path | str = "runs",
+    runs_dir: Path | str = RUNS,
     dataset: str | None = None,
     resamples: int | None = None,
     seed: int = 0,
@@ -240,7 +241,7 @@ def results_table(runs_dir: Path, split_hash: str, protocol: str) -> pd.DataFram
 
 def run_names(rows: pd.DataFrame) -> pd.Series:
     """<group>, or <group>/<variant>, as `dissect compare` takes it."""
-    return rows["group"].where(rows["variant"] == "full", rows["group"] + "/" + rows["variant"])
+    return rows["group"].where(rows["variant"] == folders.FULL, rows["group"] + "/" + rows["variant"])
 
 
 def fair(rows: pd.DataFrame, metric: str) -> pd.Series:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dissect.errors import DataError, UsageError, unknown
+from dissect.runs import folders
 from dissect.runs.config import Config
 from dissect.runs.files import AGAIN
 from dissect.runs.folders import (
@@ -31,7 +32,7 @@ OTHER_THRESHOLDS = ("2", "4")  # at which a verdict asks again
 COUNTS = ("kept ", "abs ", "signed ")  # how the columns of counts begin
 
 
-def density_table(group: Path, variant: str = "full") -> pd.DataFrame:
+def density_table(group: Path, variant: str = folders.FULL) -> pd.DataFrame:
     """The density records of the finished seeds, or of all if none is: one row per seed, step, matrix and block.
 
     Columns: seed, step, epoch, matrix, block, role, module, numel, kl_weight, the counts `kept <t>`, `abs <tau>`,

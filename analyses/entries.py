@@ -259,7 +259,7 @@ def _plain_label(row: Entry) -> str:
     if row.variant == folders.MATCHED:
         words.append("matched")
     elif row.variant != folders.FULL:
-        words.append("without " + row.variant.removeprefix("without-").replace("-", ", "))
+        words.append("without " + row.variant.removeprefix(folders.WITHOUT).replace("-", ", "))
     if row.config["where"] != "none":
         words.append(f"SparseVD {row.config['where']}")
     if row.config.get("refit"):  # trained on the validation part too

@@ -52,7 +52,7 @@ def need(group: Path, full: list[Path], judged: np.ndarray | None) -> dict[str, 
             folders.left_out(DataError(f"{run} ranks other test prefixes than most.", AGAIN))
             del those[run]
     return {
-        name.removeprefix("without-"): compare_need(of_full, of_reduced, judged)
+        name.removeprefix(folders.WITHOUT): compare_need(of_full, of_reduced, judged)
         for name, of_reduced in reduced.items()
         if of_full and of_reduced
     }

@@ -26,10 +26,11 @@ from typing import Any
 
 import pandas as pd
 
-from dissect.errors import DataError, DissectError, UsageError
+from dissect.errors import DataError, UsageError
 from dissect.experiment.pieces import weights_of
 from dissect.runs import files, folders
 from dissect.runs.records import SecondOpinions
+from dissect.runs.replace import write_texts
 from dissect.sparsevd.rules import EMPTY, FALL, FEWEST_SEEDS, interval
 from dissect.text import without_formulas
 
@@ -37,6 +38,7 @@ WEIGHTS = ("sparsevd", "excess", "l0", "reduction", "magnitude", "taylor", "fish
 FALLS = ("constant", "zero", "mean", "resample", "retrained")
 OWN = " (dissected)"
 CRITERIA = (*WEIGHTS, *FALLS, *(f"{name}{OWN}" for name in FALLS[:-1]))
+COLUMNS = ("", "seed", "matrix", "role", "size", "criterion", "share", "mrr@20")  # beside them in files
 WORDS = {
     "sparsevd": "SparseVD",
     "l0": "L0",
@@ -102,16 +104,18 @@ class Opinions:
         return {"split": self.split, "ranked": self.ranked, **tables, "agreement": agreement, "words": self.words}
 
     def to_csv(self, folder: Path) -> None:
-        """Write the tables to a folder. Raises DissectError if the disk refuses."""
-        try:
-            for name in ("matrices", "roles", "curves"):
-                table = without_formulas(getattr(self, name))
-                if len(table):
-                    table.to_csv(folder / f"opinions-{name}.csv", index=False, float_format="%.6g")
-            self.agreement.to_csv(folder / "opinions-agreement.csv", float_format="%.4f")
-        except OSError as error:
-            says = f"Could not write to {folder}: {error.strerror or error}."
-            raise DissectError(says, "Choose another: --out") from error
+        """Write the tables to a folder. Raises UsageError for a file of others, DissectError if the disk refuses."""
+        tables = {name: without_formulas(getattr(self, name)) for name in ("matrices", "roles", "curves")}
+        texts = {name: table.to_csv(index=False, float_format="%.6g") for name, table in tables.items() if len(table)}
+        texts["agreement"] = self.agreement.to_csv(float_format="%.4f")
+        files = {folder / f"opinions-{name}.csv": text for name, text in texts.items()}
+        write_texts(files, "table of opinions", _is_table)
+
+
+def _is_table(head: bytes) -> bool:
+    """Whether a file begins as a table that `Opinions.to_csv` writes; which criteria it has may differ."""
+    columns = head.decode(errors="replace").split("\n")[0].split(",")
+    return len(columns) > 1 and {*columns} <= {*COLUMNS, *CRITERIA}
 
 
 def read(group: Path) -> list[dict[str, Any]]:

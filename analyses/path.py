@@ -14,6 +14,7 @@ from dissect.errors import UsageError
 from dissect.runs import folders
 from dissect.runs.folders import each_sound
 from dissect.sparsevd.density import key
+from dissect.usual import RUNS
 
 NOT_OWN = ("shadow", "control")  # roles of matrices that are no part of the model
 
@@ -85,8 +86,8 @@ def too_few(group: Path, config: dict[str, Any], weights: list[float]) -> UsageE
     own = config["kl_weight"]
     other = (own / 2 or 1) if own in weights else own
     seeds = " ".join(f"--seed {folders.place_of(run)[1]}" for run in folders.group_runs(group)) or "--seed 1"
-    words = ["dissect", "run", "--config", str(group / "config.toml"), "--kl-weight", f"{other:g}"]
-    where = [] if group.parent == Path("runs") else ["--runs-dir", str(group.parent)]
+    words = ["dissect", "run", "--config", str(group / folders.CONFIG), "--kl-weight", f"{other:g}"]
+    where = [] if group.parent == Path(RUNS) else ["--runs-dir", str(group.parent)]
     said = f"KL weight {weights[0]:g} only" if weights else "no KL weight at all"
     return UsageError(
         f"A path needs two KL weights or more. {group.name} and the groups with its other settings have finished "

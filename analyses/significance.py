@@ -33,16 +33,16 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analyses.bootstrap import RESAMPLES, Report, prefixes_of, resampled
+from analyses.bootstrap import Report, prefixes_of, resampled
 from analyses.entries import JUDGED, Entry
 from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.files import AGAIN
 from dissect.runs.records import ALSO
 from dissect.training.evaluation import gains
+from dissect.usual import MOST_RESAMPLES, RESAMPLES
 
 ALPHA = 0.05
-MOST_RESAMPLES = 10_000  # drawn by default, at most
 NOTHING = 1e-12  # a difference of shares that is rounding
 FEW_SESSIONS = 20  # below which resampled sessions call too much significant
 

@@ -75,12 +75,6 @@ class Study:
     expects: Mapping[str, str] = field(default_factory=dict)
 
 
-# How much a study trains: width, most epochs (of `train`), and seeds. `full` has the paper's width and seeds.
-SCALES: dict[str, dict[str, Any]] = {
-    "quick": {"dim": 32, "epochs": 2, "seeds": (1,)},
-    "eighth": {"dim": 64, "epochs": 30, "seeds": (1, 2, 3)},
-    "full": {"dim": 256, "epochs": 30, "seeds": (1, 2, 3, 4, 5)},
-}
 # Whole sessions in a step of models with a target after every click: about as many targets as 100 prefixes have.
 WHOLE_SESSIONS = {"batch_size": 32}
 # The models of Table 2 in its order, then the strong simple ones that it lacks.

@@ -16,7 +16,7 @@ import pandas as pd
 from analyses import compare, paper
 from analyses.entries import entry
 from analyses.significance import read_gains
-from analyses.studies import SCALES, Arm, Study
+from analyses.studies import Arm, Study
 from dissect.data.catalog import STAND_INS
 from dissect.data.sessions import Dataset
 from dissect.data.stats import statistics
@@ -29,6 +29,7 @@ from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SETTINGS
 from dissect.runs.folders import each_sound
 from dissect.training.device import processor_as_it_was
 from dissect.training.evaluation import gains
+from dissect.usual import SCALES
 from models import MODELS
 
 # A constant rate, and the best epoch on validation: models need different numbers of epochs. Nothing is tuned.

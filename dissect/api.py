@@ -38,6 +38,7 @@ from dissect.studied import Studied, studied
 from dissect.training.device import processor_as_it_was
 from dissect.training.observers import Watched, require_observer
 from dissect.training.record import Observer
+from dissect.usual import LISTED, REPORT, RUNS, SCALE, TRIALS
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
@@ -149,7 +150,7 @@ def tune(
     model: Model,
     data: Dataset | str,
     *,
-    trials: int = 12,
+    trials: int = TRIALS,
     timeout: float | None = None,
     sparsevd: bool = False,
     quiet: bool = False,
@@ -191,7 +192,7 @@ def tune(
         return Tuning(tuning.tune(subject, data, observe=watch, say=None if quiet else _say, **arguments))
 
 
-def open_group(name: str | Path, runs_dir: str | Path = "runs", model: Model | None = None) -> Group:
+def open_group(name: str | Path, runs_dir: str | Path = RUNS, model: Model | None = None) -> Group:
     """A group that was trained before.
 
     Parameters
@@ -225,7 +226,7 @@ def open_group(name: str | Path, runs_dir: str | Path = "runs", model: Model | N
 
 
 def compare(
-    groups: Sequence[Group | str | Path], pairs: bool = False, *, runs_dir: str | Path = "runs", **more: Any
+    groups: Sequence[Group | str | Path], pairs: bool = False, *, runs_dir: str | Path = RUNS, **more: Any
 ) -> pd.DataFrame:
     """Groups on one data set side by side, like `dissect compare`.
 
@@ -265,11 +266,10 @@ def compare(
 
 def report(
     names: Group | str | Path | Sequence[Group | str | Path],
-    out: str | Path = "report.html",
+    out: str | Path = REPORT,
     *,
     claims: Sequence[Mapping[str, Any]] = (),
-    force: bool = False,
-    runs_dir: str | Path = "runs",
+    runs_dir: str | Path = RUNS,
     **of_study: Any,
 ) -> Path:
     """Write one page of HTML about groups and studies, like `dissect report`.
@@ -282,8 +282,6 @@ def report(
         The file to write.
     claims : sequence of dict
         Sections of your own: each has a title, and an answer, a text and a table (a DataFrame) if you like.
-    force : bool
-        Overwrite a file that is no report of dissect.
     runs_dir : str or Path
         Where names are looked up.
     **of_study
@@ -304,12 +302,12 @@ def report(
     from dissect import reporting
 
     several: Any = [names] if is_group(names) else names
-    check({"groups": several, "runs_dir": runs_dir, "out": out, "force": force, "claims": claims})
+    check({"groups": several, "runs_dir": runs_dir, "out": out, "claims": claims})
     known = ("dataset", "scale", "dim", "epochs", "seeds", "protocol", "arms", "tuned", "data_dir")
     for argument in of_study.keys() - set(known):
-        raise unknown("argument of dissect.report", argument, ("out", "claims", "force", "runs_dir", *known))
+        raise unknown("argument of dissect.report", argument, ("out", "claims", "runs_dir", *known))
     check(of_study)
-    reporting.require_ours(Path(out), force)
+    reporting.require_ours(Path(out))
     places = [each.path if isinstance(each, Group) else each for each in several]
     found = reporting.gathered(places, runs_dir=runs_dir, claims=claims, **_of_size(**of_study))
     for error in found["unreadable"]:
@@ -322,7 +320,7 @@ def study(
     name: str,
     data: Dataset | str,
     *,
-    scale: str = "quick",
+    scale: str = SCALE,
     dim: int | None = None,
     epochs: float | None = None,
     seeds: int | Sequence[int] | None = None,
@@ -330,7 +328,7 @@ def study(
     arms: Sequence[str] = (),
     tuned: bool = False,
     device: str = "auto",
-    runs_dir: str | Path = "runs",
+    runs_dir: str | Path = RUNS,
     quiet: bool = False,
 ) -> Studied:
     """A table or figure of the paper by its name, or a study of your own, on a data set.
@@ -377,13 +375,13 @@ def study(
 def recommend(
     group: Group | str | Path,
     sessions: Sequence[Sequence[int | str]],
-    k: int = 20,
+    k: int = LISTED,
     unseen: bool = False,
     *,
     seed: int | None = None,
     device: str = "auto",
     data_dir: str | None = None,
-    runs_dir: str | Path = "runs",
+    runs_dir: str | Path = RUNS,
 ) -> pd.DataFrame:
     """The items with the highest scores after each session, like `dissect recommend`.
 
@@ -454,7 +452,7 @@ def export(
     seed: int | None = None,
     data_dir: str | None = None,
     quiet: bool = False,
-    runs_dir: str | Path = "runs",
+    runs_dir: str | Path = RUNS,
 ) -> dict[str, Any]:
     """Write a trained model to a folder, as small as it can be with the same scores, like `dissect export`.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dissect.errors import DissectError, UsageError, unknown
 from dissect.text import plural
+from dissect.usual import FULL, RUNS
 
 if TYPE_CHECKING:  # imported when a figure is drawn, so that --help stays instant
     import pandas as pd
@@ -54,24 +55,30 @@ class Drawing(NamedTuple):
         Raises UsageError for the name of a file in place of a folder, and where files of that name are not those of a
         figure; DissectError if the disk refuses.
         """
+        from dissect.runs.replace import refusal
         from dissect.text import without_formulas
         from figures.style import SUFFIXES, save
 
         if folder.suffix.lower().removeprefix(".") in SUFFIXES and not folder.is_dir():
             says = f"{folder} is the name of a file; a figure is several files in a folder."
             raise UsageError(says, f"Name a folder: --out {folder.with_suffix('')}")
-        there = [name for suffix in SUFFIXES if os.path.lexists(folder / (name := f"{self.name}.{suffix}"))]
-        if there and not {f"{self.name}.pdf", f"{self.name}.txt"} <= {*there}:  # a figure has both
-            raise UsageError(
-                f"{folder / there[0]} is there, and is of no figure of dissect: it is not overwritten.",
-                "Move it away, or choose another folder by --out.",
-            )
+        files = [folder / f"{self.name}.{suffix}" for suffix in SUFFIXES]
+        there = [path for path in files if os.path.lexists(path)]
+        if any(path.is_symlink() or not path.is_file() for path in there) or not _has_figure(folder / self.name, there):
+            raise refusal(there[0], "it is of no figure of dissect")
         try:
             return save(self.figure, folder / self.name, without_formulas(self.table), self.caption)
         except OSError as error:
             raise DissectError(
                 f"Could not write to {folder}: {error.strerror or error}.", "Choose a folder by --out."
             ) from error
+
+
+def _has_figure(stem: Path, there: Sequence[Path]) -> bool:
+    """Whether the files that are there are those of a figure, or none: it has a PDF of Matplotlib, and a text."""
+    pdf = stem.with_name(f"{stem.name}.pdf")
+    whole = pdf in there and stem.with_name(f"{stem.name}.txt") in there
+    return not there or (whole and b"Matplotlib" in pdf.read_bytes())
 
 
 class Source(NamedTuple):
@@ -87,7 +94,7 @@ class Source(NamedTuple):
     @property
     def title(self) -> str:
         # without-gnn-attention -> without gnn, attention
-        reduced = "" if self.variant == "full" else f" {self.variant.replace('-', ' ', 1).replace('-', ', ')}"
+        reduced = "" if self.variant == FULL else f" {self.variant.replace('-', ' ', 1).replace('-', ', ')}"
         return f"{self.config['model']}{reduced}, {self.config['dataset']}"
 
     @property
@@ -132,7 +139,7 @@ def density(
     x: str = "epoch",
     measure: str = "D1",
     tau: str | None = None,
-    variant: str = "full",
+    variant: str = FULL,
     module: str | None = None,
     beside: Path | None = None,
 ) -> list[Drawing]:
@@ -162,7 +169,7 @@ def density(
     if averages := {source.config["average"] for source in sources} - {0.0}:
         shares = " or ".join(f"{100 * (1 - share):g}" for share in sorted(averages))
         lines.append(f"from {shares} % of the steps on: averaged weights")
-    stem = "" if variant == "full" else f"-{variant}"
+    stem = "" if variant == FULL else f"-{variant}"
     if panels is not None:
         stem += "".join(f"-{source.group.name.rsplit('-', 1)[-1]}" for source in sources)
     drawings = []
@@ -230,7 +237,7 @@ def heatmap(
     threshold: float | None = None,
     measure: str = "D1",
     tau: str | None = None,
-    variant: str = "full",
+    variant: str = FULL,
 ) -> list[Drawing]:
     """Draw the density of all matrices against training at a glance, each with its shadow.
 
@@ -247,7 +254,7 @@ def heatmap(
     )
     if source.has_shadows:
         caption += "\nshadow: useless by construction, at the place of the matrix above it"
-    stem = "density-heatmap" + ("" if variant == "full" else f"-{variant}")
+    stem = "density-heatmap" + ("" if variant == FULL else f"-{variant}")
     drawn = figure.draw(table, caption, f"density ({source.says})")
     return [Drawing(stem, drawn, figure.describe(table, caption.replace("\n", "; ")), table)]
 
@@ -329,7 +336,7 @@ def opinions(group: Path) -> list[Drawing]:
 
 
 def training(
-    *groups: Path, by: str = "epoch", variants: Sequence[str] = (), runs_dir: Path | str = "runs"
+    *groups: Path, by: str = "epoch", variants: Sequence[str] = (), runs_dir: Path | str = RUNS
 ) -> list[Drawing]:
     """Draw loss, HR@20 and MRR@20 by epoch or by time, for several groups in one figure.
 

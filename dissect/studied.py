@@ -29,6 +29,7 @@ from dissect.runs.config import is_file_name
 from dissect.text import plural
 from dissect.training.device import processor_as_it_was
 from dissect.training.resume import Interrupted
+from dissect.usual import TRIALS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,7 +117,7 @@ class Studied:
             self.say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
         return self
 
-    def tune(self, trials: int = 12, timeout: float | None = None) -> Iterator[tuple[str, Path]]:
+    def tune(self, trials: int = TRIALS, timeout: float | None = None) -> Iterator[tuple[str, Path]]:
         """Tune what it trains on validation, one after the other, each with as many trials, until `timeout` hours are
         over; yields the model and the folder of each tuning.
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dissect.data import catalog, folders
+from dissect.data import catalog
 from dissect.data.export import export
 from dissect.data.sessions import Dataset, Sessions, require_sound
 from dissect.errors import DataError, UsageError
+from dissect.runs.replace import Kind, whole
 
 LISTS = [[1, 2, 3], [2, 3], [4, 1]]
 
@@ -107,7 +108,7 @@ def test_force_replaces_a_data_set_and_nothing_else(tmp_path):
     folder = catalog.save(shop(), tmp_path)
     catalog.save(shop(), tmp_path, force=True)
     (folder / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match=r"do not belong to a data set: thesis.txt\. --force does not replace it"):
+    with pytest.raises(UsageError, match=r"do not belong to a data set: thesis.txt\."):
         catalog.save(shop(), tmp_path, force=True)
     assert (folder / "thesis.txt").read_text() == "mine"
     (folder / "thesis.txt").unlink()
@@ -142,7 +143,8 @@ def test_an_import_over_a_folder_of_others_is_refused_before_anything_is_read(ty
     (tmp_path / "data" / "shop").mkdir(parents=True)
     (tmp_path / "data" / "shop" / "data.json").write_text("mine")
     code, out, err = typed("data", "import", "shop", "--format", "lessr", "none.txt", "none.txt", "--force")
-    assert (code, out) == (2, "") and "data.json. --force does not replace it" in err
+    assert (code, out) == (2, "") and "do not belong to a data set: data.json." in err
+    assert "--force replaces only what dissect wrote" in err
     assert (tmp_path / "data" / "shop" / "data.json").read_text() == "mine"
 
 
@@ -158,7 +160,7 @@ def test_force_replaces_an_export_and_nothing_else(tmp_path):
     of_others = {"files": dict.fromkeys(("train.txt", "test.txt", "num_items.txt"))}
     for record in ("{}", "[1]", "\x00", json.dumps(of_others), "[" * 100_000):
         (out / "dissect.json").write_text(record)
-        with pytest.raises(UsageError, match="do not belong to an export: num_items"):
+        with pytest.raises(UsageError, match=r"do not belong to an export: dissect\.json, num_items"):
             export(shop(), "lessr", out, force=True)
     (out / "dissect.json").unlink()
     with pytest.raises(UsageError, match="do not belong to an export"):
@@ -172,15 +174,16 @@ def test_an_export_that_was_killed_between_two_renames_comes_back(tmp_path):
     out.rename(tmp_path / ".out~01234567.old")
     (tmp_path / ".out~01234567").mkdir()
     (tmp_path / ".out~1~01234567").mkdir()  # of a folder out~1
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="it is an export already"):
         export(shop(), "lessr", out)
     assert {path.name for path in tmp_path.iterdir()} == {"out", ".out~1~01234567"}
     assert (out / "all_train_seq.txt").exists()
 
 
 def test_a_folder_that_another_process_fills_is_left_to_it(tmp_path):
-    with folders.whole(tmp_path / "out", lambda: None, False) as first:
-        with folders.whole(tmp_path / "out", lambda: None, True) as second:
+    kind = Kind("an export", lambda folder: ())
+    with whole(tmp_path / "out", kind) as first:
+        with whole(tmp_path / "out", kind, force=True) as second:
             assert first.is_dir() and second.is_dir()
             (second / "of").write_text("the second")
         assert first.is_dir()
@@ -192,7 +195,7 @@ def test_an_export_over_a_folder_of_others_is_refused(typed, tmp_path, words):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("mine")
     code, _, err = typed("data", "export", "demo-walk", "--format", "lessr", *words, "--force")
-    assert code == 2 and "--force does not replace it" in err
+    assert code == 2 and "--force replaces only what dissect wrote" in err
     assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "mine"
 
 

@@ -66,7 +66,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(typed, tmp_path):
     (tmp_path / "data.csv").write_text("mine\n")
     (tmp_path / "data.txt").write_text("of mine\n")
     code, _, err = typed("plot", "data", "demo", "--out", ".")
-    assert code == 2 and "data.csv is there" in err and "--out" in err
+    assert code == 2 and "data.csv is not replaced: it is of no figure" in err and "--out" in err
     assert (tmp_path / "data.csv").read_text() == "mine\n" and not (tmp_path / "data.pdf").exists()
     for _ in range(2):  # a figure of ours is drawn again
         assert typed("plot", "data", "demo", "--out", "figures")[0] == 0

@@ -20,6 +20,7 @@ from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, UsageError
 from dissect.experiment import export as exporting
 from dissect.experiment import to_onnx
+from dissect.runs import replace
 from dissect.sparsevd import densify, sparsify
 from dissect.sparsevd.compact import Compact, CompactGRU, compact, drop_unread, fold_constants, layers_of
 from dissect.sparsevd.sparsifier import variational_layers
@@ -498,7 +499,7 @@ def test_only_our_own_folders_are_replaced(there, tmp_path):
     (mine / "thesis.txt").write_text("years of work")
     for words in ([], ["--force"]):
         code, _, err = invoke("export", there["sparse"], "--out", mine, *words)
-        assert code == 2 and "no export of ours" in err
+        assert code == 2 and "do not belong to an export: thesis.txt" in err
     assert (mine / "thesis.txt").read_text() == "years of work"
     out = tmp_path / "out"
     shutil.copytree(there["sparse-out"], out)
@@ -508,7 +509,7 @@ def test_only_our_own_folders_are_replaced(there, tmp_path):
     assert json.loads((out / "export.json").read_text())["layers"] == {}
     (out / "thesis.txt").write_text("years of work")
     code, _, err = invoke("export", there["dense"], "--out", out, "--force")
-    assert code == 2 and "holds an export, and other files with it: thesis.txt." in err
+    assert code == 2 and "do not belong to an export: thesis.txt." in err
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
@@ -518,7 +519,7 @@ def test_files_of_others_with_names_of_ours_stay(there, tmp_path):
     for name in ("export.json", "data.json", "README.txt"):
         (out / name).write_text("{}")
     code, _, err = invoke("export", there["dense"], "--out", out, "--force")
-    assert code == 2 and "is no export of ours" in err and len(list(out.iterdir())) == 3
+    assert code == 2 and "do not belong to an export" in err and len(list(out.iterdir())) == 3
 
 
 @pytest.mark.parametrize("words", [[], ["--force"]])
@@ -533,12 +534,12 @@ def test_what_came_while_it_was_exported_stays(there, tmp_path, monkeypatch, wor
 
     monkeypatch.setattr(exporting, "times", slow)
     code, _, err = invoke("export", there["dense"], "--out", out, *words)
-    assert code == 2 and "no export of ours" in err
+    assert code == 2 and "do not belong to an export: thesis.txt" in err
     assert (out / "thesis.txt").read_text() == "years of work" and list(tmp_path.iterdir()) == [out]
 
 
 def test_of_two_exports_to_one_place_the_first_stays(there, tmp_path, monkeypatch):
-    out, times, require = tmp_path / "out", exporting.times, exporting._require_place
+    out, times, require = tmp_path / "out", exporting.times, replace.require_folder
 
     def slow(*about):
         if not out.exists():
@@ -549,7 +550,7 @@ def test_of_two_exports_to_one_place_the_first_stays(there, tmp_path, monkeypatc
     code, _, err = invoke("export", there["dense"], "--out", out)
     assert code == 2 and "--force" in err
     before = (out / "export.json").read_bytes()
-    monkeypatch.setattr(exporting, "_require_place", lambda out, force: None if out.exists() else require(out, force))
+    monkeypatch.setattr(replace, "require_folder", lambda out, *how: None if out.exists() else require(out, *how))
     code, _, err = invoke("export", there["dense"], "--out", out)  # it came after the last look
     assert code == 1 and "not empty" in err
     assert (out / "export.json").read_bytes() == before and list(tmp_path.iterdir()) == [out]

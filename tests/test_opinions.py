@@ -485,6 +485,11 @@ def test_the_verb_says_what_each_criterion_says(group, kept, tmp_path):
     assert max(map(len, again.stdout.splitlines())) <= 80
     written = {path.name for path in (tmp_path / "o").iterdir()}
     assert {"opinions.png", "opinions.csv", "opinions-matrices.csv", "opinions-agreement.csv"} <= written
+    (tmp_path / "o" / "opinions-agreement.csv").write_text("criterion,mine\n")
+    (tmp_path / "o" / "opinions-matrices.csv").unlink()
+    with pytest.raises(UsageError, match=r"opinions-agreement\.csv is not replaced: it is no table of opinions"):
+        group.opinions().to_csv(tmp_path / "o")
+    assert not (tmp_path / "o" / "opinions-matrices.csv").exists()
 
 
 def dissected(group, seed=1):

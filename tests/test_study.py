@@ -15,12 +15,13 @@ from click.testing import CliRunner
 
 import dissect
 from analyses import paper, studies, study
-from analyses.studies import SCALES, STUDIES, find_study
+from analyses.studies import STUDIES, find_study
 from dissect.cli import main
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DivergedError, FinishedError, UsageError
 from dissect.runs import files, folders
+from dissect.usual import SCALES
 from figures import lines, style
 from models import MODELS
 

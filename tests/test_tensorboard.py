@@ -182,13 +182,13 @@ def test_an_unfinished_run_is_written_as_far_as_it_went(group, tmp_path):
 def test_what_cannot_be_written_is_said(group, typed, tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match=r"holds thesis.txt, which is not ours to replace"):
+    with pytest.raises(UsageError, match=r"do not belong to events of dissect: thesis\.txt"):
         tensorboard.export(group / "s1", tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
     theirs = tmp_path / "theirs" / "events.out.tfevents.1700000000.host.7.0"  # of another program
     theirs.parent.mkdir()
     theirs.write_bytes(b"weeks of work")
-    with pytest.raises(UsageError, match=r"holds events.out.*, which is not ours to replace"):
+    with pytest.raises(UsageError, match=r"do not belong to events of dissect: events\.out"):
         tensorboard.export(group / "s1", theirs.parent)
     assert list(theirs.parent.iterdir()) == [theirs] and theirs.read_bytes() == b"weeks of work"
     for place in ("metrics.jsonl", "density.jsonl"):

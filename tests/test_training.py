@@ -16,8 +16,9 @@ import torch
 from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.errors import DataError, DissectError, DivergedError, UsageError
 from dissect.runs.config import Config, decay_step, kl_weight_at, lr_at
-from dissect.runs.files import locked, read_json, read_jsonl, set_aside, write_toml
+from dissect.runs.files import locked, read_json, read_jsonl, write_toml
 from dissect.runs.folders import is_done, read_ranks
+from dissect.runs.replace import set_aside
 from dissect.training import loop
 from dissect.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from dissect.training.device import prepare_device

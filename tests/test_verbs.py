@@ -23,7 +23,7 @@ from dissect.data.sessions import Dataset, Sessions, prefix_index
 from dissect.errors import DataError, DissectError, UsageError
 from dissect.experiment.plan import longest_prefix
 from dissect.experiment.resume import unfinished
-from dissect.runs import files, folders
+from dissect.runs import files, folders, replace
 from dissect.runs.config import Config
 from dissect.training import loop, recommend
 from dissect.training.checkpoint import load_checkpoint, save_checkpoint
@@ -109,6 +109,11 @@ def test_evaluate_finds_the_ranks_that_the_run_wrote(made, tmp_path, kind):
     assert code == 0, err
     written = folders.read_ranks(next(run.glob("ranks-test-*.npz")))
     again = folders.read_ranks(tmp_path / "ranks.npz")
+    np.savez(tmp_path / "mine.npz", weights=np.zeros(3))
+    before = (tmp_path / "mine.npz").read_bytes()
+    code, _, refused = typed(made, "evaluate", run, "--ranks", tmp_path / "mine.npz")
+    assert code == 2 and "mine.npz is not replaced: it is no file of ranks" in refused
+    assert (tmp_path / "mine.npz").read_bytes() == before
     assert all(np.array_equal(written[name], again[name]) for name in written)
     result, summary = json.loads(out), files.read_json(run / "summary.json")
     assert (result["n"], result["step"]) == (small().test.n_prefixes, summary["selected"]["step"])
@@ -399,7 +404,7 @@ def test_a_group_of_several_seeds_wants_one_named(copied):
     assert code == 2 and "several runs" in err and "s2" in err
     shutil.rmtree(copied["dense"].with_name("s2"))
     assert typed(copied, "evaluate", copied["dense"].parent)[0] == 0
-    aside = files.set_aside(copied["dense"])
+    aside = replace.set_aside(copied["dense"])
     assert typed(copied, "evaluate", aside)[0] == 0
     assert typed(copied, "evaluate", aside.parent)[0] == 2
 
@@ -625,7 +630,7 @@ def test_what_the_folder_does_not_tell_is_asked_for(copied):
         copied[kind].mkdir()
         code, _, err = typed(copied, "resume", copied[kind])
         assert code == 3 and says in err and "same command" in err
-    aside = files.set_aside(copied["sparse"])
+    aside = replace.set_aside(copied["sparse"])
     (aside / "DONE").unlink()
     code, _, err = typed(copied, "resume", aside)
     assert code == 2 and "set aside" in err

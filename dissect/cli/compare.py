@@ -8,9 +8,12 @@ from typing import Any
 import click
 
 from dissect.cli import options
+from dissect.usual import FEWEST_RESAMPLES, MOST_RESAMPLES, RESAMPLES
 
 DATASET = "Compare all finished groups on this data set. [default: the data set of the newest group]"
-RESAMPLES = "Number of bootstrap resamples. [default: 2000, or up to 10000 if Holm's correction needs more]"
+MANY = (
+    f"Number of bootstrap resamples. [default: {RESAMPLES}, or up to {MOST_RESAMPLES} if Holm's correction needs more]"
+)
 FORMATS = click.Choice(["screen", "markdown", "csv", "latex", "json"])
 OUT = "Write to a file. Its ending (.md, .csv, .tex, .json) sets the format, unless --format does."
 
@@ -25,7 +28,7 @@ OUT = "Write to a file. Its ending (.md, .csv, .tex, .json) sets the format, unl
 @click.option("--dataset", help=DATASET)
 @options.all_metrics
 @click.option("--pairs", is_flag=True, help="Every pair of rows, not only those with the best one, in every format.")
-@click.option("--resamples", type=click.IntRange(min=100), help=RESAMPLES)
+@click.option("--resamples", type=click.IntRange(min=FEWEST_RESAMPLES), help=MANY)
 @click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("--format", "form", type=FORMATS, help="Output format; json is the same as --json.")
 @click.option("--out", metavar="FILE", help=OUT)

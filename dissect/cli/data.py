@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from dissect.cli.options import as_json, data_dir, subverb
+from dissect.usual import LEAST_CLICKS, TEST_SHARE, VALIDATION_SHARE
 
 ITEM = "A log of your own: the column of the items clicked."
 TIME = "The times: ISO 8601, 20140407, or numbers since 1970 in any unit."
@@ -20,7 +21,8 @@ CLOCK = "Format of the times: iso, seconds, milliseconds, ... or a pattern such 
 GAP = "A session ends when a user pauses for longer than this, such as 30m."
 ENCODING = "Encoding of the log, such as latin-1 or cp1252. [default: UTF-8]"
 MISSING = "A text that counts as empty; may be repeated. [default: '', NULL, NaN, NA, N/A, None and the like]"
-SHARE = "Share of the sessions, the last in time, for the test part. [default: 0.2]"
+SHARE = f"Share of the sessions, the last in time, for the test part. [default: {TEST_SHARE:g}]"
+RARE = f"Drop items with fewer clicks. [default: {LEAST_CLICKS}]"
 LAST = "Instead of a share: sessions that end in the last span, such as 7d, are the test part."
 FORMAT = "srgnn: pickles, items from 1; lessr: comma lists, items from 0; the others: tables of clicks or prefixes."
 RECENT = "Keep this share of the training sessions, the last in time, such as 1/8."
@@ -80,7 +82,7 @@ def fetch(name: str, accept_terms: bool, only_download: bool, force: bool, data_
 @option("--separator", help="Character between fields. [default: found from the header]")
 @option("--encoding", metavar="NAME", help=ENCODING)
 @option("--missing", multiple=True, metavar="TEXT", help=MISSING)
-@option("--min-clicks", "least_clicks", type=click.IntRange(1), help="Drop items with fewer clicks. [default: 5]")
+@option("--min-clicks", "least_clicks", type=click.IntRange(1), help=RARE)
 @option("--longest", type=click.IntRange(2), help="Keep only this many clicks of a session, the first ones.")
 @option("--top-items", "top", type=click.IntRange(1), help="Keep only this many items, the most clicked ones.")
 @option("--drop-repeats", is_flag=True, help="Drop clicks on the item clicked just before.")
@@ -123,7 +125,7 @@ def import_(name: str, format: str, files: tuple[Path, ...], force: bool, data_d
 @click.argument("name")
 @in_format(type=FORMATS, help="As for import.")
 @option("--out", metavar="DIR", help="Folder for the files. [default: NAME-FORMAT]")
-@option("--validation", type=float, default=0.1, show_default=True, help=VALIDATION)
+@option("--validation", type=float, default=VALIDATION_SHARE, show_default=True, help=VALIDATION)
 @option("--force", is_flag=True, help="Replace the folder.")
 @data_dir
 def export(name: str, format: str, out: str | None, validation: float, force: bool, data_dir: str | None) -> None:

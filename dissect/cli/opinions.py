@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from dissect.cli import options
+from dissect.usual import L0_WEIGHT, RANKED
 
 RETRAIN = "Train everything else for N steps with each matrix and role at zero, and judge what is left."
 L0 = "Train the model with L0 gates too, with as many steps as the dissection, for each seed."
@@ -24,9 +25,9 @@ OUT = "Write the tables (CSV) and the figure to this folder."
 @click.argument("group", required=False, metavar="[RUN_OR_GROUP]")
 @click.option("--retrain", type=click.IntRange(0, 10**6), default=0, metavar="N", help=RETRAIN)
 @click.option("--l0", "with_l0", is_flag=True, help=L0)
-@click.option("--l0-weight", type=click.FloatRange(0, min_open=True), default=100.0, show_default=True, help=WEIGHT)
+@click.option("--l0-weight", type=click.FloatRange(0, min_open=True), default=L0_WEIGHT, show_default=True, help=WEIGHT)
 @click.option("--curves", is_flag=True, help=CURVES)
-@click.option("--prefixes", "n", type=click.IntRange(0), default=2000, show_default=True, help=PREFIXES)
+@click.option("--prefixes", "n", type=click.IntRange(0), default=RANKED, show_default=True, help=PREFIXES)
 @options.own_model
 @click.option("--out", metavar="DIR", help=OUT)
 @options.places

@@ -18,6 +18,8 @@ from click.core import ParameterSource
 
 from dissect.errors import FinishedError, UsageError
 from dissect.runs.config import DEVICES, SETTINGS, Config, Setting
+from dissect.text import plural
+from dissect.usual import DATASET, RUNS, SCALE, SCALES
 
 if TYPE_CHECKING:
     from dissect.data.sessions import Dataset
@@ -180,12 +182,12 @@ SHOWN: dict[str, Any] = {"show_default": True}
 
 of_model, of_training = partial(option, group="model"), partial(option, group="training")
 data_dir = option("--data-dir", metavar="DIR", help=PLACE)
-runs_dir = option("--runs-dir", default="runs", metavar="DIR", help="Folder of the runs.", **SHOWN)
+runs_dir = option("--runs-dir", default=RUNS, metavar="DIR", help="Folder of the runs.", **SHOWN)
 as_json = option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 quiet = option("--quiet", is_flag=True, help="No progress on stderr.")
 SEED = click.IntRange(0, 10**9)
 DEVICE = click.Choice(DEVICES)
-device = of_training("--device", type=DEVICE, default="auto", **SHOWN)
+device = of_training("--device", type=DEVICE, default=DEVICES[0], **SHOWN)
 preset = of_model("--preset", help="A named set of model options, e.g. official for attenmixer.")
 extra = of_model("--option", "extra", multiple=True, metavar="KEY=VALUE", help=OPTION)
 all_metrics = option("--all-metrics", is_flag=True, help="HR and MRR at 5 and 10 too, NDCG, coverage, popularity.")
@@ -222,7 +224,8 @@ def training(seeds: tuple[int, ...], epochs: float) -> Decorator:
     )
 
 
-SCALE = "quick: to try it out; eighth: width 64, 3 seeds; full: width 256 and 5 seeds, as in the paper."
+SIZES = {name: f"width {size['dim']}, {plural(len(size['seeds']), 'seed')}" for name, size in SCALES.items()}
+SIZE = f"quick: to try it out; eighth: {SIZES['eighth']}; full: {SIZES['full']}, as in the paper."
 
 
 ARMS_TUNED = (
@@ -239,8 +242,8 @@ def of_study(of: str = "", tuned: bool = True) -> Decorator:
         return of + text[0].lower() + text[1:] if of else text
 
     return several(
-        shown("--dataset", default="demo", help=says("A name from `dissect data list`.")),
-        shown("--scale", type=click.Choice(["quick", "eighth", "full"]), default="quick", help=says(SCALE)),
+        shown("--dataset", default=DATASET, help=says("A name from `dissect data list`.")),
+        shown("--scale", type=click.Choice([*SCALES]), default=SCALE, help=says(SIZE)),
         click.option("--dim", type=click.IntRange(1), help=says("Width, in place of that of --scale.")),
         click.option("--epochs", type=float, help=says(f"Epochs of a training{place}")),
         click.option("--seed", "seeds", type=SEED, help=says(f"Seeds{place}"), **ONCE),
@@ -327,6 +330,6 @@ def show(groups: Sequence[Path], as_json: bool) -> None:
     if as_json:
         print(json.dumps(verdicts if len(groups) > 1 else verdicts[0], indent=1, allow_nan=False))
     elif len(groups) > 1 and all(verdict["density"] for verdict in verdicts):
-        screen.show(render_path(verdicts, "" if str(groups[0].parent) == "runs" else str(groups[0].parent)))
+        screen.show(render_path(verdicts, "" if str(groups[0].parent) == RUNS else str(groups[0].parent)))
     else:  # of models without a role, say, there is no density to compare
         screen.show(*map(render_verdict, verdicts, groups), sep="\n")

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from dissect import usual
 from dissect.cli import options
 from dissect.drawing import CHOICES, FIGURES, TAU, Drawing
 from dissect.errors import UsageError
@@ -37,7 +38,7 @@ def draw_each(draw: Draw, groups: Sequence[str], runs_dir: str, out: str | None,
     if out:
         require_own_names(found)
     for group, drawings in each_sound(found, lambda group: (group, draw(group, **more))):
-        own = Path(out) / group.name if out and len(found) > 1 else Path(out or group / "figures")
+        own = Path(out) / group.name if out and len(found) > 1 else Path(out or group / usual.FIGURES)
         save(drawings, own)
 
 
@@ -49,7 +50,7 @@ def draw_density(
         draw_each(draw, groups, runs_dir, out, **more)
     elif len(groups) == 2:
         left, right = named(groups, runs_dir, dissected=True)
-        save(draw(left, beside=right, **more), Path(out) if out else Path(runs_dir) / "figures")
+        save(draw(left, beside=right, **more), Path(out) if out else Path(runs_dir) / usual.FIGURES)
     else:
         raise UsageError(
             f"--together sets two groups side by side, not {len(groups)}.",
@@ -61,7 +62,7 @@ def draw_together(draw: Draw, groups: Sequence[str], runs_dir: str, out: str | N
     """One figure of all groups, in the folder of the group if there is but one."""
     found = named(groups, runs_dir)
     at = found[0] if len(set(found)) == 1 else Path(runs_dir)
-    save(draw(*found, runs_dir=runs_dir, **more), Path(out) if out else at / "figures")
+    save(draw(*found, runs_dir=runs_dir, **more), Path(out) if out else at / usual.FIGURES)
 
 
 def draw_data(draw: Draw, names: Sequence[str], data_dir: str | None, runs_dir: str, out: str | None) -> None:
@@ -69,7 +70,7 @@ def draw_data(draw: Draw, names: Sequence[str], data_dir: str | None, runs_dir: 
     from dissect.data import catalog
 
     sets = [catalog.load(name, data_dir) for name in dict.fromkeys(names)]
-    save(draw(*sets), Path(out) if out else Path(runs_dir) / "figures")
+    save(draw(*sets), Path(out) if out else Path(runs_dir) / usual.FIGURES)
 
 
 def named(names: Sequence[str], runs_dir: str, dissected: bool = False) -> list[Path]:
@@ -106,7 +107,7 @@ of_each = (groups, click.option("--threshold", type=float, help=BELOW), out_of_e
 counted = (
     choice("--measure", CHOICES["heatmap"]["measure"], MEASURES),
     click.option("--tau", type=click.Choice(TAUS), help=f"For D2 and D2s. [default: {TAU}]"),
-    click.option("--variant", default="full", show_default=True, help="full, or without-<role>."),
+    click.option("--variant", default=usual.FULL, show_default=True, help="full, or without-<role>."),
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from dissect.cli import options
+from dissect.usual import REPORT
 
 
 @options.verb(
@@ -16,10 +17,9 @@ from dissect.cli import options
     "report table2 --dataset diginetica --scale eighth",
 )
 @click.argument("names", nargs=-1, metavar="[GROUP|STUDY ...]")
-@click.option("--out", default="report.html", metavar="FILE", show_default=True, help="The page, in this folder.")
-@click.option("--force", is_flag=True, help="Overwrite a file that is no report of dissect.")
+@click.option("--out", default=REPORT, metavar="FILE", show_default=True, help="The page, in this folder.")
 @options.of_study("For a study: ")
-def command(names: tuple[str, ...], out: str, force: bool, **given: Any) -> None:
+def command(names: tuple[str, ...], out: str, **given: Any) -> None:
     """Write one page about groups of runs and studies: verdicts, figures, comparisons, and how to do it again.
 
     A GROUP is named as in `dissect verdict`, a STUDY as in `dissect study`; without names, the newest dissected group
@@ -30,7 +30,7 @@ def command(names: tuple[str, ...], out: str, force: bool, **given: Any) -> None
     from dissect.progress import telling
     from dissect.text import shown_lines
 
-    reporting.require_ours(Path(out), force)
+    reporting.require_ours(Path(out))
     with telling() as tell:
         report = reporting.gathered(names, progress=tell, **given)
         tell("figures", 0, 0)

@@ -7,13 +7,15 @@ from typing import Any
 import click
 
 from dissect.cli import options
-from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, LITERAL, SEEDS
+from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, LITERAL, SEEDS, Config
+from dissect.usual import DATASET, MODEL
 
 IS_LITERAL = (
-    "Use SparseVD as it was published (KL weight 1, batches of 100, 60,000 steps, no averages, no shadows). With these"
-    " settings useless weights stay alive. Settings given here win."
+    f"Use SparseVD as it was published (KL weight {Config.kl_weight:g}, batches of {Config.batch_size},"
+    f" {Config.max_steps:,} steps, no averages, no shadows). With these settings useless weights stay alive. Settings"
+    " given here win."
 )
-MODEL = (
+NAMED = (
     "A name from `dissect models`, or path/to/file.py:ClassName. That file is executed; it cannot import its"
     " neighbours."
 )
@@ -29,8 +31,8 @@ MODEL = (
     "run --config runs/srgnn-demo-58ce72c0/config.toml --seed 2",
     cls=options.Training,
 )
-@options.of_model("--model", default="srgnn", show_default=True, help=MODEL)
-@options.option("--dataset", default="demo", show_default=True, group="data", help="A name from `dissect data list`.")
+@options.of_model("--model", default=MODEL, show_default=True, help=NAMED)
+@options.option("--dataset", default=DATASET, show_default=True, group="data", help="A name from `dissect data list`.")
 @options.option("--literal", is_flag=True, group="SparseVD", help=IS_LITERAL)
 @options.training(SEEDS, CALIBRATED_EPOCHS)
 @options.settings(CALIBRATED, but=("protocol", "patience"), many=("kl_weight",))

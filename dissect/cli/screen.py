@@ -13,11 +13,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dissect.errors import DissectError, UsageError
-from dissect.runs.files import write_atomically
+from dissect.errors import UsageError
+from dissect.runs.replace import write_texts
 from dissect.tables.text import NO_LIMIT, TextTable, as_text
 
-BEGINS = 30  # bytes by which a table of ours is known: dataset,split_hash,...
+TABLE = "table like this one"
 SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json", ".txt": "screen"}
 
 
@@ -99,43 +99,20 @@ def write(
         if out is None:
             put([*texts.values()][-1], None)
             return
-        files = [(Path(out).with_stem(Path(out).stem + extension), text) for extension, text in texts.items()]
-        for path, text in files[1:]:  # the user named the first
-            if path.exists():
-                _require_own(path, text)
-        for path, text in files:
-            put(text, path)
+        files = {Path(out).with_stem(Path(out).stem + extension): text for extension, text in texts.items()}
+        write_texts(files, TABLE)
+        print(*files, sep="\n")
     else:
         put(as_text(views, form), out)
 
 
 def put(text: str, out: str | Path | None) -> None:
-    """Print a text, or write it to a file and print its path: readers see the old file or the new one.
+    """Print a text, or write it to a file and print its path.
 
-    Raises DissectError if the disk refuses.
+    Raises UsageError for a file that is not ours, DissectError if the disk refuses.
     """
     if out is None:
         print(text.rstrip("\n"))
         return
-    try:
-        path, content = Path(out).resolve(), (text.rstrip("\n") + "\n").encode()
-        if path.exists() and not path.is_file():  # a pipe, or /dev/stdout
-            path.write_bytes(content)
-        else:
-            write_atomically(path, lambda file: file.write(content))
-    except OSError as error:
-        raise DissectError(f"Could not write {out}: {error.strerror or error}.") from error
-    except DissectError as error:
-        raise DissectError(error.message, "Choose another place by --out.") from error
+    write_texts({Path(out): text.rstrip("\n") + "\n"}, TABLE)
     print(out)
-
-
-def _require_own(path: Path, text: str) -> None:
-    """Raises UsageError for a file that the user did not name, unless it begins as the CSV `text` does."""
-    with open(path, "rb") as file:
-        if file.read(BEGINS) == text.encode()[:BEGINS]:
-            return
-    raise UsageError(
-        f"{path} is there, and is no table of dissect: it is not overwritten.",
-        "CSV writes this second file. Move it away, or choose another --out.",
-    )

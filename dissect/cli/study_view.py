@@ -24,6 +24,7 @@ from dissect.studied import Studied, studied, time_left
 from dissect.tables import results
 from dissect.tables.counts import view_of_counts
 from dissect.text import plural
+from dissect.usual import FIGURES
 
 
 def listed(as_json: bool) -> None:
@@ -155,6 +156,6 @@ def print_data(data: Dataset, out: str | None = None, as_json: bool = False) -> 
 def drawn(out: str | None, **given: Any) -> None:
     """The figures of a study, and their files."""
     asked = planned(**given)
-    folder = Path(out) if out else asked.runs_dir / "figures"
+    folder = Path(out) if out else asked.runs_dir / FIGURES
     for each in drawing.of_study(asked.study, asked.data.name, dict(asked.size), asked.jobs):
         print(each.caption, *each.save(folder), sep="\n")

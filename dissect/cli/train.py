@@ -8,8 +8,9 @@ import click
 
 from dissect.cli import options
 from dissect.runs.config import DENSE, EPOCHS
+from dissect.usual import DATASET
 
-DATASET = "A name from `dissect data list`. [default: that of the newest group, else demo]"
+DATA = f"A name from `dissect data list`. [default: that of the newest group, else {DATASET}]"
 REFIT = (
     "Train again on all sessions, validation included, for the number of epochs that validation chose, and report that"
     " run."
@@ -25,7 +26,7 @@ REFIT = (
     cls=options.Training,
 )
 @click.argument("model", required=False, metavar="MODEL")
-@options.option("--dataset", group="data", help=DATASET)
+@options.option("--dataset", group="data", help=DATA)
 @options.training(seeds=(1,), epochs=EPOCHS)
 @options.settings(DENSE, but=("SparseVD",))
 @options.of_training("--refit", is_flag=True, help=REFIT)

@@ -8,6 +8,7 @@ import click
 
 from dissect.cli import options
 from dissect.runs.config import DENSE, EPOCHS
+from dissect.usual import DATASET, TRIALS
 
 LENGTH = f"Most epochs of a trial; or --max-steps. [default: {EPOCHS:g}; with --sparsevd that of `dissect run`]"
 SEED = "Seed of the sampler, and of the trials; report results with other seeds."
@@ -21,8 +22,8 @@ SEED = "Seed of the sampler, and of the trials; report results with other seeds.
     cls=options.Training,
 )
 @click.argument("model", metavar="MODEL")
-@options.option("--dataset", default="demo", show_default=True, group="data", help="A name from `dissect data list`.")
-@options.of_training("--trials", type=int, default=12, show_default=True, help="How many settings to try in all.")
+@options.option("--dataset", default=DATASET, show_default=True, group="data", help="A name from `dissect data list`.")
+@options.of_training("--trials", type=int, default=TRIALS, show_default=True, help="How many settings to try in all.")
 @options.of_training("--timeout", type=float, metavar="HOURS", help="Begin no trial after this many hours.")
 @options.of_training(
     "--sparsevd", is_flag=True, help="Train with SparseVD, as `dissect run`; its KL weight is tuned too."

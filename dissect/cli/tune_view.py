@@ -20,6 +20,7 @@ from dissect.experiment.tuned import FILE, read, read_trials
 from dissect.progress import observer
 from dissect.runs.config import SETTINGS
 from dissect.tables.trials import view_of_trials
+from dissect.usual import RUNS
 
 
 def tuned(
@@ -60,7 +61,7 @@ def show(folder: Path, model: str, as_json: bool = False, data_dir: str | None =
     words += ["--dataset", record.dataset, *(["--preset", record.preset] if record.preset else [])]
     words += [word for name, value in record.given.items() for word in ("--option", f"{name}={as_option(value)}")]
     runs = str(folder.parents[1])
-    words += [] if runs == "runs" else ["--runs-dir", runs]
+    words += [] if runs == RUNS else ["--runs-dir", runs]
     words += ["--data-dir", data_dir] if data_dir else []
     print(f"\n{folder / FILE}")
     print(f"Use it: dissect {shlex.join(words)} --tuned")

@@ -12,9 +12,8 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,10 @@ import numpy as np
 import platformdirs
 
 from dissect import text
-from dissect.data import folders, planted
+from dissect.data import planted
 from dissect.data.sessions import Dataset, Sessions, require_sound
 from dissect.errors import DataBusyError, DataError, DissectError, UsageError, unknown
+from dissect.runs import replace
 from dissect.runs.files import hold, read_identifiers, write_identifiers, write_json
 
 ARRAYS = ("items", "offsets", "times", "users", "click_times")
@@ -162,15 +162,15 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
     Raises UsageError if the name is taken (see `check_name`), DataError if the sessions are not sound or the disk
     refuses.
     """
-    require = partial(check_name, dataset.name, data_dir, force)
-    folder, room = data_root(data_dir) / require(), "Make room, or name another folder with --data-dir."
+    folder = data_root(data_dir) / check_name(dataset.name, data_dir, force)
+    room = "Make room, or name another folder with --data-dir."
     try:
         for sessions in (dataset.train, dataset.test):
             require_sound(sessions, dataset.n_items)
     except ValueError as error:
         raise DataError(f"The data set '{dataset.name}' cannot be kept: {error}.") from error
     try:
-        with folders.whole(folder, require, force) as staging:
+        with replace.whole(folder, KEPT, force) as staging:
             for part, array in product(("train", "test"), ARRAYS):
                 if (values := getattr(getattr(dataset, part), array)) is not None:
                     np.save(staging / f"{part}-{array}.npy", values)
@@ -197,14 +197,16 @@ def check_name(name: str, data_dir: str | Path | None = None, force: bool = Fals
         raise UsageError(
             f"A data set cannot be named {name!r}: it is the name of a built-in one.", "Choose another name."
         )
-    root = data_root(data_dir)
-    folder = root / name
-    if folder.exists() or folder.is_symlink():
-        folders.require_own(folder, "a data set", FILES, ARRAY_FILES)
-        if not force:
-            says = f"There is a data set '{name}' in {root} already."
-            raise UsageError(says, "Choose another name, or --force to replace it.")
+    replace.require_folder(data_root(data_dir) / name, KEPT, force)
     return name
+
+
+def _files_of(folder: Path) -> Collection[str]:
+    """The names of the files of a data set; none for a folder that holds none."""
+    return FILES if any((folder / name).exists() for name in ARRAY_FILES) else ()
+
+
+KEPT = replace.Kind("a data set", _files_of, "choose another name")
 
 
 @contextmanager
@@ -224,7 +226,7 @@ def claimed(name: str, data_dir: str | Path | None = None) -> Iterator[None]:
     with file:
         busy = f"Another process is making the data set '{name}' in {root}."
         hold(file, DataBusyError(busy, "Wait until it has finished, then give the command again."))
-        folders.clear(root / name)
+        replace.clear(root / name)
         try:
             yield
         finally:

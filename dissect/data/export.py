@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dissect.data import folders
 from dissect.data.archive import sha256
 from dissect.data.catalog import describe
 from dissect.data.exchange import EXPORTED, recorded_files
@@ -27,27 +25,26 @@ from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.data.translate import numbering_of
 from dissect.errors import DataError, DissectError, UsageError
 from dissect.runs.files import write_json
+from dissect.runs.replace import Kind, whole
+from dissect.usual import VALIDATION_SHARE
 
 Files = list[str]  # in the order in which `dissect data import` takes them, others after them
 
 
 def export(
-    dataset: Dataset, format: str, out: Path, validation: float = 0.1, force: bool = False
+    dataset: Dataset, format: str, out: Path, validation: float = VALIDATION_SHARE, force: bool = False
 ) -> tuple[Path, list[str]]:
     """(folder, the files to import from it, in order) of a data set written in one of WRITERS' formats.
 
     `validation` is the share of the training sessions, the last ones, for a file of its own if the format has one. The
-    folder appears whole or not at all. Raises UsageError if it exists (with `force`: if it holds anything but an
-    export), DataError if the disk refuses.
+    folder appears whole or not at all. Raises UsageError if it may not be replaced, DataError if the disk refuses.
     """
     if not 0 <= validation < 1:
         raise UsageError(f"--validation is a share of the training sessions, at least 0 and below 1, not {validation}.")
     if out.name in ("", ".."):  # the current folder
         out = out.resolve()
-    require = partial(_require_place, out, force)
-    require()
     try:
-        with folders.whole(out, require, force) as staging:
+        with whole(out, KIND, force) as staging:
             files = WRITERS[format](dataset, staging, validation)
             record = {**describe(dataset), "format": format, "times": timing(dataset)}
             record["files"] = {path.name: sha256(path) for path in sorted(staging.iterdir())}
@@ -61,13 +58,7 @@ def export(
     return out, files
 
 
-def _require_place(out: Path, force: bool) -> None:
-    """Raises UsageError if `out` exists, or with `force` if it holds anything but an export."""
-    if not (out.exists() or out.is_symlink()):
-        return
-    if not force:
-        raise UsageError(f"{out} exists already.", "Name another folder with --out, or --force to replace it.")
-    folders.require_own(out, "an export", {EXPORTED, *recorded_files(out)}, {EXPORTED})
+KIND = Kind("an export", lambda folder: {EXPORTED, *files} if (files := recorded_files(folder)) else ())
 
 
 def timing(dataset: Dataset) -> str:

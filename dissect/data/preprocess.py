@@ -20,6 +20,7 @@ from dissect.data.clock import NO_TIME
 from dissect.data.log import IDS, MISSING
 from dissect.data.sessions import Sessions
 from dissect.errors import DataError
+from dissect.usual import LEAST_CLICKS
 
 Step = tuple[str, Mapping[str, Any]]  # a rule by name, and its settings
 
@@ -103,7 +104,7 @@ def drop_short_sessions(log: pd.DataFrame, least: int = 2) -> pd.DataFrame:
     return log[np.repeat(lengths >= least, lengths)]
 
 
-def drop_rare_items(log: pd.DataFrame, least: int = 5) -> pd.DataFrame:
+def drop_rare_items(log: pd.DataFrame, least: int = LEAST_CLICKS) -> pd.DataFrame:
     """Drop the items that have fewer than `least` clicks, counted once."""
     item = log["item"].to_numpy()
     return log[np.bincount(item)[item] >= least] if len(log) else log

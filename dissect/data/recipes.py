@@ -17,6 +17,7 @@ from dissect.data.lines import check_encoding
 from dissect.data.log import NO_VALUE, LogFormat, heads
 from dissect.data.preprocess import Step, milliseconds
 from dissect.errors import UsageError, unknown
+from dissect.usual import LEAST_CLICKS, TEST_SHARE
 
 
 @dataclass(frozen=True)
@@ -177,12 +178,12 @@ def own_log(
     clock: str = "auto",
     encoding: str = "utf-8",
     missing: Sequence[str] = NO_VALUE,
-    least_clicks: int = 5,
+    least_clicks: int = LEAST_CLICKS,
     longest: int | None = None,
     top: int | None = None,
     drop_repeats: bool = False,
     test_last: str | None = None,
-    test_share: float = 0.2,
+    test_share: float = TEST_SHARE,
 ) -> Recipe:
     """A recipe for any log, by the names of its columns; the rules are LESSR's unless they are chosen otherwise.
 

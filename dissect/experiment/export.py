@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,20 +15,18 @@ import torch
 from torch import Tensor, nn
 
 import dissect
-from dissect.data import folders
 from dissect.data.archive import sha256
 from dissect.data.sessions import Dataset, Sessions
-from dissect.errors import DataError, DissectError, UsageError, in_short
+from dissect.errors import DataError, DissectError, UsageError
 from dissect.experiment import to_onnx
 from dissect.experiment.exported import AGAIN, RECORD, WEIGHTS, is_export, load_export, read_record
 from dissect.experiment.opened import trained_model
 from dissect.experiment.plan import Report, silent
 from dissect.experiment.recorded import Load, data_of, model_of
 from dissect.experiment.serving_times import some, times
-from dissect.runs import files, records
+from dissect.runs import files, folders, records, replace
 from dissect.sparsevd import compact as making
 from dissect.sparsevd import densify
-from dissect.text import shown
 from dissect.training.evaluation import evaluate, metrics, prefixes_of
 from dissect.training.rebuild import Recorded
 from dissect.training.smaller import Served, Shrunk, probes, shrink
@@ -65,7 +62,7 @@ def export(
     """
     if out.name in ("", ".."):  # the current folder
         out = out.resolve()
-    _require_place(out, force)
+    replace.require_folder(out, KIND, force)
     if onnx:
         to_onnx.require_onnx()
     if is_export(record.run):
@@ -82,7 +79,7 @@ def export(
         raise DissectError(f"Nothing was exported: {error}.", "The model may compare or sort its states.") from error
     densify(trained)
     try:
-        with folders.whole(out, partial(_require_place, out, force), force) as folder:
+        with replace.whole(out, KIND, force) as folder:
             found = _write(folder, record, trained, step, made, item_width)
             served = load_export(folder, model)
             found |= _checked(trained, served, data.test, record.config.longest, report)
@@ -98,24 +95,14 @@ def export(
     return files.read_json(out / RECORD, records.Export, AGAIN)
 
 
-def _require_place(out: Path, force: bool) -> None:
-    """Raises UsageError if `out` is anything but a new place, an empty folder, or with `force` an export of ours."""
-    if not os.path.lexists(out) or (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
-        return
-    if out.is_symlink() or not _is_ours(out):
-        raise UsageError(f"{out} is there, and is no export of ours.", "Name a new folder: --out FOLDER")
-    if others := sorted(path.name for path in out.iterdir() if path.name not in OURS or path.is_dir()):
-        says = f"{out} holds an export, and other files with it: {in_short([*map(shown, others)], 3)}."
-        raise UsageError(says, "Move them away, or name a new folder: --out FOLDER")
-    if not force:
-        raise UsageError(f"{out} holds an export already.", "Name another folder, or replace it: --force")
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether it has the record of an export."""
+def _ours(folder: Path) -> Collection[str]:
+    """The names of the files of an export; none for a folder without the record of one."""
     with suppress(DataError):
-        return bool(read_record(folder))
-    return False
+        return OURS if read_record(folder) else ()
+    return ()
+
+
+KIND = replace.Kind("an export", _ours)
 
 
 def _write(
@@ -141,7 +128,7 @@ def _write(
     numbers = {name: t.numel() for name, t in kept.items() if t.is_floating_point()}
     rest = sum(n for name, n in numbers.items() if name.startswith("model."))
     whole = sum(parameter.numel() for parameter in trained.parameters())
-    checkpoint = record.run / "checkpoints" / ("last.pt" if record.config.select == "last" else "best.pt")
+    checkpoint = folders.reported(record.run, record.config.select)
     config = {name: value for name, value in record.config.to_dict().items() if value is not None}
     run = {"path": str(record.run), "variant": record.variant, "seed": record.seed, "step": step}
     found = {

@@ -18,11 +18,13 @@ from dissect.experiment.recorded import Load, data_of, model_of
 from dissect.experiment.subject import require_length
 from dissect.runs import files, folders
 from dissect.runs.records import ALSO, METRICS
+from dissect.runs.replace import require_file
 from dissect.training.device import prepare_device
 from dissect.training.evaluation import metrics, rank_sessions
 from dissect.training.finish import write_ranks_of
 from dissect.training.lists import Lists
 from dissect.training.rebuild import Recorded, read_run, rebuild, require_finished
+from dissect.usual import DATASET
 
 
 def finished_run(name: str | Path, runs_dir: str | Path, dissected: bool = False) -> Recorded:
@@ -40,7 +42,7 @@ def finished_run(name: str | Path, runs_dir: str | Path, dissected: bool = False
 def newest_dataset(runs_dir: str | Path, say: Say) -> str:
     """The name of the data set of the newest group, or else of the built-in one; says so."""
     newest = folders.newest_sound_group(runs_dir)
-    dataset = str(folders.group_config(newest)["dataset"]) if newest else "demo"
+    dataset = str(folders.group_config(newest)["dataset"]) if newest else DATASET
     say(f"Data set: {dataset} ({'as in the newest group' if newest else 'built in'}).")
     return dataset
 
@@ -103,6 +105,9 @@ def evaluate(
         raise UsageError("--keep is for the run's own test set.", "Leave out --dataset and --split.")
     if keep and exported.is_export(record.run):
         raise UsageError(f"--keep adds to the summary of a run, and {record.run} is an export.", "Leave out --keep.")
+    if ranks is not None:
+        ranks = ranks.resolve()  # what a link names is written, and the link stays
+        require_file(ranks, "file of ranks", lambda head: b"rank.npy" in head[:60], "choose another --ranks")
     own = partial(data_of, record, load, data_dir)
     data, numbers = load(dataset, data_dir) if dataset else own(), None
     if dataset:

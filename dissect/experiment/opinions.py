@@ -36,9 +36,8 @@ from dissect.sparsevd import declared_for
 from dissect.training.evaluation import prefixes_of
 from dissect.training.losses import shares_of
 from dissect.training.rebuild import Recorded, read_run, require_finished
+from dissect.usual import L0_WEIGHT, RANKED
 from models.base import prepares
-
-RANKED = 2_000  # prefixes of validation sessions that a criterion is judged on
 
 
 def opinions_of(
@@ -50,7 +49,7 @@ def opinions_of(
     chosen: Tensor | None = None,
     retrain: int = 0,
     with_l0: bool = False,
-    l0_weight: float = sessions.L0_WEIGHT,
+    l0_weight: float = L0_WEIGHT,
     curves: bool = False,
     model: str | type | None = None,
     data_dir: str | None = None,

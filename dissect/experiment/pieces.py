@@ -61,7 +61,7 @@ class Subject:
 def weights_of(group: Path, seed: int) -> dict[str, str]:
     """The SHA-256 of the checkpoints that are judged, by the path in the group: what an opinion is of."""
     runs = [folders.run_path(group, seed, variant) for variant in (folders.FULL, folders.MATCHED)]
-    paths = [run / "checkpoints" / name for run in runs for name in ("best.pt", "last.pt")]
+    paths = [folders.checkpoint(run, name) for run in runs for name in (folders.BEST, folders.LAST)]
     return {path.relative_to(group).as_posix(): sha256(path) for path in paths if path.exists()}
 
 

@@ -25,6 +25,7 @@ from dissect.runs.records import in_words as in_plain_words
 from dissect.text import as_name, check_name
 from dissect.training.losses import some_candidates
 from dissect.training.start import Start, weights_of
+from dissect.usual import RUNS
 from models import base, check
 
 DIM = 256  # default width of a model, as in the paper
@@ -68,7 +69,7 @@ class Plan:
     def variant(self) -> str:
         if self.is_matched:
             return folders.MATCHED
-        return f"without-{'-'.join(sorted(self.without))}" if self.without else folders.FULL
+        return f"{folders.WITHOUT}{'-'.join(sorted(self.without))}" if self.without else folders.FULL
 
     @property
     def is_done(self) -> bool:
@@ -97,7 +98,7 @@ def planned(
     without: Sequence[str] = (),
     seeds: Sequence[int] = (1,),
     epochs: float | None = None,
-    runs_dir: str | Path = "runs",
+    runs_dir: str | Path = RUNS,
     name: str | None = None,
     init_from: str | Path | None = None,
     refit: bool = False,

@@ -16,6 +16,7 @@ from dissect.experiment.opened import trained_model
 from dissect.experiment.plan import Say
 from dissect.training.rebuild import Recorded
 from dissect.training.recommend import Recommended, recommend
+from dissect.usual import LISTED
 
 QUOTED = "Write sku-881,sku-17, with quotes around a name with a comma or a leading space: '\"a, b\",c'."
 NEAR_AMONG = 100_000  # identifiers: to compare with more would take seconds
@@ -27,7 +28,7 @@ def recommended(
     data: Callable[[], Dataset],
     identifiers: Sequence[int | str] | None = None,
     *,
-    k: int = 20,
+    k: int = LISTED,
     unseen: bool = False,
     model: str | type | None = None,
     device: str = "auto",

@@ -19,6 +19,7 @@ from dissect.experiment.train import Manner, train_seeds
 from dissect.runs import folders
 from dissect.runs.config import SEEDS
 from dissect.training.rebuild import Recorded, read_run, roles_without
+from dissect.usual import RUNS
 
 
 def unfinished(name: str, runs_dir: str | Path) -> list[Recorded]:
@@ -65,7 +66,7 @@ def go_on(
     records: Sequence[Recorded],
     load: Load,
     manner: Manner,
-    runs_dir: str | Path = "runs",
+    runs_dir: str | Path = RUNS,
     model: str | None = None,
     data_dir: str | None = None,
     device: str | None = None,
@@ -103,7 +104,7 @@ def _commanded(record: Recorded) -> Iterator[None]:
 def _weights_for(record: Recorded, runs_dir: str | Path, subject: Subject, data: Dataset) -> dict[str, Any] | None:
     """The weights that a run without a checkpoint starts from: those of the run that its command names."""
     config = record.config
-    if any((record.run / "checkpoints").glob("last*.pt")):
+    if any((record.run / folders.CHECKPOINTS).glob("last*.pt")):
         return None
     if config.refit and not (record.run / "environment.json").exists():
         raise DataError(f"{record.run} stopped before it recorded its number of steps.", "Give the same command again.")

@@ -22,6 +22,7 @@ from dissect.experiment.plan import Plan, Say, planned, suits, unsaid
 from dissect.experiment.subject import PROBE_ITEMS, Subject, defaults, find_model, try_on
 from dissect.runs.config import CALIBRATED, DENSE, SETTINGS, Config
 from dissect.text import as_name
+from dissect.usual import RUNS, TRIALS
 from models.search import SPARSE, TRAINED, Choice, Space
 
 DIGITS = 3  # of a number that is tried, so that it can be written and given again
@@ -80,12 +81,12 @@ def task(
     model: str | type | Subject,
     data: Dataset,
     *,
-    trials: int = 12,
+    trials: int = TRIALS,
     sparsevd: bool = False,
     options: Mapping[str, Any] | None = None,
     preset: str | None = None,
     epochs: float | None = None,
-    runs_dir: str | Path = "runs",
+    runs_dir: str | Path = RUNS,
     seed: int = SEED,
     usual: Mapping[str, Any] | None = None,
     say: Say = unsaid,

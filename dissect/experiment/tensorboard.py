@@ -12,9 +12,7 @@ draws both in one chart.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dissect.errors import DataError, UsageError
-from dissect.runs import files, folders
+from dissect.runs import files, folders, replace
 from dissect.runs.records import METRICS, Density, Environment, Eval, Train
 from dissect.sparsevd.density import BINS, BINS_PER_UNIT, LOWEST, key
 
@@ -97,7 +95,7 @@ def export(run: Path, folder: Path) -> list[Path]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UsageError("Writing events for TensorBoard needs the package tensorboard.", INSTALL) from error
-    require_own(folder)
+    replace.require_folder(folder, BOARD)
     found = list(points(run))
     if not found:
         raise DataError(f"{run} has no record of a training yet.", "A baseline has none; a run begins with one.")
@@ -109,16 +107,12 @@ def export(run: Path, folder: Path) -> list[Path]:
     if of_shadows := [p._replace(tag=p.tag.partition("/")[2]) for p in found if p.tag.startswith(f"{SHADOW}/")]:
         parts[folder / SHADOW] = of_shadows
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as new:
+        with replace.whole(folder, BOARD) as new:
             for part, own in parts.items():
-                with SummaryWriter(
-                    Path(new) / part.relative_to(folder), max_queue=1000, filename_suffix=OURS
-                ) as writer:
+                with SummaryWriter(new / part.relative_to(folder), max_queue=1000, filename_suffix=OURS) as writer:
                     write(writer, own, began)
                     if part == folder:
                         write_settings(writer, run)
-            _replace(folder, Path(new))
     except OSError as error:
         raise files.refused(folder, error) from error
     return list(parts)
@@ -163,21 +157,9 @@ def write_settings(writer: Any, run: Path) -> None:
         writer._get_file_writer().add_summary(summary)
 
 
-def require_own(folder: Path) -> None:
-    """Raises UsageError if a folder holds anything but events that `export` wrote: it is not ours to replace."""
-    for path in folder.rglob("*") if folder.exists() else ():
-        if not path.match(f"{EVENTS}*{OURS}") and path != folder / SHADOW:
-            raise UsageError(f"{folder} holds {path.name}, which is not ours to replace.", "Choose another --out.")
+def _ours(folder: Path) -> Collection[str]:
+    """The names of all that `export` writes into a folder."""
+    return {f"{SHADOW}/", *(path.relative_to(folder).as_posix() for path in folder.rglob(f"{EVENTS}*{OURS}"))}
 
 
-def _replace(folder: Path, new: Path) -> None:
-    """Put events in the place of those of an earlier export."""
-    old = list(folder.rglob(f"{EVENTS}*{OURS}")) if folder.exists() else []
-    for path in sorted(new.rglob(f"{EVENTS}*")):
-        target = folder / path.relative_to(new)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, target)
-    for path in old:
-        path.unlink()
-    with suppress(OSError):
-        (folder / SHADOW).rmdir()  # only if it is empty
+BOARD = replace.Kind("events of dissect", _ours, needs_force=False)

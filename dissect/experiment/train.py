@@ -18,6 +18,7 @@ from dissect.experiment.plan import Plan, Say, folder_of, planned, steps_of, sui
 from dissect.experiment.subject import Subject, faults_named, try_on
 from dissect.runs import files, folders
 from dissect.runs.config import Config
+from dissect.runs.replace import copy_folder, set_aside
 from dissect.training import workers
 from dissect.training.device import prepare_device
 from dissect.training.loop import fit
@@ -139,7 +140,7 @@ def _ready(plan: Plan, manner: Manner) -> torch.device:
     if manner.force:
         for run in runs:
             if folders.is_done(run) and workers.is_first():  # one that was stopped goes on
-                manner.say(f"The old run is kept as {files.set_aside(run)}")
+                manner.say(f"The old run is kept as {set_aside(run)}")
     elif plan.is_done:
         for run in runs:
             folders.read_summary(run)  # says how to write a lost one again
@@ -154,7 +155,7 @@ def _ready(plan: Plan, manner: Manner) -> torch.device:
     if workers.is_first():
         prepare_group(plan.group, config, data)
         if plan.tuned:
-            files.write_json(plan.group / "tuned.json", plan.tuned)
+            files.write_json(plan.group / folders.TUNED_BY, plan.tuned)
     workers.wait()
     if plan.is_matched and manner.borrows and not manner.force:
         borrow(plan, manner.say)
@@ -163,13 +164,13 @@ def _ready(plan: Plan, manner: Manner) -> torch.device:
 
 def prepare_group(group: Path, config: Config, data: Dataset) -> None:
     """Write the records of a group once. Raises DataError if they have been changed by hand."""
-    if (group / "config.toml").exists():
+    if (group / folders.CONFIG).exists():
         folders.group_config(group)
         return
     about = {"name": data.name, "split_hash": data.split_hash, **catalog.describe(data)}
     files.write_json(group / "data.json", about)
     files.write_identifiers(group, data.identifiers)
-    files.write_toml(group / "config.toml", config.to_dict())
+    files.write_toml(group / folders.CONFIG, config.to_dict())
 
 
 def borrow(plan: Plan, say: Say) -> None:
@@ -189,7 +190,7 @@ def borrow(plan: Plan, say: Say) -> None:
             except DataError:
                 continue  # a damaged neighbour has nothing to give
             if is_same:
-                files.copy_folder(there, run)
+                copy_folder(there, run)
                 say(f"Seed {seed} of the matched dense model: copied from {there}")
     workers.wait()
 

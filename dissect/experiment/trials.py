@@ -27,7 +27,7 @@ from dissect.errors import BusyError, DataError, DissectError, DivergedError, Mo
 from dissect.experiment.subject import faults_named
 from dissect.experiment.task import Task
 from dissect.experiment.tuned import TABLE
-from dissect.runs import files, folders
+from dissect.runs import files, folders, replace
 from dissect.text import shown
 from dissect.training.loop import fit
 from dissect.training.observers import is_of_observer
@@ -236,7 +236,7 @@ def perform(
         trial.set_user_attr(name, note)
     # Pruned or failed: the sampler learns from it, as from one that is worse than those that came further.
     study.tell(trial, value, state=TrialState.PRUNED if value is None else None)
-    shutil.rmtree(todo.run(number) / "checkpoints", ignore_errors=True)
+    shutil.rmtree(todo.run(number) / folders.CHECKPOINTS, ignore_errors=True)
 
 
 def fails(trial: optuna.Trial, error: Exception) -> bool:
@@ -273,7 +273,7 @@ def trained(
         except DataError:
             if not run.exists():
                 raise
-        watch.note(f"Trial {number} begins anew: what it left could not be read, and is {files.set_aside(run)}.")
+        watch.note(f"Trial {number} begins anew: what it left could not be read, and is {replace.set_aside(run)}.")
         return fit(plan.build, todo.data, plan.config, run, **about)
 
 

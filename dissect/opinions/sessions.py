@@ -24,13 +24,11 @@ from dissect.training.loop import CHECKPOINT_SECONDS, ExampleOrder, next_item_lo
 from dissect.training.losses import Shares
 from dissect.training.scoring import ranks_by, score_buffer
 from dissect.training.setup import optimiser_of, set_lr
+from dissect.usual import L0_WEIGHT
 from models.base import encoded
 from models.batch import Batch, Prefixes
 
 AT_ONCE = 512  # sessions that are ranked together
-# Nats for an open gate. Chosen on planted data that no result is of: at 5, the price of a parameter in the BIC, 0.92 of
-# a useless matrix stayed open, at 40 0.22, at 200 nothing, and the needed ones lost no accuracy (docs/opinions.md).
-L0_WEIGHT = 100.0
 
 
 def loss_of(config: Config, buffer: Tensor | None = None, last: bool = False, shares: Shares | None = None) -> Loss:

@@ -126,7 +126,7 @@ def settings(group: Path) -> dict[str, Any] | None:
     """The settings of a group as its file has them, and those that are not the defaults of its verb."""
     try:
         config = Config(**folders.group_config(group))
-        text = (group / "config.toml").read_text(encoding="utf-8")
+        text = (group / folders.CONFIG).read_text(encoding="utf-8")
     except (DataError, OSError):
         return None  # told by the section of the group
     usual = {"dissect run": CALIBRATED, "dissect run --literal": LITERAL, "dissect train": DENSE}

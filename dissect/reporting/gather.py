@@ -28,6 +28,7 @@ from dissect.reporting.tables import Table, of_means, of_pairs, of_status, of_te
 from dissect.runs import folders
 from dissect.studied import studied
 from dissect.tables.counts import view_of_counts
+from dissect.usual import DATASET, RUNS, SCALE
 
 Claim = Mapping[str, Any]
 
@@ -35,7 +36,7 @@ Claim = Mapping[str, Any]
 def gathered(
     names: Sequence[str | Path],
     *,
-    runs_dir: str | Path = "runs",
+    runs_dir: str | Path = RUNS,
     claims: Sequence[Claim] = (),
     progress: Callable[[str, int, int], object] = lambda what, done, total: None,
     **of_study: Any,
@@ -101,7 +102,7 @@ def named(names: Sequence[str | Path], runs_dir: str | Path) -> tuple[list[Path]
             studies[str(name)] = None
             continue
         known = [group.name for group in folders.find_groups(runs_dir)]
-        is_path = any((at / "config.toml").exists() for at in (Path(name), *Path(name).parents, Path(runs_dir) / name))
+        is_path = any((at / folders.CONFIG).exists() for at in (Path(name), *Path(name).parents, Path(runs_dir) / name))
         first = "".join(Path(name).parts[:1])
         if not is_path and not any(first and other.startswith(first) for other in known):
             there = next((path for path in (Path(name), Path(runs_dir) / name) if path.is_dir()), None)
@@ -194,8 +195,8 @@ def of_a_study(
     name: str,
     runs_dir: Path,
     say: Step,
-    dataset: str = "demo",
-    scale: str = "quick",
+    dataset: str = DATASET,
+    scale: str = SCALE,
     data_dir: str | Path | None = None,
     **of: Any,
 ) -> dict[str, Any]:
@@ -232,7 +233,7 @@ def of_a_study(
 
 def command_of_figure(name: str, seeds: Sequence[int] = (), arms: Sequence[str] = (), **given: Any) -> str:
     """The command that draws the figures of a study; of the options `given` those that are not the usual ones."""
-    usual = {"dataset": "demo", "scale": "quick", "runs_dir": Path("runs")}
+    usual = {"dataset": DATASET, "scale": SCALE, "runs_dir": Path(RUNS)}
     words = ["dissect", "study", "figure", name]
     for option, value in given.items():
         if value not in (None, False, usual.get(option)):

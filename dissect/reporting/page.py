@@ -19,12 +19,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dissect.drawing import Drawing
-from dissect.errors import DissectError, UsageError
-from dissect.runs.files import write_atomically
+from dissect.errors import UsageError
+from dissect.runs.replace import require_file, write_texts
 from dissect.text import STEERS, shown_lines
 from figures.style import SETTINGS
 
 LARGEST = 2_000_000  # bytes of a page
+REPORT = "report of dissect"
 MARK = '<meta name="generator" content="dissect '  # stands near the beginning of every report
 SVG, XLINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}href"
 POINTS = 2.0  # of the screen for a point of a figure, at most: its letters are then as large as the text
@@ -135,32 +136,20 @@ def _own_names(root: ElementTree.Element, name: str) -> None:
                 element.set(attribute, value.replace("url(#", f"url(#{name}-"))
 
 
-def require_ours(path: Path, force: bool = False) -> None:
-    """Raises UsageError for a path where a report cannot be written: another's file, unless `force`, or a folder."""
+def require_ours(path: Path) -> None:
+    """Raises UsageError for a path where no report may be written: another's file, or a folder."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(
             f"A report is a page of HTML, and {path} does not end in .html.", "For a PDF, print it from a browser."
         )
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder.", f"Name a file in it: --out {path / 'report.html'}")
-    if path.exists() and not force and not is_ours(path):
-        raise UsageError(
-            f"{path} is there, and is no report of dissect: it is not overwritten.", "Choose another --out, or --force."
-        )
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a file is a report that `page` made."""
-    try:
-        with open(path, "rb") as file:
-            return MARK.encode() in file.read(2000)
-    except OSError:
-        return False
+    require_file(path, REPORT, is_ours)
 
 
 def write(html: str, path: Path) -> None:
     """Write the page; readers see the old file or the new one. Raises DissectError if the disk refuses."""
-    try:
-        write_atomically(path, lambda file: file.write(html.encode()))
-    except DissectError as error:
-        raise DissectError(error.message, "Choose another place by --out.") from error
+    write_texts({path: html}, REPORT, is_ours)
+
+
+def is_ours(head: bytes) -> bool:
+    """Whether a file begins as a report that `page` made."""
+    return MARK.encode() in head

@@ -12,8 +12,6 @@ import math
 import os
 import re
 import secrets
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -161,31 +159,6 @@ def locked(run: Path) -> Iterator[None]:
             yield
         finally:
             _held.discard(run)
-
-
-def set_aside(run: Path) -> Path:
-    """Rename a run folder to the first free `<run>.old-<n>` and return that path; nothing is ever deleted.
-
-    Raises UsageError if a process is training in it.
-    """
-    n = 1
-    with locked(run):
-        while (aside := run.with_name(f"{run.name}.old-{n}")).exists():
-            n += 1
-        shutil.move(run, aside)
-    return aside
-
-
-def copy_folder(source: Path, target: Path) -> None:
-    """Copy a folder; the target appears complete or not at all. Raises DissectError if the disk refuses."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
-            shutil.copytree(source, Path(folder) / "copy").rename(target)
-    except OSError as error:
-        if target.exists():
-            return  # another process was quicker
-        raise DissectError(f"Could not copy {source} to {target}: {error.strerror or error}.") from error
 
 
 def read_json(path: Path, kind: Any = dict[str, Any], hint: str = "") -> dict[str, Any]:

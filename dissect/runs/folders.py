@@ -28,11 +28,14 @@ from dissect.runs import records
 from dissect.runs.config import Config, told_apart
 from dissect.runs.files import AGAIN, read_json, read_jsonl, write_atomically
 from dissect.text import STEERS, shown_lines
+from dissect.usual import FULL as FULL
 
 Given = TypeVar("Given")
 Read = TypeVar("Read")
-FULL = "full"
-MATCHED = "without-sparsevd"  # the variant that Config.matched describes
+CONFIG, TUNED_BY = "config.toml", "tuned.json"  # of a group
+CHECKPOINTS, BEST, LAST = "checkpoints", "best.pt", "last.pt"  # of a run
+WITHOUT = "without-"  # how the name of a variant begins that lacks parts
+MATCHED = f"{WITHOUT}sparsevd"  # the variant that Config.matched describes
 HASHED = re.compile(r"-([0-9a-f]{8})$")  # how the name of a group ends (Config.hash)
 RETIRED = {"compiled": True, "noise": "lrt_shared"}  # settings of earlier versions that are refused
 RUN = re.compile(r"s(\d+)(\.old-\d+)?")  # the folder of a seed, or one set aside
@@ -104,7 +107,7 @@ def group_config(group: Path) -> dict[str, Any]:
 
     Raises DataError if it is missing or damaged.
     """
-    path, by_hand = group / "config.toml", "Put back what was there, or move the folder away."
+    path, by_hand = group / CONFIG, "Put back what was there, or move the folder away."
     if re.search(f"[{STEERS}]", group.name):
         raise DataError(f"{group} is no group of runs: its name has control characters.", "Rename it.")
     try:
@@ -139,7 +142,7 @@ def tuned_by(group: Path) -> dict[str, Any] | None:
 
     Raises DataError if the record is damaged.
     """
-    path = group / "tuned.json"
+    path = group / TUNED_BY
     return read_json(path, records.TunedBy, "Move it away.") if path.exists() else None
 
 
@@ -156,6 +159,15 @@ def run_path(group: Path, seed: int, variant: str = FULL) -> Path:
     return (group if variant == FULL else group / variant) / f"s{seed}"
 
 
+def checkpoint(run: Path, name: str = LAST) -> Path:
+    return run / CHECKPOINTS / name
+
+
+def reported(run: Path, select: str) -> Path:
+    """The checkpoint with the weights that a finished run reports: of the epoch that it chose, or of its end."""
+    return checkpoint(run, LAST if select == "last" else BEST)
+
+
 def opinions_file(group: Path, seed: int) -> Path:
     """What second opinions say of a seed (experiment/opinions.py)."""
     return group / "opinions" / f"s{seed}.json"
@@ -170,7 +182,7 @@ def group_runs(group: Path, variant: str = FULL) -> list[Path]:
 
 def variants(group: Path) -> list[str]:
     """`full` and the `without-<role>` folders that hold runs."""
-    reduced = sorted(path.name for path in group.glob("without-*") if path.is_dir() and path.name.isprintable())
+    reduced = sorted(path.name for path in group.glob(f"{WITHOUT}*") if path.is_dir() and path.name.isprintable())
     return [v for v in (FULL, *reduced) if group_runs(group, v)]
 
 
@@ -189,7 +201,7 @@ def place_of(run: Path) -> tuple[str, int]:
     match = RUN.fullmatch(run.name)
     if match is None:
         raise DataError(f"{run} is no run: a run is a folder like <group>/s1.")
-    reduced = run.parent.name.startswith("without-") and not (run.parent / "config.toml").exists()
+    reduced = run.parent.name.startswith(WITHOUT) and not (run.parent / CONFIG).exists()
     return (run.parent.name if reduced else FULL), int(match[1])
 
 
@@ -201,7 +213,7 @@ def group_of(run: Path) -> Path:
 def find_groups(runs_dir: Path | str) -> list[Path]:
     """The groups of a runs folder, oldest first (by when the configuration was written)."""
     found = []
-    for path in Path(runs_dir).glob("*/config.toml"):
+    for path in Path(runs_dir).glob(f"*/{CONFIG}"):
         with suppress(FileNotFoundError):  # it was moved or deleted meanwhile
             found.append((path.stat().st_mtime_ns, path.parent.name, path.parent))
     return [group for *_, group in sorted(found)]
@@ -291,7 +303,7 @@ def resolve_group(name: Path | str, runs_dir: Path | str, dissected: bool = Fals
     Raises UsageError with near names, DataError if it has lost its configuration.
     """
     for path in (Path(name), Path(runs_dir) / name):
-        if os.path.exists(path / "config.toml"):
+        if os.path.exists(path / CONFIG):
             return path
         if os.path.isdir(path) and group_runs(path):
             group_config(path)  # says what is missing
@@ -327,8 +339,8 @@ def resolve_runs(name: Path | str, runs_dir: Path | str, dissected: bool = False
     path, inner = Path(name), list[str]()
     if path.name in ("", ".."):  # the current folder
         path = path.resolve()
-    while RUN.fullmatch(path.name) or path.name.startswith("without-"):
-        if any(os.path.exists(folder / "config.toml") for folder in (path, Path(runs_dir) / path)):
+    while RUN.fullmatch(path.name) or path.name.startswith(WITHOUT):
+        if any(os.path.exists(folder / CONFIG) for folder in (path, Path(runs_dir) / path)):
             break
         inner.insert(0, path.name)
         path = path.parent if path.parent.name else path.parent.resolve()

@@ -13,6 +13,7 @@ from analyses.answers import UNDECIDED
 from analyses.evidence import NOT_RUN
 from dissect.data.sessions import Dataset
 from dissect.runs import files
+from dissect.usual import RUNS
 
 OPTION = "--protocol paper"
 TITLES = {"clean": "fair", "paper": "its own"}
@@ -29,7 +30,7 @@ def options_of(given: Mapping[str, Any]) -> str:
     words = [f"--scale {given['scale']}"]
     words += [f"--{name} {given[name]:g}" for name in ("dim", "epochs") if given[name] is not None]
     words += [f"--seed {seed}" for seed in given["seeds"]]
-    folders = {"runs_dir": "runs", "data_dir": None}  # and their usual values
+    folders = {"runs_dir": RUNS, "data_dir": None}  # and their usual values
     words += [
         f"--{name.replace('_', '-')} {shlex.quote(str(given[name]))}"
         for name in folders

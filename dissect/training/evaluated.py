@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dissect.errors import DataError
+from dissect.runs.folders import checkpoint
 from dissect.training import workers
 from dissect.training.checkpoint import load_checkpoint, save_checkpoint
 from dissect.training.evaluation import Report, evaluate_by
@@ -31,7 +32,7 @@ class Evaluated:
     """
 
     def __init__(self, run: Path, training: Training, device: torch.device) -> None:
-        self.folder, self.training, self.device = run / "checkpoints" / "evaluated", training, device
+        self.folder, self.training, self.device = checkpoint(run, "evaluated"), training, device
 
     def once(self, what: str, evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The result of `evaluate` (tensors and primitives) on the present weights, or the one kept."""

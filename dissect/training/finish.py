@@ -13,7 +13,7 @@ from torch import nn
 from dissect.data.sessions import Dataset, Sessions, prefix_index, split_validation
 from dissect.errors import DataError
 from dissect.runs.files import AGAIN, read_jsonl
-from dissect.runs.folders import FULL, write_ranks
+from dissect.runs.folders import BEST, FULL, checkpoint, write_ranks
 from dissect.runs.records import Eval, Train
 from dissect.sparsevd import declared_for, own_parameters, sparsified, swapped, unmasked
 from dissect.sparsevd.sparsifier import matrices_of, variational_layers
@@ -87,7 +87,7 @@ def _take_reported(training: Training, run: Path) -> tuple[str, int]:
     """(which, step): load the weights that the run reports, of its "best" step if it chooses one, else of its last."""
     if not training.config.chooses:
         return "last", training.state.step
-    best = load_checkpoint(run / "checkpoints" / "best.pt")["model"]
+    best = load_checkpoint(checkpoint(run, BEST))["model"]
     training.model.load_state_dict(with_current_names(type(training.model), best))
     return "best", training.state.best_step
 

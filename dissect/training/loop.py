@@ -20,7 +20,7 @@ from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import DataError, DivergedError, UsageError
 from dissect.runs.config import Config, decay_step, kl_weight_at
 from dissect.runs.files import write_json
-from dissect.runs.folders import mark_done
+from dissect.runs.folders import BEST, CHECKPOINTS, checkpoint, mark_done
 from dissect.sparsevd import one_sample, penalty
 from dissect.sparsevd.averages import BATCHES, is_averaged
 from dissect.sparsevd.shadows import aside
@@ -37,6 +37,7 @@ from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
 from dissect.training.scoring import catalogue_loss, score_buffer
 from dissect.training.setup import Training, assemble, choose_kernel, set_lr
+from dissect.usual import FULL
 from models.base import encoded, session_vectors, sparse_lookups, unit_rows
 from models.batch import Batch, Prefixes
 
@@ -52,7 +53,7 @@ def fit(
     run: Path,
     *,
     seed: int,
-    variant: str = "full",
+    variant: str = FULL,
     device: torch.device | str = "cpu",
     observer: Observer | None = None,
     weights: dict[str, Tensor] | None = None,
@@ -92,7 +93,7 @@ def examples_of(data: Dataset, config: Config, device: torch.device | str) -> tu
 
 def begin(training: Training, data: Dataset, run: Path, device: torch.device, observer: Observer) -> None:
     """Restore the last checkpoint of a run, or begin it: choose a kernel and write environment.json."""
-    config, last = training.config, run / "checkpoints" / "last.pt"
+    config, last = training.config, checkpoint(run)
     began = time.perf_counter()
     training.model.prepare(split_validation(data.train, config.held_out)[0])
     prepared = time.perf_counter() - began
@@ -169,10 +170,10 @@ class _Fit:
             self.training.averages.take_statistics(model, run, self.order.first(BATCHES))
         if ends_epoch or stops or is_late:
             self.recorder.mark()
-            save_checkpoint(self.run / "checkpoints" / "last.pt", snapshot(self.training))
+            save_checkpoint(checkpoint(self.run), snapshot(self.training))
             self.saved_at = time.monotonic()
         if stops:
-            raise Interrupted(state.step, config.max_steps, self.run / "checkpoints")
+            raise Interrupted(state.step, config.max_steps, self.run / CHECKPOINTS)
         if state.n_sum and (ends or state.step % self.loss_every == 0):
             self.recorder.loss()
         is_due = ends or state.step in (0, decay_step(config)) or state.step % self.density_every == 0
@@ -217,7 +218,7 @@ class _Fit:
             # The checkpoint made before this evaluation stands. Several processes stop together, in the loop.
             if workers.count() == 1 and self.stopped():
                 state, config = self.training.state, self.training.config
-                raise Interrupted(state.step, config.max_steps, self.run / "checkpoints")
+                raise Interrupted(state.step, config.max_steps, self.run / CHECKPOINTS)
 
         return tell
 
@@ -410,7 +411,7 @@ def choose_epoch(training: Training, values: dict[str, dict[str, float]], run: P
     if value > state.best_value:
         state.best_value, state.best_step = value, state.step
         best = {**identity(training), "model": training.model.state_dict(), "step": state.step}
-        save_checkpoint(run / "checkpoints" / "best.pt", best)
+        save_checkpoint(checkpoint(run, BEST), best)
     return bool(config.patience) and state.step - state.best_step >= config.patience * steps_per_epoch
 
 
@@ -423,9 +424,7 @@ def diverged(training: Training, ce: float, kl: float, run: Path) -> DivergedErr
     if not bad and math.isfinite(ce + kl):  # the pass beside that of the model
         of_batch = "the shadows and controls, which train beside the model"
     suspect = bad[0] if bad else ("the KL" if not math.isfinite(kl) else of_batch)
-    kept = (
-        "The record and the last good checkpoint are" if (run / "checkpoints" / "last.pt").exists() else "The record is"
-    )
+    kept = "The record and the last good checkpoint are" if checkpoint(run).exists() else "The record is"
     return DivergedError(
         f"The loss is no longer a number at step {training.state.step} (cross-entropy {ce}, KL {kl}); "
         f"suspect: {suspect}. {kept} kept in {run}.",

@@ -71,7 +71,7 @@ def roles_without(variant: str, removable: Collection[str]) -> tuple[str, ...]:
     """The roles that a variant lacks: without-<role>-<role>, or none. Raises DataError for another."""
     if variant in (folders.FULL, folders.MATCHED):
         return ()
-    text = variant.removeprefix("without-")
+    text = variant.removeprefix(folders.WITHOUT)
     for count in range(1, len(removable) + 1):
         for roles in combinations(sorted(removable), count):
             if "-".join(roles) == text:
@@ -89,7 +89,7 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
     Raises DataError if the checkpoint is missing, damaged, or of another model, configuration or seed.
     """
     config = record.config
-    path = record.run / "checkpoints" / ("last.pt" if config.select == "last" else "best.pt")
+    path = folders.reported(record.run, config.select)
     again = "Train it again by the same command with --force; the old run is kept aside."
     try:
         saved = load_checkpoint(path)

@@ -36,7 +36,7 @@ def weights_of(run: Path, data: Dataset, build: Callable[[int], nn.Module]) -> S
     """
     if not folders.is_done(run):
         raise UsageError(f"{run} is not finished.", f"Finish it first: dissect resume {run}")
-    best, last = run / "checkpoints" / "best.pt", run / "checkpoints" / "last.pt"
+    best, last = folders.checkpoint(run, folders.BEST), folders.checkpoint(run)
     if not last.exists() and not best.exists():
         raise UsageError(f"{run} has no weights to start from.", "--init-from takes a dense run: dissect train MODEL")
     weights = reported(load_checkpoint(best if best.exists() else last))
