@@ -66,6 +66,12 @@ def as_options(given: Mapping[str, Any], **usual: Any) -> list[str]:
     return words
 
 
+def in_time(seconds: float) -> str:
+    """Seconds, in the unit that suits them."""
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+
+
 def plural(number: int, noun: str) -> str:
     """1 session, 2,000 sessions; a noun in -x or -s takes -es."""
     many = f"{noun}{'es' if noun[-1] in 'xs' else 's'}"

@@ -14,6 +14,7 @@ from analyses.claims import CLAIMS
 from analyses.entries import JUDGED
 from analyses.evidence import NOT_RUN, Evidence, slopes
 from analyses.studies import STUDIES, Arm, Study
+from dissect.cli.screen import chosen_form
 from dissect.cli.study_view import print_claims
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, UsageError
@@ -442,12 +443,12 @@ def test_the_page_is_made_of_run_folders(data, tmp_path, monkeypatch, capsys):
     assert rows["clean answer"]["table2-dhcn"] == FAILS and rows["clean answer"]["table4-M"] == NOT_RUN
     given = {"scale": "eighth", "dim": None, "epochs": None, "seeds": (1,), "runs_dir": str(tmp_path)}
     monkeypatch.setenv("COLUMNS", "80")
-    print_claims(data, SIZE, given)
+    print_claims(data, SIZE, given, "screen", None)
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80 and "fair protocol: 1 holds" in out
     assert "dissect study run table4 --dataset diginetica-eighth --scale eighth" in " ".join(out.split())
     for name in ("claims.md", "claims.json"):
-        print_claims(data, SIZE, given, str(tmp_path / "out" / name))
+        print_claims(data, SIZE, given, chosen_form(None, name, False), str(tmp_path / "out" / name))
     text = (tmp_path / "out" / "claims.md").read_text()
     assert "| Atten-Mixer is better than each other model in HR@20 and MRR@20. | Table 2 | holds | fails |" in text
     assert text.count("\n## ") == len(rows)
@@ -456,7 +457,7 @@ def test_the_page_is_made_of_run_folders(data, tmp_path, monkeypatch, capsys):
     assert best["clean"]["answer"] == HOLDS and len(best["clean"]["groups"]) == len(claims.TABLE2)
     assert best["paper"]["command"].endswith("--protocol paper")
     with pytest.raises(UsageError, match=r"cannot be written to claims\.tex"):
-        print_claims(data, SIZE, given, "claims.tex")
+        print_claims(data, SIZE, given, "latex", "claims.tex")
 
 
 def test_a_damaged_file_of_ranks_leaves_the_other_claims_their_answers(data, tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ def shown(name: str, as_json: bool) -> None:
     elif found.arms or found.shows == "claims":
         screen.show(studies.arms(found))
     else:
-        print(f"{name}: {found.question}\nIt trains nothing. See it: dissect study table {name}")
+        print(f"{found.name}: {found.question}\nIt trains nothing. See it: dissect study table {found.name}")
 
 
 def planned(name: str, dataset: str, data_dir: str | None, quiet: bool = False, **given: Any) -> Studied:
@@ -58,14 +58,10 @@ def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
     """Train what is missing, and print the table."""
     how = {"device": device, "observe": partial(observer, quiet=quiet)}
     asked = planned(**given, quiet=quiet, how=how)
-    if asked.study.shows == "data":
-        print_data(asked.data)
-        return
-    asked.run(part_of(shard))
-    if asked.study.shows == "claims":
-        print_claims(asked.data, dict(asked.size), given)
-    elif sum(bool(row) for row in asked.status()["done"]) > 1:
-        print_table(asked)
+    if asked.study.shows != "data":
+        asked.run(part_of(shard))
+    if not asked.jobs or asked.study.shows == "claims" or sum(bool(row) for row in asked.status()["done"]) > 1:
+        print_answer(asked, given)
 
 
 def tune_all(trials: int, timeout: float | None, device: str, quiet: bool, **given: Any) -> None:
@@ -104,37 +100,26 @@ def answered(out: str | None, all_metrics: bool, as_json: bool, **given: Any) ->
     asked = planned(**given)
     if all_metrics and asked.study.shows in ("data", "claims"):
         raise UsageError(f"--all-metrics has no effect on {asked.study.name}.", "Leave it out.")
-    if asked.study.shows == "data":
-        print_data(asked.data, out, as_json)
-    elif asked.study.shows == "claims":
-        print_claims(asked.data, dict(asked.size), given, out, as_json)
-    else:
-        print_table(asked, out, all_metrics, as_json)
+    print_answer(asked, given, screen.chosen_form(None, out, as_json), out, EVERY if all_metrics else JUDGED)
 
 
-def print_table(asked: Studied, out: str | None = None, all_metrics: bool = False, as_json: bool = False) -> None:
-    """The finished arms side by side, on the screen or in a file."""
-    table, form = study.compared(asked.study, asked.jobs), screen.chosen_form(None, out, as_json)
-    views = results.views_of_study(asked.study, table, EVERY if all_metrics else JUDGED)
-
-    def to_csv() -> dict[str, str]:
-        return {"": results.to_csv([table.rows]), "-pairs": results.to_csv([table.pairs])}
-
-    screen.write(views, form, out, lambda: results.to_json([table]), to_csv, results.notes_of([table]))
-
-
-def print_data(data: Dataset, out: str | None = None, as_json: bool = False) -> None:
-    """Table 1: the counts of a data set beside the paper's, on the screen or in a file."""
-    form, rows = screen.chosen_form(None, out, as_json), study.counts(data)
-    to_json = partial(rows.to_json, orient="records", indent=1)
-    screen.write([view_of_counts(data)], form, out, to_json, lambda: {"": rows.to_csv(index=False)})
-
-
-def print_claims(
-    data: Dataset, size: dict[str, Any], given: Mapping[str, Any], out: str | None = None, as_json: bool = False
+def print_answer(
+    asked: Studied, given: Mapping[str, Any], form: str = "screen", out: str | None = None, metrics: Any = JUDGED
 ) -> None:
-    """Judge the claims, then print them or write them to a file; `given` are the options of the command."""
-    form = screen.chosen_form(None, out, as_json)
+    """What answers a study, on the screen or in a file; `given` are the options of the command."""
+    if asked.study.shows == "claims":
+        print_claims(asked.data, dict(asked.size), given, form, out)
+    elif asked.study.shows == "data":
+        rows = study.counts(asked.data)
+        to_json = partial(rows.to_json, orient="records", indent=1)
+        screen.write([view_of_counts(asked.data)], form, out, to_json, lambda: {"": rows.to_csv(index=False)})
+    else:
+        table = study.compared(asked.study, asked.jobs)
+        screen.write_compared([table], results.views_of_study(asked.study, table, metrics), form, out, has_pairs=True)
+
+
+def print_claims(data: Dataset, size: dict[str, Any], given: Mapping[str, Any], form: str, out: str | None) -> None:
+    """Judge the claims, then print them or write them to a file."""
     if form not in ("screen", "markdown", "json") or (out and form == "screen"):
         raise UsageError(f"The claims cannot be written to {out}.", "End its name in .md or .json.")
     with Console(stderr=True).status("reading runs"):

@@ -132,7 +132,7 @@ def summary(sections: Sequence[dict[str, Any]]) -> Table | None:
         matched = (verdict.get("matched") or {}).get("mrr@20")
         numbers = [f"{verdict['accuracy']['test']['mrr@20']:.2f}", "" if matched is None else f"{matched:.2f}"]
         answers = [verdict[name]["answer"] for name in ("O1", "O2")]
-        rules = "without shadows" if section["rules"] == "density" else ""
+        rules = "without shadows" if verdict.get("rules") == "density" else ""
         rows.append([section["title"], *answers, needs or "not asked", *numbers, str(len(verdict["seeds"])), rules])
     head = ["group", "propagation withers", "the readout holds", "need"]
     head += ["MRR@20 (%)", "without SparseVD (%)", "seeds", "rules"]

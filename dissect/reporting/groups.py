@@ -110,7 +110,7 @@ def of_group(group: Path, say: Step) -> dict[str, Any]:
         say(f"verdict on {group.name}")
         section |= of_verdict(judge(group, judged=planted.judged(str(config["dataset"]))), group)
         say(f"densities of {group.name}")
-        section["figures"] = densities(group) if section["rules"] else []
+        section["figures"] = densities(group) if section["verdict"].get("rules") else []
     return section | {"in_short": in_short(section)}
 
 
@@ -148,8 +148,6 @@ def of_verdict(verdict: dict[str, Any], group: Path) -> dict[str, Any]:
     has_densities, is_new = bool(verdict["density"]), verdict.get("rules") == "shadows"
     return {
         "verdict": verdict,
-        "paragraph": verdict["paragraph"],
-        "rules": verdict.get("rules"),
         "answers": words.answers(verdict, group),
         "beside": words.beside(verdict),
         "parts": words.parts(verdict) if has_densities and is_new else None,

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from dissect.runs.records import LISTED
+from dissect.text import in_time
 
 SHORT = 16  # letters of a setting in a cell: the beginning of a hash will do
 
@@ -39,10 +40,8 @@ def seconds(value: float) -> str:
 
 
 def time(value: float | None) -> str:
-    """Seconds, in the unit that suits them."""
-    if value is None or pd.isna(value):
-        return ""
-    return f"{value:.0f} s" if value < 100 else f"{value / 60:.0f} min" if value < 6000 else f"{value / 3600:.1f} h"
+    """Seconds, in the unit that suits them; nothing if there are none."""
+    return "" if value is None or pd.isna(value) else in_time(value)
 
 
 def setting(value: Any) -> str:
