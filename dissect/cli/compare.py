@@ -54,5 +54,10 @@ def command(form: str | None, out: str | None, all_metrics: bool, pairs: bool, a
     with telling() as tell:
         found = compare.compare(**asked, every_pair=pairs, report=lambda what: partial(tell, what))
     metrics = EVERY if all_metrics else JUDGED
+
+    def to_csv() -> dict[str, str]:
+        means, tests = (results.to_csv(parts) for parts in zip(*found))
+        return {"": means, "-pairs": tests} if out or pairs else {"": means}
+
     views = [view for table in found for view in results.views_of(table, metrics, pairs)]
-    screen.write_compared(found, views, form, out, has_pairs=bool(out) or pairs)
+    screen.write(views, form, out, partial(results.to_json, found), to_csv, results.notes_of(found))

@@ -50,7 +50,7 @@ def command(group: str | None, runs_dir: str, as_json: bool, quiet: bool, out: s
     from dissect.tables.opinions import on_screen
 
     if group is None:
-        at, named = folders.newest_dissected(runs_dir), []
+        at, named = folders.newest_dissected(runs_dir), list[Path]()
     else:
         at, named = folders.resolve_both(group, runs_dir, dissected=True)
     seeds = seeds_of(at, {folders.place_of(run)[1] for run in named})

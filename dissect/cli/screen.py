@@ -8,16 +8,13 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from dissect.errors import DissectError, UsageError
 from dissect.runs.files import write_atomically
 from dissect.tables.text import NO_LIMIT, Table, as_text
-
-if TYPE_CHECKING:
-    from analyses.compare import Comparison
 
 BEGINS = 30  # bytes by which a table of ours is known: dataset,split_hash,...
 SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json", ".txt": "screen"}
@@ -95,19 +92,6 @@ def write(
             put(text, path)
     else:
         put(as_text(views, form), out)
-
-
-def write_compared(
-    found: Sequence[Comparison], views: Sequence[Table], form: str, out: str | None, has_pairs: bool
-) -> None:
-    """Write comparisons; with `has_pairs` CSV has the pairs too, in a file of their own."""
-    from dissect.tables import results
-
-    def to_csv() -> dict[str, str]:
-        means, tests = (results.to_csv(parts) for parts in zip(*found))
-        return {"": means, "-pairs": tests} if has_pairs else {"": means}
-
-    write(views, form, out, lambda: results.to_json(found), to_csv, results.notes_of(found))
 
 
 def put(text: str, out: str | Path | None) -> None:

@@ -115,7 +115,12 @@ def print_answer(
         screen.write([view_of_counts(asked.data)], form, out, to_json, lambda: {"": rows.to_csv(index=False)})
     else:
         table = study.compared(asked.study, asked.jobs)
-        screen.write_compared([table], results.views_of_study(asked.study, table, metrics), form, out, has_pairs=True)
+        views = results.views_of_study(asked.study, table, metrics)
+
+        def to_csv() -> dict[str, str]:
+            return {"": results.to_csv([table.rows]), "-pairs": results.to_csv([table.pairs])}
+
+        screen.write(views, form, out, partial(results.to_json, [table]), to_csv, results.notes_of([table]))
 
 
 def print_claims(data: Dataset, size: dict[str, Any], given: Mapping[str, Any], form: str, out: str | None) -> None:

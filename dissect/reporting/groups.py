@@ -93,24 +93,14 @@ def of_group(group: Path, say: Step) -> dict[str, Any]:
     if not entries:
         again = f"Go on with it: dissect resume {shlex.quote(str(group))}"
         raise DataError(f"{group} has no finished seed that is undamaged.", again)
-    means, by_seed = accuracy(entries)
-    section = {
-        "name": group.name,
-        "path": group,
-        "config": config,
-        "dissected": Config(**config).has_verdict,
-        "title": title_of(config),
-        "entries": entries,
-        "accuracy": means,
-        "by_seed": by_seed,
-        "figures": [],
-        "verdict": None,
-    }
+    section: dict[str, Any] = {"name": group.name, "path": group, "config": config, "title": title_of(config)}
+    section |= {"dissected": Config(**config).has_verdict, "verdict": None, "figures": [], "entries": entries}
+    section["accuracy"], section["by_seed"] = accuracy(entries)
     if section["dissected"]:
         say(f"verdict on {group.name}")
-        section |= of_verdict(judge(group, judged=planted.judged(str(config["dataset"]))), group)
+        verdict = judge(group, judged=planted.judged(str(config["dataset"])))
         say(f"densities of {group.name}")
-        section["figures"] = densities(group) if section["verdict"].get("rules") else []
+        section |= of_verdict(verdict, group) | {"figures": densities(group) if verdict.get("rules") else []}
     return section | {"in_short": in_short(section)}
 
 
@@ -145,12 +135,12 @@ def accuracy(entries: Sequence[Entry]) -> tuple[Table, Table]:
 
 def of_verdict(verdict: dict[str, Any], group: Path) -> dict[str, Any]:
     """The verdict as texts and tables."""
-    has_densities, is_new = bool(verdict["density"]), verdict.get("rules") == "shadows"
+    has_densities = bool(verdict["density"])
     return {
         "verdict": verdict,
         "answers": words.answers(verdict, group),
         "beside": words.beside(verdict),
-        "parts": words.parts(verdict) if has_densities and is_new else None,
+        "parts": words.parts(verdict) if has_densities and verdict.get("rules") == "shadows" else None,
         "matrices": words.matrices(verdict) if has_densities else None,
         "not_dissected": words.not_dissected(verdict),
         "need": words.need(verdict) if verdict["need"] else None,

@@ -46,7 +46,9 @@ KINDS = {
 
 def on_screen(found: Opinions, group: Path) -> Iterator[RenderableType]:
     """The table, the agreement at its foot, and the words."""
-    yield from ("", table_of(found, Config(**group_config(group))), f"\n{found.accuracy_in_words()}")
+    yield ""
+    yield table_of(found, Config(**group_config(group)))
+    yield f"\n{found.accuracy_in_words()}"
     yield from (f"- {words}" for words in found.words)
     yield Text(f"{found.cost_in_words()}\nDraw it: dissect plot opinions {shlex.quote(str(group))}", "dim")
 
@@ -70,7 +72,7 @@ def table_of(found: Opinions, config: Config) -> Table:
         places = means.rank(ascending=False).loc[name]
         return [_cell(each, means.loc[name, each], places[each]) for each in heads]
 
-    rows, styles = [], []
+    rows, styles = list[list[str]](), list[str]()
     for role in map(str, by_role.index):
         own = map(str, role_of.index[role_of == role])
         rows += [[role, *cells(by_role, role)], *([f"  {ends[name]}", *cells(by_matrix, name)] for name in own)]

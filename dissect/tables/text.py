@@ -149,7 +149,8 @@ def to_screen(table: Table, width: int) -> Text:
         lines += [""] * (cell_len(lines[-1]) > room)
         last, texts = lines.pop(), [fold(cells[i][0], widths[i], "").split("\n") for i in part]
         found = [Text(each, look) for each in lines]
-        for first, row in zip_longest([last], zip_longest(*texts, fillvalue="") if part else [()], fillvalue=""):
+        grid: list[tuple[str, ...]] = [*zip_longest(*texts, fillvalue="")] or [()]
+        for first, row in zip_longest([last], grid, fillvalue=""):
             out = Text(first + " " * (room - cell_len(first)), look)
             for i, words in zip(part, row):
                 gap = " " * (widths[i] - cell_len(words))

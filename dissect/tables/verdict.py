@@ -39,16 +39,19 @@ def on_screen(verdict: Verdict, folder: Path | None = None) -> Iterator[Renderab
     if verdict.get("paragraph") and verdict["seeds"]:
         yield Text(f"\n{verdict['paragraph']}")
     if verdict["density"]:
-        yield from ("", parts(verdict) if is_new else matrices(verdict, is_brief=True))
+        yield Text()
+        yield parts(verdict) if is_new else matrices(verdict, is_brief=True)
         if dense := not_dissected(verdict, but="not chosen"):
             dense[SHOWN:] = [f"and {len(dense) - SHOWN} more: --json"] * (len(dense) > SHOWN)
             yield Text("\nNot dissected, so not in the densities above:", "yellow")
             yield from (Text(f"  {words}") for words in dense)
-    if verdict["checks"]:
+    if verdict["checks"] and is_new:
         says = (f"{CHECKS.get(name, (name,))[0]} {of['mrr@20']:.2f}" for name, of in verdict["checks"].items()
                 if not name.startswith("swapped"))  # fmt: skip
-        words = Text("\nMRR@20 of the trained model: ", "bold").append(f"{', '.join(says)}.", "not bold")
-        yield from [words] if is_new else ["", checks(verdict["checks"])]
+        yield Text("\nMRR@20 of the trained model: ", "bold").append(f"{', '.join(says)}.", "not bold")
+    elif verdict["checks"]:
+        yield Text()
+        yield checks(verdict["checks"])
     yield Text("\nVerdict", "bold")
     for of in answers(verdict, folder):
         words = Text(f"  {of['question']}: ").append(of["answer"], f"bold {COLOURS.get(of['answer'], '')}")
@@ -102,7 +105,8 @@ def parts(verdict: Verdict) -> Table:
         own = [row for row in whole if row["role"] == role]
         ends = shortest_ends([row["matrix"] for row in own])
         found += [([f"  {ends[row['matrix']]}", *kept(row)], "", row) for row in own[:SHOWN]]
-        found += [([f"  and {len(own) - SHOWN} more: --json"], "", {})] * (len(own) > SHOWN)
+        if len(own) > SHOWN:
+            found.append(([f"  and {len(own) - SHOWN} more: --json"], "", {}))
     found += [([row["matrix"], *kept(row)], "dim", row) for row in whole if row["role"] == "control"]
     title = f"Share of weights kept (log α < {verdict['threshold']:g}), {over(len(verdict['seeds']))}"
     rows, styles, of = zip(*found)
