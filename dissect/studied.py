@@ -26,7 +26,7 @@ from dissect.experiment.plan import Say, unsaid
 from dissect.experiment.trials import require_optuna
 from dissect.experiment.tune import require_hours, tune
 from dissect.runs.config import is_file_name
-from dissect.text import plural
+from dissect.text import in_time, plural
 from dissect.training.device import processor_as_it_was
 from dissect.training.resume import Interrupted
 from dissect.usual import TRIALS
@@ -69,9 +69,7 @@ def time_left(rows: pd.DataFrame) -> str:
     seconds = studying.seconds_left(rows)
     if math.isnan(seconds):
         return "How long the rest takes is not known yet."
-    minutes = seconds / 60
-    time = f"{minutes / 60:.1f} h" if minutes > 90 else f"{max(1, round(minutes))} min"
-    return f"About {time} of training left."
+    return f"About {in_time(seconds)} of training left."
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dissect.errors import UsageError
@@ -53,6 +53,23 @@ def percent(share: float, digits: int | None = None, sign: str = "") -> str:
     digits = int(abs(value) < 9.95) if digits is None else digits
     text = f"{value:{sign}.{digits}f}"
     return f"{text.lstrip('+-') if float(text) == 0 else text} %"
+
+
+def as_options(given: Mapping[str, Any], **usual: Any) -> list[str]:
+    """Arguments as a command takes them, such as --dim 8, without the `usual` ones; those in a list each."""
+    words = []
+    for name, value in given.items():
+        values, name = (value, name.removesuffix("s")) if isinstance(value, list | tuple) else ([value], name)
+        for each in values if value not in (None, False, usual.get(name)) else ():
+            words += [f"--{name.replace('_', '-')}"]
+            words += [] if each is True else [f"{each:g}" if isinstance(each, float) else str(each)]
+    return words
+
+
+def in_time(seconds: float) -> str:
+    """Seconds, in the unit that suits them."""
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 
 def plural(number: int, noun: str) -> str:

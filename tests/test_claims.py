@@ -11,15 +11,17 @@ import pytest
 from analyses import claims, evidence, study
 from analyses.answers import FAILS, HOLDS, UNDECIDED
 from analyses.claims import CLAIMS
+from analyses.entries import JUDGED
 from analyses.evidence import NOT_RUN, Evidence, slopes
 from analyses.studies import STUDIES, Arm, Study
-from dissect.cli import claims_view
+from dissect.cli.screen import chosen_form
+from dissect.cli.study_view import print_claims
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, UsageError
 from dissect.experiment.plan import Plan
-from dissect.reporting.tables import of_pairs
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, LITERAL, Config
+from dissect.tables.results import views_of_study
 from dissect.training.evaluation import metrics
 from tests.test_shadowed import GOOD
 from tests.test_shadowed import make_group as dissected
@@ -126,10 +128,11 @@ def test_notes_below_a_table_have_the_labels_of_its_study(evidence_of):
 def test_a_report_names_both_sides_of_the_pairs_that_a_study_asks_about(evidence_of):
     """It said of each that it is one of the best row."""
     found = evidence_of(of("a", "b", "c"), {"a": 0.8, "b": 0.3, "c": 0.4})
-    for pairs, head, first in ((("b", "c"), "pair", "b against c"), (("a", "b"), "against", "b")):
-        shown = of_pairs(study.compared(replace(found.study, pairs=(pairs,)), found.todo))
-        assert (shown["head"][0], shown["rows"][0][0]) == (head, first)
-        assert ("which has the best MRR@20" in shown["caption"]) == (head == "against")
+    for pair in (("b", "c"), ("a", "b")):
+        asking = replace(found.study, pairs=(pair,))
+        _, shown = views_of_study(asking, study.compared(asking, found.todo), JUDGED, is_named_once=False)
+        assert shown.columns[0].name == "pair" and shown.columns[0].cells == [" against ".join(pair)] * 2
+        assert "best" not in shown.title
 
 
 def test_a_pair_that_is_turned_round_says_the_same_the_other_way(evidence_of):
@@ -440,12 +443,12 @@ def test_the_page_is_made_of_run_folders(data, tmp_path, monkeypatch, capsys):
     assert rows["clean answer"]["table2-dhcn"] == FAILS and rows["clean answer"]["table4-M"] == NOT_RUN
     given = {"scale": "eighth", "dim": None, "epochs": None, "seeds": (1,), "runs_dir": str(tmp_path)}
     monkeypatch.setenv("COLUMNS", "80")
-    claims_view.show(data, SIZE, given)
+    print_claims(data, SIZE, given, "screen", None)
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80 and "fair protocol: 1 holds" in out
     assert "dissect study run table4 --dataset diginetica-eighth --scale eighth" in " ".join(out.split())
     for name in ("claims.md", "claims.json"):
-        claims_view.show(data, SIZE, given, str(tmp_path / "out" / name))
+        print_claims(data, SIZE, given, chosen_form(None, name, False), str(tmp_path / "out" / name))
     text = (tmp_path / "out" / "claims.md").read_text()
     assert "| Atten-Mixer is better than each other model in HR@20 and MRR@20. | Table 2 | holds | fails |" in text
     assert text.count("\n## ") == len(rows)
@@ -454,7 +457,7 @@ def test_the_page_is_made_of_run_folders(data, tmp_path, monkeypatch, capsys):
     assert best["clean"]["answer"] == HOLDS and len(best["clean"]["groups"]) == len(claims.TABLE2)
     assert best["paper"]["command"].endswith("--protocol paper")
     with pytest.raises(UsageError, match=r"cannot be written to claims\.tex"):
-        claims_view.show(data, SIZE, given, "claims.tex")
+        print_claims(data, SIZE, given, "latex", "claims.tex")
 
 
 def test_a_damaged_file_of_ranks_leaves_the_other_claims_their_answers(data, tmp_path, monkeypatch):

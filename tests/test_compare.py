@@ -19,7 +19,7 @@ from dissect.runs import files, folders
 from dissect.runs.config import Config
 from dissect.runs.records import METRICS
 from dissect.tables.results import means_columns, render_results
-from dissect.tables.text import PROSE, TextTable
+from dissect.tables.text import PROSE, Table
 from dissect.training.evaluation import metrics
 from models.attenmixer import AttenMixer
 
@@ -266,7 +266,7 @@ def cells(view, name):
 
 
 def view_of(folder, newest=None):
-    return TextTable("x", means_columns(results_table(folder, "a" * 16, "clean"), JUDGED, newest))
+    return Table("x", means_columns(results_table(folder, "a" * 16, "clean"), JUDGED, newest))
 
 
 def test_settings_in_which_rows_differ_are_columns_and_stand_in_every_format(typed, folder):

@@ -11,7 +11,8 @@ import torch
 from click.testing import CliRunner
 from rich.console import Console
 
-from dissect.cli import main, models_view
+from dissect.cli import main
+from dissect.cli.recommend import print_rows, with_progress
 from dissect.data import catalog
 from dissect.data.bring import prepare
 from dissect.data.formats import import_files
@@ -160,10 +161,10 @@ def test_a_file_of_sessions_keeps_the_clicks_that_the_model_knows(tmp_path):
 def test_identifiers_in_csv_are_no_formulas_and_steer_no_terminal(capsys, monkeypatch, on_terminal):
     names = ["=cmd|'/c calc'!A0", "@x", "-1+1", -7, "-7", "\x1b[31mred", "a\nb", "tea"]
     rows = [{"session": 1, **row} for row in rows_of([Recommended(i, 0.5, None) for i in range(1, 9)], names)]
-    models_view.print_rows(rows, as_json=True)
+    print_rows(rows, as_json=True)
     assert [json.loads(line)["identifier"] for line in capsys.readouterr().out.splitlines()] == names
     monkeypatch.setattr("sys.stdout.isatty", lambda: on_terminal)
-    models_view.print_rows(rows, as_json=False)
+    print_rows(rows, as_json=False)
     out = capsys.readouterr().out
     safe = ["'=cmd|'/c calc'!A0", "'@x", "'-1+1", "-7", "-7", "\x1b[31mred", "a\nb", "tea"]
     if on_terminal:
@@ -192,6 +193,6 @@ def test_progress_on_a_terminal_leaves_the_answers_on_stdout(capsys, monkeypatch
     """`dissect recommend --sessions FILE --json > answers.jsonl`, typed on a terminal."""
     screen = Console(file=io.StringIO(), force_terminal=True)
     monkeypatch.setattr("dissect.progress.console", lambda quiet=False: screen)
-    for rows in models_view.with_progress(iter([[{"item": 1}], [{"item": 2}]]), 2, quiet=False):
-        models_view.print_rows(rows, as_json=True)
+    for rows in with_progress(iter([[{"item": 1}], [{"item": 2}]]), 2, quiet=False):
+        print_rows(rows, as_json=True)
     assert capsys.readouterr().out == '{"item": 1}\n{"item": 2}\n'

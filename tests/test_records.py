@@ -24,7 +24,6 @@ from analyses.entries import entry, labels
 from analyses.significance import read_gains
 from analyses.training import over_seeds, training_table
 from analyses.verdict import judge
-from dissect.cli.verdict_view import render_verdict
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DissectError, UsageError
@@ -35,6 +34,7 @@ from dissect.group import Group
 from dissect.runs import files, folders, records
 from dissect.runs.config import Config
 from dissect.sparsevd.density import BINS
+from dissect.tables.verdict import on_screen
 from dissect.training import loop
 from dissect.training.loop import fit
 from dissect.training.rebuild import Recorded, read_run, rebuild
@@ -179,7 +179,7 @@ def test_what_earlier_versions_did_not_write_may_be_lacking(group):
     assert read_run(group / "s1").steps == 40
     for seed in (1, 2, 3):
         change(group / f"s{seed}" / "summary.json", selection_bias=...)
-    Console(file=io.StringIO()).print(render_verdict(judge(group)))
+    Console(file=io.StringIO()).print(on_screen(judge(group)))
 
 
 def alter_line(path, number, **values):
@@ -570,7 +570,7 @@ def spoil(rng, path, content):
 
 def read_all(group):
     """What stands behind verdict, compare, plot density, plot training and evaluate."""
-    yield lambda: Console(file=io.StringIO(), width=100).print(render_verdict(judge(group)))
+    yield lambda: Console(file=io.StringIO(), width=100).print(on_screen(judge(group)))
     yield lambda: density_table(group)
     yield lambda: over_seeds(training_table(group))
 

@@ -24,10 +24,11 @@ from dissect.data import catalog, planted
 from dissect.drawing import Drawing, density
 from dissect.errors import DataError, UsageError
 from dissect.reporting import page as pages
-from dissect.reporting.tables import NUMBER, behind, share
+from dissect.reporting.groups import behind
 from dissect.runs import files, folders
 from dissect.runs.config import LITERAL
-from dissect.tables.results import setting, signed
+from dissect.tables.cells import setting, share
+from dissect.tables.text import NUMBER
 from tests.test_shadowed import GOOD, make_group
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,12 +151,14 @@ def test_a_report_says_what_the_verdict_says(made, seen):
     verdict = dissect.open_group(group).verdict()
     assert " ".join(verdict["paragraph"].split()) in found.text
     for role, given in verdict["roles"].items():
-        row = f"{role} {share(given['density'])} {share(given['shadow'])} {share(given['excess'])}"
+        row = (
+            f"{role} {share(given['density'])} {share(given['shadow'])} {share(given['low'])} to {share(given['high'])}"
+        )
         assert row in found.text
     for name in ("O1", "O2"):
         assert all(" ".join(reason.split()) in found.text for reason in verdict[name]["reasons"])
     need = verdict["need"]["propagation"]
-    assert f"a loss of {signed(100 * need['loss'])} [{signed(100 * need['low'])}" in found.text
+    assert f"a loss of {100 * need['loss']:.2f} % (95 %: {100 * need['low']:.2f} to" in found.text
     data = json.loads((group / "data.json").read_text())
     command = shlex.join(json.loads((group / "s1" / "environment.json").read_text())["command"])
     for part in (data["split_hash"], f"{data['n_items']:,}", "not measured", "cpu", command):
@@ -414,13 +417,13 @@ def test_what_is_left_out_is_heard_by_the_innermost_block(capsys):
 def test_a_group_of_the_old_protocol_is_judged_by_the_old_rules(tmp_path):
     group = make_group(tmp_path / "runs", usual=LITERAL)
     text = read(dissect.report(group, tmp_path / "r.html")).text
-    assert "Judged by the old rules" in text and "without shadows" in text
+    assert "Judged by the rules for runs without shadows" in text and "without shadows" in text
     assert "defaults of dissect run --literal" in text
     dense = make_group(tmp_path / "dense", where="none", shadows=False, select="last")
     text = read(dissect.report(dense, tmp_path / "r.html")).text
-    assert "not dissected; MRR@20 17.00 %" in text and "no density record" not in text and "old rules" not in text
+    assert "not dissected; MRR@20 17.00 %" in text and "no density record" not in text and "rules for runs" not in text
     new = make_group(tmp_path / "runs")
-    assert "Judged by the old rules" not in read(dissect.report(new, tmp_path / "r.html")).text
+    assert "Judged by the rules for runs without shadows" not in read(dissect.report(new, tmp_path / "r.html")).text
 
 
 def test_a_study_has_its_question_its_table_and_how_far_it_is(made, tmp_path):
@@ -501,6 +504,10 @@ def test_arguments_of_another_kind_are_refused(tmp_path, given, says):
 # --- numbers -------------------------------------------------------------------------------------------------------
 
 
+def rows_of(table):
+    return [[cell for cell, _ in row] for row in table.rows()]
+
+
 def test_the_table_behind_a_figure_has_its_numbers():
     epochs = np.linspace(0, 6.6, 50)
     rows = [
@@ -510,9 +517,10 @@ def test_the_table_behind_a_figure_has_its_numbers():
         for m in [start - 0.005 * k]
     ]
     found = behind(Drawing("x", None, "", pd.DataFrame(rows)))
-    assert found["rows"][0][:2] == ["a", "0.900"] and found["rows"][1][-2] == f"{0.5 - 0.005 * 49:.3f}"
-    assert found["rows"][1][-1] == "0.155 to 0.355" and len(found["head"]) == 10
-    for name, first, second in list(zip(found["head"], *found["rows"]))[1:-1]:
+    one, two = rows_of(found)
+    assert one[:2] == ["a", "0.900"] and two[-2] == f"{0.5 - 0.005 * 49:.3f}"
+    assert two[-1] == "0.155 to 0.355" and len(found.columns) == 10
+    for name, first, second in list(zip((column.name for column in found.columns), one, two))[1:-1]:
         (row,) = [row for row in rows if row["line"] == "a" and f"epoch {row['epoch']:.3g}" == name]
         assert first == f"{row['mean']:.3f}" and float(second) == pytest.approx(float(first) - 0.4)
     path = [
@@ -530,8 +538,8 @@ def test_the_table_behind_a_figure_has_its_numbers():
     ]
     path += [{**row, "panel": "mrr@20", "line": "dissected", "mean": 15.0, "shadow": np.nan} for row in path]
     found = behind(Drawing("x", None, "", pd.DataFrame(path)))
-    assert found["head"] == ["line", "KL weight 1", "KL weight 2", "KL weight 4"]
-    assert found["rows"] == [
+    assert [column.name for column in found.columns] == ["line", "KL weight 1", "KL weight 2", "KL weight 4"]
+    assert rows_of(found) == [
         ["kept, x", "1.000 (0.500)", "0.500 (0.250)", "0.250 (0.125)"],
         ["mrr@20, dissected", "15.00", "15.00", "15.00"],
     ]
@@ -540,7 +548,7 @@ def test_the_table_behind_a_figure_has_its_numbers():
 def test_groups_side_by_side_are_not_averaged_in_the_table_behind_their_figure(tmp_path):
     one, two = make_group(tmp_path), make_group(tmp_path, {**GOOD, "gnn.edge_in": 0.4}, kl_weight=2.0)
     (drawn,) = density(one, beside=two, module="gnn")
-    rows = {row[0]: row[1] for row in behind(drawn)["rows"]}
+    rows = {row[0]: row[1] for row in rows_of(behind(drawn))}
     assert rows[f"{one.name}, gnn.edge_in"] == "0.010" and rows[f"{two.name}, gnn.edge_in"] == "0.400"
     assert len(rows) == len(drawn.table)
 

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from dissect.cli import screen
-from dissect.cli.verdict_view import shadow_bars
 from dissect.runs import folders
+from dissect.tables.text import by_rows
+from dissect.tables.verdict import parts
 from dissect.text import percent, plural
 from tests.test_shadowed import GOOD, make_group
 
@@ -34,12 +35,10 @@ def test_one_thing_has_no_plural():
 
 
 def test_no_line_ends_in_blanks(capsys):
-    table = screen.plain(("name", "empty"))
-    table.add_row("a", "")
-    table.add_row("a longer one", "")
+    table = by_rows("", ("name", "words"), [("a", ""), ("b", "x")])
     screen.show("words that rich folds at the width of its screen", table, "", sep="\n", width=20)
     lines = capsys.readouterr().out.splitlines()
-    assert "a" in lines and "a longer one" in lines and [line for line in lines if line != line.rstrip()] == []
+    assert "a" in lines and "b     x" in lines and [line for line in lines if line != line.rstrip()] == []
 
 
 def test_a_title_has_the_width_of_the_screen(typed, tmp_path, monkeypatch):
@@ -55,7 +54,7 @@ def test_every_matrix_of_a_verdict_has_a_bar(tmp_path, capsys):
     from dissect.group import Group
 
     kept = {**GOOD, "readout.transform": 1.0}
-    screen.show(shadow_bars(Group(make_group(tmp_path, kept, falls=0.0)).verdict()), width=80)
+    screen.show(parts(Group(make_group(tmp_path, kept, falls=0.0)).verdict()), width=80)
     lines = capsys.readouterr().out.splitlines()
     (alone,) = (line for line in lines if line.startswith("  transform "))
     assert "█" in alone and not any("+0" in line or "-0 " in line for line in lines)

@@ -14,12 +14,12 @@ from scipy import stats
 from analyses.density import at_step, density_table
 from analyses.shadowed import PRUNED, Excess, excess_of, kept_by_role, null_of
 from analyses.verdict import judge
-from dissect.cli.verdict_view import render_verdict
 from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, LITERAL, Config
 from dissect.runs.files import read_json, write_json, write_toml
 from dissect.sparsevd.kl import null_share
+from dissect.tables.verdict import on_screen
 from dissect.text import shortest_ends
 
 SIZES = {"gnn.edge_in": 1000, "readout.attend_all": 900, "readout.attend_score": 100, "readout.transform": 1000}
@@ -236,7 +236,7 @@ def test_a_role_without_any_weight_left_has_no_share_of_false_discoveries(tmp_pa
     verdict = judge(make_group(tmp_path, {**GOOD, "gnn.edge_in": 0.0}, shadows=0.0))
     assert verdict["roles"]["propagation"]["false"] is None and verdict["O1"]["answer"] == "holds"
     json.dumps(verdict, allow_nan=False)
-    Console(width=80, file=io.StringIO()).print(render_verdict(verdict))
+    Console(width=80, file=io.StringIO()).print(on_screen(verdict))
 
 
 def test_lost_rows_leave_a_seed_out(tmp_path, capsys):
@@ -351,7 +351,7 @@ def test_a_model_without_propagation_is_judged_too_beside_one_with_half_the_kl_w
     assert verdict["roles"].keys() == {"attention", "transformation"} and "propagation" not in verdict["paragraph"]
     (doubt,) = verdict["roles"]["attention"]["doubts"]  # no question has it, so it stands by itself
     console = Console(width=80, file=io.StringIO())
-    console.print(render_verdict(verdict))
+    console.print(on_screen(verdict))
     text = " ".join(console.file.getvalue().split())
     assert f"attention: undecided (the numbers alone say: alive) {doubt}" in text
     assert f"Attention is undecided ({doubt.split(': ')[0]}): it keeps" in verdict["paragraph"]
@@ -390,7 +390,7 @@ def test_the_paragraph_has_the_answers_with_their_numbers(tmp_path):
 
 def test_the_screen_has_at_most_forty_lines(tmp_path):
     console = Console(width=80, file=io.StringIO())
-    console.print(render_verdict(judge(make_group(tmp_path))))
+    console.print(on_screen(judge(make_group(tmp_path))))
     text = console.file.getvalue()
     assert len(text.splitlines()) <= 40 and max(map(len, text.splitlines())) <= 80
     assert "Not run: the same command with --kl-weight 2, or --noise weight, or --literal." in text

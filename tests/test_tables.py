@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from dissect.cli import screen
 from dissect.errors import UsageError
-from dissect.tables.results import name_and_settings, p_value, signed
-from dissect.tables.text import NO_LIMIT, PROSE, Column, TextTable, latex, to_latex, to_markdown, to_screen
+from dissect.tables.cells import p_value, signed
+from dissect.tables.results import name_and_settings
+from dissect.tables.text import NO_LIMIT, PROSE, Column, Table, latex, to_latex, to_markdown, to_screen
 
 NASTY = r"my_model.py:A&B 100% #1 {x} ~^\\ $5 a|b *c* [d] <e> --seed"
 
@@ -24,7 +25,7 @@ def table_of(names):
         Column("bias of\nMRR", [f"0.{n}" for n in numbers]),
         Column("s", ["7"] * len(names)),
     )
-    return TextTable("title", columns, ("a note of some words",))
+    return Table("title", columns, ("a note of some words",))
 
 
 def shown(table, width):
@@ -67,7 +68,7 @@ def test_numbers_stand_below_each_other():
 
 
 def test_words_stand_to_the_left_and_numbers_to_the_right():
-    table = TextTable("t", [Column("n", ["7"]), *(Column("name", [cell]) for cell in ("last", "?", "−1", "<0.1", ""))])
+    table = Table("t", [Column("n", ["7"]), *(Column("name", [cell]) for cell in ("last", "?", "−1", "<0.1", ""))])
     assert shown(table, 80)[2] == "7  last     ?    −1  <0.1"
     assert to_markdown(table).splitlines()[3] == "| --- | --- | ---: | ---: | ---: | ---: |"
     assert r"{llrrrr}" in to_latex(table)
@@ -75,7 +76,7 @@ def test_words_stand_to_the_left_and_numbers_to_the_right():
 
 def test_columns_without_room_stand_in_further_parts_with_all_rows():
     columns = table_of(["m", "n"]).columns
-    table = TextTable("title", [*columns[:2], Column("metric", ["HR", "MRR"], is_key=True), *columns[2:]], ["note"])
+    table = Table("title", [*columns[:2], Column("metric", ["HR", "MRR"], is_key=True), *columns[2:]], ["note"])
     assert shown(table, 24)[1:] == [
         "model  metric  HR@20",
         "m      HR      10.25",
@@ -94,7 +95,7 @@ def test_columns_without_room_stand_in_further_parts_with_all_rows():
 
 
 def test_notes_are_read_as_text():
-    table = TextTable("t", table_of([]).columns, ("word " * 100,))
+    table = Table("t", table_of([]).columns, ("word " * 100,))
     assert max(map(len, shown(table, NO_LIMIT))) <= PROSE
     assert max(map(len, shown(table, 40))) <= 40
 
@@ -112,7 +113,7 @@ def test_every_letter_is_escaped():
     plain = re.sub(r"\\text[a-z]+\{\}|\$[^$]*\$|-\{\}-", "", unescaped(escaped))
     assert not set(plain) & set("&%$#_{}~^\\<>|") and "--" not in plain
     assert latex("[d]") == "{}[d]" and latex("*c") == "{}*c"
-    table = TextTable("t|_", (Column("na\nme", [NASTY], [True]), Column("b", [""], [True])), ("n_",))
+    table = Table("t|_", (Column("na\nme", [NASTY], [True]), Column("b", [""], [True])), ("n_",))
     markdown = to_markdown(table).splitlines()
     assert markdown[2] == "| na me | b |"
     assert len(re.findall(r"(?<!\\)\|", markdown[4])) == 3 and "\\*c\\*" in markdown[4]
@@ -142,10 +143,10 @@ def test_long_names_are_paragraphs(name):
 
 
 def test_a_label_can_be_referred_to():
-    table = TextTable("t", table_of([]).columns, label="tab:my_own %{data}#1-clean")
+    table = Table("t", table_of([]).columns, label="tab:my_own %{data}#1-clean")
     lines = to_latex(table).splitlines()
     assert lines[lines.index(r"  \caption{t}") + 1] == r"  \label{tab:my-own-data-1-clean}"
-    assert r"\label" not in to_latex(TextTable("t", table_of([]).columns))
+    assert r"\label" not in to_latex(Table("t", table_of([]).columns))
 
 
 def test_numbers_as_they_are_read():

@@ -13,11 +13,11 @@ from analyses.bootstrap import relative_loss_interval, session_sums
 from analyses.density import beyond_control, density, density_table
 from analyses.need import compare_need, need_answer
 from analyses.verdict import judge
-from dissect.cli.verdict_view import render_verdict
 from dissect.errors import DataError
 from dissect.runs.config import Config
 from dissect.runs.files import Lines, read_json, read_jsonl, write_json, write_toml
 from dissect.runs.folders import run_path, write_ranks
+from dissect.tables.verdict import on_screen
 
 ROLES = {
     "edge_in": ("propagation", "gnn"),
@@ -227,7 +227,7 @@ def test_scores_that_are_all_equal_decide_nothing(tmp_path):
     )
     assert "seed 1" not in doubts(verdict)
     console = Console(width=200, file=io.StringIO())
-    console.print(render_verdict(verdict))
+    console.print(on_screen(verdict))
     assert "with ties counted against the target" in console.file.getvalue()
 
 
@@ -432,7 +432,7 @@ def test_density_counts_whole_matrices_once(tmp_path):
 
 def screen(verdict, width=80):
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(render_verdict(verdict))
+    console.print(on_screen(verdict))
     return console.export_text()
 
 

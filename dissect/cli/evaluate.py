@@ -39,13 +39,13 @@ def command(run: str, runs_dir: str, as_json: bool, quiet: bool, ranks: str | No
     On its own data set also coverage@20, the share of the catalogue in any list of 20 items, and popularity@20, the
     mean number of training clicks on the items of the lists, in percent of those on the most clicked item.
     """
-    import json
     from pathlib import Path
 
-    from dissect.cli.models_view import show_accuracy
+    from dissect.cli import screen
     from dissect.errors import UsageError
     from dissect.experiment.opened import evaluate, finished_run
     from dissect.progress import console
+    from dissect.tables.models import accuracy
 
     if ranks is not None and Path(ranks).suffix != ".npz":
         raise UsageError(f"--ranks writes a NumPy archive, not {ranks!r}.", "Give a name that ends in .npz.")
@@ -53,4 +53,4 @@ def command(run: str, runs_dir: str, as_json: bool, quiet: bool, ranks: str | No
     with console(quiet).status("ranking"):
         where = None if ranks is None else Path(ranks)
         found = evaluate(record, options.loader(tell), ranks=where, say=tell, **given)
-    print(json.dumps(found, indent=1)) if as_json else show_accuracy(found)
+    screen.show_json(found) if as_json else screen.show(accuracy(found))

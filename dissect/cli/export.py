@@ -31,15 +31,15 @@ def command(run: str, runs_dir: str, as_json: bool, quiet: bool, out: str, **giv
     scattered in a matrix save nothing. The scores are compared, and the accuracy on test and the time are measured,
     before the folder appears. `dissect recommend FOLDER` and `dissect evaluate FOLDER` use it like a run.
     """
-    import json
     from pathlib import Path
 
-    from dissect.cli.export_view import show_export
+    from dissect.cli import screen
     from dissect.experiment.export import export
     from dissect.experiment.opened import finished_run
     from dissect.progress import telling
+    from dissect.tables.exports import on_screen
 
     record, tell = finished_run(run, runs_dir, dissected=True), partial(options.say, quiet=quiet)
     with telling(quiet=quiet) as report:
         found = export(record, Path(out), options.loader(tell), report=report, **given)
-    print(json.dumps(found, indent=1)) if as_json else show_export(found, out)
+    screen.show_json(found) if as_json else screen.show(*on_screen(found, out), sep="\n")

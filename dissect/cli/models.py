@@ -25,19 +25,18 @@ def command(
 
     NAME is one of the list, or path/to/file.py:ClassName.
     """
-    import json
-
-    from dissect.cli.models_view import list_models, show_model
+    from dissect.cli import screen
     from dissect.errors import UsageError
     from dissect.experiment.subject import describe, find_model, model_options, option_values
+    from dissect.tables.models import models, on_screen
     from models import MODELS
 
     given = {"--dim": dim, "--items": items, "--preset": preset, "--option": extra}
     if name is None and (idle := [flag for flag, value in given.items() if value]):
         raise UsageError(f"{', '.join(idle)}: of which model?", f"Name it: dissect models NAME {idle[0]} ...")
     if name is None:
-        print(json.dumps(sorted(MODELS))) if as_json else list_models()
+        screen.show_json(sorted(MODELS)) if as_json else screen.show(models())
         return
     subject = find_model(name)
     model = describe(subject, model_options(subject, option_values(extra, dim), preset, dim=256), items or ITEMS)
-    print(json.dumps(model, indent=1, allow_nan=False)) if as_json else show_model(model)
+    screen.show_json(model) if as_json else screen.show(*on_screen(model), sep="\n")

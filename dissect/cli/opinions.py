@@ -39,6 +39,29 @@ def command(group: str | None, runs_dir: str, as_json: bool, quiet: bool, out: s
     group's folder opinions/; the same command continues there. Below the table: where the opinions differ, first what
     speaks against SparseVD.
     """
-    from dissect.cli.opinions_view import run
+    from functools import partial
+    from pathlib import Path
 
-    run(group, runs_dir, as_json, quiet, out, **how)
+    from analyses.opinions import opinions
+    from dissect import drawing
+    from dissect.cli import screen
+    from dissect.experiment.opinions import opinions_of, seeds_of
+    from dissect.progress import telling
+    from dissect.runs import folders
+    from dissect.tables.opinions import on_screen
+
+    if group is None:
+        at, named = folders.newest_dissected(runs_dir), list[Path]()
+    else:
+        at, named = folders.resolve_both(group, runs_dir, dissected=True)
+    seeds = seeds_of(at, {folders.place_of(run)[1] for run in named})
+    for number, seed in enumerate(seeds, 1):
+        title = f"seed {seed}" + (f" ({number} of {len(seeds)})" if len(seeds) > 1 else "")
+        with telling(title, quiet) as tell:
+            opinions_of(at, seed, options.loader(partial(options.say, quiet=quiet)), tell=tell, **how)
+    found = opinions(at)
+    if out is not None:
+        for drawn in drawing.opinions(at):
+            drawn.save(Path(out))
+        found.to_csv(Path(out))
+    screen.show_json(found.to_record()) if as_json else screen.show(*on_screen(found, at), sep="\n")

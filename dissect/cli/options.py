@@ -5,7 +5,6 @@ An option that is a setting derives from its field of `Config`.
 
 from __future__ import annotations
 
-import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -310,9 +309,9 @@ def show(groups: Sequence[Path], as_json: bool) -> None:
     """
     from analyses.compare import results_table
     from dissect.cli import screen
-    from dissect.cli.verdict_view import render_path, render_verdict
     from dissect.group import Group
     from dissect.runs.folders import group_config
+    from dissect.tables import verdict as judged
     from dissect.tables.results import render_results
     from dissect.training import workers
 
@@ -328,8 +327,9 @@ def show(groups: Sequence[Path], as_json: bool) -> None:
         return
     verdicts = [Group(group).verdict() for group in groups]
     if as_json:
-        print(json.dumps(verdicts if len(groups) > 1 else verdicts[0], indent=1, allow_nan=False))
+        screen.show_json(verdicts if len(groups) > 1 else verdicts[0])
     elif len(groups) > 1 and all(verdict["density"] for verdict in verdicts):
-        screen.show(render_path(verdicts, "" if str(groups[0].parent) == RUNS else str(groups[0].parent)))
+        runs_dir = str(groups[0].parent)
+        screen.show("", judged.path(verdicts, "" if runs_dir == RUNS else runs_dir), sep="\n")
     else:  # of models without a role, say, there is no density to compare
-        screen.show(*map(render_verdict, verdicts, groups), sep="\n")
+        screen.show(*map(judged.on_screen, verdicts, groups), sep="\n")

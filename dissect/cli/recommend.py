@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import click
 
 from dissect.cli import options
+from dissect.text import shown, without_formula
 from dissect.usual import LISTED
 
+Rows = list[dict[str, Any]]
 IDENTIFIERS = "Sessions name items as the log or the files do; a name with a comma needs quotes."
 
 
@@ -40,12 +46,13 @@ def command(
     """
     from pathlib import Path
 
-    from dissect.cli.models_view import print_list, print_rows, with_progress
+    from dissect.cli import screen
     from dissect.errors import UsageError
     from dissect.experiment.opened import finished_run
     from dissect.experiment.recommended import read_session, read_sessions, recommended
     from dissect.experiment.recorded import data_of
     from dissect.runs import files
+    from dissect.tables.models import recommended as view_of
 
     session, file = given.pop("session"), given.pop("file")
     if (session is None) == (file is None):
@@ -62,4 +69,35 @@ def command(
     rows = next(answers)
     if not rows:
         raise UsageError("The session has every item: with --unseen nothing is left.", "Leave --unseen out.")
-    print_list(str(record.run), sessions[1], named[1], rows, as_json)
+    if as_json:
+        by_name = {"identifiers": [named[1][item - 1] for item in sessions[1]]} if named[1] else {}
+        screen.show_json({"run": str(record.run), "session": sessions[1], **by_name, "items": rows})
+    else:
+        screen.show(view_of(str(record.run), sessions[1], named[1], rows))
+
+
+def with_progress(answers: Iterator[Rows], total: int, quiet: bool) -> Iterator[Rows]:
+    """The answers as they come; on a terminal, with a bar if they take long."""
+    from dissect.progress import telling
+
+    with telling(quiet=quiet) as tell:
+        for done, answer in enumerate(answers, 1):
+            tell("sessions", done, total)
+            yield answer
+
+
+def print_rows(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
+    """CSV with a header, or JSON lines. On a terminal, CSV shows control characters as escapes."""
+
+    def cell(value: Any) -> Any:
+        safe = without_formula(value)
+        return shown(safe) if isinstance(safe, str) and sys.stdout.isatty() else safe
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    for number, row in enumerate(rows):
+        if as_json:
+            print(json.dumps(row))
+            continue
+        if number == 0:
+            writer.writerow(row)
+        writer.writerow(map(cell, row.values()))

@@ -6,16 +6,15 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from dissect.errors import UsageError
 from dissect.runs.replace import write_texts
-from dissect.tables.text import NO_LIMIT, TextTable, as_text
+from dissect.tables.text import NO_LIMIT, Table, as_text
 
 TABLE = "table like this one"
 SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json", ".txt": "screen"}
@@ -40,21 +39,7 @@ def show_tables(*views: Any) -> None:
 
 
 def show_json(found: Any) -> None:
-    print(json.dumps(found, indent=1))
-
-
-def plain(columns: Sequence[str], numbers: Container[str] = (), wraps: str = "") -> Table:
-    """A rich table without lines, which cuts no text. On a narrow screen the column `wraps` is folded, or, unless
-    given, every column that is not among the `numbers`.
-
-    It has no title: rich would fold one at the width of the table. A bold text above has that of the screen.
-    """
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    for name in columns:
-        is_number = name in numbers
-        is_fixed = is_number or bool(wraps and name != wraps)
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=is_fixed, overflow="fold")
-    return table
+    print(json.dumps(found, indent=1, allow_nan=False))
 
 
 def chosen_form(form: str | None, out: str | None, as_json: bool) -> str:
@@ -77,7 +62,7 @@ def chosen_form(form: str | None, out: str | None, as_json: bool) -> str:
 
 
 def write(
-    views: Sequence[TextTable],
+    views: Sequence[Table],
     form: str,
     out: str | None,
     to_json: Callable[[], str],

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from dissect.cli import options
-from dissect.runs.config import DENSE, EPOCHS
+from dissect.runs.config import DENSE, EPOCHS, SETTINGS
 from dissect.usual import DATASET, TRIALS
 
 LENGTH = f"Most epochs of a trial; or --max-steps. [default: {EPOCHS:g}; with --sparsevd that of `dissect run`]"
@@ -36,13 +37,50 @@ SEED = "Seed of the sampler, and of the trials; report results with other seeds.
 @options.option("--status", is_flag=True, help="Show how far the tuning is, and train nothing.")
 @options.places
 @click.pass_context
-def command(context: click.Context, /, **given: Any) -> None:
+def command(
+    context: click.Context,
+    /,
+    model: str,
+    dataset: str,
+    status: bool,
+    data_dir: str | None,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
     """Tune MODEL: try settings of its training and of itself, and keep the best on validation.
 
     MODEL is a name from `dissect models`, baselines included, or path/to/file.py:ClassName. The first trial has the
     defaults. Settings and options that you give are kept, the others are searched. The test part is never used. If it
     is stopped, the same command continues; several may run at once. `dissect train MODEL --tuned` uses the result.
     """
-    from dissect.cli.tune_view import tuned
+    import json
+    from functools import partial
 
-    tuned(context, **given)
+    import msgspec
+
+    from dissect.cli import screen
+    from dissect.experiment import tune
+    from dissect.experiment.subject import option_values
+    from dissect.experiment.tuned import FILE, read, read_trials
+    from dissect.progress import observer
+    from dissect.tables.trials import on_screen
+
+    say = partial(options.say, quiet=quiet)
+    names = {each.name for each in SETTINGS}
+    typed = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    about = {name: value for name, value in given.items() if name not in names or name in typed}
+    about["options"] = option_values(about.pop("extra"), about.pop("dim"))
+    how = {name: about.pop(name) for name in ("timeout", "device")}
+    data = options.loader(say)(dataset, data_dir)
+    if status:
+        folder = tune.look(model, data, **about)
+    else:
+        watch = partial(observer, quiet=quiet, stays=False)
+        folder = tune.tune(model, data, observe=watch, say=say, **how, **about)
+    if as_json:
+        rows = json.loads(read_trials(folder).to_json(orient="records"))
+        record = msgspec.to_builtins(read(folder / FILE))
+        screen.show_json({**record, "file": str(folder / FILE), "rows": rows})
+    else:
+        screen.show(*on_screen(folder, model, data_dir), sep="\n")

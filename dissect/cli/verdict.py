@@ -22,7 +22,6 @@ def command(group: str | None, runs_dir: str, as_json: bool) -> None:
     if group is None:
         found = folders.newest_group(runs_dir, dissected=True)
     else:
-        named = folders.resolve_runs(group, runs_dir, dissected=True)
-        found = folders.group_of(named[0]) if named else folders.resolve_group(group, runs_dir, dissected=True)
+        found, _ = folders.resolve_both(group, runs_dir, dissected=True)
     Group(found).require_verdict()
     options.show([found], as_json)

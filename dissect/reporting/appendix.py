@@ -12,11 +12,12 @@ from analyses import compare, unshadowed
 from analyses.entries import Entry
 from analyses.need import NEED_LIMIT
 from dissect.errors import DataError
-from dissect.reporting.tables import Table, seconds, table
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, Config
 from dissect.runs.records import Environment
 from dissect.sparsevd.rules import CLEAR, EMPTY, FALL, FALSE_LIMIT, PRUNED
+from dissect.tables.cells import time
+from dissect.tables.text import Table, by_rows
 from dissect.text import plural
 
 ABOUT = ("dissect", "commit", "python", "torch", "numpy", "system", "processor", "threads", "device", "cuda")
@@ -72,7 +73,7 @@ def machines(runs: Runs, known: Mapping[Path, dict[str, Any]]) -> Table:
     for _, _, run in runs:
         about = tuple(str(known[run].get(name) or "") for name in ABOUT)
         found[about] = found.get(about, 0) + 1
-    return table(
+    return by_rows(
         "What the runs were made with", ["runs", *ABOUT], [[plural(n, "run"), *about] for about, n in found.items()]
     )
 
@@ -89,11 +90,11 @@ def seeds(runs: Runs, known: Mapping[Path, dict[str, Any]]) -> Table:
                 folders.left_out(error)
                 state = "unreadable"
         length = [f"{summary['steps']:,}" if "steps" in summary else "", f"{summary['epochs']:.3g}" if summary else ""]
-        took = seconds(summary.get("seconds"))
+        took = time(summary.get("seconds"))
         seed, began = str(folders.place_of(run)[1]), str(known[run].get("started", ""))[:16].replace("T", " ")
         rows.append([group.name, variant, seed, began, *length, took, state])
     head = ["group", "variant", "seed", "begun (UTC)", "steps", "epochs", "time of training", "state"]
-    return table("Every run, with its time of training (without evaluation)", head, rows)
+    return by_rows("Every run, with its time of training (without evaluation)", head, rows)
 
 
 def data(groups: Sequence[Path]) -> list[Table]:
@@ -103,7 +104,7 @@ def data(groups: Sequence[Path]) -> list[Table]:
         record = _read(group / "data.json", dict[str, Any])
         found.setdefault(str(record.get("split_hash")), record)
     return [
-        table(f"Data set {record.get('name', '')}", ["what", "value"], rows)
+        by_rows(f"Data set {record.get('name', '')}", ["what", "value"], rows)
         for record in found.values()
         if (rows := [[name, value] for name, value in flat(record) if name not in ("schema", "name")])
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
@@ -15,7 +16,7 @@ import pandas as pd
 
 import dissect
 from analyses import claims, compare, study
-from analyses.entries import Entry, by_split, entry
+from analyses.entries import JUDGED, Entry, by_split, entry
 from analyses.path import groups_of_path
 from analyses.significance import read_gains
 from analyses.studies import STUDIES, find_study
@@ -24,10 +25,14 @@ from dissect.data import catalog
 from dissect.errors import DataError, DissectError, UsageError, in_short, unknown
 from dissect.reporting.appendix import appendix
 from dissect.reporting.groups import STEPS, Step, attempt, figure, of_group, path, training
-from dissect.reporting.tables import Table, of_means, of_pairs, of_status, of_text, table
 from dissect.runs import folders
 from dissect.studied import studied
+from dissect.tables.claims import side_by_side as of_claims
 from dissect.tables.counts import view_of_counts
+from dissect.tables.results import views_of, views_of_study
+from dissect.tables.studies import status
+from dissect.tables.text import Column, Table, by_rows
+from dissect.text import as_options
 from dissect.usual import DATASET, RUNS, SCALE
 
 Claim = Mapping[str, Any]
@@ -110,8 +115,7 @@ def named(names: Sequence[str | Path], runs_dir: str | Path) -> tuple[list[Path]
                 raise unknown("group or study", str(name), [*known, *STUDIES])
             groups[there.resolve()] = there  # a group without its configuration: `each_sound` says so
             continue
-        runs = folders.resolve_runs(name, runs_dir)
-        group = folders.group_of(runs[0]) if runs else folders.resolve_group(name, runs_dir)
+        group, _ = folders.resolve_both(name, runs_dir)
         groups.setdefault(group.resolve(), group)
     if not names:
         return [folders.newest_dissected(runs_dir)], []
@@ -129,34 +133,23 @@ def summary(sections: Sequence[dict[str, Any]]) -> Table | None:
         matched = (verdict.get("matched") or {}).get("mrr@20")
         numbers = [f"{verdict['accuracy']['test']['mrr@20']:.2f}", "" if matched is None else f"{matched:.2f}"]
         answers = [verdict[name]["answer"] for name in ("O1", "O2")]
-        rules = "without shadows" if section["rules"] == "density" else ""
+        rules = "without shadows" if verdict.get("rules") == "density" else ""
         rows.append([section["title"], *answers, needs or "not asked", *numbers, str(len(verdict["seeds"])), rules])
-    head = [
-        "group",
-        "propagation withers",
-        "the readout holds",
-        "need",
-        "MRR@20 (%)",
-        "without SparseVD (%)",
-        "seeds",
-        "rules",
-    ]
-    return table("The answers side by side", head, rows) if rows else None
+    head = ["group", "propagation withers", "the readout holds", "need"]
+    head += ["MRR@20 (%)", "without SparseVD (%)", "seeds", "rules"]
+    return by_rows("The answers side by side", head, rows) if rows else None
 
 
 def comparisons(entries: Sequence[Entry], runs_dir: Path) -> Iterator[dict[str, Any]]:
     """The rows of each split and protocol side by side, largest table first, and how they were trained."""
     for rows in by_split(entries):
         groups = list(dict.fromkeys(row.group for row in rows if row.is_trained))
-        found = {
-            "dataset": rows[0].config["dataset"],
-            "figures": training(groups, runs_dir) if groups else [],
-            "means": None,
-            "pairs": None,
-        }
+        found = {"dataset": rows[0].config["dataset"], "figures": training(groups, runs_dir) if groups else []}
+        found |= {"tables": [], "notes": []}
         if len(rows) > 1:
-            found |= compared(partial(side_by_side, rows))
-        if found["means"] or found["figures"]:
+            views = partial(views_of, metrics=JUDGED, every_pair=False, is_named_once=False)
+            found |= compared(partial(side_by_side, rows), views)
+        if found["tables"] or found["figures"]:
             yield found
 
 
@@ -168,18 +161,17 @@ def side_by_side(rows: list[Entry]) -> compare.Comparison:
     return compare.compared(sound, gains, count)
 
 
-def compared(read: Callable[[], compare.Comparison]) -> dict[str, Any]:
-    """The tables of a comparison, and how to read them; nothing if too little of it can be read."""
+def compared(
+    read: Callable[[], compare.Comparison], views: Callable[[compare.Comparison], list[Table]]
+) -> dict[str, Any]:
+    """The tables of a comparison; nothing if too little of it can be read."""
     try:
-        found = read()
+        return {"tables": views(read())}
     except UsageError as error:
-        return {"means": None, "pairs": None, "notes": [error.message]}
+        return {"notes": [error.message]}
     except DataError as error:
         folders.left_out(error)
         return {}
-    pairs = None if found.pairs.empty else of_pairs(found)
-    notes = [*compare.explanations(found.rows), *found.rows.attrs["notes"]]
-    return {"means": of_means(found), "pairs": pairs, "notes": notes + (compare.notes_of_pairs(found) if pairs else [])}
 
 
 def of_paths(groups: Sequence[Path]) -> Iterator[dict[str, Any]]:
@@ -209,56 +201,31 @@ def of_a_study(
     found, data, size, todo = asked.study, asked.data, dict(asked.size), asked.jobs
     done = [job for job in todo if job.is_done]
     section: dict[str, Any] = {"name": found.name, "question": found.question, "dataset": data.name, "scale": scale}
-    section |= {"means": None, "pairs": None, "notes": [], "status": None, "figures": [], "counts": None}
+    section |= {"tables": [], "notes": [], "status": None, "figures": []}
     section["groups"] = list(dict.fromkeys(job.plan.group for job in todo if job.plan.group.exists()))
     places = dict.fromkeys((job.plan.group, job.plan.variant) for job in done)
     section["entries"] = [row for place in places if (row := entry(*place)) is not None]
     if found.shows == "data":
-        return section | {"counts": of_text(view_of_counts(data))}
+        return section | {"tables": [view_of_counts(data)]}
     if found.shows == "claims":
-        return section | {"counts": of_claims(claims.judged(data, size, runs_dir), data.name)}
+        return section | {"tables": [of_claims(claims.judged(data, size, runs_dir), data.name)]}
     try:
-        section["status"] = of_status(study.status(todo))
+        rows = study.status(todo)
+        view = status(rows, found.name, data.name)
+        section["status"] = replace(view, columns=[*view.columns, Column("group", rows["group"].tolist())])
     except DataError as error:
         folders.left_out(error)
-    section |= compared(lambda: study.compared(found, todo))
+    views = partial(views_of_study, found, metrics=JUDGED, is_named_once=False)
+    section |= compared(partial(study.compared, found, todo), views)
     if not done or found.shows == "table":
         return section
     drawn = list(attempt(partial(drawing.of_study, found, data.name, size, todo)))
-    command = command_of_figure(name, dataset=dataset, scale=scale, runs_dir=runs_dir, data_dir=data_dir, **of)
+    given = {"dataset": dataset, "scale": scale, "runs_dir": runs_dir, "data_dir": data_dir, **of}
+    words = as_options(given, dataset=DATASET, scale=SCALE, runs_dir=Path(RUNS))
+    command = shlex.join(["dissect", "study", "figure", name, *words])
     digits = 3 if found.shows == "density" else 2
     titles = [found.question if len(drawn) == 1 else f"{found.question} ({each.name})" for each in drawn]
     return section | {"figures": [figure(each, title, command, digits) for each, title in zip(drawn, titles)]}
-
-
-def command_of_figure(name: str, seeds: Sequence[int] = (), arms: Sequence[str] = (), **given: Any) -> str:
-    """The command that draws the figures of a study; of the options `given` those that are not the usual ones."""
-    usual = {"dataset": DATASET, "scale": SCALE, "runs_dir": Path(RUNS)}
-    words = ["dissect", "study", "figure", name]
-    for option, value in given.items():
-        if value not in (None, False, usual.get(option)):
-            words += [f"--{option.replace('_', '-')}"]
-            words += [] if value is True else [f"{value:g}" if isinstance(value, float) else str(value)]
-    for option, values in (("--seed", seeds), ("--arm", arms)):
-        words += chain(*((option, str(value)) for value in values))
-    return shlex.join(words)
-
-
-def of_claims(judged: pd.DataFrame, dataset: str) -> Table:
-    """Each claim of the paper: what the paper prints, and what the runs say by either protocol."""
-    head = ["claim", "the paper prints", "fair", "measured", "by the paper's protocol", "measured"]
-    cells = [
-        [
-            f"{row['where']}: {row['says']}",
-            row["printed"],
-            row["clean answer"],
-            row["clean measured"],
-            row["paper answer"],
-            row["paper measured"],
-        ]
-        for row in judged.to_dict("records")
-    ]
-    return table(f"The claims of the paper, asked of {dataset}", head, cells)
 
 
 def as_claim(given: Claim) -> dict[str, Any]:
@@ -273,7 +240,7 @@ def as_claim(given: Claim) -> dict[str, Any]:
     shown = given.get("table")
     if isinstance(shown, pd.DataFrame):
         rows = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in shown.itertuples(index=False)]
-        shown = table(str(given["title"]), [str(name) for name in shown.columns], rows)
-    elif shown is not None and not (isinstance(shown, Mapping) and Table.__required_keys__ <= shown.keys()):
+        shown = by_rows(str(given["title"]), [str(name) for name in shown.columns], rows)
+    elif shown is not None and not isinstance(shown, Table):
         raise UsageError(f"The table of a claim is a DataFrame; it cannot be {reprlib.repr(shown)}.")
     return {"answer": "", "text": "", **given, "table": shown}

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from analyses.answers import ALIVE, CHECKS, WITHERED
+from analyses.answers import ALIVE, WITHERED
 from analyses.entries import JUDGED, Entry, entries_of_group
-from analyses.need import NEED_LIMIT
 from analyses.verdict import judge
 from dissect import drawing
 from dissect.data import planted
 from dissect.drawing import Drawing
 from dissect.errors import DataError, UsageError
-from dissect.reporting.tables import Table, behind, percent, seconds, share, table
 from dissect.runs import folders
 from dissect.runs.config import Config
-from dissect.tables.results import signed
-from dissect.text import plural
+from dissect.tables import verdict as words
+from dissect.tables.cells import number, time
+from dissect.tables.text import Table, by_rows
 
-QUESTIONS = {"O1": "Propagation withers (the paper's Figure 3):", "O2": "The readout holds (the paper's Figure 4):"}
-CONTROLS = {
-    "control.kl_only": "gets no gradient from the data: what it keeps says how far pruning came",
-    "control.rolled": "reads the vectors of other sessions: the worst case, used by no rule",
-}
 MODULES = {
     "gnn": "GNN module: share of weights kept against training (the paper's Figure 3)",
     "readout": "Readout: share of weights kept against training (the paper's Figure 4)",
     "encoder": "Encoder: share of weights kept against training",
     "other": "Other matrices: share of weights kept against training",
 }
+MOMENTS = 8  # of a training, that a table behind a figure shows
 Figure = dict[str, Any]
 Step = Callable[[str], object]  # told what is read next
 STEPS = 3  # of a group: accuracy, verdict, densities
@@ -51,6 +48,43 @@ def figure(drawn: Drawing, title: str, command: str, digits: int = 3) -> Figure:
     }
 
 
+def behind(drawing: Drawing, digits: int = 3) -> Table:
+    """The numbers behind a figure: a row for each line, a column for each of a few moments, or for each KL weight.
+
+    Groups side by side have rows of their own, which begin with their names.
+    """
+    found = drawing.table.copy()
+    x = next(name for name in ("kl_weight", "epoch", "x") if name in found)
+    names = {"kl_weight": "KL weight", "epoch": "epoch", "x": ""}[x]
+    by = [name for name in ("group", "panel", "curve", "split", "line") if name in found]
+    if "group" in found:
+        found["group"] = found["group"].map(lambda group: Path(group).name)
+    wide = found.pivot_table(index=by, columns=x, values="mean", sort=False).sort_index(axis=1)
+    shadows = found.pivot_table(index=by, columns=x, values="shadow", sort=False) if "shadow" in found else None
+    if x == "epoch":  # lines are measured at moments of their own: the last value by then
+        wide = wide.ffill(axis=1)
+    places = np.unique(np.linspace(0, wide.shape[1] - 1, min(wide.shape[1], MOMENTS if x == "epoch" else 99)).round())
+    last = found.sort_values(x).groupby(by, sort=False)[["low", "high", "seeds"]].last()
+
+    def cell(line: Any, at: float) -> str:
+        text = number(wide.loc[line, at], digits if "mrr@20" not in line else 2)
+        of_shadow = float("nan") if shadows is None or line not in shadows.index else shadows.loc[line].get(at, np.nan)
+        return text if math.isnan(of_shadow) else f"{text} ({number(of_shadow, digits)})"
+
+    rows = []
+    chosen = [wide.columns[int(place)] for place in places]
+    for line in wide.index:
+        parts = line if isinstance(line, tuple) else (line,)
+        low, high, seeds = last.loc[line]
+        ends = f"{number(low, digits)} to {number(high, digits)}" if seeds > 1 else ""
+        rows.append([", ".join(map(str, parts)), *(cell(line, at) for at in chosen), ends])
+    of = f" at {len(chosen)} of {wide.shape[1]} moments" if len(chosen) < wide.shape[1] else ""
+    caption = f"Means over seeds{of}{'; in brackets the shadow' if shadows is not None else ''}"
+    return by_rows(
+        caption, ["line", *(f"{names} {at:.3g}".strip() for at in chosen), "range over seeds at the end"], rows
+    )
+
+
 def of_group(group: Path, say: Step) -> dict[str, Any]:
     """The section of a group. Raises DataError if nothing of it can be read."""
     config = folders.group_config(group)
@@ -59,24 +93,14 @@ def of_group(group: Path, say: Step) -> dict[str, Any]:
     if not entries:
         again = f"Go on with it: dissect resume {shlex.quote(str(group))}"
         raise DataError(f"{group} has no finished seed that is undamaged.", again)
-    means, by_seed = accuracy(entries)
-    section = {
-        "name": group.name,
-        "path": group,
-        "config": config,
-        "dissected": Config(**config).has_verdict,
-        "title": title_of(config),
-        "entries": entries,
-        "accuracy": means,
-        "by_seed": by_seed,
-        "figures": [],
-        "verdict": None,
-    }
+    section: dict[str, Any] = {"name": group.name, "path": group, "config": config, "title": title_of(config)}
+    section |= {"dissected": Config(**config).has_verdict, "verdict": None, "figures": [], "entries": entries}
+    section["accuracy"], section["by_seed"] = accuracy(entries)
     if section["dissected"]:
         say(f"verdict on {group.name}")
-        section |= of_verdict(judge(group, judged=planted.judged(str(config["dataset"]))))
+        verdict = judge(group, judged=planted.judged(str(config["dataset"])))
         say(f"densities of {group.name}")
-        section["figures"] = densities(group) if section["rules"] else []
+        section |= of_verdict(verdict, group) | {"figures": densities(group) if verdict.get("rules") else []}
     return section | {"in_short": in_short(section)}
 
 
@@ -101,123 +125,28 @@ def accuracy(entries: Sequence[Entry]) -> tuple[Table, Table]:
             test, worst = summary["test"], summary.get("test_worst_ties") or summary["test"]
             ties = "" if worst["mrr@20"] >= 0.995 * test["mrr@20"] else f"{worst['hr@20']:.2f} / {worst['mrr@20']:.2f}"
             epoch = f"{summary.get('selected', {'epoch': summary['epochs']})['epoch']:.3g}"
-            cells = [f"{test['hr@20']:.2f}", f"{test['mrr@20']:.2f}", ties, epoch, seconds(summary["seconds"])]
+            cells = [f"{test['hr@20']:.2f}", f"{test['mrr@20']:.2f}", ties, epoch, time(summary["seconds"])]
             rows.append([f"{entry.variant}, seed {summary['seed']}", *cells])
     metrics = ["HR@20 (%)", "MRR@20 (%)"]
     head = ["variant", *metrics, "ties against it: HR / MRR (%)", "epoch reported", "training"]
-    return (
-        table(
-            "On the test set, mean ± standard deviation over seeds", ["variant", "seeds", *metrics, "left out"], means
-        ),
-        table("On the test set", head, rows),
-    )
+    spread = "On the test set, mean ± standard deviation over seeds"
+    return by_rows(spread, ["variant", "seeds", *metrics, "left out"], means), by_rows("On the test set", head, rows)
 
 
-def of_verdict(verdict: dict[str, Any]) -> dict[str, Any]:
+def of_verdict(verdict: dict[str, Any], group: Path) -> dict[str, Any]:
     """The verdict as texts and tables."""
-    found: dict[str, Any] = {"verdict": verdict, "paragraph": verdict["paragraph"], "rules": verdict.get("rules")}
-    answers = [{"question": QUESTIONS[name], **verdict[name]} for name in QUESTIONS]
-    for role, given in verdict["need"].items():
-        question = f"Need of {role} (the model retrained without it):"
-        answers.append({"question": question, **given, "reasons": [_loss(given), *given["reasons"]]})
-    found["answers"] = answers
-    found["roles"] = roles(verdict) if found["rules"] == "shadows" else None
-    found["matrices"] = matrices(verdict) if verdict["density"] else None
-    found["controls"] = controls(verdict) if verdict["density"] else None
-    found["need"] = need(verdict["need"]) if verdict["need"] else None
-    found["checks"] = checks(verdict["checks"]) if verdict["checks"] else None
-    found["not_run"], found["literal"] = verdict.get("not_run", []), verdict.get("literal")
-    found["removable"] = [role for role in verdict["removable"] if role not in verdict["need"]]
-    covered = (verdict.get("coverage") or {"roles": {}})["roles"]
-    found["not_dissected"] = [
-        f"{name} ({role}, {part['weights']:,} weights): {part['reason']}"
-        for role, of in covered.items()
-        for name, part in of["dense"].items()
-    ]
-    return found
-
-
-def roles(verdict: dict[str, Any]) -> Table:
-    """What each role keeps beyond its shadows, with the interval, and what unseen data lose without it."""
-    rows, bars = [], []
-    for role, given in verdict["roles"].items():
-        interval = "" if given["low"] is None else f" [{share(given['low'])}, {share(given['high'])}]"
-        false = "" if given["false"] is None else f"{100 * given['false']:.0f} %"
-        swapped = "" if given.get("swapped") is None else f"{signed(-100 * given['swapped'], 1)} %"
-        kept = [share(given["density"]), share(given["shadow"]), share(given["excess"]) + interval]
-        rows.append([role, *kept, false, swapped, given["answer"]])
-        bars.append((given["density"], given["shadow"]))
-    head = ["part", "kept", "shadow keeps", "excess [95 % interval]", "by chance", "swapped inputs", "answer"]
-    says = f"Share of weights kept (log α < {verdict['threshold']:g}), {_over(verdict)}"
-    return table(f"{says}; change of MRR@20 with swapped inputs, in percent of it", head, rows, bars)
-
-
-def matrices(verdict: dict[str, Any]) -> Table:
-    """Every matrix, and its blocks: weights, what it keeps at three thresholds, and what its shadow keeps."""
-    rows, bars = [], []
-    for row in verdict["density"]["matrices"]:
-        if row["role"] == "control":
-            continue
-        name = row["matrix"] if not row["block"] else f"{row['matrix']} {row['block']}"
-        counts = [share(row[f"kept {t}"]) for t in ("2", "4") if f"kept {t}" in row]
-        rows.append([name, row["role"], f"{row['numel']:,}", share(row["density"]), share(row["sd"]),
-                     share(row.get("shadow")), *counts])  # fmt: skip
-        bars.append((row["density"], row.get("shadow") or 0.0))
-    t = f"{verdict['threshold']:g}"
-    head = ["matrix or block", "part", "weights", "kept", "sd over seeds", "shadow keeps", "kept, t = 2", "kept, t = 4"]
-    return table(
-        f"Share of weights kept by each matrix (log α < {t} unless t is given), {_over(verdict)}", head, rows, bars
-    )
-
-
-def controls(verdict: dict[str, Any]) -> Table | None:
-    """What the controls keep, which are useless by construction."""
-    own = [row for row in verdict["density"]["matrices"] if row["role"] == "control" and not row["block"]]
-    rows = [[row["matrix"], share(row["density"]), share(row["sd"]), CONTROLS.get(row["matrix"], "")] for row in own]
-    head = ["control", "kept", "sd over seeds", "what it is"]
-    return table(f"Controls, useless by construction: share kept, {_over(verdict)}", head, rows) if rows else None
-
-
-def need(found: dict[str, Any]) -> Table:
-    """What MRR@20 loses without a role, in all and by seed."""
-    rows = []
-    for role, given in found.items():
-        values = [percent(given["mrr@20_full"]), percent(given["mrr@20_reduced"])]
-        rows.append([f"{role}, all seeds", *values, _interval(given), given["answer"]])
-        rows += [[f"{role}, seed {seed}", "", "", _interval(of), of["answer"]] for seed, of in given["by_seed"].items()]
-    judged = next(iter(found.values()))["judged_prefixes"]
-    head = ["without", "MRR@20 whole (%)", "MRR@20 without (%)", "loss in % [95 % interval]", "answer"]
-    return table(f"Models retrained without a part; {judged:,} test prefixes, limit {100 * NEED_LIMIT:g} %", head, rows)
-
-
-def _interval(given: dict[str, Any]) -> str:
-    if given["loss"] is None:
-        return ""
-    loss, low, high = (None if given[name] is None else 100 * given[name] for name in ("loss", "low", "high"))
-    return signed(loss) + ("" if low is None else f" [{signed(low)}, {signed(high)}]")
-
-
-def _loss(given: dict[str, Any]) -> str:
-    whole, without = percent(given["mrr@20_full"]), percent(given["mrr@20_reduced"])
-    return f"MRR@20 {whole} % with it, {without} % without: a loss of {_interval(given) or 'unknown size'} %"
-
-
-def checks(found: dict[str, dict[str, float]]) -> Table:
-    """Accuracy of the trained model with a part switched off, or with the inputs of other sessions in it."""
-    words = {name: f"{name.removeprefix('swapped_')} on the inputs of other sessions" for name in found}
-    words |= {name: says for name, (_, says) in CHECKS.items()}
-    whole = found.get("masked", {}).get("mrr@20")
-    rows = [
-        [words[name], percent(of["hr@20"]), percent(of["mrr@20"]),
-         signed(100 * (of["mrr@20"] / whole - 1), 1) if whole else ""]
-        for name, of in found.items()
-    ]  # fmt: skip
-    head = ["the trained model", "HR@20 (%)", "MRR@20 (%)", "change of MRR@20 (%)"]
-    return table("Quick checks on the test set, means over seeds; nothing is trained again", head, rows)
-
-
-def _over(verdict: dict[str, Any]) -> str:
-    return f"mean of {plural(len(verdict['seeds']), 'seed')}"
+    has_densities = bool(verdict["density"])
+    return {
+        "verdict": verdict,
+        "answers": words.answers(verdict, group),
+        "beside": words.beside(verdict),
+        "parts": words.parts(verdict) if has_densities and verdict.get("rules") == "shadows" else None,
+        "matrices": words.matrices(verdict) if has_densities else None,
+        "not_dissected": words.not_dissected(verdict),
+        "need": words.need(verdict) if verdict["need"] else None,
+        "removable": [role for role in verdict["removable"] if role not in verdict["need"]],
+        "checks": words.checks(verdict["checks"]) if verdict["checks"] else None,
+    }
 
 
 def densities(group: Path) -> list[Figure]:

@@ -331,6 +331,12 @@ def one_of(names: Iterable[Path | str]) -> str:
     return "Name one of them:" + "".join(f"\n  {name}" for name in names)
 
 
+def resolve_both(name: Path | str, runs_dir: Path | str, dissected: bool = False) -> tuple[Path, list[Path]]:
+    """The group that a name stands for, or that of a run, and the runs that are meant, as in `resolve_runs`."""
+    runs = resolve_runs(name, runs_dir, dissected)
+    return group_of(runs[0]) if runs else resolve_group(name, runs_dir, dissected), runs
+
+
 def resolve_runs(name: Path | str, runs_dir: Path | str, dissected: bool = False) -> list[Path]:
     """The runs that a name stands for: one run (<group>/s1, <group>/without-<role>/s1), or all of a group.
 

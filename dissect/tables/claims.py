@@ -1,21 +1,27 @@
-"""The page of claims: each claim of the paper, what it prints and what was measured, as Markdown and for programs."""
+"""The claims of the paper: what it prints and what was measured, on the screen, as Markdown and for programs."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
+from rich.console import Console
+from rich.text import Text
 
 from analyses import claims, paper
 from analyses.answers import UNDECIDED
 from analyses.evidence import NOT_RUN
 from dissect.data.sessions import Dataset
 from dissect.runs import files
+from dissect.tables.text import COLOURS, PROSE, Table, by_rows, fold
+from dissect.text import as_options
 from dissect.usual import RUNS
 
 OPTION = "--protocol paper"
+INDENT = " " * 10
 TITLES = {"clean": "fair", "paper": "its own"}
 RULES = (
     "Fair: the epoch is chosen on validation; a difference counts if the bootstrap over seeds and sessions, corrected "
@@ -27,17 +33,8 @@ RULES = (
 
 def options_of(given: Mapping[str, Any]) -> str:
     """The options of size as a command takes them."""
-    words = [f"--scale {given['scale']}"]
-    words += [f"--{name} {given[name]:g}" for name in ("dim", "epochs") if given[name] is not None]
-    words += [f"--seed {seed}" for seed in given["seeds"]]
-    folders = {"runs_dir": RUNS, "data_dir": None}  # and their usual values
-    words += [
-        f"--{name.replace('_', '-')} {shlex.quote(str(given[name]))}"
-        for name in folders
-        if given.get(name) != folders[name]
-    ]
-    words += ["--tuned"] if given.get("tuned") else []
-    return " ".join(words)
+    names = ("scale", "dim", "epochs", "seeds", "runs_dir", "data_dir", "tuned")
+    return shlex.join(as_options({name: given.get(name) for name in names}, runs_dir=RUNS))
 
 
 def counts(rows: pd.DataFrame, protocol: str) -> str:
@@ -58,6 +55,39 @@ def in_words(row: Mapping[str, Any], protocol: str, data: str, words: str) -> tu
     if NOT_RUN in measured:
         measured += f". The rest: {claims.command(row['study'], data, words, protocol)}"
     return f"{answer}{leaning}", measured
+
+
+def side_by_side(rows: pd.DataFrame, dataset: str) -> Table:
+    """Each claim: what the paper prints, and what the runs say by either protocol."""
+    head = ("claim", "the paper prints", "fair", "measured", "by the paper's protocol", "measured")
+    names = ["printed", "clean answer", "clean measured", "paper answer", "paper measured"]
+    cells = ((f"{row['where']}: {row['says']}", *(row[name] for name in names)) for row in rows.to_dict("records"))
+    return by_rows(f"The claims of the paper, asked of {dataset}", head, cells)
+
+
+def on_screen(rows: pd.DataFrame, data: str, words: str) -> Iterator[Text]:
+    """A paragraph for each claim."""
+    width = min(Console().width, PROSE)
+
+    def line(title: str, said: str, style: str = "", coloured: int = 0) -> Text:
+        found = Text(fold(said, width, f"  {title:<8}", INDENT))
+        found.stylize(style, len(INDENT), len(INDENT) + coloured)
+        return found
+
+    yield Text(f"Claims of the paper, on {data} ({words})", "bold")
+    for protocol, title in TITLES.items():
+        yield Text(f"  {title} protocol: {counts(rows, protocol)}")
+    for row in rows.to_dict("records"):
+        yield Text(f"\n{row['where']}: {row['says']}  [{row['name']}]", "bold")
+        if row["printed"]:
+            yield line("paper", row["printed"])
+        if {row[f"{protocol} answer"] for protocol in TITLES} == {NOT_RUN}:
+            yield line("not run", in_words(row, "paper", data, words)[1].replace(OPTION, f"[{OPTION}]"))
+            continue
+        for protocol, title in TITLES.items():
+            answer, measured = in_words(row, protocol, data, words)
+            yield line(title, f"{answer}. {measured}", COLOURS.get(answer.split(" (")[0], "dim"), len(answer))
+    yield Text("\n" + textwrap.fill(RULES, width), "dim")
 
 
 def to_markdown(rows: pd.DataFrame, data: Dataset, words: str) -> str:

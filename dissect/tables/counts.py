@@ -8,30 +8,31 @@ from typing import Any
 from analyses import paper, study
 from dissect.data.sessions import Dataset
 from dissect.data.stats import ROWS
-from dissect.tables.text import Column, TextTable
+from dissect.tables.cells import count
+from dissect.tables.text import Column, Table
 from dissect.text import shown
 
 TABLE1 = 'The paper\'s Table 1 prints "clicks", prefixes as "No. of Sessions", items, and mean length.'
 
 
-def view_of_counts(data: Dataset) -> TextTable:
+def view_of_counts(data: Dataset) -> Table:
     """Table 1: the counts of a data set, beside the paper's if it has some."""
     rows = study.counts(data)
     columns = [
         Column("", [ROWS[name] for name in rows["count"]]),
-        Column(data.name, rows[data.name].map(number).tolist()),
+        Column(data.name, rows[data.name].map(count).tolist()),
     ]
     log, notes = study.log_of(data.name), []
     if rows["paper"].notna().all():
-        columns.append(Column("paper", rows["paper"].map(number).tolist()))
+        columns.append(Column("paper", rows["paper"].map(count).tolist()))
         if data.name not in paper.SETS:
             notes = [f"Another split of the log than the paper's {log}: the counts need not be the same."]
     else:
         notes = [f"A part of the log of the paper's {log}." if log else "Not a data set of the paper."]
-    return TextTable(f"Table 1: {data.name} (split {data.split_hash})", columns, notes, f"tab:{data.name}")
+    return Table(f"Table 1: {data.name} (split {data.split_hash})", columns, notes, f"tab:{data.name}")
 
 
-def views_of_statistics(counted: Sequence[Mapping[str, Any]], width: int) -> list[TextTable]:
+def views_of_statistics(counted: Sequence[Mapping[str, Any]], width: int) -> list[Table]:
     """A column for each data set (of data.stats.statistics), as many beside one another as fit into the width."""
 
     def cell(value: float | None) -> str:
@@ -45,10 +46,5 @@ def views_of_statistics(counted: Sequence[Mapping[str, Any]], width: int) -> lis
     for some in (counted[start : start + room] for start in range(0, len(counted), room)):
         columns = [Column(shown(of["name"]), [cell(of[key]) for key in ROWS]) for of in some]
         notes = [TABLE1] if some[-1] is counted[-1] else []
-        views.append(TextTable("Train and test together", [Column("", list(ROWS.values())), *columns], notes))
+        views.append(Table("Train and test together", [Column("", list(ROWS.values())), *columns], notes))
     return views
-
-
-def number(value: float) -> str:
-    """A count, or a mean with two digits."""
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"

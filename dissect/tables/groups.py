@@ -11,7 +11,7 @@ import numpy as np
 from analyses.entries import entry, sound_configs
 from dissect.runs import folders
 from dissect.runs.config import Config
-from dissect.tables.text import Column, TextTable
+from dissect.tables.text import Column, Table
 from dissect.text import shown
 
 NOTE = "MRR@20 is on test, the mean over the finished seeds. KL: the KL weight; a dash, if there is no SparseVD."
@@ -42,7 +42,7 @@ def groups_of(runs_dir: Path | str) -> list[dict[str, Any]]:
     return rows
 
 
-def view_of_groups(rows: Sequence[dict[str, Any]], runs_dir: Path | str) -> TextTable:
+def view_of_groups(rows: Sequence[dict[str, Any]], runs_dir: Path | str) -> Table:
     """The rows of `groups_of`."""
 
     def column(name: str, key: str, how: str = "") -> Column:
@@ -51,4 +51,4 @@ def view_of_groups(rows: Sequence[dict[str, Any]], runs_dir: Path | str) -> Text
     seeds = [f"{row['seeds']} of {row['seeds_begun']}" for row in rows]
     columns = [column("group", "group"), column("model", "model"), column("data", "dataset"), column("dim", "dim")]
     columns += [column("KL", "kl_weight", "g"), Column("seeds", seeds), column("MRR@20", "mrr@20", ".2f")]
-    return TextTable(f"Groups in {runs_dir}, newest first", columns, [NOTE])
+    return Table(f"Groups in {runs_dir}, newest first", columns, [NOTE])

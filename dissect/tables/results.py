@@ -16,18 +16,17 @@ from analyses.entries import JUDGED
 from analyses.studies import Study
 from dissect.runs import files
 from dissect.runs.records import LISTED, METRICS
-from dissect.tables.text import Column, TextTable
+from dissect.tables.cells import metric_in_words, p_value, seconds, setting, signed
+from dissect.tables.text import Column, Table
 from dissect.text import without_formulas
 
-SHORT = 16  # letters of a setting in a cell: the beginning of a hash will do
 
-
-def render_results(results: pd.DataFrame, dataset: str, protocol: str, newest: str) -> TextTable:
+def render_results(results: pd.DataFrame, dataset: str, protocol: str, newest: str) -> Table:
     """The table of analyses.compare.results_table; the group just trained stands out."""
     names = [*map(name_and_settings, compare.run_names(results), results["label"], results["model"])]
     notes = [*compare.explanations(results, of_training=True), *compare.cautions(results)]
     columns = means_columns(results.assign(label=names), JUDGED, newest)
-    return TextTable(f"{dataset}, protocol {protocol}, test", columns, notes)
+    return Table(f"{dataset}, protocol {protocol}, test", columns, notes)
 
 
 def name_and_settings(name: str, label: str, model: str) -> str:
@@ -80,20 +79,20 @@ def means_columns(rows: pd.DataFrame, metrics: Sequence[str], newest: str | None
     return columns
 
 
-def views_of(table: Comparison, metrics: Sequence[str], every_pair: bool) -> list[TextTable]:
+def views_of(table: Comparison, metrics: Sequence[str], every_pair: bool, is_named_once: bool = True) -> list[Table]:
     """The means and, if there are two rows, the pairs; `every_pair` says that they are all."""
     facts = table.rows.attrs
     label = f"tab:{facts['dataset']}-{facts['split_hash'][:8]}-{facts['protocol']}"
     of_lists = compare.about_lists(table.rows) if set(LISTED) & set(metrics) else []
     notes = [*compare.explanations(table.rows), *of_lists, *facts["notes"]]
-    means = TextTable(table.title, means_columns(table.rows, metrics), notes, label)
+    means = Table(table.title, means_columns(table.rows, metrics), notes, label)
     if table.pairs.empty:
         return [means]
-    columns, title = pairs_columns(table, every_pair), table.title_of_pairs(every_pair)
-    return [means, TextTable(title, columns, compare.notes_of_pairs(table), f"{label}-pairs")]
+    columns, title = pairs_columns(table, every_pair, is_named_once), table.title_of_pairs(every_pair)
+    return [means, Table(title, columns, compare.notes_of_pairs(table), f"{label}-pairs")]
 
 
-def pairs_columns(table: Comparison, every_pair: bool, is_named_once: bool = True) -> list[Column]:
+def pairs_columns(table: Comparison, every_pair: bool, is_named_once: bool) -> list[Column]:
     """Differences with their intervals, effect sizes, and p values by Holm (the raw ones are in CSV and JSON).
 
     A pair has a line for either metric and is named in the first, or in both.
@@ -114,9 +113,9 @@ def pairs_columns(table: Comparison, every_pair: bool, is_named_once: bool = Tru
     ]
 
 
-def views_of_study(found: Study, table: Comparison, metrics: Sequence[str]) -> list[TextTable]:
+def views_of_study(found: Study, table: Comparison, metrics: Sequence[str], is_named_once: bool = True) -> list[Table]:
     """The means with the paper's figures, then the pairs."""
-    means, *pairs = views_of(table, metrics, bool(found.pairs))
+    means, *pairs = views_of(table, metrics, bool(found.pairs), is_named_once)
     apart, notes = compare.settings_apart(table.rows), list(means.notes)
     if apart:  # no columns: the labels of the arms stand for them
         notes.append("The settings of each arm: dissect study show, with the same study.")
@@ -148,42 +147,10 @@ def with_paper(columns: Sequence[Column], rows: pd.DataFrame) -> list[Column]:
 # --- cells --------------------------------------------------------------------------------------------------
 
 
-def metric_in_words(metric: str) -> str:
-    """HR@20, or Coverage@20."""
-    return metric.capitalize() if metric in LISTED else metric.upper()
-
-
 def at_20(rows: pd.DataFrame, kind: str) -> pd.Series:
     """HR@20 and MRR@20 of a kind, such as `bias`, in a cell."""
     hr, mrr = (rows[f"{kind} {metric}"].map("{:.2f}".format) for metric in JUDGED)
     return hr + " / " + mrr
-
-
-def setting(value: Any) -> str:
-    """A setting in a cell; nothing if a row has no such setting."""
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none"}[value]
-    if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:g}"
-    return str(value)[:SHORT]
-
-
-def seconds(value: float) -> str:
-    """Rounded for a cell; nothing if there are none."""
-    return "" if pd.isna(value) else f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def signed(value: float | None, digits: int = 2) -> str:
-    """With a sign, a true minus, and no sign before a zero; nothing if there is none."""
-    if value is None or pd.isna(value):
-        return ""
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−").replace("inf", "∞")
-
-
-def p_value(p: float, at_most: bool = False) -> str:
-    """Three digits; `at_most` if the number of resamples sets the limit."""
-    return "<0.001" if p < 0.001 else ("≤" if at_most and p < 1 else "") + f"{p:.3f}"
 
 
 # --- for programs -------------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
-"""Tables as text: the same on the screen, in Markdown and in LaTeX."""
+"""Tables as data, and as text: the same on the screen, in Markdown and in LaTeX; a report has them as HTML."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 from rich.cells import cell_len
@@ -27,6 +28,15 @@ LATEX |= {
 LONG_NAME = 24  # letters, beyond which LaTeX breaks the name of a row
 NO_LIMIT = 10_000  # the width of a file, or of a pipe
 PROSE = 100  # notes are read as text: no line is longer
+NARROW = 24  # letters, below which words at the end of a row are not folded
+BAR, LEAST_BAR = 14, 6  # letters of a full bar
+EIGHTHS = " ▏▎▍▌▋▊▉"
+COLOURS = {"holds": "green", "fails": "red", "undecided": "yellow", "redundant": "green", "needed": "red"}  # of answers
+# A number, with its sign, its unit, and its spread or interval in a cell; nothing, or a sign that it is not known.
+NUMBER = re.compile(
+    r"([<≤+−-] ?)?(\d[\d,]*|∞|(?=\.\d))(\.\d+)?(e[+-]\d+)?( %| s| min| h|×)?"
+    r"( to [−-]?[\d.]+| [±(/\[] ?[−+\d., /∞-]+[)\]]?)?|[?–-]?|\d+( of)?( \d+)+"
+)
 
 
 @dataclass(frozen=True)
@@ -43,18 +53,28 @@ class Column:
 
     @property
     def is_number(self) -> bool:
-        """Whether it is set to the right: no cell begins with a letter."""
-        return not any(cell[:1].isalpha() for cell in self.cells)
+        """Whether it is set to the right."""
+        return all(map(NUMBER.fullmatch, self.cells))
+
+    @property
+    def width(self) -> int:
+        return max(map(cell_len, [*self.name.split("\n"), *self.cells]))
 
 
 @dataclass(frozen=True)
-class TextTable:
-    """Columns, the first of which names its row; notes below; a label for LaTeX."""
+class Table:
+    """Columns, the first of which names its row; notes below; a label for LaTeX.
+
+    Of each row: a style, which is "bold", "dim" or "", and None or two shares that a screen and a page draw as a bar:
+    what it keeps, and what its shadow keeps.
+    """
 
     title: str
     columns: Sequence[Column]
     notes: Sequence[str] = ()
     label: str = ""
+    styles: Sequence[str] = ()
+    bars: Sequence[tuple[float, float] | None] = ()
 
     def heads(self) -> list[list[str]]:
         """The names of the columns in lines from top to bottom, for as many as the tallest has."""
@@ -64,20 +84,55 @@ class TextTable:
 
     def rows(self) -> list[list[tuple[str, bool]]]:
         """The cells of each row, and whether they are bold."""
-        columns = [zip(c.cells, c.bold or [False] * len(c.cells)) for c in self.columns]
+        columns = [zip(c.cells, c.bold or [style == "bold" for style in self.row_styles()]) for c in self.columns]
         return [list(row) for row in zip(*columns)]
+
+    def without(self, *names: str) -> Table:
+        return replace(self, columns=[column for column in self.columns if column.name not in names])
+
+    def row_styles(self) -> Sequence[str]:
+        return self.styles or [""] * len(self.columns[0].cells)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Text]:
         yield to_screen(self, options.max_width)
 
 
-def to_screen(table: TextTable, width: int) -> Text:
+def by_rows(title: str, names: Sequence[str], rows: Iterable[Sequence[str]], **more: Any) -> Table:
+    """A table from its rows, in which cells at the end may be missing, without columns that hold nothing."""
+    cells = list(zip_longest(names, *rows, fillvalue=""))
+    return Table(title, [Column(name, of) for i, (name, *of) in enumerate(cells) if not i or any(of)], **more)
+
+
+def with_bars(table: Table, width: int) -> Table:
+    """A table with its bars as text, in the empty cells of the last column or behind it."""
+    if all(table.columns[-1].cells):
+        table = replace(table, columns=[*table.columns, Column("", [""] * len(table.bars))])
+    *others, last = table.columns
+    room = max(last.width, LEAST_BAR, min(BAR, width - sum(column.width + 2 for column in others)))
+    cells = [cell or bar(kept[0], room) if kept else cell for cell, kept in zip(last.cells, table.bars)]
+    return replace(table, columns=[*others, replace(last, cells=cells)])
+
+
+def bar(share: float, width: int) -> str:
+    """A share as a bar, which has `width` letters if it is 1."""
+    whole, rest = divmod(int(8 * width * min(share, 1)), 8)
+    return "█" * whole + EIGHTHS[rest].strip()
+
+
+def to_screen(table: Table, width: int) -> Text:
     """Title, rows and notes in lines of at most `width`; columns that have no room stand in a second part, and so on.
 
-    No name is cut: one that is too long for its column is folded, and its numbers stand in the last line.
+    No name is cut: one that is too long for its column is folded, and its numbers stand in the last line. Columns of
+    long words are folded, if there is room enough for each.
     """
+    table = with_bars(table, width) if table.bars else table
     columns, heads, rows = table.columns, table.heads(), table.rows()
-    widths = [max(map(cell_len, [*column.name.split("\n"), *column.cells])) for column in columns]
+    widths = [column.width for column in columns]
+    long = [i for i in range(1, len(columns)) if widths[i] > NARROW and not columns[i].is_number]
+    lacks = sum(widths) + 2 * len(widths) - 2 - width
+    fair = (sum(widths[i] for i in long) - lacks) // max(1, len(long))
+    if lacks > 0 and fair >= NARROW:
+        widths = [min(each, fair) if i in long else each for i, each in enumerate(widths)]
     keys = [i for i in range(1, len(columns)) if columns[i].is_key]
     others = [i for i in range(1, len(columns)) if i not in keys]
     room = max(min(widths[0], width // 3), width - sum(widths[i] + 2 for i in [*keys, *others]))
@@ -88,23 +143,30 @@ def to_screen(table: TextTable, width: int) -> Text:
             parts.append(keys.copy())
         parts[-1].append(i)
 
-    def line(cells: Sequence[tuple[str, bool]], part: Sequence[int]) -> Text:
-        lines = fold(cells[0][0], room, "", "  ").split("\n") if cells[0][0] else [""]
+    def line(cells: Sequence[tuple[str, bool]], part: Sequence[int], style: str = "") -> Text:
+        look = "bold" if cells[0][1] else style
+        lines = fold(cells[0][0], room, "", "  ").split("\n")
         lines += [""] * (cell_len(lines[-1]) > room)
-        out = Text("\n".join(lines) + " " * (room - cell_len(lines[-1])), "bold" if cells[0][1] else "")
-        for i in part:
-            words, is_bold = cells[i]
-            gap = " " * (widths[i] - cell_len(words))
-            before, behind = (gap, "") if columns[i].is_number else ("", gap)
-            out.append("  " + before).append(words, "bold" if is_bold else "").append(behind)
-        out.rstrip()
-        return out
+        last, texts = lines.pop(), [fold(cells[i][0], widths[i], "").split("\n") for i in part]
+        found = [Text(each, look) for each in lines]
+        grid: list[tuple[str, ...]] = [*zip_longest(*texts, fillvalue="")] or [()]
+        for first, row in zip_longest([last], grid, fillvalue=""):
+            out = Text(first + " " * (room - cell_len(first)), look)
+            for i, words in zip(part, row):
+                gap = " " * (widths[i] - cell_len(words))
+                before, behind = (gap, "") if columns[i].is_number else ("", gap)
+                how = " ".join(["bold"] * cells[i][1] + [COLOURS.get(words, "")])
+                out.append("  " + before).append(words, how).append(behind)
+            out.rstrip()
+            found.append(out)
+        return Text("\n").join(found)
 
-    lines = [Text(table.title, "bold")]
+    lines = [Text(table.title, "bold")] if table.title else []
     for part in parts:
         over = [words for words in heads if words[0] or any(words[i] for i in part)]
         lines += [Text()] * (part is not parts[0])
-        lines += [*(line([(w, False) for w in words], part) for words in over), *(line(row, part) for row in rows)]
+        lines += [line([(w, False) for w in words], part) for words in over]
+        lines += [line(row, part, style) for row, style in zip(rows, table.row_styles())]
     prose = [each for note in table.notes for each in textwrap.wrap(note, min(width, PROSE), break_on_hyphens=False)]
     return Text("\n").join([*lines, *(Text(each, "dim") for each in prose)])
 
@@ -115,14 +177,14 @@ def fold(words: str, width: int, indent: str, then: str | None = None) -> str:
     return textwrap.fill(words, width, break_long_words=False, break_on_hyphens=False, **how)
 
 
-def as_text(views: Iterable[TextTable], form: str) -> str:
+def as_text(views: Iterable[Table], form: str) -> str:
     """Tables below each other as they stand in a file of text, Markdown or LaTeX."""
     if form == "screen":
         return "\n\n".join(to_screen(view, NO_LIMIT).plain for view in views)
     return "\n".join(map(to_markdown if form == "markdown" else to_latex, views))
 
 
-def to_markdown(table: TextTable) -> str:
+def to_markdown(table: Table) -> str:
     """A pipe table under a heading in bold, the notes as paragraphs."""
 
     def text(words: str) -> str:
@@ -139,7 +201,7 @@ def to_markdown(table: TextTable) -> str:
     )
 
 
-def to_latex(table: TextTable) -> str:
+def to_latex(table: Table) -> str:
     r"""A table environment for the package booktabs (\usepackage{booktabs}), the title as its caption.
 
     Line breaks in the names of columns are rows of the head; long names of rows are set as paragraphs.

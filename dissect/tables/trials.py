@@ -1,20 +1,37 @@
-"""The trials of a tuning as a table of text."""
+"""The trials of a tuning as a table, and the command that uses the best."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from dissect.experiment.tuned import Tuned
-from dissect.tables.text import Column, TextTable
+from dissect.experiment.tuned import FILE, Tuned, read, read_trials
+from dissect.tables.cells import as_option
+from dissect.tables.text import Column, Table
 from dissect.text import plural
+from dissect.usual import RUNS
 
 BEST = 5  # trials shown
 ABOUT = ("trial", "state", "mrr@20", "epoch", "epochs", "seconds")  # columns of trials.csv before what was tried
 
 
-def view_of_trials(record: Tuned, table: pd.DataFrame) -> TextTable:
+def on_screen(folder: Path, model: str, data_dir: str | None) -> Iterator[Table | str]:
+    """The best trials of a tuning beside the defaults, and the command that uses them."""
+    record, runs = read(folder / FILE), str(folder.parents[1])
+    yield view_of_trials(record, read_trials(folder))
+    words = ["run", "--model", model] if record.verb == "run" else ["train", model]
+    words += ["--dataset", record.dataset, *(["--preset", record.preset] if record.preset else [])]
+    words += [word for name, value in record.given.items() for word in ("--option", f"{name}={as_option(value)}")]
+    words += ["--runs-dir", runs] if runs != RUNS else []
+    words += ["--data-dir", data_dir] if data_dir else []
+    yield f"\n{folder / FILE}\nUse it: dissect {shlex.join(words)} --tuned"
+
+
+def view_of_trials(record: Tuned, table: pd.DataFrame) -> Table:
     """The best trials and the defaults, with what was tried."""
     best = table[table["state"] == "finished"].sort_values(["mrr@20", "trial"], ascending=[False, True])
     rows = pd.concat([best[:BEST], best[(best["trial"] == 0)]]).drop_duplicates("trial")
@@ -38,7 +55,7 @@ def view_of_trials(record: Tuned, table: pd.DataFrame) -> TextTable:
     notes += [
         f"Trial {row['trial']} failed: {row['note']}" for row in table[table["state"] == "failed"].to_dict("records")
     ]
-    return TextTable(title, columns, notes)
+    return Table(title, columns, notes)
 
 
 def in_cell(value: Any) -> str:
