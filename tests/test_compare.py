@@ -764,20 +764,6 @@ def test_a_file_says_by_its_name_what_is_in_it(typed, folder, tmp_path, name, be
     assert typed("compare", "--out", f"file/{name}")[0] == 1
 
 
-@pytest.mark.parametrize("name", ["t.md", "t.csv", "t.tex", "t.json", "t.txt", "t-pairs.csv"])
-def test_a_file_of_somebody_else_is_not_overwritten(typed, folder, tmp_path, name):
-    make_group(folder)
-    make_group(folder, model="attenmixer")
-    named = name.replace("-pairs", "")
-    for _ in range(2):  # one of ours is replaced
-        assert typed("compare", "--out", named)[0] == 0
-    (tmp_path / named).unlink()
-    (tmp_path / name).write_text("years of work\n")
-    code, out, err = typed("compare", "--out", named)
-    assert (code, out) == (2, "") and f"{name} is not replaced: it is no table like this one" in err and "--out" in err
-    assert (tmp_path / name).read_text() == "years of work\n" and (name == named or not (tmp_path / named).exists())
-
-
 def test_a_real_training_can_be_compared(typed):
     words = ["--dataset", "demo", "--epochs", "0.05", "--dim", "4", "--quiet"]
     typed("train", "srgnn", *words)

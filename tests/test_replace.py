@@ -4,8 +4,10 @@ import os
 
 import pytest
 
+from dissect.cli import screen
 from dissect.errors import UsageError
 from dissect.runs import replace
+from dissect.tables.text import Column, TextTable
 
 OURS = {"a.txt", "inner/", "inner/b.txt"}
 EXPORT = replace.Kind("an export", lambda folder: OURS if (folder / "a.txt").exists() else ())
@@ -110,3 +112,23 @@ def test_what_was_set_aside_stays(tmp_path):
         (tmp_path / "s1" / "DONE").write_text(str(number))
         replace.set_aside(tmp_path / "s1")
     assert [(tmp_path / f"s1.old-{number}" / "DONE").read_text() for number in (1, 2)] == ["1", "2"]
+
+
+@pytest.mark.parametrize("name", ["t.md", "t.csv", "t.tex", "t.json", "t.txt", "t-pairs.csv"])
+def test_a_table_is_not_written_over_a_file_of_others(tmp_path, name):
+    named = tmp_path / name.replace("-pairs", "")
+    header = "dataset,split_hash,protocol,ties,label\n"
+
+    def write():
+        views = [TextTable("shop (split 0123456789abcdef)", [Column("label", ["srgnn"])])]
+        csv = {"": header + "srgnn\n", "-pairs": header + "a,b\n"}
+        screen.write(views, screen.chosen_form(None, str(named), False), str(named), lambda: "{}", lambda: csv)
+
+    write()
+    write()  # one of ours is replaced
+    for path in tmp_path.iterdir():
+        path.unlink()
+    (tmp_path / name).write_text("years of work\n")
+    with pytest.raises(UsageError, match=f"{name} is not replaced: it is no table like this one"):
+        write()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["years of work\n"]

@@ -129,17 +129,19 @@ def to_screen(table: Table, width: int) -> Text:
     columns, heads, rows = table.columns, table.heads(), table.rows()
     widths = [column.width for column in columns]
     long = [i for i in range(1, len(columns)) if widths[i] > NARROW and not columns[i].is_number]
-    lacks = sum(widths) + 2 * len(widths) - 2 - width
+    gaps = len(widths) - 1
+    gap = 1 if gaps <= width - sum(widths) < 2 * gaps else 2  # blanks between columns
+    lacks = sum(widths) + gap * gaps - width
     fair = (sum(widths[i] for i in long) - lacks) // max(1, len(long))
     if lacks > 0 and fair >= NARROW:
         widths = [min(each, fair) if i in long else each for i, each in enumerate(widths)]
     keys = [i for i in range(1, len(columns)) if columns[i].is_key]
     others = [i for i in range(1, len(columns)) if i not in keys]
-    room = max(min(widths[0], width // 3), width - sum(widths[i] + 2 for i in [*keys, *others]))
+    room = max(min(widths[0], width // 3), width - sum(widths[i] + gap for i in [*keys, *others]))
     room = min(widths[0], room)
     parts = [keys.copy()]
     for i in others:
-        if len(parts[-1]) > len(keys) and room + sum(widths[k] + 2 for k in [*parts[-1], i]) > width:
+        if len(parts[-1]) > len(keys) and room + sum(widths[k] + gap for k in [*parts[-1], i]) > width:
             parts.append(keys.copy())
         parts[-1].append(i)
 
@@ -153,10 +155,10 @@ def to_screen(table: Table, width: int) -> Text:
         for first, row in zip_longest([last], grid, fillvalue=""):
             out = Text(first + " " * (room - cell_len(first)), look)
             for i, words in zip(part, row):
-                gap = " " * (widths[i] - cell_len(words))
-                before, behind = (gap, "") if columns[i].is_number else ("", gap)
+                fill = " " * (widths[i] - cell_len(words))
+                before, behind = (fill, "") if columns[i].is_number else ("", fill)
                 how = " ".join(["bold"] * cells[i][1] + [COLOURS.get(words, "")])
-                out.append("  " + before).append(words, how).append(behind)
+                out.append(" " * gap + before).append(words, how).append(behind)
             out.rstrip()
             found.append(out)
         return Text("\n").join(found)
