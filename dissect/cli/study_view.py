@@ -25,7 +25,7 @@ from dissect.studied import Studied, studied, time_left
 from dissect.tables import claims as told
 from dissect.tables import results, studies
 from dissect.tables.counts import view_of_counts
-from dissect.tables.trials import on_screen
+from dissect.tables.trials import best_of
 from dissect.usual import FIGURES
 
 
@@ -69,7 +69,9 @@ def tune_all(trials: int, timeout: float | None, device: str, quiet: bool, **giv
     """Tune what a study trains, one after the other, with equally many trials."""
     how = {"device": device, "observe": partial(observer, quiet=quiet, stays=False)}
     for model, folder in planned(**given, quiet=quiet, how=how).tune(trials, timeout):
-        screen.show(*on_screen(folder, model, given["data_dir"]), sep="\n")
+        table, use = best_of(folder, model, given["data_dir"])
+        screen.show(table)
+        print(use)
 
 
 def part_of(shard: str | None) -> tuple[int, int]:

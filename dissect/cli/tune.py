@@ -64,7 +64,7 @@ def command(
     from dissect.experiment.subject import option_values
     from dissect.experiment.tuned import FILE, read, read_trials
     from dissect.progress import observer
-    from dissect.tables.trials import on_screen
+    from dissect.tables.trials import best_of
 
     say = partial(options.say, quiet=quiet)
     names = {each.name for each in SETTINGS}
@@ -83,4 +83,6 @@ def command(
         record = msgspec.to_builtins(read(folder / FILE))
         screen.show_json({**record, "file": str(folder / FILE), "rows": rows})
     else:
-        screen.show(*on_screen(folder, model, data_dir), sep="\n")
+        table, use = best_of(folder, model, data_dir)
+        screen.show(table)
+        print(use)

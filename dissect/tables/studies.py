@@ -29,7 +29,7 @@ def arms(found: Study) -> Table:
     printed = [arm.printed.get("diginetica") for arm in found.arms]
     says = [f"{paper.hr:.2f} / {paper.mrr:.2f}" if paper else "" for paper in printed]
     rows = [(arm.label, arm.model, how(arm), paper) for arm, paper in zip(found.arms, says)]
-    return by_rows(f"{found.name}: {found.question}", ("arm", "model", "how", "paper,\nDiginetica"), rows)
+    return by_rows(f"{found.name}: {found.question}", ("arm", "model", "how", "paper, Diginetica"), rows)
 
 
 def how(arm: Arm) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,16 @@ BEST = 5  # trials shown
 ABOUT = ("trial", "state", "mrr@20", "epoch", "epochs", "seconds")  # columns of trials.csv before what was tried
 
 
-def on_screen(folder: Path, model: str, data_dir: str | None) -> Iterator[Table | str]:
+def best_of(folder: Path, model: str, data_dir: str | None) -> tuple[Table, str]:
     """The best trials of a tuning beside the defaults, and the command that uses them."""
     record, runs = read(folder / FILE), str(folder.parents[1])
-    yield view_of_trials(record, read_trials(folder))
     words = ["run", "--model", model] if record.verb == "run" else ["train", model]
     words += ["--dataset", record.dataset, *(["--preset", record.preset] if record.preset else [])]
     words += [word for name, value in record.given.items() for word in ("--option", f"{name}={as_option(value)}")]
     words += ["--runs-dir", runs] if runs != RUNS else []
     words += ["--data-dir", data_dir] if data_dir else []
-    yield f"\n{folder / FILE}\nUse it: dissect {shlex.join(words)} --tuned"
+    use = f"\n{folder / FILE}\nUse it: dissect {shlex.join(words)} --tuned"
+    return view_of_trials(record, read_trials(folder)), use
 
 
 def view_of_trials(record: Tuned, table: pd.DataFrame) -> Table:
