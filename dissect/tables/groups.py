@@ -43,12 +43,14 @@ def groups_of(runs_dir: Path | str) -> list[dict[str, Any]]:
 
 
 def view_of_groups(rows: Sequence[dict[str, Any]], runs_dir: Path | str) -> Table:
-    """The rows of `groups_of`."""
+    """The rows of `groups_of`; model and data have columns unless the names of all groups tell them."""
 
     def column(name: str, key: str, how: str = "") -> Column:
         return Column(name, ["–" if row[key] is None else shown(format(row[key], how)) for row in rows])
 
     seeds = [f"{row['seeds']} of {row['seeds_begun']}" for row in rows]
-    columns = [column("group", "group"), column("model", "model"), column("data", "dataset"), column("dim", "dim")]
-    columns += [column("KL", "kl_weight", "g"), Column("seeds", seeds), column("MRR@20", "mrr@20", ".2f")]
+    columns = [column("group", "group")]
+    if not all(row["group"].startswith(f"{row['model']}-") and row["dataset"] in row["group"] for row in rows):
+        columns += [column("model", "model"), column("data", "dataset")]
+    columns += [column("dim", "dim"), column("KL", "kl_weight", "g"), Column("seeds", seeds), column("MRR@20", "mrr@20", ".2f")]
     return Table(f"Groups in {runs_dir}, newest first", columns, [NOTE])
