@@ -7,7 +7,7 @@ import pytest
 from dissect.cli import screen
 from dissect.errors import UsageError
 from dissect.runs import replace
-from dissect.tables.text import Column, TextTable
+from dissect.tables.text import Column, Table
 
 OURS = {"a.txt", "inner/", "inner/b.txt"}
 EXPORT = replace.Kind("an export", lambda folder: OURS if (folder / "a.txt").exists() else ())
@@ -120,7 +120,7 @@ def test_a_table_is_not_written_over_a_file_of_others(tmp_path, name):
     header = "dataset,split_hash,protocol,ties,label\n"
 
     def write():
-        views = [TextTable("shop (split 0123456789abcdef)", [Column("label", ["srgnn"])])]
+        views = [Table("shop (split 0123456789abcdef)", [Column("label", ["srgnn"])])]
         csv = {"": header + "srgnn\n", "-pairs": header + "a,b\n"}
         screen.write(views, screen.chosen_form(None, str(named), False), str(named), lambda: "{}", lambda: csv)
 

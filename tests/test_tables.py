@@ -177,7 +177,7 @@ def test_a_table_is_written_whole_and_a_file_that_nobody_named_stays(tmp_path, c
         texts = {"": f"{begins},label\n{text}\n", "-pairs": f"{begins},other\n{text}\n"}
         screen.write([], "csv", str(csv), str, lambda: texts)
 
-    with pytest.raises(UsageError, match=r"t-pairs\.csv is there") as error:
+    with pytest.raises(UsageError, match=r"t-pairs\.csv is not replaced") as error:
         write("1")
     assert "--out" in error.value.hint and pairs.read_text() == "mine\n" and not csv.exists()
     pairs.unlink()
@@ -187,5 +187,5 @@ def test_a_table_is_written_whole_and_a_file_that_nobody_named_stays(tmp_path, c
     screen.put("x", "/dev/null")
     assert not Path("/dev/null").is_file() and {path.name for path in tmp_path.iterdir()} == {csv.name, pairs.name}
     (tmp_path / "link.md").symlink_to(csv)
-    screen.put("x", tmp_path / "link.md")
-    assert csv.read_text() == "x\n" and (tmp_path / "link.md").is_symlink()
+    screen.put("dataset,split_hash,protocol,ties", tmp_path / "link.md")
+    assert csv.read_text() == "dataset,split_hash,protocol,ties\n" and (tmp_path / "link.md").is_symlink()

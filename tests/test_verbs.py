@@ -308,7 +308,7 @@ def test_what_a_reader_sees(made):
     _, out, _ = typed(made, "evaluate", made["sparse"])
     assert "step 30" in out and "HR@20" in out and "ties in the target's favour" in out
     _, out, _ = typed(made, "recommend", made["pop"], "--session", "1, 2 3", "--k", "2")
-    assert "after 1, 2, 3" in out and len(out.splitlines()) == 4
+    assert "after 1, 2, 3" in " ".join(out.split()) and out.splitlines()[-3].split()[:2] == ["rank", "item"]
 
 
 @pytest.mark.parametrize("kind", ["dense", "vsknn"])

@@ -52,5 +52,10 @@ def view_of_groups(rows: Sequence[dict[str, Any]], runs_dir: Path | str) -> Tabl
     columns = [column("group", "group")]
     if not all(row["group"].startswith(f"{row['model']}-") and row["dataset"] in row["group"] for row in rows):
         columns += [column("model", "model"), column("data", "dataset")]
-    columns += [column("dim", "dim"), column("KL", "kl_weight", "g"), Column("seeds", seeds), column("MRR@20", "mrr@20", ".2f")]
+    columns += [
+        column("dim", "dim"),
+        column("KL", "kl_weight", "g"),
+        Column("seeds", seeds),
+        column("MRR@20", "mrr@20", ".2f"),
+    ]
     return Table(f"Groups in {runs_dir}, newest first", columns, [NOTE])

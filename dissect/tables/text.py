@@ -150,7 +150,7 @@ def to_screen(table: Table, width: int) -> Text:
         look = "bold" if cells[0][1] else style
         lines = fold(cells[0][0], room, "", "  ").split("\n")
         lines += [""] * (cell_len(lines[-1]) > room)
-        last, texts = lines.pop(), [fold(cells[i][0], widths[i], "").split("\n") for i in part]
+        last, texts = lines.pop(), [fold(cells[i][0], max(1, widths[i]), "").split("\n") for i in part]
         found = [Text(each, look) for each in lines]
         grid: list[tuple[str, ...]] = [*zip_longest(*texts, fillvalue="")] or [()]
         for first, row in zip_longest([last], grid, fillvalue=""):

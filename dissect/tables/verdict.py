@@ -191,7 +191,8 @@ def path(verdicts: Sequence[Verdict], runs_dir: str = "") -> Table:
     matched = (first.get("matched") or {}).get("mrr@20")
     notes = [f"MRR@20 of the matched dense model: {matched:.2f}."] if matched else []
     named = [shlex.quote(f"{runs_dir}/{each['group']}" if runs_dir else each["group"]) for each in verdicts]
-    notes += [f"Draw it: dissect plot path {named[0]}", *(f"Each verdict: dissect verdict {name}" for name in named)]
+    notes.append(f"Draw it: dissect plot path {named[0]}")
+    notes += [f"{'' if number else 'Each verdict: '}dissect verdict {name}" for number, name in enumerate(named)]
     title = f"{first['model']} on {first['dataset']}: share of weights kept (of shadows), {over(len(first['seeds']))}"
     return by_rows(title, ("KL", "MRR@20", *(BRIEFLY.get(role, role) for role in roles), *QUESTIONS), rows, notes=notes)
 
