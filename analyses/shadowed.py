@@ -198,6 +198,8 @@ def observed(
         else:
             is_alone = name == "O1" or here["attention"] == WITHERED  # else it is set beside propagation
             reasons = [in_words(kept, role) for role in ((roles[-1],) if is_alone else reversed(roles))]
+            if name == "O2" and here[name] == FAILS and not is_alone:
+                reasons.insert(0, "attention keeps less than propagation in each seed")
             result[name] = answered(here[name], reasons, doubts(name, roles))
     for role in roles_of(kept):
         of_role, excess = kept.xs(role, level="role"), excess_of(kept, role)
@@ -248,7 +250,8 @@ def doubts_of_alive(kept: pd.DataFrame, role: str, fall: Excess | None) -> Itera
     worst = kept["false"].xs(role, level="role").max()
     if is_by_chance(kept, role):
         limit = f"(> {percent(FALSE_LIMIT, 0)})"
-        yield f"chance would keep {percent(worst, 0)} of what {role} keeps {limit}: raise --kl-weight"
+        digits = int(round(worst, 2) <= FALSE_LIMIT)  # 10.2 %, not "10 % (> 10 %)"
+        yield f"chance would keep {percent(worst, digits)} of what {role} keeps {limit}: raise --kl-weight"
     if fall is None:
         yield f"no run swapped the inputs of {role}: an earlier version trained them"
     elif fall.least <= FALL:

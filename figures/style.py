@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ def save(figure: Figure, stem: Path, table: pd.DataFrame, description: str) -> l
     with tempfile.TemporaryDirectory(prefix=f".{stem.name}~", dir=stem.parent) as new, mpl.rc_context(SETTINGS):
         made = {suffix: Path(new, f"{stem.name}.{suffix}") for suffix in SUFFIXES}
         for suffix, metadata in UNDATED.items():
-            figure.savefig(made[suffix], dpi=300, metadata=metadata)
+            content = io.BytesIO()  # a full disk would break Matplotlib's own writing in more places than one
+            figure.savefig(content, format=suffix, dpi=300, metadata=metadata)
+            made[suffix].write_bytes(content.getvalue())
         table.to_csv(made["csv"], index=False, float_format="%.6g")
         made["txt"].write_text(description + "\n", encoding="utf-8")
         return [path.replace(stem.with_name(path.name)) for path in made.values()]

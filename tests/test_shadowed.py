@@ -288,6 +288,7 @@ def test_doubts_do_not_ask_for_a_higher_and_a_lower_kl_weight(tmp_path):
     first, second = answers(make_group(tmp_path / "both", kept, mrr=16.0, kl_weight=1.0))
     said = " ".join(second["reasons"])
     assert second["figures_say"] == "fails" and "raise --kl-weight" in said and "lower --kl-weight" not in said
+    assert second["reasons"][0] == "attention keeps less than propagation in each seed"
     assert "look for overfitting" in said and "lower --kl-weight" not in " ".join(first["reasons"])
     first, _ = answers(make_group(tmp_path / "one", mrr=16.0))
     assert "lower --kl-weight, or look for overfitting" in " ".join(first["reasons"])

@@ -62,7 +62,8 @@ def behind(drawing: Drawing, digits: int = 3) -> Table:
     wide = found.pivot_table(index=by, columns=x, values="mean", sort=False).sort_index(axis=1)
     shadows = found.pivot_table(index=by, columns=x, values="shadow", sort=False) if "shadow" in found else None
     if x == "epoch":  # lines are measured at moments of their own: the last value by then
-        wide = wide.ffill(axis=1)
+        measured = wide.loc[wide.count(axis=1).idxmin()].dropna().index
+        wide = wide.ffill(axis=1)[measured]
     places = np.unique(np.linspace(0, wide.shape[1] - 1, min(wide.shape[1], MOMENTS if x == "epoch" else 99)).round())
     last = found.sort_values(x).groupby(by, sort=False)[["low", "high", "seeds"]].last()
 

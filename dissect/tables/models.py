@@ -34,6 +34,9 @@ def on_screen(model: Mapping[str, Any]) -> Iterator[RenderableType]:
     """What `experiment.subject.describe` tells: the matrices, what SparseVD leaves out, options and presets."""
     if model["parameters"]:
         yield matrices(model)
+        for row in model["matrices"]:
+            if row["blocks"]:
+                yield f"Blocks of {row['matrix']}: {', '.join(row['blocks'])}."
         partly = [f"{role}: {in_words(share)}." for role, share in model["roles"].items() if share["share"] < 1]
         nameless = [row for row in model["matrices"] if row["role"] is None and row["reason"]]
         for words in [*partly, *(f"{row['matrix']}, no role: {row['reason']}." for row in nameless)]:
@@ -58,10 +61,10 @@ def matrices(model: Mapping[str, Any]) -> Table:
         shape = "×".join(map(str, row["shape"])) if row["shape"] else f"{len(row['shapes'])} matrices"
         dissected = "yes" if not row["reason"] else "in part" if row["dissected"] else "no"
         about = (f"{row['parameters']:,}", row["role"] or "other", row["module"] or "-", dissected)
-        rows.append((row["matrix"], shape, *about, " ".join(row["blocks"])))
+        rows.append((row["matrix"], shape, *about))
     width = f"D = {model['dim']}, " if model["dim"] is not None else ""
     title = f"{model['model']}, {width}V = {model['items']:,}: {model['parameters']:,} parameters"
-    return by_rows(title, ("matrix", "shape", "weights", "role", "module", "dissected", "blocks"), rows)
+    return by_rows(title, ("matrix", "shape", "weights", "role", "module", "dissected"), rows)
 
 
 def accuracy(found: Mapping[str, Any]) -> Table:

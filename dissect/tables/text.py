@@ -35,7 +35,7 @@ COLOURS = {"holds": "green", "fails": "red", "undecided": "yellow", "redundant":
 # A number, with its sign, its unit, and its spread or interval in a cell; nothing, or a sign that it is not known.
 NUMBER = re.compile(
     r"([<≤+−-] ?)?(\d[\d,]*|∞|(?=\.\d))(\.\d+)?(e[+-]\d+)?( %| s| min| h|×)?"
-    r"( to [−-]?[\d.]+| [±(/\[] ?[−+\d., /∞-]+[)\]]?)?|[?–-]?|\d+( of)?( \d+)+"
+    r"( to [−-]?[\d.]+| [±(/\[] ?[−+\d., /∞-]+[)\]]?)?|[?–-]?|not known|\d+( of)?( \d+)+"
 )
 
 
@@ -120,8 +120,7 @@ def bar(share: float, width: int) -> str:
 
 
 def to_screen(table: Table, width: int) -> Text:
-    """Title, rows and notes in lines of at most `width`; columns that have no room stand in a second part, and so on,
-    which leaves out the rows that have nothing in it.
+    """Title, rows and notes in lines of at most `width`; columns that have no room stand in a second part, and so on.
 
     No name is cut: one that is too long for its column is folded, and its numbers stand in the last line. Columns of
     long words are folded, if there is room enough for each.
@@ -169,11 +168,7 @@ def to_screen(table: Table, width: int) -> Text:
         over = [words for words in heads if words[0] or any(words[i] for i in part)]
         lines += [Text()] * (part is not parts[0])
         lines += [line([(w, False) for w in words], part) for words in over]
-        lines += [
-            line(row, part, style)
-            for row, style in zip(rows, table.row_styles())
-            if part is parts[0] or any(row[i][0] for i in part if i not in keys)
-        ]
+        lines += [line(row, part, style) for row, style in zip(rows, table.row_styles())]
     prose = [each for note in table.notes for each in textwrap.wrap(note, min(width, PROSE), break_on_hyphens=False)]
     return Text("\n").join([*lines, *(Text(each, "dim") for each in prose)])
 
