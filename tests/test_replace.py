@@ -1,11 +1,14 @@
 """What may be replaced: only what dissect wrote, whole, and with --force no more than that."""
 
+import errno
 import os
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from dissect.cli import screen
-from dissect.errors import UsageError
+from dissect.errors import DissectError, UsageError
 from dissect.runs import replace
 from dissect.tables.text import Column, Table
 
@@ -132,3 +135,20 @@ def test_a_table_is_not_written_over_a_file_of_others(tmp_path, name):
     with pytest.raises(UsageError, match=f"{name} is not replaced: it is no table like this one"):
         write()
     assert [path.read_text() for path in tmp_path.iterdir()] == ["years of work\n"]
+
+
+def test_a_full_disk_leaves_the_old_figure_and_is_said(tmp_path, monkeypatch):
+    """Matplotlib's own writing fails in two places at once on a full disk: the second is no OSError."""
+    from matplotlib.figure import Figure
+
+    from dissect.drawing import Drawing
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    drawing = Drawing("line", Figure(), "a line", pd.DataFrame({"x": [1.0]}))
+    old = {path: path.read_bytes() for path in drawing.save(tmp_path)}
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DissectError, match="No space left"):
+        drawing.save(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old

@@ -64,5 +64,5 @@ def metric_in_words(metric: str) -> str:
 
 
 def over(seeds: int) -> str:
-    """Over how many seeds a table is."""
+    """The number of seeds behind a table, in words."""
     return "one seed" if seeds == 1 else f"mean of {seeds} seeds"

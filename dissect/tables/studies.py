@@ -33,7 +33,7 @@ def arms(found: Study) -> Table:
 
 
 def how(arm: Arm) -> str:
-    """In which an arm differs from the defaults of its model."""
+    """How an arm differs from the defaults of its model, in words."""
     words = [arm.preset or "", *(f"{key}={value}" for key, value in {**arm.options, **arm.settings}.items())]
     words += [f"without {', '.join(arm.without)}" if arm.without else "", "" if arm.verb == "train" else arm.verb]
     return ", ".join(filter(None, words))
