@@ -25,7 +25,7 @@ def paragraph(verdict: dict[str, Any]) -> str:
         accuracy += f"; trained without SparseVD: {matched:.2f}"
     found = [
         f"{verdict['model']} on {verdict['dataset']} was dissected with KL weight {verdict['kl_weight']:g} "
-        f"({how}; {accuracy})."
+        f"({how}; {accuracy}; 95 % intervals in brackets)."
     ]
     asked = {role: given for role, given in verdict.get("roles", {}).items() if role in ("propagation", "attention")}
     is_asked = verdict["O2"]["answer"] != NOT_APPLICABLE  # then the doubts stand beside the questions
@@ -41,15 +41,15 @@ def _why(given: dict[str, Any]) -> str:
 
 
 def _role(role: str, given: dict[str, Any], why: str) -> str:
-    """Propagation is alive: it keeps 0.436 of its weights, 0.434 more than its shadows (95 % interval ...)."""
+    """Propagation is alive: it keeps 0.436 of its weights, 0.434 more than its shadows (0.426 to 0.442), and ..."""
     state = {ALIVE: "is alive", WITHERED: "has withered"}.get(given["answer"], "is undecided")
     state += f" ({why})" if why else ""
-    interval = "" if given["low"] is None else f" (95 % interval {given['low']:.3f} to {given['high']:.3f})"
+    interval = "" if given["low"] is None else f" ({given['low']:.3f} to {given['high']:.3f})"
     more = f"{abs(given['excess']):.3f} {'more' if given['excess'] >= 0 else 'less'} than its shadows"
     says = f"{role.capitalize()} {state}: it keeps {given['density']:.3f} of its weights, {more}{interval}"
     if given.get("swapped") is None:
         return f"{says}."
-    return f"{says}, and MRR@20 changes by {percent(-given['swapped'], 1, '+')} if its inputs are swapped."
+    return f"{says}, and swapping its inputs changes MRR@20 by {percent(-given['swapped'], 1, '+')}."
 
 
 def _observations(given: dict[str, dict[str, Any]]) -> list[str]:
@@ -64,12 +64,12 @@ def _observations(given: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _need(role: str, given: dict[str, Any]) -> str:
-    """Propagation is needed: retrained without it, MRR@20 is 76.5 % lower (loss 76.3 to 76.6, 95 %)."""
+    """Propagation is needed: retrained without it, MRR@20 is 76.5 % lower (loss 76.3 to 76.6)."""
     state = f"{role} is {given['answer']}".capitalize()
     if given["answer"] == UNDECIDED:
         state = f"Whether {role} is needed is undecided"
     if given["loss"] is None:
         return f"{state}."
     loss = f"MRR@20 is {abs(100 * given['loss']):.1f} % {'lower' if given['loss'] >= 0 else 'higher'}"
-    interval = "" if given["low"] is None else f" (loss {100 * given['low']:.1f} to {100 * given['high']:.1f}, 95 %)"
+    interval = "" if given["low"] is None else f" (loss {100 * given['low']:.1f} to {100 * given['high']:.1f})"
     return f"{state}: retrained without it, {loss}{interval}."

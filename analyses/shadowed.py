@@ -223,10 +223,8 @@ def too_few_sessions(group: Path) -> Iterator[str]:
 
 
 def in_words(kept: pd.DataFrame, role: str) -> str:
-    """The excess of a role by seed, with its interval beside the limit."""
-    excess = excess_of(kept, role)
-    says = f"{role} keeps {', '.join(f'{value:.3f}' for value in excess.by_seed)} more than its shadows"
-    return says if excess.low is None else f"{says} (mean {excess.low:.3f} to {excess.high:.3f}; limit {EMPTY})"
+    """The excess of a role by seed, beside the limit."""
+    return f"excess of {role}: {', '.join(f'{value:.3f}' for value in excess_of(kept, role).by_seed)} (limit {EMPTY})"
 
 
 def falls(summaries: list[dict[str, Any]], check: str) -> Excess | None:

@@ -53,10 +53,10 @@ def test_a_title_has_the_width_of_the_screen(typed, tmp_path, monkeypatch):
 def test_every_matrix_of_a_verdict_has_a_bar(tmp_path, capsys):
     from dissect.group import Group
 
-    kept = {**GOOD, "readout.transform": 1.0}
+    kept = {**GOOD, "readout.attend_score": 1.0}
     screen.show(parts(Group(make_group(tmp_path, kept, falls=0.0)).verdict()), width=80)
     lines = capsys.readouterr().out.splitlines()
-    (alone,) = (line for line in lines if line.startswith("  transform "))
+    (alone,) = (line for line in lines if line.startswith("  attend_score "))
     assert "█" in alone and not any("+0" in line or "-0 " in line for line in lines)
 
 

@@ -443,9 +443,10 @@ def test_doubts_about_both_are_printed_once(tmp_path):
     assert "density by seed: propagation 0.010, 0.010: all <= 0.05\n" in text
     assert len(common) == 2 and text.count("undecided (the numbers alone say: holds)") == 2
     for reason in {*verdict["O1"]["reasons"], *verdict["O2"]["reasons"]}:
-        assert text.count(f"      {reason}") == 1
-    for line in screen(verdict).split("Verdict")[1].splitlines():
-        assert not line or line.startswith("  ")  # reasons are indented on every line
+        assert text.count(f"    {reason}") == 1
+    questions = screen(verdict).split("O1  ")[1].split("Judged by")[0]
+    for line in questions.splitlines()[1:]:
+        assert line.startswith(("    ", "O2  ", "O1 and O2: ", "need: "))  # reasons are indented on every line
 
 
 def test_need_is_suggested_for_roles_of_the_model(tmp_path):

@@ -35,9 +35,12 @@ def on_screen(verdict: Verdict, folder: Path | None = None) -> Iterator[Renderab
     `folder` is that of its group: where no seed is finished, the command that goes on is told.
     """
     is_new = verdict.get("rules") == "shadows"
-    yield heading(verdict)
-    if verdict.get("paragraph") and verdict["seeds"]:
-        yield Text(f"\n{verdict['paragraph']}")
+    quoted = verdict.get("paragraph") if verdict["seeds"] else ""
+    if not quoted:
+        yield title(verdict)
+    yield from map(Text, settings(verdict))
+    if quoted:
+        yield Text(quoted)
     if verdict["density"]:
         yield Text()
         yield parts(verdict) if is_new else matrices(verdict, is_brief=True)
@@ -52,12 +55,13 @@ def on_screen(verdict: Verdict, folder: Path | None = None) -> Iterator[Renderab
     elif verdict["checks"]:
         yield Text()
         yield checks(verdict["checks"])
-    yield Text("\nVerdict", "bold")
+    yield Text()
     for of in answers(verdict, folder):
-        words = Text(f"  {of['question']}: ").append(of["answer"], f"bold {COLOURS.get(of['answer'], '')}")
+        words = Text(f"{of['question']}: ").append(of["answer"], f"bold {COLOURS.get(of['answer'], '')}")
+        words.append(f", {of['numbers']}" * bool(of["numbers"]))
         yield words.append(f" (the numbers alone say: {of['figures_say']})" * (of["figures_say"] != of["answer"]))
-        yield from (indented(reason, 6) for reason in of["reasons"])
-    yield from (indented(words, 2) for words in beside(verdict))
+        yield from (indented(reason, 4) for reason in of["reasons"])
+    yield from (Text(words, "dim") for words in beside(verdict))
 
 
 def indented(words: str, by: int, style: str = "dim") -> Padding:
@@ -65,12 +69,18 @@ def indented(words: str, by: int, style: str = "dim") -> Padding:
     return Padding(Text(words, style), (0, 0, 0, by), expand=False)
 
 
-def heading(verdict: Verdict) -> Text:
-    """What was dissected, and how; the accuracy where there is no paragraph that has it."""
-    seeds, accuracy = verdict["seeds"], verdict["accuracy"]
+def title(verdict: Verdict) -> Text:
+    """What was dissected, where no paragraph tells it."""
+    seeds = verdict["seeds"]
     numbers = f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}" if seeds else "no seed finished"
-    lines = [f", {plural(verdict['steps'], 'step')}, {numbers}"]
-    is_new = verdict.get("rules") == "shadows"
+    words = f", {plural(verdict['steps'], 'step')}, {numbers}"
+    return Text(f"\n{verdict['model']} on {verdict['dataset']}", "bold").append(words, "not bold")
+
+
+def settings(verdict: Verdict) -> list[str]:
+    """How it was dissected, where that is not usual, and the accuracy that no paragraph has."""
+    accuracy, is_new = verdict["accuracy"], verdict.get("rules") == "shadows"
+    lines = []
     usual = [getattr(Config, name) for name in ("where", "prior", "noise")]
     if not is_new or [verdict[name] for name in ("where", "prior", "noise")] != usual:
         lines.append("SparseVD on: {where}; prior {prior}, noise {noise}, KL weight {kl_weight:g}".format_map(verdict))
@@ -82,7 +92,7 @@ def heading(verdict: Verdict) -> Text:
         lines += [] if is_new and ";" not in says else [says]
         if bias and not is_new:
             lines.append(f"(choosing the epoch on test would add {bias['hr@20']:.2f} and {bias['mrr@20']:.2f})")
-    return Text(f"\n{verdict['model']} on {verdict['dataset']}", "bold").append("\n".join(lines), "not bold")
+    return lines
 
 
 # --- tables -------------------------------------------------------------------------------------------------
@@ -104,6 +114,7 @@ def parts(verdict: Verdict) -> Table:
         found.append(([role, *kept(given), excess, false, swapped, given["answer"]], "bold", given))
         own = [row for row in whole if row["role"] == role]
         ends = shortest_ends([row["matrix"] for row in own])
+        own = own if len(own) > 1 else []  # the line of a single matrix would say what that of its role says
         found += [([f"  {ends[row['matrix']]}", *kept(row)], "", row) for row in own[:SHOWN]]
         if len(own) > SHOWN:
             found.append(([f"  and {len(own) - SHOWN} more: --json"], "", {}))
@@ -213,20 +224,18 @@ def answers(verdict: Verdict, folder: Path | None = None) -> list[dict[str, Any]
         doubted = {role: of for role, of in verdict.get("roles", {}).items() if of["doubts"]}
         found += [{"question": role, **of, "reasons": of["doubts"]} for role, of in doubted.items()]
     for role, given in verdict["need"].items():
-        found.append({"question": f"need  for {role}", **given, "reasons": [need_words(given), *given["reasons"]]})
+        found.append({"question": f"need  for {role}", **given, "numbers": need_words(given)})
     if not verdict["need"] and verdict["where"] != "none":
         found.append({"question": "need", "answer": "not asked", "reasons": [need_hint(verdict, folder)]})
-    return [{"figures_say": of["answer"], **of} for of in found]
+    return [{"figures_say": of["answer"], "numbers": "", **of} for of in found]
 
 
 def need_words(given: dict[str, Any]) -> str:
-    """The loss of the model without a role, with the interval if there is one."""
-    words = f"MRR@20 {given['mrr@20_full']:.2f}, without it {given['mrr@20_reduced']:.2f}"
-    if given["loss"] is not None:
-        words += f": a loss of {100 * given['loss']:.2f} %"
+    """The loss of the model without a role, with the 95 % interval if there is one, and the MRR@20 that is left."""
+    words = "" if given["loss"] is None else f"loss {100 * given['loss']:.2f} %"
     if given["low"] is not None:
-        words += f" (95 %: {100 * given['low']:.2f} to {100 * given['high']:.2f})"
-    return words
+        words += f" ({100 * given['low']:.2f} to {100 * given['high']:.2f})"
+    return f"{words}{', ' * bool(words)}MRR@20 {given['mrr@20_reduced']:.2f}"
 
 
 def need_hint(verdict: Verdict, folder: Path | None = None) -> str:
@@ -238,7 +247,8 @@ def need_hint(verdict: Verdict, folder: Path | None = None) -> str:
         return "train the whole model: the same command without --without"
     if not removable:
         return "this model cannot be built without a part: its class names none in `removable`"
-    return f"train the model without a part ({', '.join(removable)}): the same command with --without {removable[0]}"
+    rest = f" (or {', '.join(removable[1:])})" if removable[1:] else ""
+    return f"the same command with --without {removable[0]}{rest}"
 
 
 def beside(verdict: Verdict) -> list[str]:
