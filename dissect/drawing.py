@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dissect.errors import DissectError, UsageError, unknown
+from dissect.errors import DissectError, UsageError, unknown, why
 from dissect.text import plural
 from dissect.usual import FULL, RUNS
 
@@ -69,9 +69,7 @@ class Drawing(NamedTuple):
         try:
             return save(self.figure, folder / self.name, without_formulas(self.table), self.caption)
         except OSError as error:
-            raise DissectError(
-                f"Could not write to {folder}: {error.strerror or error}.", "Choose a folder by --out."
-            ) from error
+            raise DissectError(f"Could not write to {folder}: {why(error)}.", "Choose a folder by --out.") from error
 
 
 def _has_figure(stem: Path, there: Sequence[Path]) -> bool:

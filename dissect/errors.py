@@ -61,6 +61,11 @@ class ModelError(DissectError):
     """A user's own model raised an error in training (exit code 1)."""
 
 
+def why(error: BaseException) -> object:
+    """What the system says about an error, without its number and without the path that a message has anyway."""
+    return getattr(error, "strerror", None) or error
+
+
 def in_short(names: Sequence[str], most: int = SHOWN) -> str:
     """A list of names on one line; of more than `most` + 1 the first ones, and how many there are beside them."""
     apart = "; " if any("," in name for name in names) else ", "

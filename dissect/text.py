@@ -79,14 +79,17 @@ def plural(number: int, noun: str) -> str:
 
 
 def shortest_ends(names: Sequence[str]) -> dict[str, str]:
-    """Of each dotted name the fewest last parts that no other one has: of blocks.0.key and blocks.1.key, 0.key."""
+    """Of each dotted name the fewest last parts that no other one has and that are more than a number.
+
+    Of blocks.0.key and blocks.1.key 0.key; of query.0 and query.1 the whole names.
+    """
 
     def ends(name: str) -> list[str]:
         parts = name.split(".")
         return [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
 
     taken = Counter(end for name in names for end in ends(name))
-    return {name: next((end for end in ends(name) if taken[end] == 1), name) for name in names}
+    return {name: next((end for end in ends(name) if taken[end] == 1 and not end.isdigit()), name) for name in names}
 
 
 def without_formulas(table: pd.DataFrame) -> pd.DataFrame:

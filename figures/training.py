@@ -82,7 +82,7 @@ def _line(axes: Axes, part: pd.DataFrame, x: str, colour: str, dashes: Any, dots
     whole = part[part["seeds"] == part["seeds"].max()]
     rest = part[part.index >= whole.index[-1]]
     axes.fill_between(whole[x], whole["low"], whole["high"], color=colour, alpha=0.18, linewidth=0)
-    marker = {"marker": "o", "markersize": 2.2} if dots else {}
+    marker = {"marker": "o", "markersize": 2.2} if dots or len(part) == 1 else {}
     style = linestyle(dashes)
     axes.plot(whole[x], whole["mean"], color=colour, linestyle=style, linewidth=1.0, **marker)  # type: ignore[arg-type]
     if len(rest) > 1:

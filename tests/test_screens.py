@@ -79,6 +79,7 @@ def test_groups_are_listed_newest_first(typed, tmp_path, monkeypatch):
         "seeds": 2,
         "seeds_begun": 3,
         "mrr@20": pytest.approx(9.0),
+        "unusual": "",
     }
     assert rows[1]["seeds"] == 0 and rows[1]["mrr@20"] is None
     lines = typed("list")[1].splitlines()
@@ -89,3 +90,6 @@ def test_groups_are_listed_newest_first(typed, tmp_path, monkeypatch):
     lines = typed("list")[1].splitlines()
     assert lines[1].split() == ["group", "model", "data", "dim", "KL", "seeds", "MRR@20"]
     assert lines[2].split() == ["mine", "srgnn", "x", "4", "2", "2", "of", "3", "9.00"]
+    make_group(tmp_path / "runs", lr=0.01, noise="weight")
+    assert [line for line in typed("list")[1].splitlines() if line.startswith("  ")] == ["  noise weight, lr 0.01"]
+    assert typed("list", "--runs-dir", "nope")[0] == 2

@@ -474,4 +474,5 @@ def test_a_dense_model_of_other_settings_is_not_borrowed(typed):
 def test_the_screen_names_a_matrix_by_what_no_other_has():
     names = ["blocks.0.attention.query", "blocks.1.attention.query", "readout.transform", "query"]
     assert [*shortest_ends(names).values()] == ["0.attention.query", "1.attention.query", "transform", "query"]
+    assert [*shortest_ends(["query.0", "query.1", "key"]).values()] == ["query.0", "query.1", "key"]  # not "0"
     assert shortest_ends(["gnn.edge_in", "gnn.edge_out"]) == {"gnn.edge_in": "edge_in", "gnn.edge_out": "edge_out"}

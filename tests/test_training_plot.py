@@ -149,6 +149,12 @@ def test_the_drawing_has_the_numbers_of_the_table(x, ends):
     assert drawn.axes[2].get_xlabel() == figure.AXES[x]
 
 
+def test_a_curve_of_one_point_is_seen():
+    shown = shown_of()
+    drawn = figure.draw(shown[(shown["curve"] != "loss") | (shown["epoch"] == shown["epoch"].min())], "valid", "caption")
+    assert {line.get_marker() for line in drawn.axes[0].lines if len(line.get_xdata()) == 1} == {"o"}
+
+
 def test_labels_lie_within_the_figure_and_apart():
     drawn = figure.draw(shown_of(tuple(f"model {n} without propagation SparseVD both" for n in range(8))), "valid", "c")
     drawn.draw_without_rendering()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from dissect.cli import options
+from dissect.errors import UsageError
+from dissect.usual import RUNS
 
 
 @options.verb("list", "list --runs-dir old --json")
@@ -23,5 +27,7 @@ def command(runs_dir: str, as_json: bool) -> None:
         screen.show_json(rows)
     elif rows:
         screen.show_tables(view_of_groups(rows, runs_dir))
+    elif not Path(runs_dir).is_dir() and runs_dir != RUNS:
+        raise UsageError(f"There is no folder {runs_dir}.")
     else:
         click.echo(f"There are no runs in {runs_dir}. Make some: dissect train srgnn")

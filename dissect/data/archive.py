@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from dissect.errors import DataError, in_short
+from dissect.errors import DataError, in_short, why
 from dissect.text import shown
 
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
@@ -80,7 +80,7 @@ class _Bounded:
 def _unreadable(path: Path, error: BaseException) -> DataError:
     if isinstance(error, EOFError):
         return DataError(f"{path} is cut off: {error}.")
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    reason = str(why(error))
     return DataError(f"{path} cannot be read: {reason or type(error).__name__}.")
 
 

@@ -24,7 +24,7 @@ import platformdirs
 from dissect import text
 from dissect.data import planted
 from dissect.data.sessions import Dataset, Sessions, require_sound
-from dissect.errors import DataBusyError, DataError, DissectError, UsageError, unknown
+from dissect.errors import DataBusyError, DataError, DissectError, UsageError, unknown, why
 from dissect.runs import replace
 from dissect.runs.files import hold, read_identifiers, write_identifiers, write_json
 
@@ -181,7 +181,7 @@ def save(dataset: Dataset, data_dir: str | Path | None = None, force: bool = Fal
     except DissectError as error:
         raise DataError(error.message, room) from error
     except OSError as error:
-        raise DataError(f"Could not write {folder}: {error.strerror or error}.", room) from error
+        raise DataError(f"Could not write {folder}: {why(error)}.", room) from error
     return folder
 
 
@@ -221,7 +221,7 @@ def claimed(name: str, data_dir: str | Path | None = None) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         file = open(lock, "w")  # noqa: SIM115  # closed below; the empty file stays for the next
     except OSError as error:
-        says = f"Could not write to {root}: {error.strerror}."
+        says = f"Could not write to {root}: {why(error)}."
         raise DataError(says, "Name another folder with --data-dir.") from error
     with file:
         busy = f"Another process is making the data set '{name}' in {root}."

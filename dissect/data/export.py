@@ -23,7 +23,7 @@ from dissect.data.parquet import no_parquet
 from dissect.data.parts import session_of_clicks
 from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.data.translate import numbering_of
-from dissect.errors import DataError, DissectError, UsageError
+from dissect.errors import DataError, DissectError, UsageError, why
 from dissect.runs.files import write_json
 from dissect.runs.replace import Kind, whole
 from dissect.usual import VALIDATION_SHARE
@@ -50,7 +50,7 @@ def export(
             record["files"] = {path.name: sha256(path) for path in sorted(staging.iterdir())}
             write_json(staging / EXPORTED, {**record, "identifiers": numbering_of(dataset).names})
     except OSError as error:
-        raise DataError(f"Could not write {out}: {error.strerror or error}.", "Make room, or choose --out.") from error
+        raise DataError(f"Could not write {out}: {why(error)}.", "Make room, or choose --out.") from error
     except DissectError as error:
         if type(error) is DissectError:  # from write_json, whose disk is full
             raise DataError(error.message, "Make room, or choose --out.") from error

@@ -14,7 +14,7 @@ import requests
 
 from dissect.data.archive import sha256
 from dissect.data.sources import Source
-from dissect.errors import DataBusyError, DataError, DissectError, UsageError
+from dissect.errors import DataBusyError, DataError, DissectError, UsageError, why
 from dissect.runs.files import hold, write_atomically
 
 TIMEOUT = 30  # seconds without a byte
@@ -57,7 +57,7 @@ def fetch(
                 except _Missing as problem:
                     problems.append(f"{url}: {problem}")
     except OSError as error:
-        raise DataError(f"Could not write to {folder}: {error.strerror or error}.", "Make room.") from error
+        raise DataError(f"Could not write to {folder}: {why(error)}.", "Make room.") from error
     raise DataError("\n".join(problems), "Try again later: the downloaded part is kept. Or bring the file by hand.")
 
 

@@ -27,7 +27,7 @@ from dissect.data.exchange import TABLES, Read, exported, named, read_tables
 from dissect.data.parts import are_targets, joined, keep_clicks
 from dissect.data.prefixes import INT32, flatten, rebuild
 from dissect.data.sessions import Dataset, Sessions
-from dissect.errors import DataError, UsageError
+from dissect.errors import DataError, UsageError, why
 
 FIRST_ID = {"srgnn": 1, "lessr": 0}  # the number of the first item in files that know items by number only
 MANY, FAR_APART = 1_000_000, 100  # a catalogue above MANY and FAR_APART times the items in use is a mistake
@@ -224,7 +224,7 @@ def _bytes(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        raise DataError(f"{path} cannot be read: {why(error)}.") from error
     if not content:
         raise DataError(f"{path} is empty.")
     return content

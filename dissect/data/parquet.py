@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dissect.errors import DataError
+from dissect.errors import DataError, why
 
 EXACT = 2**53  # floats from here on skip whole numbers
 
@@ -32,7 +32,7 @@ def read_columns(path: Path, choose: Callable[[list[str]], Mapping[str, str]]) -
             return {role: _values(table.column(name), pa) for role, name in names.items()}
     # Errors of pyarrow for a damaged file.
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError, pa.ArrowException) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = str(why(error))
         raise DataError(f"{path} cannot be read as parquet: {(reason or repr(error)).splitlines()[0]}.") from error
 
 

@@ -200,6 +200,10 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
             "No row or column is dead: the export is as large as the model, and as slow. Weights that are pruned here "
             "and there save nothing; a larger --kl-weight prunes more of them."
         )
+    elif found["bytes"]["left"] > found["bytes"]["whole"]:
+        says.append(
+            "The file is larger than the model's weights: its constants and its index take more than was saved."
+        )
     if found["part"]:
         says.append(f"Left out: {found['part']}. Scores are the same without it.")
     if found["left_whole"]:

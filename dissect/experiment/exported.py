@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dissect.data.archive import sha256
-from dissect.errors import DataError, DissectError, UsageError
+from dissect.errors import DataError, DissectError, UsageError, why
 from dissect.experiment.recorded import model_of
 from dissect.runs import files, records
 from dissect.runs.config import Config
@@ -133,4 +133,4 @@ def _tensors(folder: Path, found: Mapping[str, Any]) -> dict[str, Tensor]:
     try:
         return load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{folder / WEIGHTS} cannot be read: {error}.", AGAIN) from error
+        raise DataError(f"{folder / WEIGHTS} cannot be read: {why(error)}.", AGAIN) from error

@@ -33,7 +33,7 @@ import platformdirs
 import torch
 
 import models
-from dissect.errors import DataError, UsageError, unknown
+from dissect.errors import DataError, UsageError, unknown, why
 
 # Classes that need not be identified: these, and those in the files of these packages.
 PLAIN = (object, abc.ABC, typing.Generic, typing.Protocol)
@@ -65,7 +65,7 @@ def read(name: str) -> ModelFile:
         content = Path(path).read_bytes()
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
-        says = f"There is no file {path}." if missing else f"{path} cannot be read: {error.strerror}."
+        says = f"There is no file {path}." if missing else f"{path} cannot be read: {why(error)}."
         raise UsageError(says, HOW) from None
     if not class_name:
         classes = list[str]()

@@ -11,7 +11,7 @@ from typing import Any
 
 from dissect.data.sessions import Dataset
 from dissect.data.translate import number_by_name
-from dissect.errors import DataError, UsageError
+from dissect.errors import DataError, UsageError, why
 from dissect.experiment.opened import trained_model
 from dissect.experiment.plan import Say
 from dissect.training.rebuild import Recorded
@@ -91,7 +91,9 @@ def read_sessions(
     try:
         lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}.", "It should be UTF-8 text, a session a line.") from error
+        raise DataError(
+            f"{path} cannot be read: {why(error)}.", "It should be UTF-8 text, a session a line."
+        ) from error
     filled = {place: line for place, line in enumerate(lines, 1) if line.strip()}
     if not filled:
         raise DataError(f"{path}: the file is empty.", "A line is a session, such as 12,7,99.")
@@ -133,7 +135,7 @@ def _split(text: str) -> list[str]:
     try:
         words = next(csv.reader([text], skipinitialspace=True, strict=True), [])
     except csv.Error as error:
-        raise UsageError(f"The session {text!r} cannot be read: {error}.", QUOTED) from error
+        raise UsageError(f"The session {text!r} cannot be read: {why(error)}.", QUOTED) from error
     if not all(words) or not words:
         raise UsageError(f"The session {text!r} is empty, or has an empty place.", QUOTED)
     return words

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dissect.data.sessions import Dataset
-from dissect.errors import UsageError, unknown
+from dissect.errors import UsageError, unknown, why
 from dissect.experiment.opened import newest_dataset
 from dissect.experiment.plan import OF_BASELINE, Say
 from dissect.experiment.recorded import Load, recorded_model, require_split
@@ -73,7 +73,9 @@ def read_settings(path: str | Path, usual: Mapping[str, Any], has_weights: bool 
     try:
         found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read: {error}.", "It should be like the config.toml of a group.") from error
+        raise UsageError(
+            f"{path} cannot be read: {why(error)}.", "It should be like the config.toml of a group."
+        ) from error
     for name in found.keys() - Config.__dataclass_fields__.keys():
         if is_option(name):
             raise UsageError(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from dissect.data.sessions import Dataset
-from dissect.errors import DataError, UsageError
+from dissect.errors import DataError, UsageError, why
 from dissect.experiment.subject import Subject
 from dissect.runs.config import CALIBRATED
 from dissect.runs.folders import each_sound
@@ -71,7 +71,7 @@ def read(path: Path) -> Tuned:
     try:
         return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Tuned)
     except OSError as error:
-        raise UsageError(f"There are no tuned settings in {path}: {error.strerror or error}.") from error
+        raise UsageError(f"There are no tuned settings in {path}: {why(error)}.") from error
     except (ValueError, RecursionError) as error:  # msgspec's and tomllib's errors are ValueErrors
         hint = "`dissect tune` with the same arguments writes it again from its trials."
         raise DataError(f"{path} holds no tuned settings: {error}.", hint) from error
@@ -111,7 +111,9 @@ def read_trials(folder: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(folder / TABLE)
     except (OSError, ValueError) as error:  # pandas' are ValueErrors
-        raise DataError(f"{folder / TABLE} cannot be read: {error}.", "The same `dissect tune` writes it.") from error
+        raise DataError(
+            f"{folder / TABLE} cannot be read: {why(error)}.", "The same `dissect tune` writes it."
+        ) from error
 
 
 def verb_of(usual: Mapping[str, Any]) -> str:

@@ -389,7 +389,9 @@ def settings_apart(of_each: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def in_words(name: str, value: Any) -> str:
-    """A setting and its value, such as "batch size 100"."""
+    """A setting and its value, such as "batch size 100" or "no shadows"."""
+    if isinstance(value, bool):
+        return f"{'' if value else 'no '}{name.replace('_', ' ')}"
     words = "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     return f"{name.replace('_', ' ')} {words}"
 

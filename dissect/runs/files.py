@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from dissect.errors import BusyError, DataError, DissectError
+from dissect.errors import BusyError, DataError, DissectError, why
 from dissect.runs import records
 
 SCHEMA = 1
@@ -57,7 +57,7 @@ def refused(path: Path, error: OSError) -> DissectError:
     hint = "Choose a folder that you can write to, e.g. by --runs-dir."
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         hint = "Make room on the disk and give the same command again: the run goes on from its last checkpoint."
-    return DissectError(f"Could not write {path}: {error.strerror or error}.", hint)
+    return DissectError(f"Could not write {path}: {why(error)}.", hint)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -169,7 +169,7 @@ def read_json(path: Path, kind: Any = dict[str, Any], hint: str = "") -> dict[st
         hint = hint or "The run has not got that far, or is not a run folder."
         raise DataError(f"{path} is missing.", hint) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read: {error}.", hint) from error
+        raise DataError(f"{path} cannot be read: {why(error)}.", hint) from error
     records.check(value, kind, str(path), hint)
     return dict(value)
 
@@ -186,7 +186,7 @@ def read_jsonl(path: Path, kind: Any = None) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}.") from error
+        raise DataError(f"{path} cannot be read: {why(error)}.") from error
     for number, line in enumerate(lines, 1):
         if not line:
             continue
@@ -234,5 +234,5 @@ def hold(file: IO[Any], refusal: DissectError) -> None:
     except BlockingIOError:
         raise refusal from None
     except OSError as error:
-        says = f"{file.name} cannot be locked: {error.strerror or error}. Perhaps its file system has no locks."
+        says = f"{file.name} cannot be locked: {why(error)}. Perhaps its file system has no locks."
         raise DissectError(says, "Name a folder on another one: --runs-dir, or --data-dir for data sets.") from error

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dissect.errors import DataError, UsageError, unknown
+from dissect.errors import DataError, UsageError, unknown, why
 from dissect.runs import records
 from dissect.runs.config import Config, told_apart
 from dissect.runs.files import AGAIN, read_json, read_jsonl, write_atomically
@@ -115,7 +115,7 @@ def group_config(group: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         if not path.exists():
             raise DataError(f"{group} is no group of runs: it has no config.toml.") from error
-        raise DataError(f"{path} cannot be read: {error}.", by_hand) from error
+        raise DataError(f"{path} cannot be read: {why(error)}.", by_hand) from error
     for name, value in RETIRED.items():
         if settings.get(name) == value:
             says = f"{path} has {name} = {value}, which this version no longer offers."

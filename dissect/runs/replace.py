@@ -24,7 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from dissect.errors import DissectError, UsageError, in_short
+from dissect.errors import DissectError, UsageError, in_short, why
 from dissect.runs.files import locked, write_atomically
 from dissect.text import shown
 
@@ -62,7 +62,7 @@ def require_folder(folder: Path, kind: Kind, force: bool = False) -> None:
             return
         foreign = [*islice(_foreign(folder, kind.ours(folder)), 100)]
     except OSError as error:
-        raise refusal(folder, f"it cannot be read: {error.strerror or error}", kind.elsewhere) from error
+        raise refusal(folder, f"it cannot be read: {why(error)}", kind.elsewhere) from error
     if foreign:
         says = f"it holds files that do not belong to {kind.what}: {in_short(foreign, 3)}"
         raise refusal(folder, says, f"{kind.elsewhere}{'; --force replaces only what dissect wrote' * force}")
@@ -91,7 +91,7 @@ def require_file(path: Path, what: str, is_ours: Callable[[bytes], bool], elsewh
             with open(path, "rb") as file:
                 head = file.read(HEAD)
         except OSError as error:
-            raise refusal(path, f"it cannot be read: {error.strerror or error}", elsewhere) from error
+            raise refusal(path, f"it cannot be read: {why(error)}", elsewhere) from error
         if head and not is_ours(head):
             raise refusal(path, f"it is no {what}", elsewhere)
 
@@ -121,7 +121,7 @@ def write_file(path: Path, content: bytes) -> None:
         else:
             write_atomically(target, lambda file: file.write(content))
     except OSError as error:
-        raise DissectError(f"Could not write {path}: {error.strerror or error}.") from error
+        raise DissectError(f"Could not write {path}: {why(error)}.") from error
     except DissectError as error:
         raise DissectError(error.message, "Choose another place by --out.") from error
 
@@ -148,7 +148,7 @@ def copy_folder(source: Path, target: Path) -> None:
     except OSError as error:
         if target.exists():
             return  # another process was quicker
-        raise DissectError(f"Could not copy {source} to {target}: {error.strerror or error}.") from error
+        raise DissectError(f"Could not copy {source} to {target}: {why(error)}.") from error
 
 
 @contextmanager

@@ -10,10 +10,12 @@ import numpy as np
 
 from analyses.entries import entry, sound_configs
 from dissect.runs import folders
-from dissect.runs.config import Config
-from dissect.tables.text import Column, Table
+from dissect.runs.config import CALIBRATED, DENSE, LITERAL, Config, flat, in_words
+from dissect.tables.text import Table, by_rows
 from dissect.text import shown
 
+SHOWN_APART = ("dim", "model", "dataset", "split_hash", "max_steps", "kl_weight", "where", "apart")
+HEADS = {"dataset": "data", "kl_weight": "KL", "mrr@20": "MRR@20"}
 NOTE = "MRR@20 is on test, the mean over the finished seeds. KL: the KL weight; a dash, if there is no SparseVD."
 
 
@@ -21,7 +23,7 @@ def groups_of(runs_dir: Path | str) -> list[dict[str, Any]]:
     """A row for each group, newest first; damaged ones are left out with a warning.
 
     Keys: group, model, dataset, dim (None: the model has no width), kl_weight (None: without SparseVD), seeds
-    (finished), seeds_begun, mrr@20 (None: no seed is finished).
+    (finished), seeds_begun, mrr@20 (None: no seed is finished), unusual (what the defaults of its verb do not have).
     """
     rows = []
     for group, settings in reversed(sound_configs(runs_dir).items()):
@@ -37,25 +39,32 @@ def groups_of(runs_dir: Path | str) -> list[dict[str, Any]]:
                 "seeds": len(found),
                 "seeds_begun": len(folders.group_runs(group)),
                 "mrr@20": float(np.mean(found)) if found else None,
+                "unusual": unusual(config),
             }
         )
     return rows
 
 
+def unusual(config: Config) -> str:
+    """The settings that are not those of `dissect run`, `run --literal` or `train`, in words."""
+    is_literal = config.is_sparse and all(getattr(config, name) == value for name, value in LITERAL.items())
+    usual = Config("", "", "", {}, **(LITERAL if is_literal else CALIBRATED if config.is_sparse else DENSE))
+    own = {**flat(usual), **{name: of for name, of in flat(config).items() if name in SHOWN_APART}}
+    differ = [in_words(name, value) for name, value in flat(config).items() if name not in own or own[name] != value]
+    is_older = config.is_sparse and config.shadows and not config.apart
+    return ", ".join(["literal"] * is_literal + differ + ["shadows within the model"] * is_older)
+
+
 def view_of_groups(rows: Sequence[dict[str, Any]], runs_dir: Path | str) -> Table:
-    """The rows of `groups_of`; model and data have columns unless the names of all groups tell them."""
-
-    def column(name: str, key: str, how: str = "") -> Column:
-        return Column(name, ["–" if row[key] is None else shown(format(row[key], how)) for row in rows])
-
-    seeds = [f"{row['seeds']} of {row['seeds_begun']}" for row in rows]
-    columns = [column("group", "group")]
-    if not all(row["group"].startswith(f"{row['model']}-") and row["dataset"] in row["group"] for row in rows):
-        columns += [column("model", "model"), column("data", "dataset")]
-    columns += [
-        column("dim", "dim"),
-        column("KL", "kl_weight", "g"),
-        Column("seeds", seeds),
-        column("MRR@20", "mrr@20", ".2f"),
-    ]
-    return Table(f"Groups in {runs_dir}, newest first", columns, [NOTE])
+    is_told = all(row["group"].startswith(f"{row['model']}-") and row["dataset"] in row["group"] for row in rows)
+    keys = {"dim": "", "kl_weight": "g", "seeds": "", "mrr@20": ".2f"}
+    keys = keys if is_told else {"model": "", "dataset": "", **keys}
+    lines = []
+    for row in rows:
+        of = {**row, "seeds": f"{row['seeds']} of {row['seeds_begun']}"}
+        lines.append(
+            [row["group"], *("–" if of[key] is None else shown(format(of[key], how)) for key, how in keys.items())]
+        )
+        lines += [[f"  {row['unusual']}"]] if row["unusual"] else []
+    title = f"Groups in {runs_dir}, newest first"
+    return by_rows(title, ["group", *(HEADS.get(key, key) for key in keys)], lines, notes=[NOTE])
