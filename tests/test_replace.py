@@ -152,3 +152,11 @@ def test_a_full_disk_leaves_the_old_figure_and_is_said(tmp_path, monkeypatch):
     with pytest.raises(DissectError, match="No space left"):
         drawing.save(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
+
+
+def test_a_pipe_by_its_link_takes_what_is_written():
+    reading, writing = os.pipe()
+    replace.write_file(Path(f"/dev/fd/{writing}"), b"a table")  # a link to a name that does not exist
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        assert pipe.read() == b"a table"

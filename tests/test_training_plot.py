@@ -151,7 +151,8 @@ def test_the_drawing_has_the_numbers_of_the_table(x, ends):
 
 def test_a_curve_of_one_point_is_seen():
     shown = shown_of()
-    drawn = figure.draw(shown[(shown["curve"] != "loss") | (shown["epoch"] == shown["epoch"].min())], "valid", "caption")
+    one = (shown["curve"] != "loss") | (shown["epoch"] == shown["epoch"].min())
+    drawn = figure.draw(shown[one], "valid", "caption")
     assert {line.get_marker() for line in drawn.axes[0].lines if len(line.get_xdata()) == 1} == {"o"}
 
 

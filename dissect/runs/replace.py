@@ -114,12 +114,11 @@ def write_file(path: Path, content: bytes) -> None:
 
     Raises DissectError if the disk refuses.
     """
-    target = path.resolve()
     try:
-        if target.exists() and not target.is_file():  # a pipe, or /dev/stdout
-            target.write_bytes(content)
+        if path.exists() and not path.is_file():  # a pipe, or /dev/stdout: what it links to may have no name
+            path.write_bytes(content)
         else:
-            write_atomically(target, lambda file: file.write(content))
+            write_atomically(path.resolve(), lambda file: file.write(content))
     except OSError as error:
         raise DissectError(f"Could not write {path}: {why(error)}.") from error
     except DissectError as error:
