@@ -32,6 +32,7 @@ from analyses.coverage import absences
 from analyses.coverage import doubts as doubts_of_coverage
 from analyses.density import at_step, counted, finished, siblings
 from analyses.significance import FEW_SESSIONS
+from analyses.training import peak
 from dissect.errors import DataError
 from dissect.runs import files, folders, records
 from dissect.runs.files import AGAIN
@@ -167,8 +168,10 @@ def observed(
     dense = matched_mrr(group)
     common = [*too_few(len(summaries)), *too_few_sessions(group)]
 
+    course = peak(finished(group))
+
     def control(may_lower: bool) -> list[str]:
-        found = list(doubts_of_withered(summaries, dense, final, kept, threshold, may_lower))
+        found = list(doubts_of_withered(summaries, dense, final, kept, threshold, course, may_lower))
         return found if config["kl_weight"] else [NO_PENALTY]
 
     def doubts(name: str, roles: Sequence[str]) -> list[str]:
@@ -284,12 +287,14 @@ def doubts_of_withered(
     final: pd.DataFrame,
     kept: pd.DataFrame,
     threshold: str,
+    course: tuple[float, float, float] | None,
     may_lower: bool,
 ) -> Iterator[str]:
     """Why a role that seems withered may not tell: the run may not have pruned, or kept nothing that it needed.
 
     `kept` is that of kept_by_role; `dense` is the MRR@20 of the matched dense models by seed, in percent; only seeds of
-    both are compared. Without `may_lower`, another doubt asks for a higher KL weight, so none asks for a lower one.
+    both are compared. `course` is that of `peak`. Without `may_lower`, another doubt asks for a higher KL weight, so
+    none asks for a lower one.
     """
     idle = final[(final["matrix"] == "control.kl_only") & (final["block"] == "")]
     if len(idle) and (most := (idle[f"kept {threshold}"] / idle["numel"]).max()) > PRUNED:
@@ -302,8 +307,8 @@ def doubts_of_withered(
         own, other = (float(np.mean([values[seed] for seed in both])) for values in (mine, dense))
         if own < AS_GOOD * other:
             below = f"below {percent(AS_GOOD, 0)} of the {other:.2f} of the matched dense model"
-            remedy = "lower --kl-weight, or look for overfitting" if may_lower else "look for overfitting"
-            yield f"MRR@20 is {own:.2f}, {below}: {remedy}"
+            remedy = against_loss(course, may_lower)
+            yield f"MRR@20 is {own:.2f}, {below}{': ' * bool(remedy)}{remedy}"
     clearest = kept_by_role(final, threshold, by="matrix")["excess"].groupby(level="matrix").mean().max()
     of_roles = [falls(summaries, f"swapped_{role}") for role in roles_of(kept)]
     if clearest < CLEAR and not any(fall and fall.least > FALL for fall in of_roles):
@@ -311,6 +316,15 @@ def doubts_of_withered(
             f"no matrix keeps more than {CLEAR} beyond its shadow, and unseen data need no role: nothing shows that the"
             " run keeps what it needs"
         )
+
+
+def against_loss(course: tuple[float, float, float] | None, may_lower: bool) -> str:
+    """What to try against a lower accuracy than that of the dense model, by the `course` on validation (`peak`)."""
+    best, last, lost = course or (0.0, 1.0, 0.0)  # of an earlier version: nothing is known
+    if lost > 1 - AS_GOOD:
+        return f"it overfits, so lower --epochs (best on validation after {best:.2g} of {last:.2g})"
+    ways = ["train longer"] * (best == last) + ["lower --kl-weight"] * may_lower
+    return ", or ".join(ways)
 
 
 def matched_mrr(group: Path) -> dict[int, float]:

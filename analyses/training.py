@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,23 @@ def training_table(group: Path, variant: str = folders.FULL) -> pd.DataFrame:
             "A baseline without gradients has none." if variant in known else f"In it: {', '.join(known) or 'no run'}.",
         )
     return pd.DataFrame(rows)
+
+
+def peak(runs: Iterable[Path]) -> tuple[float, float, float] | None:
+    """(epoch after which MRR@20 on validation was highest, last epoch, share lost since), of the means over runs.
+
+    None where no epoch has it for every run. Damaged runs are skipped with a warning.
+    """
+
+    def by_epoch(run: Path) -> pd.Series:
+        records = folders.read_records(run, "metrics.jsonl", Train | Eval)
+        return pd.Series({of["epoch"]: of["mrr@20"] for of in records if of.get("split") == "valid"}, dtype=float)
+
+    found = each_sound(runs, by_epoch, required=False)
+    means = pd.concat(found, axis=1).dropna().mean(axis=1) if found else pd.Series(dtype=float)
+    if not means.any():
+        return None
+    return float(means.idxmax()), float(means.index[-1]), float(1 - means.iloc[-1] / means.max())
 
 
 def training_rows(run: Path, stretch: int) -> list[dict[str, Any]]:
