@@ -21,7 +21,7 @@ import numpy as np
 from dissect.data.catalog import STAND_INS
 from dissect.errors import DataError, UsageError, unknown
 from dissect.runs import folders
-from dissect.runs.config import OF_SPARSEVD, Config, flat, in_words, settings_apart
+from dissect.runs.config import OF_SPARSEVD, Config, flat, in_words, settings_apart, telling
 from dissect.runs.folders import each_sound, left_out, read_summary
 from models import MODELS
 
@@ -237,7 +237,7 @@ def labels(entries: list[Entry]) -> list[str]:
 
 def _settings_in_words(rows: list[Entry]) -> list[str]:
     of_rows = [flat(Config(**row.config)) for row in rows]
-    names = settings_apart(of_rows)[:MOST_SETTINGS]
+    names = telling(of_rows, MOST_SETTINGS)
     return [f" ({', '.join(in_words(name, of.get(name)) for name in names)})" for of in of_rows]
 
 

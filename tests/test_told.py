@@ -129,7 +129,7 @@ def test_of_a_stopped_dissection_the_command_that_goes_on_is_told(runs, typed):
     for run in folders.group_runs(group):
         shutil.move(run, group / "without-gnn" / run.name)
     said = " ".join(typed("verdict", group.name)[1].split())
-    assert "the same command without --without" in said and "resume" not in said  # the whole model never began
+    assert "the same `dissect run` without --without" in said and "resume" not in said  # the whole model never began
 
 
 def test_a_group_without_sparsevd_has_no_densities(runs, typed):

@@ -56,7 +56,7 @@ def test_the_commands_run_one_after_another(small, monkeypatch):
         said[line] = result.stdout
     found = json.loads(said[COMMANDS[-1]])
     assert found["dataset"] == "demo-bag" and found["need"]["propagation"]["answer"] == "undecided"
-    assert "Not run: the same command with --kl-weight 2" in said[COMMANDS[0]]
+    assert "Not run: the same `dissect run` with --kl-weight 2" in said[COMMANDS[0]]
     checked = said["dissect verdict srgnn-demo-walk"]  # the runs at other settings are found by their settings
     assert "--kl-weight 2" not in checked.split("Not run")[-1] and "--noise weight" not in checked.split("Not run")[-1]
     assert list(Path("runs").glob("srgnn-demo-walk-*/figures/figure3-density-gnn.png"))

@@ -20,6 +20,7 @@ def command(runs_dir: str, as_json: bool) -> None:
     Their names are what other verbs take; the beginning of a name is enough.
     """
     from dissect.cli import screen
+    from dissect.runs.folders import find_groups
     from dissect.tables.groups import groups_of, view_of_groups
 
     rows = groups_of(runs_dir)
@@ -29,5 +30,7 @@ def command(runs_dir: str, as_json: bool) -> None:
         screen.show_tables(view_of_groups(rows, runs_dir))
     elif not Path(runs_dir).is_dir() and runs_dir != RUNS:
         raise UsageError(f"There is no folder {runs_dir}.")
+    elif find_groups(runs_dir):
+        click.echo(f"There are no undamaged runs in {runs_dir}.")
     else:
         click.echo(f"There are no runs in {runs_dir}. Make some: dissect train srgnn")

@@ -230,6 +230,7 @@ SIZE = f"quick: to try it out; eighth: {SIZES['eighth']}; full: {SIZES['full']},
 ARMS_TUNED = (
     "Use the settings that `study tune` or `dissect tune` found, for the arms that have some; an arm's own win."
 )
+OF_SPARSE = "Arms with SparseVD keep the length of `dissect run`."
 PAPER = "paper: train on everything, and take each metric at its best epoch on test, as the paper does."
 
 
@@ -244,7 +245,7 @@ def of_study(of: str = "", tuned: bool = True) -> Decorator:
         shown("--dataset", default=DATASET, help=says("A name from `dissect data list`.")),
         shown("--scale", type=click.Choice([*SCALES]), default=SCALE, help=says(SIZE)),
         click.option("--dim", type=click.IntRange(1), help=says("Width, in place of that of --scale.")),
-        click.option("--epochs", type=float, help=says(f"Epochs of a training{place}")),
+        click.option("--epochs", type=float, help=says(f"Epochs of a training{place} {OF_SPARSE}")),
         click.option("--seed", "seeds", type=SEED, help=says(f"Seeds{place}"), **ONCE),
         click.option("--protocol", type=click.Choice(["paper"]), help=says(PAPER)),
         click.option("--arm", "arms", multiple=True, metavar="LABEL", help=says("Only these arms of `study show`.")),

@@ -197,8 +197,8 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
     says = []
     if not any(layer["left"] != layer["whole"] for layer in layers.values()):
         says.append(
-            "No row or column is dead: the export is as large as the model, and as slow. Weights that are pruned here "
-            "and there save nothing; a larger --kl-weight prunes more of them."
+            "No row or column is dead: the export is no smaller than the model, and as slow. Weights that are pruned "
+            "here and there save nothing; a larger --kl-weight prunes more of them."
         )
     elif found["bytes"]["left"] > found["bytes"]["whole"]:
         says.append(

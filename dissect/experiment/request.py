@@ -33,6 +33,7 @@ def requested(
     if is_group and given["tuned"]:
         says = "--tuned and the --config of a group exclude each other: the group has its own value of every setting."
         raise UsageError(says, "Leave one of them out.")
+    replaced = {*LITERAL, "max_steps"} if usual is LITERAL else set()  # --literal wins over the file
     if is_group and not is_dense:  # it has every setting but those that are newer than it
         usual = LITERAL
     model, dataset = (given[name] if name in typed else file.get(name, given[name]) for name in ("model", "dataset"))
@@ -48,7 +49,7 @@ def requested(
         require_split(data, file["split_hash"], source)
     names, recipe = {each.name for each in SETTINGS}, subject.cls.recipes.get(preset, {})
     wins = {name for name in recipe if is_dense or name not in usual}  # as in `settings_of`
-    counts = ({*names, "select"} if subject.learns else set(OF_BASELINE)) - wins
+    counts = ({*names, "select"} if subject.learns else set(OF_BASELINE)) - wins - replaced
     settings = {name: value for name, value in file.items() if name in counts}
     if given["epochs"] is not None:
         settings.pop("max_steps", None)

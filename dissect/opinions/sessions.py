@@ -87,7 +87,7 @@ class Ranking:
             for batch in self.batches():
                 scores, is_finite = scores_of(batch)
                 is_sound = is_sound & is_finite
-                ranks.append(ranks_by(scores, batch.targets - 1, ("best",))[0])
+                ranks.append(ranks_by(scores, batch.targets - 1, ("worst",))[0])  # equal scores win nothing
         if not is_sound:
             raise DivergedError("The model's scores are no longer numbers: there is nothing to rank by.")
         return metrics(torch.cat(ranks).cpu().numpy())["mrr@20"]

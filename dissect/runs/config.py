@@ -388,6 +388,20 @@ def settings_apart(of_each: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in names if len({repr(of[name]) for of in of_each if name in of}) > 1]
 
 
+def telling(of_each: Sequence[Mapping[str, Any]], most: int) -> list[str]:
+    """The first settings in which several differ, `most` of them; others if those tell more of them apart."""
+
+    def apart(names: Sequence[str]) -> int:
+        return len({tuple(repr(of.get(name)) for name in names) for of in of_each})
+
+    names = [name for name in settings_apart(of_each) if not name.endswith(("_hash", "_source", "apart"))]
+    found: list[str] = []
+    for _ in range(min(most, len(names))):
+        found.append(max((name for name in names if name not in found), key=lambda name: apart([*found, name])))
+    first = names[:most]
+    return first if apart(first) >= apart(found) else [name for name in names if name in found]
+
+
 def in_words(name: str, value: Any) -> str:
     """A setting and its value, such as "batch size 100" or "no shadows"."""
     if isinstance(value, bool):
@@ -397,7 +411,7 @@ def in_words(name: str, value: Any) -> str:
 
 
 def told_apart(configs: Sequence[Config], most: int = 3) -> list[str]:
-    """What tells each of several configurations from the others: at most so many settings, in words."""
+    """What tells each of several configurations from the others, in words: at most so many settings."""
 
     def words(name: str, value: Any) -> str:
         if name == "where":
@@ -407,7 +421,7 @@ def told_apart(configs: Sequence[Config], most: int = 3) -> list[str]:
     of_each = [
         {n: of for n, of in flat(config).items() if config.is_sparse or n not in OF_SPARSEVD} for config in configs
     ]
-    names = [name for name in settings_apart(of_each) if not name.endswith(("_hash", "_source", "apart"))][:most]
+    names = telling(of_each, most)
     return [", ".join(words(name, of[name]) for name in names if name in of) for of in of_each]
 
 

@@ -60,6 +60,8 @@ def read_summary(run: Path) -> dict[str, Any]:
 def read_records(run: Path, name: str, kind: Any) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl or density.jsonl. Raises DataError if those of a finished run lack their end, too."""
     rows = read_jsonl(run / name, kind)
+    if not rows and is_done(run) and (run / name).exists() and (run / name).stat().st_size:
+        raise DataError(f"{run / name} holds no whole line: the rest is lost.", AGAIN)
     if rows and is_done(run):
         last, steps = rows[-1]["step"], read_summary(run).get("steps", rows[-1]["step"])
         if last != steps:
@@ -79,10 +81,13 @@ def read_ranks(path: Path) -> dict[str, np.ndarray]:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             size = sum(member.file_size for member in file.zip.infolist())
             if size > max(MANY, PACKED * path.stat().st_size):
-                raise ValueError(f"it would unpack to {size:,} bytes, far more than ranks do")
+                says = f"it would unpack to {size:,} bytes, far more than ranks do"
+                raise DataError(f"{path} does not hold ranks: {says}.", again)
             found = {name: np.asarray(file[name]) for name in ("rank", "session", "length", "target")}
-    except Exception as error:  # zip and npy have many ways to fail on garbled bytes
-        raise DataError(f"{path} does not hold ranks: {error}.", again) from error
+    except DataError:
+        raise
+    except Exception as error:  # zip and npy have many ways to fail on garbled bytes, and advise to unpickle them
+        raise DataError(f"{path} does not hold ranks.", again) from error
     for name, array in found.items():
         if array.dtype.kind not in "iu" or array.ndim != 1 or not len(array) or len(array) != len(found["rank"]):
             shape = f"{array.dtype} {list(array.shape)}"

@@ -11,6 +11,7 @@ What is new takes its place when it is complete, and only then the old one goes.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -120,9 +121,9 @@ def write_file(path: Path, content: bytes) -> None:
         else:
             write_atomically(path.resolve(), lambda file: file.write(content))
     except OSError as error:
-        raise DissectError(f"Could not write {path}: {why(error)}.") from error
+        raise DissectError(f"Could not write {path}: {why(error)}.", "Make room, or choose another place.") from error
     except DissectError as error:
-        raise DissectError(error.message, "Choose another place by --out.") from error
+        raise DissectError(error.message, "Make room, or choose another place.") from error
 
 
 def set_aside(run: Path) -> Path:
@@ -134,7 +135,7 @@ def set_aside(run: Path) -> Path:
     with locked(run):
         while os.path.lexists(aside := run.with_name(f"{run.name}{OLD}-{n}")):
             n += 1
-        shutil.move(run, aside)
+        os.rename(run, aside)
     return aside
 
 
@@ -145,7 +146,7 @@ def copy_folder(source: Path, target: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
             shutil.copytree(source, Path(folder) / "copy").rename(target)
     except OSError as error:
-        if target.exists():
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return  # another process was quicker
         raise DissectError(f"Could not copy {source} to {target}: {why(error)}.") from error
 

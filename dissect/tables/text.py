@@ -127,8 +127,8 @@ def to_screen(table: Table, width: int) -> Text:
     """
     table = with_bars(table, width) if table.bars else table
     columns, heads, rows = table.columns, table.heads(), table.rows()
-    widths = [column.width for column in columns]
-    long = [i for i in range(1, len(columns)) if widths[i] > NARROW and not columns[i].is_number]
+    widths, is_number = [column.width for column in columns], [column.is_number for column in columns]
+    long = [i for i in range(1, len(columns)) if widths[i] > NARROW and not is_number[i]]
     gaps = len(widths) - 1
     gap = 1 if gaps <= width - sum(widths) < 2 * gaps else 2  # blanks between columns
     lacks = sum(widths) + gap * gaps - width
@@ -156,7 +156,7 @@ def to_screen(table: Table, width: int) -> Text:
             out = Text(first + " " * (room - cell_len(first)), look)
             for i, words in zip(part, row):
                 fill = " " * (widths[i] - cell_len(words))
-                before, behind = (fill, "") if columns[i].is_number else ("", fill)
+                before, behind = (fill, "") if is_number[i] else ("", fill)
                 how = " ".join(["bold"] * cells[i][1] + [COLOURS.get(words, "")])
                 out.append(" " * gap + before).append(words, how).append(behind)
             out.rstrip()

@@ -244,11 +244,11 @@ def need_hint(verdict: Verdict, folder: Path | None = None) -> str:
     if not verdict["seeds"] and folder is not None and group_runs(folder):
         return f"go on with the training: dissect resume {shlex.quote(str(folder))}"
     if not verdict["seeds"]:
-        return "train the whole model: the same command without --without"
+        return "train the whole model: the same `dissect run` without --without"
     if not removable:
         return "this model cannot be built without a part: its class names none in `removable`"
     rest = f" (or {', '.join(removable[1:])})" if removable[1:] else ""
-    return f"the same command with --without {removable[0]}{rest}"
+    return f"the same `dissect run` with --without {removable[0]}{rest}"
 
 
 def beside(verdict: Verdict) -> list[str]:
@@ -258,8 +258,9 @@ def beside(verdict: Verdict) -> list[str]:
         says = ", ".join(f"{name} {literal[name]['figures_say']}" for name in QUESTIONS)
         how = f"--literal, {plural(literal['steps'], 'step')}, {plural(len(literal['seeds']), 'seed')}"
         lines.append(f"With the published settings ({how}), density alone says: {says}.")
-    if verdict.get("not_run"):
-        lines.append(f"Not run: the same command with {', or '.join(verdict['not_run'])}.")
+    if not_run := verdict.get("not_run"):
+        options = " or ".join(filter(None, (", ".join(not_run[:-1]), not_run[-1])))
+        lines.append(f"Not run: the same `dissect run` with {options}.")
     if verdict.get("rules") == "density":
         why = "Without them a useless matrix cannot be told from a needed one at a small KL weight."
         lines.append(f"Judged by the rules for runs without shadows. {why}")
