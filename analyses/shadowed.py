@@ -162,7 +162,7 @@ def unclear(name: str, kept: pd.DataFrame) -> str:
     found = {role: excess_of(kept, role) for role in roles_of(kept)}
     role = OBSERVED.get(name, (name,))[-1]
     if name == "O2" and found[role].says != UNDECIDED:
-        return f"attention keeps neither clearly less than propagation nor {TIMES_DENSER} times as much in each seed"
+        return f"attention keeps neither clearly less than propagation nor {TIMES_DENSER:g} times as much in each seed"
     low, high = found[role].low, found[role].high
     return f"the excess of {role} is {low:.3f} to {high:.3f} (95 %), on both sides of the limit: train more seeds"
 

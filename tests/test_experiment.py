@@ -204,6 +204,9 @@ def test_what_is_typed_wins_over_the_file(typed, copied):
     assert typed("run", *words, "--epochs", "0.2")[0] == 0
     assert Config(**folders.group_config(folders.newest_group("runs"))).max_steps > 3
     assert "no data set named 'dmo'" in typed("run", *words, "--dataset", "dmo")[2]
+    assert typed("run", *words[:-2], "--literal", "--max-steps", "2", "--seed", "3")[0] == 0  # not the file's settings
+    config = Config(**folders.group_config(folders.newest_group("runs")))
+    assert (config.kl_weight, config.batch_size, config.average, config.max_steps) == (1.0, 100, 0.0, 2)
     words = ["--config", str(dense / "config.toml"), "--quiet", "--device", "cpu"]
     assert typed("train", "srgnn", *words, "--dim", "4")[0] == 0  # another model, and none of the options of the first
     config = Config(**folders.group_config(folders.newest_group("runs")))

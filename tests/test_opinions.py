@@ -407,6 +407,9 @@ def test_a_ranking_is_that_of_the_house_on_its_prefixes(tiny):
     assert sessions.Ranking(prefixes, chosen=chosen)(model) == pytest.approx(metrics(ranks[chosen])["mrr@20"])
     assert sessions.Ranking(prefixes)(model) == pytest.approx(metrics(ranks)["mrr@20"])
     assert len(sessions.Ranking(prefixes, 50)) == 50
+    with torch.no_grad():
+        model.items.zero_()  # all scores are equal
+    assert sessions.Ranking(prefixes)(model) == 0.0  # and win nothing
     with pytest.raises(UsageError, match="no unseen session"):
         sessions.Ranking(prefixes_of(tiny.test.part(0, 0)))
 

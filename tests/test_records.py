@@ -298,6 +298,13 @@ def test_a_summary_may_lack_densities_and_validation(group):
     assert len(Group(group).ranks("valid"))  # which are there
 
 
+def test_a_finished_seed_whose_densities_end_within_their_first_line_is_damaged(group, typed):
+    path = group / "s1" / "density.jsonl"
+    path.write_text(path.read_text()[:300])
+    err = typed("verdict", NAME, "--runs-dir", str(group.parent))[2]
+    assert "density.jsonl holds no whole line: the rest is lost" in err and "Train this seed again" in err
+
+
 def test_ranks_that_unpack_to_far_more_than_ranks_do_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "MANY", 100_000)
     path = tmp_path / "s1" / "ranks-test-last.npz"

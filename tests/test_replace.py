@@ -160,3 +160,17 @@ def test_a_pipe_by_its_link_takes_what_is_written():
     os.close(writing)
     with open(reading, "rb") as pipe:
         assert pipe.read() == b"a table"
+
+
+def test_a_copy_that_another_process_made_first_counts_and_a_full_disk_does_not(tmp_path, monkeypatch):
+    fill(tmp_path / "source", "new")
+    fill(tmp_path / "target", "of another")
+    replace.copy_folder(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target" / "a.txt").read_text() == "of another"
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(replace.shutil, "copytree", full)
+    with pytest.raises(DissectError, match="No space left"):
+        replace.copy_folder(tmp_path / "source", tmp_path / "target")

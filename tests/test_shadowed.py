@@ -12,6 +12,7 @@ from rich.console import Console
 from scipy import stats
 
 from analyses.density import at_step, density_table
+from analyses.paragraph import directed
 from analyses.shadowed import PRUNED, Excess, excess_of, kept_by_role, null_of
 from analyses.verdict import judge
 from dissect.errors import DataError
@@ -422,6 +423,43 @@ def test_the_screen_has_at_most_forty_lines(tmp_path, record):
     lines = console.file.getvalue().splitlines()
     assert len(lines) <= 40 and max(map(len, lines)) <= 80, "\n".join(lines)
     assert record or "Not run: the same `dissect run` with --kl-weight 2, --noise weight or --literal." in lines
+
+
+def attention_and_propagation(*pairs):
+    """By seed: what propagation and attention keep."""
+    return [{**GOOD, "gnn.edge_in": p, "readout.attend_all": a, "readout.attend_score": a} for p, a in pairs]
+
+
+def test_attention_that_keeps_less_by_chance_does_not_fail_the_readout(tmp_path):
+    """Less in each of three seeds happens once in eight by chance: the interval of the difference counts."""
+    kept = attention_and_propagation((0.41, 0.40), (0.50, 0.30), (0.42, 0.41))
+    _, second = answers(make_group(tmp_path / "by chance", kept, kl_weight=8.0))
+    assert (second["figures_say"], second["answer"]) == ("undecided", "undecided")
+    assert second["doubts"] == [
+        "attention keeps neither clearly less than propagation nor 3 times as much in each seed"
+    ]
+    kept = attention_and_propagation((0.41, 0.30), (0.42, 0.30), (0.43, 0.30))
+    _, second = answers(make_group(tmp_path / "clearly", kept, kl_weight=8.0))
+    assert second["answer"] == "fails"
+    assert second["reasons"][0] == "attention keeps less than propagation (by 0.095 to 0.145)"
+
+
+def test_numbers_that_decide_nothing_say_why(tmp_path):
+    kept = attention_and_propagation((0.02, 0.3), (0.06, 0.3), (0.10, 0.3))
+    verdict = judge(make_group(tmp_path, kept, kl_weight=8.0))
+    (reason,) = verdict["O1"]["doubts"]
+    assert reason == (
+        "the excess of propagation is -0.041 to 0.157 (95 %), on both sides of the limit: train more seeds"
+    )
+    assert "is undecided: the excess of propagation is -0.041 to 0.157" in verdict["paragraph"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "is_up", "says"),
+    [((0.05, 0.2), True, "0.05 to 0.20"), ((-0.2, 0.001), False, "0.00 to 0.20"), ((-2, -1), False, "1.00 to 2.00")],
+)
+def test_an_interval_has_the_direction_of_its_word(ends, is_up, says):
+    assert directed(*ends, is_up, 2) == says
 
 
 def test_the_matched_training_is_the_same_without_sparsevd():

@@ -273,3 +273,17 @@ def test_a_command_is_told_its_options_and_not_settings(typed):
     assert as_typed("kl_weight must be at least 0.", ["study", "run", "x.toml"]) == "kl_weight must be at least 0."
     for same in ("none with --option dim=3.", "--dim=3 is wrong.", "a = b"):
         assert as_typed(same, ["run", "--dim=3", "--"]) == same
+
+
+def test_groups_that_differ_late_in_the_settings_are_told_apart_too(tmp_path):
+    """Three settings are named; the first three that differ leave two of these groups alike."""
+    groups = [
+        make_group(tmp_path, "x", options={"dim": dim}, kl_weight=weight, noise=noise, max_steps=steps)
+        for dim, weight, noise, steps in (
+            (32, 4.0, "weight", 60), (4, 1.0, "lrt", 60), (4, 1.0, "lrt", 212), (32, 1.0, "lrt", 60)
+        )
+    ]  # fmt: skip
+    with pytest.raises(UsageError) as caught:
+        folders.resolve_group("x", tmp_path)
+    told = [line.split("(")[1] for line in caught.value.hint.split("\n")[1:]]
+    assert len(told) == len(set(told)) == len(groups) and all(line.count(",") <= 2 for line in told)
