@@ -162,11 +162,13 @@ def density(
     if panels is None:
         config = sources[0].config
         lines = [f"{sources[0].title}; KL weight {config['kl_weight']:g}{_unusual(config)}", *lines]
-    if any(source.has_shadows for source in sources):
-        lines.append("thin and shaded: the shadow of each matrix, useless by construction")
+    some = [source for source in sources if source.has_shadows]
+    if some:
+        lines.append(f"thin and shaded{_in_one(some, sources)}: the shadow of each matrix, useless by construction")
     if averages := {source.config["average"] for source in sources} - {0.0}:
         shares = " or ".join(f"{100 * (1 - share):g}" for share in sorted(averages))
-        lines.append(f"from {shares} % of the steps on: averaged weights")
+        some = [source for source in sources if source.config["average"]]
+        lines.append(f"from {shares} % of the steps on{_in_one(some, sources)}: averaged weights")
     stem = "" if variant == FULL else f"-{variant}"
     if panels is not None:
         stem += "".join(f"-{source.group.name.rsplit('-', 1)[-1]}" for source in sources)
@@ -184,6 +186,11 @@ def density(
         words = figure.describe(shown, name, "; ".join([*lines, *partly]), panels)
         drawings.append(Drawing(STEMS[name] + stem, drawn, words, shown))
     return drawings
+
+
+def _in_one(some: Sequence[Source], sources: Sequence[Source]) -> str:
+    """Words for what only one of two panels has."""
+    return "" if len(some) == len(sources) else ", in one panel"
 
 
 def _unusual(config: dict[str, Any]) -> str:

@@ -86,6 +86,17 @@ def test_a_density_figure_of_one_module(group):
     assert "readout" in caught.value.hint
 
 
+def test_a_caption_of_two_panels_says_what_only_one_of_them_has(group, tmp_path):
+    plain = tmp_path / group.name
+    shutil.copytree(folders.newest_group(group.parent), plain)
+    config = (plain / "config.toml").read_text()
+    assert "average = 0.4" in config
+    (plain / "config.toml").write_text(config.replace("average = 0.4", "average = 0.0"))
+    says = density(group, beside=plain, module="gnn")[0].caption
+    assert "from 60 % of the steps on, in one panel: averaged weights" in says
+    assert "thin and shaded: the shadow of each matrix" in says  # both have them
+
+
 def test_two_groups_stand_side_by_side(group, tmp_path):
     other = folders.newest_group(group.parent)
     drawn = density(group, beside=other, module="gnn", x="step")
