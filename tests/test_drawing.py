@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,8 @@ from dissect.drawing import FIGURES, STEMS, density, heatmap, histogram, trainin
 from dissect.errors import DataError, UsageError
 from dissect.group import Group
 from dissect.runs import folders
+from dissect.runs.config import Config
+from dissect.runs.files import write_toml
 from tests.test_shadowed import GOOD, SIZES, make_group
 
 
@@ -87,11 +90,10 @@ def test_a_density_figure_of_one_module(group):
 
 
 def test_a_caption_of_two_panels_says_what_only_one_of_them_has(group, tmp_path):
-    plain = tmp_path / group.name
-    shutil.copytree(folders.newest_group(group.parent), plain)
-    config = (plain / "config.toml").read_text()
-    assert "average = 0.4" in config
-    (plain / "config.toml").write_text(config.replace("average = 0.4", "average = 0.0"))
+    config = replace(Config(**folders.group_config(group)), average=0.0)
+    plain = tmp_path / f"srgnn-demo-{config.hash}"
+    shutil.copytree(group, plain)
+    write_toml(plain / "config.toml", config.to_dict())
     says = density(group, beside=plain, module="gnn")[0].caption
     assert "from 60 % of the steps on, in one panel: averaged weights" in says
     assert "thin and shaded: the shadow of each matrix" in says  # both have them
