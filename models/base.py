@@ -191,7 +191,7 @@ _sparse = False
 
 def lookup(S: Tensor, ids: Tensor) -> Tensor:
     """Rows [..., D] of the table S [V, D] for item numbers `ids` [...] from 1 on."""
-    return F.embedding(ids - 1, S, sparse=_sparse)
+    return F.embedding(ids - 1, S, sparse=_sparse and S.is_leaf)  # what made S may take no sparse gradient
 
 
 @contextmanager

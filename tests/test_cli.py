@@ -73,6 +73,26 @@ def test_a_slip_of_the_pen_is_usage_and_names_what_is_near(words, says):
 
 
 @pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["verdict", "folder"], "folder is no group of runs: it has no config.toml.\nSee the groups"),
+        (["train", "./x.txt:Mine", "--dataset", "demo"], "'./x.txt:Mine' is no model.\nOne of your own is a class"),
+        (["list", "--runs-dir", "file"], "file is no folder, but a file.\n"),
+        (["list", "--runs-dir", "nowhere"], "nowhere does not exist.\n"),
+        (["report", "--out", "file/page.html"], "file/page.html cannot be written: file is a file, not a folder."),
+    ],
+    ids=" ".join,
+)
+def test_a_name_of_another_kind_is_said_to_be_so(tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("years of work")
+    result = CliRunner().invoke(main, words, prog_name="dissect")
+    assert (result.exit_code, result.stdout) == (2, "") and says in result.stderr
+    assert (tmp_path / "file").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
     ("words", "adds"),
     [
         (["verdict", "--runs-dir", "my runs"], "Add --runs-dir 'my runs' to it, as here.\n"),

@@ -366,14 +366,15 @@ class Projected(SRGNN):
         return self.project(super().encode(S, batch))
 
 
-@pytest.mark.parametrize("noise", ["lrt", "weight"])
-def test_a_matrix_that_makes_the_item_table_has_a_shadow_that_learns(noise):
+@pytest.mark.parametrize(("noise", "negatives"), [("lrt", 0), ("weight", 0), ("lrt", 5)])
+def test_a_matrix_that_makes_the_item_table_has_a_shadow_that_learns(noise, negatives):
     class Apart(Projected):
         def encode(self, S, batch):  # the matrix runs in item_states only
             return SRGNN.encode(self, S, batch)
 
     for build in (Apart, Projected):
-        training = assemble(build, replace(SMALL, noise=noise), prefixes_of(DATA.train), 1, "full")
+        config = replace(SMALL, noise=noise, negatives=negatives)
+        training = assemble(build, config, prefixes_of(DATA.train), 1, "full")
         assert training.has_dissected_table
         train_step(training, prefixes_of(DATA.train).batch(torch.arange(16)), 0.0, torch.empty(30, 16))
         of = training.controls.shadows

@@ -42,7 +42,14 @@ class Mapped(MODELS["srgnn"]):
         return self.map(S), S.sum(1)
 
 
-BUILD = {**{name: cls for name, cls in MODELS.items() if cls.learns}, "mapped": Mapped}
+class UnitRows(MODELS["srgnn"]):
+    """It looks up in a table that is made from S."""
+
+    def encode(self, S, batch):
+        return super().encode(F.normalize(S, dim=1), batch)
+
+
+BUILD = {**{name: cls for name, cls in MODELS.items() if cls.learns}, "mapped": Mapped, "unit rows": UnitRows}
 VARIANTS = [(name, {}) for name in BUILD] + [
     ("srgnn", {"normalised": True}),
     ("srgnn", {"readout": "attenmixer", "heads": 2}),

@@ -328,6 +328,8 @@ def resolve_group(name: Path | str, runs_dir: Path | str, dissected: bool = Fals
         words = told_apart([sound[group] for group in begins]) if sound else []
         lines = [f"{group.name}{f' ({more})' if more else ''}" for group, more in zip_longest(begins, words)]
         raise UsageError(f"Several groups begin with {str(name)!r}.", one_of(lines))
+    if os.path.isdir(name):
+        raise UsageError(f"{name} is no group of runs: it has no {CONFIG}.", "See the groups of a folder: dissect list")
     raise unknown("group", str(name), groups)
 
 

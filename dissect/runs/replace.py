@@ -52,8 +52,16 @@ def refusal(path: Path, why: str, elsewhere: str = OUT) -> UsageError:
     return UsageError(f"{path} is not replaced: {why}.", f"Move it away, or {elsewhere}.")
 
 
+def require_folders_above(path: Path, elsewhere: str = OUT) -> None:
+    """Raises UsageError if something above a path is a file."""
+    if file := next((above for above in path.parents if above.exists() and not above.is_dir()), None):
+        hint = f"{elsewhere[0].upper()}{elsewhere[1:]}."
+        raise UsageError(f"{path} cannot be written: {file} is a file, not a folder.", hint)
+
+
 def require_folder(folder: Path, kind: Kind, force: bool = False) -> None:
     """Raises UsageError unless a folder of this kind may come there."""
+    require_folders_above(folder, kind.elsewhere)
     if not os.path.lexists(folder):
         return
     if folder.is_symlink() or not folder.is_dir():
@@ -85,6 +93,7 @@ def _foreign(folder: Path, ours: Collection[str], front: str = "") -> Iterator[s
 def require_file(path: Path, what: str, is_ours: Callable[[bytes], bool], elsewhere: str = OUT) -> None:
     """Raises UsageError unless `what` ("table of dissect") may be written to a file: it is new or empty, or `is_ours`
     says so of its first bytes. A pipe or a device takes everything."""
+    require_folders_above(path, elsewhere)
     if path.is_dir():
         raise refusal(path, "it is a folder", elsewhere)
     if path.is_file():

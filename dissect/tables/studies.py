@@ -13,7 +13,7 @@ from dissect.text import plural
 
 def studies() -> Table:
     """The studies, with their questions."""
-    rows = [(name, str(len(each.arms)), each.question) for name, each in STUDIES.items()]
+    rows = [(name, str(len(each.arms) or ""), each.question) for name, each in STUDIES.items()]
     return by_rows("", ("study", "arms", "question"), rows)
 
 

@@ -84,7 +84,7 @@ def some_candidates(model: Any, S: Tensor, ids: Tensor) -> tuple[Tensor, Tensor 
 
     Raises UsageError if the bias is not that of these rows.
     """
-    matrix, bias = catalogue(model, F.embedding(ids, S, sparse=True))
+    matrix, bias = catalogue(model, F.embedding(ids, S, sparse=S.is_leaf))
     if bias is not None and model.whole_bias:
         bias = bias[ids]
     if bias is not None and len(bias) != len(ids):
