@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from analyses.answers import ALIVE, NOT_APPLICABLE, UNDECIDED, WITHERED
-from dissect.text import percent
+from dissect.text import percent, plural
 
 SAYS = {"O1": "The paper's first observation, that propagation withers,", "O2": "Its second, that the readout holds,"}
 BOTH = "The paper's observations, that propagation withers and that the readout holds, are undecided"
@@ -16,7 +16,7 @@ def paragraph(verdict: dict[str, Any]) -> str:
     seeds = verdict["seeds"]
     if not seeds:
         return f"No seed of {verdict['model']} on {verdict['dataset']} is finished."
-    how = f"{verdict['steps']:,} steps, {len(seeds)} seed{'s' * (len(seeds) != 1)}"
+    how = f"{verdict['steps']:,} steps, {_seeds(seeds)}"
     if verdict["where"] == "none":
         return f"{verdict['model']} on {verdict['dataset']} was trained dense ({how})."
     test = verdict["accuracy"]["test"]
@@ -33,6 +33,13 @@ def paragraph(verdict: dict[str, Any]) -> str:
     found += _observations({name: verdict[name] for name in SAYS if verdict[name]["answer"] != NOT_APPLICABLE})
     found += [_need(role, given) for role, given in verdict["need"].items()]
     return " ".join(found)
+
+
+def _seeds(seeds: list[int]) -> str:
+    """3 seeds; seeds 2, 3 where they are not the first ones."""
+    if seeds == [*range(1, len(seeds) + 1)]:
+        return plural(len(seeds), "seed")
+    return f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}"
 
 
 def _why(given: dict[str, Any]) -> str:

@@ -403,7 +403,7 @@ def test_the_papers_own_measure_stands_beside(tmp_path):
 def test_the_paragraph_has_the_answers_with_their_numbers(tmp_path):
     text = judge(make_group(tmp_path, kl_weight=8.0))["paragraph"]
     for words in (
-        "dissected with KL weight 8",
+        "dissected with KL weight 8 (60,000 steps, 3 seeds; HR@20",
         "trained without SparseVD: 17.10",
         "Propagation has withered: it keeps 0.010 of its weights, 0.008 more than its shadows",
         "more than its shadows (0.008 to 0.008), and swapping its inputs changes MRR@20 by -10.0 %.",
@@ -411,6 +411,7 @@ def test_the_paragraph_has_the_answers_with_their_numbers(tmp_path):
         "that the readout holds, holds.",
     ):
         assert words in text, text
+    assert " steps, seeds 2, 4; " in judge(make_group(tmp_path / "others", seeds=(2, 4)))["paragraph"]
 
 
 @pytest.mark.parametrize("record", [None, "eighth-8", "all-8"])
