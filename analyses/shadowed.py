@@ -11,6 +11,8 @@ Doubts are one-sided. False discoveries cast doubt on a role that seems alive, n
 decides only if the run has pruned, and could have kept it: the role and the control without data keep little, the
 dissected model is as good as the matched dense one, and some matrix is clearly alive or unseen data need some role.
 
+Few weights may be enough: a role that the trained model clearly uses on unseen data has not withered.
+
 A shadow has other partners at each step. It sees the noise of the gradient, but cannot memorise the training set, as a
 useless matrix can: what it keeps is the least that chance keeps. So a role is alive only if the trained model uses it
 on unseen data too: with the inputs of other rows in its layers (sparsevd/swapped.py), MRR@20 on test has to fall.
@@ -113,7 +115,8 @@ def sure(final: pd.DataFrame, config: dict[str, Any], summaries: list[dict[str, 
 
     def is_sure(name: str) -> bool:
         doubts = {living(name, answers)} | ({name} if answers[name] == HOLDS else set())
-        return other[name] == answers[name] and not doubts & doubted
+        is_used = used(withering(name, answers), summaries)
+        return other[name] == answers[name] and not doubts & doubted and not is_used
 
     return {name: answer if is_sure(name) else UNDECIDED for name, answer in answers.items()}
 
@@ -127,6 +130,18 @@ def living(name: str, answers: dict[str, str]) -> str | None:
         is_sparser = answers[name] == FAILS and answers["attention"] != WITHERED
         return "attention" if answers[name] == HOLDS else "propagation" if is_sparser else None
     return OBSERVED.get(name, (name,))[-1] if answers[name] in (ALIVE, FAILS) else None
+
+
+def withering(name: str, answers: dict[str, str]) -> str | None:
+    """The role that has to be withered for the answer of `by_excess` to a role or a question; None if there is none."""
+    role = OBSERVED.get(name, (name,))[-1]
+    return role if answers[name] in (WITHERED, HOLDS, FAILS) and answers[role] == WITHERED else None
+
+
+def used(role: str | None, summaries: list[dict[str, Any]]) -> Excess | None:
+    """The fall of MRR@20 if the inputs of a role are swapped, where unseen data clearly need it; else None."""
+    fall = falls(summaries, f"swapped_{role}")
+    return fall if fall and fall.least > FALL else None
 
 
 def null_of(config: dict[str, Any]) -> float:
@@ -198,6 +213,10 @@ def observed(
             found += doubts_of_alive(kept, role, fall) if config["kl_weight"] else [NO_PENALTY]
         if name == "O2" and answer == HOLDS:
             found += doubts_of_weights(falls(summaries, EQUAL))
+        if fall := used(sparse := withering(name, here), summaries):
+            lost = percent(-fall.by_seed.mean(), 1, "+")
+            why = f"(MRR@20 changes by {lost} with swapped inputs)"
+            found.append(f"unseen data need {sparse}, though it keeps few weights {why}: ask for its need")
         if answer == WITHERED or (name, answer) in (("O1", HOLDS), ("O2", FAILS)):
             found += too_dense(kept, roles[-1]) if here[roles[-1]] == WITHERED and config["kl_weight"] else []
             may_lower = role is None or not is_by_chance(kept, role)

@@ -11,6 +11,7 @@ from dissect.cli import options
 from dissect.runs.config import DENSE, EPOCHS, SETTINGS
 from dissect.usual import DATASET, TRIALS
 
+SPARSEVD = "Train with SparseVD, with the settings of `dissect run` as defaults; its KL weight is tuned too."
 LENGTH = f"Most epochs of a trial; or --max-steps. [default: {EPOCHS:g}; with --sparsevd that of `dissect run`]"
 SEED = "Seed of the sampler, and of the trials; report results with other seeds."
 
@@ -26,9 +27,7 @@ SEED = "Seed of the sampler, and of the trials; report results with other seeds.
 @options.option("--dataset", default=DATASET, show_default=True, group="data", help="A name from `dissect data list`.")
 @options.of_training("--trials", type=int, default=TRIALS, show_default=True, help="How many settings to try in all.")
 @options.of_training("--timeout", type=float, metavar="HOURS", help="Begin no trial after this many hours.")
-@options.of_training(
-    "--sparsevd", is_flag=True, help="Train with SparseVD, as `dissect run`; its KL weight is tuned too."
-)
+@options.of_training("--sparsevd", is_flag=True, help=SPARSEVD)
 @options.arguments
 @options.of_training("--epochs", type=float, help=LENGTH)
 @options.of_training("--seed", type=options.SEED, default=0, show_default=True, help=SEED)
