@@ -25,7 +25,7 @@ from dissect.sparsevd.shadows import aside, others
 from dissect.tables.verdict import beside
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluation import evaluate, metrics, prefixes_of
-from dissect.training.loop import ExampleOrder, examples_of, fit, train_step, vectors_of
+from dissect.training.loop import ExampleOrder, examples_of, fit, run_whole, train_step
 from dissect.training.rebuild import reported
 from dissect.training.record import density_rows
 from dissect.training.resume import Interrupted
@@ -410,14 +410,14 @@ def test_batch_norm_has_the_statistics_of_the_averaged_weights(tmp_path):
 def test_statistics_are_left_alone_without_averages_and_where_the_model_keeps_them():
     model, batches = Normed(), [prefixes_of(DATA.train).batch(torch.arange(9))]
     before, averages = copy.deepcopy(model.state_dict()), Averages(model=model, controls=None)
-    averages.take_statistics(model, partial(vectors_of, model), batches)
+    averages.take_statistics(model, partial(run_whole, model), batches)
     assert not averages.means
     averages.add()
     model.norm.eval()
-    averages.take_statistics(model, partial(vectors_of, model), batches)
+    averages.take_statistics(model, partial(run_whole, model), batches)
     assert not any("running" in name for name in averages.means)
     model.norm.train()
-    averages.take_statistics(model, partial(vectors_of, model), batches)
+    averages.take_statistics(model, partial(run_whole, model), batches)
     assert averages.means["model.norm.running_mean"].abs().max() > 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training and model.norm.training and model.norm.momentum == 0.1

@@ -289,7 +289,8 @@ def try_on(subject: Subject, data: Dataset, config: Config, without: Sequence[st
     model, _ = try_out(subject, config.model_options, without)
     longest = config.kept(int(max(data.train.lengths.max(), data.test.lengths.max())) - 1)
     require_length(model, subject.name, longest, f"session of {data.name}")
-    examples = split_validation(data.train, config.held_out)[0].n_prefixes
+    trained = split_validation(data.train, config.held_out)[0]
+    examples = len(trained) if model.every_position else trained.n_prefixes
     B = config.batch_size
     last = examples % B if examples // B < config.max_steps else 0  # of an epoch, if it comes to that
     is_one = 1 in [max(1, size // workers.count()) for size in (B, last) if size]

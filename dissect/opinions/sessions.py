@@ -20,7 +20,7 @@ from dissect.sparsevd.averages import BATCHES, Averages, is_averaged
 from dissect.sparsevd.probe import as_before
 from dissect.sparsevd.sparsifier import groups_of
 from dissect.training.evaluation import metrics, scorer
-from dissect.training.loop import CHECKPOINT_SECONDS, ExampleOrder, next_item_loss, vectors_of
+from dissect.training.loop import CHECKPOINT_SECONDS, ExampleOrder, next_item_loss, run_whole
 from dissect.training.losses import Shares
 from dissect.training.scoring import ranks_by, score_buffer
 from dissect.training.setup import optimiser_of, set_lr
@@ -77,7 +77,7 @@ class Ranking:
     def __len__(self) -> int:
         return len(self.chosen)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # a model may keep what it makes, a mask say, and train on
     def __call__(self, model: Any) -> float:
         """Raises DivergedError if scores are NaN."""
         ranks = []
@@ -153,6 +153,6 @@ def l0_trained(
         first=first,
         report=report,
     )
-    averages.take_statistics(model, partial(vectors_of, model), order.first(BATCHES))
+    averages.take_statistics(model, partial(run_whole, model), order.first(BATCHES))
     model.load_state_dict({name.removeprefix("model."): mean for name, mean in averages.means.items()}, strict=False)
     return model.eval()

@@ -28,7 +28,12 @@ class Averages:
 
     def __init__(self, **modules: nn.Module | None) -> None:
         named = [(part, module) for part, module in modules.items() if module is not None]
-        self.parameters = {f"{part}.{name}": p for part, module in named for name, p in module.named_parameters()}
+        self.parameters = {
+            f"{part}.{name}": p
+            for part, module in named
+            for name, p in module.named_parameters()
+            if p.is_floating_point() or p.is_complex()  # whole numbers have no mean, and do not train
+        }
         self.statistics = {
             f"{part}.{at}.{name}": buffer
             for part, module in named
@@ -54,7 +59,8 @@ class Averages:
         """Take the statistics of the model's batch norm over some batches, with the means as they are evaluated.
 
         `run` runs the model on a batch, masked, without noise, shadows or dropout: the plain mean over the batches.
-        Does nothing without means, and for norms that the model keeps in evaluation mode. The model stays as it was.
+        Does nothing without means, and for norms that the model keeps in evaluation mode or does not call. The model
+        stays as it was.
         """
         norms = [module for module in model.modules() if isinstance(module, NORMS) and module.training]
         if not (norms and self.means and self.statistics):
@@ -72,7 +78,8 @@ class Averages:
             finally:
                 for norm, momentum in zip(norms, momenta, strict=True):
                     norm.momentum = momentum
-            taken = {name: buffer.clone() for name, buffer in self.statistics.items()}
+            idle = {id(own) for norm in norms if not norm.num_batches_tracked for own in norm.buffers()}
+            taken = {name: own.clone() for name, own in self.statistics.items() if id(own) not in idle}
         self.means.update(taken)
 
     @contextmanager

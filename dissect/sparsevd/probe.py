@@ -41,6 +41,19 @@ def watch(
     return reads.ran, reads.elsewhere
 
 
+def still_called(model: nn.Module, layers: dict[str, nn.Module], probe: Callable[[], object]) -> list[str]:
+    """The names of the `layers`, which were exchanged, that the probe calls all the same. The model stays `as_before`.
+
+    A SparseVD layer has the hooks of the layer that it was made from, so the module tells which one was called.
+    """
+    called: set[int] = set()
+    with as_before(model), torch.no_grad(), ExitStack() as hooks:
+        for layer in layers.values():
+            hooks.enter_context(layer.register_forward_pre_hook(lambda module, _: called.add(id(module))))
+        probe()
+    return [name for name, layer in layers.items() if id(layer) in called]
+
+
 class _Reads(TorchFunctionMode):
     """Notes every function that gets a weight of a layer while no layer with that weight runs."""
 

@@ -150,6 +150,7 @@ class _RecurrentVD(VariationalLayer):
         raise NotImplementedError
 
     def _dense_forward(self, input: Any, hx: Any) -> Any:
+        self._update_flat_weights()  # type: ignore[operator]  # else torch does it within, and puts theta back
         thetas = self._flat_weights
         names = set(self.theta_names())
         self._flat_weights = [

@@ -18,8 +18,16 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from dissect.errors import UsageError, unknown
 from dissect.sparsevd.attention import MultiheadAttentionVD, OutProjectionVD
-from dissect.sparsevd.layers import Conv1dVD, Conv2dVD, EmbeddingVD, LinearVD, VariationalLayer, sigma_name
-from dissect.sparsevd.probe import watch
+from dissect.sparsevd.layers import (
+    Conv1dVD,
+    Conv2dVD,
+    EmbeddingVD,
+    LinearVD,
+    VariationalLayer,
+    one_sample,
+    sigma_name,
+)
+from dissect.sparsevd.probe import still_called, watch
 from dissect.sparsevd.recurrent import GRUVD, LSTMVD, GRUCellVD, LSTMCellVD
 from dissect.sparsevd.sparsifier import matrices_of, variational_layers
 
@@ -86,7 +94,8 @@ def sparsify(
     dimensions) that no layer covers are reported as well.
 
     Raises UsageError if the model itself is such a layer, if weights are in half precision or not finite, and if
-    `where` names a layer that cannot be replaced. The model is then unchanged.
+    `where` names a layer that cannot be replaced, or if the probe still calls a layer that was exchanged, from a plain
+    list, say. The model is then unchanged.
     """
     if type(model) in LAYERS:
         kind = type(model).__name__
@@ -106,6 +115,8 @@ def sparsify(
         _require_each(names, chosen, left_out)
         layers = _with_noise(chosen, noise=noise, threshold=threshold, log_sigma2=log_sigma2, unit=unit)
         exchange(model, {id(chosen[name]): layer for name, layer in layers.items()})
+        if probe is not None and layers:
+            _require_new_ones(model, chosen, layers, probe)
     finally:
         _set_fast_paths(model, lambda module: not variational_layers(module))
     report = _report(model, [*layers], left_out)
@@ -248,6 +259,20 @@ def _leave_out_unused(
             left_out[name] = "never ran in the probe"
         if name in left_out:
             del chosen[name]
+
+
+def _require_new_ones(
+    model: nn.Module, chosen: dict[str, nn.Module], layers: dict[str, VariationalLayer], probe: Callable[[], object]
+) -> None:
+    """Raises UsageError, and undoes the exchange, if the probe still calls layers that were exchanged."""
+    with one_sample(model):
+        called = still_called(model, chosen, probe)
+    if called:
+        exchange(model, {id(layer): chosen[name] for name, layer in layers.items()})
+        raise UsageError(
+            f"{', '.join(called)}: the model calls this by a reference that it does not register (a plain list?).",
+            "Keep layers in attributes, in nn.ModuleList or in nn.ModuleDict, and call them from there.",
+        )
 
 
 def _refusal(name: str, reason: str) -> UsageError:

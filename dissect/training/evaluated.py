@@ -67,6 +67,11 @@ class Evaluated:
         digest = hashlib.sha256(json.dumps([what, identity(self.training)]).encode())
         for name, value in self.training.model.state_dict().items():
             digest.update(name.encode())
-            is_tensor = isinstance(value, Tensor)  # else what a model of one's own keeps beside them
-            digest.update(value.cpu().flatten().view(torch.uint8).numpy() if is_tensor else repr(value).encode())
+            digest.update(_bytes_of(value) if isinstance(value, Tensor) else repr(value).encode())  # of one's own model
         return digest.hexdigest()
+
+
+def _bytes_of(value: Tensor) -> Any:
+    """The numbers of a tensor as bytes, whatever its layout."""
+    dense = value.cpu() if value.layout == torch.strided else value.cpu().to_dense()
+    return dense.contiguous().flatten().view(torch.uint8).numpy()

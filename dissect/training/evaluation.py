@@ -40,7 +40,7 @@ def evaluate(
     return evaluate_by(model, prefixes, (ties,), batch_size, report)[0]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # a model may keep what it makes, a mask say, and train on
 def evaluate_by(
     model: Any,
     prefixes: Prefixes,

@@ -166,7 +166,7 @@ class _Fit:
         stops, is_late = workers.any_says(self.stopped(), is_late, device=self.prefixes.device)
         if ends_epoch:  # before the checkpoint: what it holds is what is evaluated
             model = self.training.model
-            run = partial(vectors_of, model)
+            run = partial(run_whole, model)
             self.training.averages.take_statistics(model, run, self.order.first(BATCHES))
         if ends_epoch or stops or is_late:
             self.recorder.mark()
@@ -223,9 +223,11 @@ class _Fit:
         return tell
 
 
-def vectors_of(model: Any, batch: Batch) -> Tensor:
-    """The session vectors [B, D] of a batch."""
-    return session_vectors(model, model.item_states(), batch)
+def run_whole(model: Any, batch: Batch) -> None:
+    """Run every part of a model on a batch, for what its norms see: table, session vectors and candidates."""
+    S = model.item_states()
+    session_vectors(model, S, batch)
+    model.candidates(S)
 
 
 def train_step(

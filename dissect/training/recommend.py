@@ -58,7 +58,7 @@ def _best(scores: Tensor, without: Tensor | None, k: int) -> Tensor:
     return among[scores[among].argsort(descending=True, stable=True)][:k]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # a model may keep what it makes, a mask say, and train on
 def scores_after(model: Any, sessions: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """The score [B, V] of each item after each session, as in an evaluation.
 

@@ -157,7 +157,7 @@ def sparsity(config: Config) -> dict[str, Any]:
 
 
 def make_optimiser(model: nn.Module, controls: Controls | None, config: Config) -> torch.optim.Optimizer:
-    """The configured optimiser, fused, in the groups of `parameter_groups`: L2 is on the model's own parameters."""
+    """The configured optimiser, in the groups of `parameter_groups`: L2 is on the model's own parameters."""
     return optimiser_of(parameter_groups(*([model] if controls is None else [model, controls])), config)
 
 
@@ -168,10 +168,11 @@ def optimiser_of(groups: list[dict[str, Any]], config: Config) -> torch.optim.Op
     groups = [{**group, "weight_decay": decay.get(group["kind"], rest)} for group in groups]
     # A model without gradients has no parameters, and an optimiser wants some.
     some = [group for group in groups if group["params"]] or [{"params": [torch.zeros(0)], "kind": "host"}]
+    is_fused = not any(parameter.is_complex() for group in some for parameter in group["params"])
     if config.optimiser == "adagrad":  # the sums start where GRU4Rec's authors add it under the root
-        return torch.optim.Adagrad(some, lr=config.lr, initial_accumulator_value=1e-6, fused=True)
+        return torch.optim.Adagrad(some, lr=config.lr, initial_accumulator_value=1e-6, fused=is_fused)
     kind = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
-    return kind(some, lr=config.lr, amsgrad=config.optimiser == "amsgrad", fused=True)
+    return kind(some, lr=config.lr, amsgrad=config.optimiser == "amsgrad", fused=is_fused)
 
 
 def set_lr(optimiser: torch.optim.Optimizer, config: Config, step: int, steps_per_epoch: int) -> None:
