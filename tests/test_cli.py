@@ -75,9 +75,9 @@ def test_a_slip_of_the_pen_is_usage_and_names_what_is_near(words, says):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["verdict", "folder"], "folder is no group of runs: it has no config.toml.\nSee the groups"),
-        (["train", "./x.txt:Mine", "--dataset", "demo"], "'./x.txt:Mine' is no model.\nOne of your own is a class"),
-        (["list", "--runs-dir", "file"], "file is no folder, but a file.\n"),
+        (["verdict", "folder"], "folder is not a group of runs: it has no config.toml.\nSee the groups"),
+        (["train", "./x.txt:Mine", "--dataset", "demo"], "'./x.txt:Mine' is not a model.\nOne of your own is a class"),
+        (["list", "--runs-dir", "file"], "file is a file, not a folder.\n"),
         (["list", "--runs-dir", "nowhere"], "nowhere does not exist.\n"),
         (["report", "--out", "file/page.html"], "file/page.html cannot be written: file is a file, not a folder."),
     ],

@@ -29,7 +29,7 @@ def command(runs_dir: str, as_json: bool) -> None:
     elif rows:
         screen.show_tables(view_of_groups(rows, runs_dir))
     elif not Path(runs_dir).is_dir() and runs_dir != RUNS:
-        what = "is no folder, but a file" if Path(runs_dir).exists() else "does not exist"
+        what = "is a file, not a folder" if Path(runs_dir).exists() else "does not exist"
         raise UsageError(f"{runs_dir} {what}.", "Name the folder of the runs with --runs-dir.")
     elif find_groups(runs_dir):
         click.echo(f"There are no undamaged runs in {runs_dir}.")

@@ -84,7 +84,7 @@ def find_model(model: str | type | Subject) -> Subject:
         return subject_of(own_models.read(model), model)
     if isinstance(model, str):
         if model not in MODELS and ":" in model:
-            raise UsageError(f"{model!r} is no model.", "One of your own is a class in a Python file: FILE.py:CLASS")
+            raise UsageError(f"{model!r} is not a model.", "One of your own is a class in a Python file: FILE.py:CLASS")
         if model not in MODELS:
             raise unknown("model", model, MODELS)
         return Subject(model, MODELS[model])

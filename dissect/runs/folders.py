@@ -119,7 +119,7 @@ def group_config(group: Path) -> dict[str, Any]:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         if not path.exists():
-            raise DataError(f"{group} is no group of runs: it has no config.toml.") from error
+            raise DataError(f"{group} is not a group of runs: it has no config.toml.") from error
         raise DataError(f"{path} cannot be read: {why(error)}.", by_hand) from error
     for name, value in RETIRED.items():
         if settings.get(name) == value:
@@ -329,7 +329,8 @@ def resolve_group(name: Path | str, runs_dir: Path | str, dissected: bool = Fals
         lines = [f"{group.name}{f' ({more})' if more else ''}" for group, more in zip_longest(begins, words)]
         raise UsageError(f"Several groups begin with {str(name)!r}.", one_of(lines))
     if os.path.isdir(name):
-        raise UsageError(f"{name} is no group of runs: it has no {CONFIG}.", "See the groups of a folder: dissect list")
+        hint = "See the groups of a folder: dissect list"
+        raise UsageError(f"{name} is not a group of runs: it has no {CONFIG}.", hint)
     raise unknown("group", str(name), groups)
 
 
