@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dissect.data import catalog
 from dissect.data.sessions import Dataset
-from dissect.runs.config import PRODUCTS, Config
+from dissect.runs.config import CALIBRATED, PRODUCTS, Config
 from dissect.training import loop
 from dissect.training.device import prepare_device
 from dissect.training.evaluation import prefixes_of
@@ -45,8 +45,8 @@ from models.base import encoded
 LEARNING = tuple(name for name, cls in MODELS.items() if cls.learns)
 WEIGHTS: dict[str, dict[str, Any]] = {  # settings of each kind of training
     "dense": {"where": "none"},
-    "SparseVD": {},
-    "with shadows": {"shadows": True},
+    "SparseVD": {"shadow_items": CALIBRATED["shadow_items"]},
+    "with shadows": {name: CALIBRATED[name] for name in ("shadows", "shadow_items")},
 }
 PARTS = ("loading", "forward", "KL", "scoring", "backward", "update")  # of a step
 COLUMNS = ("model", "weights", "D", "B", "step ms", "floor ms", "own ms", "step / floor", "density ms", "products")
@@ -192,6 +192,7 @@ def shares(training: Training, load: Callable[[], Batch], buffer: torch.Tensor, 
         for owner, attribute, name in (
             (loop, "encoded", "forward"),
             (loop, "next_item_loss", "scoring"),
+            (loop, "loss_near", "scoring"),
             (loop, "penalty", "KL"),
             (torch.Tensor, "backward", "backward"),
             (loop, "backward_to_table", "backward"),

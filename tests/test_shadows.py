@@ -288,7 +288,10 @@ def test_with_the_exact_kl_the_shares_are_nearly_the_same(beta):
 SMALL = Config("srgnn", "small", DATA.split_hash, {"dim": 8}, **{**CALIBRATED, "batch_size": 16, "max_steps": 50})
 
 
-@pytest.mark.parametrize("config", [SMALL, SMALL.matched()], ids=["dissected", "matched"])
+PART = replace(SMALL, shadow_items=9)
+
+
+@pytest.mark.parametrize("config", [SMALL, PART, SMALL.matched()], ids=["dissected", "part", "matched"])
 def test_a_run_that_is_stopped_goes_on_with_its_shadows_and_averages(tmp_path, config):
     train(tmp_path / "whole", config)
     for moment in (20, 45):  # before the averages, and among them
@@ -451,17 +454,17 @@ def test_a_model_without_a_matrix_is_refused():
         assemble(Bag, SMALL, prefixes_of(DATA.train), 1, "full")
 
 
-@pytest.mark.parametrize("noise", ["lrt", "weight"])
+@pytest.mark.parametrize(("noise", "shadow_items"), [("lrt", 0), ("weight", 0), ("lrt", 9)])
 @pytest.mark.parametrize(
     "build",
     [lambda: SRGNN(30, dim=8), lambda: AttenMixer(30, dim=8), Normed, Projected],
     ids=["srgnn", "attenmixer", "normed", "projected"],
 )
-def test_a_model_ends_the_same_with_shadows_without_them_and_without_controls(tmp_path, build, noise):
+def test_a_model_ends_the_same_with_shadows_without_them_and_without_controls(tmp_path, build, noise, shadow_items):
     """Bit for bit: weights, statistics of batch norm, accuracy and densities."""
     ends, told = [], []
     for way, shadowed, variant in (("with", True, "full"), ("without", False, "full"), ("alone", False, "without-x")):
-        config = replace(SMALL, noise=noise, shadows=shadowed)
+        config = replace(SMALL, noise=noise, shadows=shadowed, shadow_items=shadow_items)
         summary = fit(build, DATA, config, tmp_path / way, seed=1, variant=variant)  # "without-x" has no controls
         saved = load_checkpoint(tmp_path / way / "checkpoints" / "last.pt")
         means = {name: mean for name, mean in saved["averages"]["means"].items() if name.startswith("model.")}

@@ -13,6 +13,7 @@ from dissect.sparsevd.kl import kl_per_weight
 from dissect.training.controls import seeded_controls
 from dissect.training.evaluation import prefixes_of
 from dissect.training.loop import next_item_loss, rows_apart, train_step
+from dissect.training.nearby import part_of
 from dissect.training.scoring import score_buffer
 from dissect.training.setup import assemble
 from models import MODELS
@@ -58,8 +59,11 @@ VARIANTS = [(name, {}) for name in BUILD] + [
 ]
 
 
-def plain_loss(training, batch, controls=None):
-    """Autograd throughout, and torch's cross-entropy."""
+def plain_loss(training, batch, controls=None, near=None):
+    """(loss, session vectors, gradient of the cross-entropy by them): autograd throughout, torch's cross-entropy.
+
+    With `near`, vectors and the gradient there, the gradient is that one and the change of an estimate.
+    """
     model = training.model
     S = model.item_states()
     (vectors, losses), targets = encoded(model, S, batch), batch.targets
@@ -72,12 +76,22 @@ def plain_loss(training, batch, controls=None):
     if model.unit_candidates:
         rows = matrix if model.unit_candidates == "returned" else S
         matrix = matrix / rows.norm(dim=1, keepdim=True)
-    return F.cross_entropy(F.linear(vectors, matrix, bias), targets - 1) + sum(losses.values())
+    if near is None:
+        ce = F.cross_entropy(F.linear(vectors, matrix, bias), targets - 1)
+        (by_vectors,) = torch.autograd.grad(ce, vectors, retain_graph=True)
+        return ce + sum(losses.values()), vectors.detach(), by_vectors
+    ids, log_weight = part_of(targets - 1, V, training.config.shadow_items)
+    shift = (log_weight + (0 if bias is None else bias[ids])).detach()
+    places, at = torch.searchsorted(ids, targets - 1), near[0].clone().requires_grad_()
+    there, here = (F.cross_entropy(x @ matrix[ids].detach().t() + shift, places) for x in (at, vectors))
+    (by_part,) = torch.autograd.grad(there, at)
+    return here + (vectors * (near[1] - by_part)).sum() + sum(losses.values()), vectors, None
 
 
 def plain_step(training, batch, beta):
     """The same update without a word about speed. The controls read a copy of the model."""
-    loss, twin = plain_loss(training, batch), copy.deepcopy(training)
+    state, twin = torch.get_rng_state(), copy.deepcopy(training)
+    loss, *near = plain_loss(training, batch)
     for part in filter(None, (training.model, training.controls)):
         for _, theta, log_sigma2 in named_variational(part):
             loss = loss + beta * kl_per_weight(theta, log_sigma2).sum()
@@ -85,22 +99,25 @@ def plain_step(training, batch, beta):
     loss.backward()
     if training.controls is not None:
         torch.manual_seed(1_000_003 + 1_009 * training.seed)
-        plain_loss(twin, batch, training.controls).backward()
+        if training.config.shadow_items:
+            torch.set_rng_state(state)
+        plain_loss(twin, batch, training.controls, near if training.config.shadow_items else None)[0].backward()
     training.optimiser.step()
 
 
-def make(name, options, where):
+def make(name, options, where, shadow_items=0):
     prefixes = prefixes_of(Sessions.from_lists(SESSIONS))
-    config = Config(name, "x", "", {"dim": 8}, where=where, batch_size=B, max_steps=50)
+    how = {"where": where, "batch_size": B, "max_steps": 50, "shadow_items": shadow_items}
+    config = Config(name, "x", "", {"dim": 8}, **how)
     return prefixes, assemble(lambda: BUILD[name](n_items=V, dim=8, **options), config, prefixes, 1, "full")
 
 
-@pytest.mark.parametrize("where", ["none", "both"])
+@pytest.mark.parametrize(("where", "shadow_items"), [("none", 0), ("both", 0), ("both", 7)])
 @pytest.mark.parametrize("width", [V, 5])  # of the score buffer: scores kept, and made twice
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
-def test_the_step_equals_the_plain_step(name, options, where, width):
-    prefixes, training = make(name, options, where)
-    twin = make(name, options, where)[1]
+def test_the_step_equals_the_plain_step(name, options, where, shadow_items, width):
+    prefixes, training = make(name, options, where, shadow_items if name != "mapped" else 0)
+    twin = make(name, options, where, shadow_items if name != "mapped" else 0)[1]
     for number in range(4):
         batch = prefixes.batch(torch.arange(len(prefixes))[number * 3 : number * 3 + B])
         torch.manual_seed(number)

@@ -14,6 +14,7 @@ from dissect.sparsevd.averages import Averages
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluated import _bytes_of
 from dissect.training.loop import fit
+from dissect.training.rebuild import Recorded, rebuild
 from dissect.training.setup import optimiser_of
 from models.base import SessionModel, lookup
 from tests.test_shadows import DATA, SMALL
@@ -149,3 +150,28 @@ def test_the_last_batch_counts_sessions_where_each_click_has_a_target():
     with pytest.raises(UsageError, match=rf"the last batch has one \({len(train):,} examples"):
         try_on(find_model(EveryClick), DATA, replace(config, batch_size=refused))
     try_on(find_model(EveryClick), DATA, replace(config, batch_size=fit_size))
+
+
+class Prepared(Plain):
+    """A layer is made in `prepare`, as wide as the training sessions say."""
+
+    def prepare(self, sessions):
+        self.late = nn.Linear(8, len(sessions) % 7 + 8, bias=False)
+
+    def encode(self, S, batch):
+        return self.late(super().encode(S, batch))[:, :8]
+
+
+def test_a_layer_that_prepare_makes_is_dissected_trained_and_rebuilt(tmp_path):
+    config = replace(SMALL, max_steps=3, average=0.0)
+    fit(Prepared, DATA, config, tmp_path / "g" / "s1", seed=1)
+    saved = load_checkpoint(tmp_path / "g" / "s1" / "checkpoints" / "last.pt")["model"]
+    assert "late.log_sigma2" in saved
+    torch.manual_seed(1)
+    fresh = Prepared(n_items=30, dim=8)
+    fresh.prepare(split_validation(DATA.train, config.held_out)[0])
+    assert not torch.equal(fresh.late.weight, saved["late.weight"])  # the layer has learned
+    record = Recorded(tmp_path / "g" / "s1", tmp_path / "g", "full", 1, config, 3, 30, ())
+    model, step = rebuild(record, Prepared, lambda: DATA.train)
+    assert step == 3 and torch.equal(model.late.weight, saved["late.weight"])
+    assert model.late.log_sigma2.shape == model.late.weight.shape

@@ -102,6 +102,14 @@ class Config:
         0.3, "SparseVD", "Share of the steps over which beta rises from 0.", limits={"at least": 0, "at most": 1}
     )
     shadows: bool = setting(False, "SparseVD", "Put a useless matrix beside each one, to compare with.")
+    shadow_items: int = setting(
+        0,
+        "SparseVD",
+        "Items drawn at each step, from which, and from the targets of the batch, shadows and controls learn what their"
+        " vectors change in the scores. 0: all items, as with smaller catalogues.",
+        limits={"at least": 0, "at most": 10**9},
+        rare=True,
+    )
     average: float = setting(
         0.0,
         "training",
@@ -274,7 +282,7 @@ class Config:
         """The same training without SparseVD, its epoch chosen on validation: what a dissection is measured against."""
         usual = {
             name: getattr(Config, name)
-            for name in ("where", "noise", "prior", "threshold", "log_sigma2", "unit", "shadows")
+            for name in ("where", "noise", "prior", "threshold", "log_sigma2", "unit", "shadows", "shadow_items")
         }
         usual |= {name: getattr(Config, name) for name in ("kl_weight", "kl_warmup", "own_rate", "decay_everything")}
         return replace(self, **{**usual, "where": "none", "select": "mrr@20", "apart": True})
@@ -330,6 +338,7 @@ CALIBRATED: Mapping[str, Any] = MappingProxyType(
         "schedule": "host",
         "average": 0.4,
         "shadows": True,
+        "shadow_items": 1024,
     }
 )
 HOST_FALLS_FROM = 0.4  # of the steps: where the rate of schedule "host" begins to fall

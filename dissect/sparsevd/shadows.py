@@ -49,27 +49,35 @@ class Shadows(nn.Module):
                     self.add_module(key + "/" * hasattr(self, key), shadow)  # a layer may be called `cast`
 
     @contextmanager
-    def cast(self, model: nn.Module) -> Iterator[None]:
+    def cast(self, model: nn.Module, draws: torch.Generator | None = None) -> Iterator[None]:
         """Within it, what the shadows make is added to the products of the model's matrices, in training.
 
-        With noise = weight each shadow has one draw in it, as its matrix has in `one_sample`.
+        With noise = weight each shadow has one draw in it, made at once, as its matrix has in `one_sample`. The inputs
+        of other rows are chosen by `draws`, if it is given: then the layers of the model draw what they would draw
+        without shadows.
         """
         layers = [layer for _, layer in variational_layers(model)]
         for layer in layers:
-            layer._shadow = partial(self._beside, layer)
+            layer._shadow = partial(self._beside, layer, draws)
         try:
             with one_sample(self):
+                for shadow in self._of.values():
+                    if shadow.training and shadow.noise == "weight":
+                        shadow._weight("weight")
                 yield
         finally:
             for layer in layers:
                 layer._shadow = None
 
-    def _beside(self, layer: VariationalLayer, name: str, x: Tensor) -> tuple[VariationalLayer, Tensor]:
+    def _beside(
+        self, layer: VariationalLayer, draws: torch.Generator | None, name: str, x: Tensor
+    ) -> tuple[VariationalLayer, Tensor]:
         """The shadow of matrix `name` of a layer, and the inputs of other rows, for inputs x."""
         shadow = self._of[id(layer.get_parameter(name))]
         if isinstance(shadow, EmbeddingVD):  # its vectors are centred in place of the ids
-            return shadow, _rolled(x.flatten()).view_as(x)
-        return shadow, others(x.detach(), spatial=len(shadow.kernel_size) if isinstance(shadow, CONVOLUTIONS) else 0)
+            return shadow, _rolled(x.flatten(), draws).view_as(x)
+        spatial = len(shadow.kernel_size) if isinstance(shadow, CONVOLUTIONS) else 0
+        return shadow, others(x.detach(), spatial, draws)
 
 
 @contextmanager
@@ -89,8 +97,8 @@ def aside(model: nn.Module, seed: int) -> Iterator[None]:
                 parameter.requires_grad_(True)
 
 
-def others(x: Tensor, spatial: int = 0) -> Tensor:
-    """The inputs [..., in] of other rows, centred: a new draw at each call.
+def others(x: Tensor, spatial: int = 0, draws: torch.Generator | None = None) -> Tensor:
+    """The inputs [..., in] of other rows, centred: a new draw at each call, by `draws` if it is given.
 
     For a convolution over `spatial` dimensions, [B, in, ...] of other sequences or pictures.
 
@@ -103,12 +111,12 @@ def others(x: Tensor, spatial: int = 0) -> Tensor:
     if len(rows) < FEWEST:
         return torch.zeros_like(x)
     all_but_channels = (0, *range(2, 2 + spatial))
-    return _rolled(rows - rows.mean(all_but_channels, keepdim=True)).view_as(x)
+    return _rolled(rows - rows.mean(all_but_channels, keepdim=True), draws).view_as(x)
 
 
-def _rolled(rows: Tensor) -> Tensor:
+def _rolled(rows: Tensor, draws: torch.Generator | None) -> Tensor:
     n = len(rows)
-    return rows.roll(int(torch.randint(max(n // 4, 1), max(3 * n // 4, 1) + 1, ())), 0)
+    return rows.roll(int(torch.randint(max(n // 4, 1), max(3 * n // 4, 1) + 1, (), generator=draws)), 0)
 
 
 def _shadow_of(layer: VariationalLayer, theta: nn.Parameter) -> VariationalLayer:

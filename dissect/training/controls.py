@@ -37,9 +37,9 @@ class Controls(nn.Module):
         sparsify(self, **sparsity)
         self.shadows = None if shadowed is None else Shadows(shadowed)
 
-    def cast(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Within it the shadows run beside the matrices of the model."""
-        return nullcontext() if self.shadows is None else self.shadows.cast(model)
+    def cast(self, model: nn.Module, draws: torch.Generator | None = None) -> AbstractContextManager[None]:
+        """Within it the shadows run beside the matrices of the model; `draws` as in `Shadows.cast`."""
+        return nullcontext() if self.shadows is None else self.shadows.cast(model, draws)
 
     def forward(self, vectors: Tensor, shift: int = 1, owner: Tensor | None = None) -> Tensor:
         """Vectors [B, D] with what `rolled` adds to them. `shift`: how many rows away another session stands.

@@ -33,6 +33,7 @@ from dissect.training.evaluated import Evaluated
 from dissect.training.evaluation import prefixes_of
 from dissect.training.finish import finish
 from dissect.training.losses import Shares, loss_over_sample
+from dissect.training.nearby import Near, draws_again, loss_near
 from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
 from dissect.training.scoring import catalogue_loss, score_buffer
@@ -74,8 +75,9 @@ def fit(
     with workers.run_folder(run) as folder, stop_on_signal() as stopped:
         try:
             prefixes, splits = examples_of(data, config, device)
-            training = assemble(build, config, prefixes, seed, variant, weights)
-            begin(training, data, folder, torch.device(device), observer)
+            train, _ = split_validation(data.train, config.held_out)
+            training = assemble(build, config, prefixes, seed, variant, weights, train)
+            begin(training, data.n_items, folder, torch.device(device), observer)
             return _Fit(folder, training, data, prefixes, splits, observer, stopped).run_all()
         finally:
             observer.end()
@@ -91,12 +93,9 @@ def examples_of(data: Dataset, config: Config, device: torch.device | str) -> tu
     return prefixes_of(train, device, config.longest), ranked
 
 
-def begin(training: Training, data: Dataset, run: Path, device: torch.device, observer: Observer) -> None:
+def begin(training: Training, n_items: int, run: Path, device: torch.device, observer: Observer) -> None:
     """Restore the last checkpoint of a run, or begin it: choose a kernel and write environment.json."""
     config, last = training.config, checkpoint(run)
-    began = time.perf_counter()
-    training.model.prepare(split_validation(data.train, config.held_out)[0])
-    prepared = time.perf_counter() - began
     saved, note = latest_checkpoint(last)
     if note:
         observer.note(note)
@@ -105,8 +104,7 @@ def begin(training: Training, data: Dataset, run: Path, device: torch.device, ob
     if saved is not None:
         restore(training, saved, last)
         return
-    training.state.seconds = prepared
-    tried = choose_kernel(training, data.n_items, device)
+    tried = choose_kernel(training, n_items, device)
     products = {"kernel": training.kernel, "milliseconds": tried}
     environment = {**describe_environment(device), "max_steps": config.max_steps, "products": products}
     write_json(run / "environment.json", environment)
@@ -243,11 +241,14 @@ def train_step(
     """
     model, controls, prior = training.model, training.controls, training.config.prior
     training.optimiser.zero_grad(set_to_none=True)
+    draw_again = draws_again(batch.lengths.device) if training.estimates else None
     with one_sample(model):
         S = model.item_states()  # [V, D]
         # The table enters twice. Kept apart, its dense gradient and that of a few rows can be added in place.
         looked_up, scored = S.detach().requires_grad_(), S.detach().requires_grad_()
-        loss, cross_entropy = loss_of(training, looked_up, scored, batch, buffer)
+        loss, cross_entropy, vectors = loss_of(training, looked_up, scored, batch, buffer)
+    if draw_again is not None:
+        vectors.retain_grad()
     kl = penalty(model, prior) if training.config.is_sparse else loss.new_zeros(())
     loss = loss + beta * kl
     total, ce, kl_sum = workers.add_up(torch.stack([loss, cross_entropy, kl]).detach().double() * weight).tolist()
@@ -256,7 +257,10 @@ def train_step(
         (loss * weight).backward(retain_graph=training.has_dissected_table)
         backward_to_table(S, scored.grad, looked_up.grad)
         if controls is not None:
-            total += train_beside(training, controls, S.detach(), batch, beta, buffer, weight)
+            near = None
+            if draw_again is not None and vectors.grad is not None:
+                near = Near(vectors.detach(), vectors.grad / (weight or 1.0), draw_again)
+            total += train_beside(training, controls, S.detach(), batch, beta, buffer, weight, near)
     if math.isfinite(total):
         workers.add_up_gradients(p for group in training.optimiser.param_groups for p in group["params"])
         training.optimiser.step()
@@ -264,18 +268,31 @@ def train_step(
 
 
 def train_beside(
-    training: Training, controls: Controls, S: Tensor, batch: Batch, beta: float, buffer: Tensor, weight: float
+    training: Training,
+    controls: Controls,
+    S: Tensor,
+    batch: Batch,
+    beta: float,
+    buffer: Tensor,
+    weight: float,
+    near: Near | None,
 ) -> float:
     """Gradients for the shadows and controls on the batch; none for the model, which stays as it is.
+
+    With what the model's own pass met (`near`), this one draws the same noise and dropout, and scores a part of the
+    catalogue.
 
     Returns the KL that they add, in the loss; NaN if their loss is NaN or infinite.
     """
     model = training.model
     seed = 1_000_003 * (training.state.step + 1) + 1_009 * training.seed + workers.number()
     with aside(model, seed):
-        with one_sample(model), controls.cast(model):
+        own = None if near is None else torch.Generator().manual_seed(seed)  # so that the model's draws are the same
+        with one_sample(model), controls.cast(model, own):
+            if near is not None:
+                near.draw_again()
             S = model.item_states() if training.has_dissected_table else S  # then it has shadows too
-            loss, _ = loss_of(training, S, S, batch, buffer, controls)
+            loss, _, _ = loss_of(training, S, S, batch, buffer, controls, near)
         kl = penalty(controls, training.config.prior)
         told = workers.add_up(torch.stack([loss, kl]).detach().double() * weight).tolist()
         if not math.isfinite(sum(told)):
@@ -291,10 +308,13 @@ def loss_of(
     batch: Batch,
     buffer: Tensor,
     controls: Controls | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The mean loss of B sessions without the KL, with and without what the model adds to it (`auxiliary`).
+    near: Near | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean loss of B sessions without the KL, with and without what the model adds to it (`auxiliary`); their
+    vectors.
 
     looked_up and scored [V, D] are the item table, as it is read and as it is scored. `controls` add to the vectors.
+    With `near` the loss is that of `loss_near`.
     """
     model = training.model
     with sparse_lookups():
@@ -304,9 +324,15 @@ def loss_of(
         vectors, targets, owner = batch.clicks.unpadded(vectors), batch.targets_of_clicks, batch.clicks.owner
     if controls is not None:
         vectors = controls(vectors, rows_apart(batch, training.config, model.every_position), owner)
-    how = (training.config, buffer, training.kernel, training.shares, owner)
-    loss = next_item_loss(model, vectors, scored, targets - 1, *how)
-    return loss + sum(auxiliary.values()), loss
+    vectors = vectors.view_as(vectors)  # `auxiliary` may come from the vectors; its gradient is not in these
+    if near is None:
+        how = (training.config, buffer, training.kernel, training.shares, owner)
+        loss = next_item_loss(model, vectors, scored, targets - 1, *how)
+    else:
+        matrix, bias = model.candidates(scored)
+        about = (targets - 1, training.config.shadow_items, unit_rows(model, scored, matrix))
+        loss = loss_near(vectors, near, matrix, bias, *about)
+    return loss + sum(auxiliary.values()), loss, vectors
 
 
 def rows_apart(batch: Batch, config: Config, every_position: bool) -> int:

@@ -109,11 +109,11 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
             torch.manual_seed(record.seed)
             extra = {"without": without} if without else {}
             model = cls(n_items=record.n_items, **config.model_options, **extra)
+        if prepares(model):
+            model.prepare(split_validation(train(), config.held_out)[0])
         if layers := layers_in(weights):
             how: dict[str, Any] = {name: getattr(config, name) for name in ("noise", "threshold", "unit")}
             sparsify(model, lambda name, _: name in layers, **how)
-        if prepares(model):
-            model.prepare(split_validation(train(), config.held_out)[0])
         model.load_state_dict(weights)
     except DissectError:
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dissect.data.sessions import Sessions
 from dissect.errors import DataError, UsageError
 from dissect.runs.config import Config, host_lr_at, lr_at
 from dissect.runs.folders import FULL
@@ -32,7 +34,7 @@ class State:
     """The counters and sums of a training in progress, saved in each checkpoint."""
 
     step: int = 0
-    seconds: float = 0.0  # spent in training steps, over all processes that worked on the run
+    seconds: float = 0.0  # spent in `prepare` and in training steps, over all processes that worked on the run
     sum_ce: float = 0.0  # since the last loss line
     sum_kl: float = 0.0
     n_sum: int = 0
@@ -57,6 +59,7 @@ class Training:
     averages: Averages
     shares: Shares | None = None  # of the items among the negatives; None: they are drawn alike
     has_dissected_table: bool = False  # whether the item table is computed by SparseVD layers
+    estimates: bool = False  # whether the pass of shadows and controls scores a part of the catalogue (nearby.py)
     kernel: str = "float32"  # of products.KERNELS, for products with the catalogue
     state: State = field(default_factory=State)
 
@@ -68,8 +71,11 @@ def assemble(
     seed: int,
     variant: str,
     weights: dict[str, Tensor] | None = None,
+    train: Sessions | None = None,
 ) -> Training:
     """Build the model from its seed, put SparseVD in it, and make controls and optimiser on the prefixes' device.
+
+    The model prepares itself with the sessions `train` before its layers are looked for.
 
     Raises DataError if the configuration names no matrix of the model, UsageError for batches too small for shadows.
     """
@@ -79,6 +85,10 @@ def assemble(
     if weights is not None:
         load_dense(model, weights)
     model.to(device)
+    began = time.perf_counter()
+    if train is not None:
+        model.prepare(train)
+    state = State(seconds=time.perf_counter() - began)
     left_out, covered, controls = {}, [], None
     if config.is_sparse:
         require_rows(config)
@@ -88,12 +98,33 @@ def assemble(
         if variant == FULL:  # a reduced model has no verdict of its own
             shadowed = model if config.shadows else None
             controls = seeded_controls(seed, dim, shadowed, **sparsity(config)).to(device)
-    of_table = config.is_sparse and bool(watch(model, dict(variational_layers(model)), model.item_states)[0])
+    of_table, estimates = False, False
+    if config.is_sparse:
+        S = model.item_states()
+        layers: dict[str, nn.Module] = dict(variational_layers(model))
+        of_table = bool(watch(model, layers, model.item_states)[0])
+        is_usual = not config.negatives and config.loss == "cross-entropy"
+        of_catalogue = of_table or bool(watch(model, layers, lambda: model.candidates(S))[0])
+        estimates = controls is not None and 0 < config.shadow_items < n_items and is_usual and not of_catalogue
     optimiser = make_optimiser(model, controls, config)
     averages, shares = Averages(model=model, controls=controls), None
     if config.sample_alpha:
         shares = shares_of(prefixes.items, len(model.item_states()), config.sample_alpha)
-    return Training(config, seed, variant, model, controls, optimiser, left_out, covered, averages, shares, of_table)
+    return Training(
+        config,
+        seed,
+        variant,
+        model,
+        controls,
+        optimiser,
+        left_out,
+        covered,
+        averages,
+        shares,
+        of_table,
+        estimates,
+        state=state,
+    )
 
 
 def require_rows(config: Config) -> None:

@@ -1,0 +1,173 @@
+"""The pass of shadows over a part of the catalogue: its estimate of the gradient, and when it is used."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dissect.sparsevd import named_variational
+from dissect.training import loop
+from dissect.training.evaluation import prefixes_of
+from dissect.training.loop import train_step
+from dissect.training.nearby import Near, loss_near, part_of
+from dissect.training.setup import assemble
+from models import MODELS, SRGNN
+from tests.test_shadows import DATA, SMALL, Projected
+
+B, V, D, N = 5, 60, 4, 12
+PART = replace(SMALL, shadow_items=9)  # of 30 items
+
+
+def case(step, norm=False):
+    """(vectors, near, matrix, bias, targets, unit_of, exact gradient) with vectors `step` away from those of near."""
+    torch.manual_seed(0)
+    matrix, bias, targets = torch.randn(V, D).double(), torch.randn(V).double(), torch.tensor([7, 3, 7, 59, 0])
+    unit_of = torch.randn(V, D).double() if norm else None
+    rows = matrix if unit_of is None else matrix / unit_of.norm(dim=1, keepdim=True)
+    at = torch.randn(B, D).double()
+    away = at + step * torch.randn(B, D).double()
+
+    def exact(vectors):
+        vectors = vectors.clone().requires_grad_()
+        F.cross_entropy(F.linear(vectors, rows, bias), targets).backward()
+        return vectors.grad
+
+    return away, Near(at, exact(at), lambda: None), matrix, bias, targets, unit_of, exact(away)
+
+
+def estimate(vectors, near, matrix, bias, targets, n, unit_of):
+    vectors = vectors.clone().requires_grad_()
+    loss_near(vectors, near, matrix, bias, targets, n, unit_of).backward()
+    return vectors.grad
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_gradient_is_exact_with_all_items_and_where_it_is_known(norm):
+    *about, unit_of, exact = case(1.0, norm)
+    torch.testing.assert_close(estimate(*about, V, unit_of), exact)
+    *about, unit_of, exact = case(0.0, norm)
+    torch.testing.assert_close(estimate(*about, N, unit_of), exact)
+
+
+def test_the_gradient_is_a_plain_sum_over_the_part():
+    vectors, near, matrix, bias, targets, unit_of, _ = case(0.5, norm=True)
+    torch.manual_seed(1)
+    mine = estimate(vectors, near, matrix, bias, targets, N, unit_of)
+    torch.manual_seed(1)
+    drawn = {*torch.randperm(V)[:N].tolist(), *targets.tolist()}
+    for b in range(B):
+        right = near.gradient[b].clone()
+        for sign, v in ((1, vectors[b]), (-1, near.vectors[b])):
+            rows = {i: matrix[i] / unit_of[i].norm() for i in drawn}
+            e = {i: math.exp(v @ row + bias[i]) * (1 if i in targets else V / N) for i, row in rows.items()}
+            for i, row in rows.items():
+                right += sign * e[i] / sum(e.values()) * row / B
+        torch.testing.assert_close(mine[b], right)
+
+
+def test_the_error_falls_with_the_distance_and_is_far_below_that_of_the_part_alone():
+    errors, biases = {}, {}
+    for step, n in ((0.4, N), (0.1, N), (0.1, 4 * N)):
+        *about, unit_of, exact = case(step)
+        found = torch.stack([estimate(*about, n, unit_of) for _ in range(800)])
+        errors[step, n], biases[step, n] = (found - exact).std(), (found.mean(0) - exact).norm()
+    vectors, _, matrix, bias, targets, _, exact = case(0.1)
+    alone = []
+    for _ in range(800):
+        ids, log_weight = part_of(targets, V, N)
+        v = vectors.clone().requires_grad_()
+        F.cross_entropy(F.linear(v, matrix[ids], bias[ids] + log_weight), torch.searchsorted(ids, targets)).backward()
+        alone.append(v.grad)
+    assert 3 < errors[0.4, N] / errors[0.1, N] < 5.5  # in proportion
+    assert (torch.stack(alone) - exact).std() > 5 * errors[0.1, N] > 0
+    _, near, *_, exact = case(0.1)
+    change = (exact - near.gradient).norm()
+    # A quotient of two estimates is off on average, by a part of the change that falls with n.
+    assert biases[0.1, N] > 2 * biases[0.1, 4 * N] and biases[0.1, 4 * N] < 0.2 * change
+
+
+def test_a_sum_over_the_part_has_no_bias():
+    torch.manual_seed(0)
+    scores, targets, sums = torch.randn(3, 40).double(), torch.tensor([7, 3, 7]), []
+    for _ in range(2_000):
+        ids, log_weight = part_of(targets, 40, 10)
+        assert {7, 3} <= set(ids.tolist()) and len(ids.unique()) == len(ids) <= 12
+        sums.append((scores[:, ids] + log_weight).exp().sum(1))
+    found = torch.stack(sums)
+    error = found.std(0) / len(found) ** 0.5
+    assert (abs(found.mean(0) - scores.exp().sum(1)) < 4 * error).all()
+    assert (found.std(0) > 0.05 * found.mean(0)).all()  # so that the test can fail
+
+
+@pytest.mark.parametrize("noise", ["lrt", "weight"])
+@pytest.mark.parametrize("name", ["srgnn", "attenmixer", "niser", "narm", "lessr", "sasrec"])  # four have dropout
+def test_both_passes_draw_the_same_noise_and_dropout(monkeypatch, name, noise):
+    """With shadows and controls that add nothing the second pass meets the vectors of the first."""
+    training = assemble(
+        lambda: MODELS[name](30, dim=8), replace(PART, model=name, noise=noise), prefixes_of(DATA.train), 1, "full"
+    )
+    assert training.estimates
+    silent, met = True, []
+
+    def noted(vectors, near, *about):
+        met.append((vectors.detach(), near.vectors))
+        return loss_near(vectors, near, *about)
+
+    monkeypatch.setattr(loop, "loss_near", noted)
+    prefixes = prefixes_of(DATA.train)
+    for silent in (True, False):
+        with torch.no_grad():
+            for _, theta, log_sigma2 in named_variational(training.controls):
+                theta.fill_(0.0 if silent else 0.3)
+                log_sigma2.fill_(-60.0)
+        batch = prefixes.batch(prefixes.whole[:16] if training.model.every_position else torch.arange(16))
+        train_step(training, batch, 0.0, torch.empty(30, 200))
+        close = torch.isclose(*met.pop(), atol=1e-3, rtol=1e-3)  # the noise of no variance is 1e-4
+        assert close.all() if silent else not close.all()
+
+
+class MadeCandidates(SRGNN):
+    """A matrix makes the candidates, and nothing else."""
+
+    def __init__(self):
+        super().__init__(30, dim=8)
+        self.made = nn.Linear(8, 8)
+
+    def candidates(self, S):
+        return self.made(S), None
+
+
+@pytest.mark.parametrize(
+    ("build", "config", "estimates"),
+    [
+        (lambda: SRGNN(30, dim=8), PART, True),
+        (lambda: SRGNN(30, dim=8), SMALL, False),  # fewer items than are drawn
+        (lambda: SRGNN(30, dim=8), replace(PART, shadow_items=0), False),
+        (lambda: SRGNN(30, dim=8), replace(PART, shadow_items=30), False),
+        (lambda: SRGNN(30, dim=8), replace(PART, shadows=False), True),  # the controls learn from it, too
+        (lambda: SRGNN(30, dim=8), replace(PART, negatives=5), False),
+        (lambda: SRGNN(30, dim=8), PART.matched(), False),
+        (Projected, PART, False),  # shadows change the table
+        (MadeCandidates, PART, False),  # shadows change the candidates
+    ],
+)
+def test_a_part_is_scored_where_only_the_vectors_change(monkeypatch, build, config, estimates):
+    training = assemble(build, config, prefixes_of(DATA.train), 1, "full")
+    assert training.estimates is estimates
+    calls = []
+    monkeypatch.setattr(loop, "loss_near", lambda *about: calls.append(1) or loss_near(*about))
+    train_step(training, prefixes_of(DATA.train).batch(torch.arange(16)), 0.0, torch.empty(30, 16))
+    assert bool(calls) is estimates
+    if training.controls is not None and training.controls.shadows is not None:
+        assert all(layer.weight.grad.abs().max() > 0 for layer in training.controls.shadows.children())
+
+
+def test_a_part_of_a_batch_that_weighs_nothing_gives_no_gradient():
+    training = assemble(lambda: SRGNN(30, dim=8), PART, prefixes_of(DATA.train), 1, "full")
+    batch = prefixes_of(DATA.train).batch(torch.arange(16))
+    train_step(training, batch, 0.0, torch.empty(30, 16), weight=0.0)
+    grads = [p.grad for p in training.controls.parameters() if p.grad is not None]
+    assert grads and not any(grad.any() for grad in grads)
