@@ -206,6 +206,36 @@ def test_item_width_goes_where_no_score_needs_it():
     assert whole.served.places is None and len(whole.read) == 8
 
 
+@pytest.mark.parametrize("item_width", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_layer_that_makes_the_candidates_is_exported(item_width, shared):
+    """No session vector needs it, so the smaller model cannot make the catalogue again: it is kept."""
+
+    class Made(SRGNN):
+        def __init__(self):
+            super().__init__(V, dim=8)
+            self.made = nn.Linear(8, 8)
+
+        def candidates(self, S):
+            return (self.readout.transform(torch.cat([S, S], 1)) if shared else self.made(S)), None
+
+    model = pruned(Made(), rows=0.2, cols=0.2)
+    made, batch = shrink(model, probes(sessions(), V), item_width), Batch.of([[1], [2, 3, 2]])
+    assert not made.derived or shared
+    scores = model.encode(model.item_states(), batch) @ model.candidates(model.item_states())[0].t()
+    torch.testing.assert_close(made.served.scores(batch), scores, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_reads_its_layers_is_refused_with_the_reason(there, tmp_path, monkeypatch):
+    def fails(*_):
+        raise AttributeError("'CompactGRU' object has no attribute 'num_layers'")
+
+    monkeypatch.setattr(exporting, "shrink", fails)
+    code, _, err = invoke("export", there["sparse"], "--out", tmp_path / "out", "--quiet")
+    assert code == 1 and "cannot be made smaller: AttributeError: 'CompactGRU'" in " ".join(err.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_that_is_all_dead_gives_each_session_the_same_scores():
     model = built("srgnn")
     sparsify(model, log_sigma2=30.0)

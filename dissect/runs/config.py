@@ -105,8 +105,8 @@ class Config:
     shadow_items: int = setting(
         0,
         "SparseVD",
-        "Items drawn at each step, from which, and from the targets of the batch, shadows and controls learn what their"
-        " vectors change in the scores. 0: all items, as with smaller catalogues.",
+        "For shadows and controls, score only this many items, drawn at each step, and the targets. 0: all items, as"
+        " for smaller catalogues.",
         limits={"at least": 0, "at most": 10**9},
         rare=True,
     )

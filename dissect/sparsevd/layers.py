@@ -389,7 +389,7 @@ def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
 
 def _add_noise(mean: Tensor, variance: Tensor) -> Tensor:
     """mean + std * noise of each element's own, in the precision of the variance, returned in that of the mean."""
-    std = (variance + VARIANCE_EPS).sqrt()
+    std = (variance + VARIANCE_EPS).sqrt_()
     noise = torch.randn(mean.shape, dtype=std.dtype, device=std.device)
     return torch.addcmul(mean.to(std.dtype), std, noise).to(mean.dtype)
 

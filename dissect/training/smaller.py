@@ -21,6 +21,9 @@ from dissect.training.scoring import scores_over
 from models.base import SessionModel, catalogue, session_vectors
 from models.batch import Batch
 
+ALIKE = (
+    1e-5  # by how much a catalogue in single precision may differ from one in double, relative to its largest number
+)
 EXACT = 1e-9  # by how much vectors may differ in double precision, relative to the largest number
 ROUNDS = 20  # of folding constants and leaving out what is unread: each makes the model smaller
 PROBES = 50  # sessions of the data among those that a smaller model is tried on
@@ -159,7 +162,7 @@ def shrink(
             raise ValueError("the session vectors of the smaller model are not those of the whole one")
         is_constant, values = _constant(vectors(dyed), right)
     read, places, is_table = torch.arange(S.shape[1]), None, torch.equal(matrix, S)
-    derived = True
+    derived = is_table or _is_made_again(small, table, matrix, bias)
     if item_width:
         report("looking for columns of the item table that nothing reads")
         needed = _columns_read(table, vectors)
@@ -167,7 +170,7 @@ def shrink(
         matrix, bias = _narrower(matrix, bias, is_constant, values)
         if is_table:
             needed |= ~is_constant
-        elif derived := int(needed.sum()) + len(places) >= S.shape[1]:
+        elif derived := derived and int(needed.sum()) + len(places) >= S.shape[1]:
             needed[:] = True
         read = needed.nonzero()[:, 0]
         S = S if needed.all() else S * needed
@@ -233,6 +236,15 @@ def _constant(dyed: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     same = making.SAME * (1 + vectors.abs().amax(0))
     values = vectors[0]
     return ((vectors - values).abs() <= same).all(0) & ((dyed - values).abs() <= same).all(0), values
+
+
+@torch.no_grad()
+def _is_made_again(small: Any, table: Tensor, matrix: Tensor, bias: Tensor | None) -> bool:
+    """Whether the smaller model makes the catalogue from S; layers that only the catalogue needs may be gone."""
+    made, added = catalogue(small, table)
+    pairs = [(made, matrix)] if bias is None or added is None else [(made, matrix), (added, bias)]
+    near = [a.shape == b.shape and bool((a - b).abs().max() <= ALIKE * b.abs().max()) for a, b in pairs]
+    return all(near) and (bias is None) == (added is None)
 
 
 def _columns_read(table: Tensor, vectors: Callable[[Tensor], Tensor]) -> Tensor:
