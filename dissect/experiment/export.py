@@ -79,10 +79,8 @@ def export(
         raise DissectError(f"Nothing was exported: {error}.", "The model may compare or sort its states.") from error
     except Exception as error:  # a user's model may do anything with its layers
         says = f"{subject.name} cannot be made smaller: {type(error).__name__}: {' '.join(str(error).split())}"
-        hint = "An exported model runs in double precision while it is made, with small layers in place of its own: read no"
-        raise DissectError(
-            f"Nothing was exported: {says}.", f"{hint} weights of a layer, and give no dtype."
-        ) from error
+        hint = "While an export is made, the model runs in double precision, with small layers in place of its own."
+        raise DissectError(f"Nothing was exported: {says}.", hint) from error
     densify(trained)
     try:
         with replace.whole(out, KIND, force) as folder:
