@@ -96,12 +96,13 @@ def distinct(case: Case) -> Finding:
 def dissection(case: Case, model: str) -> Path | None:
     """The group that dissects a model under the protocol of the case: of `dissect run`, or with `--literal`.
 
-    Nothing but width, length, precision and, with `dissect run`, the KL weight may differ from its usual settings,
-    unless they were tuned. Of several the one that has the usual KL weight, then that of most seeds, the widest, the
-    longest, that of the highest KL weight, the last by name: never by when it was made. None if none is finished.
+    Nothing but width, length, precision and, with `dissect run`, the KL weight and the items that shadows learn from
+    may differ from its usual settings, unless they were tuned. Of several the one that has the usual KL weight, then
+    that of most seeds, the widest, the longest, that of the highest KL weight, the last by name: never by when it was
+    made. None if none is finished.
     """
     settings = LITERAL if case.protocol == "paper" else CALIBRATED
-    free = ("max_steps", "products", *(["kl_weight"] if settings is CALIBRATED else []))
+    free = ("max_steps", "products", *(["kl_weight", "shadow_items"] if settings is CALIBRATED else []))
     found = []
     for group, config in folders.configs(case.runs_dir):
         if config.model != model or config.split_hash != case.data.split_hash or not config.has_verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pandas as pd
 
 from dissect.errors import DataError, UsageError, unknown
 from dissect.runs import folders
-from dissect.runs.config import Config
+from dissect.runs.config import CALIBRATED, Config
 from dissect.runs.files import AGAIN
 from dissect.runs.folders import (
     FULL,
@@ -115,9 +116,18 @@ def density_rows(run: Path) -> list[dict[str, Any]]:
 
 
 def siblings(group: Path, config: dict[str, Any], **changed: Any) -> list[tuple[Path, list[Path]]]:
-    """(group, its finished runs) of the groups beside `group` that have its settings but for what is changed."""
-    like = Config(**{**config, **changed}).hash
-    there = [(other, finished(other)) for other in sorted(group.parent.glob(f"*-{like}"))]
+    """(group, its finished runs) of the groups beside `group` that have its settings but for what is changed.
+
+    Shadows may have learnt from a part of the catalogue in one group and from all of it in the other: that changes no
+    model. Those that are like `group` in this, too, come first.
+    """
+    mine = Config(**{**config, **changed})
+    parts = dict.fromkeys([mine.shadow_items, CALIBRATED["shadow_items"], 0] if mine.shadows else [0])
+    there = [
+        (other, finished(other))
+        for items in parts
+        for other in sorted(group.parent.glob(f"*-{replace(mine, shadow_items=items).hash}"))
+    ]
     return [(other, runs) for other, runs in there if runs]
 
 

@@ -24,8 +24,9 @@ def path_table(group: Path, threshold: float | None = None) -> pd.DataFrame:
 
     Columns: kl_weight, matrix ("" for the sum of a role), role, module, seed, density, shadow (NaN without shadows),
     mrr@20 (on test, in percent), dense (that of the matched dense model with this seed, NaN without one).
-    The groups are those in the same folder whose settings equal those of `group` except for the KL weight; seeds count
-    once they are finished. A weight is kept if its log alpha is below the threshold, the group's unless given.
+    The groups are those in the same folder whose settings equal those of `group` except for the KL weight and the items
+    that shadows learn from; seeds count once they are finished. A weight is kept if its log alpha is below the
+    threshold, the group's unless given.
     Raises UsageError if there are fewer than two KL weights, DataError if all runs are damaged.
     """
     config = folders.group_config(group)
@@ -63,7 +64,7 @@ def groups_of_path(group: Path) -> list[tuple[float, Path]]:
 
 
 def _without_kl_weight(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name != "kl_weight"}
+    return {name: value for name, value in config.items() if name not in ("kl_weight", "shadow_items")}
 
 
 def _kept(table: pd.DataFrame, column: str) -> pd.DataFrame:

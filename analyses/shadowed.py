@@ -216,7 +216,7 @@ def observed(
         if fall := used(sparse := withering(name, here), summaries):
             lost = percent(-fall.by_seed.mean(), 1, "+")
             why = f"(MRR@20 changes by {lost} with swapped inputs)"
-            found.append(f"unseen data need {sparse}, though it keeps few weights {why}: retrain without it")
+            found.append(f"unseen data need {sparse}, though it keeps few weights {why}: retraining without it decides")
         if answer == WITHERED or (name, answer) in (("O1", HOLDS), ("O2", FAILS)):
             found += too_dense(kept, roles[-1]) if here[roles[-1]] == WITHERED and config["kl_weight"] else []
             may_lower = role is None or not is_by_chance(kept, role)

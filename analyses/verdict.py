@@ -142,9 +142,11 @@ def sound_runs(group: Path, config: dict[str, Any]) -> tuple[dict[Path, dict[str
 
 def accuracy(summaries: Summaries) -> dict[str, Any]:
     """Mean and standard deviation over seeds of the test metrics, also with ties against the target, and of the
-    selection bias.
+    selection bias; HR@20 and MRR@20 by seed.
     """
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {
+        "by_seed": {str(each["seed"]): {m: each["test"][m] for m in ("hr@20", "mrr@20")} for each in summaries}
+    }
     for part in ("test", "test_worst_ties", "selection_bias"):
         table = pd.DataFrame([summary[part] for summary in summaries if part in summary])
         result[part] = table.mean().to_dict()

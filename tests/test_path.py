@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from analyses.density import siblings
 from analyses.path import groups_of_path, path_table
 from dissect.drawing import path
 from dissect.errors import DataError, UsageError
@@ -47,6 +48,20 @@ def test_points_are_the_groups_that_differ_in_the_kl_weight_alone_whatever_their
     make_group(tmp_path / "elsewhere", kl_weight=16.0)
     assert groups_of_path(group) == [(4.0, group), (2.0, tmp_path / "anything")]
     assert set(path_table(group)["kl_weight"]) == {2, 4}
+
+
+def test_what_shadows_learn_from_makes_no_other_model(tmp_path):
+    """Groups from before they learnt from a part of the catalogue stand beside the present ones."""
+    group = make_group(tmp_path)
+    older = make_group(tmp_path, kl_weight=2.0, shadow_items=0)
+    other = make_group(tmp_path, kl_weight=8.0, shadow_items=77)
+    assert {each for _, each in groups_of_path(group)} == {group, older, other}
+    config = folders.group_config(group)
+    assert config["shadow_items"] > 77
+    assert [each for each, _ in siblings(group, config, kl_weight=2.0)] == [older]
+    same = make_group(tmp_path, kl_weight=2.0)
+    assert [each for each, _ in siblings(group, config, kl_weight=2.0)] == [same, older]
+    assert not siblings(group, config, kl_weight=8.0) and not siblings(group, config, kl_weight=3.0)
 
 
 def test_a_group_is_found_from_inside_its_folder(tmp_path, monkeypatch):

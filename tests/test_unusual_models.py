@@ -1,5 +1,6 @@
 """Models of one's own that are allowed and unusual: what torch, the averages and the evaluation make of them."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -9,13 +10,14 @@ from torch import nn
 from dissect.data.sessions import split_validation
 from dissect.errors import UsageError
 from dissect.experiment.subject import find_model, try_on
-from dissect.sparsevd import sparsify
+from dissect.sparsevd import one_sample, sparsify
 from dissect.sparsevd.averages import Averages
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluated import _bytes_of
-from dissect.training.loop import fit
+from dissect.training.evaluation import prefixes_of
+from dissect.training.loop import fit, train_step
 from dissect.training.rebuild import Recorded, rebuild
-from dissect.training.setup import optimiser_of
+from dissect.training.setup import assemble, optimiser_of
 from models.base import SessionModel, lookup
 from tests.test_shadows import DATA, SMALL
 
@@ -175,3 +177,37 @@ def test_a_layer_that_prepare_makes_is_dissected_trained_and_rebuilt(tmp_path):
     model, step = rebuild(record, Prepared, lambda: DATA.train)
     assert step == 3 and torch.equal(model.late.weight, saved["late.weight"])
     assert model.late.log_sigma2.shape == model.late.weight.shape
+
+
+class Aside(Plain):
+    """An auxiliary loss reads a state that `item_states` has made."""
+
+    def __init__(self, n_items=30, dim=8):
+        super().__init__(n_items, dim)
+        self.first = nn.Linear(dim, dim)
+
+    def item_states(self):
+        self.state = self.first(self.items).tanh()
+        return self.state * 2
+
+    def encode(self, S, batch):
+        return super().encode(S, batch), {"small": self.state.square().mean()}
+
+
+@pytest.mark.parametrize("where", ["none", "both"])
+def test_an_auxiliary_loss_may_read_what_the_table_is_made_of(where):
+    config = replace(SMALL, shadows=False, kl_weight=0.0, average=0.0, where=where)
+    training = assemble(Aside, config, prefixes_of(DATA.train), 1, "full")
+    training.controls = None
+    twin = copy.deepcopy(training.model)
+    batch = prefixes_of(DATA.train).batch(torch.arange(16))
+    torch.manual_seed(5)
+    train_step(training, batch, 0.0, torch.empty(30, 16))
+    torch.manual_seed(5)
+    with one_sample(twin):
+        S = twin.item_states()
+        vectors, losses = twin.encode(S, batch)
+        (nn.functional.cross_entropy(vectors @ S.t(), batch.targets - 1) + losses["small"]).backward()
+    for mine, theirs in zip(training.model.parameters(), twin.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4)

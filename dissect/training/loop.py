@@ -253,8 +253,8 @@ def train_step(
     loss = loss + beta * kl
     total, ce, kl_sum = workers.add_up(torch.stack([loss, cross_entropy, kl]).detach().double() * weight).tolist()
     if math.isfinite(total):
-        # A draw of weights for the table may be that for the vectors.
-        (loss * weight).backward(retain_graph=training.has_dissected_table)
+        # What makes the table may be read again: a draw of weights, or a state for an auxiliary loss.
+        (loss * weight).backward(retain_graph=S.grad_fn is not None)
         backward_to_table(S, scored.grad, looked_up.grad)
         if controls is not None:
             near = None
