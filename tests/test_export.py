@@ -226,6 +226,25 @@ def test_a_layer_that_makes_the_candidates_is_exported(item_width, shared):
     torch.testing.assert_close(made.served.scores(batch), scores, rtol=1e-4, atol=1e-5)
 
 
+def test_a_transformer_of_torch_is_exported():
+    """In evaluation its fast path reads the weights of its layers, so these stay whole."""
+
+    class Transforms(SRGNN):
+        def __init__(self):
+            super().__init__(V, dim=8)
+            self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+        def encode(self, S, batch):
+            return self.block(super().encode(S, batch)[:, None])[:, 0]
+
+    model, batch = pruned(Transforms()), Batch.of([[1], [2, 3, 2]])
+    made = shrink(model, probes(sessions(), V))
+    assert {"block.linear1", "block.linear2"} <= set(made.whole) and "readout.transform" in made.sizes
+    with torch.no_grad():
+        scores = model.encode(model.items, batch) @ model.items.t()
+        torch.testing.assert_close(made.served.scores(batch), scores, rtol=1e-4, atol=1e-5)
+
+
 def test_a_model_that_reads_its_layers_is_refused_with_the_reason(there, tmp_path, monkeypatch):
     def fails(*_):
         raise AttributeError("'CompactGRU' object has no attribute 'num_layers'")

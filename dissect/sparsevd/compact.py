@@ -31,6 +31,8 @@ from dissect.sparsevd.sparsify import densify, exchange
 SMALL = 1 << 16  # weights of a whole matrix, up to which a CPU multiplies by it in less time than it gathers columns
 SAME = 1e-12  # values that differ by less, in double precision, are the same constant but for rounding
 
+READS_WEIGHTS = nn.TransformerEncoderLayer, nn.MultiheadAttention  # the weights of their Linears, in a fast path
+
 Run = Callable[[], Tensor]  # runs the model on some inputs and gives its result
 
 
@@ -206,13 +208,16 @@ Layer = Compact | CompactGRU
 def compact(model: nn.Module) -> list[str]:
     """Put compact layers in place of all SparseVD layers, in place; returns the names of those that stay whole.
 
-    These are pruned dense layers of other kinds than Linear and a GRU of one layer.
+    These are pruned dense layers of other kinds than Linear and a GRU of one layer, and those whose weights torch reads
+    past the layer.
     """
     names = [name for name, _ in variational_layers(model)]
     densify(model)
     dense = {name: model.get_submodule(name) for name in names}
-    exchange(model, {id(layer): kind.of(layer) for layer in dense.values() if (kind := kind_for(layer))})  # type: ignore[arg-type]
-    return [name for name, layer in dense.items() if not kind_for(layer)]
+    past = {name for name in names if isinstance(model.get_submodule(name.rpartition(".")[0]), READS_WEIGHTS)}
+    made = {name: kind.of(dense[name]) for name in names if name not in past and (kind := kind_for(dense[name]))}  # type: ignore[arg-type]
+    exchange(model, {id(dense[name]): layer for name, layer in made.items()})
+    return [name for name in names if name not in made]
 
 
 def kind_for(layer: nn.Module) -> type[Layer] | None:
