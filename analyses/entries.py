@@ -21,7 +21,7 @@ import numpy as np
 from dissect.data.catalog import STAND_INS
 from dissect.errors import DataError, UsageError, unknown
 from dissect.runs import folders
-from dissect.runs.config import OF_SPARSEVD, Config, flat, in_words, settings_apart, telling
+from dissect.runs.config import OF_SPARSEVD, Config, flat, in_words, settings_apart, telling, with_sparsevd
 from dissect.runs.folders import each_sound, left_out, read_summary
 from models import MODELS
 
@@ -261,7 +261,7 @@ def _plain_label(row: Entry) -> str:
     elif row.variant != folders.FULL:
         words.append("without " + row.variant.removeprefix(folders.WITHOUT).replace("-", ", "))
     if row.config["where"] != "none":
-        words.append(f"SparseVD {row.config['where']}")
+        words.append(with_sparsevd(row.config["where"]))
     if row.config.get("refit"):  # trained on the validation part too
         words.append("refit")
     return " ".join(words)

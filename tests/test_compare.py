@@ -119,12 +119,12 @@ def test_labels_say_what_is_different_and_nothing_else(folder):
     assert labels(rows) == [
         "srgnn (dim 4)",
         "srgnn (dim 8)",
-        "srgnn SparseVD both",
+        "srgnn with SparseVD",
         "attenmixer",
         "srgnn without gnn, attention",
     ]
     assert labels([rows[3], entry(make_group(folder, refit=True, validation=0.0))]) == ["attenmixer", "srgnn refit"]
-    assert labels(rows[2:4]) == ["srgnn SparseVD both", "attenmixer"]
+    assert labels(rows[2:4]) == ["srgnn with SparseVD", "attenmixer"]
     twins = [entry(groups[0], runs=[folders.run_path(groups[0], seed)]) for seed in (1, 2)]
     assert labels(twins) == ["srgnn seed 1", "srgnn seed 2"]
 
@@ -406,7 +406,7 @@ def test_how_the_epoch_was_chosen_is_told_where_rows_differ_in_it(typed, folder)
         "srgnn": "validation",
         "attenmixer": "validation",
         "pop": "",
-        "srgnn SparseVD both": "final",
+        "srgnn with SparseVD": "final",
         "srgnn refit": "refit",
     }
     trained = render_results(results_table(folder, "a" * 16, "clean"), "x", "clean", "")
@@ -432,7 +432,7 @@ def test_the_table_of_a_training(folder):
             files.write_json(run / "summary.json", {**summary, "seconds": 0.07})
     for name in runs_of:
         table = render_results(results_table(folder, "a" * 16, "clean"), "x", "clean", name)
-        assert dict(row[0] for row in table.rows()) == {f"{other} (SparseVD both)": other == name for other in runs_of}
+        assert dict(row[0] for row in table.rows()) == {f"{other} (with SparseVD)": other == name for other in runs_of}
         for width in (60, 80, 200):
             console = Console(file=io.StringIO(), width=width)
             console.print(table)
@@ -735,7 +735,7 @@ def test_latex_is_sound(typed, folder):
         lines = [line for line in part.splitlines() if line.endswith(r" \\")]
         assert len(lines) >= 3
         assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {columns}
-    assert r"my\_own.py:A\&B SparseVD both" in out and r"$\pm$" in out and r"\textbf{" in out
+    assert r"my\_own.py:A\&B with SparseVD" in out and r"$\pm$" in out and r"\textbf{" in out
     unescaped = re.sub(r"\\[&%$#_{}]", "", out)
     assert out.isascii() and unescaped.count("{") == unescaped.count("}") and unescaped.count("$") % 2 == 0
     assert r"& Cohen's \\" in out and r"$d_z$ \\" in out and "_" not in unescaped.replace("$d_z$", "")
@@ -774,7 +774,7 @@ def test_a_real_training_can_be_compared(typed):
     code, out, _ = typed("compare", "--json")
     (table,) = json.loads(out)["tables"]
     labels = {row["label"] for row in table["rows"]}
-    dissected = {f"srgnn SparseVD both (kl weight {weight})" for weight in (2, 4)}
+    dissected = {f"srgnn with SparseVD (kl weight {weight})" for weight in (2, 4)}
     assert code == 0 and labels == {"srgnn", "pop", "srgnn matched", *dissected}
     assert len(table["pairs"]) == 8 and table["resamples"] == 2000
 

@@ -417,7 +417,7 @@ def test_figures_are_not_registered_with_pyplot(trained, dissected):
 
 def test_groups_are_compared(trained, dissected):
     table = dissect.compare([trained, dissected])
-    assert set(table["label"]) == {"srgnn", "srgnn SparseVD both", "srgnn matched"}
+    assert set(table["label"]) == {"srgnn", "srgnn with SparseVD", "srgnn matched"}
     mean = trained.metrics().query("split == 'test'")["mrr@20"].mean()
     assert np.isclose(table.set_index("label").loc["srgnn", "mrr@20"], mean)
     pairs = dissect.compare([trained, str(dissected.path)], pairs=True)

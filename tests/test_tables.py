@@ -160,7 +160,7 @@ def test_numbers_as_they_are_read():
     [
         ("srgnn", "srgnn-x-1a"),
         ("srgnn without propagation [1a]", "srgnn-x-1a (without propagation)"),
-        ("srgnn SparseVD gnn (kl weight 2)", "srgnn-x-1a (SparseVD gnn (kl weight 2))"),
+        ("srgnn with SparseVD in gnn (kl weight 2)", "srgnn-x-1a (with SparseVD in gnn (kl weight 2))"),
         ("srgnn (dataset x, dim 4)", "srgnn-x-1a (dataset x, dim 4)"),
     ],
 )

@@ -69,8 +69,8 @@ def test_groups_of_one_name_are_told_apart_by_their_settings(tmp_path):
     with pytest.raises(UsageError, match="Several groups begin with 'x'") as caught:
         folders.resolve_group("x", tmp_path)
     assert set(caught.value.hint.split("\n")[1:]) == {
-        f"  {wide.name} (dim 32, SparseVD both, KL weight 4)",
-        f"  {usual.name} (dim 4, SparseVD both, KL weight 1)",
+        f"  {wide.name} (dim 32, with SparseVD, KL weight 4)",
+        f"  {usual.name} (dim 4, with SparseVD, KL weight 1)",
         f"  {dense.name} (dim 4, without SparseVD)",
     }
     with pytest.raises(UsageError) as caught:

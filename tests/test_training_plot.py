@@ -157,7 +157,7 @@ def test_a_curve_of_one_point_is_seen():
 
 
 def test_labels_lie_within_the_figure_and_apart():
-    drawn = figure.draw(shown_of(tuple(f"model {n} without propagation SparseVD both" for n in range(8))), "valid", "c")
+    drawn = figure.draw(shown_of(tuple(f"model {n} without propagation with SparseVD" for n in range(8))), "valid", "c")
     drawn.draw_without_rendering()
     boxes = [t.get_window_extent() for axes in drawn.axes for t in axes.texts]
     assert len(boxes) == 24
@@ -214,7 +214,7 @@ def test_the_matched_dense_model_is_named_without_sparsevd(tmp_path):
         run.mkdir(parents=True)
         (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records()))
         finish(run, 1)
-    assert list(training(group)[0].table["line"].unique()) == ["srgnn SparseVD both", "srgnn matched"]
+    assert list(training(group)[0].table["line"].unique()) == ["srgnn with SparseVD", "srgnn matched"]
 
 
 def test_what_does_not_belong_in_one_figure_is_refused(typed, tmp_path):

@@ -419,12 +419,19 @@ def in_words(name: str, value: Any) -> str:
     return f"{name.replace('_', ' ')} {words}"
 
 
+def with_sparsevd(where: str) -> str:
+    """The setting `where` in words, such as "with SparseVD in gnn"."""
+    if where == "none":
+        return "without SparseVD"
+    return "with SparseVD" + ("" if where == "both" else f" in {where}")
+
+
 def told_apart(configs: Sequence[Config], most: int = 3) -> list[str]:
     """What tells each of several configurations from the others, in words: at most so many settings."""
 
     def words(name: str, value: Any) -> str:
         if name == "where":
-            return "without SparseVD" if value == "none" else f"SparseVD {value}"
+            return with_sparsevd(value)
         return in_words(name, value).replace("kl ", "KL ")
 
     of_each = [
