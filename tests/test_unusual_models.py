@@ -211,3 +211,19 @@ def test_an_auxiliary_loss_may_read_what_the_table_is_made_of(where):
     for mine, theirs in zip(training.model.parameters(), twin.parameters(), strict=True):
         if theirs.grad is not None:
             torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_a_dense_model_may_call_a_parameter_log_sigma2(tmp_path):
+    class Spread(Plain):
+        def __init__(self, n_items=30, dim=8):
+            super().__init__(n_items, dim)
+            self.out.log_sigma2 = nn.Parameter(torch.zeros(dim))
+
+        def encode(self, S, batch):
+            return super().encode(S, batch) * self.out.log_sigma2.exp()
+
+    config = replace(SMALL.matched(), max_steps=3, average=0.0)
+    fit(Spread, DATA, config, tmp_path / "g" / "s1", seed=1)
+    record = Recorded(tmp_path / "g" / "s1", tmp_path / "g", "full", 1, config, 3, 30, ())
+    model, _ = rebuild(record, Spread, lambda: DATA.train)
+    assert type(model.out) is nn.Linear and model.out.log_sigma2.any()

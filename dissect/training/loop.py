@@ -247,7 +247,7 @@ def train_step(
         # The table enters twice. Kept apart, its dense gradient and that of a few rows can be added in place.
         looked_up, scored = S.detach().requires_grad_(), S.detach().requires_grad_()
         loss, cross_entropy, vectors = loss_of(training, looked_up, scored, batch, buffer)
-    if draw_again is not None:
+    if draw_again is not None and vectors.requires_grad:
         vectors.retain_grad()
     kl = penalty(model, prior) if training.config.is_sparse else loss.new_zeros(())
     loss = loss + beta * kl

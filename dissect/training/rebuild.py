@@ -111,7 +111,7 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
             model = cls(n_items=record.n_items, **config.model_options, **extra)
         if prepares(model):
             model.prepare(split_validation(train(), config.held_out)[0])
-        if layers := layers_in(weights):
+        if config.is_sparse and (layers := layers_in(weights)):
             how: dict[str, Any] = {name: getattr(config, name) for name in ("noise", "threshold", "unit")}
             sparsify(model, lambda name, _: name in layers, **how)
         model.load_state_dict(weights)
