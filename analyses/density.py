@@ -122,7 +122,7 @@ def siblings(group: Path, config: dict[str, Any], **changed: Any) -> list[tuple[
     model. Those that are like `group` in this, too, come first.
     """
     mine = Config(**{**config, **changed})
-    parts = dict.fromkeys([mine.shadow_items, CALIBRATED["shadow_items"], 0] if mine.shadows else [0])
+    parts = dict.fromkeys([mine.shadow_items, CALIBRATED["shadow_items"], 0])
     there = [
         (other, finished(other))
         for items in parts

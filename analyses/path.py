@@ -60,7 +60,10 @@ def groups_of_path(group: Path) -> list[tuple[float, Path]]:
     here = group.resolve()
     others = [each for each in folders.find_groups(here.parent) if each != here]
     configs = each_sound([here, *others], lambda each: (each, folders.group_config(each)))
-    return [(float(config["kl_weight"]), each) for each, config in configs if _without_kl_weight(config) == fixed]
+    found = [(config, each) for each, config in configs if _without_kl_weight(config) == fixed]
+    items = found[0][0]["shadow_items"]
+    found.sort(key=lambda one: one[0]["shadow_items"] != items)
+    return [(float(config["kl_weight"]), each) for config, each in found]
 
 
 def _without_kl_weight(config: dict[str, Any]) -> dict[str, Any]:

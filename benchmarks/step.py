@@ -192,7 +192,7 @@ def shares(training: Training, load: Callable[[], Batch], buffer: torch.Tensor, 
         for owner, attribute, name in (
             (loop, "encoded", "forward"),
             (loop, "next_item_loss", "scoring"),
-            (loop, "loss_near", "scoring"),
+            (loop, "surrogate_near", "scoring"),
             (loop, "penalty", "KL"),
             (torch.Tensor, "backward", "backward"),
             (loop, "backward_to_table", "backward"),

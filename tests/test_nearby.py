@@ -12,7 +12,7 @@ from dissect.sparsevd import named_variational
 from dissect.training import loop
 from dissect.training.evaluation import prefixes_of
 from dissect.training.loop import train_step
-from dissect.training.nearby import Near, loss_near, part_of
+from dissect.training.nearby import Near, part_of, surrogate_near
 from dissect.training.setup import assemble
 from models import MODELS, SRGNN
 from tests.test_shadows import DATA, SMALL, Projected
@@ -40,7 +40,7 @@ def case(step, norm=False):
 
 def estimate(vectors, near, matrix, bias, targets, n, unit_of):
     vectors = vectors.clone().requires_grad_()
-    loss_near(vectors, near, matrix, bias, targets, n, unit_of).backward()
+    surrogate_near(vectors, near, matrix, bias, targets, n, unit_of).backward()
     return vectors.grad
 
 
@@ -114,9 +114,9 @@ def test_both_passes_draw_the_same_noise_and_dropout(monkeypatch, name, noise):
 
     def noted(vectors, near, *about):
         met.append((vectors.detach(), near.vectors))
-        return loss_near(vectors, near, *about)
+        return surrogate_near(vectors, near, *about)
 
-    monkeypatch.setattr(loop, "loss_near", noted)
+    monkeypatch.setattr(loop, "surrogate_near", noted)
     prefixes = prefixes_of(DATA.train)
     for silent in (True, False):
         with torch.no_grad():
@@ -146,7 +146,8 @@ class MadeCandidates(SRGNN):
         (lambda: SRGNN(30, dim=8), PART, True),
         (lambda: SRGNN(30, dim=8), SMALL, False),  # fewer items than are drawn
         (lambda: SRGNN(30, dim=8), replace(PART, shadow_items=0), False),
-        (lambda: SRGNN(30, dim=8), replace(PART, shadow_items=30), False),
+        (lambda: SRGNN(30, dim=8), replace(PART, shadow_items=14), True),
+        (lambda: SRGNN(30, dim=8), replace(PART, shadow_items=15), False),  # nothing would be saved
         (lambda: SRGNN(30, dim=8), replace(PART, shadows=False), True),  # the controls learn from it, too
         (lambda: SRGNN(30, dim=8), replace(PART, negatives=5), False),
         (lambda: SRGNN(30, dim=8), PART.matched(), False),
@@ -158,7 +159,7 @@ def test_a_part_is_scored_where_only_the_vectors_change(monkeypatch, build, conf
     training = assemble(build, config, prefixes_of(DATA.train), 1, "full")
     assert training.estimates is estimates
     calls = []
-    monkeypatch.setattr(loop, "loss_near", lambda *about: calls.append(1) or loss_near(*about))
+    monkeypatch.setattr(loop, "surrogate_near", lambda *about: calls.append(1) or surrogate_near(*about))
     train_step(training, prefixes_of(DATA.train).batch(torch.arange(16)), 0.0, torch.empty(30, 16))
     assert bool(calls) is estimates
     if training.controls is not None and training.controls.shadows is not None:
@@ -171,3 +172,67 @@ def test_a_part_of_a_batch_that_weighs_nothing_gives_no_gradient():
     train_step(training, batch, 0.0, torch.empty(30, 16), weight=0.0)
     grads = [p.grad for p in training.controls.parameters() if p.grad is not None]
     assert grads and not any(grad.any() for grad in grads)
+
+
+def gradients(weight, build=lambda: SRGNN(30, dim=8)):
+    training = assemble(build, PART, prefixes_of(DATA.train), 1, "full")
+    torch.manual_seed(1)
+    train_step(training, prefixes_of(DATA.train).batch(torch.arange(16)), 0.01, torch.empty(30, 16), weight=weight)
+    return [p.grad for p in training.controls.parameters() if p.grad is not None]
+
+
+def test_gradients_are_in_proportion_to_the_part_of_a_batch():
+    for whole, quarter in zip(gradients(1.0), gradients(0.25), strict=True):
+        torch.testing.assert_close(0.25 * whole, quarter, rtol=1e-3, atol=1e-8)
+
+
+def test_vectors_without_a_gradient_are_allowed():
+    class Fixed(SRGNN):
+        def encode(self, S, batch):
+            return super().encode(S, batch).detach()
+
+    assert gradients(1.0, lambda: Fixed(30, dim=8))
+
+
+def test_a_vector_that_is_no_number_stops_the_pass():
+    vectors, near, matrix, bias, targets, *_ = case(0.5)
+    vectors[1, 2] = torch.nan
+    assert surrogate_near(vectors, near, matrix, bias, targets, N).isnan()
+
+
+class DrawnTable(SRGNN):
+    """Dropout in the item table."""
+
+    def item_states(self):
+        return F.dropout(self.items, 0.3, self.training)
+
+
+def test_a_table_that_draws_numbers_is_drawn_again(monkeypatch):
+    training, met = assemble(lambda: DrawnTable(30, dim=8), PART, prefixes_of(DATA.train), 1, "full"), []
+    monkeypatch.setattr(
+        loop, "surrogate_near", lambda v, near, *about: met.append((v, near)) or surrogate_near(v, near, *about)
+    )
+    with torch.no_grad():
+        for _, theta, log_sigma2 in named_variational(training.controls):
+            theta.fill_(0.0)
+            log_sigma2.fill_(-60.0)
+    train_step(training, prefixes_of(DATA.train).batch(torch.arange(16)), 0.0, torch.empty(30, 16))
+    ((vectors, near),) = met
+    torch.testing.assert_close(vectors, near.vectors, atol=1e-3, rtol=1e-3)
+
+
+def test_controls_draw_nothing_that_the_model_draws_in_the_next_step(monkeypatch):
+    training, drawn, randn = (
+        assemble(lambda: SRGNN(30, dim=8), PART, prefixes_of(DATA.train), 1, "full"),
+        [],
+        torch.randn,
+    )
+    monkeypatch.setattr(torch, "randn", lambda *size, **how: drawn.append(randn(*size, **how)) or drawn[-1])
+    ends = []
+    for _ in range(2):
+        train_step(training, prefixes_of(DATA.train).batch(torch.arange(16)), 0.0, torch.empty(30, 16))
+        training.state.step += 1
+        ends.append(len(drawn))
+    of_rolled, first_of_next = drawn[ends[0] - 1].flatten(), drawn[ends[0]].flatten()
+    n = min(len(of_rolled), len(first_of_next), 64)
+    assert n > 30 and not torch.isclose(of_rolled[:n], first_of_next[:n]).any()

@@ -62,6 +62,21 @@ def test_what_shadows_learn_from_makes_no_other_model(tmp_path):
     same = make_group(tmp_path, kl_weight=2.0)
     assert [each for each, _ in siblings(group, config, kl_weight=2.0)] == [same, older]
     assert not siblings(group, config, kl_weight=8.0) and not siblings(group, config, kl_weight=3.0)
+    bare, half = (make_group(tmp_path / "bare", shadows=False, kl_weight=weight) for weight in (4.0, 2.0))
+    assert [each for each, _ in siblings(bare, folders.group_config(bare), kl_weight=2.0)] == [half]
+
+
+def test_of_two_groups_with_one_kl_weight_that_with_the_same_shadows_counts(tmp_path):
+    group = make_group(tmp_path)
+    config = folders.group_config(group)
+    two = [make_group(tmp_path, kl_weight=2.0, shadow_items=items) for items in (0, config["shadow_items"])]
+    for first, second in (two, two[::-1]):  # whatever their names
+        first.rename(tmp_path / "a")
+        second.rename(tmp_path / "b")
+        found = [folders.group_config(each)["shadow_items"] for weight, each in groups_of_path(group) if weight == 2]
+        assert found == [config["shadow_items"], 0]
+        (tmp_path / "a").rename(first)
+        (tmp_path / "b").rename(second)
 
 
 def test_a_group_is_found_from_inside_its_folder(tmp_path, monkeypatch):

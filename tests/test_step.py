@@ -43,6 +43,14 @@ class Mapped(MODELS["srgnn"]):
         return self.map(S), S.sum(1)
 
 
+class AsideVectors(MODELS["niser"]):
+    """An auxiliary loss reads the session vectors, as a contrast between sessions does."""
+
+    def encode(self, S, batch):
+        vectors = super().encode(S, batch)
+        return vectors, {"large": 3 * vectors.square().mean()}
+
+
 class UnitRows(MODELS["srgnn"]):
     """It looks up in a table that is made from S."""
 
@@ -50,7 +58,12 @@ class UnitRows(MODELS["srgnn"]):
         return super().encode(F.normalize(S, dim=1), batch)
 
 
-BUILD = {**{name: cls for name, cls in MODELS.items() if cls.learns}, "mapped": Mapped, "unit rows": UnitRows}
+BUILD = {
+    **{name: cls for name, cls in MODELS.items() if cls.learns},
+    "mapped": Mapped,
+    "unit rows": UnitRows,
+    "aside": AsideVectors,
+}
 VARIANTS = [(name, {}) for name in BUILD] + [
     ("srgnn", {"normalised": True}),
     ("srgnn", {"readout": "attenmixer", "heads": 2}),
@@ -70,9 +83,13 @@ def plain_loss(training, batch, controls=None, near=None):
     if model.every_position:
         vectors = torch.cat([row[:n] for row, n in zip(vectors, batch.lengths.tolist())])
         targets = batch.targets_of_clicks
+    if near is not None:
+        matrix, bias = model.candidates(S)
+        torch.manual_seed(1_000_003 + 1_009 * training.seed)
     if controls is not None:
         vectors = controls(vectors, rows_apart(batch, training.config, model.every_position))
-    matrix, bias = model.candidates(S)
+    if near is None:
+        matrix, bias = model.candidates(S)
     if model.unit_candidates:
         rows = matrix if model.unit_candidates == "returned" else S
         matrix = matrix / rows.norm(dim=1, keepdim=True)

@@ -194,11 +194,11 @@ class Aside(Plain):
         return super().encode(S, batch), {"small": self.state.square().mean()}
 
 
-@pytest.mark.parametrize("where", ["none", "both"])
-def test_an_auxiliary_loss_may_read_what_the_table_is_made_of(where):
-    config = replace(SMALL, shadows=False, kl_weight=0.0, average=0.0, where=where)
+@pytest.mark.parametrize(("where", "shadow_items"), [("none", 0), ("both", 0), ("both", 9)])
+def test_an_auxiliary_loss_may_read_what_the_table_is_made_of(where, shadow_items):
+    config = replace(SMALL, average=0.0, where=where, shadow_items=shadow_items)
+    config = config if where == "both" else config.matched()
     training = assemble(Aside, config, prefixes_of(DATA.train), 1, "full")
-    training.controls = None
     twin = copy.deepcopy(training.model)
     batch = prefixes_of(DATA.train).batch(torch.arange(16))
     torch.manual_seed(5)

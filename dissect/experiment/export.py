@@ -77,6 +77,8 @@ def export(
         made = shrink(trained, batches, item_width, lambda what: report(what, 0, 0))
     except ValueError as error:
         raise DissectError(f"Nothing was exported: {error}.", "The model may compare or sort its states.") from error
+    except DissectError:
+        raise
     except Exception as error:  # a user's model may do anything with its layers
         says = f"{subject.name} cannot be made smaller: {type(error).__name__}: {' '.join(str(error).split())}"
         hint = "While an export is made, the model runs in double precision, with small layers in place of its own."

@@ -105,8 +105,8 @@ class Config:
     shadow_items: int = setting(
         0,
         "SparseVD",
-        "For shadows and controls, score only this many items, drawn at each step, and the targets. 0: all items, as"
-        " for smaller catalogues.",
+        "For shadows and controls, score only this many items, drawn at each step, and the targets. 0, or a"
+        " catalogue of less than twice as many: all items.",
         limits={"at least": 0, "at most": 10**9},
         rare=True,
     )

@@ -83,7 +83,7 @@ class Shadows(nn.Module):
 @contextmanager
 def aside(model: nn.Module, seed: int) -> Iterator[None]:
     """Within it, a pass through the model, forwards and backwards, leaves no trace in it: no gradients, and buffers and
-    torch's random state are as before at its end. Random numbers within it come from `seed`.
+    torch's random state are as before at its end. Random numbers within it come from `seed`, unless it is set again.
     """
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with as_before(model):

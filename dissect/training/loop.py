@@ -33,7 +33,7 @@ from dissect.training.evaluated import Evaluated
 from dissect.training.evaluation import prefixes_of
 from dissect.training.finish import finish
 from dissect.training.losses import Shares, loss_over_sample
-from dissect.training.nearby import Near, draws_again, loss_near
+from dissect.training.nearby import Near, draws_again, surrogate_near
 from dissect.training.record import Observer, Recorder
 from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
 from dissect.training.scoring import catalogue_loss, score_buffer
@@ -260,7 +260,7 @@ def train_step(
             near = None
             if draw_again is not None and vectors.grad is not None:
                 near = Near(vectors.detach(), vectors.grad / (weight or 1.0), draw_again)
-            total += train_beside(training, controls, S.detach(), batch, beta, buffer, weight, near)
+            total += train_beside(training, controls, S, batch, beta, buffer, weight, near)
     if math.isfinite(total):
         workers.add_up_gradients(p for group in training.optimiser.param_groups for p in group["params"])
         training.optimiser.step()
@@ -280,18 +280,18 @@ def train_beside(
     """Gradients for the shadows and controls on the batch; none for the model, which stays as it is.
 
     With what the model's own pass met (`near`), this one draws the same noise and dropout, and scores a part of the
-    catalogue.
-
-    Returns the KL that they add, in the loss; NaN if their loss is NaN or infinite.
+    catalogue. Returns the KL that they add, in the loss; NaN if their loss is NaN or infinite.
     """
-    model = training.model
-    seed = 1_000_003 * (training.state.step + 1) + 1_009 * training.seed + workers.number()
+    model, seed = training.model, seed_beside(training)
     with aside(model, seed):
-        own = None if near is None else torch.Generator().manual_seed(seed)  # so that the model's draws are the same
+        # Of their own, so that the model's draws are the same.
+        own = None if near is None else torch.Generator().manual_seed(seed + 500_009)
         with one_sample(model), controls.cast(model, own):
             if near is not None:
                 near.draw_again()
-            S = model.item_states() if training.has_dissected_table else S  # then it has shadows too
+            if S.grad_fn is not None:  # what makes it may have shadows, draw numbers, or be read again
+                S = model.item_states()
+            S = S if training.has_dissected_table else S.detach()
             loss, _, _ = loss_of(training, S, S, batch, buffer, controls, near)
         kl = penalty(controls, training.config.prior)
         told = workers.add_up(torch.stack([loss, kl]).detach().double() * weight).tolist()
@@ -310,11 +310,10 @@ def loss_of(
     controls: Controls | None = None,
     near: Near | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean loss of B sessions without the KL, with and without what the model adds to it (`auxiliary`); their
-    vectors.
+    """(loss with what the model adds to it, loss without, vectors [B, D]) of B sessions: means, without the KL.
 
     looked_up and scored [V, D] are the item table, as it is read and as it is scored. `controls` add to the vectors.
-    With `near` the loss is that of `loss_near`.
+    With `near` the loss is `surrogate_near`, whose gradient alone counts.
     """
     model = training.model
     with sparse_lookups():
@@ -322,6 +321,9 @@ def loss_of(
     targets, owner = batch.targets, None
     if model.every_position:  # [B, L, D]
         vectors, targets, owner = batch.clicks.unpadded(vectors), batch.targets_of_clicks, batch.clicks.owner
+    if near is not None:  # the last that the pass without controls has drawn; what they draw must be new
+        matrix, bias = model.candidates(scored)
+        torch.manual_seed(seed_beside(training))
     if controls is not None:
         vectors = controls(vectors, rows_apart(batch, training.config, model.every_position), owner)
     vectors = vectors.view_as(vectors)  # `auxiliary` may come from the vectors; its gradient is not in these
@@ -329,10 +331,14 @@ def loss_of(
         how = (training.config, buffer, training.kernel, training.shares, owner)
         loss = next_item_loss(model, vectors, scored, targets - 1, *how)
     else:
-        matrix, bias = model.candidates(scored)
         about = (targets - 1, training.config.shadow_items, unit_rows(model, scored, matrix))
-        loss = loss_near(vectors, near, matrix, bias, *about)
+        loss = surrogate_near(vectors, near, matrix, bias, *about)
     return loss + sum(auxiliary.values()), loss, vectors
+
+
+def seed_beside(training: Training) -> int:
+    """Of what shadows and controls draw at this step."""
+    return 1_000_003 * (training.state.step + 1) + 1_009 * training.seed + workers.number()
 
 
 def rows_apart(batch: Batch, config: Config, every_position: bool) -> int:

@@ -9,7 +9,8 @@ those of the model's pass, g the gradient and e its estimate from a part of the 
     g(v) is about g(v0) + e(v) - e(v0)
 
 The two estimates share their items, so their errors cancel as v comes near v0: a control variate, as in the
-stochastic variance-reduced gradient (Johnson and Zhang, NeurIPS 2013). e(v) alone makes shadows keep twice as much.
+stochastic variance-reduced gradient (Johnson and Zhang, NeurIPS 2013). With e(v) alone shadows kept up to twice as much
+in a trial (docs/results, "What it costs").
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def draws_again(device: torch.device) -> Callable[[], None]:
     return again
 
 
-def loss_near(
+def surrogate_near(
     vectors: Tensor,
     near: Near,
     matrix: Tensor,

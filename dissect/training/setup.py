@@ -82,13 +82,14 @@ def assemble(
     device = prefixes.device
     torch.manual_seed(seed)
     model: Any = build()
-    if weights is not None:
-        load_dense(model, weights)
     model.to(device)
     began = time.perf_counter()
     if train is not None:
         model.prepare(train)
+        model.to(device)  # what it has made
     state = State(seconds=time.perf_counter() - began)
+    if weights is not None:
+        load_dense(model, weights)
     left_out, covered, controls = {}, [], None
     if config.is_sparse:
         require_rows(config)
@@ -100,29 +101,30 @@ def assemble(
             controls = seeded_controls(seed, dim, shadowed, **sparsity(config)).to(device)
     of_table, estimates = False, False
     if config.is_sparse:
-        S = model.item_states()
         layers: dict[str, nn.Module] = dict(variational_layers(model))
         of_table = bool(watch(model, layers, model.item_states)[0])
+        is_fixed = not watch(model, layers, lambda: model.candidates(model.item_states()))[
+            0
+        ]  # shadows change vectors only
         is_usual = not config.negatives and config.loss == "cross-entropy"
-        of_catalogue = of_table or bool(watch(model, layers, lambda: model.candidates(S))[0])
-        estimates = controls is not None and 0 < config.shadow_items < n_items and is_usual and not of_catalogue
+        estimates = controls is not None and 0 < 2 * config.shadow_items < n_items and is_usual and is_fixed
     optimiser = make_optimiser(model, controls, config)
     averages, shares = Averages(model=model, controls=controls), None
     if config.sample_alpha:
         shares = shares_of(prefixes.items, len(model.item_states()), config.sample_alpha)
     return Training(
-        config,
-        seed,
-        variant,
-        model,
-        controls,
-        optimiser,
-        left_out,
-        covered,
-        averages,
-        shares,
-        of_table,
-        estimates,
+        config=config,
+        seed=seed,
+        variant=variant,
+        model=model,
+        controls=controls,
+        optimiser=optimiser,
+        left_out=left_out,
+        coverage=covered,
+        averages=averages,
+        shares=shares,
+        has_dissected_table=of_table,
+        estimates=estimates,
         state=state,
     )
 

@@ -21,9 +21,8 @@ from dissect.training.scoring import scores_over
 from models.base import SessionModel, catalogue, session_vectors
 from models.batch import Batch
 
-ALIKE = (
-    1e-5  # by how much a catalogue in single precision may differ from one in double, relative to its largest number
-)
+# By how much a catalogue in single precision may differ from one in double, relative to its largest number.
+ALIKE = 1e-5
 EXACT = 1e-9  # by how much vectors may differ in double precision, relative to the largest number
 ROUNDS = 20  # of folding constants and leaving out what is unread: each makes the model smaller
 PROBES = 50  # sessions of the data among those that a smaller model is tried on
