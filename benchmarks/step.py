@@ -45,11 +45,13 @@ from models.base import encoded
 LEARNING = tuple(name for name, cls in MODELS.items() if cls.learns)
 WEIGHTS: dict[str, dict[str, Any]] = {  # settings of each kind of training
     "dense": {"where": "none"},
-    "SparseVD": {"shadow_items": CALIBRATED["shadow_items"]},
+    "SparseVD": {},  # without controls, as a model that lacks a part is trained
+    "with controls": {"shadow_items": CALIBRATED["shadow_items"]},
     "with shadows": {name: CALIBRATED[name] for name in ("shadows", "shadow_items")},
 }
 PARTS = ("loading", "forward", "KL", "scoring", "backward", "update")  # of a step
-COLUMNS = ("model", "weights", "D", "B", "step ms", "floor ms", "own ms", "step / floor", "density ms", "products")
+COLUMNS = ("model", "weights", "D", "B", "step ms", "dense ms", "floor ms", "own ms", "step / dense", "step / floor")
+COLUMNS += ("density ms", "products")
 
 
 def floor_step(
@@ -122,8 +124,8 @@ def measure(
     device: torch.device,
     rounds: int,
 ) -> dict[str, Any]:
-    """Medians in milliseconds over `rounds`: step, floor (its part that is the model's own), one density measurement;
-    step / floor; and the kernel."""
+    """Medians in milliseconds over `rounds`: step, dense step, floor (its part that is the model's own), one density
+    measurement; step / dense, step / floor; and the kernel."""
     prefixes = prefixes_of(data.train, device)
     settings: dict[str, Any] = {"batch_size": batch_size, "products": products, "max_steps": 10_000}
     settings |= WEIGHTS[weights]
@@ -134,6 +136,9 @@ def measure(
     order, steps = ExampleOrder(prefixes, config, 1, training.model.every_position), itertools.count()
     own = own_products(dense, prefixes.batch(order.batch(0)))
     choose_kernel(training, data.n_items, device)
+    dense.kernel = training.kernel
+    if weights == "SparseVD":
+        training.controls = None
     dim = options["dim"]
     clicks = prefixes.length[order.examples].double().mean() if order.every_position else 1
     targets = round(float(clicks * batch_size))  # of a usual step
@@ -150,11 +155,17 @@ def measure(
     def load() -> Batch:
         return prefixes.batch(order.batch(next(steps)))
 
-    def step() -> None:
+    def step(training: Training) -> None:
         train_step(training, load(), 1 / len(prefixes), buffer)
 
-    times: dict[str, list[float]] = {"step": [], "catalogue": [], "own": [], "density": []}
-    pieces = (("step", step), ("catalogue", floor), ("own", own), ("density", lambda: density_rows(training)))
+    times: dict[str, list[float]] = {"step": [], "dense": [], "catalogue": [], "own": [], "density": []}
+    pieces = (
+        ("step", partial(step, training)),
+        ("dense", partial(step, dense)),
+        ("catalogue", floor),
+        ("own", own),
+        ("density", lambda: density_rows(training)),
+    )
     for number in range(rounds + 3):
         for name, run in pieces:
             milliseconds = timed(run, device)
@@ -167,6 +178,7 @@ def measure(
         "floor": floor_ms,
         "kernel": training.kernel,
         "ratio": result["step"] / floor_ms,
+        "by_dense": result["step"] / result["dense"],
         **shares(training, load, buffer, rounds),
     }
 
@@ -250,8 +262,10 @@ def main(
                         str(dim),
                         str(batch_size),
                         f"{row['step']:.1f}",
+                        f"{row['dense']:.1f}",
                         f"{row['floor']:.1f}",
                         f"{row['own']:.1f}",
+                        f"{row['by_dense']:.2f}",
                         f"{row['ratio']:.2f}",
                         f"{row['density']:.1f}",
                         row["kernel"],
