@@ -68,9 +68,8 @@ some_sessions = st.lists(st.lists(st.integers(1, 9), min_size=2, max_size=6), mi
 @given(train=some_sessions, test=some_sessions, more=st.integers(0, 200), timed=st.booleans())
 @pytest.mark.parametrize("name", TEXT_FORMATS)
 def test_there_and_back_is_the_same_split(tmp_path_factory, name, train, test, more, timed):
-    data = dataset([*train, [1, 1]], [*test, [1, 1]], times=timed)  # an item that both have
-    if listed(data.train) == listed(data.test):
-        return
+    # An item that both have; the last session is too long for a part of train to be the same.
+    data = dataset([*train, [1, 1]], [*test, [1] * 7], times=timed)
     data = Dataset("x", data.n_items + more, data.train, data.test)
     read = back(data, name, tmp_path_factory.mktemp("e") / "out", validation=0.5)
     assert read.split_hash == data.split_hash
