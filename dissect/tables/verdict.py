@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType, group
+from rich.console import Console, RenderableType, group
 from rich.padding import Padding
 from rich.text import Text
 
@@ -20,6 +21,7 @@ from dissect.tables.text import COLOURS, Table, by_rows
 from dissect.text import percent, plural, shortest_ends
 
 SHOWN = 12  # lines of a list, at most
+LINES = 40  # of a verdict on a screen of 80 columns
 PARTS = ("part", "kept", "shadow", "excess", "by chance", "swapped", "answer")
 CAPTION = "excess: kept - shadow, 95 %; by chance: of kept; swapped: change of MRR@20"
 MATRICES = ("matrix", "part", "weights", "kept", "sd", "shadow", "t = 2", "t = 4", "beyond")
@@ -28,12 +30,23 @@ QUESTIONS = {"O1": "O1  propagation withers (Figure 3)", "O2": "O2  the readout 
 Verdict = dict[str, Any]
 
 
-@group()
-def on_screen(verdict: Verdict, folder: Path | None = None) -> Iterator[RenderableType]:
+def on_screen(verdict: Verdict, folder: Path | None = None) -> RenderableType:
     """The whole verdict: first a paragraph to quote, then the evidence, and the answers with their reasons.
 
-    `folder` is that of its group: where no seed is finished, the command that goes on is told.
+    On 80 columns it has at most LINES lines, if fewer matrices make room for it. `folder` is that of its group: where
+    no seed is finished, the command that goes on is told.
     """
+    console = Console(width=80, file=io.StringIO())
+    for most in range(SHOWN, -1, -1):
+        shown = _evidence(verdict, folder, most)
+        if len(console.render_lines(shown)) <= LINES:
+            break
+    return shown
+
+
+@group()
+def _evidence(verdict: Verdict, folder: Path | None, most: int) -> Iterator[RenderableType]:
+    """What `on_screen` shows, with at most so many matrices of a role."""
     is_new = verdict.get("rules") == "shadows"
     quoted = verdict.get("paragraph") if verdict["seeds"] else ""
     if not quoted:
@@ -43,7 +56,7 @@ def on_screen(verdict: Verdict, folder: Path | None = None) -> Iterator[Renderab
         yield Text(quoted)
     if verdict["density"]:
         yield Text()
-        yield parts(verdict) if is_new else matrices(verdict, is_brief=True)
+        yield parts(verdict, most) if is_new else matrices(verdict, is_brief=True)
         if dense := not_dissected(verdict, but="not chosen"):
             dense[SHOWN:] = [f"and {len(dense) - SHOWN} more: --json"] * (len(dense) > SHOWN)
             yield Text("\nNot dissected, so not in the densities above:", "yellow")
@@ -98,8 +111,11 @@ def settings(verdict: Verdict) -> list[str]:
 # --- tables -------------------------------------------------------------------------------------------------
 
 
-def parts(verdict: Verdict) -> Table:
-    """Roles with their matrices, and the controls: the share of weights kept, and what their shadows keep."""
+def parts(verdict: Verdict, most: int = SHOWN) -> Table:
+    """Roles with their matrices, and the controls: the share of weights kept, and what their shadows keep.
+
+    Of a role at most so many matrices, those that keep most; with 0 none, and a note says where they are.
+    """
     whole = [row for row in verdict["density"]["matrices"] if not row["block"]]
 
     def kept(of: dict[str, Any]) -> list[str]:
@@ -115,13 +131,15 @@ def parts(verdict: Verdict) -> Table:
         own = [row for row in whole if row["role"] == role]
         ends = shortest_ends([row["matrix"] for row in own])
         own = own if len(own) > 1 else []  # the line of a single matrix would say what that of its role says
-        found += [([f"  {ends[row['matrix']]}", *kept(row)], "", row) for row in own[:SHOWN]]
-        if len(own) > SHOWN:
-            found.append(([f"  and {len(own) - SHOWN} more: --json"], "", {}))
+        densest = sorted(own, key=lambda row: -row["density"])[:most]
+        found += [([f"  {ends[row['matrix']]}", *kept(row)], "", row) for row in own if row in densest]
+        if 0 < most < len(own):
+            found.append(([f"  and {len(own) - most} more: --json"], "", {}))
     found += [([row["matrix"], *kept(row)], "dim", row) for row in whole if row["role"] == "control"]
     title = f"Share of weights kept (log α < {verdict['threshold']:g}), {over(len(verdict['seeds']))}"
     rows, styles, of = zip(*found)
-    return by_rows(title, PARTS, rows, notes=[CAPTION], styles=styles, bars=[*map(shares, of)])
+    notes = [CAPTION, *["single matrices: --json, or dissect plot density"] * (not most)]
+    return by_rows(title, PARTS, rows, notes=notes, styles=styles, bars=[*map(shares, of)])
 
 
 def shares(row: dict[str, Any]) -> tuple[float, float] | None:
