@@ -279,7 +279,7 @@ def train_beside(
 ) -> float:
     """Gradients for the shadows and controls on the batch; none for the model, which stays as it is.
 
-    With what the model's own pass met (`near`), this one draws the same noise and dropout, and scores a part of the
+    With what the model's own pass found (`near`), this one draws the same noise and dropout, and scores a part of the
     catalogue. Returns the KL that they add, in the loss; NaN if their loss is NaN or infinite.
     """
     model, seed = training.model, seed_beside(training)

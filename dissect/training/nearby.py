@@ -1,10 +1,10 @@
-"""The gradient of the loss over the catalogue, estimated from a part of it at vectors where the rest is known.
+"""The gradient of the loss over the catalogue, estimated from a part of it, near vectors where it is known exactly.
 
 Letters: B sessions, D width, V items, m items of the part.
 
-The pass of shadows and controls meets almost the vectors of the model's own pass: the same batch, noise and dropout,
-and only what shadows add differs. There the gradient over the whole catalogue is known already. With v the vectors, v0
-those of the model's pass, g the gradient and e its estimate from a part of the catalogue,
+The pass of shadows and controls has the batch, noise and dropout of the model's own pass. So its session vectors v
+differ from those of the model, v0, only by what shadows and controls add. The model's pass has computed the gradient g
+at v0 over the whole catalogue. With e the estimate of g from a part of the catalogue,
 
     g(v) is about g(v0) + e(v) - e(v0)
 
@@ -26,8 +26,8 @@ from models.base import lengths_of
 
 
 class Near(NamedTuple):
-    """What the model's own pass met: session vectors [B, D], the gradient [B, D] of the mean loss by them, and a
-    function after which torch draws the same random numbers again.
+    """Of the model's own pass: session vectors [B, D], the gradient [B, D] of the mean loss (nats) by them, and a
+    function that makes torch draw the same random numbers again.
     """
 
     vectors: Tensor
@@ -77,8 +77,8 @@ def surrogate_near(
 def part_of(targets: Tensor, n_items: int, n: int) -> tuple[Tensor, Tensor]:
     """(ids [m] of a part of V items, in order; the logarithm [m] of the weight of each).
 
-    The part has all targets, with weight 1, and n items drawn without replacement; each of those that is no target
-    stands for V / n. So a sum over the part, weighted, is that over all items on average (Horvitz and Thompson, 1952).
+    The part has all targets, with weight 1, and n items drawn without replacement; a drawn item that is not a target
+    has weight V / n. So a sum over the part, weighted, is that over all items on average (Horvitz and Thompson, 1952).
     """
     drawn = torch.randperm(n_items, device=targets.device)[:n]
     ids = torch.unique(torch.cat([targets, drawn]))
