@@ -30,6 +30,7 @@ from dissect.errors import unknown
 PRIORS = ("log-uniform", "normal", "ard")
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695  # arXiv 1701.05369, equation 14
+SMALL, LARGE = 1 << 14, 1 << 20  # weights of a matrix that is worked on together with others, on a CPU and elsewhere
 EPS = 1e-16  # beside theta^2: 0 gives NaN at theta = 0, 1e-8 would cap log alpha at log sigma^2 + 18.4
 
 
@@ -116,7 +117,21 @@ def sum_of_kl(pairs: Sequence[tuple[Tensor, Tensor]], prior: str = "log-uniform"
     """The KL of several matrices (theta, log_sigma2) from `prior`, a scalar; zero without any."""
     if not pairs:
         return torch.zeros(())
+    pairs = _small_joined(pairs) if prior == "log-uniform" else pairs
     return torch.stack([kl_divergence(theta, log_sigma2, prior) for theta, log_sigma2 in pairs]).sum()
+
+
+def _small_joined(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """The same weights, with all small matrices in one: each call of a small operation costs more than its work."""
+    apart: list[tuple[Tensor, Tensor]] = []
+    alike: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = {}
+    for theta, log_sigma2 in pairs:
+        is_small = theta.numel() <= (SMALL if theta.device.type == "cpu" else LARGE)
+        if is_small and theta.shape == log_sigma2.shape:
+            alike.setdefault((theta.device, theta.dtype), []).append((theta.flatten(), log_sigma2.flatten()))
+        else:
+            apart.append((theta, log_sigma2))
+    return apart + [(torch.cat(thetas), torch.cat(sigmas)) for thetas, sigmas in (zip(*of) for of in alike.values())]
 
 
 class _SumLogUniform(torch.autograd.Function):

@@ -184,7 +184,9 @@ class VariationalLayer(nn.Module):
             self.register_parameter(sigma_name(name), nn.Parameter(start, requires_grad=theta.requires_grad))
 
     def _pair(self, theta_name: str) -> tuple[nn.Parameter, nn.Parameter]:
-        return self.get_parameter(theta_name), self.get_parameter(sigma_name(theta_name))
+        theta, log_sigma2 = self._parameters[theta_name], self._parameters[sigma_name(theta_name)]
+        assert theta is not None and log_sigma2 is not None
+        return theta, log_sigma2
 
     def _start(self, theta: Tensor) -> float:
         return initial_log_sigma2(theta) if self.log_sigma2_start is None else self.log_sigma2_start

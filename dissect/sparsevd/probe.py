@@ -103,6 +103,13 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed torch on the CPU and on `device`. torch.manual_seed does more, which takes a millisecond without a GPU."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 @contextmanager
 def as_before(model: nn.Module) -> Iterator[None]:
     """Context manager: restores torch's random state, the mode of each module and all buffers at its end."""

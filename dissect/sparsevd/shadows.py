@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from dissect.sparsevd.layers import Conv1dVD, Conv2dVD, EmbeddingVD, LinearVD, VariationalLayer, one_sample
-from dissect.sparsevd.probe import as_before
+from dissect.sparsevd.probe import as_before, seed_torch
 from dissect.sparsevd.sparsifier import matrices_of, variational_layers
 
 CONVOLUTIONS = (Conv1dVD, Conv2dVD)
@@ -87,7 +87,7 @@ def aside(model: nn.Module, seed: int) -> Iterator[None]:
     """
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with as_before(model):
-        torch.manual_seed(seed)
+        seed_torch(seed, next(model.parameters(), torch.empty(0)).device)
         for parameter in learning:
             parameter.requires_grad_(False)
         try:

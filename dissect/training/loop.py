@@ -23,6 +23,7 @@ from dissect.runs.files import write_json
 from dissect.runs.folders import BEST, CHECKPOINTS, checkpoint, mark_done
 from dissect.sparsevd import one_sample, penalty
 from dissect.sparsevd.averages import BATCHES, is_averaged
+from dissect.sparsevd.probe import seed_torch
 from dissect.sparsevd.shadows import aside
 from dissect.text import plural
 from dissect.training import workers
@@ -323,7 +324,7 @@ def loss_of(
         vectors, targets, owner = batch.clicks.unpadded(vectors), batch.targets_of_clicks, batch.clicks.owner
     if near is not None:  # the last that the pass without controls has drawn; what they draw must be new
         matrix, bias = model.candidates(scored)
-        torch.manual_seed(seed_beside(training))
+        seed_torch(seed_beside(training), vectors.device)
     if controls is not None:
         vectors = controls(vectors, rows_apart(batch, training.config, model.every_position), owner)
     vectors = vectors.view_as(vectors)  # `auxiliary` may come from the vectors; its gradient is not in these
