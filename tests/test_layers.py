@@ -434,9 +434,15 @@ def test_the_standard_deviation_adds_up_in_squares() -> None:
 @pytest.mark.parametrize("kind", DENSE)
 @pytest.mark.parametrize("noise", NOISES)
 def test_parameters_and_noise_stay_single_under_autocast(kind: str, noise: str) -> None:
-    _, layer = make(kind, noise)
+    dense, layer = make(kind, noise)
+    x = torch.randn(INPUT[kind])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = first(layer(torch.randn(INPUT[kind])))
+        if noise == "weight":  # runs the dense layer's own code
+            try:
+                dense(x)
+            except RuntimeError as error:
+                pytest.skip(f"torch's own layer cannot run in bfloat16 on this processor: {error}")
+        y = first(layer(x))
         kl = sum(kl_divergence(t, s) for _, t, s in layer.variational())
         y.float().sum().backward()
     assert isinstance(kl, Tensor) and kl.dtype == torch.float32

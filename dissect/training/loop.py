@@ -106,6 +106,10 @@ def begin(training: Training, n_items: int, run: Path, device: torch.device, obs
         restore(training, saved, last)
         return
     tried = choose_kernel(training, n_items, device)
+    if config.products == "bf16" and tried.get(training.kernel, 0) > 1.2 * tried["float32"]:
+        bf16, single = tried[training.kernel], tried["float32"]
+        slow = f"the loss takes {bf16:,.0f} milliseconds with bf16 products, and {single:,.0f} in float32"
+        observer.note(f"On this processor {slow}. --products auto takes the faster of them.")
     products = {"kernel": training.kernel, "milliseconds": tried}
     environment = {**describe_environment(device), "max_steps": config.max_steps, "products": products}
     write_json(run / "environment.json", environment)

@@ -236,12 +236,13 @@ def choose_kernel(training: Training, n_items: int, device: torch.device | str) 
     """Set the quickest kernel that config.products allows here; returns the milliseconds of those that were tried.
 
     If there is a choice, the loss over the catalogue is timed on random numbers, without touching torch's own
-    generators. All processes of a training take the choice of the first. Raises UsageError if the device has no such
-    kernel.
+    generators; for "bf16", which some processors only emulate, in float32 too. All processes of a training take the
+    choice of the first. Raises UsageError if the device has no such kernel.
     """
     config, device = training.config, torch.device(device)
     kernels, tried = products.at_hand(config.products, device), {}
-    if len(kernels) > 1:
+    compared = ["float32", *kernels] if config.products == "bf16" else kernels
+    if len(compared) > 1:
         with as_before(training.model), torch.no_grad():
             dim = training.model.candidates(training.model.item_states())[0].shape[1]
         V, B, generator = min(n_items, ITEMS_TIMED), config.batch_size, torch.Generator(device).manual_seed(0)
@@ -254,8 +255,8 @@ def choose_kernel(training: Training, n_items: int, device: torch.device | str) 
         def run(kernel: str) -> None:
             catalogue_loss(vectors, table, None, targets, buffer, kernel=kernel)
 
-        tried = products.quickest(kernels, run, device)
-        kernels = list(tried)
+        tried = products.quickest(compared, run, device)
+        kernels = [kernel for kernel in tried if kernel in kernels]
     names = list(products.KERNELS)
     training.kernel = names[int(workers.gather(torch.tensor(names.index(kernels[0])))[0])]
     return tried
