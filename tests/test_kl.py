@@ -9,7 +9,7 @@ from scipy.special import dawsn
 from torch import Tensor
 
 from dissect.errors import UsageError
-from dissect.sparsevd import PRIORS, kept, kept_count, kl_divergence, log_alpha
+from dissect.sparsevd import PRIORS, kept, kept_count, kl, kl_divergence, log_alpha
 from dissect.sparsevd.kl import EPS, kl_ard, kl_log_uniform, kl_normal, kl_per_weight, sum_of_kl
 
 # log alpha, KL exact, KL approximated, dKL / d log alpha exact, approximated (computed apart from this code)
@@ -178,6 +178,31 @@ def test_several_matrices_add_up() -> None:
     expected = sum(kl_divergence(*pair) for pair in pairs)
     assert sum_of_kl(pairs).item() == pytest.approx(float(expected))
     assert sum_of_kl([]).item() == 0
+
+
+@pytest.mark.parametrize("small", [0, 7, 10**6])
+def test_small_matrices_in_one_have_the_value_and_gradients_of_each(
+    small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kl, "SMALL", small)
+    torch.manual_seed(0)
+    shapes: list[tuple[tuple[int, ...], tuple[int, ...], torch.dtype]] = [
+        ((2, 3), (2, 3), torch.float32),
+        ((4, 5), (4, 1), torch.float32),  # rows share sigma^2
+        ((1, 7), (1, 7), torch.float64),
+        ((3,), (3,), torch.float32),
+        ((50, 9), (50, 9), torch.float32),
+    ]
+    pairs = [
+        (torch.randn(a, dtype=dtype).requires_grad_(), torch.randn(b, dtype=dtype).requires_grad_())
+        for a, b, dtype in shapes
+    ]
+    leaves = [leaf for pair in pairs for leaf in pair]
+    total = sum_of_kl([(theta, log_sigma2) for theta, log_sigma2 in pairs])
+    apart = [kl_per_weight(*pair).double().sum() for pair in pairs]
+    assert total.item() == pytest.approx(sum(apart).item(), rel=1e-6)
+    for mine, right in zip(torch.autograd.grad(total, leaves), torch.autograd.grad(sum(apart), leaves), strict=True):
+        torch.testing.assert_close(mine, right, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("prior", ["log-uniform", "ard"])

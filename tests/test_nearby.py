@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dissect.sparsevd import named_variational
+from dissect.sparsevd import named_variational, noise
 from dissect.training import loop
 from dissect.training.evaluation import prefixes_of
 from dissect.training.loop import train_step
@@ -127,6 +127,33 @@ def test_both_passes_draw_the_same_noise_and_dropout(monkeypatch, name, noise):
         train_step(training, batch, 0.0, torch.empty(30, 200))
         close = torch.isclose(*met.pop(), atol=1e-3, rtol=1e-3)  # the noise of no variance is 1e-4
         assert close.all() if silent else not close.all()
+
+
+@pytest.mark.parametrize("name", ["srgnn", "attenmixer", "niser", "narm", "lessr", "sasrec"])
+def test_noise_that_is_kept_is_what_would_be_drawn_again(monkeypatch, name):
+    """Bit for bit, with dropout between the draws, and each number is drawn once."""
+    prefixes, ends, drawn = prefixes_of(DATA.train), [], []
+    randn = torch.randn
+
+    def counted(*shape, **more):
+        made = randn(*shape, **more)
+        drawn[-1] += [shape] * (made.numel() > 0)
+        return made
+
+    monkeypatch.setattr(noise.torch, "randn", counted)
+    for least in (1, 10**9):
+        monkeypatch.setattr(noise, "LEAST", least)
+        drawn.append([])
+        training = assemble(lambda: MODELS[name](30, dim=8), replace(PART, model=name), prefixes, 1, "full")
+        drawn[-1].clear()
+        torch.manual_seed(5)
+        for step in range(3):
+            index = prefixes.whole[:16] if training.model.every_position else torch.arange(16) + step
+            train_step(training, prefixes.batch(index), 0.01, torch.empty(30, 200))
+        ends.append([*training.model.parameters(), *training.controls.parameters(), torch.get_rng_state()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    own = 3 * 1  # `rolled` draws noise of its own at each step
+    assert 2 * (len(drawn[0]) - own) == len(drawn[1]) - own > 0
 
 
 class MadeCandidates(SRGNN):

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from dissect.errors import UsageError, unknown
 from dissect.sparsevd.kl import kept, log_alpha
+from dissect.sparsevd.noise import standard_normal
 
 NOISES = ("lrt", "weight")
 UNITS = ("weight", "row", "column")  # what has a sigma^2 of its own, and is pruned as one
@@ -392,7 +393,7 @@ def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
 def _add_noise(mean: Tensor, variance: Tensor) -> Tensor:
     """mean + std * noise of each element's own, in the precision of the variance, returned in that of the mean."""
     std = (variance + VARIANCE_EPS).sqrt_()
-    noise = torch.randn(mean.shape, dtype=std.dtype, device=std.device)
+    noise = standard_normal(mean.shape, std.dtype, std.device)
     return torch.addcmul(mean.to(std.dtype), std, noise).to(mean.dtype)
 
 

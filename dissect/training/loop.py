@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dissect.runs.files import write_json
 from dissect.runs.folders import BEST, CHECKPOINTS, checkpoint, mark_done
 from dissect.sparsevd import one_sample, penalty
 from dissect.sparsevd.averages import BATCHES, is_averaged
+from dissect.sparsevd.noise import noise_kept
 from dissect.sparsevd.probe import seed_torch
 from dissect.sparsevd.shadows import aside
 from dissect.text import plural
@@ -246,26 +248,27 @@ def train_step(
     """
     model, controls, prior = training.model, training.controls, training.config.prior
     training.optimiser.zero_grad(set_to_none=True)
-    draw_again = draws_again(batch.lengths.device) if training.estimates else None
-    with one_sample(model):
-        S = model.item_states()  # [V, D]
-        # The table enters twice. Kept apart, its dense gradient and that of a few rows can be added in place.
-        looked_up, scored = S.detach().requires_grad_(), S.detach().requires_grad_()
-        loss, cross_entropy, vectors = loss_of(training, looked_up, scored, batch, buffer)
-    if draw_again is not None and vectors.requires_grad:
-        vectors.retain_grad()
-    kl = penalty(model, prior) if training.config.is_sparse else loss.new_zeros(())
-    loss = loss + beta * kl
-    total, ce, kl_sum = workers.add_up(torch.stack([loss, cross_entropy, kl]).detach().double() * weight).tolist()
-    if math.isfinite(total):
-        # What makes the table may be read again: a draw of weights, or a state for an auxiliary loss.
-        (loss * weight).backward(retain_graph=S.grad_fn is not None)
-        backward_to_table(S, scored.grad, looked_up.grad)
-        if controls is not None:
-            near = None
-            if draw_again is not None and vectors.grad is not None:
-                near = Near(vectors.detach(), vectors.grad / (weight or 1.0), draw_again)
-            total += train_beside(training, controls, S, batch, beta, buffer, weight, near)
+    with noise_kept() if training.estimates else nullcontext():
+        draw_again = draws_again(batch.lengths.device) if training.estimates else None
+        with one_sample(model):
+            S = model.item_states()  # [V, D]
+            # The table enters twice. Kept apart, its dense gradient and that of a few rows can be added in place.
+            looked_up, scored = S.detach().requires_grad_(), S.detach().requires_grad_()
+            loss, cross_entropy, vectors = loss_of(training, looked_up, scored, batch, buffer)
+        if draw_again is not None and vectors.requires_grad:
+            vectors.retain_grad()
+        kl = penalty(model, prior) if training.config.is_sparse else loss.new_zeros(())
+        loss = loss + beta * kl
+        total, ce, kl_sum = workers.add_up(torch.stack([loss, cross_entropy, kl]).detach().double() * weight).tolist()
+        if math.isfinite(total):
+            # What makes the table may be read again: a draw of weights, or a state for an auxiliary loss.
+            (loss * weight).backward(retain_graph=S.grad_fn is not None)
+            backward_to_table(S, scored.grad, looked_up.grad)
+            if controls is not None:
+                near = None
+                if draw_again is not None and vectors.grad is not None:
+                    near = Near(vectors.detach(), vectors.grad / (weight or 1.0), draw_again)
+                total += train_beside(training, controls, S, batch, beta, buffer, weight, near)
     if math.isfinite(total):
         workers.add_up_gradients(p for group in training.optimiser.param_groups for p in group["params"])
         training.optimiser.step()
