@@ -22,13 +22,25 @@ from dissect.data.catalog import STAND_INS
 from dissect.errors import DataError, UsageError, unknown
 from dissect.runs import folders
 from dissect.runs.config import OF_SPARSEVD, Config, flat, in_words, settings_apart, telling, with_sparsevd
+from dissect.runs.files import read_json
 from dissect.runs.folders import each_sound, left_out, read_summary
+from dissect.runs.records import Environment
 from models import MODELS
 
 JUDGED = ("hr@20", "mrr@20")  # the metrics of the tests, with a recorded selection bias
 MOST_SETTINGS = 3  # that a label names
 # Settings that labels or the selection of the epoch already name; and those without effect on a dense model.
 SAID = ("model", "dataset", "split_hash", "model_options", "where", "protocol", "select", "refit")
+UNKNOWN = "unknown"  # a machine
+
+
+def machine_of(run: Path) -> str:
+    """The processor, device and number of threads that trained a run, in words; UNKNOWN if it does not tell."""
+    path = run / "environment.json"
+    about = read_json(path, Environment) if path.exists() else {}
+    parts = [str(about[name]) for name in ("processor", "device") if name in about]
+    parts += [f"threads {about['threads']}"] if "threads" in about else []
+    return ", ".join(parts) if len(parts) == 3 else UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,11 @@ class Entry:
     def split(self) -> tuple[str, str]:
         """(split hash, protocol): the table to which the row belongs."""
         return str(self.config["split_hash"]), str(self.config["protocol"])
+
+    @property
+    def machines(self) -> set[str]:
+        """Where its seeds were trained: `machine_of` each; empty for a baseline without gradients."""
+        return {machine_of(run) for run in self.runs} if self.is_trained else set()
 
     @property
     def is_trained(self) -> bool:

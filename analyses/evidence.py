@@ -21,6 +21,7 @@ from analyses import study as studying
 from analyses.answers import FAILS, HOLDS, UNDECIDED, too_few
 from analyses.bootstrap import resampled
 from analyses.compare import Comparison
+from analyses.entries import UNKNOWN, machine_of
 from analyses.significance import (
     ALPHA,
     FEW_SESSIONS,
@@ -34,9 +35,8 @@ from analyses.significance import (
 from analyses.studies import Study
 from analyses.study import LONGEST, Job
 from dissect.errors import DataError, UsageError
-from dissect.runs import files, folders
+from dissect.runs import folders
 from dissect.runs.files import AGAIN
-from dissect.runs.records import Environment
 from dissect.training.evaluation import gains
 
 NOT_RUN = "not run"
@@ -403,12 +403,8 @@ def unlike(of: Evidence, labels: Iterable[str]) -> list[str]:
     """The doubt about times if the runs of these arms are not all of one processor, number of threads and device."""
     machines = set[str]()
     for run in (job.run for job in of.todo if job.is_done and job.arm.label in set(labels)):
-        path = run / "environment.json"
-        about = files.read_json(path, Environment) if path.exists() else {}
-        parts = [str(about[name]) for name in ("processor", "device") if name in about]
-        parts += [f"threads {about['threads']}"] if "threads" in about else []
-        machines.add(", ".join(parts) if len(parts) == 3 else "unknown")
-    if len(machines) == 1 and machines != {"unknown"}:
+        machines.add(machine_of(run))
+    if len(machines) == 1 and machines != {UNKNOWN}:
         return []
     return [f"the times are not of one machine, as far as environment.json says: {'; '.join(sorted(machines))}"]
 
