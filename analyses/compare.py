@@ -167,10 +167,11 @@ def means(entries: list[Entry], names: Sequence[str] = ()) -> pd.DataFrame:
 
     Columns: label, group, model, variant, where, protocol, ties, selection (Entry.selection), seeds (number),
     seed_list, unfinished, damaged (numbers of seeds left out), parameters, items (of the catalogue), seconds_per_epoch
-    (NaN without epochs), machines (where it was trained; "" without epochs), the metrics, `<metric> sd` (ddof 1; NaN
-    for one seed), `worst <metric>` with ties against the target (NaN if not measured), coverage@20 and popularity@20
-    (NaN for runs of earlier versions), and for HR@20 and MRR@20 `bias <metric>`: how much choosing the epoch on test
-    would add (NaN if it was chosen on test); then the settings of `differing`. `entry` is the row's place in `entries`.
+    (NaN without epochs), machines (where it was trained, one a line; "" without epochs), the metrics, `<metric> sd`
+    (ddof 1; NaN for one seed), `worst <metric>` with ties against the target (NaN if not measured), coverage@20 and
+    popularity@20 (NaN for runs of earlier versions), and for HR@20 and MRR@20 `bias <metric>`: how much choosing the
+    epoch on test would add (NaN if it was chosen on test); then the settings of `differing`. `entry` is the row's place
+    in `entries`.
 
     If MRR@20 is known with ties against the target, rows are ordered by that value: equal scores win nothing.
     """
@@ -191,7 +192,7 @@ def means(entries: list[Entry], names: Sequence[str] = ()) -> pd.DataFrame:
             "parameters": row.summaries[0]["n_parameters"],
             "items": catalogue_size(row.group),
             **over_seeds(row),
-            "machines": "; ".join(sorted(row.machines)),
+            "machines": "\n".join(sorted(row.machines)),
             "entry": place,
         }
         for place, (row, label) in enumerate(zip(entries, names or labels(entries)))
@@ -299,8 +300,8 @@ def cautions(rows: pd.DataFrame) -> list[str]:
         said.append(
             f"Rows differ in settings: {', '.join(names)}. Differences between these rows need not come from the model."
         )
-    if len({machine for of_row in rows["machines"] if of_row for machine in of_row.split("; ")}) > 1:
-        said.append("Seconds an epoch were taken on more than one machine or device: do not compare them.")
+    if len({machine for of_row in rows["machines"] for machine in of_row.splitlines()}) > 1:
+        said.append("Seconds an epoch are of more than one machine, device or number of threads: do not compare them.")
     for metric in METRICS:
         if is_certain(rows, metric):
             n_items = int(rows["items"].max())

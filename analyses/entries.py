@@ -36,8 +36,10 @@ UNKNOWN = "unknown"  # a machine
 
 def machine_of(run: Path) -> str:
     """The processor, device and number of threads that trained a run, in words; UNKNOWN if it does not tell."""
-    path = run / "environment.json"
-    about = read_json(path, Environment) if path.exists() else {}
+    try:
+        about = read_json(run / "environment.json", Environment)
+    except DataError:  # nothing else depends on this file
+        return UNKNOWN
     parts = [str(about[name]) for name in ("processor", "device") if name in about]
     parts += [f"threads {about['threads']}"] if "threads" in about else []
     return ", ".join(parts) if len(parts) == 3 else UNKNOWN

@@ -54,15 +54,16 @@ def work(task: Task) -> None:
     settings: Any = {"where": task.where, "batch_size": task.batch_size, "max_steps": 100_000}
     settings |= {"shadows": True} if task.shadows else {}
     try:
-        from dissect.runs.config import CALIBRATED, Config
+        from dissect.runs.config import Config
         from dissect.training.evaluation import prefixes_of
     except ImportError:  # before batches were written in rows
         Config = import_module("dissect.training.config").Config
         prefixes_of, is_old = import_module("dissect.data.sessions").PrefixTensors, True
     else:
         is_old = False
-        if task.shadows and "shadow_items" in CALIBRATED:
-            settings["shadow_items"] = CALIBRATED["shadow_items"]
+        calibrated = getattr(import_module("dissect.runs.config"), "CALIBRATED", {})
+        if task.shadows and "shadow_items" in calibrated:
+            settings["shadow_items"] = calibrated["shadow_items"]
     prefixes: Any = prefixes_of(data.train)
     config = Config(task.model, data.name, data.split_hash, task.options, **settings)
     training = assemble(build, config, prefixes, 1, "full")

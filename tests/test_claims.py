@@ -11,7 +11,6 @@ import pytest
 from analyses import claims, evidence, study
 from analyses.answers import FAILS, HOLDS, UNDECIDED
 from analyses.claims import CLAIMS
-from analyses.compare import cautions, results_table
 from analyses.entries import JUDGED
 from analyses.evidence import NOT_RUN, Evidence, slopes
 from analyses.studies import STUDIES, Arm, Study
@@ -24,7 +23,6 @@ from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, LITERAL, Config
 from dissect.tables.results import views_of_study
 from dissect.training.evaluation import metrics
-from tests.test_compare import make_group, ranks_of, write_run
 from tests.test_shadowed import GOOD
 from tests.test_shadowed import make_group as dissected
 
@@ -538,16 +536,3 @@ def test_a_dissection_of_another_model_or_kind_answers_no_claim(case, tmp_path, 
 def test_the_papers_protocol_takes_no_other_kl_weight(case, tmp_path):
     dissected(tmp_path, usual=LITERAL, kl_weight=8.0)
     assert claims.dissection(case("paper"), "srgnn") is None
-
-
-@pytest.mark.parametrize("devices", [("cpu", "cpu"), ("cpu", "NVIDIA H200"), ("NVIDIA H200", None)])
-def test_a_comparison_warns_of_seconds_from_several_machines(tmp_path, devices):
-    """Seen: a table with seconds of a GPU in most rows, of a CPU in two, and of both in one."""
-    for name, device in zip(("srgnn", "attenmixer"), devices):
-        for run in make_group(tmp_path, model=name, seeds=(1, 2)).glob("s*"):
-            if device:
-                about = {"processor": "p", "threads": 1, "device": device}
-                (run / "environment.json").write_text(json.dumps(about))
-    write_run(make_group(tmp_path, model="pop", seeds=()) / "s1", ranks_of(1), epochs=0, which="last")
-    table = results_table(tmp_path, "a" * 16, "clean")
-    assert any("more than one machine" in note for note in cautions(table)) == (devices != ("cpu", "cpu"))

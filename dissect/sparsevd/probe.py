@@ -105,9 +105,13 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 def seed_torch(seed: int, device: torch.device) -> None:
     """Seed torch on the CPU and on `device`. torch.manual_seed does more, which takes a millisecond without a GPU."""
+    if device.type not in ("cpu", "cuda"):
+        torch.manual_seed(seed)
+        return
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 @contextmanager
