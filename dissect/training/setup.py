@@ -236,8 +236,8 @@ def choose_kernel(training: Training, n_items: int, device: torch.device | str) 
     """Set the quickest kernel that config.products allows here; returns the milliseconds of those that were tried.
 
     If there is a choice, the loss over the catalogue is timed on random numbers, without touching torch's own
-    generators; for "bf16", which some processors only emulate, in float32 too, which is not taken then. All processes of a training take the
-    choice of the first. Raises UsageError if the device has no such kernel.
+    generators. For "bf16", which some processors only emulate, float32 is timed too, but not taken. All processes of a
+    training take the choice of the first. Raises UsageError if the device has no such kernel.
     """
     config, device = training.config, torch.device(device)
     kernels, tried = products.at_hand(config.products, device), {}
