@@ -30,7 +30,7 @@ from dissect.errors import unknown
 PRIORS = ("log-uniform", "normal", "ard")
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695  # arXiv 1701.05369, equation 14
-SMALL, LARGE = 1 << 14, 1 << 20  # weights of a matrix that is worked on together with others, on a CPU and elsewhere
+SMALL, LARGE = 1 << 14, 1 << 20  # at most so many weights make a matrix small: on a CPU, on other devices
 EPS = 1e-16  # beside theta^2: 0 gives NaN at theta = 0, 1e-8 would cap log alpha at log sigma^2 + 18.4
 
 
