@@ -52,6 +52,18 @@ def test_as_alpha_tends_to_one_it_is_softmax():
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("spread", [0.01, 0.05, 0.3, 1.0, 10.0, "falling"])
+def test_the_steps_are_enough_for_many_rows_and_any_spread(spread, alpha):
+    sizes = [69, 300] * 20
+    if spread == "falling":  # each z half as far from 0 as the one before
+        z = torch.cat([-(2.0 ** -torch.arange(n, dtype=torch.float64)) * k for k, n in enumerate(sizes)])
+    else:
+        z = logits(sizes, seed=2, spread=spread)
+    p = weights(z, alpha, sizes)
+    torch.testing.assert_close(rows_of(sizes).sum(p), torch.ones(40, dtype=torch.float64), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
 def test_it_has_the_root_that_another_solver_finds(alpha):
     """p = [(alpha - 1) z - tau]_+^(1 / (alpha - 1)), as Peters et al. write it."""
     z = logits(SIZES, seed=1)
