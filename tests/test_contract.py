@@ -25,8 +25,9 @@ CASES = [(name, preset) for name in LEARNING for preset in (None, *MODELS[name].
 WITHOUT = [(name, role) for name in LEARNING for role in MODELS[name].removable]
 # The levels of -LP that are nowhere the largest have no gradient.
 WITHOUT_GRADIENT = {("attenmixer", "paper-LP"): "readout.query"}
-# Nothing is nearer to a session than its own clicks, and a cosine does not know which of two items comes first.
-LEAST = {"core": 35}
+# Nothing is nearer to a session than its own clicks, and a cosine does not know which of two items comes first. Before
+# it has learnt, it reaches 17 to 26.
+LEAST = {"core": 30}
 
 
 def make(name, preset=None, device="cpu", seed=0, **more):
@@ -37,11 +38,17 @@ def make(name, preset=None, device="cpu", seed=0, **more):
             options[option] = small
     if name == "attenmixer":
         options["heads"] = 2
-    return MODELS[name](n_items=V, **{**options, **more}).to(device)
+    model = MODELS[name](n_items=V, **{**options, **more}).to(device)
+    return model.double() if device == "cuda" else model  # CUDA adds rows in any order
 
 
 def vectors_of(model, sessions, device="cpu"):
     return session_vectors(model, model.item_states(), Batch.of(sessions, device)).detach()
+
+
+def same(x, y):
+    """Bit for bit on the CPU; on CUDA, where rows are added in any order, to within the rounding of doubles."""
+    return torch.equal(x, y) if x.device.type == "cpu" else torch.allclose(x, y, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -63,9 +70,9 @@ class TestEveryPreset:
         torch.manual_seed(1)
         first = vectors_of(model, SESSIONS, device)
         torch.manual_seed(1)
-        assert torch.equal(vectors_of(model, SESSIONS, device), first)
+        assert same(vectors_of(model, SESSIONS, device), first)
         model.eval()
-        assert torch.equal(vectors_of(model, SESSIONS, device), vectors_of(model, SESSIONS, device))
+        assert same(vectors_of(model, SESSIONS, device), vectors_of(model, SESSIONS, device))
 
     def test_gradients_reach_every_parameter(self, name, preset, device):
         model = make(name, preset, device)
@@ -80,7 +87,7 @@ class TestEveryPreset:
 
     def test_its_matrices_are_declared_and_divide_into_their_blocks(self, name, preset, device):
         model = make(name, preset, device)
-        assert check.check(model.cpu(), V).shape == (2, D)
+        assert check.check(model.cpu().float(), V).shape == (2, D)
         assert not check.without_role(model)
         absent = check.not_there(model)
         assert all(any(model.matrices[layer].is_of(part) for part in model.removable) for layer in absent)
@@ -88,9 +95,9 @@ class TestEveryPreset:
 
     def test_saved_and_loaded_it_gives_the_same_vectors(self, name, preset, device):
         model, other = make(name, preset, device).eval(), make(name, preset, device, seed=1).eval()
-        assert not torch.equal(vectors_of(model, SESSIONS, device), vectors_of(other, SESSIONS, device))
+        assert not same(vectors_of(model, SESSIONS, device), vectors_of(other, SESSIONS, device))
         other.load_state_dict(model.state_dict())
-        assert torch.equal(vectors_of(model, SESSIONS, device), vectors_of(other, SESSIONS, device))
+        assert same(vectors_of(model, SESSIONS, device), vectors_of(other, SESSIONS, device))
 
     def test_swapped_for_sparse_layers_and_back_it_is_the_same(self, name, preset, device):
         model = make(name, preset, device).eval()
