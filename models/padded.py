@@ -24,6 +24,9 @@ class PaddedRows:
         self.B, self.L = there.shape
         self.n_owners = self.B
 
+    def __len__(self) -> int:
+        return self.B * self.L
+
     def spread(self, x: Tensor) -> Tensor:
         """The value of each row's session: [B, ...] -> [B L, ...]."""
         return x[:, None].expand(-1, self.L, *x.shape[1:]).flatten(0, 1)
@@ -64,7 +67,7 @@ class PaddedClicks(PaddedRows):
         self.items, self.lengths, self.width = items.flatten(), lengths, self.L
         self.first = torch.arange(self.B, device=items.device) * self.L  # [B]
         self.last = self.first + lengths - 1
-        self.lone = 0
+        self.lone, self.apart = 0, (self,)
 
     @cached_property
     def position(self) -> Tensor:

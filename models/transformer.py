@@ -1,6 +1,7 @@
 """A transformer that gives each click of a session a logit: the encoder of CORE-trm.
 
-Letters as in models/base.py: B sessions, L clicks of the longest, C clicks, D width, H heads.
+Letters as in models/base.py: B sessions, L clicks of the longest, C clicks, D width, H heads; b sessions of a part of
+the batch, of l clicks at most.
 """
 
 from __future__ import annotations
@@ -37,11 +38,14 @@ class Layer(nn.Module):
 
     def attention(self, h: Tensor, clicks: Clicks) -> Tensor:
         """Each click reads itself and those before it, head by head: [C, D] -> [C, D]."""
-        maps = (self.query, self.key, self.value)
-        q, k, v = (clicks.padded(linear(h)).unflatten(2, (self.heads, -1)).transpose(1, 2) for linear in maps)
         p = self.dropout if self.training else 0.0
-        a = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)  # [B, H, L, D / H]
-        return self.out(clicks.unpadded(a.transpose(1, 2).flatten(2)))
+        maps = (linear(h).split([len(part) for part in clicks.apart]) for linear in (self.query, self.key, self.value))
+        gathered = []
+        for part, *rows in zip(clicks.apart, *maps, strict=True):
+            q, k, v = (part.padded(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for x in rows)
+            a = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)  # [b, H, l, D / H]
+            gathered.append(part.unpadded(a.transpose(1, 2).flatten(2)))
+        return self.out(torch.cat(gathered))
 
 
 def matrices_of(layers: int, heads: int) -> dict[str, Matrix]:
