@@ -15,7 +15,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """F.dropout, on the CPU with 16 random bits a number: each is lost with probability p, to within 2^-17.
 
     torch draws a double for each: six times slower for the 11 million numbers of Diginetica's table at D = 256. The
-    bits are those of a generator that torch's own seeds. Raises ValueError unless 0 <= p < 1.
+    bits come from a generator of NumPy with a seed from torch's. Raises ValueError unless 0 <= p < 1.
     """
     if not 0 <= p < 1:
         raise ValueError(f"the probability of dropout is at least 0 and below 1, not {p}")

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from models.rows import Rows
 
-
 STEPS = 8  # 7 are enough for 12 digits, over many kinds of logits and up to 300 rows of an owner
 
 
@@ -15,8 +14,8 @@ def entmax(z: Tensor, alpha: Tensor, rows: Rows) -> Tensor:
     """Weights [n] over the rows of each owner from logits z [n]; alpha [owners] is above 1 and at most 2.
 
     p = exp_a(z - t), with the t of each owner that makes its p add up to 1. Here a = alpha - 1, and exp_a(x) is
-    (1 + a x)^(1 / a) where that is a number, else 0: softmax as alpha tends to 1, sparsemax at alpha = 2. Newton's steps
-    find t. The last of them has the gradient of a root, which is exact.
+    (1 + a x)^(1 / a) where that is a number, else 0: softmax as alpha tends to 1, sparsemax at alpha = 2. Newton's
+    steps find t. The last of them has the gradient of a root, which is exact.
     """
     a = alpha - 1
     a_rows = rows.spread(a)
@@ -30,7 +29,7 @@ def entmax(z: Tensor, alpha: Tensor, rows: Rows) -> Tensor:
         return rows.sum(log_p.exp() * some)
 
     with torch.no_grad():
-        # The total^a is a norm of order 1 / a of numbers linear in t: convex. So its steps from the left, where one p is
+        # The total^a is a norm, of order 1 / a, of numbers linear in t: convex. So steps from the left, where one p is
         # 1, never go too far. If all z are equal, or as alpha tends to 1, the first step is exact.
         t = z.new_full((rows.n_owners,), -torch.inf).scatter_reduce(0, rows.owner, z, "amax")
         for _ in range(STEPS):
