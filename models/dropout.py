@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +22,8 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p, training)
+    import numpy as np
+
     lost = min(round(p * STATES), STATES - 1)
     keep = torch.empty(x.shape, dtype=x.dtype)
     generator = np.random.SFC64(int(torch.randint(2**63 - 1, ())))

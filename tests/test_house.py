@@ -65,6 +65,7 @@ WHEN_CALLED = {
     "dissect/sparsevd/density.py": ("density", "pandas"),
     "dissect/sparsevd/dissected.py": ("frame", "pandas"),
     "dissect/sparsevd/rules.py": ("interval", "scipy.stats"),
+    "models/dropout.py": ("dropout", "numpy"),
 }
 
 
