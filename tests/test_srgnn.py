@@ -135,6 +135,7 @@ def test_normalised_candidates_have_length_one_and_dropout_is_per_node():
     torch.testing.assert_close(catalogue(model, S)[0], S / S.norm(dim=1, keepdim=True))
     seen = []
     model.readout.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    torch.manual_seed(1)  # with others an item can lose all its numbers
     model.encode(S, Batch.of([[4, 2, 4]]))
     dropped = seen[0]
     torch.testing.assert_close(dropped[0], dropped[2])  # both clicks on item 4 lost the same numbers
