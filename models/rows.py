@@ -125,7 +125,7 @@ class Clicks(Rows):
     def apart(self) -> tuple[Clicks, Clicks]:
         """The clicks of the first three quarters of the sessions, and those of the others.
 
-        A batch of training is in the order of lengths: padded each by itself, the two have far fewer places.
+        Sessions of a training batch stand in the order of their lengths, so padding each part by itself takes far less.
         """
         b = self.n_owners * 3 // 4
         c = int(self.host_lengths[:b].sum())
