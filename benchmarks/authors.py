@@ -7,7 +7,7 @@
     git clone https://github.com/xiaxin1998/DHCN ../DHCN
     python benchmarks/authors.py dhcn ../DHCN --dataset diginetica-srgnn --dim 100
 
-    git clone https://github.com/johnny12150/GC-SAN ../GC-SAN        (the port that most papers compare with)
+    git clone https://github.com/johnny12150/GC-SAN ../GC-SAN        (the third-party port that papers cite)
     python benchmarks/authors.py gcsan ../GC-SAN/pytorch_code --dataset diginetica-srgnn --dim 120
 
     git clone https://github.com/RUCAIBox/RecBole-GNN ../RecBole-GNN

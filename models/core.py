@@ -45,6 +45,11 @@ class CORE(SessionModel):
         "temperature": Float(0.03, 0.2, log=True),
         **only_with({"layers": Int(1, 3), "inner_dropout": DROPOUT}, ("encoder", "trm")),
     }
+    older_names: ClassVar = {
+        f"encoder.layers.{layer}.{name}": f"encoder.layers.{layer}.attention.{name}"
+        for layer in range(16)
+        for name in ("query", "key", "value", "out")
+    }
     unit_candidates = "returned"  # dropout comes before the unit length
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "ave": {"dim": 100, "encoder": "ave"},  # the authors' settings

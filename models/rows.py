@@ -122,11 +122,14 @@ class Clicks(Rows):
         )
 
     @cached_property
-    def apart(self) -> tuple[Clicks, Clicks]:
-        """The clicks of the first three quarters of the sessions, and those of the others.
+    def apart(self) -> tuple[Clicks, ...]:
+        """On a CPU the clicks of the first three quarters of the sessions, and those of the others; else all at once.
 
         Sessions of a training batch stand in the order of their lengths, so padding each part by itself takes far less.
+        On a GPU calls cost more than padding.
         """
+        if self.owner.device.type == "cuda":
+            return (self,)
         b = self.n_owners * 3 // 4
         c = int(self.host_lengths[:b].sum())
         rest = self.owner[c:] - b, self.n_owners - b, self.items[c:], self.lengths[b:], self.host_lengths[b:]

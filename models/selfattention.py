@@ -1,6 +1,6 @@
-"""Self-attention over the clicks of each session, and the feed-forward after it: what GC-SAN and SASRec share.
+"""Self-attention over the clicks of each session, and a feed-forward: what GC-SAN, SASRec and CORE's transformer share.
 
-B sessions, L clicks of the longest, C clicks, D width, H heads.
+B sessions, L clicks of the longest, C clicks, D width, H heads; in a part of the batch b sessions, l clicks at most.
 """
 
 from __future__ import annotations
@@ -16,6 +16,13 @@ from models.limits import require_heads
 from models.rows import Clicks
 
 PART = "self-attention"
+
+
+def self_attention_matrices(heads: int, output: bool = True, module: str = "encoder") -> dict[str, Matrix]:
+    """The matrices of `SelfAttention`, by head."""
+    blocks = head_names(heads) if heads > 1 else ()
+    found = {name: Matrix("attention", module, rows=blocks, part=PART) for name in ("query", "key", "value")}
+    return found | ({"out": Matrix("attention", module, cols=blocks, part=PART)} if output else {})
 
 
 class SelfAttention(nn.Module):
@@ -53,37 +60,34 @@ class SelfAttention(nn.Module):
         self.key = nn.Linear(dim, dim, bias=False) if attend else None
         self.value = nn.Linear(dim, dim, bias=bias) if attend else None
         self.out = nn.Linear(dim, dim, bias=bias) if attend and output else None
-        blocks = head_names(heads) if heads > 1 else ()
-        self.matrices = {
-            name: Matrix("attention", module, rows=blocks, part=PART) for name in ("query", "key", "value")
-        }
-        if output:
-            self.matrices["out"] = Matrix("attention", module, cols=blocks, part=PART)
+        self.matrices = self_attention_matrices(heads, output, module)
 
     def forward(self, asks: Tensor, x: Tensor, clicks: Clicks, uniform: bool = False) -> Tensor:
         """What each click, as `asks` [C, D], gathers from the states `x` [C, D] of the clicks that it sees, [C, D].
 
         `uniform` weighs all that it sees alike.
         """
-        sees = self.sees(clicks)
-        if self.query is None:
-            return clicks.unpadded(_alike(sees, x)[:, 0] @ clicks.padded(x))
-        value = self.heads_of(self.value(x), clicks)  # [B, H, L, D / H]
-        if uniform:
-            a = _alike(sees, x)
-        else:
-            query, key = self.heads_of(self.query(asks), clicks), self.heads_of(self.key(x), clicks)
-            logits = query @ key.transpose(2, 3) / key.shape[3] ** 0.5  # [B, H, L, L]
-            a = dropout(logits.masked_fill(~sees, -torch.inf).softmax(3), self.dropout, self.training)
-        gathered = clicks.unpadded((a @ value).transpose(1, 2).flatten(2))  # [C, D], head beside head
+        rows = [x if self.value is None else self.value(x)]  # [C, D]
+        if self.query is not None and not uniform:
+            rows += [self.key(x), self.query(asks)]
+        parts = zip(clicks.apart, *(row.split([len(part) for part in clicks.apart]) for row in rows), strict=True)
+        gathered = torch.cat([self.gather(*part) for part in parts])
         return gathered if self.out is None else self.out(gathered)
 
-    def heads_of(self, x: Tensor, clicks: Clicks) -> Tensor:
-        """[C, D] -> [B, H, L, D / H]."""
-        return clicks.padded(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+    def gather(self, clicks: Clicks, *rows: Tensor) -> Tensor:
+        """The weighted means of the values, of which, with keys and queries, `rows` consist [c, D] -> [c, D]."""
+        sees = self.sees(clicks)
+        value, *asked = (clicks.padded(row).unflatten(2, (self.heads, -1)).transpose(1, 2) for row in rows)
+        if asked:
+            key, query = asked  # [b, H, l, D / H]
+            logits = query @ key.transpose(2, 3) / key.shape[3] ** 0.5  # [b, H, l, l]
+            a = dropout(logits.masked_fill(~sees, -torch.inf).softmax(3), self.dropout, self.training)
+        else:
+            a = _alike(sees, value)
+        return clicks.unpadded((a @ value).transpose(1, 2).flatten(2))  # head beside head
 
     def sees(self, clicks: Clicks) -> Tensor:
-        """Which click (row) sees which (column): bool [1 or B, 1, L, L]. None sees padding; all see the first click."""
+        """Which click (row) sees which (column): bool [1 or b, 1, l, l]. None sees padding; all see the first click."""
         place = torch.arange(clicks.width, device=clicks.lengths.device)
         if self.causal:  # padding comes later than every click
             return (place[:, None] >= place)[None, None]
@@ -104,6 +108,6 @@ class FeedForward(nn.Module):
 
 
 def _alike(sees: Tensor, x: Tensor) -> Tensor:
-    """Equal weights for all that a click sees, in the type of x: [B, 1, L, L]."""
+    """Equal weights for all that a click sees, in the type of x: [1 or b, 1, l, l]."""
     weights = sees.to(x.dtype)
     return weights / weights.sum(3, keepdim=True)

@@ -1,7 +1,6 @@
 """A transformer that gives each click of a session a logit: the encoder of CORE-trm.
 
-Letters as in models/base.py: B sessions, L clicks of the longest, C clicks, D width, H heads; b sessions of a part of
-the batch, of l clicks at most.
+Letters as in models/base.py: C clicks, D width, H heads.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import Matrix, head_names
+from models.base import Matrix, inside
 from models.dropout import dropout
 from models.rows import Clicks
+from models.selfattention import SelfAttention, self_attention_matrices
 
 
 class Layer(nn.Module):
@@ -22,38 +22,24 @@ class Layer(nn.Module):
 
     def __init__(self, dim: int, attends: bool, heads: int, inner: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.attends, self.dropout = heads, attends, dropout
-        if attends:
-            self.query, self.value, self.out = (nn.Linear(dim, dim) for _ in range(3))
-            self.key = nn.Linear(dim, dim, bias=False)  # a bias would add the same to all logits of a click
-            self.norm_attention = nn.LayerNorm(dim, eps=1e-12)
+        self.dropout = dropout
+        self.attention = SelfAttention(dim, heads, causal=True, dropout=dropout) if attends else None
+        self.norm_attention = nn.LayerNorm(dim, eps=1e-12) if attends else None
         self.inner, self.outer = nn.Linear(dim, inner), nn.Linear(inner, dim)
         self.norm = nn.LayerNorm(dim, eps=1e-12)
 
     def forward(self, h: Tensor, clicks: Clicks, attends: bool) -> Tensor:
         """[C, D] -> [C, D]."""
-        if self.attends and attends:
-            h = self.norm_attention(h + dropout(self.attention(h, clicks), self.dropout, self.training))
+        if self.attention is not None and self.norm_attention is not None and attends:
+            h = self.norm_attention(h + dropout(self.attention(h, h, clicks), self.dropout, self.training))
         return self.norm(h + dropout(self.outer(F.gelu(self.inner(h))), self.dropout, self.training))
-
-    def attention(self, h: Tensor, clicks: Clicks) -> Tensor:
-        """Each click reads itself and those before it, head by head: [C, D] -> [C, D]."""
-        p = self.dropout if self.training else 0.0
-        maps = (linear(h).split([len(part) for part in clicks.apart]) for linear in (self.query, self.key, self.value))
-        gathered = []
-        for part, *rows in zip(clicks.apart, *maps, strict=True):
-            q, k, v = (part.padded(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for x in rows)
-            a = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)  # [b, H, l, D / H]
-            gathered.append(part.unpadded(a.transpose(1, 2).flatten(2)))
-        return self.out(torch.cat(gathered))
 
 
 def matrices_of(layers: int, heads: int) -> dict[str, Matrix]:
     """The matrices of a transformer of so many layers and heads."""
-    by_head, part = head_names(heads), "self-attention"
-    own = {name: Matrix("attention", "encoder", rows=by_head, part=part) for name in ("query", "key", "value")}
-    own["out"] = Matrix("attention", "encoder", cols=by_head, part=part)
-    own |= {name: Matrix("encoder", "encoder") for name in ("inner", "outer")}
+    own = inside("attention", self_attention_matrices(heads)) | dict.fromkeys(
+        ("inner", "outer"), Matrix("encoder", "encoder")
+    )
     weigh = {"encoder.weigh": Matrix("attention", "encoder")}
     return {f"encoder.layers.{i}.{name}": own[name] for i in range(layers) for name in own} | weigh
 

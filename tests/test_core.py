@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models import CORE, Batch, Prefixes
-from models.base import catalogue
+from models.base import catalogue, with_current_names
 from models.normalise import unit
 
 V, D, H = 9, 6, 2
@@ -67,7 +67,10 @@ def logits(model, x, off=None):
     h = [norm(x_t + P[t], w, "norm") for t, x_t in enumerate(x)]
     for layer in (f"layers.{i}" for i in range(len(model.encoder.layers))):
         if off != "self-attention":
-            h = [norm(h_t + attended(w, layer, h, t), w, f"{layer}.norm_attention") for t, h_t in enumerate(h)]
+            h = [
+                norm(h_t + attended(w, f"{layer}.attention", h, t), w, f"{layer}.norm_attention")
+                for t, h_t in enumerate(h)
+            ]
         after = []
         for h_t in h:
             a = w[f"{layer}.inner.weight"] @ h_t + w[f"{layer}.inner.bias"]
@@ -161,7 +164,11 @@ def test_switched_off_it_is_as_if_built_without(part):
 def test_the_matrices_of_the_attention_have_a_block_for_each_head():
     model = make(heads=3)
     of_head = ("head0", "head1", "head2")
-    assert model.matrices["encoder.layers.1.query"].rows == of_head == model.matrices["encoder.layers.0.out"].cols
+    assert (
+        model.matrices["encoder.layers.1.attention.query"].rows
+        == of_head
+        == model.matrices["encoder.layers.0.attention.out"].cols
+    )
     parts = {name.rpartition(".")[2] for name, matrix in model.matrices.items() if matrix.is_of("self-attention")}
     assert parts == {"query", "key", "value", "out"}
     assert all(matrix.is_of("encoder") for matrix in model.matrices.values())
@@ -200,7 +207,11 @@ def test_initial_values_are_those_of_the_authors():
     torch.manual_seed(0)
     model = CORE(3000, 64)
     assert model.items.abs().max().item() == pytest.approx(1 / 8, rel=1e-3)
-    for p in (model.encoder.position_bias, model.encoder.layers[0].key.weight, model.encoder.layers[1].inner.weight):
+    for p in (
+        model.encoder.position_bias,
+        model.encoder.layers[0].attention.key.weight,
+        model.encoder.layers[1].inner.weight,
+    ):
         assert p.std().item() == pytest.approx(0.02, rel=0.1)
     assert not model.encoder.layers[1].outer.bias.any() and (model.encoder.norm.weight == 1).all()
 
@@ -219,3 +230,9 @@ def test_wrong_sizes_are_refused(wrong):
 def test_wrong_options_are_refused(wrong):
     with pytest.raises(ValueError, match=f"^{next(iter(wrong))} is "):
         CORE(3, 6, **wrong)
+
+
+def test_weights_of_earlier_versions_fit():
+    model = make()
+    earlier = {name.replace(".attention.", "."): weight for name, weight in model.state_dict().items()}
+    assert earlier.keys() != model.state_dict().keys() == with_current_names(CORE, earlier).keys()

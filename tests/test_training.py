@@ -23,9 +23,10 @@ from dissect.training import loop
 from dissect.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from dissect.training.device import prepare_device
 from dissect.training.evaluation import evaluate, metrics, prefixes_of
-from dissect.training.loop import ExampleOrder, fit
+from dissect.training.loop import ExampleOrder, examples_of, fit
 from dissect.training.record import Observer
-from dissect.training.resume import Interrupted
+from dissect.training.resume import Interrupted, restore
+from dissect.training.setup import assemble
 from models import SRGNN
 
 V = 30
@@ -268,6 +269,20 @@ def test_loading_a_checkpoint_runs_no_code(tmp_path):
 def test_a_second_process_is_refused(tmp_path):
     with locked(tmp_path / "s1"), pytest.raises(UsageError, match="Another process"):
         train(tmp_path / "s1")
+
+
+def test_moments_of_parameters_in_another_order_are_refused(tmp_path):
+    """A model that lists its matrices in a new order would train on with moments of others."""
+    run = tmp_path / "s1"
+    with pytest.raises(Interrupted):
+        train(run, observer=StopAt(30))
+    saved, _ = latest_checkpoint(next((run / "checkpoints").glob("last*.pt")))
+    training = assemble(lambda: SRGNN(V, dim=8), CONFIG, examples_of(DATA, CONFIG, torch.device("cpu"))[0], 1, "full")
+    restore(training, saved, run)
+    moments = saved["optimiser"]["state"]
+    moments[0], moments[1] = moments[1], moments[0]
+    with pytest.raises(DataError, match="another version of the model: its parameters stand in another order"):
+        restore(training, saved, run)
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):

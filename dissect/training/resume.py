@@ -81,6 +81,13 @@ def _rng_of_others() -> list[dict[str, Any]]:
     return [{"rng": cpu, "rng_cuda": cuda} for cpu, cuda in zip(states, on_cuda, strict=True)]
 
 
+def require_states_fit(optimiser: torch.optim.Optimizer) -> None:
+    """Raise ValueError if a parameter has the moments of another, because a model lists them in another order now."""
+    for parameter in (parameter for group in optimiser.param_groups for parameter in group["params"]):
+        if any(value.dim() and value.shape != parameter.shape for value in optimiser.state[parameter].values()):
+            raise ValueError("its parameters stand in another order")
+
+
 def restore(training: Training, saved: dict[str, Any], path: Path) -> None:
     """Restore a snapshot. Raises DataError if it is of another configuration, seed or version."""
     mine = (training.config.hash, training.variant, training.seed)
@@ -94,6 +101,7 @@ def restore(training: Training, saved: dict[str, Any], path: Path) -> None:
         training.optimiser.load_state_dict(saved["optimiser"])
         for group, kind in zip(training.optimiser.param_groups, kinds, strict=True):
             group["kind"] = kind
+        require_states_fit(training.optimiser)
         if "averages" in saved:
             training.averages.restore(saved["averages"])
         training.state = type(training.state)(**saved["state"])
