@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from analyses.answers import ALIVE, NOT_APPLICABLE, UNDECIDED, WITHERED
-from dissect.text import percent, plural
+from dissect.text import decimal, percent, plural
 
 SAYS = {"O1": "The paper's first observation, that propagation withers,", "O2": "Its second, that the readout holds,"}
 BOTH = "The paper's observations, that propagation withers and that the readout holds, are undecided"
@@ -88,4 +88,4 @@ def _need(role: str, given: dict[str, Any]) -> str:
 def directed(low: float, high: float, is_up: bool, digits: int) -> str:
     """An interval in the direction of the word before it: what is called less is turned round."""
     ends = (low, high) if is_up else (-high, -low)
-    return " to ".join(f"{round(end, digits) + 0.0:.{digits}f}" for end in ends)
+    return " to ".join(decimal(end, digits) for end in ends)

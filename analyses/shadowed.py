@@ -44,7 +44,7 @@ from dissect.sparsevd import rules
 from dissect.sparsevd.density import key
 from dissect.sparsevd.kl import null_share
 from dissect.sparsevd.rules import AS_GOOD, CLEAR, EMPTY, FALL, FALSE_LIMIT, PRUNED
-from dissect.text import percent
+from dissect.text import decimal, percent
 
 TIMES_DENSER = 3.0
 OTHER_THRESHOLD = key(rules.OTHER_THRESHOLD)
@@ -179,7 +179,9 @@ def unclear(name: str, kept: pd.DataFrame) -> str:
     if name == "O2" and found[role].says != UNDECIDED:
         return f"attention keeps neither clearly less than propagation nor {TIMES_DENSER:g} times as much in each seed"
     low, high = found[role].low, found[role].high
-    return f"the excess of {role} is {low:.3f} to {high:.3f} (95 %), on both sides of the limit: train more seeds"
+    assert low is not None and high is not None  # one seed is above the limit or below it
+    span = f"{decimal(low)} to {decimal(high)} (95 %)"
+    return f"the excess of {role} is {span}, on both sides of the limit: train more seeds"
 
 
 def observed(
@@ -239,7 +241,8 @@ def observed(
             reasons = [in_words(kept, role) for role in ((roles[-1],) if is_alone else reversed(roles))]
             if name == "O2" and here[name] == FAILS and not is_alone:
                 less = less_by({role: excess_of(kept, role) for role in roles_of(kept)})
-                span = "" if less.low is None else f" (by {less.low:.3f} to {less.high:.3f})"
+                ends = [decimal(end) for end in (less.low, less.high) if end is not None]
+                span = f" (by {' to '.join(ends)})" if ends else ""
                 reasons.insert(0, f"attention keeps less than propagation{span}")
             result[name] = answered(here[name], reasons, doubts(name, roles))
     for role in roles_of(kept):
@@ -265,7 +268,7 @@ def too_few_sessions(group: Path) -> Iterator[str]:
 
 def in_words(kept: pd.DataFrame, role: str) -> str:
     """The excess of a role by seed, beside the limit."""
-    return f"excess of {role}: {', '.join(f'{value:.3f}' for value in excess_of(kept, role).by_seed)} (limit {EMPTY})"
+    return f"excess of {role}: {', '.join(map(decimal, excess_of(kept, role).by_seed))} (limit {EMPTY})"
 
 
 def falls(summaries: list[dict[str, Any]], check: str) -> Excess | None:

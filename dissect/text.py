@@ -44,6 +44,12 @@ def as_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")[:LONGEST_NAME] or "_"
 
 
+def decimal(value: float, digits: int = 3, sign: str = "") -> str:
+    """A number with so many decimals; zero has no sign. `sign` "+" writes a plus too."""
+    text = f"{value:{sign}.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text
+
+
 def percent(share: float, digits: int | None = None, sign: str = "") -> str:
     """A share in percent: with one decimal below 10 %, unless `digits` says how many; zero has no sign.
 
@@ -51,8 +57,7 @@ def percent(share: float, digits: int | None = None, sign: str = "") -> str:
     """
     value = 100 * share
     digits = int(abs(value) < 9.95) if digits is None else digits
-    text = f"{value:{sign}.{digits}f}"
-    return f"{text.lstrip('+-') if float(text) == 0 else text} %"
+    return f"{decimal(value, digits, sign)} %"
 
 
 def as_options(given: Mapping[str, Any], **usual: Any) -> list[str]:

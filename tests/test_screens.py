@@ -2,13 +2,15 @@
 
 import json
 
+import pandas as pd
 import pytest
 
+from analyses.shadowed import in_words
 from dissect.cli import screen
 from dissect.runs import folders
 from dissect.tables.text import by_rows
 from dissect.tables.verdict import parts
-from dissect.text import percent, plural
+from dissect.text import decimal, percent, plural
 from tests.test_shadowed import GOOD, make_group
 
 
@@ -27,6 +29,13 @@ from tests.test_shadowed import GOOD, make_group
 )
 def test_a_share_in_percent_has_one_decimal_below_ten_and_a_zero_no_sign(share, how, words):
     assert percent(share, **how) == words
+
+
+def test_a_zero_has_no_sign():
+    assert [decimal(value) for value in (-0.0004, -0.0006, 0.0)] == ["0.000", "-0.001", "0.000"]
+    by_seed = pd.MultiIndex.from_tuples([("attention", 1), ("attention", 2)], names=["role", "seed"])
+    kept = pd.DataFrame({"excess": [-0.0004, 0.012]}, index=by_seed)
+    assert in_words(kept, "attention") == "excess of attention: 0.000, 0.012 (limit 0.05)"
 
 
 def test_one_thing_has_no_plural():

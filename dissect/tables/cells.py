@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from dissect.runs.records import LISTED
-from dissect.text import in_time
+from dissect.text import decimal, in_time
 
 SHORT = 16  # letters of a setting in a cell: the beginning of a hash will do
 
@@ -17,8 +17,7 @@ def number(value: float | None, digits: int = 2, sign: str = "") -> str:
     """With a true minus, and no sign before a zero; nothing if there is none. `sign` "+" writes a plus too."""
     if value is None or pd.isna(value):
         return ""
-    text = f"{value:{sign}.{digits}f}"
-    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−").replace("inf", "∞")
+    return decimal(value, digits, sign).replace("-", "−").replace("inf", "∞")
 
 
 share, signed = partial(number, digits=3), partial(number, sign="+")
