@@ -114,8 +114,7 @@ def require_two(tables: list[list[Entry]], lost: bool) -> None:
         on = shlex.quote(row.config["dataset"])
         raise (DataError if lost else UsageError)(
             f"Only {row.name} is there: it takes two to compare.",
-            f"Train another on the same data: dissect train attenmixer --dataset {on}\n"
-            f"or name one of the finished: dissect compare --dataset {on}",
+            f"Train another on the same data: dissect train attenmixer --dataset {on}",
         )
 
 

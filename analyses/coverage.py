@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dissect.errors import DataError
-from dissect.runs.files import AGAIN, read_json
+from dissect.runs.files import anew, read_json
 from dissect.runs.records import Coverage
 from dissect.sparsevd import in_words, is_partial, shares
 
@@ -19,10 +19,11 @@ def read_coverage(run: Path) -> list[dict[str, Any]] | None:
     path = run / "coverage.json"
     if not path.exists():
         return None
-    rows: list[dict[str, Any]] = read_json(path, Coverage, AGAIN)["coverage"]
+    rows: list[dict[str, Any]] = read_json(path, Coverage, anew(path.parent))["coverage"]
     for row in rows:
         if row["covered"] > row["numel"]:
-            raise DataError(f"{path} is damaged: {row['covered']} of {row['numel']} weights of {row['matrix']}.", AGAIN)
+            says = f"{row['covered']} of {row['numel']} weights of {row['matrix']}"
+            raise DataError(f"{path} is damaged: {says}.", anew(path.parent))
     return rows
 
 

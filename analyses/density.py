@@ -14,7 +14,7 @@ import pandas as pd
 from dissect.errors import DataError, UsageError, unknown
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, Config
-from dissect.runs.files import AGAIN
+from dissect.runs.files import AGAIN, anew
 from dissect.runs.folders import (
     FULL,
     MATCHED,
@@ -69,9 +69,9 @@ def density_of(found: list[Path], group: Path) -> pd.DataFrame:
 
     def require_usual(run: Path) -> list[dict[str, Any]]:
         if kinds[run][0] != usual[0]:
-            raise DataError(f"{run} counts by other thresholds than the other seeds.", AGAIN)
+            raise DataError(f"{run} counts by other thresholds than the other seeds.", anew(run))
         if kinds[run] != usual:
-            raise DataError(f"{run} records other matrices than the other seeds: some are lost.", AGAIN)
+            raise DataError(f"{run} records other matrices than the other seeds: some are lost.", anew(run))
         return read[run]
 
     return pd.DataFrame(list(chain.from_iterable(each_sound(read, require_usual))))
@@ -105,12 +105,12 @@ def density_rows(run: Path) -> list[dict[str, Any]]:
     rows = [{"seed": seed, **flat(record)} for record in read_records(run, path.name, Density)]
     for number, row in enumerate(rows, 1):
         if row.keys() != rows[0].keys():
-            raise DataError(f"{path}, line {number}, counts by other thresholds than the first.", AGAIN)
+            raise DataError(f"{path}, line {number}, counts by other thresholds than the first.", anew(run))
         counted, most = sum(row["log_alpha_hist"]), max(row[name] for name in row if name.startswith(COUNTS))
         if counted != row["numel"] or most > row["numel"]:
             raise DataError(
                 f"{path}, line {number}, is damaged: it counts {max(counted, most):,} of {row['numel']:,} weights.",
-                AGAIN,
+                anew(run),
             )
     return rows
 

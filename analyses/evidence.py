@@ -36,7 +36,7 @@ from analyses.studies import Study
 from analyses.study import LONGEST, Job
 from dissect.errors import DataError, UsageError
 from dissect.runs import folders
-from dissect.runs.files import AGAIN
+from dissect.runs.files import anew
 from dissect.training.evaluation import gains
 
 NOT_RUN = "not run"
@@ -263,7 +263,7 @@ def ranks_of(todo: Sequence[Job]) -> dict[str, dict[str, np.ndarray]]:
             ranks = folders.read_ranks(folders.test_ranks(job.run))
             first = first or ranks
             if not all(np.array_equal(ranks[name], first[name]) for name in ("session", "length", "target")):
-                raise DataError(f"{job.run} ranks other test prefixes than the others on its split.", AGAIN)
+                raise DataError(f"{job.run} ranks other test prefixes than the others on its split.", anew(job.run))
             here = found.setdefault(job.arm.label, {**ranks, "rank": []})
             here["rank"].append(ranks["rank"])
     return {label: {**ranks, "rank": np.stack(ranks["rank"])} for label, ranks in found.items()}

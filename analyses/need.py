@@ -14,7 +14,7 @@ from analyses.density import finished
 from analyses.significance import FEW_SESSIONS
 from dissect.errors import DataError
 from dissect.runs import folders
-from dissect.runs.files import AGAIN
+from dissect.runs.files import anew
 from dissect.runs.folders import each_sound
 
 NEED_LIMIT = 0.01  # relative loss of MRR@20 below which a role is redundant
@@ -49,7 +49,7 @@ def need(group: Path, full: list[Path], judged: np.ndarray | None) -> dict[str, 
     usual = Counter(known.values()).most_common(1)[0][0] if known else ""
     for those in (of_full, *reduced.values()):
         for run in [run for run in those if known[run] != usual]:
-            folders.left_out(DataError(f"{run} ranks other test prefixes than most.", AGAIN))
+            folders.left_out(DataError(f"{run} ranks other test prefixes than most.", anew(run)))
             del those[run]
     return {
         name.removeprefix(folders.WITHOUT): compare_need(of_full, of_reduced, judged)

@@ -37,7 +37,7 @@ from analyses.bootstrap import Report, prefixes_of, resampled
 from analyses.entries import JUDGED, Entry
 from dissect.errors import DataError
 from dissect.runs import folders
-from dissect.runs.files import AGAIN
+from dissect.runs.files import anew
 from dissect.runs.records import ALSO
 from dissect.training.evaluation import gains
 from dissect.usual import MOST_RESAMPLES, RESAMPLES
@@ -91,7 +91,7 @@ def read_gains(entries: list[Entry], report: Report | None = None) -> tuple[list
     usual = _of_most({run: which for run, (which, _) in ranks.items()})
     for run, (which, _) in ranks.items():
         if which != usual:
-            folders.left_out(DataError(f"{run} ranks other test prefixes than the others on its split.", AGAIN))
+            folders.left_out(DataError(f"{run} ranks other test prefixes than the others on its split.", anew(run)))
     _, session, count = np.unique(sessions[usual], return_inverse=True, return_counts=True)
     sound, found = [], []
     for row in entries:

@@ -2,23 +2,13 @@
 
     git clone https://github.com/twchen/lessr ../lessr
     pip install dgl==1.1.3
-    python benchmarks/authors.py lessr ../lessr --dataset diginetica-srgnn
+    OMP_NUM_THREADS=1 python benchmarks/authors.py lessr ../lessr --dataset diginetica-srgnn --dim 32
 
-    git clone https://github.com/xiaxin1998/DHCN ../DHCN
-    python benchmarks/authors.py dhcn ../DHCN --dataset diginetica-srgnn --dim 100
-
-    git clone https://github.com/johnny12150/GC-SAN ../GC-SAN        (the third-party port that papers cite)
-    python benchmarks/authors.py gcsan ../GC-SAN/pytorch_code --dataset diginetica-srgnn --dim 120
-
-    git clone https://github.com/RUCAIBox/RecBole-GNN ../RecBole-GNN
-    pip install torch_geometric recbole
-    python benchmarks/authors.py gcsan-recbole ../RecBole-GNN --dataset diginetica-srgnn
-    python benchmarks/authors.py sgnnhn-recbole ../RecBole-GNN --dataset diginetica-srgnn
-
-Nothing of that code is here: it is imported from the folder that you name, so read it first. Both sides train on the
-same prefixes with their own optimiser, and both make their batches from the sessions (RecBole-GNN makes its graphs once
-for a data set, outside the time). "made before" leaves out the making of the other side's batch, as if its worker
-processes had cores of their own; our time always has it. Steps alternate, so compare the ratios.
+Without its code or a library that it needs, each says where to get it. Nothing of that code is here: it is imported
+from the folder that you name, so read it first. Both sides train on the same prefixes, each with its own optimiser, and
+make their batches from the sessions (RecBole-GNN makes its graphs once for a data set, outside the time). "made before"
+leaves out the making of the other side's batch, as if its worker processes had cores of their own; our time always has
+it. Steps alternate, so compare the ratios.
 """
 
 from __future__ import annotations
@@ -30,7 +20,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -40,6 +30,7 @@ from rich.table import Table
 
 from dissect.data import catalog
 from dissect.data.sessions import Dataset
+from dissect.errors import DissectError
 from dissect.runs.config import Config
 from dissect.training.device import prepare_device
 from dissect.training.evaluation import prefixes_of
@@ -54,12 +45,13 @@ Theirs = tuple[Callable[[Examples], Any], Callable[[Any], None]]  # makes a batc
 
 def stand_in(name: str, **members: Any) -> None:
     """A module that a step does not need, so that nobody has to install it."""
-    sys.modules.setdefault(name, ModuleType(name)).__dict__.update(members)
+    if name not in sys.modules:
+        sys.modules[name] = ModuleType(name)
+        sys.modules[name].__dict__.update(members)
 
 
 def lessr(data: Dataset, dim: int, batch_size: int, examples: Sequence[Examples]) -> Theirs:
     """Their AdamW with weight decay 1e-4 and without it on biases and norms, as in their training script."""
-    # Their collate module names numpy's types as older versions of it do; only their data set module needs those.
     collate, train = import_module("utils.data.collate"), import_module("utils.train")
     model = import_module("lessr").LESSR(data.n_items, dim, 4, feat_drop=0.2).train()
     adam = torch.optim.AdamW(train.fix_weight_decay(model), lr=1e-3, weight_decay=1e-4)
@@ -138,7 +130,7 @@ def gcsan(data: Dataset, dim: int, batch_size: int, examples: Sequence[Examples]
 
 
 def recbole(name: str, settings: dict[str, Any]) -> Callable[..., Theirs]:
-    """A model of RecBole-GNN with its default settings, which pads sessions to the longest of 50 clicks."""
+    """A model of RecBole-GNN. It reads the last 50 clicks of a session, and pads to the longest of the batch."""
 
     def made(data: Dataset, dim: int, batch_size: int, examples: Sequence[Examples]) -> Theirs:
         stand_in("torch_sparse", matmul=None)  # only models without sessions use it
@@ -147,7 +139,7 @@ def recbole(name: str, settings: dict[str, Any]) -> Callable[..., Theirs]:
         fields = {"USER_ID_FIELD": "user", "ITEM_ID_FIELD": "item", "LIST_SUFFIX": "_list", "NEG_PREFIX": "neg_"}
         fields |= {"ITEM_LIST_LENGTH_FIELD": "length", "MAX_ITEM_LIST_LENGTH": 50, "loss_type": "CE", "device": "cpu"}
         of_data = SimpleNamespace(num=lambda field: data.n_items + 1, field2seqlen={"item_list": 50})
-        widths = {"hidden_size": dim, "inner_size": 256, "embedding_size": dim}
+        widths = {"hidden_size": dim, "inner_size": dim, "embedding_size": dim}
         model = import_module(f"recbole_gnn.model.sequential_recommender.{name.lower()}")
         model = getattr(model, name)({**fields, **widths, **settings}, of_data).train()
         adam = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -187,12 +179,35 @@ RECBOLE_GCSAN = {
 }
 RECBOLE_GCSAN |= {"layer_norm_eps": 1e-12, "initializer_range": 0.02, "step": 1, "weight": 0.6, "reg_weight": 5e-5}
 SGNNHN = {"steps": 6, "highway": False, "length": 50}
-OTHERS: dict[str, tuple[str, dict[str, Any], Callable[..., Theirs]]] = {  # our model and the options with the same work
-    "lessr": ("lessr", {"layers": 4}, lessr),
-    "dhcn": ("dhcn", {}, dhcn),
-    "gcsan": ("gcsan", MODELS["gcsan"].presets["port"], gcsan),
-    "gcsan-recbole": ("gcsan", {"blocks": 1}, recbole("GCSAN", RECBOLE_GCSAN)),
-    "sgnnhn-recbole": ("sgnnhn", SGNNHN, recbole("SGNNHN", {"step": 6, "scale": 12})),
+RECBOLE = ("https://github.com/RUCAIBox/RecBole-GNN", "recbole_gnn/data/transform.py", "torch_geometric recbole")
+
+
+class Other(NamedTuple):
+    """Somebody else's code: of which model of ours, with the options that make the same layers; and where to get it."""
+
+    model: str
+    options: dict[str, Any]
+    step: Callable[..., Theirs]
+    url: str
+    holds: str  # a file of it
+    needs: str = ""  # what pip installs for it
+    dim: int = 0  # the one width that it can have; 0: any
+    folder: str = ""  # in which it is
+
+
+PORT = MODELS["gcsan"].presets["port"]
+OTHERS = {
+    "lessr": Other(
+        "lessr", {"layers": 4}, lessr, "https://github.com/twchen/lessr", "utils/data/collate.py", "dgl==1.1.3"
+    ),
+    "dhcn": Other("dhcn", {}, dhcn, "https://github.com/xiaxin1998/DHCN", "util.py", dim=100),
+    # The third-party port that papers cite.
+    "gcsan": Other(
+        "gcsan", PORT, gcsan, "https://github.com/johnny12150/GC-SAN", "utils.py", dim=120, folder="pytorch_code"
+    ),
+    # Their loss also has the norm of the item table.
+    "gcsan-recbole": Other("gcsan", {"blocks": 1, "output": True}, recbole("GCSAN", RECBOLE_GCSAN), *RECBOLE),
+    "sgnnhn-recbole": Other("sgnnhn", SGNNHN, recbole("SGNNHN", {"step": 6, "scale": 12}), *RECBOLE),
 }
 
 
@@ -218,17 +233,37 @@ def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
 @click.command()
 @click.argument("name", metavar="MODEL", type=click.Choice(list(OTHERS)))
 @click.argument("code", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--dataset", default="diginetica", show_default=True)
-@click.option("--data-dir")
-@click.option("--dim", default=256, show_default=True)
-@click.option("--batch-size", default=100, show_default=True)
-@click.option("--rounds", default=30, show_default=True)
-def main(name: str, code: Path, dataset: str, data_dir: str | None, dim: int, batch_size: int, rounds: int) -> None:
-    """Print how long a step of MODEL takes here, and by its authors' code in the folder CODE."""
+@click.option("--dataset", default="diginetica", show_default=True, help="Of `dissect data list`.")
+@click.option("--data-dir", help="Where data sets are.")
+@click.option("--dim", type=click.IntRange(1), help="Width D [default: 256, or the one that the code can have].")
+@click.option("--batch-size", default=100, type=click.IntRange(2), show_default=True, help="Prefixes in a step.")
+@click.option("--rounds", default=30, type=click.IntRange(1), show_default=True, help="Timed steps of each side.")
+def main(
+    name: str, code: Path, dataset: str, data_dir: str | None, dim: int | None, batch_size: int, rounds: int
+) -> None:
+    """Print how long a step of MODEL takes here, and by other people's code in the folder CODE.
+
+    MODEL is lessr, dhcn, gcsan, gcsan-recbole or sgnnhn-recbole.
+    """
+    other = OTHERS[name]
+    if other.dim and dim not in (None, other.dim):
+        raise click.UsageError(f"The code of {name} has --dim {other.dim} and no other.")
+    if not (code / other.folder / other.holds).is_file():
+        raise click.UsageError(f"{code} has no {Path(other.folder) / other.holds}. Get it: git clone {other.url}")
+    try:
+        compare(name, code, catalog.load(dataset, data_dir), dim or other.dim or 256, batch_size, rounds)
+    except ImportError as error:
+        raise click.ClickException(f"{error}. Its code needs: pip install {other.needs or error.name}") from error
+    except DissectError as error:
+        raise click.ClickException(" ".join(filter(None, (error.message, error.hint)))) from error
+
+
+def compare(name: str, code: Path, data: Dataset, dim: int, batch_size: int, rounds: int) -> None:
+    """Print the table."""
     prepare_device("cpu")
-    sys.path.insert(0, str(code))
-    data = catalog.load(dataset, data_dir)
-    model, options, other = OTHERS[name]
+    other = OTHERS[name]
+    model, options = other.model, other.options
+    sys.path.insert(0, str(code / other.folder))
     prefixes, order, step = ours(model, data, {**options, "dim": dim}, batch_size)
     indices = [order.batch(number) for number in range(rounds + 3)]
     examples = []
@@ -236,7 +271,7 @@ def main(name: str, code: Path, dataset: str, data_dir: str | None, dim: int, ba
         batch = prefixes.batch(index)
         rows = zip(batch.items.tolist(), batch.lengths.tolist(), batch.targets.tolist(), strict=True)
         examples.append([(clicks[:length], target) for clicks, length, target in rows])
-    make, their_step = other(data, dim, batch_size, examples)
+    make, their_step = other.step(data, dim, batch_size, examples)
     times = []
     for index, of in zip(indices, examples, strict=True):
         mine, _ = seconds(lambda index=index: step(index))

@@ -43,7 +43,8 @@ def require_choice(choices: Collection[str], **given: Any) -> None:
 def require_heads(heads: int, dim: int) -> None:
     """Raises ValueError unless heads have equal parts of the width."""
     if dim % heads:
-        raise ValueError(f"heads={heads} does not divide dim={dim}: heads have equal parts of the width")
+        fit = ", ".join(str(h) for h in range(1, dim + 1) if dim % h == 0)
+        raise ValueError(f"heads={heads} does not divide dim={dim}: of {fit} heads each has an equal part of the width")
 
 
 def require_readout(readout: str, own: str, switches: Mapping[str, Any]) -> None:

@@ -37,7 +37,7 @@ class SelfAttention(nn.Module):
     module      of the matrices. Their role is "attention", their part "self-attention"
     """
 
-    query: Any  # None without attention, as are the next two
+    query: Any  # these four are None without attention
     key: Any
     value: Any
     out: Any
@@ -75,7 +75,10 @@ class SelfAttention(nn.Module):
         return gathered if self.out is None else self.out(gathered)
 
     def gather(self, clicks: Clicks, *rows: Tensor) -> Tensor:
-        """The weighted means of the values, of which, with keys and queries, `rows` consist [c, D] -> [c, D]."""
+        """What each click of a part gathers, [c, D], from its `rows`: values, keys and queries [c, D] each.
+
+        Values alone are all weighed alike.
+        """
         sees = self.sees(clicks)
         value, *asked = (clicks.padded(row).unflatten(2, (self.heads, -1)).transpose(1, 2) for row in rows)
         if asked:

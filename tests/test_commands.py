@@ -547,3 +547,30 @@ def test_a_seed_that_resume_begins_records_the_command_of_the_others(typed, monk
     assert code == 0, err
     first, second = (files.read_json(group / f"s{seed}" / "environment.json")["command"] for seed in (1, 2))
     assert first == second == ["dissect", *words, "--quiet"]
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_a_run_that_is_begun_anew_is_that_of_its_command_and_the_old_one_is_kept(typed, monkeypatch, is_done):
+    words = ["run", "--dataset", "demo", "--dim", "4", "--max-steps", "4", "--seed", "2", "--no-shadows", "--quiet"]
+    monkeypatch.setattr("sys.argv", ["dissect", *words])
+    assert typed(*words)[0] == 0
+    group = folders.newest_group("runs")
+    run, aside = group / "s2", group / "s2.old-1"
+    before = {name: files.read_json(run / name) for name in ("summary.json", "environment.json")}
+    if not is_done:
+        (run / "DONE").unlink()
+        for path in (run / "checkpoints").glob("last*.pt"):
+            path.write_bytes(path.read_bytes()[:-9])
+        code, _, err = typed("resume", str(run))
+        assert code == 3 and f"dissect resume {run} --force" in err
+    monkeypatch.setattr("sys.argv", ["dissect", "resume", str(run), "--force"])
+    code, _, err = typed("resume", str(run), "--force")
+    assert code == 0 and f"The old run is kept as {aside}" in err
+    now = {name: files.read_json(run / name) for name in before}
+    assert folders.is_done(run) and (aside / "DONE").exists() == is_done
+    assert now["summary.json"]["test"] == before["summary.json"]["test"]
+    assert now["environment.json"]["command"] == before["environment.json"]["command"] == ["dissect", *words]
+    code, _, err = typed("resume", str(group), "--force")
+    assert code == 2 and f"{group} is a group" in err and "/s1 --force" in err
+    code, _, err = typed("resume", str(aside), "--force")
+    assert code == 2 and "was set aside" in err

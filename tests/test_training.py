@@ -271,18 +271,26 @@ def test_a_second_process_is_refused(tmp_path):
         train(tmp_path / "s1")
 
 
-def test_moments_of_parameters_in_another_order_are_refused(tmp_path):
+def test_a_checkpoint_with_other_names_or_in_another_order_is_refused(tmp_path):
     """A model that lists its matrices in a new order would train on with moments of others."""
     run = tmp_path / "s1"
     with pytest.raises(Interrupted):
         train(run, observer=StopAt(30))
     saved, _ = latest_checkpoint(next((run / "checkpoints").glob("last*.pt")))
     training = assemble(lambda: SRGNN(V, dim=8), CONFIG, examples_of(DATA, CONFIG, torch.device("cpu"))[0], 1, "full")
-    restore(training, saved, run)
-    moments = saved["optimiser"]["state"]
-    moments[0], moments[1] = moments[1], moments[0]
-    with pytest.raises(DataError, match="another version of the model: its parameters stand in another order"):
-        restore(training, saved, run)
+    last = run / "checkpoints" / "last.pt"
+    restore(training, saved, last)
+    weights = saved["model"]
+    first = next(iter(weights))
+    for changed, says in (
+        (dict(reversed(weights.items())), "its parameters stand in another order"),
+        ({name: weights[name] for name in weights if name != first}, f"it has no {first}"),
+        ({**weights, "more": weights[first]}, "it has more, which the model does not have now"),
+        ({**weights, first: weights[first][:-1]}, "size mismatch"),
+    ):
+        with pytest.raises(DataError, match=f"another version of the model: .*{says}") as error:
+            restore(training, {**saved, "model": changed}, last)
+        assert error.value.hint == f"Begin the run anew; what is there is kept aside: dissect resume {run} --force"
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):

@@ -18,6 +18,8 @@ from dissect.experiment.subject import Subject
 from dissect.experiment.train import Manner, train_seeds
 from dissect.runs import folders
 from dissect.runs.config import SEEDS
+from dissect.runs.replace import set_aside
+from dissect.training import workers
 from dissect.training.rebuild import Recorded, read_run, roles_without
 from dissect.usual import RUNS
 
@@ -57,9 +59,25 @@ def unfinished(name: str, runs_dir: str | Path) -> list[Recorded]:
             f"Finished already: {', '.join(str(each.run) for each in found)}.", f"See it: {see}", found[0].group
         )
     for record in records:
-        if record.run != folders.run_path(record.group, record.seed, record.variant):
-            raise UsageError(f"{record.run} was set aside by --force.", "Name the run that came in its place.")
+        _require_in_place(record)
     return records
+
+
+def to_begin_anew(name: str, runs_dir: str | Path) -> Recorded:
+    """The record of the run named, which is to be trained once more. Raises UsageError for a whole group."""
+    if not folders.RUN.fullmatch(Path(name).resolve().name):
+        raise UsageError(
+            f"{name} is a group: only a single run is begun anew.", f"Name one: dissect resume {name}/s1 --force"
+        )
+    (run,) = folders.resolve_runs(name, runs_dir)
+    record = read_run(run)
+    _require_in_place(record)
+    return record
+
+
+def _require_in_place(record: Recorded) -> None:
+    if record.run != folders.run_path(record.group, record.seed, record.variant):
+        raise UsageError(f"{record.run} was set aside by --force.", "Name the run that came in its place.")
 
 
 def go_on(
@@ -73,12 +91,16 @@ def go_on(
 ) -> Dataset:
     """Continue runs of one group, as the command that began them would; returns their data set.
 
-    `model` is the present place of the user's own model. The device is that of the command unless given.
+    `model` is the present place of the user's own model. The device is that of the command unless given. With
+    `manner.force` they begin anew, and what is there is set aside.
     """
     data, subject = data_of(records[0], load, data_dir), model_of(records[0], model)
     for record in records:
         without = roles_without(record.variant, subject.cls.removable) if subject.learns else ()
         is_matched = record.variant == folders.MATCHED
+        if manner.force and workers.is_first():
+            manner.say(f"The old run is kept as {set_aside(record.run)}")
+        workers.wait()
         plan = Plan(subject, data, record.config, record.group, (record.seed,), without, is_matched=is_matched)
         plan = replace(plan, weights=_weights_for(record, runs_dir, subject, data), steps={record.seed: record.steps})
         with _commanded(record):

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import secrets
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,8 +23,13 @@ from dissect.runs import records
 
 SCHEMA = 1
 HALF_WRITTEN = re.compile(r"\..+\.[a-z0-9_]{8}")  # what `write_atomically` fills
-AGAIN = "Train this seed again with the same command and --force; the old run is kept aside."
+AGAIN = "Begin the run anew; what is there is kept aside: dissect resume RUN --force"
 _held: set[Path] = set()  # run folders in which this process trains
+
+
+def anew(run: Path) -> str:
+    """What to do with a run folder of which something is lost."""
+    return AGAIN.replace("RUN", shlex.quote(str(run)))
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -111,7 +117,7 @@ class Lines:
         if self.file.tell() < size:
             raise DataError(
                 f"{path} is shorter than its checkpoint says ({self.file.tell()} < {size} bytes).",
-                "Start over with --force; the old run is kept aside.",
+                anew(path.parent),
             )
         self.file.truncate(size)
         self.file.seek(0, os.SEEK_END)
@@ -196,10 +202,10 @@ def read_jsonl(path: Path, kind: Any = None) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             if number == len(lines):  # no newline behind it: still being written
                 break
-            raise DataError(f"{place} is not JSON: {error}.", AGAIN) from error
-        records.check(row, kind or dict[str, Any], place, AGAIN)
+            raise DataError(f"{place} is not JSON: {error}.", anew(path.parent)) from error
+        records.check(row, kind or dict[str, Any], place, anew(path.parent))
         if kind and rows and row["step"] < rows[-1]["step"]:
-            raise DataError(f"{place} is of step {row['step']}, after one of {rows[-1]['step']}.", AGAIN)
+            raise DataError(f"{place} is of step {row['step']}, after one of {rows[-1]['step']}.", anew(path.parent))
         rows.append(row)
     return rows
 

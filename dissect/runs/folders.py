@@ -26,7 +26,7 @@ import numpy as np
 from dissect.errors import DataError, UsageError, unknown, why
 from dissect.runs import records
 from dissect.runs.config import Config, told_apart
-from dissect.runs.files import AGAIN, read_json, read_jsonl, write_atomically
+from dissect.runs.files import anew, read_json, read_jsonl, write_atomically
 from dissect.text import STEERS, shown_lines
 from dissect.usual import FULL as FULL
 
@@ -61,11 +61,11 @@ def read_records(run: Path, name: str, kind: Any) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl or density.jsonl. Raises DataError if those of a finished run lack their end, too."""
     rows = read_jsonl(run / name, kind)
     if not rows and is_done(run) and (run / name).exists() and (run / name).stat().st_size:
-        raise DataError(f"{run / name} holds no whole line: the rest is lost.", AGAIN)
+        raise DataError(f"{run / name} holds no whole line: the rest is lost.", anew(run))
     if rows and is_done(run):
         last, steps = rows[-1]["step"], read_summary(run).get("steps", rows[-1]["step"])
         if last != steps:
-            raise DataError(f"{run / name} ends at step {last}, and the run has {steps}: the rest is lost.", AGAIN)
+            raise DataError(f"{run / name} ends at step {last}, and the run has {steps}: the rest is lost.", anew(run))
     return rows
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dissect.errors import DataError
-from dissect.runs.files import refused, write_atomically
+from dissect.runs.files import anew, refused, write_atomically
 
 SEAL = 32  # bytes of a SHA-256
 
@@ -64,7 +64,7 @@ def latest_checkpoint(path: Path) -> tuple[dict[str, Any] | None, str]:
         note = f"{problems[0]} Going on from the one before it." if problems else ""
         return state, note
     if problems:
-        raise DataError(problems[0], "Start over with --force; the old run is kept aside.")
+        raise DataError(problems[0], anew(path.parents[1]))
     return None, ""
 
 

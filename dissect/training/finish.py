@@ -12,7 +12,7 @@ from torch import nn
 
 from dissect.data.sessions import Dataset, Sessions, prefix_index, split_validation
 from dissect.errors import DataError
-from dissect.runs.files import AGAIN, read_jsonl
+from dissect.runs.files import anew, read_jsonl
 from dissect.runs.folders import BEST, FULL, checkpoint, write_ranks
 from dissect.runs.records import Eval, Train
 from dissect.sparsevd import declared_for, own_parameters, sparsified, swapped, unmasked
@@ -97,7 +97,7 @@ def _accuracy_on_test(run: Path) -> list[dict[str, Any]]:
     lines = read_jsonl(run / "metrics.jsonl", Train | Eval)
     if history := [row for row in lines if row["kind"] == "eval" and row["split"] == "test"]:
         return history
-    raise DataError(f"{run / 'metrics.jsonl'} has lost the accuracy on test.", AGAIN)
+    raise DataError(f"{run / 'metrics.jsonl'} has lost the accuracy on test.", anew(run))
 
 
 def _settings(training: Training, data: Dataset) -> dict[str, Any]:

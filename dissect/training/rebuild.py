@@ -90,7 +90,7 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
     """
     config = record.config
     path = folders.reported(record.run, config.select)
-    again = "Train it again by the same command with --force; the old run is kept aside."
+    again = files.anew(record.run)
     try:
         saved = load_checkpoint(path)
     except DataError as error:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from dissect.errors import DataError, DissectError
+from dissect.runs.files import anew
 from dissect.training import workers
 from dissect.training.setup import Training
 from models.base import with_current_names
@@ -81,40 +83,50 @@ def _rng_of_others() -> list[dict[str, Any]]:
     return [{"rng": cpu, "rng_cuda": cuda} for cpu, cuda in zip(states, on_cuda, strict=True)]
 
 
-def require_states_fit(optimiser: torch.optim.Optimizer) -> None:
-    """Raise ValueError if a parameter has the moments of another, because a model lists them in another order now."""
-    for parameter in (parameter for group in optimiser.param_groups for parameter in group["params"]):
-        if any(value.dim() and value.shape != parameter.shape for value in optimiser.state[parameter].values()):
-            raise ValueError("its parameters stand in another order")
+def require_order(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if `state` has other names than a module, or has them in another order.
+
+    An optimiser knows its parameters by their order alone, so it would give each the moments of another one.
+    """
+    mine = list(module.state_dict())
+    if lacking := [name for name in mine if name not in state]:
+        raise ValueError(f"it has no {lacking[0]}")
+    if more := [name for name in state if name not in mine]:
+        raise ValueError(f"it has {more[0]}, which the model does not have now")
+    if mine != list(state):
+        raise ValueError("its parameters stand in another order")
 
 
 def restore(training: Training, saved: dict[str, Any], path: Path) -> None:
     """Restore a snapshot. Raises DataError if it is of another configuration, seed or version."""
     mine = (training.config.hash, training.variant, training.seed)
     if tuple(saved.get(key) for key in ("config", "variant", "seed")) != mine:
-        raise DataError(f"The checkpoint {path} belongs to another configuration.", "Start over with --force.")
+        raise DataError(f"The checkpoint {path} belongs to another configuration.", anew(path.parents[1]))
     try:
-        training.model.load_state_dict(with_current_names(type(training.model), saved["model"]))
-        if training.controls is not None:
-            training.controls.load_state_dict(saved["controls"])
+        weights = with_current_names(type(training.model), saved["model"])
+        parts = [(training.model, weights)]
+        parts += [] if training.controls is None else [(training.controls, saved["controls"])]
+        for module, state in parts:
+            require_order(module, state)
+            module.load_state_dict(state)
         kinds = [group["kind"] for group in training.optimiser.param_groups]  # earlier versions saved none
         training.optimiser.load_state_dict(saved["optimiser"])
         for group, kind in zip(training.optimiser.param_groups, kinds, strict=True):
             group["kind"] = kind
-        require_states_fit(training.optimiser)
         if "averages" in saved:
             training.averages.restore(saved["averages"])
         training.state = type(training.state)(**saved["state"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        says = str(error).splitlines()[-1].strip()  # torch begins with what it was doing
         raise DataError(
-            f"The checkpoint {path} is of another version of the model: {str(error).splitlines()[0]}",
-            "Start over with --force; the old run is kept aside.",
+            f"The checkpoint {path} is of another version of the model: {says}",
+            anew(path.parents[1]),
         ) from error
     others = saved.get("rng_others", [])
     if len(others) + 1 != workers.count():
         raise DataError(
             f"The checkpoint {path} was written by {len(others) + 1} processes, not by {workers.count()}.",
-            "Go on with as many, or start over with --force.",
+            f"Go on with as many. {anew(path.parents[1])}",
         )
     training.kernel = saved.get("kernel") or {"bf16": "bf16-mode"}.get(
         training.config.products, training.config.products
