@@ -302,7 +302,8 @@ def test_a_finished_seed_whose_densities_end_within_their_first_line_is_damaged(
     path = group / "s1" / "density.jsonl"
     path.write_text(path.read_text()[:300])
     err = typed("verdict", NAME, "--runs-dir", str(group.parent))[2]
-    assert "density.jsonl holds no whole line: the rest is lost" in err and f"dissect resume {group / 's1'} --force" in err
+    assert "density.jsonl holds no whole line: the rest is lost" in err
+    assert f"dissect resume {group / 's1'} --force" in err
 
 
 def test_ranks_that_unpack_to_far_more_than_ranks_do_are_refused(tmp_path, monkeypatch):
