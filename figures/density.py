@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.style import (
+    COLOURS,
     COLUMN,
     GREY,
     NOTE,
@@ -28,6 +29,7 @@ TITLES = {"gnn": "GNN module", "readout": "Readout module", "encoder": "Encoder"
 SHADOW = "shadow."  # begins the name of a shadow's line
 CONTROLS = {"control.kl_only": (1, 1.65)}  # both are grey; the other one is solid
 THIN = 0.6  # of controls and shadows
+MANY = "colours repeat with other dashes; plot heatmap has a row for each matrix"
 LETTER = 0.054  # inches, a letter of a label on average
 CAPTION = 74  # letters that fit in a line of the caption, for each panel
 LEFT, BOTTOM, PANEL = 0.467, 0.36, 1.64  # inches, beside and below the axes, and their least height
@@ -76,6 +78,8 @@ def draw(
         list(shown[chosen]["line"].unique())
         for chosen in (~shown["role"].isin(["control", "shadow"]), shown["role"] == "control")
     )
+    if len(own) > len(COLOURS):
+        caption += f"\n{MANY}"
     looks = styles(own, controls)
     words = short_names([*own, *controls])
     tall = max(PANEL, LABEL * len(words))

@@ -94,6 +94,14 @@ def test_a_figure_needs_no_locale_and_leaves_nothing_half_written(tmp_path, monk
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize(("matrices", "says_so"), [(8, False), (9, True)])
+def test_a_figure_whose_colours_repeat_says_where_each_matrix_is_alone(matrices, says_so):
+    of = table()
+    copies = [of[of["matrix"] == "edge_in"].assign(matrix=f"edge_{number}") for number in range(matrices)]
+    drawn = density.draw(density.lines(values(pd.concat(copies))), "gnn", "caption")
+    assert any(density.MANY in text.get_text() for text in drawn.texts) == says_so
+
+
 def test_the_description_says_where_the_lines_end():
     words = density.describe(density.lines(values()), "gnn", "caption")
     lines = words.splitlines()
