@@ -83,7 +83,8 @@ def draw(
     looks = styles(own, controls)
     words = short_names([*own, *controls])
     tall = max(PANEL, LABEL * len(words))
-    height, width = above(caption) + (ABOVE if panels else 0) + tall + BOTTOM, TEXT if panels else COLUMN
+    over = LABEL / 2 if tall > PANEL else 0  # the first of many labels stands above the axes
+    height, width = above(caption) + over + (ABOVE if panels else 0) + tall + BOTTOM, TEXT if panels else COLUMN
     beside = LETTER * max(map(len, words.values())) + 0.05
     each = (width - LEFT) / max(len(panels or ()), 1)  # inches, a panel with its labels
     with mpl.rc_context(SETTINGS):
