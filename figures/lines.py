@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from figures.style import COLUMN, GREY, SETTINGS, label_ends, linestyle, look
 
 HEIGHT, LEFT, BOTTOM, TOP = 2.3, 0.52, 0.38, 0.1  # inches; many labels make it taller
-SMALL = 6.5  # points
+FREE = 0.08  # inches above the axes, below the note, that a label may use
+SMALL, COUNT = 6.5, 5.5  # points: of the note; of numbers of three digits, ten side by side
 LETTER, LINE, WRAP = 0.066, 0.11, 14  # inches, a letter and a line of a label; letters of a line
 
 
@@ -56,6 +57,7 @@ def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "", note: st
             counts = shown.drop_duplicates("x").set_index("x")["prefixes"]
             short = {x: f"{n:.0f}" if n < 1000 else f"{n / 1000:.0f}k" for x, n in counts.items()}
             names = [f"{name}\n{short[x]}" for name, x in zip(names, places)]
+            axes.tick_params(axis="x", labelsize=COUNT)
         axes.set_xticks(range(len(places)), names)
         says = f"{xlabel}; number of prefixes" if "prefixes" in shown else xlabel
         axes.set_xlabel(says, parse_math=False)
@@ -63,7 +65,7 @@ def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "", note: st
         low, high = axes.get_ylim()
         axes.set_ylim(low, high)
         inch = (high - low) / tall
-        label_ends(axes, [] if is_one else labels, apart * inch, margin=max(0.0, apart / 2 - above) * inch)
+        label_ends(axes, [] if is_one else labels, apart * inch, margin=max(0.0, apart / 2 - FREE) * inch)
     return figure
 
 

@@ -1,5 +1,6 @@
 """Figures by name: what Python draws is what `dissect plot` writes, and the registry is all that there is."""
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -19,6 +20,7 @@ from dissect.group import Group
 from dissect.runs import folders
 from dissect.runs.config import Config
 from dissect.runs.files import write_toml
+from figures import lines
 from tests.test_shadowed import GOOD, SIZES, make_group
 
 
@@ -273,3 +275,17 @@ def test_a_group_without_runs_has_no_training_to_draw(group, tmp_path):
     (empty / "config.toml").write_bytes((group / "config.toml").read_bytes())
     with pytest.raises(DataError, match="no record of a training"):
         training(empty)
+
+
+def test_counts_of_three_digits_and_a_note_above_touch_nothing():
+    rows = [
+        {"line": f"a long name, arm {arm}", "x": x, "seed": 1, "value": 50.0 + x + arm, "prefixes": 990 - x}
+        for arm, x in itertools.product(range(5), range(1, 11))
+    ]
+    note = "Paper: rises with length; SR-GNN with Atten-Mixer highest"
+    figure = lines.draw(lines.over_seeds(pd.DataFrame(rows)), "clicks of the session", "HR@20 (%)", "≥ 10", note)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    texts = [*figure.texts, *axes.texts, *axes.get_xticklabels()]
+    boxes = [text.get_window_extent() for text in texts]
+    assert len(boxes) == 1 + 5 + 10 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
