@@ -47,7 +47,7 @@ class CORE(SessionModel):
     }
     older_names: ClassVar = {
         f"encoder.layers.{layer}.{name}": f"encoder.layers.{layer}.attention.{name}"
-        for layer in range(16)  # more than anyone has trained
+        for layer in range(16)  # checkpoints with more layers are not known
         for name in ("query", "key", "value", "out")
     }
     unit_candidates = "returned"  # dropout comes before the unit length

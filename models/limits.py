@@ -44,7 +44,7 @@ def require_heads(heads: int, dim: int) -> None:
     """Raises ValueError unless heads have equal parts of the width."""
     if dim % heads:
         fit = ", ".join(str(h) for h in range(1, dim + 1) if dim % h == 0)
-        raise ValueError(f"heads={heads} does not divide dim={dim}: of {fit} heads each has an equal part of the width")
+        raise ValueError(f"heads={heads} does not divide dim={dim}: take one of {fit}")
 
 
 def require_readout(readout: str, own: str, switches: Mapping[str, Any]) -> None:

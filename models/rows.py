@@ -123,10 +123,10 @@ class Clicks(Rows):
 
     @cached_property
     def apart(self) -> tuple[Clicks, ...]:
-        """On a CPU the clicks of the first three quarters of the sessions, and those of the others; else all at once.
+        """The clicks of the first three quarters of the sessions, and those of the others; on a GPU all clicks at once.
 
         Sessions of a training batch stand in the order of their lengths, so padding each part by itself takes far less.
-        On a GPU calls cost more than padding.
+        On a GPU more calls cost more than the padding does.
         """
         if self.owner.device.type == "cuda":
             return (self,)

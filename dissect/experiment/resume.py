@@ -64,10 +64,11 @@ def unfinished(name: str, runs_dir: str | Path) -> list[Recorded]:
 
 
 def to_begin_anew(name: str, runs_dir: str | Path) -> Recorded:
-    """The record of the run named, which is to be trained once more. Raises UsageError for a whole group."""
+    """The record of the run `name`, which is to be trained once more. Raises UsageError if `name` is a group."""
     if not folders.RUN.fullmatch(Path(name).resolve().name):
         raise UsageError(
-            f"{name} is a group: only a single run is begun anew.", f"Name one: dissect resume {name}/s1 --force"
+            f"{name} is a group: only a single run is begun anew.",
+            f"Name one: dissect resume {shlex.quote(f'{name}/s1')} --force",
         )
     (run,) = folders.resolve_runs(name, runs_dir)
     record = read_run(run)

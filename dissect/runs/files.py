@@ -28,7 +28,7 @@ _held: set[Path] = set()  # run folders in which this process trains
 
 
 def anew(run: Path) -> str:
-    """What to do with a run folder of which something is lost."""
+    """The remedy for a run folder that has lost something: the command that begins it anew."""
     return AGAIN.replace("RUN", shlex.quote(str(run)))
 
 
