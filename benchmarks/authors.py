@@ -129,6 +129,34 @@ def gcsan(data: Dataset, dim: int, batch_size: int, examples: Sequence[Examples]
     return batch, step
 
 
+def sgnnhn(data: Dataset, dim: int, batch_size: int, examples: Sequence[Examples]) -> Theirs:
+    """The port in SR-PredictAO, without the forest that it adds. Sessions are padded to ten clicks, their last."""
+    stand_in("deep_neural_decision_forests", NeuralDecisionForest=lambda *_, **__: None)
+    util, module = import_module("utils"), import_module("model")
+    opt = SimpleNamespace(hiddenSize=dim, batchSize=batch_size, step=1, tau=12, cutnum=10)
+    opt.lr, opt.l2, opt.lr_dc_step, opt.lr_dc = 1e-3, 1e-4, 10, 0.1
+    model = module.SessionGraph(opt, data.n_items + 1).train()
+
+    def batch(of: Examples) -> Any:
+        clicks, targets = zip(*of, strict=True)
+        given = util.Data(([[0] * 10, *clicks], [0, *targets]), opt)  # the first row makes it pad as usual
+        return given.get_slice_gnn(np.arange(1, len(of) + 1))
+
+    def step(made: Any) -> None:
+        """Their `forward`, which cannot leave out the forest, written anew."""
+        alias, graph, items, mask, targets = (torch.from_numpy(np.array(part)) for part in made)
+        model.optimizer.zero_grad()
+        nodes = items.sign()
+        states, star = model(items, graph.float(), nodes)
+        clicks = torch.stack([states[row][alias[row]] for row in range(len(alias))])
+        loss = model.loss_function(model.compute_scores(clicks, states, star, mask, nodes), targets - 1)
+        loss.backward()
+        model.optimizer.step()
+        loss.item()
+
+    return batch, step
+
+
 def recbole(name: str, settings: dict[str, Any]) -> Callable[..., Theirs]:
     """A model of RecBole-GNN. It reads the last 50 clicks of a session, and pads to the longest of the batch."""
 
@@ -205,6 +233,14 @@ OTHERS = {
     "gcsan": Other(
         "gcsan", PORT, gcsan, "https://github.com/johnny12150/GC-SAN", "utils.py", dim=120, folder="pytorch_code"
     ),
+    "sgnnhn": Other(
+        "sgnnhn",
+        MODELS["sgnnhn"].presets["pao"],
+        sgnnhn,
+        "https://github.com/RickySkywalker/SR-PredictAO-official",
+        "utils.py",
+        folder="SGNNHN+NDF",
+    ),
     # Their loss also has the norm of the item table.
     "gcsan-recbole": Other("gcsan", {"blocks": 1, "output": True}, recbole("GCSAN", RECBOLE_GCSAN), *RECBOLE),
     "sgnnhn-recbole": Other("sgnnhn", SGNNHN, recbole("SGNNHN", {"step": 6, "scale": 12}), *RECBOLE),
@@ -243,7 +279,7 @@ def main(
 ) -> None:
     """Print how long a step of MODEL takes here, and by other people's code in the folder CODE.
 
-    MODEL is lessr, dhcn, gcsan, gcsan-recbole or sgnnhn-recbole.
+    MODEL is lessr, dhcn, gcsan, sgnnhn, gcsan-recbole or sgnnhn-recbole.
     """
     other = OTHERS[name]
     if other.dim and dim not in (None, other.dim):
