@@ -6,6 +6,7 @@ RUNS    ?= runs
 WORKERS ?= 2
 # --force: a second demo keeps the runs of the first aside. One thread a process: the two data sets share the cores.
 DEMO := OMP_NUM_THREADS=1 $(VENV)/bin/dissect run --runs-dir $(RUNS) --force --dataset
+PLOT := OMP_NUM_THREADS=1 $(VENV)/bin/dissect plot density --runs-dir $(RUNS)
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -24,13 +25,14 @@ help:
 # without propagation, which ends with the verdict. Both data sets at the same time; the screen shows how far demo-walk is.
 demo: $(VENV)/installed
 	@mkdir -p $(RUNS)
-	@echo "Both data sets are dissected at the same time. What is shown is demo-walk."
-	@( $(DEMO) demo-bag --name demo-bag --quiet && $(DEMO) demo-bag --name demo-bag --quiet --without propagation ) >$(RUNS)/demo-bag.log 2>&1 & bag=$$!; \
-	  $(DEMO) demo-walk --name demo-walk >/dev/null && $(DEMO) demo-walk --name demo-walk --without propagation; walk=$$?; \
+	@echo "Both data sets are dissected at the same time. What is shown is demo-walk; demo-bag follows."
+	@( $(DEMO) demo-bag --name demo-bag --quiet >/dev/null \
+	    && $(DEMO) demo-bag --name demo-bag --quiet --without propagation && $(PLOT) demo-bag ) \
+	    >$(RUNS)/demo-bag.log 2>&1 & bag=$$!; \
+	  $(DEMO) demo-walk --name demo-walk >/dev/null \
+	    && $(DEMO) demo-walk --name demo-walk --without propagation && $(PLOT) demo-walk; walk=$$?; \
 	  wait $$bag || { cat $(RUNS)/demo-bag.log >&2; exit 1; }; exit $$walk
-	@$(BIN)/dissect verdict demo-bag --runs-dir $(RUNS)
-	$(BIN)/dissect plot density demo-walk --runs-dir $(RUNS)
-	$(BIN)/dissect plot density demo-bag --runs-dir $(RUNS)
+	@cat $(RUNS)/demo-bag.log
 
 # One thread a process: the processes share the cores.
 test: lint types

@@ -30,13 +30,14 @@ Named = Iterable[tuple[str, Tensor, Tensor]]
 
 
 class _Counts(NamedTuple):
-    """Counts of each cell in a matrix's grid of blocks, int64 [cells, thresholds], and the KL [cells]."""
+    """Counts of each cell in a matrix's grid of blocks, int64 [cells, thresholds], and the KL [cells]: tensors on the
+    device, arrays on the host."""
 
-    hist: Tensor
-    kept: Tensor
-    theta_abs_gt: Tensor
-    theta_gt: Tensor
-    kl: Tensor
+    hist: Any
+    kept: Any
+    theta_abs_gt: Any
+    theta_gt: Any
+    kl: Any
 
 
 @torch.no_grad()
@@ -171,7 +172,7 @@ def _count(theta: Tensor, log_sigma2: Tensor, grid: Grid, ts: Sequence[float], p
         return x.transpose(1, 2).reshape(n * m, -1)
 
     def counts(*masks: Tensor) -> Tensor:
-        return torch.stack([mask.sum(1) for mask in masks], 1)
+        return torch.stack(masks, 1).sum(2)
 
     t, a = per_cell(theta), per_cell(log_alpha(theta, log_sigma2))
     # Times 4 and floor are exact, so a bin holds what its edges say, and its counts agree with `kept`.
@@ -190,16 +191,16 @@ def _count(theta: Tensor, log_sigma2: Tensor, grid: Grid, ts: Sequence[float], p
 
 
 def _to_host(counts: Sequence[_Counts]) -> list[_Counts]:
-    """The same on the CPU, by a single transfer; counts go as float64, which holds them exactly."""
+    """The same as arrays, by a single transfer; counts go as float64, which holds them exactly."""
     if not counts:
         return []
-    flat = torch.cat([part.double().flatten() for c in counts for part in c]).cpu()
+    flat = torch.cat([part.double().flatten() for c in counts for part in c]).cpu().numpy()
     out, at = [], 0
     for c in counts:
         parts = []
         for part in c:
             piece = flat[at : at + part.numel()].reshape(part.shape)
-            parts.append(piece if part.is_floating_point() else piece.long())
+            parts.append(piece if part.is_floating_point() else piece.astype("int64"))
             at += part.numel()
         out.append(_Counts(*parts))
     return out

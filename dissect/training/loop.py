@@ -46,7 +46,7 @@ from models.base import encoded, session_vectors, sparse_lookups, unit_rows
 from models.batch import Batch, Prefixes
 
 CHECKPOINT_SECONDS = 300.0
-DENSITY_MEASUREMENTS = 200  # over a run
+DENSITY_MEASUREMENTS = 100  # over a run
 LOSS_LINES = 500  # over a run
 
 
