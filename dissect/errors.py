@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-SHOWN = 12  # names in a message, at most
+SHOWN = 24  # names in a message, at most
 
 
 class DissectError(Exception):

@@ -45,9 +45,9 @@ def as_name(text: str) -> str:
 
 
 def decimal(value: float, digits: int = 3, sign: str = "") -> str:
-    """A number with so many decimals; zero has no sign. `sign` "+" writes a plus too."""
+    """A number with so many decimals and a true minus; zero has no sign. `sign` "+" writes a plus too."""
     text = f"{value:{sign}.{digits}f}"
-    return text.lstrip("+-") if float(text) == 0 else text
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
 
 def percent(share: float, digits: int | None = None, sign: str = "") -> str:

@@ -319,7 +319,7 @@ def test_a_needed_branch_is_alive_and_a_useless_one_withered():
         (
             {"scores": {**WELL, ("needed",): 0.895}},
             "needed",
-            "unseen data may not need needed: the score changes by -0.6 %",
+            "unseen data may not need needed: the score changes by −0.6 %",
         ),
         ({"matched": 0.95}, "useless", "the score is 0.9, below 98 % of the 0.95"),
         ({"densities": (0.1, 0.0, 0.1)}, "useless", "no matrix keeps more than 0.2 beyond its shadow"),
@@ -401,7 +401,7 @@ def test_weights_of_a_layer_that_others_make_useful_are_not_alive():
         assert says["figures_say"] == "alive" and says["answer"] == "undecided", name
         assert says["swapped"] is None and says["zeroed"] == 0.0
         assert (
-            f"unseen data may not need {name}: the score changes by +0.0 % with its weights at 0" in says["reasons"][1]
+            f"unseen data may not need {name}: the score changes by 0.0 % with its weights at 0" in says["reasons"][1]
         )
     assert result.verdict({"gates": ["rnn.weight_ih_l0/n"]})["gates"]["zeroed"] > 0.3
 

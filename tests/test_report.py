@@ -158,7 +158,8 @@ def test_a_report_says_what_the_verdict_says(made, seen):
     for name in ("O1", "O2"):
         assert all(" ".join(reason.split()) in found.text for reason in verdict[name]["reasons"])
     need = verdict["need"]["propagation"]
-    assert f"loss {100 * need['loss']:.2f} % ({100 * need['low']:.2f} to {100 * need['high']:.2f})" in found.text
+    lost, low, high = (f"{100 * need[name]:.2f}".replace("-", "−") for name in ("loss", "low", "high"))
+    assert f"loss {lost} % ({low} to {high})" in found.text
     data = json.loads((group / "data.json").read_text())
     command = shlex.join(json.loads((group / "s1" / "environment.json").read_text())["command"])
     for part in (data["split_hash"], f"{data['n_items']:,}", "not measured", "cpu", command):

@@ -20,7 +20,7 @@ from tests.test_shadowed import GOOD, make_group
         (0.95, {}, "95 %"),
         (0.0994, {}, "9.9 %"),
         (0.0996, {}, "10 %"),
-        (-0.002, {"sign": "+"}, "-0.2 %"),
+        (-0.002, {"sign": "+"}, "−0.2 %"),
         (-0.0002, {"sign": "+"}, "0.0 %"),
         (0.0002, {"sign": "+"}, "0.0 %"),
         (0.5, {"sign": "+"}, "+50 %"),
@@ -32,7 +32,7 @@ def test_a_share_in_percent_has_one_decimal_below_ten_and_a_zero_no_sign(share, 
 
 
 def test_a_zero_has_no_sign():
-    assert [decimal(value) for value in (-0.0004, -0.0006, 0.0)] == ["0.000", "-0.001", "0.000"]
+    assert [decimal(value) for value in (-0.0004, -0.0006, 0.0)] == ["0.000", "−0.001", "0.000"]
     by_seed = pd.MultiIndex.from_tuples([("attention", 1), ("attention", 2)], names=["role", "seed"])
     kept = pd.DataFrame({"excess": [-0.0004, 0.012]}, index=by_seed)
     assert in_words(kept, "attention") == "excess of attention: 0.000, 0.012 (limit 0.05)"

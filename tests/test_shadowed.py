@@ -137,7 +137,7 @@ def test_the_edges_of_the_observations(tmp_path, propagation, attention, first, 
         (
             [0.0, 0.0, 0.0],
             "undecided",
-            "MRR@20 changes by 0.0 % with swapped inputs (-1 % is asked, 0.0 % to 0.0 %)",
+            "MRR@20 changes by 0.0 % with swapped inputs (−1 % is asked, 0.0 % to 0.0 %)",
         ),
         ([-0.02, -0.01, -0.03], "undecided", "unseen data may not need transformation"),
         ([0.02, 0.04, 0.01], "undecided", "unseen data may not need transformation"),  # the interval has 1 % in it
@@ -171,7 +171,7 @@ def test_a_role_that_unseen_data_need_has_not_withered(tmp_path, role, lost, fir
     is_used = "undecided" in (first, second)
     assert verdict["roles"][role]["answer"] == ("undecided" if is_used else "withered")
     doubts = verdict["O1" if role == "propagation" else "O2"]["doubts"]
-    says = f"unseen data need {role}, though it keeps few weights (MRR@20 changes by -17.0 %"
+    says = f"unseen data need {role}, though it keeps few weights (MRR@20 changes by −17.0 %"
     assert [doubt.startswith(says) for doubt in doubts] == [True] * is_used
     config, runs = folders.group_config(group), folders.group_runs(group)
     summaries = [folders.read_summary(run) for run in runs]
@@ -492,9 +492,9 @@ def test_numbers_that_decide_nothing_say_why(tmp_path):
     verdict = judge(make_group(tmp_path, kept, kl_weight=8.0))
     (reason,) = verdict["O1"]["doubts"]
     assert reason == (
-        "the excess of propagation is -0.041 to 0.157 (95 %), on both sides of the limit: train more seeds"
+        "the excess of propagation is −0.041 to 0.157 (95 %), on both sides of the limit: train more seeds"
     )
-    assert "is undecided: the excess of propagation is -0.041 to 0.157" in verdict["paragraph"]
+    assert "is undecided: the excess of propagation is −0.041 to 0.157" in verdict["paragraph"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from dissect.errors import UsageError
 from dissect.runs.replace import write_texts
-from dissect.tables.text import NO_LIMIT, Table, as_text
+from dissect.tables.text import NO_LIMIT, Table, as_text, starred
 
 TABLE = "table like this one"
 SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json", ".txt": "screen"}
@@ -33,9 +33,10 @@ def show(*parts: Any, **how: Any) -> None:
 
 def show_tables(*views: Any) -> None:
     """Print tables with an empty line behind each. In a pipe a row is a line, unless COLUMNS says otherwise."""
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else NO_LIMIT
+    is_seen = sys.stdout.isatty()
+    width = None if is_seen or "COLUMNS" in os.environ else NO_LIMIT
     for view in views:
-        show(view, "", width=width)
+        show(view if is_seen or not isinstance(view, Table) else starred(view), "", width=width)
 
 
 def show_json(found: Any) -> None:

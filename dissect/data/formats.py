@@ -224,7 +224,7 @@ def _bytes(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {why(error)}.") from error
+        raise DataError(f"{path} cannot be read: {why(error)}.", "Give the path from the folder you are in.") from error
     if not content:
         raise DataError(f"{path} is empty.")
     return content

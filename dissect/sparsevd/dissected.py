@@ -28,6 +28,7 @@ from dissect.sparsevd.protocol import SEEDS, Loss, Protocol, Trained, train
 from dissect.sparsevd.rules import ALIVE, UNDECIDED, WITHERED
 from dissect.sparsevd.sparsify import SparsifyReport
 from dissect.sparsevd.swapped import swapped
+from dissect.text import percent
 
 Score = Callable[[nn.Module, Any], Any]
 Answer = dict[str, Any]
@@ -245,8 +246,8 @@ class Dissected:
             yield f"no held-out batches were given: whether unseen data need {name} is not known"
         elif (least := (rules.interval(falls) or falls)[0]) <= rules.FALL:
             how = "swapped inputs" if is_swap else "its weights at 0"
-            says = f"{0 - 100 * sum(falls) / len(falls):+.1f} % with {how}, at least {0 - 100 * least:+.1f} %"
-            yield f"unseen data may not need {name}: the score changes by {says} ({-100 * rules.FALL:.0f} % is asked)"
+            says = f"{percent(-sum(falls) / len(falls), 1, '+')} with {how}, at least {percent(-least, 1, '+')}"
+            yield f"unseen data may not need {name}: the score changes by {says} ({percent(-rules.FALL, 0)} is asked)"
 
     def _doubts_of_withered(self, name: str, counts: dict[int, Count]) -> Iterator[str]:
         """The training may not have pruned, or kept nothing that it needed."""

@@ -17,7 +17,7 @@ def number(value: float | None, digits: int = 2, sign: str = "") -> str:
     """With a true minus, and no sign before a zero; nothing if there is none. `sign` "+" writes a plus too."""
     if value is None or pd.isna(value):
         return ""
-    return decimal(value, digits, sign).replace("-", "−").replace("inf", "∞")
+    return decimal(value, digits, sign).replace("inf", "∞")
 
 
 share, signed = partial(number, digits=3), partial(number, sign="+")

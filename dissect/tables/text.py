@@ -32,10 +32,11 @@ NARROW = 24  # letters, below which words at the end of a row are not folded
 BAR, LEAST_BAR = 14, 6  # letters of a full bar
 EIGHTHS = " ▏▎▍▌▋▊▉"
 COLOURS = {"holds": "green", "fails": "red", "undecided": "yellow", "redundant": "green", "needed": "red"}  # of answers
-# A number, with its sign, its unit, and its spread or interval in a cell; nothing, or a sign that it is not known.
+# A number, with its sign, its unit, and its spread or interval in a cell, perhaps starred; nothing, or a sign that
+# it is not known.
 NUMBER = re.compile(
-    r"([<≤+−-] ?)?(\d[\d,]*|∞|(?=\.\d))(\.\d+)?(e[+-]\d+)?( %| s| min| h|×)?"
-    r"( to [−-]?[\d.]+| [±(/\[] ?[−+\d., /∞-]+[)\]]?)?|[?–-]?|not known|\d+( of)?( \d+)+"
+    r"(([<≤+−-] ?)?(\d[\d,]*|∞|(?=\.\d))(\.\d+)?(e[+-]\d+)?( %| s| min| h|×)?"
+    r"( to [−-]?[\d.]+| [±(/\[] ?[−+\d., /∞-]+[)\]]?)?|[?–-]?|not known|\d+( of)?( \d+)+)[* ]?"
 )
 
 
@@ -119,6 +120,18 @@ def bar(share: float, width: int) -> str:
     return "█" * whole + EIGHTHS[rest].strip()
 
 
+def starred(table: Table) -> Table:
+    """The table for text that cannot be bold: a star stands behind what is."""
+
+    def cells(column: Column) -> Sequence[str]:
+        if not any(column.bold):
+            return column.cells
+        return [cell + ("*" if is_bold else " ") for cell, is_bold in zip(column.cells, column.bold)]
+
+    columns = [replace(column, cells=cells(column), bold=()) for column in table.columns]
+    return replace(table, columns=columns, notes=[note.replace("in bold", "with a star") for note in table.notes])
+
+
 def to_screen(table: Table, width: int) -> Text:
     """Title, rows and notes in lines of at most `width`; columns that have no room stand in a second part, and so on.
 
@@ -182,7 +195,7 @@ def fold(words: str, width: int, indent: str, then: str | None = None) -> str:
 def as_text(views: Iterable[Table], form: str) -> str:
     """Tables below each other as they stand in a file of text, Markdown or LaTeX."""
     if form == "screen":
-        return "\n\n".join(to_screen(view, NO_LIMIT).plain for view in views)
+        return "\n\n".join(to_screen(starred(view), NO_LIMIT).plain for view in views)
     return "\n".join(map(to_markdown if form == "markdown" else to_latex, views))
 
 

@@ -18,7 +18,7 @@ from dissect.runs.config import Config
 from dissect.runs.folders import group_runs
 from dissect.tables.cells import number, over, share, signed
 from dissect.tables.text import COLOURS, Table, by_rows
-from dissect.text import percent, plural, shortest_ends
+from dissect.text import decimal, percent, plural, shortest_ends
 
 SHOWN = 12  # lines of a list, at most
 LINES = 40  # of a verdict on a screen of 80 columns
@@ -126,7 +126,7 @@ def parts(verdict: Verdict, most: int = SHOWN) -> Table:
         excess = share(given["excess"])
         excess = excess if given["low"] is None else f"{share(given['low'])} to {share(given['high'])}"
         false = "" if given["false"] is None else percent(given["false"], 0)
-        swapped = "" if given.get("swapped") is None else percent(-given["swapped"], sign="+").replace("-", "−")
+        swapped = "" if given.get("swapped") is None else percent(-given["swapped"], sign="+")
         found.append(([role, *kept(given), excess, false, swapped, given["answer"]], "bold", given))
         own = [row for row in whole if row["role"] == role]
         ends = shortest_ends([row["matrix"] for row in own])
@@ -250,9 +250,9 @@ def answers(verdict: Verdict, folder: Path | None = None) -> list[dict[str, Any]
 
 def need_words(given: dict[str, Any]) -> str:
     """The loss of the model without a role, with the 95 % interval if there is one, and the MRR@20 that is left."""
-    words = "" if given["loss"] is None else f"loss {100 * given['loss']:.2f} %"
+    words = "" if given["loss"] is None else f"loss {percent(given['loss'], 2)}"
     if given["low"] is not None:
-        words += f" ({100 * given['low']:.2f} to {100 * given['high']:.2f})"
+        words += f" ({decimal(100 * given['low'], 2)} to {decimal(100 * given['high'], 2)})"
     return f"{words}{', ' * bool(words)}MRR@20 {given['mrr@20_reduced']:.2f}"
 
 
