@@ -679,6 +679,7 @@ def test_runs_that_rank_different_prefixes_are_an_error_where_no_most_say_which_
         (["--dataset", "diginetca"], 2, "diginetica"),
         (["--dataset", "x"], 2, "it takes two"),
         (["--dataset", "x", "--json", "--format", "csv"], 2, "exclude each other"),
+        (["--dataset", "x", "--out", "runs"], 2, "it is a folder"),  # said before anything is computed
         (["--dataset", "x", "--out", "table.doc"], 2, ".tex"),
         (["--dataset", "x", "--out", "t.json", "--format", "latex"], 2, "--out t.json means json"),
         (["--dataset", "x", "--out", "t.json", "--format", "latex"], 2, "--format latex does not"),

@@ -58,7 +58,13 @@ ARROWS: dict[str, tuple[str, ...] | None] = {
     "dissect": None,
     "dissect/sparsevd": ("dissect.errors", "dissect.text", "torch"),
     # The settings of a dissection stand in one place.
-    "dissect/sparsevd/protocol.py": ("dissect.errors", "dissect.text", "dissect.sparsevd", "dissect.runs.config", "torch"),
+    "dissect/sparsevd/protocol.py": (
+        "dissect.errors",
+        "dissect.text",
+        "dissect.sparsevd",
+        "dissect.runs.config",
+        "torch",
+    ),
 }
 # What a single function may import beside that, when it is called: path -> (function, distribution).
 WHEN_CALLED = {

@@ -12,7 +12,18 @@ from dissect.cli import screen
 from dissect.errors import UsageError
 from dissect.tables.cells import p_value, signed
 from dissect.tables.results import name_and_settings
-from dissect.tables.text import NO_LIMIT, PROSE, Column, Table, by_rows, latex, to_latex, to_markdown, to_screen
+from dissect.tables.text import (
+    NO_LIMIT,
+    PROSE,
+    Column,
+    Table,
+    as_text,
+    by_rows,
+    latex,
+    to_latex,
+    to_markdown,
+    to_screen,
+)
 
 NASTY = r"my_model.py:A&B 100% #1 {x} ~^\\ $5 a|b *c* [d] <e> --seed"
 
@@ -91,6 +102,17 @@ def test_columns_without_room_stand_in_further_parts_with_all_rows():
         "m      HR      7",
         "n      MRR     7",
         "note",
+    ]
+
+
+def test_where_nothing_can_be_bold_a_star_stands_behind_it():
+    best = Column("HR@20", ["9.25", "10.5"], (False, True))
+    lines = as_text([Table("", [Column("model", ["a", "b"]), best], ["Percent; best in bold."])], "screen").splitlines()
+    assert [line.rstrip() for line in lines] == [
+        "model  HR@20",
+        "a       9.25",
+        "b      10.5*",
+        "Percent; best with a star.",
     ]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from dissect.errors import UsageError
-from dissect.runs.replace import write_texts
+from dissect.runs.replace import require_file, write_texts
 from dissect.tables.text import NO_LIMIT, Table, as_text, starred
 
 TABLE = "table like this one"
@@ -44,12 +44,17 @@ def show_json(found: Any) -> None:
 
 
 def chosen_form(form: str | None, out: str | None, as_json: bool) -> str:
-    """The format asked for, or that of the file's suffix. Raises UsageError if they contradict or none is given."""
+    """The format asked for, or that of the file's suffix.
+
+    Raises UsageError if they contradict or none is given, or if no file can be written at `out`: before what may take
+    minutes. Whether a file that is there already may be replaced is known with its text only.
+    """
     if as_json and form not in (None, "json"):
         raise UsageError(f"--json and --format {form} exclude each other.")
     asked = "json" if as_json else form
     if out is None:
         return asked or "screen"
+    require_file(Path(out), TABLE, lambda head: True)
     by_name = SUFFIXES.get(Path(out).suffix)
     if asked is None and by_name is None:
         hint = f"Give --format, or end it in {', '.join(SUFFIXES)}."
