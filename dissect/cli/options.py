@@ -235,7 +235,10 @@ PAPER = "paper: train on everything, and take each metric at its best epoch on t
 
 
 def of_study(of: str = "", tuned: bool = True) -> Decorator:
-    """Which trainings of a study are meant; `of` comes before the help of each. With `tuned`, --tuned is among them."""
+    """Which trainings of a study are meant; `of` comes before the help of each.
+
+    With `tuned`, --tuned and --protocol are among them: what tunes sets both itself.
+    """
     shown, place = partial(click.option, show_default=True), ", in place of those of --scale."
 
     def says(text: str) -> str:
@@ -247,7 +250,7 @@ def of_study(of: str = "", tuned: bool = True) -> Decorator:
         click.option("--dim", type=click.IntRange(1), help=says("Width, in place of that of --scale.")),
         click.option("--epochs", type=float, help=says(f"Epochs of a training{place} {OF_SPARSE}")),
         click.option("--seed", "seeds", type=SEED, help=says(f"Seeds{place}"), **ONCE),
-        click.option("--protocol", type=click.Choice(["paper"]), help=says(PAPER)),
+        *[click.option("--protocol", type=click.Choice(["paper"]), help=says(PAPER))] * tuned,
         click.option("--arm", "arms", multiple=True, metavar="LABEL", help=says("Only these arms of `study show`.")),
         *[click.option("--tuned", is_flag=True, help=says(ARMS_TUNED))] * tuned,
         runs_dir,
