@@ -333,8 +333,9 @@ def test_layers_with_a_mind_of_their_own_are_left_out() -> None:
     prune.random_unstructured(masked, "weight", 0.5)
     normed = nn.Linear(3, 3)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is the old kind, by a hook
+        warnings.simplefilter("ignore")  # the norm is of the old kind, by a hook
         weight_norm(normed)
+        empty = nn.Linear(3, 0)
     spectral = spectral_norm(nn.Linear(3, 3))
     model = nn.ModuleDict(
         {
@@ -346,11 +347,14 @@ def test_layers_with_a_mind_of_their_own_are_left_out() -> None:
             "rnn": nn.RNN(3, 3),
             "transposed": nn.ConvTranspose2d(3, 3, 1),
             "attention": OwnAttention(4, 2),
+            "lazy": nn.LazyLinear(3),
+            "empty": empty,
             "plain": nn.Linear(3, 3),
         }
     )
     report = sparsify(model)
     assert names(model) == ["plain"]
+    assert "run a batch" in report.left_out["lazy"] and "without a single weight" in report.left_out["empty"]
     assert model.keys() <= report.left_out.keys() | {"plain"}
     assert "derived from" in report.left_out["subclass"] and "replaced" in report.left_out["replaced"]
     assert "computed" in report.left_out["masked"] and "computed" in report.left_out["normed"]

@@ -290,6 +290,8 @@ def _unfit(module: nn.Module) -> str:
     if isinstance(module, VariationalLayer):
         return "already a SparseVD layer"
     parts = [module, *module.children()]  # an attention has its output projection
+    if any(map(is_lazy, module.parameters())):
+        return f"{kind} has no sizes yet; run a batch through the model first"
     if any(map(is_parametrized, parts)):
         return "its weight is computed from other parameters"
     if type(module) not in LAYERS:
@@ -301,9 +303,11 @@ def _unfit(module: nn.Module) -> str:
         return "its forward was replaced"
     if isinstance(module, nn.MultiheadAttention) and type(module.out_proj) is not OutProjectionVD.dense_class:
         return f"its output projection is a {type(module.out_proj).__name__}"
-    own = [name for part in parts for name, parameter in part._parameters.items() if parameter is not None]
-    if not all(OWN_PARAMETER.fullmatch(name) for name in own) or not any("weight" in name for name in own):
+    own = {name: each for part in parts for name, each in part._parameters.items() if each is not None}
+    if not all(map(OWN_PARAMETER.fullmatch, own)) or not any("weight" in name for name in own):
         return "its weight is computed from other parameters"
+    if not all(each.numel() for each in own.values()):
+        return "it has a matrix without a single weight"
     return ""
 
 
