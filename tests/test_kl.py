@@ -295,3 +295,23 @@ def test_the_loss_prefers_noise_on_weights_that_nothing_needs() -> None:
         kl_divergence(theta, log_sigma2).backward()
         optimiser.step()
     assert kept_count(theta, log_sigma2, 3.0).item() == 0
+
+
+@pytest.mark.parametrize(("device", "limit"), [("cpu", kl.SMALL), ("meta", kl.LARGE)])
+def test_small_matrices_are_joined_and_how_small_depends_on_the_device(device: str, limit: int) -> None:
+    sizes = [3, limit, limit + 1, 5]
+    pairs = [(torch.empty(1, n, device=device), torch.empty(1, n, device=device)) for n in sizes]
+    assert [theta.numel() for theta, _ in kl._small_joined(pairs)] == [limit + 1, 3 + limit + 5]
+
+
+def test_joined_or_not_sum_and_gradients_are_those_of_each_matrix() -> None:
+    torch.manual_seed(3)
+    shapes = [(2, 3), (1, kl.SMALL + 1), (4, 1), (5, 2)]
+    pairs = [(torch.randn(s, requires_grad=True), torch.randn(s, requires_grad=True)) for s in shapes]
+    flat = [x for pair in pairs for x in pair]
+    one_by_one = torch.stack([kl_per_weight(*pair, "log-uniform").double().sum() for pair in pairs]).sum()
+    expected = torch.autograd.grad(one_by_one, flat)
+    total = sum_of_kl(pairs)
+    assert total.item() == pytest.approx(one_by_one.item(), rel=1e-6)
+    for got, want in zip(torch.autograd.grad(total, flat), expected, strict=True):
+        torch.testing.assert_close(got, want)
