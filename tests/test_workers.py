@@ -58,8 +58,9 @@ def test_two_processes_get_the_numbers_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_and_go_on_with_noise_as_if_they_had_not(tmp_path):
-    words = ["run", "--literal", "--seed", "1", "--max-steps", "400"]
+@pytest.mark.parametrize("setting", [["--literal"], []], ids=["literal", "with shadows"])
+def test_two_processes_stop_together_and_go_on_with_noise_as_if_they_had_not(tmp_path, setting):
+    words = ["run", *setting, "--seed", "1", "--max-steps", "400"]
     finished(start(tmp_path / "whole", *words))
     process = start(tmp_path / "stopped", *words)
     while not list(tmp_path.glob("stopped/*/s1/metrics.jsonl")):
