@@ -237,7 +237,7 @@ PAPER = "paper: train on everything, and take each metric at its best epoch on t
 def of_study(of: str = "", tuned: bool = True) -> Decorator:
     """Which trainings of a study are meant; `of` comes before the help of each.
 
-    With `tuned`, --tuned and --protocol are among them: what tunes sets both itself.
+    With `tuned`, --tuned and --protocol are among them; tuning sets both itself.
     """
     shown, place = partial(click.option, show_default=True), ", in place of those of --scale."
 

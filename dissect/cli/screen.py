@@ -46,8 +46,8 @@ def show_json(found: Any) -> None:
 def chosen_form(form: str | None, out: str | None, as_json: bool) -> str:
     """The format asked for, or that of the file's suffix.
 
-    Raises UsageError if they contradict or none is given, or if no file can be written at `out`: before what may take
-    minutes. Whether a file that is there already may be replaced is known with its text only.
+    Raises UsageError if they contradict or none is given, or if no file can be written at `out`. So the user hears of
+    it before a computation that may take minutes. A file that is already there is checked later, with its new text.
     """
     if as_json and form not in (None, "json"):
         raise UsageError(f"--json and --format {form} exclude each other.")

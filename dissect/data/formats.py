@@ -224,7 +224,8 @@ def _bytes(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {why(error)}.", "Give the path from the folder you are in.") from error
+        hint = "Give the path from the folder you are in." if isinstance(error, FileNotFoundError) else ""
+        raise DataError(f"{path} cannot be read: {why(error)}.", hint) from error
     if not content:
         raise DataError(f"{path} is empty.")
     return content
