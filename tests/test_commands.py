@@ -315,7 +315,7 @@ def test_a_dense_run_can_be_the_start_of_a_dissection(typed):
         (["train", "srgnn", "--anyway"], 2, "Add --tuned."),
         (["study", "table", "claims", "--json", "--out", "claims.md"], 2, "means markdown by its ending"),
         (["study", "table", "claims", "--out", "claims.csv"], 2, "End its name in .md or .json."),
-        (["data", "import", "x", "--format", "srgnn", "missing.txt", "missing.txt"], 3, "Give the path from the folder"),
+        (["data", "import", "x", "--format", "srgnn", "no.txt", "no.txt"], 3, "Give the path from the folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
