@@ -45,12 +45,14 @@ def studied(
     tuned: bool = False,
     how: Mapping[str, Any] | None = None,
     say: Say = unsaid,
+    progress: Say | None = None,
     **size: Any,
 ) -> Studied:
     """A study by its name or file, or only some of its `arms`, on a data set at a scale; `size` wins over the scale.
 
-    With `tuned`, arms take the settings that were found for them in `runs_dir`; those that have none are said. Raises
-    UsageError for a name or value that does not exist, DataError if an arm has a model file that the user never named.
+    With `tuned`, arms take the settings that were found for them in `runs_dir`; those that have none are said. How far
+    the work is goes to `progress`, which is `say` unless given. Raises UsageError for a name or value that does not
+    exist, DataError if an arm has a model file that the user never named.
     """
     found = claims.whole(only(find_study(name), arms))
     for arm in found.arms:
@@ -61,7 +63,7 @@ def studied(
         of["tuned"] = studying.tuned_arms(found, data, of, runs_dir)
         if lacking := [arm.label for arm in found.arms if arm.label not in of["tuned"]]:
             say(f"Without tuned settings: {'; '.join(lacking)}.")
-    return Studied(found, data, of, Path(runs_dir), how or {}, say)
+    return Studied(found, data, of, Path(runs_dir), how or {}, say, progress or say)
 
 
 def time_left(rows: pd.DataFrame) -> str:
@@ -85,6 +87,7 @@ class Studied:
     runs_dir: Path
     how: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)  # of a training: device, observe
     say: Say = dataclasses.field(default=unsaid, repr=False)
+    progress: Say = dataclasses.field(default=unsaid, repr=False)
 
     def __repr__(self) -> str:
         done = sum(job.is_done for job in self.jobs)
@@ -109,10 +112,10 @@ class Studied:
         left = [job for job in mine if not job.is_complete]
         done, in_all = sum(job.is_done for job in self.jobs), len(self.jobs)
         trainings = plural(in_all, "training")
-        self.say(f"{self.study.name}: {trainings}, {done} finished; {len(left)} to do here.")
+        self.progress(f"{self.study.name}: {trainings}, {done} finished; {len(left)} to do here.")
         for count, job in enumerate(studying.perform(left, dict(self.size), self.say, **self.how), 1):
             wait = f" {time_left(studying.status(mine))}" if count < len(left) else ""
-            self.say(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
+            self.progress(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
         return self
 
     def tune(self, trials: int = TRIALS, timeout: float | None = None) -> Iterator[tuple[str, Path]]:
@@ -127,11 +130,11 @@ class Studied:
         todo, _ = studying.to_tune(self.study, dict(self.size)), self.jobs  # planned, so that wrong arms are refused
         failed: list[DissectError] = []
         for count, (label, about) in enumerate(todo.items(), 1):
-            self.say(f"{count} of {len(todo)}: {label}.")
+            self.progress(f"{count} of {len(todo)}: {label}.")
             if (hours := (ends - time.monotonic()) / 3600) <= 0:
                 self.say("The time is over; the same command goes on.")
                 return
-            how = {**self.how, "timeout": hours if timeout else None, "say": self.say, "runs_dir": self.runs_dir}
+            how = {**self.how, "timeout": hours if timeout else None, "say": self.progress, "runs_dir": self.runs_dir}
             try:
                 with processor_as_it_was(self.how.get("device", "auto")):
                     folder = tune(model := about.pop("model"), self.data, trials=trials, **how, **about)

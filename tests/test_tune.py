@@ -654,6 +654,9 @@ def test_the_claims_take_the_tuned_settings_of_each_study(data, tmp_path, monkey
     )
     code, _, err = typed("study", "tune", *words, "--timeout", "1e-9")
     assert code == 0 and f"1 of {len(todo)}: figure3: srgnn." in err and "The time is over" in err
+    arms = ["table2", "--dataset", data.name, "--data-dir", "data", "--arm", "pop", "--arm", "spop", "--tuned"]
+    code, _, err = typed("study", "run", *arms, "--quiet")
+    assert code == 0 and "Without tuned settings: pop; spop." in err and "finished" not in err  # a note is no progress
     for tuned_too, lr in ((True, 0.007), (False, 1e-3)):
         own = dissect.study("claims", data, dim=8, epochs=1, seeds=(1,), tuned=tuned_too, runs_dir="runs", quiet=True)
         assert {job.arm.label: job.plan.config.lr for job in own.jobs}["table3: srgnn"] == lr

@@ -51,8 +51,9 @@ def shown(name: str, as_json: bool) -> None:
 
 
 def planned(name: str, dataset: str, data_dir: str | None, quiet: bool = False, **given: Any) -> Studied:
-    """The study on a data set, as a command asks for it; with `quiet` it says nothing of itself."""
-    return studied(name, options.loader()(dataset, data_dir), say=partial(options.say, quiet=quiet), **given)
+    """The study on a data set, as a command asks for it; with `quiet` it does not say how far it is."""
+    data, progress = options.loader()(dataset, data_dir), partial(options.say, quiet=quiet)
+    return studied(name, data, say=options.say, progress=progress, **given)
 
 
 def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
