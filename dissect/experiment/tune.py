@@ -132,8 +132,8 @@ def write(todo: Task, study: optuna.Study) -> None:
 
 
 def table(todo: Task, study: optuna.Study) -> list[dict[str, Any]]:
-    """A row for each trial: trial, state, mrr@20 (on validation; None unless finished), epoch, epochs, seconds, what
-    was tried, note.
+    """A row for each trial: trial, state, mrr@20 (on validation, ties against the target; None unless finished), epoch,
+    epochs, seconds, what was tried, note.
     """
     rows = []
     for each in study.get_trials(deepcopy=False):

@@ -52,7 +52,7 @@ class Tuned(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     trials: Count  # finished, pruned and failed ones
     asked: Positive
     best_trial: Count
-    mrr_20: Percent  # on validation, of the best trial
+    mrr_20: Percent  # on validation, ties against the target, of the best trial
     default_mrr_20: Percent | None = None  # and of the defaults; None if they failed
     seed: Count
     dissect: Words

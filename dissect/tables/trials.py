@@ -50,7 +50,7 @@ def view_of_trials(record: Tuned, table: pd.DataFrame) -> Table:
     sparse += f" ({', '.join(filter(None, fixed))})" if any(fixed) else ""
     title = f"{record.model}{sparse} on {record.dataset}{width}: {told}, of {plural(record.asked, 'trial')}"
     optimistic = "The best trial was chosen by it, so its value is optimistic: report the test part."
-    notes = [f"MRR@20 is on validation, with seed {record.seed}. {optimistic}"]
+    notes = [f"MRR@20 is on validation, ties against the target, with seed {record.seed}. {optimistic}"]
     notes += [
         f"Trial {row['trial']} failed: {row['note']}" for row in table[table["state"] == "failed"].to_dict("records")
     ]
