@@ -57,9 +57,9 @@ def path_table(group: Path, threshold: float | None = None) -> pd.DataFrame:
 def groups_of_path(group: Path) -> list[tuple[float, Path]]:
     """(KL weight, group) of all groups beside this one with the same other settings, this one first."""
     fixed = _without_kl_weight(folders.group_config(group))
-    here = group.resolve()
-    others = [each for each in folders.find_groups(here.parent) if each != here]
-    configs = each_sound([here, *others], lambda each: (each, folders.group_config(each)))
+    beside = folders.find_groups(group.parent if group.name else group.resolve().parent)
+    others = [each for each in beside if each.resolve() != group.resolve()]
+    configs = each_sound([group, *others], lambda each: (each, folders.group_config(each)))
     found = [(config, each) for each, config in configs if _without_kl_weight(config) == fixed]
     items = found[0][0]["shadow_items"]
     found.sort(key=lambda one: one[0]["shadow_items"] != items)

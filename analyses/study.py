@@ -39,7 +39,8 @@ USUAL: dict[str, Mapping[str, Any]] = {
     "literal": LITERAL,
 }
 LONGEST = 10  # clicks of a prefix in Figure 8; longer ones count together
-NONE_FINISHED = "No seed of this study is finished.", "Train some: dissect study run, with the same study and options."
+TRAIN = "Train them: dissect study run, with the same study and options."
+NONE_FINISHED = "No seed of this study is finished.", TRAIN
 KNOWN = {each.name for each in SETTINGS} | {"epochs"}
 
 
@@ -225,7 +226,7 @@ def compared(study: Study, todo: Sequence[Job], every_pair: bool = False, **how:
     if len(entries) < 2:
         raise UsageError(
             f"{len(entries)} of {len(by_label)} arms of {study.name} have a finished seed: it takes two for a table.",
-            "Train them: dissect study run, with the same study and options.",
+            TRAIN,
         )
     names = {(row.group, row.variant): arm.label for row, arm in zip(entries, arms)}
     entries, read, count = read_gains(entries)

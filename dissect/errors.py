@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -63,6 +64,8 @@ class ModelError(DissectError):
 
 def why(error: BaseException) -> object:
     """What the system says about an error, without its number and without the path that a message has anyway."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is not JSON from line {error.lineno}, column {error.colno} on"
     return getattr(error, "strerror", None) or error
 
 

@@ -57,8 +57,8 @@ class GatedPropagation(nn.Module):
         for _ in range(self.steps):
             if self.gate_ih is None:
                 gates = self.gate_bias  # [3D]
-            else:
-                gates = self.gate_ih(self.messages(h, edges)) if listens else self.gate_ih.bias  # [N, 3D]
+            else:  # [N, 3D], or [3D] without messages
+                gates = self.gate_ih(self.messages(h, edges)) if listens else self.gate_ih.bias
             h = self.update(gates, h)
         return h
 

@@ -52,9 +52,12 @@ FORMATS = click.Choice(["srgnn", "lessr", "recbole", "gru4rec", "parquet"])
 @data_dir
 def fetch(name: str, accept_terms: bool, only_download: bool, force: bool, data_dir: str | None) -> None:
     """Download a data set whose log is public, check it, and prepare it."""
-    from dissect.data import bring, catalog
+    from dissect.data import bring, catalog, sources
 
-    name = catalog.canonical(name) if only_download else catalog.check_name(name, data_dir, force)
+    name = catalog.canonical(name)
+    sources.find(name)  # first: without a public file --force is no way out of a name that is taken
+    if not only_download:
+        catalog.check_name(name, data_dir, force)
     path = bring.download(name, data_dir, accept_terms, partial(click.echo, err=True), progress_bar)
     if only_download:
         click.echo(path)

@@ -60,7 +60,7 @@ def draw_density(
 
 def draw_together(draw: Draw, groups: Sequence[str], runs_dir: str, out: str | None, **more: Any) -> None:
     """One figure of all groups, in the folder of the group if there is but one."""
-    found = named(groups, runs_dir)
+    found = named(groups, runs_dir, trained=True)
     at = found[0] if len(set(found)) == 1 else Path(runs_dir)
     save(draw(*found, runs_dir=runs_dir, **more), Path(out) if out else at / usual.FIGURES)
 
@@ -73,11 +73,11 @@ def draw_data(draw: Draw, names: Sequence[str], data_dir: str | None, runs_dir: 
     save(draw(*sets), Path(out) if out else Path(runs_dir) / usual.FIGURES)
 
 
-def named(names: Sequence[str], runs_dir: str, dissected: bool = False) -> list[Path]:
-    """The groups asked for, or the newest, which must be `dissected`."""
+def named(names: Sequence[str], runs_dir: str, dissected: bool = False, trained: bool = False) -> list[Path]:
+    """The groups asked for, or the newest, which must be `dissected` or `trained`."""
     from dissect.runs import folders
 
-    newest = [] if names else [folders.newest_group(runs_dir, dissected)]
+    newest = [] if names else [folders.newest_group(runs_dir, dissected, trained)]
     return newest or [folders.resolve_group(name, runs_dir, dissected) for name in names]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,7 +28,8 @@ from dissect.tables import claims as told
 from dissect.tables import results, studies
 from dissect.tables.counts import view_of_counts
 from dissect.tables.trials import best_of
-from dissect.usual import FIGURES
+from dissect.text import as_options
+from dissect.usual import DATASET, FIGURES, RUNS, SCALE
 
 
 def listed(as_json: bool) -> None:
@@ -84,6 +87,21 @@ def part_of(shard: str | None) -> tuple[int, int]:
     raise UsageError(f"--shard is i/n with i from 1 to n, such as 2/4, not {shard}.")
 
 
+@contextmanager
+def to_train(given: Mapping[str, Any]) -> Iterator[None]:
+    """Context manager: where a study has nothing to show, the error tells the command that trains it."""
+    try:
+        yield
+    except UsageError as error:
+        if error.hint != study.TRAIN:
+            raise
+        size = {name: value for name, value in given.items() if name != "name"}
+        words = as_options(size, dataset=DATASET, scale=SCALE, runs_dir=RUNS)
+        raise UsageError(
+            error.message, f"Train: {shlex.join(['dissect', 'study', 'run', given['name'], *words])}"
+        ) from error
+
+
 def stand(as_json: bool, **given: Any) -> None:
     """How far a study is."""
     asked = planned(**given)
@@ -118,7 +136,8 @@ def print_answer(
         to_json = partial(rows.to_json, orient="records", indent=1)
         screen.write([view_of_counts(asked.data)], form, out, to_json, lambda: {"": rows.to_csv(index=False)})
     else:
-        table = study.compared(asked.study, asked.jobs)
+        with to_train(given):
+            table = study.compared(asked.study, asked.jobs)
         views = results.views_of_study(asked.study, table, metrics)
 
         def to_csv() -> dict[str, str]:
@@ -146,5 +165,7 @@ def drawn(out: str | None, **given: Any) -> None:
     """The figures of a study, and their files."""
     asked = planned(**given)
     folder = Path(out) if out else asked.runs_dir / FIGURES
-    for each in drawing.of_study(asked.study, asked.data.name, dict(asked.size), asked.jobs):
+    with to_train(given):
+        drawings = drawing.of_study(asked.study, asked.data.name, dict(asked.size), asked.jobs)
+    for each in drawings:
         print(each.caption, *each.save(folder), sep="\n")

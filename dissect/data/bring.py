@@ -113,8 +113,8 @@ def from_log(
     **own: Any,
 ) -> tuple[Dataset, Path]:
     """(data set, its folder) of a raw log: by the rules of `recipe`, else of `name`, else `own` (`recipes.choose`)."""
+    rules = choose(recipe or name, **own)  # first: without them --force is no way out of a name that is taken
     name = catalog.check_name(name, data_dir, force)
-    rules = choose(recipe or name, **own)
     return _kept(lambda: prepare(name, path, rules), name, data_dir, force)
 
 

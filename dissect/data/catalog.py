@@ -145,14 +145,17 @@ def read_record(folder: Path) -> dict[str, Any]:
                 raise ValueError(f"data.json lacks {key}, {words}")
         if not 1 <= record["n_items"] <= INT32:
             raise ValueError(f"n_items in data.json should be 1 to {INT32:,}, not {record['n_items']}")
+    except json.JSONDecodeError as error:
+        raise _damaged(folder, ValueError(f"of data.json, {why(error)}")) from error
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(folder, error) from error
     return record
 
 
 def _damaged(folder: Path, error: Exception) -> DataError:
-    says = error.message if isinstance(error, DataError) else str(error)
-    again = f"Bring it again with --force. {ways(folder.name)}".strip()
+    says = error.message if isinstance(error, DataError) else str(why(error))
+    again = ways(folder.name) or "Bring it: dissect data import NAME, or dissect data prepare NAME, as the first time."
+    again = f"Bring it again with --force. {again}"
     return DataError(f"The data set in {folder} cannot be read: {says.rstrip('.')}.", again)
 
 

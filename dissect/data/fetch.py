@@ -58,7 +58,11 @@ def fetch(
                     problems.append(f"{url}: {problem}")
     except OSError as error:
         raise DataError(f"Could not write to {folder}: {why(error)}.", "Make room.") from error
-    raise DataError("\n".join(problems), "Try again later: the downloaded part is kept. Or bring the file by hand.")
+    kept = ": the downloaded part is kept" if part.exists() else ""  # an empty one is not
+    raise DataError(
+        "\n".join(problems),
+        f"Try again later{kept}. Or bring {source.file} by hand: dissect data prepare NAME --from FILE",
+    )
 
 
 @contextmanager

@@ -266,7 +266,8 @@ def choose(name: str, encoding: str | None = None, **own: Any) -> Recipe:
         return own_log(**own, encoding=encoding or "utf-8")
     if (known := catalog.canonical(name)) not in RECIPES:
         error = unknown("recipe", name, RECIPES)
-        raise UsageError(error.message, f"{error.hint} For a log of your own, say --item-col and --time-col.")
+        hint = f"{error.hint} For a log of your own, say --item-col and --time-col."
+        raise UsageError(error.message, catalog.ways(known) or hint)
     if own:
         option = "--" + OPTIONS.get(next(iter(own)), next(iter(own))).replace("_", "-")
         raise UsageError(f"{option} is for a log of your own; the rules of {name} are fixed.", f"Leave {option} out.")

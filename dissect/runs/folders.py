@@ -271,11 +271,13 @@ def each_sound(given: Iterable[Given], read: Callable[[Given], Read], required: 
     return found
 
 
-def newest_sound_group(runs_dir: Path | str, dissected: bool = False) -> Path | None:
-    """The group begun last, or the `dissected` one, whose configuration can be read; None if there is none."""
+def newest_sound_group(runs_dir: Path | str, dissected: bool = False, trained: bool = False) -> Path | None:
+    """The group begun last whose configuration can be read; None if there is none. It must be `dissected`, or `trained`
+    (a baseline is not), where that is asked for.
+    """
     for group in reversed(find_groups(runs_dir)):
         for config in each_sound([group], group_config, required=False):
-            if not (dissected and config["where"] == "none"):
+            if not (dissected and config["where"] == "none") and not (trained and not config["max_steps"]):
                 return group
     return None
 
@@ -289,14 +291,15 @@ def newest_dissected(runs_dir: Path | str) -> Path:
     return group
 
 
-def newest_group(runs_dir: Path | str, dissected: bool = False) -> Path:
+def newest_group(runs_dir: Path | str, dissected: bool = False, trained: bool = False) -> Path:
     """`newest_sound_group`; raises UsageError if there is none, DataError if that may be for a damaged one."""
     with hearing(is_aloud=True) as lost:
-        group = newest_sound_group(runs_dir, dissected)
+        group = newest_sound_group(runs_dir, dissected, trained)
     if group is None and lost:
         raise lost[0]
     if group is None:
-        kind = "dissected models" if dissected and find_groups(runs_dir) else "runs"
+        kind = "dissected models" if dissected else "trained models" if trained else "runs"
+        kind = kind if find_groups(runs_dir) else "runs"
         raise UsageError(f"There are no {kind} in {runs_dir}.", "Make one: dissect run")
     return group
 

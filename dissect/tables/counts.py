@@ -33,18 +33,22 @@ def view_of_counts(data: Dataset) -> Table:
 
 
 def views_of_statistics(counted: Sequence[Mapping[str, Any]], width: int) -> list[Table]:
-    """A column for each data set (of data.stats.statistics), as many beside one another as fit into the width."""
+    """A column for each data set (of data.stats.statistics), as many beside one another as fit into the width.
+
+    What is known of none of them is left out.
+    """
 
     def cell(value: float | None) -> str:
         if value is None:
             return "not known"
         return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"  # a mean has digits, also if it is whole
 
+    keys = [key for key in ROWS if any(of[key] is not None for of in counted)]
     names = max(map(len, ROWS.values()))
     room = max(1, (width - names) // (2 + max(10, *(len(of["name"]) for of in counted))))
     views = []
     for some in (counted[start : start + room] for start in range(0, len(counted), room)):
-        columns = [Column(shown(of["name"]), [cell(of[key]) for key in ROWS]) for of in some]
+        columns = [Column(shown(of["name"]), [cell(of[key]) for key in keys]) for of in some]
         notes = [TABLE1] if some[-1] is counted[-1] else []
-        views.append(Table("Train and test together", [Column("", list(ROWS.values())), *columns], notes))
+        views.append(Table("Train and test together" * (not views), [Column("", [ROWS[key] for key in keys]), *columns], notes))
     return views

@@ -138,8 +138,8 @@ def parts(verdict: Verdict, most: int = SHOWN) -> Table:
     found += [([row["matrix"], *kept(row)], "dim", row) for row in whole if row["role"] == "control"]
     title = f"Share of weights kept (log α < {verdict['threshold']:g}), {over(len(verdict['seeds']))}"
     rows, styles, of = zip(*found)
-    notes = [CAPTION, *["single matrices: --json, or dissect plot density"] * (not most)]
-    return by_rows(title, PARTS, rows, notes=notes, styles=styles, bars=[*map(shares, of)])
+    notes = [CAPTION, "bars: kept" if most else "single matrices: --json, or dissect plot density"]
+    return by_rows(title, PARTS, rows, notes=notes, styles=styles, bars=[*map(shares, of)] if most else ())
 
 
 def shares(row: dict[str, Any]) -> tuple[float, float] | None:
