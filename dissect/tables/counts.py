@@ -50,5 +50,7 @@ def views_of_statistics(counted: Sequence[Mapping[str, Any]], width: int) -> lis
     for some in (counted[start : start + room] for start in range(0, len(counted), room)):
         columns = [Column(shown(of["name"]), [cell(of[key]) for key in keys]) for of in some]
         notes = [TABLE1] if some[-1] is counted[-1] else []
-        views.append(Table("Train and test together" * (not views), [Column("", [ROWS[key] for key in keys]), *columns], notes))
+        views.append(
+            Table("Train and test together" * (not views), [Column("", [ROWS[key] for key in keys]), *columns], notes)
+        )
     return views
