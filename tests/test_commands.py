@@ -314,6 +314,8 @@ def test_a_dense_run_can_be_the_start_of_a_dissection(typed):
         (["models", "srgnn", "--items", "1000000000000000"], 2, "cannot be built with 1,000,000,000,000,000 items"),
         (["train", "srgnn", "--anyway"], 2, "Add --tuned."),
         (["study", "table", "claims", "--json", "--out", "claims.md"], 2, "means markdown by its ending"),
+        (["study", "table", "table2", "--dim", "8"], 2, "Train: dissect study run table2"),
+        (["study", "figure", "figure6", "--seed", "2", "--seed", "3"], 2, "dissect study run figure6"),
         (["study", "table", "claims", "--out", "claims.csv"], 2, "End its name in .md or .json."),
         (["data", "import", "x", "--format", "srgnn", "no.txt", "no.txt"], 3, "Give the path from the folder"),
     ],
@@ -350,8 +352,26 @@ def test_import_list_stats_and_run_on_the_data(typed, tmp_path):
     assert (counts["clicks"], counts["prefixes"], counts["items"], counts["sessions"]) == (65, 43, 4, 22)
     assert counts["distinct"] == pytest.approx(100 * 17 / 22)
     assert "prefixes" in typed("data", "stats", "mine", "demo")[1]
+    assert "not known" in typed("data", "stats", "mine", "demo")[1]
+    assert "not known" not in typed("data", "stats", "mine")[1]
     assert typed("run", *ONE, *TINY, "--dataset", "mine")[0] == 0
     assert typed("run", *ONE, *TINY, "--dataset", "mine", "--model", "attenmixer", "--option", "heads=2")[0] == 0
+
+
+def test_a_name_that_is_taken_is_not_to_be_forced_by_a_command_that_cannot_bring_it(typed, tmp_path):
+    (tmp_path / "train.txt").write_bytes(pickle.dumps([[1, 2, 3], [2, 3, 1, 2]] * 5))
+    (tmp_path / "test.txt").write_bytes(pickle.dumps(([[1, 2], [1]], [3, 2])))
+    assert typed("data", "import", "tmall", "--format", "srgnn", "train.txt", "test.txt")[0] == 0
+    for words, code in ((["prepare", "tmall", "--from", "log.csv"], 2), (["fetch", "tmall"], 3)):
+        given, _, err = typed("data", *words)
+        assert given == code and "dissect data import tmall --format srgnn" in err and "--force" not in err
+    (tmp_path / "data" / "tmall" / "data.json").write_text('{"n_items": ')
+    code, _, err = typed("data", "stats", "tmall")
+    assert (
+        code == 3
+        and "data.json: it is not JSON from line 1, column 13 on" in err
+        and "Bring it again with --force" in err
+    )
 
 
 @pytest.mark.parametrize("kind", ["density", "histogram"])

@@ -278,7 +278,7 @@ def test_a_line_without_needless_corners_lies_where_it_was():
 # --- what cannot be read, found or written -------------------------------------------------------------------------
 
 
-def test_a_damaged_seed_is_named_and_the_others_count(copied, tmp_path):
+def test_a_damaged_seed_is_named_and_the_others_count(copied, tmp_path, monkeypatch):
     group = copied / "runs" / named(copied, "srgnn", 4)
     (group / "s2" / "summary.json").write_text("{")
     (group / "s1" / "environment.json").write_text("[1]")
@@ -288,6 +288,9 @@ def test_a_damaged_seed_is_named_and_the_others_count(copied, tmp_path):
     for lost in (group / "s2" / "summary.json", group / "s1" / "environment.json"):
         assert str(lost) in box and warned.count(f"Left out: {lost}") == 1
     assert "1 damaged" in text and "unreadable" in text and "full, seed 1" in text and "full, seed 2" not in text
+    monkeypatch.chdir(copied)  # paths are said as they were given, so each once
+    warned = CliRunner().invoke(main, ["report", group.name, "--out", str(tmp_path / "r.html")]).stderr
+    assert warned.count("summary.json cannot be read") == 1
 
 
 def test_if_nothing_can_be_read_there_is_no_report(copied, tmp_path):

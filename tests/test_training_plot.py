@@ -27,8 +27,8 @@ def evaluated(step, split, value):
     return {"kind": "eval", "split": split, "step": step, "epoch": step / 10, **values}
 
 
-def make_run(root, seed, records, model="srgnn", variant="full", done=True, split="a" * 16, **more):
-    config = Config(model, "x", split, {"dim": 4}, where="none", max_steps=20, **more)
+def make_run(root, seed, records, model="srgnn", variant="full", done=True, split="a" * 16, steps=20, **more):
+    config = Config(model, "x", split, {"dim": 4}, where="none", max_steps=steps, **more)
     group = root / f"{model}-x-{config.hash}"
     files.write_toml(group / "config.toml", config.to_dict())
     run = folders.run_path(group, seed, variant)
@@ -201,8 +201,9 @@ def test_what_a_user_types(typed, tmp_path):
     code, out, _ = typed(group.name, other.name, "--by", "time", "--variant", "full")
     assert code == 0 and out.split()[0] == "runs/figures/training-by-time.pdf"
     assert set(pd.read_csv("runs/figures/training-by-time.csv")["line"]) == {"srgnn", "attenmixer"}
+    make_run(tmp_path / "runs", 1, [], model="pop", steps=0)  # a baseline is newer, and has no training to draw
     assert typed("--out", "elsewhere")[1].startswith("elsewhere/training.pdf")
-    assert len(folders.find_groups("runs")) == 2
+    assert len(folders.find_groups("runs")) == 3
 
 
 def test_the_matched_dense_model_is_named_without_sparsevd(tmp_path):

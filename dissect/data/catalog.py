@@ -146,7 +146,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         if not 1 <= record["n_items"] <= INT32:
             raise ValueError(f"n_items in data.json should be 1 to {INT32:,}, not {record['n_items']}")
     except json.JSONDecodeError as error:
-        raise _damaged(folder, ValueError(f"of data.json, {why(error)}")) from error
+        raise _damaged(folder, ValueError(f"data.json: {why(error)}")) from error
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(folder, error) from error
     return record
@@ -154,8 +154,8 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def _damaged(folder: Path, error: Exception) -> DataError:
     says = error.message if isinstance(error, DataError) else str(why(error))
-    again = ways(folder.name) or "Bring it: dissect data import NAME, or dissect data prepare NAME, as the first time."
-    again = f"Bring it again with --force. {again}"
+    how = ways(folder.name) or "Bring it: dissect data import NAME, or dissect data prepare NAME, as the first time."
+    again = how.replace("Bring it", "Bring it again with --force")
     return DataError(f"The data set in {folder} cannot be read: {says.rstrip('.')}.", again)
 
 
