@@ -392,8 +392,8 @@ def ties_note(rows: pd.DataFrame) -> str:
     if not has_ties(rows).any():
         return f"{said}. Counting ties against the target changes no number here{others}."
     return (
-        f"{said}. Rows whose numbers change when ties count against the target show both; order and bold follow the "
-        f"lower{others}."
+        f"{said}. Rows whose numbers change when ties count against the target show both; order and best row follow "
+        f"the lower{others}."
     )
 
 

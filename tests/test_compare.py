@@ -373,7 +373,7 @@ def test_what_ties_are_worth_is_told_where_a_run_knows_it(typed, folder):
     make_group(folder)
     worst_of(make_group(folder, model="sknn"), **{"hr@20": 12.5, "mrr@20": 3.25})
     words = " ".join(typed("compare")[1].split())
-    assert "order and bold follow the lower; of the others, dissect evaluate RUN --ties worst tells" in words
+    assert "order and best row follow the lower; of the others, dissect evaluate RUN --ties worst tells" in words
     rows = {row["model"]: row for row in json.loads(typed("compare", "--json")[1])["tables"][0]["rows"]}
     assert rows["sknn"]["worst mrr@20"] == 3.25 and rows["srgnn"]["worst mrr@20"] is None
 
