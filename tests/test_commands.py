@@ -139,6 +139,9 @@ def test_verdict_and_figures_are_of_the_newest_dissected_group(typed, small, und
     code, _, err = typed("verdict", dense.name)
     assert code == 2 and "made by dissect train" in err
     assert typed("verdict", f"{dissected.name}/s1") == (0, ended, "")
+    shutil.copytree(dissected / "s1", dissected / "s2", ignore=shutil.ignore_patterns("DONE"))
+    left = f"Not finished, so not counted: {dissected}/s2. Go on: dissect resume {dissected}/s2\n"
+    assert typed("verdict", dissected.name) == (0, ended, left)
 
 
 def test_a_preset_that_is_the_default_is_the_same_group(typed):

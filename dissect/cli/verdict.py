@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from dissect.cli import options
@@ -16,6 +18,7 @@ def command(group: str | None, runs_dir: str, as_json: bool) -> None:
 
     The verdict includes runs trained since: more seeds, the model without a role, and runs with --noise weight.
     """
+    from dissect.errors import in_short
     from dissect.group import Group
     from dissect.runs import folders
 
@@ -24,4 +27,8 @@ def command(group: str | None, runs_dir: str, as_json: bool) -> None:
     else:
         found, _ = folders.resolve_both(group, runs_dir, dissected=True)
     Group(found).require_verdict()
+    runs = [run for variant in folders.variants(found) for run in folders.group_runs(found, variant)]
+    if unfinished := [str(run) for run in runs if not folders.is_done(run)]:
+        go_on = f"dissect resume {shlex.quote(unfinished[0])}"
+        click.echo(f"Not finished, so not counted: {in_short(unfinished)}. Go on: {go_on}", err=True)
     options.show([found], as_json)
