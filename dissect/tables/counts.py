@@ -46,7 +46,7 @@ def views_of_statistics(counted: Sequence[Mapping[str, Any]], width: int) -> lis
     keys = [key for key in ROWS if any(of[key] is not None for of in counted)]
     names = max(map(len, ROWS.values()))
     room = max(1, (width - names) // (2 + max(10, *(len(of["name"]) for of in counted))))
-    views = []
+    views: list[Table] = []
     for some in (counted[start : start + room] for start in range(0, len(counted), room)):
         columns = [Column(shown(of["name"]), [cell(of[key]) for key in keys]) for of in some]
         notes = [TABLE1] if some[-1] is counted[-1] else []
