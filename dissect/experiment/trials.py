@@ -242,7 +242,7 @@ def perform(
 def accuracy(summary: Mapping[str, Any]) -> float:
     """MRR@20 of a finished trial, percent, with ties against the target.
 
-    In its favour they would reward settings that give many items the same score, such as those of neighbour methods.
+    Ties in its favour would reward settings that give many items the same score, as neighbour methods have them.
     """
     return float((summary.get("test_worst_ties") or summary["test"])["mrr@20"])
 

@@ -35,7 +35,7 @@ def view_of_counts(data: Dataset) -> Table:
 def views_of_statistics(counted: Sequence[Mapping[str, Any]], width: int) -> list[Table]:
     """A column for each data set (of data.stats.statistics), as many beside one another as fit into the width.
 
-    What is known of none of them is left out.
+    Counts that none of them has are left out.
     """
 
     def cell(value: float | None) -> str:
