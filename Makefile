@@ -5,7 +5,7 @@ VENV   ?= .venv
 RUNS    ?= runs
 WORKERS ?= 2
 # --force: a second demo keeps the runs of the first aside. One thread a process: the two data sets share the cores.
-DEMO := OMP_NUM_THREADS=1 $(VENV)/bin/dissect run --runs-dir $(RUNS) --force --dataset
+DEMO := OMP_NUM_THREADS=1 $(VENV)/bin/dissect run --test-at-end --runs-dir $(RUNS) --force --dataset
 PLOT := OMP_NUM_THREADS=1 $(VENV)/bin/dissect plot density --runs-dir $(RUNS)
 
 BIN := $(VENV)/bin

@@ -17,7 +17,7 @@ from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.errors import DataError, DissectError, DivergedError, UsageError
 from dissect.runs.config import Config, decay_step, kl_weight_at, lr_at
 from dissect.runs.files import locked, read_json, read_jsonl, write_toml
-from dissect.runs.folders import is_done, read_ranks
+from dissect.runs.folders import MATCHED, is_done, read_ranks
 from dissect.runs.replace import set_aside
 from dissect.training import loop
 from dissect.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
@@ -172,6 +172,26 @@ def test_quick_checks_and_controls_are_there(finished):
         "control.rolled",
     }
     assert summary["selection_bias"]["mrr@20"] >= 0
+
+
+@pytest.mark.parametrize("select", ["last", "mrr@20"])
+def test_test_may_be_ranked_at_the_end_only_and_nothing_else_changes(tmp_path, select):
+    config = replace(CONFIG, select=select)
+    always, once = train(tmp_path / "a", config), train(tmp_path / "b", replace(config, test_at_end=True))
+    wanted = {name: value for name, value in always.items() if name not in ("seconds", "selection_bias")}
+    assert {name: once[name] for name in wanted} == wanted and "selection_bias" not in once
+    evals = {
+        name: [(row["split"], row["step"]) for row in records(tmp_path / name)[0] if row["kind"] == "eval"]
+        for name in "ab"
+    }
+    assert evals["b"] == [row for row in evals["a"] if row[0] == "valid" or row[1] == 60] and ("test", 60) in evals["b"]
+    with pytest.raises(UsageError, match="protocol=paper chooses the epoch on test, and test_at_end=True"):
+        replace(CONFIG, protocol="paper", test_at_end=True)
+
+
+def test_a_reduced_model_and_the_matched_one_make_no_checks_that_only_a_verdict_reads(tmp_path):
+    assert set(train(tmp_path / "a", variant="without-attention")["checks"]) == {"masked", "mean"}
+    assert train(tmp_path / "b", CONFIG.matched(), variant=MATCHED)["checks"] == {}
 
 
 def test_same_seed_same_numbers_other_seed_others(finished, tmp_path):

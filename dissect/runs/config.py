@@ -223,6 +223,12 @@ class Config:
         "Share of the training sessions, the last in time, held out for validation.",
         limits={"at least": 0, "below": 1},
     )
+    test_at_end: bool = setting(
+        False,
+        "data",
+        "Rank the test part only at the end, not after every epoch as well: faster where that part is large.",
+        rare=True,
+    )
     select: str = "last"  # or "mrr@20": the epoch with the best one on validation
     patience: int = setting(
         0, "training", "Stop after this many epochs without a better MRR@20; 0 never stops.", limits={"at least": 0}
@@ -245,6 +251,8 @@ class Config:
             value = getattr(self, each.name)
             if value is not None and not each.allows(value):
                 raise UsageError(f"{each.name} must be {each.allowed}, not {value}.")
+        if self.protocol == "paper" and self.test_at_end:
+            raise UsageError("protocol=paper chooses the epoch on test, and test_at_end=True ranks it at the end only.")
         self._require_losses_to_fit()
 
     def _require_losses_to_fit(self) -> None:

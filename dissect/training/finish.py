@@ -55,7 +55,7 @@ def finish(
         values[split], worst[split] = metrics(rank), metrics(rank_worst)
         sessions = data.test if split == "test" else split_validation(data.train, config.held_out)[1]
         write_ranks_of(run / f"ranks-{split}-{which}.npz", rank, sessions)
-    history = _accuracy_on_test(run)
+    history = [] if config.test_at_end else _accuracy_on_test(run)
     rule, masked = config.select if config.max_steps else "no epochs", values["test"]
     if config.protocol == "paper" and config.select != "last":
         # As the released code reports: every metric at its own best epoch on test.
@@ -63,6 +63,8 @@ def finish(
         values["test"] = {metric: max(row[metric] for row in history) for metric in values["test"]}
     # Not with maxima: there each metric has its own epoch.
     against = {"test_worst_ties": worst["test"]} if rule != "each metric's maximum on test" else {}
+    # How much choosing the epoch on test would have added.
+    bias = {m: max(row[m] for row in history) - values["test"][m] for m in ("hr@20", "mrr@20")} if history else None
     return {
         **_settings(training, data),
         "steps": state.step,
@@ -74,8 +76,7 @@ def finish(
         **against,
         "valid": values.get("valid"),
         "lists": lists.about(data.train),
-        # How much choosing the epoch on test would have added.
-        "selection_bias": {m: max(row[m] for row in history) - values["test"][m] for m in ("hr@20", "mrr@20")},
+        **({"selection_bias": bias} if bias else {}),
         "checks": quick_checks(training, splits["test"], masked, report, evaluated),
         "density": [{"step": state.step, **row} for row in density_rows(training)],
         "left_out": training.left_out,
@@ -156,6 +157,8 @@ def quick_checks(
         checks["masked"] = {metric: masked[metric] for metric in ("hr@20", "mrr@20")}
         with unmasked(model):
             checks["mean"] = accuracy("mean")
+    if training.variant != FULL:  # a reduced model and the matched dense one have no verdict of their own
+        return checks
     layers = {name for name, _ in model.named_modules()}
     here = [matrix for name, matrix in model.matrices.items() if name in layers]
     for part, check in SWITCHES.items():
@@ -165,8 +168,7 @@ def quick_checks(
                 checks[check] = accuracy(check)
             finally:
                 model.switched_off = None
-    is_judged = training.config.shadows and training.variant == FULL  # a reduced model has no verdict of its own
-    for role, its_layers in layers_by_role(model).items() if is_judged else ():
+    for role, its_layers in layers_by_role(model).items() if training.config.shadows else ():
         with swapped(its_layers):
             checks[f"swapped_{role}"] = accuracy(f"swapped_{role}")
     return checks

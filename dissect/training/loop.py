@@ -192,7 +192,9 @@ class _Fit:
     def is_over(self, ends: bool) -> bool:
         """Rank at the end of an epoch; whether the run is over, because it `ends` or patience has run out."""
         config, state = self.training.config, self.training.state
-        values = self.recorder.accuracy(self.splits, self.report, self.evaluated if ends else None)
+        left = {"test"} if config.test_at_end and not ends else set()
+        ranked = {name: prefixes for name, prefixes in self.splits.items() if name not in left}
+        values = self.recorder.accuracy(ranked, self.report, self.evaluated if ends else None)
         if choose_epoch(self.training, values, self.run, self.order.steps) and not ends:
             waited = plural(config.patience, "epoch")
             self.observer.note(f"Stopped after step {state.step:,}: no better MRR@20 in {waited} (--patience).")
