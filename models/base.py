@@ -75,6 +75,8 @@ class SessionModel(nn.Module):
     whole_bias       the bias of `candidates` is a parameter [V], whole even if S is some rows of the table
     every_position   `encode` gives a vector for each click, [B, L, D]: an example is a whole session with a target
                      after every click; otherwise an example is a prefix, with one vector
+    remakes_table    False if a second pass over a batch may take the table of the first: `item_states` draws no
+                     numbers and leaves nothing that `encode` reads
     learns           False for a model without gradients: `prepare` fits it, `scores` ranks
     reads_times      `prepare` uses the times of the sessions: other times are another configuration
     older_names      beginnings of parameter names in earlier checkpoints -> their present names
@@ -90,6 +92,7 @@ class SessionModel(nn.Module):
     unit_candidates: bool | str = False
     whole_bias: bool = False
     every_position: bool = False
+    remakes_table: bool = True
     learns: bool = True
     reads_times: bool = False
     older_names: ClassVar[Mapping[str, str]] = {}
@@ -186,19 +189,22 @@ def lengths_of(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(rows, dim=1).clamp(min=EPS)
 
 
-_sparse = False
+_sparse: Tensor | None = None
 
 
 def lookup(S: Tensor, ids: Tensor) -> Tensor:
     """Rows [..., D] of the table S [V, D] for item numbers `ids` [...] from 1 on."""
-    return F.embedding(ids - 1, S, sparse=_sparse and S.is_leaf)  # what made S may take no sparse gradient
+    return F.embedding(ids - 1, S, sparse=S is _sparse)
 
 
 @contextmanager
-def sparse_lookups() -> Iterator[None]:
-    """Context manager: `lookup` has sparse gradients, for a caller that adds them to a dense one in place."""
+def sparse_lookups(S: Tensor) -> Iterator[None]:
+    """Context manager: `lookup` in the leaf S has sparse gradients, which the caller adds to a dense one in place.
+
+    Other tables keep dense gradients: most optimisers, and what makes a table, take no sparse ones.
+    """
     global _sparse
-    before, _sparse = _sparse, True
+    before, _sparse = _sparse, S if S.is_leaf else None
     try:
         yield
     finally:
@@ -215,13 +221,16 @@ def inside(name: str, matrices: Mapping[str, Matrix]) -> dict[str, Matrix]:
     return {f"{name}.{inner}": matrix for inner, matrix in matrices.items()}
 
 
-def with_current_names(cls: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The `weights` (a state dict) of an earlier version of a model class, with the present names of its parameters."""
+def with_current_names(cls: Any, weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """The `weights` (a state dict) of an earlier version of a model class, with the present names of its parameters.
+
+    Only names that begin with `prefix` are the model's, and go on as its own do.
+    """
 
     def current(name: str) -> str:
         for old, new in getattr(cls, "older_names", {}).items():
-            if name == old or name.startswith(f"{old}."):
-                return new + name[len(old) :]
+            if name == prefix + old or name.startswith(f"{prefix}{old}."):
+                return prefix + new + name[len(prefix + old) :]
         return name
 
     return {current(name): weight for name, weight in weights.items()}

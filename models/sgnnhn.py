@@ -55,7 +55,14 @@ class SGNNHN(SessionModel):
         "paper": {"batch_size": 100},
         **{name: {"batch_size": 100, "schedule": "steps", "lr": 1e-3, "l2": 1e-5} for name in ("authors", "released")},
         # The port decays its rate after 10 epochs, and `dissect train` makes no more.
-        "pao": {"lr": 1e-3, "l2": 1e-4, "schedule": "constant", "batch_size": 256, "order": "chronological"},
+        "pao": {
+            "lr": 1e-3,
+            "l2": 1e-4,
+            "schedule": "constant",
+            "batch_size": 256,
+            "order": "chronological",
+            "patience": 2,
+        },
     }
 
     def __init__(

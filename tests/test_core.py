@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from dissect.runs.config import Config
+from dissect.training.resume import restore, snapshot
+from dissect.training.setup import assemble
 from models import CORE, Batch, Prefixes
 from models.base import catalogue, with_current_names
 from models.normalise import unit
@@ -236,3 +239,16 @@ def test_weights_of_earlier_versions_fit():
     model = make()
     earlier = {name.replace(".attention.", "."): weight for name, weight in model.state_dict().items()}
     assert earlier.keys() != model.state_dict().keys() == with_current_names(CORE, earlier).keys()
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_its_averages(tmp_path):
+    config, prefixes = Config("core", "x", "", where="none", average=0.5), Prefixes([1, 2, 3], [0, 3])
+    trained, fresh = (assemble(lambda: CORE(3, 6), config, prefixes, seed, "full") for seed in (1, 1))
+    trained.averages.add()
+    saved = snapshot(trained)
+    for part in (saved, saved["averages"]):
+        which = "model" if part is saved else "means"
+        part[which] = {name.replace(".attention.", "."): weight for name, weight in part[which].items()}
+    restore(fresh, saved, tmp_path / "checkpoints" / "last.pt")
+    assert fresh.averages.means.keys() == trained.averages.means.keys()
+    assert all(torch.equal(fresh.averages.means[name], mean) for name, mean in trained.averages.means.items())

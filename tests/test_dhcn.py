@@ -15,10 +15,10 @@ from dissect.errors import DataError
 from dissect.runs.config import Config
 from dissect.training.checkpoint import load_checkpoint
 from dissect.training.evaluation import evaluate, metrics, prefixes_of
-from dissect.training.loop import backward_to_table, fit
+from dissect.training.loop import backward_to_table, fit, train_step
 from dissect.training.rebuild import Recorded, rebuild
 from dissect.training.resume import restore
-from dissect.training.setup import assemble, load_dense
+from dissect.training.setup import assemble
 from models import DHCN, Batch
 from models.base import encoded, session_vectors, sparse_lookups
 from models.line_graph import contrast, line_graph
@@ -183,6 +183,28 @@ def test_the_line_channel_is_detached_unless_it_is_not(line_gradient):
     assert all(p.grad.abs().max() > 0 for name, p in model.named_parameters() if name != "items")
 
 
+def test_the_pass_of_the_shadows_takes_the_table_that_is_made(monkeypatch):
+    """Propagation is half of a step, draws no numbers, and leaves nothing behind: once is enough."""
+    calls, weights = [], []
+    for remakes in (True, False):
+        monkeypatch.setattr(DHCN, "remakes_table", remakes)
+        prefixes, config = prefixes_of(Sessions.from_lists(TRAIN)), Config("dhcn", "x", "", shadows=True, kl_weight=4.0)
+        build = lambda: DHCN(V, D)  # noqa: E731
+        training = assemble(build, config, prefixes, 1, "full", train=Sessions.from_lists(TRAIN))
+        calls.append(0)
+        forward = training.model.item_states
+
+        def counted(forward=forward):
+            calls[-1] += 1
+            return forward()
+
+        training.model.item_states = counted
+        train_step(training, prefixes.batch(torch.arange(8)), 0.01, torch.empty(V, 8))
+        weights.append({**training.model.state_dict(), **training.controls.state_dict()})
+    assert calls == [2, 1]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 @pytest.mark.parametrize("layers", [0, 3])
 @pytest.mark.parametrize("line_gradient", [False, True])
 def test_the_training_loop_gives_the_gradients_of_a_plain_one(layers, line_gradient):
@@ -193,7 +215,7 @@ def test_the_training_loop_gives_the_gradients_of_a_plain_one(layers, line_gradi
         looked_up, scored = (S.detach().requires_grad_(), S.detach().requires_grad_()) if split else (S, S)
         torch.manual_seed(3)
         if split:
-            with sparse_lookups():
+            with sparse_lookups(looked_up):
                 vectors, losses = encoded(model, looked_up, batch)
         else:
             vectors, losses = encoded(model, S, batch)
@@ -367,9 +389,8 @@ def test_a_run_is_rebuilt_and_continued_with_its_own_sessions_only(tmp_path):
     training.model.prepare(other.train)
     with pytest.raises(DataError, match="hypergraph of other sessions"):
         restore(training, load_checkpoint(path), path)
-    load_dense(
-        fresh := DHCN(V, D), load_checkpoint(path)["model"]
-    )  # to start from its weights on other sessions is fine
-    fresh.prepare(other.train)
+    given = load_checkpoint(path)["model"]  # to start from its weights on other sessions is fine
+    fresh = assemble(lambda: DHCN(V, D), config, prefixes_of(other.train), 1, "full", given, other.train).model
     assert torch.equal(fresh.items, model.items)
+    assert not torch.equal(fresh.hypergraph.made_of, model.hypergraph.made_of)
     assert torch.isfinite(fresh.eval().scores(Batch.of(SESSIONS))).all()

@@ -103,12 +103,17 @@ def test_a_sum_over_the_part_has_no_bias():
 
 
 @pytest.mark.parametrize("noise", ["lrt", "weight"])
-@pytest.mark.parametrize("name", ["srgnn", "attenmixer", "niser", "narm", "lessr", "sasrec"])  # four have dropout
-def test_both_passes_draw_the_same_noise_and_dropout(monkeypatch, name, noise):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in ("srgnn", "attenmixer", "niser", "narm", "lessr", "sasrec")),  # four have dropout
+        ("gru4rec", {"layers": 2, "hidden_dropout": 0.5}),
+    ],
+)
+def test_both_passes_draw_the_same_noise_and_dropout(monkeypatch, name, options, noise):
     """With shadows and controls that add nothing the second pass meets the vectors of the first."""
-    training = assemble(
-        lambda: MODELS[name](30, dim=8), replace(PART, model=name, noise=noise), prefixes_of(DATA.train), 1, "full"
-    )
+    config = replace(PART, model=name, noise=noise)
+    training = assemble(lambda: MODELS[name](30, dim=8, **options), config, prefixes_of(DATA.train), 1, "full")
     assert training.estimates
     silent, met = True, []
 

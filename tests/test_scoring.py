@@ -12,10 +12,11 @@ from dissect.training.evaluation import metrics
 from dissect.training.scoring import (
     PIECE,
     catalogue_loss,
-    ranks,
     ranks_by,
     score_buffer,
+    scores_over,
 )
+from models import normalise
 
 # Each pair of values is in a case, and each combination of what shares code: scores kept or not, unit, bias, layout.
 CASES = [
@@ -56,7 +57,7 @@ CASES = [
 def test_loss_and_gradients_equal_cross_entropy(width, piece, unit, with_bias, scale, by_item, monkeypatch):
     monkeypatch.setitem(PIECE, "cpu", 4 * 5 * piece)
     monkeypatch.setattr(scoring, "multiplies_faster_by_item", lambda: by_item)
-    monkeypatch.setattr(scoring, "ROWS_IN_CACHE", 3)
+    monkeypatch.setattr(normalise, "ROWS_IN_CACHE", 3)
     torch.manual_seed(0)
     vectors = (torch.randn(5, 7, dtype=torch.double) * scale).requires_grad_()
     matrix = torch.randn(11, 7, dtype=torch.double, requires_grad=True)
@@ -130,16 +131,16 @@ def test_ranks_equal_a_plain_count(ties):
     targets = torch.randint(0, 9, (50,), generator=generator)
     expected = [plain_rank(row.tolist(), int(t), ties) for row, t in zip(scores, targets)]
     assert ranks_by(scores, targets, (ties, "best"))[0].tolist() == expected
-    assert ranks(scores, torch.eye(9), None, targets, ties).tolist() == expected
 
 
 def test_bias_enters_the_ranks():
-    assert ranks(torch.ones(1, 1), torch.zeros(3, 1), torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0])).tolist() == [3]
+    scores = scores_over(torch.ones(1, 1), torch.zeros(3, 1), torch.tensor([0.0, 1.0, 2.0]))
+    assert ranks_by(scores, torch.tensor([0]), ("best",)).tolist() == [[3]]
 
 
 def test_unknown_ties_are_refused():
     with pytest.raises(ValueError, match="best"):
-        ranks(torch.ones(1, 1), torch.ones(2, 1), None, torch.tensor([0]), ties="median")
+        ranks_by(torch.ones(1, 2), torch.tensor([0]), ("median",))
 
 
 def test_metrics_equal_a_plain_mean():

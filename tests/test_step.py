@@ -12,12 +12,12 @@ from dissect.sparsevd import named_variational, penalty
 from dissect.sparsevd.kl import kl_per_weight
 from dissect.training.controls import seeded_controls
 from dissect.training.evaluation import prefixes_of
-from dissect.training.loop import next_item_loss, rows_apart, train_step
+from dissect.training.loop import ExampleOrder, next_item_loss, rows_apart, train_step
 from dissect.training.nearby import part_of
 from dissect.training.scoring import score_buffer
 from dissect.training.setup import assemble
 from models import MODELS
-from models.base import Matrix, encoded
+from models.base import Matrix, encoded, lookup
 
 V, B = 23, 6
 SESSIONS = [
@@ -58,11 +58,23 @@ class UnitRows(MODELS["srgnn"]):
         return super().encode(F.normalize(S, dim=1), batch)
 
 
+class TwoTables(MODELS["srgnn"]):
+    """It looks up in a table of its own too."""
+
+    def __init__(self, n_items, dim):
+        super().__init__(n_items, dim)
+        self.context = torch.nn.Parameter(0.3 * torch.randn(n_items, dim))
+
+    def encode(self, S, batch):
+        return super().encode(S, batch) + batch.clicks.mean(lookup(self.context, batch.clicks.items))
+
+
 BUILD = {
     **{name: cls for name, cls in MODELS.items() if cls.learns},
     "mapped": Mapped,
     "unit rows": UnitRows,
     "aside": AsideVectors,
+    "two tables": TwoTables,
 }
 VARIANTS = [(name, {}) for name in BUILD] + [
     ("srgnn", {"normalised": True}),
@@ -229,10 +241,12 @@ def test_with_weight_noise_a_step_has_one_draw():
 @pytest.mark.parametrize("every_position", [False, True])
 def test_the_rolled_control_reads_another_session(order, every_position):
     """Vectors of one session stand side by side: those of its clicks, and in time order those of its prefixes."""
-    prefixes = prefixes_of(Sessions.from_lists([[1, 2, 3, 4], [5, 6, 7], [8, 9, 1, 2], [3, 4, 5, 6]]))
-    batch = prefixes.batch(prefixes.whole if every_position else torch.arange(len(prefixes)))
-    owner = batch.clicks.owner if every_position else torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3])
-    shift = rows_apart(batch, Config("x", "", "", order=order), every_position)
+    prefixes = prefixes_of(Sessions.from_lists([[1, 2, 3, 4, 5], [6, 7, 8, 9, 1]]))
+    config = Config("x", "", "", order=order, batch_size=len(prefixes))
+    index = ExampleOrder(prefixes, config, 1, every_position).batch(0)
+    batch = prefixes.batch(index)
+    owner = batch.clicks.owner if every_position else torch.arange(2).repeat_interleave(4)[index]
+    shift = rows_apart(batch, config, every_position)
     if every_position or order == "chronological":
         assert not (owner == owner.roll(shift)).any()
     else:

@@ -461,8 +461,8 @@ def test_a_model_of_ones_own_may_have_layers_that_cannot_be_replaced(tmp_path):
             super().__init__(V, 8)
             self.mix = torch.nn.RNN(8, 8)
 
-        def read_out(self, states, clicks):
-            return super().read_out(states + self.mix(states)[0], clicks)
+        def encode(self, S, batch):
+            return self.mix(super().encode(S, batch))[0]
 
     summary = fit(Reading, DATA, replace(CONFIG, max_steps=2), tmp_path / "s1", seed=1)
     assert summary["left_out"]["mix"] == "no SparseVD layer for RNN"

@@ -120,7 +120,9 @@ class _RecurrentVD(VariationalLayer):
 
     # PyTorch's forward is overloaded in its types: tensors give tensors, packed sequences packed ones.
     def forward(self, input: Any, hx: Any = None) -> Any:
-        if not self.training or (self._uses_weights() and self._shadow is None):
+        # With a shadow the layer takes its own steps. Torch's would draw another dropout than those do.
+        has_dropout = self.dropout > 0 and self.num_layers > 1
+        if not self.training or (self._uses_weights() and self._shadow is None and not has_dropout):
             return self._dense_forward(input, hx)
         states = None if hx is None else hx if isinstance(hx, tuple) else (hx,)
         if isinstance(input, PackedSequence):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dissect.sparsevd import Shadows, sparsify
+from dissect.sparsevd.probe import seed_torch
 
 ROLE, SHADOW = "control", "shadow"
 
@@ -57,5 +58,5 @@ class Controls(nn.Module):
 def seeded_controls(seed: int, dim: int, shadowed: nn.Module | None = None, **sparsity: Any) -> Controls:
     """Controls drawn from their own generator, so that a model is the same with and without them."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 1_000_003)
+        seed_torch(seed + 1_000_003, torch.device("cpu"))
         return Controls(dim, shadowed, **sparsity)

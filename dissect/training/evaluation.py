@@ -29,15 +29,9 @@ def prefixes_of(sessions: Sessions, device: torch.device | str = "cpu", longest:
     return Prefixes(sessions.items, sessions.offsets, device, longest)
 
 
-def evaluate(
-    model: Any,
-    prefixes: Prefixes,
-    batch_size: int | None = None,
-    report: Report | None = None,
-    ties: str = "best",
-) -> np.ndarray:
-    """`evaluate_by` with one rule for ties: ranks int32 [P]."""
-    return evaluate_by(model, prefixes, (ties,), batch_size, report)[0]
+def evaluate(model: Any, prefixes: Prefixes, report: Report | None = None) -> np.ndarray:
+    """`evaluate_by` with ties in the target's favour: ranks int32 [P]."""
+    return evaluate_by(model, prefixes, ("best",), report=report)[0]
 
 
 @torch.no_grad()  # a model may keep what it makes, a mask say, and train on
@@ -79,8 +73,10 @@ def evaluate_by(
     (broken,) = workers.any_says(not sound, device=out.device)
     if broken:
         raise DivergedError("The model's scores are no longer numbers: there is nothing to rank by.")
-    if lists is not None and lists.times is not None:  # each of several processes has ranked some
-        workers.add_up(lists.times)
+    if lists is not None and workers.count() > 1:  # one of them may have had nothing to rank
+        lists.times = workers.add_up(
+            torch.zeros(n_items, dtype=torch.int64, device=out.device) if lists.times is None else lists.times
+        )
     return workers.add_up(out).cpu().numpy()
 
 

@@ -299,7 +299,7 @@ def train_beside(
         with one_sample(model), controls.cast(model, own):
             if near is not None:
                 near.draw_again()
-            if S.grad_fn is not None:  # what makes it may have shadows, draw numbers, or be read again
+            if S.grad_fn is not None and model.remakes_table:  # it may have shadows, draw numbers, or be read again
                 S = model.item_states()
             S = S if training.has_dissected_table else S.detach()
             loss, _, _ = loss_of(training, S, S, batch, buffer, controls, near)
@@ -326,7 +326,7 @@ def loss_of(
     With `near` the loss is `surrogate_near`, whose gradient alone counts.
     """
     model = training.model
-    with sparse_lookups():
+    with sparse_lookups(looked_up):
         vectors, auxiliary = encoded(model, looked_up, batch)  # [B, D]
     targets, owner = batch.targets, None
     if model.every_position:  # [B, L, D]
@@ -427,14 +427,18 @@ class ExampleOrder:
         return math.ceil(float(usual) * self.config.batch_size)
 
     def batch(self, step: int) -> Tensor:
-        """The prefixes [B] of a step, fewer at an epoch's end, in the order of their lengths."""
+        """The prefixes [B] of a step, fewer at an epoch's end: in the order of their lengths, which is fastest, or if
+        `rows_apart` counts on it in time order.
+        """
         (epoch, at), B = divmod(step, self.steps), self.config.batch_size
         if epoch != self.epoch:
             self.epoch, self.permutation = epoch, self.examples
             if self.config.order == "shuffled":
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
                 self.permutation = self.examples[torch.randperm(len(self.examples), generator=generator)]
-        return self.prefixes.by_length(self.permutation[at * B : (at + 1) * B])
+        index = self.permutation[at * B : (at + 1) * B]
+        is_in_time_order = self.config.order == "chronological" and self.config.is_sparse
+        return index if is_in_time_order else self.prefixes.by_length(index)
 
     def first(self, count: int) -> Iterator[Batch]:
         """The first whole batches of the first epoch, `count` at most; what there is, if that makes none."""

@@ -16,6 +16,7 @@ from dissect.errors import DataError, DissectError
 from dissect.runs import files, folders, records
 from dissect.runs.config import Config
 from dissect.sparsevd import layers_in, sparsify
+from dissect.sparsevd.probe import seed_torch
 from dissect.training.checkpoint import load_checkpoint
 from models.base import prepares, with_current_names
 
@@ -106,7 +107,7 @@ def rebuild(record: Recorded, cls: Any, train: Callable[[], Sessions]) -> tuple[
         if record.n_items > (held := sum(weight.numel() for weight in weights.values())):  # before memory is taken
             raise ValueError(f"it has {record.n_items:,} items, and its weights are {held:,} numbers")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(record.seed)
+            seed_torch(record.seed, torch.device("cpu"))
             extra = {"without": without} if without else {}
             model = cls(n_items=record.n_items, **config.model_options, **extra)
         if prepares(model):

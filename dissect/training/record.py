@@ -59,7 +59,7 @@ class Observer:
         """
 
     def density(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """The density was measured: about 200 calls in a run with SparseVD.
+        """The density was measured: about 100 calls in a run with SparseVD.
 
         Parameters
         ----------

@@ -114,7 +114,8 @@ def restore(training: Training, saved: dict[str, Any], path: Path) -> None:
         for group, kind in zip(training.optimiser.param_groups, kinds, strict=True):
             group["kind"] = kind
         if "averages" in saved:
-            training.averages.restore(saved["averages"])
+            means = with_current_names(type(training.model), saved["averages"]["means"], "model.")
+            training.averages.restore({**saved["averages"], "means": means})
         training.state = type(training.state)(**saved["state"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         says = str(error).splitlines()[-1].strip()  # torch begins with what it was doing

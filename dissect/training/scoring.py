@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from dissect.training.device import largest_cache, multiplies_faster_by_item
 from dissect.training.products import KERNELS, factor, multiply, multiplying_as
 from models.base import lengths_of
+from models.normalise import in_parts
 
 # Scores up to this many bytes are kept in memory; beyond it they are computed again for the gradients.
 AT_ONCE = 1 << 28
@@ -23,7 +24,6 @@ AT_ONCE = 1 << 28
 PIECE = {"cpu": max(1 << 20, largest_cache() // 24), "cuda": 1 << 26}
 # Whether scores are made item by item [V, B] on a CPU, for the kernels that decide it (docs/performance.md).
 BY_ITEM = {"bf16-mode": True, "bf16-operands": False}
-ROWS_IN_CACHE = 1024  # rows of the table that a pass over them, on a CPU, finds in its caches: 1 MB at D = 256
 
 
 def score_buffer(batch_size: int, n_items: int, device: torch.device | str) -> Tensor:
@@ -157,8 +157,7 @@ def _take_out_along(gradient: Tensor, rows: Tensor, norm: Tensor) -> None:
 
     The length of a row has no effect, hence no gradient: g - h (h . g) with h = row / |row|.
     """
-    step = ROWS_IN_CACHE if rows.device.type == "cpu" else max(len(rows), 1)
-    for g, e, length in zip(gradient.split(step), rows.split(step), norm.split(step), strict=True):
+    for g, e, length in in_parts(gradient, rows, norm):
         along = torch.linalg.vecdot(g, e).div_(length.square())
         g.addcmul_(e, along[:, None], value=-1)
 
@@ -190,11 +189,6 @@ def catalogue_loss(
             vectors, matrix, bias, targets, buffer, norm, own, kernel
         )
     return loss
-
-
-def ranks(vectors: Tensor, matrix: Tensor, bias: Tensor | None, targets: Tensor, ties: str = "best") -> Tensor:
-    """Rank int64 [B] of each target row among all V candidates: 1 is first. `ties` as in `ranks_by`."""
-    return ranks_by(scores_over(vectors, matrix, bias), targets, (ties,))[0]
 
 
 def scores_over(vectors: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:

@@ -217,7 +217,8 @@ def set_lr(optimiser: torch.optim.Optimizer, config: Config, step: int, steps_pe
 
 
 def load_dense(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load the weights of a dense model of the same shape. NaN entries keep the model's own value.
+    """Load the weights of a dense model of the same shape. NaN entries keep the model's own value, and so do integers:
+    they count batches, or say which sessions a model has prepared itself with.
 
     Raises DataError if they do not fit.
     """
@@ -229,7 +230,11 @@ def load_dense(model: nn.Module, weights: dict[str, Tensor]) -> None:
             f"The weights to start from do not fit: missing: {missing or 'none'}; of another shape: {wrong or 'none'}.",
             "--init-from takes a run of the same model and width.",
         )
-    model.load_state_dict({name: torch.where(weights[name].isnan(), mine[name], weights[name]) for name in mine})
+    for name, own in mine.items():
+        if own.is_floating_point():
+            given = weights[name].to(own.device)
+            mine[name] = torch.where(given.isnan(), own, given)
+    model.load_state_dict(mine)
 
 
 def choose_kernel(training: Training, n_items: int, device: torch.device | str) -> dict[str, float]:
