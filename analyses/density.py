@@ -96,7 +96,8 @@ def recorded(table: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
     if column in table:
         return table
     known = [each.split()[1] for each in table if each.startswith(column.split()[0] + " ")]
-    raise UsageError(f"{name} has no counts for {column}.", f"Recorded: {', '.join(known)}.")
+    of = "log α" if column.startswith("kept ") else "|θ|"
+    raise UsageError(f"{name} has no counts at {of} = {column.split()[-1]}.", f"Recorded: {', '.join(known)}.")
 
 
 def density_rows(run: Path) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from models import MODELS
 JUDGED = ("hr@20", "mrr@20")  # the metrics of the tests, with a recorded selection bias
 MOST_SETTINGS = 3  # that a label names
 # Settings that labels or the selection of the epoch already name; and those without effect on a dense model.
-SAID = ("model", "dataset", "split_hash", "model_options", "where", "protocol", "select", "refit")
+SAID = ("model", "dataset", "split_hash", "model_options", "where", "protocol", "select", "refit", "test_at_end")
 UNKNOWN = "unknown"  # a machine
 
 

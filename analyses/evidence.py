@@ -171,10 +171,22 @@ def ends(of: Evidence) -> tuple[float, float]:
     return x[0], x[-1]
 
 
+def with_gaps(of: Evidence, means: pd.Series, found: Finding, final: str) -> Finding:
+    """The finding from the means of `at_x`; if arms are not run, they could change any answer but `final`."""
+    planned = sum(arm.x is not None for arm in of.study.arms)
+    if len(means) == planned:
+        return found
+    measured = f"{found.measured}; {planned - len(means)} of {planned} not run"
+    if final in (found.answer, found.says):
+        return found._replace(measured=measured)
+    return found._replace(answer=UNDECIDED, says=UNDECIDED, measured=measured)
+
+
 def peaked(of: Evidence, metric: str = "hr@20") -> Finding:
     """Whether accuracy rises from the first x and falls to the last: the best x between them is better than both.
 
-    Which one that is, is read from the same numbers; Holm corrects for all pairs.
+    Which one that is, is read from the same numbers; Holm corrects for all pairs. While an x is not run, the claim may
+    hold but not fail.
     """
     means = at_x(of, metric)
     first, last = ends(of)
@@ -183,7 +195,8 @@ def peaked(of: Evidence, metric: str = "hr@20") -> Finding:
         return MISSING
     top = means.attrs[inner.idxmax()]
     found = ordered(of, [(top, means.attrs[end], metric) for end in (first, last)])
-    return found._replace(measured=f"highest between the ends: {top}. {found.measured}")
+    found = found._replace(measured=f"highest between the ends: {top}. {found.measured}")
+    return with_gaps(of, means, found, HOLDS)
 
 
 def best_at(of: Evidence, x: float, metric: str = "hr@20") -> Finding:
@@ -199,7 +212,10 @@ def worst_at(of: Evidence, x: float, metric: str = "hr@20") -> Finding:
 
 
 def rising(of: Evidence, metric: str = "hr@20") -> Finding:
-    """Whether accuracy rises along x: the last is better than the first, and no step goes down significantly."""
+    """Whether accuracy rises along x: the last is better than the first, and no step goes down significantly.
+
+    While an x is not run, the claim may fail but not hold.
+    """
     means = at_x(of, metric)
     first, last = ends(of)
     if not {first, last} <= set(means.index):
@@ -211,14 +227,14 @@ def rising(of: Evidence, metric: str = "hr@20") -> Finding:
     sign = of.sign(*whole)
     answer = FAILS if down or sign == -1 else HOLDS if sign == 1 else UNDECIDED
     says = "; ".join(in_words(of, pair) for pair in [whole, *down])
-    return of.found(answer, says, labels)
+    return with_gaps(of, means, of.found(answer, says, labels), FAILS)
 
 
 def growth(of: Evidence, most: float) -> Finding:
     """Whether the time of an epoch, beyond a fixed cost, grows no faster than the power `most` of x.
 
     Holds if all powers that `powers` finds plausible are at most `most`, fails if all are above, else undecided: the
-    times of the seeds lie too far apart to tell, or time hardly grows.
+    times of the seeds lie too far apart to tell, time hardly grows, or an x is not run.
     """
     means = at_x(of, "seconds_per_epoch").dropna()
     if len(means) < 3:
@@ -231,7 +247,7 @@ def growth(of: Evidence, most: float) -> Finding:
     answer = HOLDS if high <= most else FAILS if low > most else UNDECIDED
     says = f"{means.iloc[0]:.1f} s at {means.index[0]:g}, {means.iloc[-1]:.1f} s at {means.index[-1]:g}"
     says += f": beyond a fixed cost power {power:.2f} [{low:.2f}, {high:.2f}]"
-    return of.found(answer, says, x_of, unlike(of, x_of))
+    return with_gaps(of, means, of.found(answer, says, x_of, unlike(of, x_of)), UNDECIDED)
 
 
 def powers(x: np.ndarray, seconds: np.ndarray) -> tuple[float, float, float]:
@@ -410,15 +426,24 @@ def unlike(of: Evidence, labels: Iterable[str]) -> list[str]:
 
 
 def times_slower(of: Evidence, label: str, others: Sequence[str], least: float) -> Finding:
-    """Whether an epoch of a row takes `least` times that of the median other row, or more."""
-    there = [other for other in others if other in of.rows.index and other != label]
+    """Whether an epoch of a row takes `least` times that of the median other row, or more.
+
+    Undecided if those that are not run could change the answer, however long their epochs are.
+    """
+    others = [other for other in others if other != label]
+    there = [other for other in others if other in of.rows.index]
     if label not in of.rows.index or len(there) < 2:
         return MISSING
     seconds = of.rows["seconds_per_epoch"]
     usual = float(seconds[there].median())
-    ratio = float(seconds[label]) / usual
-    says = f"{seconds[label]:.1f} s an epoch, the median of {len(there)} others {usual:.1f} s: {ratio:.1f} times"
-    return of.found(HOLDS if ratio >= least else FAILS, says, [label, *there], unlike(of, [label, *there]))
+    says = f"{seconds[label]:.1f} s an epoch, the median of {len(there)} others {usual:.1f} s: "
+    says += f"{seconds[label] / usual:.1f} times"
+    lacking = len(others) - len(there)
+    says += f"; {lacking} not run" * (lacking > 0)
+    medians = [np.median([*seconds[there], *[unknown] * lacking]) for unknown in (0.0, np.inf)]
+    is_slower = [bool(seconds[label] >= least * median) for median in medians]
+    answer = HOLDS if all(is_slower) else UNDECIDED if any(is_slower) else FAILS
+    return of.found(answer, says, [label, *there], unlike(of, [label, *there]))
 
 
 def quicker(of: Evidence, label: str, others: Sequence[str], margin: float = 0.1) -> Finding:

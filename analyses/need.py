@@ -100,5 +100,6 @@ def compare_need(full: Ranks, reduced: Ranks, judged: np.ndarray | None) -> dict
         "mrr@20_full": 100 * float(a.sum(1).mean() / max(1, count.sum())),
         "mrr@20_reduced": 100 * float(b.sum(1).mean() / max(1, count.sum())),
         "judged_prefixes": int(count.sum()),
+        "prefixes": len(reference["rank"]),
         "by_seed": by_seed,
     }

@@ -23,7 +23,7 @@ from dissect.data.stats import statistics
 from dissect.errors import BusyError, DataError, DissectError, DivergedError, FinishedError, UsageError, unknown
 from dissect.experiment import tuned
 from dissect.experiment.plan import Plan, Say, planned, unsaid
-from dissect.experiment.train import train
+from dissect.experiment.train import Manner, train_plan
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SETTINGS
 from dissect.runs.folders import each_sound
@@ -147,22 +147,21 @@ def to_tune(study: Study, scale: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def perform(todo: Sequence[Job], scale: dict[str, Any], say: Say, **how: Any) -> Iterator[Job]:
+def perform(todo: Sequence[Job], say: Say, beside: Sequence[Job] = (), **how: Any) -> Iterator[Job]:
     """Train what is not finished, one after the other, and yield each; one that another process trains is left to it.
 
-    An arm that cannot be trained, or diverges, is said and left out; if that leaves nothing, its error is raised. `how`
-    goes to `train`: device, observe.
+    An arm that cannot be trained, or diverges, is said and left out; if that leaves nothing, and nothing `beside` it is
+    finished, its error is raised. `how` is a part of `Manner`: device, observe.
     """
+    manner = Manner(say=say, **{name: value for name, value in how.items() if value is not None})
     failed: dict[str, DissectError] = {}
     for job in todo:
         if job.arm.label in failed:
             continue
         if not job.is_complete:
-            given = arguments(job.arm, scale)
-            runs_dir = job.plan.group.parent
             try:
-                with processor_as_it_was(how.get("device", "auto")):  # a small arm takes one thread
-                    train(job.arm.model, job.plan.data, runs_dir=runs_dir, seeds=(job.seed,), say=say, **given, **how)
+                with processor_as_it_was(manner.device):  # a small arm takes one thread
+                    train_plan(replace(job.plan, seeds=(job.seed,)), manner)
             except BusyError:
                 say(f"{job.arm.label}, seed {job.seed}: another process trains it.")
                 continue
@@ -173,7 +172,7 @@ def perform(todo: Sequence[Job], scale: dict[str, Any], say: Say, **how: Any) ->
                 say(f"{job.arm.label} is left out: {error.message}")
                 continue
         yield job
-    if failed and all(job.arm.label in failed for job in todo):
+    if failed and all(job.arm.label in failed for job in todo) and not any(job.is_done for job in beside):
         raise next(iter(failed.values()))
 
 

@@ -103,7 +103,8 @@ def literally(group: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     mine, found = Config(**config), []
     for other, there in folders.configs(group.parent):
         wanted = {name: getattr(mine, name) for name in about}
-        if there == Config(**wanted, max_steps=there.max_steps, apart=there.apart, **LITERAL) and finished(other):
+        wanted |= {name: getattr(there, name) for name in ("max_steps", "apart", "products")}
+        if there == Config(**wanted, **LITERAL) and finished(other):
             found.append((there, other))
     if not found:
         return None

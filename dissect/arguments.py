@@ -21,7 +21,7 @@ from dissect.experiment.train import train
 from dissect.experiment.tuned import Tuning
 from dissect.group import Group
 from dissect.runs.config import DENSE, DEVICES, SETTINGS
-from dissect.usual import FEWEST_RESAMPLES, SCALES
+from dissect.usual import ASKED_RESAMPLES, SCALES
 
 Model = str | type[Any]  # a name, "path/to/file.py:ClassName", or a class
 # What is no setting and no option of a model.
@@ -94,7 +94,10 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dim": (lambda x: _is_whole(x, 1), "a whole number, at least 1"),
     "scale": (lambda x: isinstance(x, str) and x in SCALES, f"one of {', '.join(SCALES)}"),
     "protocol": (lambda x: x in ("clean", "paper"), "'clean' or 'paper'"),
-    "resamples": (lambda x: _is_whole(x, FEWEST_RESAMPLES), f"a whole number, at least {FEWEST_RESAMPLES}"),
+    "resamples": (
+        lambda x: _is_whole(x, *ASKED_RESAMPLES),
+        "a whole number from {:,} to {:,}".format(*ASKED_RESAMPLES),
+    ),
     "claims": (lambda x: _are(x, lambda _: True, least=0), 'a list of sections, such as [{"title": "..."}]'),
     "shard": (_is_shard, "(i, n) with i from 1 to n, such as (2, 4)"),
 }

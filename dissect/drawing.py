@@ -334,7 +334,7 @@ def opinions(group: Path) -> list[Drawing]:
     if len(curves):
         on = plural(found.ranked, f"{SPLITS[found.split]} prefix")
         caption += f"\nMRR@20 on {on}, range over seeds; SparseVD and L0 prune their own models"
-    words = figure.describe(order, found.agreement, curves, WORDS, caption.replace("\n", "; "))
+    words = figure.describe(order, curves, WORDS, caption.replace("\n", "; "))
     table = order.reset_index().melt("matrix", var_name="criterion", value_name="rank")
     table = pd.concat([table, curves], ignore_index=True)
     return [Drawing("opinions", figure.draw(order, found.agreement, curves, WORDS, caption), words, table)]
@@ -407,13 +407,16 @@ def of_study(study: Study, dataset: str, size: dict[str, Any], todo: Sequence[Jo
     axis, last = (study.axis, "") if is_line else ("clicks of the session", f"≥ {studying.LONGEST}")
     expected = study.expects.get(studying.log_of(dataset))
     note = f"Paper: {expected}" if expected else ""
+    is_tuned = any(job.plan.tuned for job in todo)
+    of = f"{study.name}{', tuned' * is_tuned} on {dataset}"
     drawings = []
     for metric in ("hr@20",) if is_line else ("hr@20", "mrr@20"):
         read = studying.lines(todo, (metric,)) if is_line else studying.lengths(todo, metric)
         shown, name = figure.over_seeds(read), metric.upper()
-        stem = "-".join([study.name, dataset, f"d{size['dim']}", *filter(None, [size.get("protocol")])])
+        parts = [study.name, dataset, f"d{size['dim']}", size.get("protocol"), "tuned" if is_tuned else None]
+        stem = "-".join(filter(None, parts))
         stem += "" if is_line else f"-{metric.split('@')[0]}"
-        words = figure.describe(shown, f"{study.name} on {dataset}: {name}", axis)
+        words = figure.describe(shown, f"{of}: {name}", axis, last)
         words += f" {note}." if note else ""
         drawings.append(Drawing(stem, figure.draw(shown, axis, f"{name} (%)", last, note), words, shown))
     return drawings

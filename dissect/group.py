@@ -204,7 +204,7 @@ class Group:
         if not self.config.has_verdict:
             raise UsageError(
                 f"{self.path.name} was made by dissect train. A verdict needs a finished group of dissect run.",
-                f"See it: dissect compare {shlex.quote(str(self.path))}",
+                f"See it: dissect compare --dataset {shlex.quote(self.config.dataset)}",
             )
 
     def opinions(self, *, quiet: bool = False, **how: Any) -> Opinions:

@@ -113,7 +113,7 @@ class Studied:
         done, in_all = sum(job.is_done for job in self.jobs), len(self.jobs)
         trainings = plural(in_all, "training")
         self.progress(f"{self.study.name}: {trainings}, {done} finished; {len(left)} to do here.")
-        for count, job in enumerate(studying.perform(left, dict(self.size), self.say, **self.how), 1):
+        for count, job in enumerate(studying.perform(left, self.say, self.jobs, **self.how), 1):
             wait = f" {time_left(studying.status(mine))}" if count < len(left) else ""
             self.progress(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
         return self

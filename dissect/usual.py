@@ -13,7 +13,7 @@ FULL = "full"  # the variant of a group that lacks no part
 TRIALS = 12  # of a tuning
 LISTED = 20  # items that are recommended
 RESAMPLES, MOST_RESAMPLES = 2_000, 10_000  # of the bootstrap; and at most, if Holm's correction needs more
-FEWEST_RESAMPLES = 100  # that may be asked for
+ASKED_RESAMPLES = 100, 1_000_000  # the fewest and the most that may be asked for
 RANKED = 2_000  # prefixes of validation sessions on which second opinions judge a criterion
 # Nats for an open L0 gate. Chosen on planted data that no result is of: at 5, the price of a parameter in the BIC, 0.92
 # of a useless matrix stayed open, at 40 0.22, at 200 nothing, and the needed ones lost no accuracy (docs/opinions.md).

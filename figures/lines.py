@@ -69,15 +69,19 @@ def draw(shown: pd.DataFrame, xlabel: str, ylabel: str, last: str = "", note: st
     return figure
 
 
-def describe(shown: pd.DataFrame, title: str, xlabel: str) -> str:
-    """The figure in words, from its data."""
-    said = []
+def describe(shown: pd.DataFrame, title: str, xlabel: str, last: str = "") -> str:
+    """The figure in words, from its data; `last` names the last x, if it stands for more than itself."""
+    said, end = [], shown["x"].max()
+
+    def name(x: float) -> str:
+        return last if last and x == end else f"{x:g}"
+
     for line, part in shown.groupby("line", sort=False):
         part = part.sort_values("x")
-        values = ", ".join(f"{mean:.2f} at {x:g}" for x, mean in part[["x", "mean"]].to_numpy())
+        values = ", ".join(f"{mean:.2f} at {name(x)}" for x, mean in part[["x", "mean"]].to_numpy())
         said.append(f"{line}: {values}")
     counts = ""
     if "prefixes" in shown:
         first = shown.drop_duplicates("x").sort_values("x")
-        counts = f" Prefixes: {', '.join(f'{n:,} of {x:g}' for x, n in first[['x', 'prefixes']].to_numpy(int))}."
+        counts = f" Prefixes: {', '.join(f'{n:,} of {name(x)}' for x, n in first[['x', 'prefixes']].to_numpy(int))}."
     return f"{title}, against {xlabel}. {'. '.join(said)}.{counts}"

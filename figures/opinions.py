@@ -104,9 +104,7 @@ def _curves(axes: Axes, curves: pd.DataFrame, words: dict[str, str]) -> None:
     axes.grid(axis="y", linewidth=0.3, color="#dddddd")
 
 
-def describe(
-    order: pd.DataFrame, agreement: pd.DataFrame, curves: pd.DataFrame, words: dict[str, str], caption: str
-) -> str:
+def describe(order: pd.DataFrame, curves: pd.DataFrame, words: dict[str, str], caption: str) -> str:
     """The figure in words, from its data."""
     first = "; ".join(f"{words.get(name, name)}: {order[name].idxmin()}" for name in order if order[name].notna().any())
     said = f"{TITLE}. {caption}. Which matrix matters most: {first}."

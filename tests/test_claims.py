@@ -177,6 +177,9 @@ def curve(*chances):
         ((0.7, 0.5, 0.2), FAILS, FAILS, FAILS, FAILS),
         ((0.5, 0.5, 0.5), UNDECIDED, UNDECIDED, UNDECIDED, UNDECIDED),
         ((0.2, 0.7, None), NOT_RUN, NOT_RUN, UNDECIDED, UNDECIDED),
+        # An arm between the ends that is not run could be the peak, or a fall.
+        ((0.2, 0.7, None, 0.45), HOLDS, FAILS, UNDECIDED, UNDECIDED),
+        ((0.2, 0.4, None, 0.7), UNDECIDED, UNDECIDED, UNDECIDED, FAILS),
         ((None, None, None), NOT_RUN, NOT_RUN, NOT_RUN, NOT_RUN),
     ],
 )
@@ -198,6 +201,12 @@ def test_the_growth_of_time_is_its_power_of_x(evidence_of, power, answer):
     grown = evidence.growth(evidence_of(found, hits, seconds), 2.0 + 1e-9)
     assert grown.answer == answer and f"power {power:.2f}" in grown.measured
     assert evidence.growth(evidence_of(*curve(0.5, 0.5)), 2.0).answer == NOT_RUN
+
+
+def test_the_growth_of_time_is_undecided_while_an_arm_is_not_run(evidence_of):
+    found, hits = curve(0.5, None, 0.5, 0.5)
+    gap = evidence.growth(evidence_of(found, hits, {"L = 1": 7.0, "L = 3": 21.0, "L = 4": 28.0}), 2.0)
+    assert gap.answer == UNDECIDED and gap.measured.endswith("; 1 of 4 not run")
 
 
 def test_a_fixed_cost_does_not_hide_how_time_grows(evidence_of):
@@ -352,6 +361,9 @@ def test_times(evidence_of):
     assert evidence.times_slower(found, "a", "abcd", 5.0).answer == HOLDS
     assert evidence.times_slower(found, "b", "abcd", 5.0).answer == FAILS
     assert evidence.times_slower(found, "z", "abcd", 5.0).answer == NOT_RUN
+    # One that is not run moves the median to between 9.5 and 11: 6.3 or 5.5 times.
+    answers = [evidence.times_slower(found, "a", "abcdz", least).answer for least in (5.0, 6.0, 7.0)]
+    assert answers == [HOLDS, UNDECIDED, FAILS]
     assert evidence.quicker(found, "b", ["a"]).answer == HOLDS
     assert evidence.quicker(found, "b", ["a", "d"]).answer == FAILS
     assert evidence.quicker(found, "d", ["b"]).answer == UNDECIDED  # 10 % is the margin

@@ -589,7 +589,7 @@ def test_every_part_is_retrained_with_the_same_dropout(tiny, group, monkeypatch)
     drawn = []
     monkeypatch.setattr(pieces, "recovered", lambda *_, **__: drawn.append(float(torch.rand(()))))
     state = torch.random.get_rng_state()
-    pieces.of_retraining(subject, silent, {}, 2)
+    pieces.of_retraining(subject, silent, 2)
     assert len(drawn) > 2 and len(set(drawn)) == 1 and torch.equal(state, torch.random.get_rng_state())
 
 
@@ -710,7 +710,7 @@ def test_the_figure_is_drawn_with_and_without_curves(has_curves):
     )
     drawn = figure.draw(order, analysis.agreement(matrices), curves, analysis.WORDS, "a model\nits data")
     assert len(drawn.axes) == 2 + has_curves
-    words = figure.describe(order, analysis.agreement(matrices), curves, analysis.WORDS, "a model")
+    words = figure.describe(order, curves, analysis.WORDS, "a model")
     assert "SparseVD: tran" in words and ("SparseVD 1.00, random 1.00" in words) == has_curves
 
 

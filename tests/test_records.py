@@ -293,7 +293,7 @@ def test_a_summary_may_lack_densities_and_validation(group):
         change(group / f"s{seed}" / "summary.json", density=..., valid=...)
     subject: Any = SimpleNamespace(names=(), dissected=True, record=read_run(group / "s1"))
     with pytest.raises(DataError, match="lacks the densities") as error:
-        pieces.of_scores(subject, lambda *_: None, {})
+        pieces.of_scores(subject, lambda *_: None)
     assert "dissect resume" in error.value.hint
     assert len(Group(group).ranks("valid"))  # which are there
 

@@ -69,11 +69,11 @@ def test_a_study_is_trained_stops_goes_on_and_is_shared(tmp_path, data, mine, ca
         ("no graph", 2),
     ]
     assert not any(tmp_path.glob("*/s*"))  # nothing is written by planning
-    first = next(iter(study.perform(todo[1:], SIZE, print)))
+    first = next(iter(study.perform(todo[1:], print)))
     assert first.arm.label == "srgnn" and [job.is_done for job in todo] == [False, True, False, False, False]
     told: list[str] = []
     with files.locked(todo[2].run):  # another process trains it
-        done = list(study.perform(todo, SIZE, told.append))
+        done = list(study.perform(todo, told.append))
     assert [(job.arm.label, job.seed) for job in done if job.seed == 1] == [("popularity", 1), ("srgnn", 1)]
     assert told == ["no graph, seed 1: another process trains it."]
     rows = study.status(todo).set_index("label")
@@ -81,7 +81,7 @@ def test_a_study_is_trained_stops_goes_on_and_is_shared(tmp_path, data, mine, ca
     left = study.seconds_left(study.status(todo))
     assert left == pytest.approx(rows["seconds"]["no graph"])
     before = {job.run: (job.run / "DONE").stat().st_mtime_ns for job in todo if job.is_done}
-    list(study.perform(todo, SIZE, print))
+    list(study.perform(todo, print))
     assert all(job.is_done for job in todo)
     assert all((run / "DONE").stat().st_mtime_ns == when for run, when in before.items())
     other = studies.Study("other", "", (studies.Arm("the same", "srgnn", settings={"batch_size": 32}),))
@@ -92,7 +92,7 @@ def test_a_small_arm_leaves_the_threads_to_the_next(tmp_path, data, mine):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        seen = [torch.get_num_threads() for _ in study.perform(study.jobs(mine, data, SIZE, tmp_path), SIZE, print)]
+        seen = [torch.get_num_threads() for _ in study.perform(study.jobs(mine, data, SIZE, tmp_path), print)]
     finally:
         torch.set_num_threads(before)
     assert seen == [3] * 5
@@ -102,19 +102,19 @@ def test_the_dense_model_beside_a_dissection_is_trained_too(tmp_path, data):
     """Also if it is all that is missing, or was lost."""
     arm = studies.Arm("sparse", "srgnn", verb="run", settings={"max_steps": 3, "batch_size": 32})
     (job,) = study.jobs(studies.Study("s", "?", (arm,)), data, {**SIZE, "seeds": (1,)}, tmp_path)
-    list(study.perform([job], SIZE, print))
+    list(study.perform([job], print))
     (dense,) = job.plan.beside
     assert job.is_complete and folders.is_done(dense.run(1))
     shutil.rmtree(dense.run(1))
     assert job.is_done and not job.is_complete
     when = (job.run / "DONE").stat().st_mtime_ns
-    list(study.perform([job], SIZE, print))
+    list(study.perform([job], print))
     assert job.is_complete and (job.run / "DONE").stat().st_mtime_ns == when
 
 
 def test_damaged_records_of_an_arm_leave_the_others_theirs(tmp_path, data, mine, capsys):
     todo = study.jobs(mine, data, SIZE, tmp_path)
-    list(study.perform(todo, SIZE, print))
+    list(study.perform(todo, print))
     (todo[1].run / "summary.json").write_text("{")
     assert study.status(todo).set_index("label")["done"].to_dict() == {"popularity": 1, "srgnn": 1, "no graph": 2}
     (todo[2].plan.group / "config.toml").write_text("model = ")
@@ -153,7 +153,7 @@ def test_its_table_has_the_labels_of_the_study_and_the_numbers_of_the_paper(tmp_
     todo = study.jobs(own, data, SIZE, tmp_path)
     with pytest.raises(UsageError, match=r"0 of 2 arms of own have a finished seed.*two"):
         study.compared(own, todo)
-    list(study.perform(todo, SIZE, print))
+    list(study.perform(todo, print))
     table = study.compared(own, todo)
     rows = table.rows.set_index("label")
     assert set(rows.index) == {"popularity", "srgnn"} and rows["seeds"].to_dict() == {"popularity": 1, "srgnn": 2}
@@ -176,10 +176,10 @@ def test_an_arm_that_does_not_suit_is_left_out_and_said(tmp_path, data):
     wrong = studies.Arm("wrong", "srgnn", settings={"negatives": 50})  # more than the items
     told: list[str] = []
     todo = study.jobs(studies.Study("s", "", (wrong, studies.Arm("pop", "pop"))), data, SIZE, tmp_path)
-    assert [job.arm.label for job in study.perform(todo, SIZE, told.append)] == ["pop"]
+    assert [job.arm.label for job in study.perform(todo, told.append)] == ["pop"]
     assert len(told) == 1 and told[0].startswith("wrong is left out: --negatives 50")
     with pytest.raises(UsageError, match="--negatives 50"):  # nothing is left to do well
-        list(study.perform(todo[:1], SIZE, told.append))
+        list(study.perform(todo[:1], told.append))
 
 
 def test_settings_of_an_arm_come_first_and_wrong_ones_are_refused(tmp_path, data):
@@ -200,18 +200,35 @@ def test_an_arm_that_diverges_is_left_out_and_one_that_another_process_has_finis
     arms = (studies.Arm("wild", "srgnn", settings={"lr": 9.9}), studies.Arm("pop", "pop"), studies.Arm("own", "srgnn"))
     todo = study.jobs(studies.Study("s", "?", arms), data, {**SIZE, "seeds": (1,)}, tmp_path)
     faults = {"wild": DivergedError("The loss is NaN."), "own": FinishedError("Finished already.", "", tmp_path)}
-    train = study.train
+    train = study.train_plan
 
-    def train_or_fail(model, *args, **more):
-        label = "wild" if more.get("lr") == 9.9 else "own" if model == "srgnn" else "pop"
+    def train_or_fail(plan, manner):
+        label = "wild" if plan.config.lr == 9.9 else "own" if plan.subject.name == "srgnn" else "pop"
         if label in faults:
             raise faults[label]
-        return train(model, *args, **more)
+        return train(plan, manner)
 
-    monkeypatch.setattr(study, "train", train_or_fail)
+    monkeypatch.setattr(study, "train_plan", train_or_fail)
     told: list[str] = []
-    assert [job.arm.label for job in study.perform(todo, SIZE, told.append)] == ["pop", "own"]
+    assert [job.arm.label for job in study.perform(todo, told.append)] == ["pop", "own"]
     assert told == ["wild is left out: The loss is NaN."]
+    assert list(study.perform(todo[:1], told.append, todo)) == []  # the others are finished: their table can be shown
+    with pytest.raises(DivergedError):
+        list(study.perform(todo[:1], told.append, todo[:1]))
+
+
+def test_a_study_trains_what_it_has_planned(tmp_path, data):
+    """Another process may tune meanwhile: then the same arm would be planned otherwise."""
+    (job,) = study.jobs(studies.Study("s", "?", (studies.Arm("pop", "pop"),)), data, {**SIZE, "seeds": (1,)}, tmp_path)
+    moved = replace(job, plan=replace(job.plan, group=tmp_path / "elsewhere"))
+    (done,) = study.perform([moved], print)
+    assert done.is_done and done.run.is_relative_to(tmp_path / "elsewhere") and not job.is_done
+
+
+def test_epochs_of_a_study_file_are_a_number(tmp_path, data):
+    arm = studies.Arm("a", "srgnn", settings={"epochs": "3"})
+    with pytest.raises(UsageError, match="epochs must be a number, not '3'"):
+        study.jobs(studies.Study("s", "?", (arm,)), data, SIZE, tmp_path)
 
 
 MANY = ("sparsevd", "others")  # arms of models that the others have too
@@ -361,7 +378,7 @@ def test_every_trained_model_has_an_arm_with_sparsevd_beside_it():
 def test_a_table_shows_the_pairs_that_its_study_asks_about(tmp_path, data, mine):
     own = replace(mine, pairs=(("no graph", "srgnn"), ("popularity", "srgnn"), ("popularity", "gone")))
     todo = study.jobs(own, data, {**SIZE, "seeds": (1,)}, tmp_path)
-    list(study.perform(todo, SIZE, print))
+    list(study.perform(todo, print))
     pairs = study.compared(own, todo).pairs
     assert list(zip(pairs["a"], pairs["b"]))[::2] == [("no graph", "srgnn"), ("popularity", "srgnn")]
     means = study.compared(own, todo).rows.set_index("label")["mrr@20"]
@@ -417,7 +434,7 @@ def test_an_arm_for_which_all_sessions_are_too_short_is_left_out(tmp_path, data)
     arms = (studies.Arm("L = 9", "attenmixer", options={"levels": 9}), studies.Arm("vstan", "vstan"))
     todo = study.jobs(studies.Study("s", "?", arms), data, {**SIZE, "seeds": (1,)}, tmp_path)
     told: list[str] = []
-    done = [job.arm.label for job in study.perform(todo, SIZE, told.append)]
+    done = [job.arm.label for job in study.perform(todo, told.append)]
     assert done == ["vstan"]  # without seconds it takes the order of the sessions
     assert any(text.startswith("L = 9 is left out: ") and "9" in text for text in told)
 
@@ -431,6 +448,7 @@ def test_lines_have_the_mean_and_the_range_over_seeds():
     assert axes.lines[0].get_ydata().tolist() == [2, 6]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "32"]
     assert "2.00 at 1, 6.00 at 32" in lines.describe(shown, "Title", "heads H")
+    assert "2.00 at 1, 6.00 at ≥ 32." in lines.describe(shown, "Title", "clicks", "≥ 32")
 
 
 def test_a_disk_that_refuses_ends_the_tuning_of_a_study(tmp_path, data, monkeypatch):

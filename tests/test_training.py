@@ -15,6 +15,7 @@ import torch
 
 from dissect.data.sessions import Dataset, Sessions, split_validation
 from dissect.errors import DataError, DissectError, DivergedError, UsageError
+from dissect.experiment.trials import accuracy
 from dissect.runs.config import Config, decay_step, kl_weight_at, lr_at
 from dissect.runs.files import locked, read_json, read_jsonl, write_toml
 from dissect.runs.folders import MATCHED, is_done, read_ranks
@@ -187,6 +188,19 @@ def test_test_may_be_ranked_at_the_end_only_and_nothing_else_changes(tmp_path, s
     assert evals["b"] == [row for row in evals["a"] if row[0] == "valid" or row[1] == 60] and ("test", 60) in evals["b"]
     with pytest.raises(UsageError, match="protocol=paper chooses the epoch on test, and test_at_end=True"):
         replace(CONFIG, protocol="paper", test_at_end=True)
+
+
+def test_when_test_is_ranked_makes_no_other_group():
+    once = replace(CONFIG, test_at_end=True)
+    assert once == CONFIG and once.hash == CONFIG.hash and once.to_dict() != CONFIG.to_dict()
+
+
+def test_under_the_papers_protocol_ties_against_the_target_are_those_of_the_best_epoch(tmp_path, monkeypatch):
+    """A tuning reads them. Scores that are all alike rank every target first, or last."""
+    monkeypatch.setattr(SRGNN, "candidates", lambda self, S: (0 * S, None))
+    summary = train(tmp_path / "s1", replace(CONFIG, where="none", protocol="paper", select="mrr@20", max_steps=8))
+    assert summary["test"]["mrr@20"] == 100 and summary["test_worst_ties_at_best"]["mrr@20"] == 0 == accuracy(summary)
+    assert "test_worst_ties" not in summary  # beside maxima, each of its own epoch
 
 
 def test_a_reduced_model_and_the_matched_one_make_no_checks_that_only_a_verdict_reads(tmp_path):

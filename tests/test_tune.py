@@ -34,6 +34,7 @@ from dissect.experiment.tuned import find, read, read_trials
 from dissect.reporting.appendix import appendix
 from dissect.runs import files, folders
 from dissect.runs.config import CALIBRATED, DENSE, SETTINGS
+from dissect.tables.trials import best_of
 from dissect.training.evaluation import metrics, rank_sessions
 from dissect.training.record import Observer
 from models import MODELS, Batch
@@ -534,6 +535,9 @@ def test_of_several_files_that_of_the_width_and_then_the_newest_counts(data, tmp
     for dim, folder in folders_of.items():
         assert find("narm", data.split_hash, "train", tmp_path, options={"dim": dim}) == folder / "tuned.toml"
     (folders_of[4] / "tuned.toml").touch()
+    # Of two that a command without a width could mean, the other is named by its file.
+    uses = {dim: best_of(folder, "narm", None)[1].splitlines()[-1] for dim, folder in folders_of.items()}
+    assert uses[4].endswith(" --tuned") and uses[6].endswith(f" --tuned {folders_of[6] / 'tuned.toml'}")
     assert find("narm", data.split_hash, "train", tmp_path, options={"dim": 5}) == folders_of[4] / "tuned.toml"
     (folders_of[4] / "tuned.toml").write_text("damaged")
     assert find("narm", data.split_hash, "train", tmp_path) == folders_of[6] / "tuned.toml"
@@ -569,6 +573,7 @@ def test_the_command_tunes_shows_and_hands_on(data, tmp_path, typed):
     code, out, err = typed("tune", "vsknn", "--dataset", data.name, "--trials", "1", "--decay", "same")
     assert "vsknn (decay=same) on chain: 1 finished" in out
     assert "Use it: dissect train vsknn --dataset chain --option decay=same --tuned" in out
+    assert "--test-at-end" not in typed("tune", "--help")[1] and "--test-at-end" in typed("train", "--help")[1]
 
 
 def test_the_command_that_uses_a_tuning_has_its_places_and_exact_options(data, tmp_path, typed):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dissect.cli import options
-from dissect.usual import FEWEST_RESAMPLES, MOST_RESAMPLES, RESAMPLES
+from dissect.usual import ASKED_RESAMPLES, MOST_RESAMPLES, RESAMPLES
 
 DATASET = "Compare all finished groups on this data set. [default: the data set of the newest group]"
 MANY = (
@@ -21,14 +21,14 @@ OUT = "Write to a file. Its ending (.md, .csv, .tex, .json) sets the format, unl
 @options.verb(
     "compare --dataset diginetica",
     "compare srgnn-diginetica attenmixer-diginetica --pairs",
-    "compare srgnn-demo-58ce72c0 attenmixer-demo-1d4bd1f6/s2",
+    "compare srgnn-demo-c3707d9a attenmixer-demo-f5ca466e/s2",
     "compare --dataset diginetica --format latex --out table.tex",
 )
 @click.argument("names", nargs=-1, metavar="[RUN ...]")
 @click.option("--dataset", help=DATASET)
 @options.all_metrics
 @click.option("--pairs", is_flag=True, help="Every pair of rows, not only those with the best one, in every format.")
-@click.option("--resamples", type=click.IntRange(min=FEWEST_RESAMPLES), help=MANY)
+@click.option("--resamples", type=click.IntRange(*ASKED_RESAMPLES), help=MANY)
 @click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("--format", "form", type=FORMATS, help="Output format; json is the same as --json.")
 @click.option("--out", metavar="FILE", help=OUT)

@@ -16,7 +16,7 @@ RANKS = "Write the rank of each prefix there (2147483647: the model does not kno
 
 
 @options.verb(
-    "evaluate runs/srgnn-demo-58ce72c0/s1",
+    "evaluate runs/srgnn-demo-c3707d9a/s1",
     "evaluate srgnn-demo --split valid --ties worst",
     "evaluate srgnn-demo/s2 --ranks ranks.npz --json",
 )

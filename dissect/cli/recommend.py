@@ -20,7 +20,7 @@ IDENTIFIERS = "Sessions name items as the log or the files do; a name with a com
 
 
 @options.verb(
-    "recommend runs/srgnn-demo-58ce72c0/s1 --session 12,7,99",
+    "recommend runs/srgnn-demo-c3707d9a/s1 --session 12,7,99",
     "recommend srgnn-demo --session 12,7,99 --k 5 --unseen --json",
     "recommend srgnn-shop --session sku-881,sku-17 --identifiers",
     "recommend srgnn-shop --sessions today.txt --identifiers --json",

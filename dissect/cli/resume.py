@@ -9,7 +9,7 @@ from dissect.cli import options
 DEVICE = click.option("--device", type=options.DEVICE, help="[default: as in the command that began the run]")
 
 
-@options.verb("resume runs/srgnn-demo-58ce72c0/s1", "resume srgnn-demo", "resume runs/srgnn-demo-58ce72c0/s2 --force")
+@options.verb("resume runs/srgnn-demo-c3707d9a/s1", "resume srgnn-demo", "resume runs/srgnn-demo-c3707d9a/s2 --force")
 @options.of_run(DEVICE)
 @click.option("--force", is_flag=True, help="Begin RUN anew, finished or not; what is there is kept aside.")
 def command(

@@ -28,7 +28,7 @@ NAMED = (
     "run --model srgnn --dataset diginetica --literal",
     "run --dataset diginetica --kl-weight 1 --kl-weight 2 --kl-weight 4",
     "run --model path/to/mymodel.py:MyModel --dataset diginetica",
-    "run --config runs/srgnn-demo-58ce72c0/config.toml --seed 2",
+    "run --config runs/srgnn-demo-c3707d9a/config.toml --seed 2",
     cls=options.Training,
 )
 @options.of_model("--model", default=MODEL, show_default=True, help=NAMED)

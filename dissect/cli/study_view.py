@@ -138,7 +138,7 @@ def print_answer(
     else:
         with to_train(given):
             table = study.compared(asked.study, asked.jobs)
-        views = results.views_of_study(asked.study, table, metrics)
+        views = results.views_of_study(asked.study, table, metrics, is_tuned=bool(asked.size.get("tuned")))
 
         def to_csv() -> dict[str, str]:
             return {"": results.to_csv([table.rows]), "-pairs": results.to_csv([table.pairs])}

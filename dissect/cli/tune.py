@@ -31,7 +31,7 @@ SEED = "Seed of the sampler, and of the trials; report results with other seeds.
 @options.arguments
 @options.of_training("--epochs", type=float, help=LENGTH)
 @options.of_training("--seed", type=options.SEED, default=0, show_default=True, help=SEED)
-@options.settings(DENSE, but=("SparseVD", "protocol"))
+@options.settings(DENSE, but=("SparseVD", "protocol", "test_at_end"))
 @options.device
 @options.option("--status", is_flag=True, help="Show how far the tuning is, and train nothing.")
 @options.places

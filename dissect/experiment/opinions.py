@@ -127,7 +127,7 @@ def _ask(
     found["training_seconds"] = folders.read_summary(subject.record.run)["seconds"]
     for name, how in missing:
         began = time.monotonic()
-        piece = PIECES[name](subject, tell, found, **how)
+        piece = PIECES[name](subject, tell, **how)
         found["pieces"][name] = {"how": how, "seconds": time.monotonic() - began, **piece}
         of_curves = found["pieces"].get("curves", {}).get("how", {}).get("l0_weight")
         if name == "l0" and of_curves not in (None, how["weight"]):

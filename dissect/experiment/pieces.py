@@ -1,6 +1,6 @@
 """What each criterion says of the matrices of one seed: a function for each piece of opinions.py.
 
-A piece is `of_…(subject, tell, found, **how)`; it returns what the record keeps of it. `found` is the record so far.
+A piece is `of_…(subject, tell, **how)`; it returns what the record keeps of it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def weights_of(group: Path, seed: int) -> dict[str, str]:
     return {path.relative_to(group).as_posix(): sha256(path) for path in paths if path.exists()}
 
 
-def of_scores(subject: Subject, tell: Tell, found: dict[str, Any]) -> dict[str, Any]:
+def of_scores(subject: Subject, tell: Tell) -> dict[str, Any]:
     """The criteria that need no training: of each matrix the share that is kept, or the mean score of its weights."""
     values: Values = {name: {} for name in subject.names}
     if subject.dissected is not None:
@@ -118,7 +118,7 @@ def dense_scores(subject: Subject, tell: Tell) -> dict[str, dict[str, Tensor]]:
     return subject.scores
 
 
-def of_ablation(subject: Subject, tell: Tell, found: dict[str, Any]) -> dict[str, Any]:
+def of_ablation(subject: Subject, tell: Tell) -> dict[str, Any]:
     """By how many percent MRR@20 falls with a matrix, or all of a role, out of action."""
     parts = _parts(subject)
     models = {"dense": subject.dense, "dissected": subject.dissected}
@@ -174,7 +174,7 @@ def _percent(whole: float, left: float) -> float | None:
     return 100 * (1 - left / whole) if whole else None
 
 
-def of_retraining(subject: Subject, tell: Tell, found: dict[str, Any], steps: int) -> dict[str, Any]:
+def of_retraining(subject: Subject, tell: Tell, steps: int) -> dict[str, Any]:
     """The fall of MRR@20 when everything but a part is trained for some steps with the part at zero.
 
     Measured against the whole model after the same steps. Each distinct part is trained once.
@@ -200,7 +200,7 @@ def of_retraining(subject: Subject, tell: Tell, found: dict[str, Any], steps: in
     }
 
 
-def of_l0(subject: Subject, tell: Tell, found: dict[str, Any], weight: float) -> dict[str, Any]:
+def of_l0(subject: Subject, tell: Tell, weight: float) -> dict[str, Any]:
     """The share of open gates of each matrix after a training of the same length, and that model's accuracy."""
     began = time.monotonic()
     model, before = gated(subject, tell, weight)
@@ -251,7 +251,7 @@ def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def of_curves(subject: Subject, tell: Tell, found: dict[str, Any], l0_weight: float | None) -> dict[str, Any]:
+def of_curves(subject: Subject, tell: Tell, l0_weight: float | None) -> dict[str, Any]:
     """MRR@20 against the share of all weights that is kept, by each criterion on its own model."""
     Plan = tuple[Any, dict[str, nn.Parameter], dict[str, Tensor]]
     weights = criteria.matrices(subject.dense, subject.names)

@@ -213,6 +213,8 @@ def configure(subject: Subject, data: Dataset, settings: Mapping[str, Any], epoc
 
 def steps_of(epochs: float, subject: Subject, data: Dataset, config: Config) -> int:
     """Steps of so many epochs through the examples of a model. Raises UsageError unless they are more than 0."""
+    if not isinstance(epochs, int | float):
+        raise UsageError(f"epochs must be a number, not {epochs!r}.")
     if not 0 < epochs < 1e6:
         raise UsageError(f"--epochs must be above 0, and below a million, not {epochs:g}.")
     train = split_validation(data.train, config.held_out)[0]

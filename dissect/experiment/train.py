@@ -74,15 +74,26 @@ def train(
     """
     manner = Manner(device, jobs, force, observe or unobserved, say or unsaid)
     plan = planned(model, data, say=manner.say, **about)
-    suits(plan.subject, data, plan.config, manner.say)
-    try_on(plan.subject, data, plan.config, plan.without)
     if about.get("refit") and plan.subject.learns:
+        _require_to_suit(plan, manner)
         return _train_twice(plan, about.get("name"), manner)
+    return train_plan(plan, manner, matched)
+
+
+def train_plan(plan: Plan, manner: Manner, matched: bool = True) -> Path:
+    """`train` what is planned, in the group that the plan names."""
+    _require_to_suit(plan, manner)
     beside = plan.beside if matched else ()
     is_clean = plan.config.protocol == "clean"
-    if beside and is_clean and not split_validation(data.train, plan.config.held_out)[1].n_prefixes:
+    if beside and is_clean and not split_validation(plan.data.train, plan.config.held_out)[1].n_prefixes:
         manner.say("Nothing is held out, so the matched dense model reports its last epoch, not its best one.")
     return train_seeds(plan, manner, *beside)
+
+
+def _require_to_suit(plan: Plan, manner: Manner) -> None:
+    """Raises an error, before anything is written, if the model and its settings do not suit the data."""
+    suits(plan.subject, plan.data, plan.config, manner.say)
+    try_on(plan.subject, plan.data, plan.config, plan.without)
 
 
 def _train_twice(plan: Plan, name: str | None, manner: Manner) -> Path:

@@ -55,9 +55,12 @@ class Setting(NamedTuple):
         return " and ".join(named)
 
 
-def setting(default: Any, group: str, help: str, **more: Any) -> Any:
-    """A field of `Config` that a user sets; `more` are further fields of `Setting`."""
-    return field(default=default, metadata={"group": group, "help": help, **more})
+def setting(default: Any, group: str, help: str, decides: bool = True, **more: Any) -> Any:
+    """A field of `Config` that a user sets; `more` are further fields of `Setting`.
+
+    One that `decides` nothing about the outcome makes no other group, and no difference between two configurations.
+    """
+    return field(default=default, compare=decides, metadata={"group": group, "help": help, **more})
 
 
 @dataclass(frozen=True)
@@ -227,6 +230,7 @@ class Config:
         False,
         "data",
         "Rank the test part only at the end, not after every epoch as well: faster where that part is large.",
+        decides=False,
         rare=True,
     )
     select: str = "last"  # or "mrr@20": the epoch with the best one on validation
@@ -282,7 +286,9 @@ class Config:
         """8 hex digits over the settings that differ from their defaults: a new setting renames no old group."""
         usual = {f.name: f.default for f in fields(self) if f.name != "model_options"}
         usual["apart"] = not self.is_sparse  # it says nothing of a dense model, and old groups have False
+        decides = {f.name for f in fields(self) if f.compare}
         special = {name: value for name, value in self.to_dict().items() if usual.get(name, {}) != value}
+        special = {name: value for name, value in special.items() if name in decides}
         text = json.dumps(special, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -66,6 +66,7 @@ class Summary(TypedDict):
     n_parameters: Count
     test: Accuracy
     test_worst_ties: NotRequired[At20]
+    test_worst_ties_at_best: NotRequired[At20]  # under protocol "paper": at the epoch with the best MRR@20
     selection_bias: NotRequired[Bias]
     lists: NotRequired[OfLists]
     steps: NotRequired[Count]

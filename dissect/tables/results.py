@@ -16,7 +16,7 @@ from analyses.entries import JUDGED
 from analyses.studies import Study
 from dissect.runs import files
 from dissect.runs.records import LISTED, METRICS
-from dissect.tables.cells import metric_in_words, p_value, seconds, setting, signed
+from dissect.tables.cells import metric_in_words, number, p_value, seconds, setting, signed
 from dissect.tables.text import Column, Table
 from dissect.text import without_formulas
 
@@ -113,12 +113,15 @@ def pairs_columns(table: Comparison, every_pair: bool, is_named_once: bool) -> l
     ]
 
 
-def views_of_study(found: Study, table: Comparison, metrics: Sequence[str], is_named_once: bool = True) -> list[Table]:
+def views_of_study(
+    found: Study, table: Comparison, metrics: Sequence[str], is_named_once: bool = True, is_tuned: bool = False
+) -> list[Table]:
     """The means with the paper's figures, then the pairs."""
     means, *pairs = views_of(table, metrics, bool(found.pairs), is_named_once)
     apart, notes = compare.settings_apart(table.rows), list(means.notes)
     if apart:  # no columns: the labels of the arms stand for them
-        notes.append("The settings of each arm: dissect study show, with the same study.")
+        tuned = "; those that were tuned are in tuned.toml, and in --out FILE.csv" * is_tuned
+        notes.append(f"The settings of each arm: dissect study show, with the same study{tuned}.")
     columns = with_paper([each for each in means.columns if each.name.replace("\n", " ") not in apart], table.rows)
     means = replace(means, title=f"{found.name}: {found.question} {means.title}", columns=columns, notes=notes)
     if found.pairs:
@@ -149,7 +152,7 @@ def with_paper(columns: Sequence[Column], rows: pd.DataFrame) -> list[Column]:
 
 def at_20(rows: pd.DataFrame, kind: str) -> pd.Series:
     """HR@20 and MRR@20 of a kind, such as `bias`, in a cell."""
-    hr, mrr = (rows[f"{kind} {metric}"].map("{:.2f}".format) for metric in JUDGED)
+    hr, mrr = (rows[f"{kind} {metric}"].map(number) for metric in JUDGED)
     return hr + " / " + mrr
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from dissect.experiment.tuned import FILE, Tuned, read, read_trials
+from dissect.experiment.tuned import FILE, Tuned, find, read, read_trials
 from dissect.tables.cells import as_option
 from dissect.tables.text import Column, Table
 from dissect.text import plural
@@ -26,7 +26,10 @@ def best_of(folder: Path, model: str, data_dir: str | None) -> tuple[Table, str]
     words += [word for name, value in record.given.items() for word in ("--option", f"{name}={as_option(value)}")]
     words += ["--runs-dir", runs] if runs != RUNS else []
     words += ["--data-dir", data_dir] if data_dir else []
-    use = f"\n{folder / FILE}\nUse it: dissect {shlex.join(words)} --tuned"
+    about = (record.model, record.split_hash, record.verb, folder.parents[1])
+    taken = find(*about, record.preset, record.given, record.model_source)
+    tuned = ["--tuned"] if taken == folder / FILE else ["--tuned", str(folder / FILE)]
+    use = f"\n{folder / FILE}\nUse it: dissect {shlex.join([*words, *tuned])}"
     return view_of_trials(record, read_trials(folder)), use
 
 
