@@ -81,8 +81,7 @@ def _need(role: str, given: dict[str, Any]) -> str:
     is_lower = given["loss"] >= 0
     judged, of = given["judged_prefixes"], given.get("prefixes")  # which earlier records lack
     where = f" on the {judged:,} prefixes that can be judged" if of not in (None, judged) else ""
-    # A number and its sign stay on one line.
-    loss = f"MRR@20{where} is {abs(100 * given['loss']):.1f}\u00a0% {'lower' if is_lower else 'higher'}"
+    loss = f"MRR@20{where} is {abs(100 * given['loss']):.1f} % {'lower' if is_lower else 'higher'}"
     span = "" if given["low"] is None else directed(100 * given["low"], 100 * given["high"], is_lower, 1)
     interval = f" ({span})" if span else ""
     return f"{state}: retrained without it, {loss}{interval}."

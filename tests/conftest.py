@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 from hypothesis import settings
 
 from dissect.cli import main
+from dissect.data import planted
 
 # Examples may take as long as a busy machine needs; what counts is what they find.
 settings.register_profile("dissect", deadline=None)
@@ -33,6 +35,14 @@ def nothing_waits_for_the_disk() -> Iterator[None]:
     """No test cuts the power. A flush to the disk takes milliseconds, and a training makes dozens of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)  # which also refuses a file that is closed
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def a_smaller_demo() -> Iterator[None]:
+    """Most trainings here are of `demo`, and ranking its test part takes longer than their few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(planted.BUILT_IN, "demo", replace(planted.BUILT_IN["demo"], n_train=800, n_test=240))
         yield
 
 

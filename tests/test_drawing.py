@@ -184,7 +184,7 @@ def test_a_heatmap_has_every_matrix_with_its_shadow(tmp_path):
         and "KL weight 4" in drawn.caption
         and "useless by construction" in drawn.caption
     )
-    with pytest.raises(UsageError, match=r"no counts for kept 2\.5"):
+    with pytest.raises(UsageError, match=r"no counts at log α = 2\.5"):
         heatmap(group, threshold=2.5)
 
 

@@ -461,7 +461,7 @@ def test_the_paragraph_has_the_answers_with_their_numbers(tmp_path):
 
 def test_the_paragraph_says_which_prefixes_the_need_is_of():
     need = {"answer": "needed", "loss": 0.756, "low": 0.75, "high": 0.76, "judged_prefixes": 5_000, "prefixes": 9_000}
-    says = "Propagation is needed: retrained without it, MRR@20{} is 75.6\u00a0% lower (75.0 to 76.0)."
+    says = "Propagation is needed: retrained without it, MRR@20{} is 75.6 % lower (75.0 to 76.0)."
     assert _need("propagation", need) == says.format(" on the 5,000 prefixes that can be judged")
     assert _need("propagation", {**need, "prefixes": 5_000}) == says.format("")
 
