@@ -128,7 +128,7 @@ def test_another_threshold_counts_other_weights(tmp_path):
     group = make_group(tmp_path, kept)
     make_group(tmp_path, kept, kl_weight=2.0)
     assert set(path_table(group, 2.0)["density"]) == {0.25} and set(path_table(group)["density"]) == {0.5}
-    with pytest.raises(UsageError, match=r"no counts for kept 2\.5") as caught:
+    with pytest.raises(UsageError, match=r"no counts at log α = 2\.5") as caught:
         path_table(group, 2.5)
     assert "Recorded: 0.5, 1, 2" in caught.value.hint
 
