@@ -52,7 +52,7 @@ class DHCN(SessionModel):
         "attend_score": Matrix("attention", "readout"),  # [1, D]
     }
     removable = ("hypergraph", "attention", "positions")
-    remakes_table = False  # propagation is half of a step
+    remakes_table = False  # propagation draws no numbers, and `encode` reads nothing but its result
     search: ClassVar = {"layers": Int(1, 4), "ssl": Float(1e-3, 0.05, log=True)}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "authors": {"dim": 100, "layers": 3, "ssl": 0.01},  # S^2-DHCN, as released for Diginetica
