@@ -36,6 +36,7 @@ from analyses.significance import (
 from dissect.errors import DataError, UsageError
 from dissect.runs import files, folders
 from dissect.runs.records import ALSO, LISTED, METRICS, Data
+from dissect.text import trials_of
 from dissect.usual import RUNS
 
 TIES = "best"  # how every training ranks: one more than the number of strictly better scores
@@ -345,7 +346,7 @@ def about_sessions(number: int, tests: int) -> list[str]:
 def about_tuning(entries: list[Entry], names: Sequence[str]) -> list[str]:
     """Which rows have tuned settings, and from how many trials; nothing if none has."""
     said = [
-        f"{label} ({of['trials']} trial{'s' * (of['trials'] != 1)})"
+        f"{label} ({trials_of(of['trials'], of.get('asked', 0))})"
         for row, label in zip(entries, names)
         for of in folders.each_sound([row.group], folders.tuned_by, required=False)
         if of

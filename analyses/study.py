@@ -23,7 +23,7 @@ from dissect.data.stats import statistics
 from dissect.errors import BusyError, DataError, DissectError, DivergedError, FinishedError, UsageError, unknown
 from dissect.experiment import tuned
 from dissect.experiment.plan import Plan, Say, planned, unsaid
-from dissect.experiment.train import Manner, train_plan
+from dissect.experiment.train import Manner, note_tuning, train_plan
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SETTINGS
 from dissect.runs.folders import each_sound
@@ -155,6 +155,8 @@ def perform(todo: Sequence[Job], say: Say, beside: Sequence[Job] = (), **how: An
     """
     manner = Manner(say=say, **{name: value for name, value in how.items() if value is not None})
     failed: dict[str, DissectError] = {}
+    for plan in {job.plan.group: job.plan for job in beside if job.is_done}.values():
+        note_tuning(plan)
     for job in todo:
         if job.arm.label in failed:
             continue

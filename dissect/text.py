@@ -83,6 +83,11 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else many}"
 
 
+def trials_of(made: int, asked: int) -> str:
+    """12 trials; 3 of 12 trials, of a tuning that goes on or was stopped."""
+    return f"{made} of {asked} trials" if made < asked else plural(made, "trial")
+
+
 def shortest_ends(names: Sequence[str]) -> dict[str, str]:
     """Of each dotted name the fewest last parts that no other one has and that are more than a number.
 

@@ -23,7 +23,7 @@ from analyses.compare import compare
 from analyses.studies import STUDIES, Arm, Study
 from dissect.data.catalog import save
 from dissect.data.sessions import Dataset, Sessions, split_validation
-from dissect.errors import DataError, DissectError, DivergedError, ModelError, UsageError
+from dissect.errors import DataError, DissectError, DivergedError, FinishedError, ModelError, UsageError
 from dissect.experiment import task as tasks
 from dissect.experiment import trials, tune, tuned
 from dissect.experiment.plan import planned
@@ -458,6 +458,7 @@ def test_a_group_records_where_its_tuned_settings_come_from(data, tmp_path, foun
         "file": f"{found.name}/tuned.toml",
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "trials": 1,
+        "asked": 1,
     }
     assert folders.tuned_by(other) is None
     (table,) = compare([tuned_group, other])
@@ -468,6 +469,12 @@ def test_a_group_records_where_its_tuned_settings_come_from(data, tmp_path, foun
     assert says.startswith(told) and "no other search" in says
     (says,) = [row[1] for row in appendix([other], [])["chosen"] if row[0].startswith("settings")]
     assert says.startswith("set before each training") and "tell of no search" in says
+    files.write_json(tuned_group / "tuned.json", {**folders.tuned_by(tuned_group), "asked": 12})
+    assert f"Tuned on validation: {label} (1 of 12 trials)." in compare([tuned_group, other])[0].rows.attrs["notes"]
+    (tuned_group / "tuned.json").unlink()  # as if the group were older than the tuning
+    with pytest.raises(FinishedError):
+        train("srgnn", data, seeds=(1,), tuned=found, **how)
+    assert folders.tuned_by(tuned_group)["trials"] == 1
     (tuned_group / "tuned.json").write_text("{")
     with folders.hearing() as heard:
         assert "Tuned" not in " ".join(compare([tuned_group, other])[0].rows.attrs["notes"])
@@ -630,6 +637,10 @@ def test_a_study_takes_tuned_settings_where_there_are_some(data, tmp_path):
     configs = {job.arm.label: job.plan.config for job in study.jobs(mine, data, size, tmp_path)}
     assert configs["srgnn"].lr == configs["two"].lr == 0.007 and configs["old"].lr == 1e-3
     assert [configs[label].model_options["steps"] for label in ("srgnn", "two")] == [3, 2]  # an arm's own win
+    jobs = [job for job in study.jobs(mine, data, size, tmp_path) if job.arm.label == "srgnn"]
+    assert list(study.perform(jobs, print)) == jobs
+    (jobs[0].plan.group / "tuned.json").unlink()  # as if it had been trained before it was tuned
+    assert list(study.perform([], print, jobs)) == [] and folders.tuned_by(jobs[0].plan.group)["trials"] == 1
     figure = Study("mine", "?", tuple(Arm(f"{n}", "srgnn", options={"steps": n}, x=n) for n in (1, 2)))
     assert list(study.to_tune(figure, size)) == ["1"] and study.to_tune(figure, size)["1"]["options"] == {"dim": 8}
 

@@ -155,6 +155,7 @@ def _ready(plan: Plan, manner: Manner) -> torch.device:
     elif plan.is_done:
         for run in runs:
             folders.read_summary(run)  # says how to write a lost one again
+        note_tuning(plan)
         dense = f"dissect compare --dataset {shlex.quote(data.name)}"
         see = f"dissect verdict {shlex.quote(str(plan.group))}" if config.is_sparse else dense
         hint = f"Choose another --seed, or --force (the old run is kept aside). See it: {see}"
@@ -165,8 +166,7 @@ def _ready(plan: Plan, manner: Manner) -> torch.device:
         exchange(plan.build(), config)
     if workers.is_first():
         prepare_group(plan.group, config, data)
-        if plan.tuned:
-            files.write_json(plan.group / folders.TUNED_BY, plan.tuned)
+    note_tuning(plan)
     workers.wait()
     if plan.is_matched and manner.borrows and not manner.force:
         borrow(plan, manner.say)
@@ -182,6 +182,12 @@ def prepare_group(group: Path, config: Config, data: Dataset) -> None:
     files.write_json(group / "data.json", about)
     files.write_identifiers(group, data.identifiers)
     files.write_toml(group / folders.CONFIG, config.to_dict())
+
+
+def note_tuning(plan: Plan) -> None:
+    """Write which tuning the settings of a group come from, if any; the group may be older than the tuning."""
+    if plan.tuned and workers.is_first():
+        files.write_json(plan.group / folders.TUNED_BY, plan.tuned)
 
 
 def borrow(plan: Plan, say: Say) -> None:

@@ -23,6 +23,7 @@ from dissect.experiment.subject import Subject
 from dissect.runs.config import CALIBRATED
 from dissect.runs.folders import each_sound
 from dissect.runs.records import Count, Percent, Positive, Words
+from dissect.text import trials_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -218,12 +219,11 @@ def trace(path: Path, record: Tuned) -> dict[str, Any]:
     """What a group records of the tuning that its settings come from (records.TunedBy)."""
     path = (path / FILE if path.is_dir() else path).resolve()
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"file": f"{path.parent.name}/{path.name}", "sha256": sha256, "trials": record.trials}
+    return {"file": f"{path.parent.name}/{path.name}", "sha256": sha256, "trials": record.trials, "asked": record.asked}
 
 
 def in_words(record: Tuned, options: Mapping[str, Any]) -> str:
     """Where tuned settings come from, and what a reader should know who trains with these options."""
-    of = f" of {record.asked}" if record.trials < record.asked else ""
-    says = f"{record.trials}{of} trial{'s' * (record.asked > 1)}, MRR@20 {record.mrr_20:.2f} on validation"
+    says = f"{trials_of(record.trials, record.asked)}, MRR@20 {record.mrr_20:.2f} on validation"
     dim = options.get("dim", record.dim)
     return says if dim == record.dim else f"{says}, at width {record.dim}"

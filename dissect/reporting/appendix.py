@@ -18,7 +18,7 @@ from dissect.runs.records import Environment
 from dissect.sparsevd.rules import CLEAR, EMPTY, FALL, FALSE_LIMIT, PRUNED
 from dissect.tables.cells import time
 from dissect.tables.text import Table, by_rows
-from dissect.text import plural
+from dissect.text import plural, trials_of
 
 ABOUT = ("dissect", "commit", "python", "torch", "numpy", "system", "processor", "threads", "device", "cuda")
 # Settings that say what was trained, or follow from it, and are no choice of a setting.
@@ -150,7 +150,7 @@ def searches(runs: Runs, known: Mapping[Path, dict[str, Any]]) -> list[str]:
     for group, record in folders.each_sound(groups, lambda group: (group, folders.tuned_by(group)), required=False):
         if record:
             of = f"{record['file']}, SHA-256 {record['sha256'][:12]}"
-            found[group] = f"{group.name} on validation, {plural(record['trials'], 'trial')} ({of})"
+            found[group] = f"{group.name} on validation, {trials_of(record['trials'], record.get('asked', 0))} ({of})"
     return list(found.values())
 
 

@@ -111,6 +111,7 @@ class TunedBy(TypedDict):
     file: Words
     sha256: Words
     trials: Count
+    asked: NotRequired[Count]
 
 
 class Identifiers(TypedDict):
