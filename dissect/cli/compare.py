@@ -28,7 +28,7 @@ OUT = "Write to a file. Its ending (.md, .csv, .tex, .json) sets the format, unl
 @click.option("--dataset", help=DATASET)
 @options.all_metrics
 @click.option("--pairs", is_flag=True, help="Every pair of rows, not only those with the best one, in every format.")
-@click.option("--resamples", type=click.IntRange(*ASKED_RESAMPLES), help=MANY)
+@click.option("--resamples", type=options.Integer(*ASKED_RESAMPLES), help=MANY)
 @click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("--format", "form", type=FORMATS, help="Output format; json is the same as --json.")
 @click.option("--out", metavar="FILE", help=OUT)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from dissect.cli.options import as_json, data_dir, subverb
+from dissect.cli.options import Integer, as_json, data_dir, subverb
 from dissect.usual import LEAST_CLICKS, TEST_SHARE, VALIDATION_SHARE
 
 ITEM = "A log of your own: the column of the items clicked."
@@ -85,9 +85,9 @@ def fetch(name: str, accept_terms: bool, only_download: bool, force: bool, data_
 @option("--separator", help="Character between fields. [default: found from the header]")
 @option("--encoding", metavar="NAME", help=ENCODING)
 @option("--missing", multiple=True, metavar="TEXT", help=MISSING)
-@option("--min-clicks", "least_clicks", type=click.IntRange(1), help=RARE)
-@option("--longest", type=click.IntRange(2), help="Keep only this many clicks of a session, the first ones.")
-@option("--top-items", "top", type=click.IntRange(1), help="Keep only this many items, the most clicked ones.")
+@option("--min-clicks", "least_clicks", type=Integer(1), help=RARE)
+@option("--longest", type=Integer(2), help="Keep only this many clicks of a session, the first ones.")
+@option("--top-items", "top", type=Integer(1), help="Keep only this many items, the most clicked ones.")
 @option("--drop-repeats", is_flag=True, help="Drop clicks on the item clicked just before.")
 @option("--test-share", type=float, help=SHARE)
 @option("--test-last", metavar="SPAN", help=LAST)
@@ -113,8 +113,8 @@ def prepare(name: str, source: str, recipe: str | None, force: bool, data_dir: s
 @in_format(type=FORMATS, help=FORMAT)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), required=True, metavar="TRAIN [VALID] TEST")
 @option("--recent", default="1", show_default=True, metavar="SHARE", help=RECENT)
-@option("--items", "n_items", type=click.IntRange(1, 2**31 - 1), help=ITEMS)
-@option("--first-id", type=click.IntRange(0, 2**31 - 1), help=FIRST)
+@option("--items", "n_items", type=Integer(1, 2**31 - 1), help=ITEMS)
+@option("--first-id", type=Integer(0, 2**31 - 1), help=FIRST)
 @force
 @data_dir
 def import_(name: str, format: str, files: tuple[Path, ...], force: bool, data_dir: str | None, **how: Any) -> None:

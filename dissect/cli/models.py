@@ -12,8 +12,8 @@ WIDTH = "Width D. [default: the preset's or the model file's, else 256]"
 
 @options.verb("models", "models srgnn --dim 256", "models my_model.py:MyModel")
 @click.argument("name", required=False)
-@click.option("--dim", type=click.IntRange(1), help=WIDTH)
-@click.option("--items", type=click.IntRange(1), help=f"Size V of the catalogue. [default: {ITEMS:,}]")
+@click.option("--dim", type=options.Integer(1), help=WIDTH)
+@click.option("--items", type=options.Integer(1), help=f"Size V of the catalogue. [default: {ITEMS:,}]")
 @options.preset
 @options.extra
 @options.as_json

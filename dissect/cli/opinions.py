@@ -23,11 +23,11 @@ OUT = "Write the tables (CSV) and the figure to this folder."
     "opinions srgnn-demo --l0 --curves --out talk/figures",
 )
 @click.argument("group", required=False, metavar="[RUN_OR_GROUP]")
-@click.option("--retrain", type=click.IntRange(0, 10**6), default=0, metavar="N", help=RETRAIN)
+@click.option("--retrain", type=options.Integer(0, 10**6), default=0, metavar="N", help=RETRAIN)
 @click.option("--l0", "with_l0", is_flag=True, help=L0)
 @click.option("--l0-weight", type=click.FloatRange(0, min_open=True), default=L0_WEIGHT, show_default=True, help=WEIGHT)
 @click.option("--curves", is_flag=True, help=CURVES)
-@click.option("--prefixes", "n", type=click.IntRange(0), default=RANKED, show_default=True, help=PREFIXES)
+@click.option("--prefixes", "n", type=options.Integer(0), default=RANKED, show_default=True, help=PREFIXES)
 @options.own_model
 @click.option("--out", metavar="DIR", help=OUT)
 @options.places

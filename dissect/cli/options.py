@@ -28,6 +28,12 @@ PLACES = "Folders and output"
 GROUPS = {"model": "Model", "data": "Data", "training": "Training", "SparseVD": "SparseVD", PLACES: PLACES}
 
 
+class Integer(click.IntRange):
+    """A whole number in a range; click's own name for it, "integer range", reads badly in help and errors."""
+
+    name = "integer"
+
+
 class Option(click.Option):
     """An option with the group in which --help lists it; a `rare` one comes after the others."""
 
@@ -146,7 +152,7 @@ def _setting(each: Setting, default: Any, is_many: bool) -> Decorator:
     how: dict[str, Any] = {"is_flag": True}
     if each.kind != "bool":
         low, high = map(each.limits.get, ("at least", "at most"))
-        kinds: dict[str, Any] = {"int": click.IntRange(low, high), "float": float}  # type: ignore[arg-type]
+        kinds: dict[str, Any] = {"int": Integer(low, high), "float": float}  # type: ignore[arg-type]
         kind = click.Choice(each.choices) if each.choices else kinds.get(each.kind, str)
         shown = each.shown and default is not None
         how = {"type": kind, "default": default if shown else None, "show_default": shown}
@@ -184,7 +190,7 @@ data_dir = option("--data-dir", metavar="DIR", help=PLACE)
 runs_dir = option("--runs-dir", default=RUNS, metavar="DIR", help="Folder of the runs.", **SHOWN)
 as_json = option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 quiet = option("--quiet", is_flag=True, help="No progress on stderr.")
-SEED = click.IntRange(0, 10**9)
+SEED = Integer(0, 10**9)
 DEVICE = click.Choice(DEVICES)
 device = of_training("--device", type=DEVICE, default=DEVICES[0], **SHOWN)
 preset = of_model("--preset", help="A named set of model options, e.g. official for attenmixer.")
@@ -192,7 +198,7 @@ extra = of_model("--option", "extra", multiple=True, metavar="KEY=VALUE", help=O
 all_metrics = option("--all-metrics", is_flag=True, help="HR and MRR at 5 and 10 too, NDCG, coverage, popularity.")
 own_model = option("--model", metavar="FILE:CLASS", help=MOVED)
 places = several(runs_dir, data_dir, as_json, quiet)
-arguments = several(of_model("--dim", type=click.IntRange(1), help=WIDTH), preset, extra)
+arguments = several(of_model("--dim", type=Integer(1), help=WIDTH), preset, extra)
 
 
 def training(seeds: tuple[int, ...], epochs: float) -> Decorator:
@@ -211,7 +217,7 @@ def training(seeds: tuple[int, ...], epochs: float) -> Decorator:
         of_training("--anyway", is_flag=True, help="Take --tuned settings from another data set too."),
         of_training("--epochs", type=float, help=length),
         of_training("--seed", "seeds", type=SEED, default=seeds, help=SEEDS, **SHOWN, **ONCE),
-        of_training("--jobs", type=click.IntRange(1), default=1, help=JOBS, **SHOWN),
+        of_training("--jobs", type=Integer(1), default=1, help=JOBS, **SHOWN),
         device,
         option("--config", metavar="FILE", help=FROM),
         option("--name", help="Name of the group's folder, before the hash. [default: <model>-<dataset>]"),
@@ -247,7 +253,7 @@ def of_study(of: str = "", tuned: bool = True) -> Decorator:
     return several(
         shown("--dataset", default=DATASET, help=says("A name from `dissect data list`.")),
         shown("--scale", type=click.Choice([*SCALES]), default=SCALE, help=says(SIZE)),
-        click.option("--dim", type=click.IntRange(1), help=says("Width, in place of that of --scale.")),
+        click.option("--dim", type=Integer(1), help=says("Width, in place of that of --scale.")),
         click.option("--epochs", type=float, help=says(f"Epochs of a training{place} {OF_SPARSE}")),
         click.option("--seed", "seeds", type=SEED, help=says(f"Seeds{place}"), **ONCE),
         *[click.option("--protocol", type=click.Choice(["paper"]), help=says(PAPER))] * tuned,

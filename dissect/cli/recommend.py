@@ -28,7 +28,7 @@ IDENTIFIERS = "Sessions name items as the log or the files do; a name with a com
 @click.option("--session", metavar="ITEMS", help="Item numbers in the order of the clicks: 12,7,99")
 @click.option("--sessions", "file", metavar="FILE", help="A file with a session a line, written as for --session.")
 @click.option("--identifiers", "by_identifier", is_flag=True, help=IDENTIFIERS)
-@click.option("--k", type=click.IntRange(1), default=LISTED, show_default=True, help="Length of the list.")
+@click.option("--k", type=options.Integer(1), default=LISTED, show_default=True, help="Length of the list.")
 @click.option("--unseen", is_flag=True, help="Leave out the items of the session.")
 @options.of_run()
 def command(

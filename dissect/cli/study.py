@@ -67,7 +67,7 @@ def run(**given: Any) -> None:
 @verb("tune", "Tune what a study trains, each with as many trials.", "table2 --dataset diginetica --scale eighth")
 @argument
 @options.of_study(tuned=False)
-@click.option("--trials", type=click.IntRange(1), default=TRIALS, help="Settings to try for each.", **options.SHOWN)
+@click.option("--trials", type=options.Integer(1), default=TRIALS, help="Settings to try for each.", **options.SHOWN)
 @click.option("--timeout", type=float, metavar="HOURS", help="Begin no trial after this many hours in all.")
 @options.device
 @options.quiet
