@@ -165,8 +165,8 @@ def _setting(each: Setting, default: Any, is_many: bool) -> Decorator:
 
 PLACE = "Folder of the data sets. [default: $DISSECT_DATA or the user's data folder]"
 WIDTH = (
-    "Width D of the model. [default: the preset's or the model file's, else 64 with the settings of `dissect run`,"
-    " and 256 with --literal and in `dissect train`; 32 on built-in data]"
+    "Width D of the model. [default: the preset's or the model file's; else 64 with SparseVD, 256 without it and with"
+    " --literal; 32 on built-in data]"
 )
 OPTION = (
     "Another argument of the model; `dissect models NAME` lists them. For a model from `dissect models`, `--steps 2` is"

@@ -26,7 +26,7 @@ def command(
     same command had not begun.
 
     This gives the same numbers as giving the original command again, and ends with the same output: the verdict or the
-    table of results. If all is finished, there is nothing to do, and that output is all.
+    table of results. If everything is finished, only that output is printed.
     """
     from functools import partial
 

@@ -12,7 +12,7 @@ from dissect.cli import options
 from dissect.cli.options import as_json
 from dissect.usual import TRIALS
 
-SHARD = "Of n workers this is number i, such as 2/4: it trains every n-th. For batch queues."
+SHARD = "i/n: this is worker i of n, such as 2/4, and trains every n-th. For batch queues."
 
 
 @click.group()

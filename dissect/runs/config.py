@@ -78,7 +78,13 @@ class Config:
     model_source: str | None = None  # SHA-256 of the file of a model that is not ours
     times_hash: str | None = None  # of the times of the training sessions, if the model reads them
     where: str = setting("both", "SparseVD", "Which matrices: both, none, a module (gnn, encoder, readout) or a role.")
-    noise: str = setting("lrt", "SparseVD", "How weight noise is drawn.", choices=("lrt", "weight"), rare=True)
+    noise: str = setting(
+        "lrt",
+        "SparseVD",
+        "lrt: a draw for each output; weight: one for each weight and step.",
+        choices=("lrt", "weight"),
+        rare=True,
+    )
     prior: str = setting(
         "log-uniform", "SparseVD", "Prior over the weights.", choices=("log-uniform", "normal", "ard"), rare=True
     )
@@ -151,7 +157,7 @@ class Config:
     loss: str = setting(
         "cross-entropy",
         "training",
-        "What a step makes smaller. bpr-max, top1-max: GRU4Rec's, which rank the target above the other targets of the"
+        "The loss. bpr-max, top1-max: GRU4Rec's, which rank the target above the other targets of the"
         " batch and --negatives drawn items.",
         choices=LOSSES,
         rare=True,

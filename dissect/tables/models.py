@@ -45,7 +45,8 @@ def on_screen(model: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield f"The rest, {rest:,}: item table, biases and norms, which stay as they are."
     else:
         yield f"{model['model']} is a baseline: it has no weights. Rank with it: dissect train {model['model']}"
-    yield f"Options (--option), with their defaults: {with_values(model['options']) or 'none'}"
+    options = {name: value for name, value in model["options"].items() if name != "dim"}  # --dim, said above
+    yield f"Options (--option), with their defaults: {with_values(options) or 'none'}"
     for preset, values in model["presets"].items():
         yield f"--preset {preset}: {with_values(values)}"
 
