@@ -51,7 +51,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {  # settings of each kind of training
 }
 PARTS = ("loading", "forward", "KL", "scoring", "backward", "update")  # of a step
 COLUMNS = ("model", "weights", "D", "B", "step ms", "dense ms", "floor ms", "own ms", "step / dense", "step / floor")
-COLUMNS += ("density ms", "products")
+COLUMNS += ("step / SparseVD", "density ms", "products")
 
 
 def floor_step(
@@ -125,7 +125,7 @@ def measure(
     rounds: int,
 ) -> dict[str, Any]:
     """Medians in milliseconds over `rounds`: step, dense step, floor (its part that is the model's own), one density
-    measurement; step / dense, step / floor; and the kernel."""
+    measurement; step / dense, step / floor, with a second pass step / step without it; and the kernel."""
     prefixes = prefixes_of(data.train, device)
     settings: dict[str, Any] = {"batch_size": batch_size, "products": products, "max_steps": 10_000}
     settings |= WEIGHTS[weights]
@@ -137,8 +137,10 @@ def measure(
     own = own_products(dense, prefixes.batch(order.batch(0)))
     choose_kernel(training, data.n_items, device)
     dense.kernel = training.kernel
+    alone = assemble(build, config, prefixes, 1, "full")  # without the second pass
+    alone.kernel, alone.controls, alone.estimates = training.kernel, None, False
     if weights == "SparseVD":
-        training.controls = None
+        training = alone
     dim = options["dim"]
     clicks = prefixes.length[order.examples].double().mean() if order.every_position else 1
     targets = round(float(clicks * batch_size))  # of a usual step
@@ -158,14 +160,15 @@ def measure(
     def step(training: Training) -> None:
         train_step(training, load(), 1 / len(prefixes), buffer)
 
-    times: dict[str, list[float]] = {"step": [], "dense": [], "catalogue": [], "own": [], "density": []}
     pieces = (
         ("step", partial(step, training)),
+        ("alone", partial(step, alone) if training.controls is not None else lambda: None),
         ("dense", partial(step, dense)),
         ("catalogue", floor),
         ("own", own),
         ("density", lambda: density_rows(training)),
     )
+    times: dict[str, list[float]] = {name: [] for name, _ in pieces}
     for number in range(rounds + 3):
         for name, run in pieces:
             milliseconds = timed(run, device)
@@ -179,6 +182,7 @@ def measure(
         "kernel": training.kernel,
         "ratio": result["step"] / floor_ms,
         "by_dense": result["step"] / result["dense"],
+        "by_alone": result["step"] / result["alone"] if training.controls is not None else None,
         **shares(training, load, buffer, rounds),
     }
 
@@ -222,6 +226,7 @@ def shares(training: Training, load: Callable[[], Batch], buffer: torch.Tensor, 
 @click.option("--model", "models", type=click.Choice(LEARNING), multiple=True, default=LEARNING, show_default=True)
 @click.option("--dim", "dims", type=int, multiple=True, default=(100, 256), show_default=True)
 @click.option("--batch-size", "batch_sizes", type=int, multiple=True, default=(100,), show_default=True)
+@click.option("--weights", "kinds", type=click.Choice(WEIGHTS), multiple=True, default=WEIGHTS, show_default=True)
 @click.option("--preset", help="Arguments of the model by name, e.g. normalised for srgnn.")
 @click.option("--products", type=click.Choice(PRODUCTS), default="float32", show_default=True)
 @click.option("--device", default="auto", show_default=True)
@@ -233,6 +238,7 @@ def main(
     models: tuple[str, ...],
     dims: tuple[int, ...],
     batch_sizes: tuple[int, ...],
+    kinds: tuple[str, ...],
     preset: str | None,
     products: str,
     device: str,
@@ -253,7 +259,7 @@ def main(
     for model in models:
         for dim in dims:
             for batch_size in batch_sizes:
-                for weights in WEIGHTS:
+                for weights in kinds:
                     options = {**(MODELS[model].presets[preset] if preset else {}), "dim": dim}
                     row = measure(model, data, options, batch_size, weights, products, where_it_runs, rounds)
                     table.add_row(
@@ -267,6 +273,7 @@ def main(
                         f"{row['own']:.1f}",
                         f"{row['by_dense']:.2f}",
                         f"{row['ratio']:.2f}",
+                        "" if row["by_alone"] is None else f"{row['by_alone']:.2f}",
                         f"{row['density']:.1f}",
                         row["kernel"],
                         *(f"{row[part]:.1f}" for part in parts),

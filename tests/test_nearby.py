@@ -1,7 +1,9 @@
 """The pass of shadows over a part of the catalogue: its estimate of the gradient, and when it is used."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import count
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dissect.sparsevd import named_variational, noise
+from dissect.sparsevd.layers import VariationalLayer
 from dissect.training import loop
 from dissect.training.evaluation import prefixes_of
 from dissect.training.loop import train_step
@@ -159,6 +162,50 @@ def test_noise_that_is_kept_is_what_would_be_drawn_again(monkeypatch, name):
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
     own = 3 * 1  # `rolled` draws noise of its own at each step
     assert 2 * (len(drawn[0]) - own) == len(drawn[1]) - own > 0
+
+
+@pytest.mark.parametrize("name", ["srgnn", "gcsan", "narm", "attenmixer", "nextitnet"])
+@pytest.mark.parametrize("config", [SMALL, PART, replace(SMALL, noise="weight")], ids=["all", "part", "weight"])
+def test_products_that_are_kept_are_what_would_be_made_again(monkeypatch, name, config):
+    """Bit for bit, of the model, its shadows and its controls; the first layers are not multiplied again."""
+    prefixes, ends, made = prefixes_of(DATA.train), [], []
+    moments = VariationalLayer._moments
+
+    def counted(*about):
+        made[-1] += 1
+        return moments(*about)
+
+    monkeypatch.setattr(VariationalLayer, "_moments", counted)
+    for keeps in (True, False):
+        if not keeps:
+            monkeypatch.setattr(loop, "moments_kept", nullcontext)
+        made.append(0)
+        training = assemble(lambda: MODELS[name](30, dim=8), replace(config, model=name), prefixes, 1, "full")
+        torch.manual_seed(5)
+        for step in range(3):
+            index = prefixes.whole[:16] if training.model.every_position else torch.arange(16) + step
+            train_step(training, prefixes.batch(index), 0.01, torch.empty(30, 200))
+        ends.append([*training.model.parameters(), *training.controls.parameters(), torch.get_rng_state()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    draws_again = config.noise == "weight" or (
+        name == "attenmixer" and config is SMALL
+    )  # weights; dropout of the items
+    assert made[0] == made[1] if draws_again else made[0] < made[1]
+
+
+def test_a_product_is_taken_for_the_same_inputs_and_rows_of_fixed_weights_only():
+    theta, x, rows, values = nn.Parameter(torch.randn(3, 2)), torch.randn(5, 2), slice(0, 2), count(1)
+
+    def product(x, rows=None):
+        return noise.moments_once(theta, rows, x, lambda: (torch.tensor(next(values)), None))[0].item()
+
+    assert [product(x), product(x)] == [1, 2]  # nothing is kept outside
+    with noise.moments_kept():
+        assert [product(x), product(x, rows)] == [3, 4]
+        theta.requires_grad_(False)
+        assert [product(x.clone()), product(x.clone(), slice(0, 2))] == [3, 4]
+        assert [product(x + 1), product(x, slice(1, 2)), product(x.clone().requires_grad_())] == [5, 6, 7]
+    assert product(x) == 8
 
 
 class MadeCandidates(SRGNN):

@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 
 from dissect.errors import UsageError, unknown
 from dissect.sparsevd.kl import kept, log_alpha
-from dissect.sparsevd.noise import standard_normal
+from dissect.sparsevd.noise import moments_once, standard_normal
 
 NOISES = ("lrt", "weight")
 UNITS = ("weight", "row", "column")  # what has a sigma^2 of its own, and is pruned as one
@@ -198,7 +199,11 @@ class VariationalLayer(nn.Module):
 
         The sum of two Gaussians is one: a matrix and its shadow share a draw, as one layer over [x; others] would.
         """
-        mean, variance = self._moments(name, x, bias, rows)
+        multiply = partial(self._moments, name, x, bias, rows)
+        if self._uses_weights():  # each pass draws its own
+            mean, variance = multiply()
+        else:
+            mean, variance = moments_once(self._pair(name)[0], rows, x, multiply)
         if self._shadow is not None and self.training:
             more, spread = self._of_shadow(*self._shadow(name, x), rows)
             mean = mean + more

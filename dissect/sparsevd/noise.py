@@ -1,8 +1,8 @@
-"""The noise of SparseVD layers, which a second pass over a batch need not draw again."""
+"""What a second pass over a batch takes from the first: draws of noise, and products of the same inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -11,8 +11,11 @@ from torch import Tensor
 
 LEAST = 1 << 14  # numbers of a draw that is kept; fewer are drawn as fast as they are found
 Key = tuple[bytes, tuple[int, ...], torch.dtype]
+Place = tuple[int, tuple[int, int] | None]  # the matrix, and its rows if not all
+Moments = tuple[Tensor, Tensor | None]  # the mean and the variance of a product
 # Of this thread: several may train at once.
 _kept: ContextVar[dict[Key, tuple[Tensor, Tensor]] | None] = ContextVar("kept", default=None)
+_moments: ContextVar[dict[Place, list[tuple[Tensor, Moments]]] | None] = ContextVar("moments", default=None)
 
 
 @contextmanager
@@ -43,3 +46,33 @@ def standard_normal(shape: Sequence[int], dtype: torch.dtype, device: torch.devi
     noise = torch.randn(shape, dtype=dtype, device=device)
     kept[key] = noise, torch.get_rng_state()
     return noise
+
+
+@contextmanager
+def moments_kept() -> Iterator[None]:
+    """Context manager: on the CPU a layer that learns keeps the moments of its products in it. If its weights are fixed
+    later, and it gets the same inputs again, as the first layers of a model do, it takes these moments.
+    """
+    token = _moments.set({})
+    try:
+        yield
+    finally:
+        _moments.reset(token)
+
+
+def moments_once(theta: Tensor, rows: slice | None, x: Tensor, multiply: Callable[[], Moments]) -> Moments:
+    """The moments of x times the rows of theta, by `multiply`, but see `moments_kept`."""
+    found = _moments.get()
+    if found is None or x.device.type != "cpu":
+        return multiply()
+    place = id(theta), None if rows is None else (rows.start, rows.stop)
+    if theta.requires_grad:
+        mean, variance = multiply()
+        kept = mean.detach(), None if variance is None else variance.detach()
+        found.setdefault(place, []).append((x.detach(), kept))
+        return mean, variance
+    if not x.requires_grad:
+        for known, moments in found.get(place, []):
+            if torch.equal(known, x):
+                return moments
+    return multiply()

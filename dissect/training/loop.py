@@ -24,7 +24,7 @@ from dissect.runs.files import write_json
 from dissect.runs.folders import BEST, CHECKPOINTS, checkpoint, mark_done
 from dissect.sparsevd import one_sample, penalty
 from dissect.sparsevd.averages import BATCHES, is_averaged
-from dissect.sparsevd.noise import noise_kept
+from dissect.sparsevd.noise import moments_kept, noise_kept
 from dissect.sparsevd.probe import seed_torch
 from dissect.sparsevd.shadows import aside
 from dissect.text import plural
@@ -250,7 +250,10 @@ def train_step(
     """
     model, controls, prior = training.model, training.controls, training.config.prior
     training.optimiser.zero_grad(set_to_none=True)
-    with noise_kept() if training.estimates else nullcontext():
+    with (
+        noise_kept() if training.estimates else nullcontext(),
+        moments_kept() if controls is not None else nullcontext(),
+    ):
         draw_again = draws_again(batch.lengths.device) if training.estimates else None
         with one_sample(model):
             S = model.item_states()  # [V, D]
