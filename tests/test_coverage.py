@@ -229,7 +229,7 @@ def test_a_role_dissected_in_part_is_said_everywhere(own, tmp_path):
 def test_models_says_what_will_be_dissected_and_what_not(own):
     screen = " ".join(own("models", "own.py:Own", "--dim", "8")[1].split())
     says = f"propagation: {MAP} of {MAP + RNN} weights are dissected (33.3 %); dense: rnn (no SparseVD layer for RNN)"
-    assert says in screen and "bare, no role: a parameter of Own" in screen and "dim=8" in screen
+    assert says in screen and "bare, no role: a parameter of Own" in screen and "D = 8" in screen
     told = json.loads(own("models", "own.py:Own", "--dim", "8", "--json")[1])
     dissected = {row["matrix"]: (row["parameters"], row["dissected"]) for row in told["matrices"]}
     assert dissected == {
