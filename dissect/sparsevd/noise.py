@@ -61,7 +61,9 @@ def moments_kept() -> Iterator[None]:
 
 
 def moments_once(theta: Tensor, rows: slice | None, x: Tensor, multiply: Callable[[], Moments]) -> Moments:
-    """The moments of x times the rows of theta, by `multiply`, but see `moments_kept`."""
+    """The mean and the variance [..., out] of x [..., in] times the rows of theta [out, in], as `multiply` makes them,
+    or as they were kept (`moments_kept`).
+    """
     found = _moments.get()
     if found is None or x.device.type != "cpu":
         return multiply()
