@@ -4,6 +4,7 @@ import copy
 import io
 import itertools
 import math
+from contextlib import nullcontext
 
 import pandas as pd
 import pytest
@@ -157,6 +158,26 @@ def test_with_weight_noise_a_step_has_one_draw():
 
     dissect(Branches, told, BATCHES, seeds=(1,), steps=4, noise="weight", shadows=False, quiet=True)
     assert all(alike) and len(alike) >= 4
+
+
+def test_products_of_the_pass_of_shadows_are_those_of_the_models_pass(monkeypatch):
+    """The first layers are not multiplied twice: their product and its variance are taken over, bit for bit."""
+    calls = []
+    linear = F.linear
+    monkeypatch.setattr(F, "linear", lambda *inputs: calls.append(1) or linear(*inputs))
+
+    def trained(taken):
+        calls.clear()
+        with monkeypatch.context() as patch:
+            if not taken:
+                patch.setattr(protocol, "moments_kept", nullcontext)
+            torch.manual_seed(0)
+            model = dissect(Branches, loss, BATCHES, seeds=(1,), steps=4, quiet=True).models[1]
+        return len(calls), model.state_dict()
+
+    (fewer, ours), (more, twice) = trained(True), trained(False)
+    assert more - fewer == 2 * 2 * 4  # mean and variance, two branches, four steps
+    assert all(torch.equal(ours[name], twice[name]) for name in twice)
 
 
 def _start(weight):

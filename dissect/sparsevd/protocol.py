@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from dissect.sparsevd.averages import BATCHES, Averages, is_averaged
 from dissect.sparsevd.batches import Feed, rows_of
 from dissect.sparsevd.kl import kept_count
 from dissect.sparsevd.layers import one_sample
+from dissect.sparsevd.noise import moments_kept
 from dissect.sparsevd.shadows import FEWEST, Shadows, aside
 from dissect.sparsevd.sparsifier import named_variational, parameter_groups, penalty
 from dissect.sparsevd.sparsify import SparsifyReport, Where, require_some, sparsify
@@ -131,16 +132,17 @@ class _Fit:
                 self.record(done)
         self.optimiser.zero_grad()
         beta = protocol.kl_weight * risen(done, CALIBRATED["kl_warmup"] * steps)
-        with one_sample(self.model):
-            loss = checked(self.loss(self.model, batch))
-        self.value = self._finite(loss, "", step)
-        self._with_penalty(loss, self.model, beta).backward()
-        if self.shadows is not None:
-            with aside(self.model, 1_000_003 * step + self.seed):
-                with one_sample(self.model), self.shadows.cast(self.model):
-                    loss = self.loss(self.model, batch)
-                self._finite(loss, " with the shadows beside the model", step)
-                self._with_penalty(loss, self.shadows, beta).backward()
+        with moments_kept() if self.shadows is not None else nullcontext():
+            with one_sample(self.model):
+                loss = checked(self.loss(self.model, batch))
+            self.value = self._finite(loss, "", step)
+            self._with_penalty(loss, self.model, beta).backward()
+            if self.shadows is not None:
+                with aside(self.model, 1_000_003 * step + self.seed):
+                    with one_sample(self.model), self.shadows.cast(self.model):
+                        loss = self.loss(self.model, batch)
+                    self._finite(loss, " with the shadows beside the model", step)
+                    self._with_penalty(loss, self.shadows, beta).backward()
         self.optimiser.step()
         if is_averaged(step, protocol.steps, CALIBRATED["average"]):
             self.averages.add()

@@ -67,7 +67,7 @@ class Observer:
             Steps made so far.
         rows : list of dict
             The lines of density.jsonl of this step, one for each matrix, shadow, control and block
-            (docs/tracking.md lists the fields).
+            (docs/records.md has the fields).
         """
 
     def evaluating(self, what: str, done: int, total: int) -> None:
