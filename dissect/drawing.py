@@ -157,21 +157,7 @@ def density(
     groups = [group] if beside is None else [group, beside]
     sources = [_source(each, variant, threshold, measure, tau) for each in groups]
     panels = _side_by_side(sources) if beside is not None else None
-    says = sources[0].says
-    lines = [f"share with {says}; {_over_seeds('mean and range of', {source.seeds for source in sources})}"]
-    if panels is None:
-        config = sources[0].config
-        lines = [f"{sources[0].title}; KL weight {config['kl_weight']:g}{_unusual(config)}", *lines]
-    some = [source for source in sources if source.has_shadows]
-    if some:
-        lines.append(f"thin and shaded{_in_one(some, sources)}: the shadow of each matrix, useless by construction")
-    if averages := {source.config["average"] for source in sources} - {0.0}:
-        shares = " or ".join(f"{100 * (1 - share):g}" for share in sorted(averages))
-        some = [source for source in sources if source.config["average"]]
-        lines.append(f"from {shares} % of the steps on{_in_one(some, sources)}: averaged weights")
-    stem = "" if variant == FULL else f"-{variant}"
-    if panels is not None:
-        stem += "".join(f"-{source.group.name.rsplit('-', 1)[-1]}" for source in sources)
+    caption = _caption(sources)
     drawings = []
     for name in STEMS if module is None else (module,):
         if (partly := _partly(sources, name)) is None:
@@ -181,11 +167,31 @@ def density(
             found = [each.assign(group=str(of.group))[["group", *each]] for each, of in zip(found, sources)]
         shown = pd.concat(found, ignore_index=True)
         width = figure.CAPTION * len(sources)
-        under = "\n".join([*lines, *(part for text in partly for part in textwrap.wrap(text, width))])
-        drawn = figure.draw(shown, name, under, x, f"density ({says})", panels)
-        words = figure.describe(shown, name, "; ".join([*lines, *partly]), panels)
-        drawings.append(Drawing(STEMS[name] + stem, drawn, words, shown))
+        under = "\n".join([*caption, *(part for text in partly for part in textwrap.wrap(text, width))])
+        drawn = figure.draw(shown, name, under, x, f"density ({sources[0].says})", panels)
+        words = figure.describe(shown, name, "; ".join([*caption, *partly]), panels)
+        drawings.append(Drawing(_stem(name, variant, sources), drawn, words, shown))
     return drawings
+
+
+def _caption(sources: Sequence[Source]) -> list[str]:
+    """The lines under a figure of densities; two panels have titles of their own."""
+    lines = [f"share with {sources[0].says}; {_over_seeds('mean and range of', {each.seeds for each in sources})}"]
+    if len(sources) == 1:
+        config = sources[0].config
+        lines = [f"{sources[0].title}; KL weight {config['kl_weight']:g}{_unusual(config)}", *lines]
+    if some := [source for source in sources if source.has_shadows]:
+        lines.append(f"thin and shaded{_in_one(some, sources)}: the shadow of each matrix, useless by construction")
+    if some := [source for source in sources if source.config["average"]]:
+        shares = " or ".join(f"{share:g}" for share in sorted({100 * (1 - each.config["average"]) for each in some}))
+        lines.append(f"from {shares} % of the steps on{_in_one(some, sources)}: averaged weights")
+    return lines
+
+
+def _stem(module: str, variant: str, sources: Sequence[Source]) -> str:
+    """The name of the files of a figure; side by side it has the hash of each group."""
+    of_groups = [source.group.name.rsplit("-", 1)[-1] for source in sources] if len(sources) > 1 else []
+    return "-".join([STEMS[module], *[variant] * (variant != FULL), *of_groups])
 
 
 def _in_one(some: Sequence[Source], sources: Sequence[Source]) -> str:

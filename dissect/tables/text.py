@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
@@ -132,58 +132,77 @@ def starred(table: Table) -> Table:
     return replace(table, columns=columns, notes=[note.replace("in bold", "with a star") for note in table.notes])
 
 
-def to_screen(table: Table, width: int) -> Text:
-    """Title, rows and notes in lines of at most `width`; columns that have no room stand in a second part, and so on.
+class Layout(NamedTuple):
+    """Where the columns of a table stand on a screen: letters, and columns by their number."""
 
-    No name is cut: one that is too long for its column is folded, and its numbers stand in the last line. Columns of
-    long words are folded, if there is room enough for each.
+    names: int  # letters of column 0, which names the rows
+    widths: Sequence[int]  # letters of each column
+    is_number: Sequence[bool]  # columns that are set to the right
+    gap: int  # blanks between columns
+    parts: Sequence[Sequence[int]]  # the other columns, in parts that stand below each other
+
+
+def layout(table: Table, width: int) -> Layout:
+    """Columns that have no room in `width` letters stand in a second part, and so on; keys stand in each part.
+
+    A name that is too long for its column is folded, and so are columns of long words, if there is room enough.
     """
-    table = with_bars(table, width) if table.bars else table
-    columns, heads, rows = table.columns, table.heads(), table.rows()
+    columns = table.columns
     widths, is_number = [column.width for column in columns], [column.is_number for column in columns]
-    long = [i for i in range(1, len(columns)) if widths[i] > NARROW and not is_number[i]]
-    gaps = len(widths) - 1
-    gap = 1 if gaps <= width - sum(widths) < 2 * gaps else 2  # blanks between columns
+    gaps = len(columns) - 1
+    gap = 1 if gaps <= width - sum(widths) < 2 * gaps else 2
     lacks = sum(widths) + gap * gaps - width
+    long = [i for i in range(1, len(columns)) if widths[i] > NARROW and not is_number[i]]
     fair = (sum(widths[i] for i in long) - lacks) // max(1, len(long))
     if lacks > 0 and fair >= NARROW:
         widths = [min(each, fair) if i in long else each for i, each in enumerate(widths)]
+
+    def taken(part: Iterable[int]) -> int:
+        return sum(widths[i] + gap for i in part)
+
+    names = min(widths[0], max(min(widths[0], width // 3), width - taken(range(1, len(columns)))))
     keys = [i for i in range(1, len(columns)) if columns[i].is_key]
-    others = [i for i in range(1, len(columns)) if i not in keys]
-    room = max(min(widths[0], width // 3), width - sum(widths[i] + gap for i in [*keys, *others]))
-    room = min(widths[0], room)
     parts = [keys.copy()]
-    for i in others:
-        if len(parts[-1]) > len(keys) and room + sum(widths[k] + gap for k in [*parts[-1], i]) > width:
+    for i in (i for i in range(1, len(columns)) if i not in keys):
+        if len(parts[-1]) > len(keys) and names + taken([*parts[-1], i]) > width:
             parts.append(keys.copy())
         parts[-1].append(i)
+    return Layout(names, widths, is_number, gap, parts)
 
-    def line(cells: Sequence[tuple[str, bool]], part: Sequence[int], style: str = "") -> Text:
-        look = "bold" if cells[0][1] else style
-        lines = fold(cells[0][0], room, "", "  ").split("\n")
-        lines += [""] * (cell_len(lines[-1]) > room)
-        last, texts = lines.pop(), [fold(cells[i][0], max(1, widths[i]), "").split("\n") for i in part]
-        found = [Text(each, look) for each in lines]
-        grid: list[tuple[str, ...]] = [*zip_longest(*texts, fillvalue="")] or [()]
-        for first, row in zip_longest([last], grid, fillvalue=""):
-            out = Text(first + " " * (room - cell_len(first)), look)
-            for i, words in zip(part, row):
-                fill = " " * (widths[i] - cell_len(words))
-                before, behind = (fill, "") if is_number[i] else ("", fill)
-                how = " ".join(["bold"] * cells[i][1] + [COLOURS.get(words, "")])
-                out.append(" " * gap + before).append(words, how).append(behind)
-            out.rstrip()
-            found.append(out)
-        return Text("\n").join(found)
 
+def to_screen(table: Table, width: int) -> Text:
+    """Title, rows and notes in lines of at most `width`, by `layout`. No name is cut."""
+    table = with_bars(table, width) if table.bars else table
+    at, heads, rows = layout(table, width), table.heads(), table.rows()
     lines = [Text(table.title, "bold")] if table.title else []
-    for part in parts:
+    for part in at.parts:
         over = [words for words in heads if words[0] or any(words[i] for i in part)]
-        lines += [Text()] * (part is not parts[0])
-        lines += [line([(w, False) for w in words], part) for words in over]
-        lines += [line(row, part, style) for row, style in zip(rows, table.row_styles())]
+        lines += [Text()] * (part is not at.parts[0])
+        lines += [row_on_screen(at, part, [(word, False) for word in words]) for words in over]
+        lines += [row_on_screen(at, part, row, style) for row, style in zip(rows, table.row_styles())]
     prose = [each for note in table.notes for each in textwrap.wrap(note, min(width, PROSE), break_on_hyphens=False)]
     return Text("\n").join([*lines, *(Text(each, "dim") for each in prose)])
+
+
+def row_on_screen(at: Layout, part: Sequence[int], cells: Sequence[tuple[str, bool]], style: str = "") -> Text:
+    """A row in the columns of a part. The numbers stand beside the last line of its name."""
+    look = "bold" if cells[0][1] else style
+    *above, last = fold(cells[0][0], at.names, "", "  ").split("\n")
+    if cell_len(last) > at.names:
+        above, last = [*above, last], ""
+    found = [Text(each, look) for each in above]
+    texts = [fold(cells[i][0], max(1, at.widths[i]), "").split("\n") for i in part]
+    grid: list[tuple[str, ...]] = [*zip_longest(*texts, fillvalue="")] or [()]
+    for first, words in zip_longest([last], grid, fillvalue=""):
+        out = Text(first + " " * (at.names - cell_len(first)), look)
+        for i, word in zip(part, words):
+            fill = " " * (at.widths[i] - cell_len(word))
+            before, behind = (fill, "") if at.is_number[i] else ("", fill)
+            how = " ".join(["bold"] * cells[i][1] + [COLOURS.get(word, "")])
+            out.append(" " * at.gap + before).append(word, how).append(behind)
+        out.rstrip()
+        found.append(out)
+    return Text("\n").join(found)
 
 
 def fold(words: str, width: int, indent: str, then: str | None = None) -> str:
