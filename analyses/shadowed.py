@@ -203,6 +203,7 @@ def observed(
 
     course = cache(partial(peak, finished(group)))
 
+    @cache
     def control(may_lower: bool) -> list[str]:
         found = list(doubts_of_withered(summaries, dense, final, kept, threshold, course, may_lower))
         return found if config["kl_weight"] else [NO_PENALTY]

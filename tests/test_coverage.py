@@ -17,8 +17,10 @@ from analyses.coverage import read_coverage
 from dissect.errors import DataError
 from dissect.runs import files
 from dissect.sparsevd import coverage, declared_for, in_words, shares, sparsify
-from models import MODELS, check
+from dissect.training.loop import run_whole
+from models import MODELS
 from models.base import Matrix
+from models.batch import Batch
 
 P = Matrix("propagation", "gnn")
 A = Matrix("attention", "readout")
@@ -113,9 +115,10 @@ def test_a_shared_weight_counts_for_the_role_that_its_density_counts_for():
 
 @pytest.mark.parametrize("name", [name for name, cls in MODELS.items() if cls.learns])
 def test_our_own_models_are_dissected_whole(name):
+    batch = Batch.of([[3, 1, 2, 1], [5, 4], [6]])
     for preset in MODELS[name].presets.values():
         model = MODELS[name](n_items=100, **{**preset, "dim": 8})
-        rows = covered(model, model.matrices, 100, probe=lambda model=model: check.check(model, 100))
+        rows = covered(model, model.matrices, 100, probe=lambda model=model: run_whole(model, batch))
         assert rows.keys() == set(model.matrices)
         assert all(row["covered"] == row["numel"] > 0 for row in rows.values())
 

@@ -83,6 +83,7 @@ def test_what_is_missing_is_seen():
     assert len(list(public())) > 80
 
 
+@pytest.mark.slow
 def test_the_pages_are_made_and_name_everything(tmp_path):
     """As `make docs` does, in a process of its own: pdoc sets names in the modules."""
     pytest.importorskip("pdoc")

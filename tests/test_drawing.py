@@ -54,7 +54,10 @@ def test_a_figure_is_a_command_and_its_docstring_the_help():
         assert f"dissect plot {name}" in plot.command.commands[name].epilog
 
 
-@pytest.mark.parametrize("name", list(FIGURES))
+QUICK = {"density", "training", "data"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in FIGURES])
 def test_python_draws_what_the_command_writes(group, tmp_path, name):
     source = catalog.load("demo", None) if name == "data" else group
     drawings = FIGURES[name](source)

@@ -166,7 +166,11 @@ def assert_same_run(run, whole):
     assert not [path for path in run.rglob(".*") if files.HALF_WRITTEN.fullmatch(path.name)]
 
 
-@pytest.mark.parametrize("more", [{}, {"shadows": True, "average": 0.8}], ids=["sparse", "shadows and averages"])
+@pytest.mark.parametrize(
+    "more",
+    [pytest.param({}, marks=pytest.mark.slow), {"shadows": True, "average": 0.8}],
+    ids=["sparse", "shadows and averages"],
+)
 def test_a_run_that_is_killed_again_and_again(tmp_path, more):
     ends = drive(tmp_path, {**SPARSE, "max_steps": 20, **more}, "kill", 4)
     assert ends.count(-signal.SIGKILL) >= 3

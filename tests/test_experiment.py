@@ -451,6 +451,7 @@ def test_a_reduced_model_may_have_no_matrix_left_to_dissect(demo, tmp_path):
     assert evaluate(finished_run(group / "without-gnn" / "s1", tmp_path), lambda name, folder: demo)
 
 
+@pytest.mark.slow
 def test_what_is_trained_again_is_not_copied_from_a_neighbour(demo, tmp_path):
     """Also in other processes, which are not told to train it again: the old run is away when they start."""
     again = {"runs_dir": tmp_path, "options": {"dim": 4}, "seeds": (1, 2), **ALSO}

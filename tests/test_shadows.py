@@ -457,7 +457,12 @@ def test_a_model_without_a_matrix_is_refused():
 @pytest.mark.parametrize(("noise", "shadow_items"), [("lrt", 0), ("weight", 0), ("lrt", 9)])
 @pytest.mark.parametrize(
     "build",
-    [lambda: SRGNN(30, dim=8), lambda: AttenMixer(30, dim=8), Normed, Projected],
+    [
+        lambda: SRGNN(30, dim=8),
+        pytest.param(lambda: AttenMixer(30, dim=8), marks=pytest.mark.slow),
+        Normed,
+        pytest.param(Projected, marks=pytest.mark.slow),
+    ],
     ids=["srgnn", "attenmixer", "normed", "projected"],
 )
 def test_a_model_ends_the_same_with_shadows_without_them_and_without_controls(tmp_path, build, noise, shadow_items):
