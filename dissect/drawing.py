@@ -397,16 +397,7 @@ def of_study(study: Study, dataset: str, size: dict[str, Any], todo: Sequence[Jo
     from figures import lines as figure
 
     if study.shows == "density":
-        groups: dict[str, list[Path]] = {}  # by model
-        for group, model in dict.fromkeys((job.plan.group, job.arm.model) for job in todo if job.is_done):
-            groups.setdefault(model, []).append(group)
-        if not groups:
-            raise UsageError(*studying.NONE_FINISHED)
-        return [
-            each._replace(name="-".join([each.name, *[model] * (len(groups) > 1), dataset]))
-            for model, own in groups.items()
-            for each in density(own[0], module=study.module or None, beside=own[1] if len(own) > 1 else None)
-        ]
+        return _densities_of_study(study, dataset, todo)
     if study.shows not in ("lines", "lengths"):
         raise UsageError(f"{study.name} is no figure.", "Print it: dissect study table, with the same study.")
     is_line = study.shows == "lines"
@@ -426,6 +417,22 @@ def of_study(study: Study, dataset: str, size: dict[str, Any], todo: Sequence[Jo
         words += f" {note}." if note else ""
         drawings.append(Drawing(stem, figure.draw(shown, axis, f"{name} (%)", last, note), words, shown))
     return drawings
+
+
+def _densities_of_study(study: Study, dataset: str, todo: Sequence[Job]) -> list[Drawing]:
+    """Figure 3 or 4 for each model of a study; two groups of a model stand side by side."""
+    from analyses.study import NONE_FINISHED
+
+    groups: dict[str, list[Path]] = {}  # by model
+    for group, model in dict.fromkeys((job.plan.group, job.arm.model) for job in todo if job.is_done):
+        groups.setdefault(model, []).append(group)
+    if not groups:
+        raise UsageError(*NONE_FINISHED)
+    return [
+        each._replace(name="-".join([each.name, *[model] * (len(groups) > 1), dataset]))
+        for model, own in groups.items()
+        for each in density(own[0], module=study.module or None, beside=own[1] if len(own) > 1 else None)
+    ]
 
 
 def data(*sets: Dataset) -> list[Drawing]:
