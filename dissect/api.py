@@ -19,9 +19,9 @@ import torch
 from analyses import compare as comparing
 from dissect.arguments import OF_TUNING, Model, apart, check, is_group, numbers, seed_list, travels
 from dissect.data import bring
-from dissect.data.sessions import Dataset
+from dissect.data.sessions import Dataset, require_sound
 from dissect.data.translate import number_by_name
-from dissect.errors import FinishedError, UsageError, unknown
+from dissect.errors import DataError, FinishedError, UsageError, unknown
 from dissect.experiment import export as exporting
 from dissect.experiment import exported, opened, recorded
 from dissect.experiment import train as experiment
@@ -186,7 +186,7 @@ def tune(
     subject, usual = find_model(model), CALIBRATED if sparsevd else DENSE
     given = {**more, "trials": trials, "timeout": timeout, "sparsevd": sparsevd}
     arguments = apart(subject, given, usual, OF_TUNING)
-    data = load(data) if isinstance(data, str) else data
+    data = _loaded(data)
     watch = observer if is_shown(quiet) else None
     with processor_as_it_was(arguments.get("device", "auto")):
         return Tuning(tuning.tune(subject, data, observe=watch, say=None if quiet else _say, **arguments))
@@ -365,7 +365,7 @@ def study(
     """
     check({"name": name, "data": data, "scale": scale, "dim": dim, "epochs": epochs, "runs_dir": runs_dir})
     check({**({} if seeds is None else {"seeds": seeds}), "protocol": protocol, "arms": arms, "device": device})
-    data = load(data) if isinstance(data, str) else data
+    data = _loaded(data)
     of_size = _of_size(dim=dim, epochs=epochs, protocol=protocol, seeds=seeds)
     how = {"device": device, "observe": observer if is_shown(quiet) else None}
     say = unsaid if quiet else _say
@@ -554,7 +554,7 @@ def _trained(
             f"jobs={arguments['jobs']} needs the observer in a file: other processes do not have this one.",
             "Import its class from a file of yours, or leave jobs out.",
         )
-    data = load(data) if isinstance(data, str) else data
+    data = _loaded(data)
     watch = partial(observer, threshold=arguments.get("threshold", Config.threshold), quiet=not is_shown(quiet))
     with processor_as_it_was(arguments.get("device", "auto")):
         try:
@@ -563,6 +563,20 @@ def _trained(
         except FinishedError as error:
             path = error.group
     return Group(path, model if subject.source else None, data)
+
+
+def _loaded(data: Dataset | str) -> Dataset:
+    """The data set of a name, or one that was made in Python. Raises DataError if that cannot be trained and judged."""
+    if isinstance(data, str):
+        return load(data)
+    for name, part in (("train", data.train), ("test", data.test)):
+        try:
+            require_sound(part, data.n_items)
+        except ValueError as error:
+            raise DataError(f"The part {name} of the data set {data.name!r} is not sound: {error}.") from error
+        if not part.n_prefixes:
+            raise DataError(f"The part {name} of the data set {data.name!r} has no session of two clicks or more.")
+    return data
 
 
 def _observed(watch: Callable[[str], Observer], observe: Callable[[str], Any], title: str) -> Observer:

@@ -6,7 +6,7 @@ import inspect
 import pickle
 import reprlib
 import sys
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,8 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "folder": (_is_place, "the path of an export"),
     "out": (_is_place, "a path to write to"),
     "name": (lambda x: isinstance(x, str), "a text"),
+    "validation": (lambda x: isinstance(x, Real) and not isinstance(x, bool), "a share, at least 0 and below 1"),
+    "preset": (lambda x: isinstance(x, Hashable), "the name of a preset"),
     "init_from": (is_group, "a group, or the name or path of a group or run"),
     "group": (is_group, "a group, or the name or path of one"),
     "groups": (lambda x: _are(x, is_group), "a list of groups, such as [group, other]"),

@@ -67,7 +67,7 @@ def as_options(given: Mapping[str, Any], **usual: Any) -> list[str]:
         values, name = (value, name.removesuffix("s")) if isinstance(value, list | tuple) else ([value], name)
         for each in values if value not in (None, False, usual.get(name)) else ():
             words += [f"--{name.replace('_', '-')}"]
-            words += [] if each is True else [f"{each:g}" if isinstance(each, float) else str(each)]
+            words += [] if each is True else [f"{each:.15g}" if isinstance(each, float) else str(each)]
     return words
 
 

@@ -141,7 +141,8 @@ def export(name: str, format: str, out: str | None, validation: float, force: bo
     folder, files = write(dataset, format, Path(out or f"{dataset.name}-{format}"), validation, force)
     click.echo("\n".join(map(str, sorted(folder.iterdir()))))
     paths = shlex.join(str(folder / file) for file in files)
-    click.echo(f"Back again: dissect data import {as_name(f'{dataset.name}-copy')} --format {format} {paths}")
+    back = f"dissect data import {as_name(f'{dataset.name}-copy')} --format {format} {paths}"
+    click.echo(f"Back again: {back}{f' --data-dir {shlex.quote(data_dir)}' if data_dir else ''}")
 
 
 @verb("list", None, "")

@@ -289,6 +289,7 @@ def start(context: click.Context, usual: Mapping[str, Any], as_json: bool, **giv
 
     Options given win over --config FILE, which wins over `usual`, the settings of the verb.
     """
+    from dissect.experiment.plan import planned
     from dissect.experiment.request import requested
     from dissect.experiment.train import train
     from dissect.progress import observer
@@ -301,6 +302,10 @@ def start(context: click.Context, usual: Mapping[str, Any], as_json: bool, **giv
     watch = partial(observer, threshold=about.get("threshold", Config.threshold), quiet=quiet)
     weights = about.pop("kl_weight", None)
     groups: list[Path] = []
+    if isinstance(weights, tuple):  # all refused before the first is trained, if one is
+        plain = {name: value for name, value in about.items() if name not in ("jobs", "device", "force")}
+        for weight in weights:
+            planned(subject, data, **plain, kl_weight=weight)
     for weight in weights if isinstance(weights, tuple) else (weights,):
         own = {} if weight is None else {"kl_weight": weight}
         try:

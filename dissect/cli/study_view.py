@@ -61,10 +61,10 @@ def planned(name: str, dataset: str, data_dir: str | None, quiet: bool = False, 
 
 def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
     """Train what is missing, and print the table."""
-    how = {"device": device, "observe": partial(observer, quiet=quiet)}
+    part, how = part_of(shard), {"device": device, "observe": partial(observer, quiet=quiet)}
     asked = planned(**given, quiet=quiet, how=how)
     if asked.study.shows != "data":
-        asked.run(part_of(shard))
+        asked.run(part)
     if not asked.jobs or asked.study.shows == "claims" or sum(bool(row) for row in asked.status()["done"]) > 1:
         print_answer(asked, given)
 

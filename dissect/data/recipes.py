@@ -262,6 +262,8 @@ def choose(name: str, encoding: str | None = None, **own: Any) -> Recipe:
     if {"item", "time", "session", "user", "gap"} & own.keys():
         if not {"item", "time"} <= own.keys():
             raise UsageError("A log of your own needs --item-col and --time-col.")
+        if {"test_last", "test_share"} <= own.keys():
+            raise UsageError("The test part is --test-last SPAN or --test-share SHARE: leave one of them out.")
         own["separator"] = own.get("separator", "").replace("\\t", "\t")
         return own_log(**own, encoding=encoding or "utf-8")
     if (known := catalog.canonical(name)) not in RECIPES:

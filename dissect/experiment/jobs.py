@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import dissect
-from dissect.errors import DissectError
+from dissect.errors import DataError, DissectError, DivergedError, UsageError
 from dissect.training.resume import Interrupted
 
 Failure = tuple[int, str, str]  # exit code, message, hint: an exception does not travel between processes whole
@@ -60,9 +60,8 @@ def at_once(train: Callable[..., Any], seeds: Sequence[Any], jobs: int, **argume
             failures.append((Interrupted.exit_code, "Stopped.", AGAIN))
     if failures:
         codes, messages, hints = zip(*failures)
-        error = DissectError("\n".join(messages), "\n".join(dict.fromkeys(hints)))
-        error.exit_code = codes[0]
-        raise error
+        kinds = {kind.exit_code: kind for kind in (UsageError, DataError, DivergedError, Interrupted)}
+        raise kinds.get(codes[0], DissectError)("\n".join(messages), "\n".join(dict.fromkeys(hints)))
 
 
 def _begin(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,7 @@ def trained_model(
         if config.times_hash not in (None, times_hash(sessions)):
             raise DataError(
                 f"The data set has other times than {record.run} was fitted on.",
-                f"Fit it again: dissect train {subject.given or subject.name}",
+                f"Fit it again: dissect train {shlex.quote(subject.given or subject.name)}",
             )
         try:
             fitted = subject.cls(record.n_items, **config.model_options)

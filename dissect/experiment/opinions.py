@@ -162,6 +162,8 @@ def _way_on(group: Path, config: Config) -> str:
     """How the dense model that is missing gets trained: beside a dissection only if it has shadows (Plan.beside)."""
     if config.is_sparse and not config.shadows:
         return "The same command without --literal or --no-shadows trains it beside the dissection, in another group."
+    if not folders.group_runs(group):
+        return "The same command without --without trains it beside the whole model."
     return f"dissect run trains it beside the dissection; go on: dissect resume {shlex.quote(str(group))}"
 
 

@@ -122,6 +122,8 @@ def planned(
     if usual == CALIBRATED and epochs is None and not {"max_steps", "select"} & settings.keys():
         epochs = CALIBRATED_EPOCHS
     if settings.get("protocol") == "paper":
+        if settings.get("validation") not in (None, 0.0, Config.validation):
+            raise UsageError("--validation has no effect with --protocol paper, which trains on everything.")
         if refit:
             raise UsageError("--refit has nothing to add to --protocol paper, which trains on everything already.")
         say("Protocol 'paper': trained on everything, each metric at its best epoch on test. These numbers flatter.")
@@ -251,6 +253,11 @@ def suits(subject: Subject, data: Dataset, config: Config, say: Say) -> None:
         raise UsageError(f"{subject.name} does not suit {data.name}: {error}.") from error
     if subject.learns and config.max_steps == 0:
         raise UsageError(f"{subject.name} learns in steps, and --max-steps is 0.", "Give it some, or --epochs.")
+    if subject.learns and not split_validation(data.train, config.held_out)[0].n_prefixes:
+        raise UsageError(
+            f"--validation {config.validation:g} leaves no session of {data.name} to train on.",
+            "Hold out less.",
+        )
     on_valid = config.chooses and config.protocol == "clean"
     if on_valid and not split_validation(data.train, config.held_out)[1].n_prefixes:
         n = len(data.train)

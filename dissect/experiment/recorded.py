@@ -39,7 +39,10 @@ def recorded_model(
             f"Read the file first. If you trust it, name it: --model {shlex.quote(name)}",
         )
     if source is None:
-        return find_model(name)
+        known = find_model(name)
+        if given is not None and find_model(given).cls is not known.cls:
+            raise DataError(f"{where} was made with {name}, not with {find_model(given).name}.", "Leave the model out.")
+        return known
     if isinstance(given, type) or not is_file_name(name):
         return _given_to_python(name, source, where, given)
     named = [word.removeprefix("--model=") for word in command]

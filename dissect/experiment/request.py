@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -106,7 +107,8 @@ def require_own(path: str | Path, found: Mapping[str, Any], usual: Mapping[str, 
     own, other = ("train", "run") if usual.get("where") == "none" else ("run", "train")
     select = usual.get("select", "last")
     if found.get("select", select) != select and found.get("max_steps") != 0:  # a baseline chooses nothing
-        raise UsageError(f"{path} belongs to dissect {other}.", f"Use it there: dissect {other} --config {path}")
+        use = f"Use it there: dissect {other} --config {shlex.quote(str(path))}"
+        raise UsageError(f"{path} belongs to dissect {other}.", use)
     for each in SETTINGS:
         is_other = each.group == "SparseVD" if own == "train" else each.name in ("protocol", "patience")
         nothing = "none" if each.name == "where" else each.default

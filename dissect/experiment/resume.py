@@ -33,7 +33,8 @@ def unfinished(name: str, runs_dir: str | Path) -> list[Recorded]:
     with folders.hearing(is_aloud=True) as lost:
         found = folders.each_sound(folders.resolve_runs(name, runs_dir), read_run)
     if not folders.RUN.fullmatch(Path(name).resolve().name):
-        for record in [each for each in found if not each.config.refit]:  # a refit's steps come out of the run before
+        # A refit's steps come out of the run before; a matched run may be a copy, and name the seeds of another group.
+        for record in [each for each in found if not each.config.refit and each.variant != folders.MATCHED]:
             given = list(map(int, filter(str.isdecimal, record.options("--seed"))))
             begins = "run" in record.command[:2]  # not a resume, which names no seed
             seeds = given or (SEEDS if begins else (record.seed,))
@@ -99,11 +100,12 @@ def go_on(
     for record in records:
         without = roles_without(record.variant, subject.cls.removable) if subject.learns else ()
         is_matched = record.variant == folders.MATCHED
+        weights = _weights_for(record, runs_dir, subject, data, manner.force)  # refused before anything is set aside
         if manner.force and workers.is_first():
             manner.say(f"The old run is kept as {set_aside(record.run)}")
         workers.wait()
         plan = Plan(subject, data, record.config, record.group, (record.seed,), without, is_matched=is_matched)
-        plan = replace(plan, weights=_weights_for(record, runs_dir, subject, data), steps={record.seed: record.steps})
+        plan = replace(plan, weights=weights, steps={record.seed: record.steps})
         with _commanded(record):
             train_seeds(plan, replace(manner, device=device or record.option("--device") or "auto"))
     command = records[0].command
@@ -114,9 +116,11 @@ def go_on(
 
 @contextmanager
 def _commanded(record: Recorded) -> Iterator[None]:
-    """A run that has not begun records the command that began the others: it names the data and the user's model."""
+    """A run without a checkpoint begins, and records the command that began it or the others: that names the data, the
+    seeds and the user's model.
+    """
     was = dissect.command
-    if not (record.run / "environment.json").exists():
+    if not _checkpoints(record):
         dissect.command = record.command
     try:
         yield
@@ -124,10 +128,18 @@ def _commanded(record: Recorded) -> Iterator[None]:
         dissect.command = was
 
 
-def _weights_for(record: Recorded, runs_dir: str | Path, subject: Subject, data: Dataset) -> dict[str, Any] | None:
-    """The weights that a run without a checkpoint starts from: those of the run that its command names."""
+def _checkpoints(record: Recorded) -> list[Path]:
+    return [*(record.run / folders.CHECKPOINTS).glob("last*.pt")]
+
+
+def _weights_for(
+    record: Recorded, runs_dir: str | Path, subject: Subject, data: Dataset, anew: bool
+) -> dict[str, Any] | None:
+    """The weights that a run without a checkpoint, or one that begins `anew`, starts from: those of the run that its
+    command names.
+    """
     config = record.config
-    if any((record.run / folders.CHECKPOINTS).glob("last*.pt")):
+    if _checkpoints(record) and not anew:
         return None
     if config.refit and not (record.run / "environment.json").exists():
         raise DataError(f"{record.run} stopped before it recorded its number of steps.", "Give the same command again.")

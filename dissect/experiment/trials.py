@@ -286,14 +286,12 @@ def trained(
         return fit(plan.build, todo.data, plan.config, run, **about)
 
 
-def stopped(todo: Task, number: int) -> DissectError:
-    """The error after a signal: exit code 130."""
-    error = DissectError(
+def stopped(todo: Task, number: int) -> Interrupted:
+    """The error after a signal."""
+    return Interrupted(
         f"Stopped in trial {number}. It has a checkpoint, and all trials before it are in {todo.folder}.",
         "The same command goes on.",
     )
-    error.exit_code = Interrupted.exit_code
-    return error
 
 
 class _Watch(Observer):

@@ -10,6 +10,7 @@ runs/tuned/<model>-<dataset>-<hash>/
 from __future__ import annotations
 
 import hashlib
+import shlex
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -162,7 +163,7 @@ def tuned_for(
     Raises UsageError if there are none, or if they belong to another model, verb or split, unless `anyway`.
     """
     sparse = " --sparsevd" if verb == "run" else ""
-    make = f"dissect tune {subject.given or subject.name} --dataset {data.name}{sparse}"
+    make = f"dissect tune {shlex.quote(subject.given or subject.name)} --dataset {data.name}{sparse}"
     if verb == "literal":
         says = "--tuned goes with the usual settings of the command, not with --literal or the --config of a group."
         raise UsageError(says, "Leave one of them out.")

@@ -38,7 +38,7 @@ from dissect.training.finish import finish
 from dissect.training.losses import Shares, loss_over_sample
 from dissect.training.nearby import Near, draws_again, surrogate_near
 from dissect.training.record import Observer, Recorder
-from dissect.training.resume import Interrupted, identity, restore, snapshot, stop_on_signal
+from dissect.training.resume import identity, interrupted, restore, snapshot, stop_on_signal
 from dissect.training.scoring import catalogue_loss, score_buffer
 from dissect.training.setup import ITEMS_TIMED, Training, assemble, choose_kernel, set_lr
 from dissect.usual import FULL
@@ -178,7 +178,7 @@ class _Fit:
             save_checkpoint(checkpoint(self.run), snapshot(self.training))
             self.saved_at = time.monotonic()
         if stops:
-            raise Interrupted(state.step, config.max_steps, self.run / CHECKPOINTS)
+            raise interrupted(state.step, config.max_steps, self.run / CHECKPOINTS)
         if state.n_sum and (ends or state.step % self.loss_every == 0):
             self.recorder.loss()
         is_due = ends or state.step in (0, decay_step(config)) or state.step % self.density_every == 0
@@ -225,7 +225,7 @@ class _Fit:
             # The checkpoint made before this evaluation stands. Several processes stop together, in the loop.
             if workers.count() == 1 and self.stopped():
                 state, config = self.training.state, self.training.config
-                raise Interrupted(state.step, config.max_steps, self.run / CHECKPOINTS)
+                raise interrupted(state.step, config.max_steps, self.run / CHECKPOINTS)
 
         return tell
 

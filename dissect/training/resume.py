@@ -25,12 +25,14 @@ class Interrupted(DissectError):
 
     exit_code = 130
 
-    def __init__(self, step: int, steps: int, where: Path) -> None:
-        run = shlex.quote(str(where.parent))
-        super().__init__(
-            f"Stopped; the checkpoint in {where} is of step {step} of {steps}.",
-            f"Go on from there by the same command (without --force), or by:\n  dissect resume {run}",
-        )
+
+def interrupted(step: int, steps: int, where: Path) -> Interrupted:
+    """What a run raises that has written a checkpoint to the folder `where`, at a step."""
+    return Interrupted(
+        f"Stopped; the checkpoint in {where} is of step {step} of {steps}.",
+        "Go on from there by the same command (without --force), or by:\n"
+        f"  dissect resume {shlex.quote(str(where.parent))}",
+    )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +36,7 @@ def weights_of(run: Path, data: Dataset, build: Callable[[int], nn.Module]) -> S
     Raises UsageError or DataError if the run is not finished, is dissected, or its items cannot be found in `data`.
     """
     if not folders.is_done(run):
-        raise UsageError(f"{run} is not finished.", f"Finish it first: dissect resume {run}")
+        raise UsageError(f"{run} is not finished.", f"Finish it first: dissect resume {shlex.quote(str(run))}")
     best, last = folders.checkpoint(run, folders.BEST), folders.checkpoint(run)
     if not last.exists() and not best.exists():
         raise UsageError(f"{run} has no weights to start from.", "--init-from takes a dense run: dissect train MODEL")
