@@ -113,9 +113,10 @@ def require_two(tables: list[list[Entry]], lost: bool) -> None:
     if len(tables) == len(tables[0]) == 1:
         row = tables[0][0]
         on = shlex.quote(row.config["dataset"])
+        other = "srgnn" if row.config["model"] == "attenmixer" else "attenmixer"
         raise (DataError if lost else UsageError)(
             f"Only {row.name} is there: it takes two to compare.",
-            f"Train another on the same data: dissect train attenmixer --dataset {on}",
+            f"Train another on the same data: dissect train {other} --dataset {on}",
         )
 
 

@@ -37,6 +37,7 @@ from analyses.study import LONGEST, Job
 from dissect.errors import DataError, UsageError
 from dissect.runs import folders
 from dissect.runs.files import anew
+from dissect.text import plural
 from dissect.training.evaluation import gains
 
 NOT_RUN = "not run"
@@ -245,7 +246,7 @@ def growth(of: Evidence, most: float) -> Finding:
     x, seconds = np.array([(x, summary["seconds"] / summary["epochs"]) for x, summary in runs]).T
     power, low, high = powers(x, seconds)
     answer = HOLDS if high <= most else FAILS if low > most else UNDECIDED
-    says = f"{means.iloc[0]:.1f} s at {means.index[0]:g}, {means.iloc[-1]:.1f} s at {means.index[-1]:g}"
+    says = f"{_seconds(means.iloc[0])} s at {means.index[0]:g}, {_seconds(means.iloc[-1])} s at {means.index[-1]:g}"
     says += f": beyond a fixed cost power {power:.2f} [{low:.2f}, {high:.2f}]"
     return with_gaps(of, means, of.found(answer, says, x_of, unlike(of, x_of)), UNDECIDED)
 
@@ -386,7 +387,7 @@ def along_length(of: Evidence, labels: Sequence[str], way: int, metrics: Sequenc
     t-test of a slope over prefixes.
     """
     ranks = {label: of_label for label, of_label in ranks_of(of.todo).items() if label in labels}
-    if set(ranks) != set(labels):
+    if set(ranks) != set(labels) or not set(labels) <= set(of.rows.index):  # a damaged summary has no row
         return MISSING
     tests = len(labels) * len(metrics)
     resamples = enough_resamples(tests)
@@ -408,7 +409,7 @@ def along_length(of: Evidence, labels: Sequence[str], way: int, metrics: Sequenc
     names = [f"{label} {metric.upper()}" for label in ranks for metric in metrics]
     says = ", ".join(f"{name} {100 * each:+.2f}" for name, each in zip(names, b))
     sessions = min(len(np.unique(arrays["session"])) for arrays in ranks.values())
-    few = [f"{sessions} test sessions are too few for a slope ({FEW_SESSIONS} are asked)"]
+    few = [f"{plural(sessions, 'test session')}: too few for a slope ({FEW_SESSIONS} are asked)"]
     return of.found(answer, f"points a click: {says}", labels, few if sessions < FEW_SESSIONS else [])
 
 
@@ -425,6 +426,10 @@ def unlike(of: Evidence, labels: Iterable[str]) -> list[str]:
     return [f"the times are not of one machine, as far as environment.json says: {'; '.join(sorted(machines))}"]
 
 
+def _seconds(value: float) -> str:
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+
+
 def times_slower(of: Evidence, label: str, others: Sequence[str], least: float) -> Finding:
     """Whether an epoch of a row takes `least` times that of the median other row, or more.
 
@@ -436,7 +441,7 @@ def times_slower(of: Evidence, label: str, others: Sequence[str], least: float) 
         return MISSING
     seconds = of.rows["seconds_per_epoch"]
     usual = float(seconds[there].median())
-    says = f"{seconds[label]:.1f} s an epoch, the median of {len(there)} others {usual:.1f} s: "
+    says = f"{_seconds(seconds[label])} s an epoch, the median of {len(there)} others {_seconds(usual)} s: "
     says += f"{seconds[label] / usual:.1f} times"
     lacking = len(others) - len(there)
     says += f"; {lacking} not run" * (lacking > 0)
@@ -457,6 +462,7 @@ def quicker(of: Evidence, label: str, others: Sequence[str], margin: float = 0.1
     is_whole = len(there) == len(others)
     answer = FAILS if ratios[worst] > 1 + margin else UNDECIDED
     answer = HOLDS if is_whole and ratios[worst] < 1 - margin else answer
-    says = f"{seconds[label]:.1f} s an epoch; the quickest of {len(there)} others, {worst}, {seconds[worst]:.1f} s"
+    says = f"{_seconds(seconds[label])} s an epoch; the quickest of {len(there)} others, "
+    says += f"{worst}, {_seconds(seconds[worst])} s"
     says += f"; {len(others) - len(there)} not run" * (not is_whole)
     return of.found(answer, says, [label, *there], unlike(of, [label, *there]))

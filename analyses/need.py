@@ -11,6 +11,7 @@ import numpy as np
 from analyses.answers import NEEDED, REDUNDANT, UNDECIDED, answered, too_few
 from analyses.bootstrap import prefixes_of, relative_loss_interval, session_sums
 from analyses.density import finished
+from analyses.shadowed import few_sessions
 from analyses.significance import FEW_SESSIONS
 from dissect.errors import DataError
 from dissect.runs import folders
@@ -78,7 +79,7 @@ def compare_need(full: Ranks, reduced: Ranks, judged: np.ndarray | None) -> dict
     _, count = session_sums(reference["rank"], reference["session"], judged)
     estimate, low, high = relative_loss_interval(a, b, count)
     sessions = int((count > 0).sum())
-    of_sessions = [f"only {sessions} test sessions; {FEW_SESSIONS} are asked"] if sessions < FEW_SESSIONS else []
+    of_sessions = [few_sessions(sessions)] if sessions < FEW_SESSIONS else []
     doubts = [*too_few(min(len(full), len(reduced))), *of_sessions]
     if estimate is None:
         doubts.insert(0, "the full model ranks nothing: MRR@20 is 0")

@@ -320,10 +320,11 @@ def _disagreements(matrices: pd.DataFrame) -> Sequence[str]:
         return []
     best = with_it.idxmax()
     far = with_it.index[(with_it < NEAR) & (with_it.index != best)]
-    lines = [f"Nearest to ablation of the dense model is {WORDS[best]} (rank correlation {with_it[best]:.2f})."]
+    nearest, is_far = f"{WORDS[best]} (rank correlation {with_it[best]:.2f})", bool(with_it[best] < NEAR)
+    lines = [f"Nearest to ablation of the dense model is {nearest}{', which is far' * is_far}."]
     if len(far):
         said = ", ".join(f"{WORDS[name]} ({with_it[name]:.2f})" for name in far)
-        lines.append(f"Far from it: {said}.")
+        lines.append(f"{'Further still' if is_far else 'Far from it'}: {said}.")
     return lines
 
 

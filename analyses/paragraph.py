@@ -21,8 +21,11 @@ def paragraph(verdict: dict[str, Any]) -> str:
         return f"{verdict['model']} on {verdict['dataset']} was trained dense ({how})."
     test = verdict["accuracy"]["test"]
     accuracy = f"HR@20 {test['hr@20']:.2f} %, MRR@20 {test['mrr@20']:.2f} %"
-    if matched := (verdict.get("matched") or {}).get("mrr@20"):
-        accuracy += f"; trained without SparseVD: {matched:.2f} %"
+    matched = verdict.get("matched") or {}
+    if dense := matched.get("mrr@20"):
+        accuracy += f"; trained without SparseVD: {dense:.2f} %"
+        if (of := matched.get("seeds", seeds)) != seeds:
+            accuracy += f" ({_seeds(of)}; with it {matched['mrr@20_dissected']:.2f} %)"
     found = [
         f"{verdict['model']} on {verdict['dataset']} was dissected with KL weight {verdict['kl_weight']:g} "
         f"({how}; {accuracy}; 95 % intervals in brackets)."

@@ -90,7 +90,7 @@ def too_few(group: Path, config: dict[str, Any], weights: list[float]) -> UsageE
     own = config["kl_weight"]
     other = (own / 2 or 1) if own in weights else own
     seeds = " ".join(f"--seed {folders.place_of(run)[1]}" for run in folders.group_runs(group)) or "--seed 1"
-    words = ["dissect", "run", "--config", str(group / folders.CONFIG), "--kl-weight", f"{other:g}"]
+    words = ["dissect", "run", "--config", str(group / folders.CONFIG), "--kl-weight", f"{other:.15g}"]
     where = [] if group.parent == Path(RUNS) else ["--runs-dir", str(group.parent)]
     said = f"KL weight {weights[0]:g} only" if weights else "no KL weight at all"
     return UsageError(

@@ -44,7 +44,7 @@ from dissect.sparsevd import rules
 from dissect.sparsevd.density import key
 from dissect.sparsevd.kl import null_share
 from dissect.sparsevd.rules import AS_GOOD, CLEAR, EMPTY, FALL, FALSE_LIMIT, PRUNED
-from dissect.text import decimal, percent
+from dissect.text import decimal, percent, plural
 
 TIMES_DENSER = 3.0
 OTHER_THRESHOLD = key(rules.OTHER_THRESHOLD)
@@ -192,7 +192,8 @@ def observed(
     covered: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """O1 and O2 with reasons and doubts; `roles` with the answer and the numbers of each; `matched`, the MRR@20 of the
-    matched dense model in percent (None without one); `not_run`, the checks to run.
+    matched dense models in percent, and that of the dissected ones of the same `seeds` (None without one); `not_run`,
+    the checks to run.
     """
     final, threshold = at_step(table), key(config["threshold"])
     kept = kept_by_role(final, threshold, null=null_of(config))
@@ -219,7 +220,9 @@ def observed(
         if fall := used(sparse := withering(name, here), summaries):
             lost = percent(-fall.by_seed.mean(), 1, "+")
             why = f"(MRR@20 changes by {lost} with swapped inputs)"
-            found.append(f"unseen data need {sparse}, though it keeps few weights {why}: retraining without it decides")
+            is_sparse = kept["density"].xs(sparse, level="role").max() <= PRUNED
+            keeps = "few weights" if is_sparse else "no more than its shadows"
+            found.append(f"unseen data need {sparse}, though it keeps {keeps} {why}: retraining without it decides")
         if answer == WITHERED or (name, answer) in (("O1", HOLDS), ("O2", FAILS)):
             found += too_dense(kept, roles[-1]) if here[roles[-1]] == WITHERED and config["kl_weight"] else []
             may_lower = role is None or not is_by_chance(kept, role)
@@ -229,8 +232,12 @@ def observed(
         against = [option for option, there in others.items() if there.get(name) == OPPOSITE.get(answer, "none")]
         return [*found, *(f"the answer depends on {option}: '{others[option][name]}' there" for option in against)]
 
-    paired = [dense[summary["seed"]] for summary in summaries if summary["seed"] in dense]
-    matched = {"mrr@20": float(np.mean(paired)) if paired else None}
+    both = [summary for summary in summaries if summary["seed"] in dense]
+    matched = {
+        "mrr@20": float(np.mean([dense[summary["seed"]] for summary in both])) if both else None,
+        "mrr@20_dissected": float(np.mean([summary["test"]["mrr@20"] for summary in both])) if both else None,
+        "seeds": [summary["seed"] for summary in both],
+    }
     result: dict[str, Any] = {"not_run": not_run, "matched": matched, "roles": {}}
     for name, roles in OBSERVED.items():
         if here[name] == NOT_APPLICABLE:
@@ -264,7 +271,12 @@ def too_few_sessions(group: Path) -> Iterator[str]:
     parts = files.read_json(there, records.Parts, "Put back what was there.") if there.exists() else {}
     sessions = parts["test"]["sessions"] if "test" in parts else FEW_SESSIONS
     if sessions < FEW_SESSIONS:
-        yield f"only {sessions} test session{'s' * (sessions != 1)}; {FEW_SESSIONS} are asked"
+        yield few_sessions(sessions)
+
+
+def few_sessions(sessions: int) -> str:
+    """The doubt in words."""
+    return f"only {plural(sessions, 'test session')}; {FEW_SESSIONS} are asked"
 
 
 def in_words(kept: pd.DataFrame, role: str) -> str:
@@ -377,7 +389,7 @@ def matched_mrr(group: Path) -> dict[int, float]:
 def _siblings(group: Path, config: dict[str, Any]) -> tuple[dict[str, dict[str, str]], list[str]]:
     """(what other settings answer, by the option in words; the options not run). None should say the opposite."""
     half = config["kl_weight"] / 2
-    changes: dict[str, dict[str, Any]] = {f"--kl-weight {half:g}": {"kl_weight": half}} if half else {}
+    changes: dict[str, dict[str, Any]] = {f"--kl-weight {half:.15g}": {"kl_weight": half}} if half else {}
     if config["noise"] != "weight":
         changes["--noise weight"] = {"noise": "weight"}
     answers, not_run = {}, []

@@ -27,13 +27,13 @@ from analyses.need import need
 from analyses.paragraph import paragraph
 from dissect.errors import DataError, DissectError
 from dissect.runs import files, folders
-from dissect.runs.config import LITERAL, Config
+from dissect.runs.config import CALIBRATED, LITERAL, SETTINGS, Config
 from dissect.runs.folders import each_sound
 from dissect.sparsevd.density import key
 from models import MODELS
 
 QUESTIONS = ("O1", "O2")
-SETTINGS = ("model", "dataset", "protocol", "where", "prior", "noise", "threshold", "kl_weight", "apart")
+TOLD = ("model", "dataset", "protocol", "where", "prior", "noise", "threshold", "kl_weight", "apart")
 Summaries = list[dict[str, Any]]
 
 
@@ -48,7 +48,7 @@ def judge(group: Path, judged: np.ndarray | None = None) -> dict[str, Any]:
     covered = coverage(runs)
     verdict = {
         "group": group.name,
-        **{name: config[name] for name in SETTINGS},
+        **{name: config[name] for name in TOLD},
         "steps": config["max_steps"],
         "seeds": [summary["seed"] for summary in known],
         "removable": removable(config["model"], known),
@@ -87,8 +87,14 @@ def observations(
     found = shadowed.observed(group, config, summaries, table, covered)
     literal = literally(group, config)
     if literal is None:
-        found["not_run"].append("--literal")
+        found["not_run"].append(literal_option(config))
     return {"rules": "shadows", "density": counts, **found, "literal": literal}
+
+
+def literal_option(config: dict[str, Any]) -> str:
+    """--literal, and the options of this group's command that would win over its settings."""
+    own = [each.flag for each in SETTINGS if each.name in CALIBRATED and config[each.name] != CALIBRATED[each.name]]
+    return f"--literal (and without {', '.join(own)})" if own else "--literal"
 
 
 def literally(group: Path, config: dict[str, Any]) -> dict[str, Any] | None:

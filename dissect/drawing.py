@@ -410,6 +410,7 @@ def of_study(study: Study, dataset: str, size: dict[str, Any], todo: Sequence[Jo
     for metric in ("hr@20",) if is_line else ("hr@20", "mrr@20"):
         read = studying.lines(todo, (metric,)) if is_line else studying.lengths(todo, metric)
         shown, name = figure.over_seeds(read), metric.upper()
+        last = last if is_line or shown["x"].max() >= studying.LONGEST else ""  # there may be no session so long
         parts = [study.name, dataset, f"d{size['dim']}", size.get("protocol"), "tuned" if is_tuned else None]
         stem = "-".join(filter(None, parts))
         stem += "" if is_line else f"-{metric.split('@')[0]}"

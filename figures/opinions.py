@@ -104,9 +104,15 @@ def _curves(axes: Axes, curves: pd.DataFrame, words: dict[str, str]) -> None:
     axes.grid(axis="y", linewidth=0.3, color="#dddddd")
 
 
+def _first(places: pd.Series) -> str:
+    """The names in the first place; several may share it."""
+    first = places.index[places == places.min()]
+    return "none (all alike)" if 1 < len(first) == places.notna().sum() else ", ".join(first)
+
+
 def describe(order: pd.DataFrame, curves: pd.DataFrame, words: dict[str, str], caption: str) -> str:
     """The figure in words, from its data."""
-    first = "; ".join(f"{words.get(name, name)}: {order[name].idxmin()}" for name in order if order[name].notna().any())
+    first = "; ".join(f"{words.get(name, name)}: {_first(order[name])}" for name in order if order[name].notna().any())
     said = f"{TITLE}. {caption}. Which matrix matters most: {first}."
     if len(curves):
         at = curves[np.isclose(curves["share"], 0.1)]

@@ -97,11 +97,14 @@ def describe(shown: pd.DataFrame, split: str, caption: str) -> str:
         for curve in panels(split):
             if not len(part := _curve(shown, line, curve, split)):
                 continue
+            whole = part[part["seeds"] == part["seeds"].max()]  # beyond, the mean is of those that went on
+            goes_on, part = len(whole) < len(part), whole
             last = part.iloc[-1]
             best = part.loc[part["mean"].idxmin() if curve == "loss" else part["mean"].idxmax()]
             ends.append(
                 f"{curve} {last['mean']:.2f} at epoch {last['epoch']:.3g} "
                 f"({'lowest' if curve == 'loss' else 'highest'} {best['mean']:.2f} at epoch {best['epoch']:.3g})"
+                f"{', after which fewer seeds go on' * goes_on}"
             )
         minutes = shown[shown["line"] == line]["minutes"].max()
         said.append(f"{line}, {minutes:.2g} minutes of training: {'; '.join(ends)}")

@@ -681,7 +681,7 @@ def test_a_criterion_is_near_to_ablation_or_far_from_it():
     words = analysis.in_words(*tables(constant=[1, 3, 2, 4], **near))[-2:]
     said = " ".join(words)
     assert all(said.count(name) == 1 for name in ("magnitude", "Fisher", "SparseVD"))
-    assert words[0].endswith("is magnitude (rank correlation 0.40).") and "magnitude" not in words[1]
+    assert words[0].endswith("is magnitude (rank correlation 0.40), which is far.") and "magnitude" not in words[1]
 
 
 def test_agreement_is_spearmans_of_each_seed():

@@ -169,8 +169,8 @@ def test_labels_lie_within_the_figure_and_apart():
 
 def test_the_description_says_where_it_went():
     words = figure.describe(shown_of(("a",)), "valid", "caption")
-    assert "HR@20 30.00 at epoch 3 (highest 30.00 at epoch 3)" in words
-    assert "loss 30.00 at epoch 3 (lowest 10.00 at epoch 1)" in words and "validation" in words
+    assert "HR@20 20.00 at epoch 2 (highest 20.00 at epoch 2), after which fewer seeds go on" in words
+    assert "loss 20.00 at epoch 2 (lowest 10.00 at epoch 1)" in words and "validation" in words
 
 
 @pytest.fixture

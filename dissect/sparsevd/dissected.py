@@ -27,7 +27,7 @@ from dissect.sparsevd.layers import NOISES, one_sample
 from dissect.sparsevd.protocol import SEEDS, Loss, Protocol, Trained, train
 from dissect.sparsevd.rules import ALIVE, UNDECIDED, WITHERED
 from dissect.sparsevd.sparsify import SparsifyReport
-from dissect.sparsevd.swapped import swapped
+from dissect.sparsevd.swapped import FEWEST_TO_SWAP, swapped
 from dissect.text import percent
 
 Score = Callable[[nn.Module, Any], Any]
@@ -75,6 +75,11 @@ def dissect(
         raise UsageError(f"`seeds` is {seeds!r}: it needs different whole numbers from 0 to {MOST:,}, one a training.")
     feed = Feed(batches, "batches")
     unseen = None if held_out is None else Feed(held_out, "held_out")
+    if unseen is not None and (rows := rows_of(next(iter(unseen.once())))) is not None and rows < FEWEST_TO_SWAP:
+        raise UsageError(
+            f"A verdict gives a layer the inputs of other rows of the batch, and a batch of `held_out` has {rows}.",
+            f"Give batches of {FEWEST_TO_SWAP} rows or more (hundreds are quicker).",
+        )
     n = feed.n_examples() if n_examples is None else n_examples
     if not _is_number(n) or not n > 0:
         raise UsageError(f"n_examples is the number of training examples, not {n!r}.")
@@ -211,7 +216,7 @@ class Dissected:
         elif answer == ALIVE:
             doubts += self._doubts_of_alive(name, counts, falls, is_swap)
         elif answer == WITHERED:
-            doubts += self._doubts_of_withered(name, counts)
+            doubts += self._doubts_of_withered(name, counts, falls, is_swap)
         other = _answer([_excess(c) for c in self._counts(masks, rules.OTHER_THRESHOLD).values()])
         if other != answer:
             doubts.append(f"the answer depends on the threshold: '{other}' at t = {rules.OTHER_THRESHOLD:g}")
@@ -241,16 +246,21 @@ class Dissected:
         )
         worst = max(min(1.0, max(c.shadow or 0.0, null) / c.density) if c.density else 1.0 for c in counts.values())
         if worst > rules.FALSE_LIMIT:
-            yield f"chance would keep {100 * worst:.0f} % of what {name} keeps (> {100 * rules.FALSE_LIMIT:.0f} %)"
+            digits = int(round(worst, 2) <= rules.FALSE_LIMIT)  # 10.2 %, not "10 % (> 10 %)"
+            limit = percent(rules.FALSE_LIMIT, 0)
+            yield f"chance would keep {percent(worst, digits)} of what {name} keeps (> {limit})"
         if not falls:
             yield f"no held-out batches were given: whether unseen data need {name} is not known"
         elif (least := (rules.interval(falls) or falls)[0]) <= rules.FALL:
-            how = "swapped inputs" if is_swap else "its weights at 0"
-            says = f"{percent(-sum(falls) / len(falls), 1, '+')} with {how}, at least {percent(-least, 1, '+')}"
+            says = f"{_change(falls, is_swap)}, at least {percent(-least, 1, '+')}"
             yield f"unseen data may not need {name}: the score changes by {says} ({percent(-rules.FALL, 0)} is asked)"
 
-    def _doubts_of_withered(self, name: str, counts: dict[int, Count]) -> Iterator[str]:
-        """The training may not have pruned, or kept nothing that it needed."""
+    def _doubts_of_withered(
+        self, name: str, counts: dict[int, Count], falls: list[float], is_swap: bool
+    ) -> Iterator[str]:
+        """Few weights may be enough; or the training may not have pruned, or kept nothing that it needed."""
+        if falls and (rules.interval(falls) or falls)[0] > rules.FALL:
+            yield f"unseen data need {name}, though it keeps so little: the score changes by {_change(falls, is_swap)}"
         if (most := max(c.density for c in counts.values())) > rules.PRUNED:
             kept = f"{name} still keeps {most:.3f} (> {rules.PRUNED})"
             yield f"{kept}, as its shadows do: too little was pruned; train longer"
@@ -310,6 +320,11 @@ class Dissected:
             with swapped([model.get_submodule(name) for name in layers], read):
                 self._scores[key] = scored(model, self._held_out, self._score)
         return self._scores[key]
+
+
+def _change(falls: list[float], is_swap: bool) -> str:
+    """The mean change of the score without a group, and how it was left out."""
+    return f"{percent(-sum(falls) / len(falls), 1, '+')} with {'swapped inputs' if is_swap else 'its weights at 0'}"
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 ARGUMENTS = tuple(inspect.signature(nn.MultiheadAttention.forward).parameters)[1:]  # query, key, value, then the masks
+FEWEST_TO_SWAP = 3  # rows of a batch; of fewer none stands some way off
 AWAY = 0.382  # of the rows. Layers in a row add their shifts up: no small multiple of this is near a whole number
 
 

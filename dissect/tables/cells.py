@@ -30,7 +30,8 @@ def count(value: float) -> str:
 
 def p_value(p: float, at_most: bool = False) -> str:
     """Three digits; `at_most` if the number of resamples sets the limit."""
-    return "<0.001" if p < 0.001 else ("≤" if at_most and p < 1 else "") + f"{p:.3f}"
+    digits = 4 if p > 0.05 and f"{p:.3f}" == "0.050" else 3  # 0.0504 is not below the usual limit
+    return "<0.001" if p < 0.001 else ("≤" if at_most and p < 1 else "") + f"{p:.{digits}f}"
 
 
 def seconds(value: float) -> str:

@@ -79,7 +79,8 @@ def table_of(found: Opinions, config: Config) -> Table:
         styles += ["bold", *[""] * (len(rows) - len(styles) - 1)]
     for against, words in (("sparsevd", "agree with VD"), ("constant", "agree with abl.")):
         if against in found.agreement:
-            of = {name: f"{found.agreement.loc[name, against]:.2f}" for name in found.agreement if name != against}
+            with_it = found.agreement[against].drop(index=against).dropna()  # none of a criterion that tells nothing
+            of = {name: f"{value:.2f}" for name, value in with_it.items()}
             rows.append([words, *(of.get(name, "") for name in heads)])
             styles.append("dim")
     notes = [f"{tells}: {', '.join(kind.values())}" for _, tells, kind in kinds if kind]

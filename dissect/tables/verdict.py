@@ -207,23 +207,27 @@ def path(verdicts: Sequence[Verdict], runs_dir: str = "") -> Table:
     """
     first = verdicts[0]
     roles = [role for role in first["density"]["roles"] if role not in ("control", "shadow")]
+    numbers = {tuple(each["seeds"]) for each in verdicts}
 
     def kept(verdict: Verdict, role: str) -> str:
         shadow = f" ({verdict['roles'][role]['shadow']:.2f})" if role in verdict.get("roles", {}) else ""
         return f"{verdict['density']['roles'][role]:.2f}{shadow}"
 
-    rows = [
-        [f"{each['kl_weight']:g}", f"{each['accuracy']['test']['mrr@20']:.2f}", *(kept(each, role) for role in roles),
-         *(each[name]["answer"] for name in QUESTIONS)]
-        for each in sorted(verdicts, key=lambda each: float(each["kl_weight"]))
-    ]  # fmt: skip
+    def row(verdict: Verdict) -> list[str]:
+        seeds = " ".join(map(str, verdict["seeds"])) if len(numbers) > 1 else ""
+        named = [f"{verdict['kl_weight']:g}", seeds, f"{verdict['accuracy']['test']['mrr@20']:.2f}"]
+        return [*named, *(kept(verdict, role) for role in roles), *(verdict[name]["answer"] for name in QUESTIONS)]
+
+    rows = [row(each) for each in sorted(verdicts, key=lambda each: float(each["kl_weight"]))]
     matched = (first.get("matched") or {}).get("mrr@20")
-    notes = [f"MRR@20 of the matched dense model: {matched:.2f}."] if matched else []
+    notes = [f"MRR@20 of the matched dense model: {matched:.2f}."] if matched and len(numbers) == 1 else []
     named = [shlex.quote(f"{runs_dir}/{each['group']}" if runs_dir else each["group"]) for each in verdicts]
     notes.append(f"Draw it: dissect plot path {named[0]}")
     notes += [f"{'' if number else 'Each verdict: '}dissect verdict {name}" for number, name in enumerate(named)]
-    title = f"{first['model']} on {first['dataset']}: share of weights kept (of shadows), {over(len(first['seeds']))}"
-    return by_rows(title, ("KL", "MRR@20", *(BRIEFLY.get(role, role) for role in roles), *QUESTIONS), rows, notes=notes)
+    of = over(len(first["seeds"])) if len(numbers) == 1 else "means over the seeds of each row"
+    title = f"{first['model']} on {first['dataset']}: share of weights kept (of shadows), {of}"
+    names = ("KL", "seeds", "MRR@20", *(BRIEFLY.get(role, role) for role in roles), *QUESTIONS)
+    return by_rows(title, names, rows, notes=notes)
 
 
 # --- words --------------------------------------------------------------------------------------------------
