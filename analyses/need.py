@@ -11,8 +11,7 @@ import numpy as np
 from analyses.answers import NEEDED, REDUNDANT, UNDECIDED, answered, too_few
 from analyses.bootstrap import prefixes_of, relative_loss_interval, session_sums
 from analyses.density import finished
-from analyses.shadowed import few_sessions
-from analyses.significance import FEW_SESSIONS
+from analyses.significance import FEW_SESSIONS, few_sessions
 from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.files import anew

@@ -22,10 +22,11 @@ def paragraph(verdict: dict[str, Any]) -> str:
     test = verdict["accuracy"]["test"]
     accuracy = f"HR@20 {test['hr@20']:.2f} %, MRR@20 {test['mrr@20']:.2f} %"
     matched = verdict.get("matched") or {}
-    if dense := matched.get("mrr@20"):
+    if (dense := matched.get("mrr@20")) and (of := matched["seeds"]) != seeds:
+        named = f"seed{'s' * (len(of) != 1)} {', '.join(map(str, of))}"
+        accuracy += f"; {named}: {dense:.2f} % without SparseVD, {matched['mrr@20_dissected']:.2f} % with it"
+    elif dense:
         accuracy += f"; trained without SparseVD: {dense:.2f} %"
-        if (of := matched.get("seeds", seeds)) != seeds:
-            accuracy += f" ({_seeds(of)}; with it {matched['mrr@20_dissected']:.2f} %)"
     found = [
         f"{verdict['model']} on {verdict['dataset']} was dissected with KL weight {verdict['kl_weight']:g} "
         f"({how}; {accuracy}; 95 % intervals in brackets)."

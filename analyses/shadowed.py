@@ -34,7 +34,7 @@ from analyses.answers import ALIVE, FAILS, HOLDS, NO_PENALTY, NOT_APPLICABLE, UN
 from analyses.coverage import absences
 from analyses.coverage import doubts as doubts_of_coverage
 from analyses.density import at_step, counted, finished, siblings
-from analyses.significance import FEW_SESSIONS
+from analyses.significance import FEW_SESSIONS, few_sessions
 from analyses.training import peak
 from dissect.errors import DataError
 from dissect.runs import files, folders, records
@@ -44,7 +44,7 @@ from dissect.sparsevd import rules
 from dissect.sparsevd.density import key
 from dissect.sparsevd.kl import null_share
 from dissect.sparsevd.rules import AS_GOOD, CLEAR, EMPTY, FALL, FALSE_LIMIT, PRUNED
-from dissect.text import decimal, percent, plural
+from dissect.text import decimal, percent
 
 TIMES_DENSER = 3.0
 OTHER_THRESHOLD = key(rules.OTHER_THRESHOLD)
@@ -221,7 +221,7 @@ def observed(
             lost = percent(-fall.by_seed.mean(), 1, "+")
             why = f"(MRR@20 changes by {lost} with swapped inputs)"
             is_sparse = kept["density"].xs(sparse, level="role").max() <= PRUNED
-            keeps = "few weights" if is_sparse else "no more than its shadows"
+            keeps = "few weights" if is_sparse else "little more than its shadows"
             found.append(f"unseen data need {sparse}, though it keeps {keeps} {why}: retraining without it decides")
         if answer == WITHERED or (name, answer) in (("O1", HOLDS), ("O2", FAILS)):
             found += too_dense(kept, roles[-1]) if here[roles[-1]] == WITHERED and config["kl_weight"] else []
@@ -272,11 +272,6 @@ def too_few_sessions(group: Path) -> Iterator[str]:
     sessions = parts["test"]["sessions"] if "test" in parts else FEW_SESSIONS
     if sessions < FEW_SESSIONS:
         yield few_sessions(sessions)
-
-
-def few_sessions(sessions: int) -> str:
-    """The doubt in words."""
-    return f"only {plural(sessions, 'test session')}; {FEW_SESSIONS} are asked"
 
 
 def in_words(kept: pd.DataFrame, role: str) -> str:

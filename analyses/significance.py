@@ -39,12 +39,18 @@ from dissect.errors import DataError
 from dissect.runs import folders
 from dissect.runs.files import anew
 from dissect.runs.records import ALSO
+from dissect.text import plural
 from dissect.training.evaluation import gains
 from dissect.usual import MOST_RESAMPLES, RESAMPLES
 
 ALPHA = 0.05
 NOTHING = 1e-12  # a difference of shares that is rounding
 FEW_SESSIONS = 20  # below which resampled sessions call too much significant
+
+
+def few_sessions(sessions: int) -> str:
+    """The doubt in words, if there are fewer test sessions than FEW_SESSIONS."""
+    return f"only {plural(sessions, 'test session')}; {FEW_SESSIONS} are asked"
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def observations(
 def literal_option(config: dict[str, Any]) -> str:
     """--literal, and the options of this group's command that would win over its settings."""
     own = [each.flag for each in SETTINGS if each.name in CALIBRATED and config[each.name] != CALIBRATED[each.name]]
-    return f"--literal (and without {', '.join(own)})" if own else "--literal"
+    return f"--literal (without {', '.join(own)})" if own else "--literal"
 
 
 def literally(group: Path, config: dict[str, Any]) -> dict[str, Any] | None:

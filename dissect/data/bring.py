@@ -114,7 +114,7 @@ def from_log(
 ) -> tuple[Dataset, Path]:
     """(data set, its folder) of a raw log: by the rules of `recipe`, else of `name`, else `own` (`recipes.choose`)."""
     if recipe and own.get("item"):
-        raise UsageError("--recipe has the rules of another log: leave it out, or --item-col and the like.")
+        raise UsageError("--recipe has the rules of another log: leave out either --recipe or --item-col and the like.")
     rules = choose(recipe or name, **own)  # first: without them --force is no way out of a name that is taken
     name = catalog.check_name(name, data_dir, force)
     return _kept(lambda: prepare(name, path, rules), name, data_dir, force)

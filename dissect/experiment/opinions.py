@@ -163,7 +163,7 @@ def _way_on(group: Path, config: Config) -> str:
     if config.is_sparse and not config.shadows:
         return "The same command without --literal or --no-shadows trains it beside the dissection, in another group."
     if not folders.group_runs(group):
-        return "The same command without --without trains it beside the whole model."
+        return "Leave out --without: the same `dissect run` then trains it beside the whole model."
     return f"dissect run trains it beside the dissection; go on: dissect resume {shlex.quote(str(group))}"
 
 

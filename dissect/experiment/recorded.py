@@ -40,8 +40,8 @@ def recorded_model(
         )
     if source is None:
         known = find_model(name)
-        if given is not None and find_model(given).cls is not known.cls:
-            raise DataError(f"{where} was made with {name}, not with {find_model(given).name}.", "Leave the model out.")
+        if given is not None and (other := find_model(given)).cls is not known.cls:
+            raise DataError(f"{where} was made with {name}, not with {other.name}.", "Leave the model out.")
         return known
     if isinstance(given, type) or not is_file_name(name):
         return _given_to_python(name, source, where, given)

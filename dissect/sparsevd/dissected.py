@@ -28,7 +28,7 @@ from dissect.sparsevd.protocol import SEEDS, Loss, Protocol, Trained, train
 from dissect.sparsevd.rules import ALIVE, UNDECIDED, WITHERED
 from dissect.sparsevd.sparsify import SparsifyReport
 from dissect.sparsevd.swapped import FEWEST_TO_SWAP, swapped
-from dissect.text import percent
+from dissect.text import percent, plural
 
 Score = Callable[[nn.Module, Any], Any]
 Answer = dict[str, Any]
@@ -77,7 +77,7 @@ def dissect(
     unseen = None if held_out is None else Feed(held_out, "held_out")
     if unseen is not None and (rows := rows_of(next(iter(unseen.once())))) is not None and rows < FEWEST_TO_SWAP:
         raise UsageError(
-            f"A verdict gives a layer the inputs of other rows of the batch, and a batch of `held_out` has {rows}.",
+            f"A verdict swaps inputs between rows, and the first batch of `held_out` has {plural(rows, 'row')}.",
             f"Give batches of {FEWEST_TO_SWAP} rows or more (hundreds are quicker).",
         )
     n = feed.n_examples() if n_examples is None else n_examples
