@@ -31,12 +31,12 @@ from rich.table import Table
 from dissect.data import catalog
 from dissect.data.sessions import Dataset
 from dissect.errors import DissectError
-from dissect.runs.config import Config
+from dissect.runs.config import PRODUCTS, Config
 from dissect.training.device import prepare_device
 from dissect.training.evaluation import prefixes_of
 from dissect.training.loop import ExampleOrder, train_step
 from dissect.training.scoring import score_buffer
-from dissect.training.setup import assemble
+from dissect.training.setup import assemble, choose_kernel
 from models import MODELS
 
 Examples = Sequence[tuple[list[int], int]]  # the clicks of a prefix and its target, items from 1
@@ -247,13 +247,24 @@ OTHERS = {
 }
 
 
-def ours(model: str, data: Dataset, options: dict[str, Any], batch_size: int) -> tuple[Any, ExampleOrder, Callable]:
+def ours(
+    model: str, data: Dataset, options: dict[str, Any], batch_size: int, products: str
+) -> tuple[Any, ExampleOrder, Callable]:
     """The prefixes, their order, and a step as a function of an index [B]."""
     prefixes = prefixes_of(data.train)
     config = Config(
-        model, data.name, data.split_hash, options, where="none", batch_size=batch_size, max_steps=100_000, l2=1e-5
+        model,
+        data.name,
+        data.split_hash,
+        options,
+        where="none",
+        batch_size=batch_size,
+        max_steps=100_000,
+        l2=1e-5,
+        products=products,
     )
     training = assemble(lambda: MODELS[model](n_items=data.n_items, **options), config, prefixes, 1, "full")
+    choose_kernel(training, data.n_items, "cpu")
     buffer = score_buffer(batch_size, data.n_items, "cpu")
     order = ExampleOrder(prefixes, config, 1, False)
     return prefixes, order, lambda index: train_step(training, prefixes.batch(index), 0.0, buffer)
@@ -273,9 +284,23 @@ def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
 @click.option("--data-dir", help="Where data sets are.")
 @click.option("--dim", type=click.IntRange(1), help="Width D [default: 256, or the one that the code can have].")
 @click.option("--batch-size", default=100, type=click.IntRange(2), show_default=True, help="Prefixes in a step.")
+@click.option(
+    "--products",
+    type=click.Choice(PRODUCTS),
+    default="float32",
+    show_default=True,
+    help="Precision of our products with the catalogue; all else is in float32.",
+)
 @click.option("--rounds", default=30, type=click.IntRange(1), show_default=True, help="Timed steps of each side.")
 def main(
-    name: str, code: Path, dataset: str, data_dir: str | None, dim: int | None, batch_size: int, rounds: int
+    name: str,
+    code: Path,
+    dataset: str,
+    data_dir: str | None,
+    dim: int | None,
+    batch_size: int,
+    products: str,
+    rounds: int,
 ) -> None:
     """Print how long a step of MODEL takes here, and by other people's code in the folder CODE.
 
@@ -287,20 +312,20 @@ def main(
     if not (code / other.folder / other.holds).is_file():
         raise click.UsageError(f"{code} has no {Path(other.folder) / other.holds}. Get it: git clone {other.url}")
     try:
-        compare(name, code, catalog.load(dataset, data_dir), dim or other.dim or 256, batch_size, rounds)
+        compare(name, code, catalog.load(dataset, data_dir), dim or other.dim or 256, batch_size, products, rounds)
     except ImportError as error:
         raise click.ClickException(f"{error}. Its code needs: pip install {other.needs or error.name}") from error
     except DissectError as error:
         raise click.ClickException(" ".join(filter(None, (error.message, error.hint)))) from error
 
 
-def compare(name: str, code: Path, data: Dataset, dim: int, batch_size: int, rounds: int) -> None:
+def compare(name: str, code: Path, data: Dataset, dim: int, batch_size: int, products: str, rounds: int) -> None:
     """Print the table."""
     prepare_device("cpu")
     other = OTHERS[name]
     model, options = other.model, other.options
     sys.path.insert(0, str(code / other.folder))
-    prefixes, order, step = ours(model, data, {**options, "dim": dim}, batch_size)
+    prefixes, order, step = ours(model, data, {**options, "dim": dim}, batch_size, products)
     indices = [order.batch(number) for number in range(rounds + 3)]
     examples = []
     for index in indices:
@@ -315,7 +340,8 @@ def compare(name: str, code: Path, data: Dataset, dim: int, batch_size: int, rou
         stepping, _ = seconds(lambda made=made: their_step(made))
         times.append((1e3 * mine, 1e3 * (making + stepping), 1e3 * stepping))
     here, whole, before = (statistics.median(column) for column in zip(*times[3:], strict=True))  # the first warm up
-    table = Table(title=f"{name} on {data.name}: V = {data.n_items:,}, {torch.get_num_threads()} threads, float32")
+    precision = "float32" if products == "float32" else f"float32, our products with the catalogue in {products}"
+    table = Table(title=f"{name} on {data.name}: V = {data.n_items:,}, {torch.get_num_threads()} threads, {precision}")
     for column in ("D", "B", "ours ms", "theirs ms", "made before ms", "theirs / ours", "made before / ours"):
         table.add_column(column, justify="right")
     table.add_row(

@@ -175,3 +175,18 @@ def test_a_tuning_that_is_stopped_stops_the_study_too(monkeypatch, tmp_path):
     with pytest.raises(Interrupted):
         list(dissect.study("table2", "demo", dim=4, arms=["srgnn", "narm"], runs_dir=tmp_path).tune(1))
     assert len(begun) == 1
+
+
+def test_what_is_for_a_study_is_refused_where_no_study_is_named(typed):
+    assert typed("train", "gru4rec", "--dataset", "demo", "--dim", "4", "--max-steps", "6")[0] == 0
+    (group,) = map(str, folders.find_groups(Path("runs")))
+    code, _, err = typed("report", group, "--scale", "eighth", "--arm", "narm")
+    said = " ".join(err.split())
+    assert code == 2 and "no study is named: " in said and "scale" in said and "arms" in said
+    assert not Path("report.html").exists()
+    assert typed("report", group, "--runs-dir", "runs")[0] == 0
+
+
+def test_the_weight_of_l0_gates_is_refused_without_them(typed):
+    code, _, err = typed("opinions", "--l0-weight", "5")
+    assert code == 2 and "Add --l0." in err

@@ -125,9 +125,14 @@ def plain_rank(scores: list[float], target: int, ties: str) -> int:
 
 
 @pytest.mark.parametrize("ties", ["best", "worst", "mean"])
-def test_ranks_equal_a_plain_count(ties):
+@pytest.mark.parametrize("items", [1, 4, 100])
+@pytest.mark.parametrize("by_item", [True, False])
+def test_ranks_equal_a_plain_count(ties, items, by_item, monkeypatch):
+    """However many items a piece has, the last of which is smaller, and in both orders of memory."""
+    monkeypatch.setitem(PIECE, "cpu", 4 * 50 * items)
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(0, 4, (50, 9), generator=generator).float()  # few values: many ties
+    scores = scores.t().contiguous().t() if by_item else scores
     targets = torch.randint(0, 9, (50,), generator=generator)
     expected = [plain_rank(row.tolist(), int(t), ties) for row, t in zip(scores, targets)]
     assert ranks_by(scores, targets, (ties, "best"))[0].tolist() == expected
@@ -136,6 +141,13 @@ def test_ranks_equal_a_plain_count(ties):
 def test_bias_enters_the_ranks():
     scores = scores_over(torch.ones(1, 1), torch.zeros(3, 1), torch.tensor([0.0, 1.0, 2.0]))
     assert ranks_by(scores, torch.tensor([0]), ("best",)).tolist() == [[3]]
+
+
+def test_scores_in_a_buffer_are_those_without_one():
+    vectors, matrix, bias = torch.randn(5, 3), torch.randn(7, 3), torch.randn(7)
+    buffer = torch.full((50,), torch.nan)  # larger than needed, and of an earlier batch
+    assert torch.equal(scores_over(vectors, matrix, bias, buffer), scores_over(vectors, matrix, bias))
+    assert buffer[:35].isfinite().all()
 
 
 def test_unknown_ties_are_refused():

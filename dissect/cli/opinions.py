@@ -31,7 +31,10 @@ OUT = "Write the tables (CSV) and the figure to this folder."
 @options.own_model
 @click.option("--out", metavar="DIR", help=OUT)
 @options.places
-def command(group: str | None, runs_dir: str, as_json: bool, quiet: bool, out: str | None, **how: Any) -> None:
+@click.pass_context
+def command(
+    context: click.Context, /, group: str | None, runs_dir: str, as_json: bool, quiet: bool, out: str | None, **how: Any
+) -> None:
     """Set SparseVD beside other criteria: magnitude, Taylor, Fisher, Bayesian model reduction, ablation, L0 gates.
 
     They judge the same matrices in the matched dense model that `dissect run` trains beside each dissection (of a group
@@ -45,11 +48,14 @@ def command(group: str | None, runs_dir: str, as_json: bool, quiet: bool, out: s
     from analyses.opinions import opinions
     from dissect import drawing
     from dissect.cli import screen
+    from dissect.errors import UsageError
     from dissect.experiment.opinions import opinions_of, seeds_of
     from dissect.progress import telling
     from dissect.runs import folders
     from dissect.tables.opinions import on_screen
 
+    if "l0_weight" in options.typed(context) and not how["with_l0"]:
+        raise UsageError("--l0-weight is for the model with L0 gates, which only --l0 trains.", "Add --l0.")
     if group is None:
         at, named = folders.newest_dissected(runs_dir), list[Path]()
     else:

@@ -297,8 +297,7 @@ def start(context: click.Context, usual: Mapping[str, Any], as_json: bool, **giv
 
     workers.join()
     quiet = given.pop("quiet")
-    typed = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    subject, data, about = requested(given, typed, usual, loader(), say)
+    subject, data, about = requested(given, typed(context) & given.keys(), usual, loader(), say)
     watch = partial(observer, threshold=about.get("threshold", Config.threshold), quiet=quiet)
     weights = about.pop("kl_weight", None)
     groups: list[Path] = []
@@ -315,6 +314,11 @@ def start(context: click.Context, usual: Mapping[str, Any], as_json: bool, **giv
                 raise
             groups.append(error.group)
     show(groups, as_json)
+
+
+def typed(context: click.Context) -> set[str]:
+    """The names of the options that the user gave, not those that have their defaults."""
+    return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
 def show(groups: Sequence[Path], as_json: bool) -> None:

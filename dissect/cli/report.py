@@ -19,7 +19,8 @@ from dissect.usual import REPORT
 @click.argument("names", nargs=-1, metavar="[GROUP|STUDY ...]")
 @click.option("--out", default=REPORT, metavar="FILE", show_default=True, help="The page, in this folder.")
 @options.of_study("For a study: ")
-def command(names: tuple[str, ...], out: str, **given: Any) -> None:
+@click.pass_context
+def command(context: click.Context, /, names: tuple[str, ...], out: str, **given: Any) -> None:
     """Write one page about groups of runs and studies: verdicts, figures, comparisons, and how to do it again.
 
     A GROUP is named as in `dissect verdict`, a STUDY as in `dissect study`; without names, the newest dissected group
@@ -31,8 +32,10 @@ def command(names: tuple[str, ...], out: str, **given: Any) -> None:
     from dissect.text import shown_lines
 
     reporting.require_ours(Path(out))
+    # Only what was typed: the rest are defaults, and what is for a study is refused where no study is named.
+    about = {name: given[name] for name in options.typed(context) if name in given}
     with telling() as tell:
-        report = reporting.gathered(names, progress=tell, **given)
+        report = reporting.gathered(names, progress=tell, **about)
         tell("figures", 0, 0)
         reporting.write(reporting.as_html(report), Path(out))
     for error in report["unreadable"]:

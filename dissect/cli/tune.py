@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from dissect.cli import options
 from dissect.runs.config import DENSE, EPOCHS, SETTINGS
@@ -67,7 +66,7 @@ def command(
 
     say = partial(options.say, quiet=quiet)
     names = {each.name for each in SETTINGS}
-    typed = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    typed = options.typed(context)
     about = {name: value for name, value in given.items() if name not in names or name in typed}
     about["options"] = option_values(about.pop("extra"), about.pop("dim"))
     how = {name: about.pop(name) for name in ("timeout", "device")}

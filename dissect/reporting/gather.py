@@ -53,9 +53,15 @@ def gathered(
     progress   told what is read next, and how many of how many steps are done
     of_study   which trainings of a study are meant: dataset, scale, dim, epochs, seeds, protocol, arms, tuned, data_dir
 
-    Damaged runs are named in it as unreadable. Raises UsageError for an unknown name, DataError if nothing can be read.
+    Damaged runs are named in it as unreadable. Raises UsageError for an unknown name or for `of_study` without a study,
+    DataError if nothing can be read.
     """
     groups, studies = named(names, runs_dir)
+    if of_study and not studies:
+        raise UsageError(
+            f"Given for a study, but no study is named: {in_short([*of_study])}.",
+            f"Name a study ({', '.join(STUDIES)}, or a TOML file), or leave that out.",
+        )
     total = STEPS * len(groups) + len(studies) + len(("comparisons", "paths", "records"))
     steps = iter(range(total))
 

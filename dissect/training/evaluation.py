@@ -83,7 +83,8 @@ def evaluate_by(
 def scorer(model: Any) -> tuple[Callable[[Batch], tuple[Tensor, Tensor]], int, Tensor]:
     """(function, V, sound): the function gives the scores [B, V] of a batch, and whether they are finite.
 
-    The catalogue is computed once; `sound` says whether it is finite. A model without gradients has scores of its own.
+    The catalogue is computed once; `sound` says whether it is finite. Scores are overwritten by the next ones: memory
+    that is new for each batch costs as much time as the products. A model without gradients has scores of its own.
     """
     if not model.learns:
 
@@ -95,10 +96,14 @@ def scorer(model: Any) -> tuple[Callable[[Batch], tuple[Tensor, Tensor]], int, T
     S = model.item_states()
     matrix, bias = catalogue(model, S)
     sound = torch.isfinite(matrix).all() & (bias is None or torch.isfinite(bias).all())
+    buffer = matrix.new_empty(0)
 
     def scores_of(batch: Batch) -> tuple[Tensor, Tensor]:
+        nonlocal buffer
         vectors = session_vectors(model, S, batch)
-        return scores_over(vectors, matrix, bias), torch.isfinite(vectors).all()
+        if buffer.numel() < len(vectors) * len(matrix):
+            buffer = matrix.new_empty(len(vectors) * len(matrix))
+        return scores_over(vectors, matrix, bias, buffer), torch.isfinite(vectors).all()
 
     return scores_of, len(matrix), sound
 

@@ -6,7 +6,7 @@ Letters: B sessions, D width, V items. A score is vector . candidate + bias.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -191,9 +191,11 @@ def catalogue_loss(
     return loss
 
 
-def scores_over(vectors: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    """The scores [B, V] of vectors [B, D] over candidates [V, D] with bias [V]."""
-    scores = (matrix @ vectors.t()).t()  # item by item in memory: on a CPU a third faster than the other way
+def scores_over(vectors: Tensor, matrix: Tensor, bias: Tensor | None, buffer: Tensor | None = None) -> Tensor:
+    """The scores [B, V] of vectors [B, D] over candidates [V, D] with bias [V]; they lie in `buffer` [>= V B]."""
+    V, B = len(matrix), len(vectors)
+    # Item by item in memory: on a CPU a third faster than the other way.
+    scores = torch.mm(matrix, vectors.t(), out=None if buffer is None else buffer[: V * B].view(V, B)).t()
     return scores if bias is None else scores.add_(bias)
 
 
@@ -206,9 +208,15 @@ def ranks_by(scores: Tensor, targets: Tensor, ties: Sequence[str]) -> Tensor:
     if wrong := [rule for rule in ties if rule not in ("best", "worst", "mean")]:
         raise ValueError(f"ties is 'best', 'worst' or 'mean', not {wrong[0]!r}")
     target = scores.gather(1, targets[:, None])  # [B, 1]
-    # Comparisons as floats: on the CPU their sum is ten times faster than that of booleans, and exact below 2^24.
-    found = torch.empty_like(scores)
-    best = torch.gt(scores, target, out=found).sum(1).long() + 1
-    equal = torch.eq(scores, target, out=found).sum(1).long() - 1 if set(ties) - {"best"} else torch.zeros_like(best)
+    # Piece by piece, so that comparisons stay in the cache.
+    pieces = scores.split(_piece_rows(len(scores), scores.device), 1)
+
+    def count(compare: Callable[..., Tensor]) -> Tensor:
+        # Comparisons as floats: on the CPU their sum is ten times faster than that of booleans, and exact below 2^24.
+        found = (compare(piece, target, out=torch.empty_like(piece)).sum(1).long() for piece in pieces)
+        return torch.stack([*found]).sum(0)
+
+    best = count(torch.gt) + 1
+    equal = count(torch.eq) - 1 if set(ties) - {"best"} else torch.zeros_like(best)
     more = {"best": torch.zeros_like(equal), "worst": equal, "mean": equal // 2}
     return torch.stack([best + more[rule] for rule in ties])
