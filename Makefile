@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .PHONY: help demo test lint types docs env format clean
 
 help:
-	@echo "make demo    dissect SR-GNN on built-in data: two verdicts, figures (5 to 10 minutes)"
+	@echo "make demo    dissect SR-GNN on built-in data: two verdicts, figures (4 to 10 minutes)"
 	@echo "make env     only install, in $(VENV)"
 	@echo "make test    ruff, mypy and pytest, in $(VENV)"
 	@echo "make docs    the Python interface as HTML pages, in build/api, made from the docstrings"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dissect.errors import DissectError, UsageError, unknown, why
 from dissect.text import plural
-from dissect.usual import FULL, RUNS
+from dissect.usual import FULL, RUNS, SCALES
 
 if TYPE_CHECKING:  # imported when a figure is drawn, so that --help stays instant
     import pandas as pd
@@ -411,13 +411,23 @@ def of_study(study: Study, dataset: str, size: dict[str, Any], todo: Sequence[Jo
         read = studying.lines(todo, (metric,)) if is_line else studying.lengths(todo, metric)
         shown, name = figure.over_seeds(read), metric.upper()
         last = last if is_line or shown["x"].max() >= studying.LONGEST else ""  # there may be no session so long
-        parts = [study.name, dataset, f"d{size['dim']}", size.get("protocol"), "tuned" if is_tuned else None]
+        parts = [study.name, dataset, *_named_size(size), size.get("protocol"), "tuned" if is_tuned else None]
         stem = "-".join(filter(None, parts))
         stem += "" if is_line else f"-{metric.split('@')[0]}"
         words = figure.describe(shown, f"{of}: {name}", axis, last)
         words += f" {note}." if note else ""
         drawings.append(Drawing(stem, figure.draw(shown, axis, f"{name} (%)", last, note), words, shown))
     return drawings
+
+
+def _named_size(size: dict[str, Any]) -> list[str]:
+    """The width of a study in the name of its figures, and its epochs and seeds unless a scale of this width has them:
+    d64, or d64, e5, s1-2."""
+    usual = next((scale for scale in SCALES.values() if scale["dim"] == size["dim"]), {})
+    epochs, seeds = size["epochs"], tuple(size["seeds"])
+    named = [f"d{size['dim']}"]
+    named += [f"e{epochs:g}"] if epochs != usual.get("epochs") else []
+    return named + (["s" + "-".join(map(str, seeds))] if seeds != usual.get("seeds") else [])
 
 
 def _densities_of_study(study: Study, dataset: str, todo: Sequence[Job]) -> list[Drawing]:

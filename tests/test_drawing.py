@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from analyses.density import in_order, over_training
 from dissect.cli import main, plot
 from dissect.data import catalog
-from dissect.drawing import FIGURES, STEMS, density, heatmap, histogram, training
+from dissect.drawing import FIGURES, STEMS, _named_size, density, heatmap, histogram, training
 from dissect.errors import DataError, UsageError
 from dissect.group import Group
 from dissect.runs import folders
@@ -292,3 +292,17 @@ def test_counts_of_three_digits_and_a_note_above_touch_nothing():
     texts = [*figure.texts, *axes.texts, *axes.get_xticklabels()]
     boxes = [text.get_window_extent() for text in texts]
     assert len(boxes) == 1 + 5 + 10 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+@pytest.mark.parametrize(
+    "size, named",
+    [
+        ({"dim": 64, "epochs": 30, "seeds": (1, 2, 3)}, "d64"),  # a scale
+        ({"dim": 64, "epochs": 5, "seeds": [1]}, "d64-e5-s1"),
+        ({"dim": 64, "epochs": 30.0, "seeds": (2, 3)}, "d64-s2-3"),
+        ({"dim": 100, "epochs": 0.5, "seeds": (1,)}, "d100-e0.5-s1"),  # no scale has this width
+    ],
+)
+def test_figures_of_another_size_have_another_name(size, named):
+    """They would replace each other in one folder."""
+    assert "-".join(_named_size(size)) == named
