@@ -227,7 +227,7 @@ def compared(study: Study, todo: Sequence[Job], every_pair: bool = False, **how:
     if len(entries) < 2:
         raise UsageError(
             f"{len(entries)} of {len(by_label)} arms of {study.name} have a finished seed: it takes two for a table.",
-            TRAIN,
+            TRAIN if len(by_label) > 1 else "Name a second --arm, or leave --arm out.",
         )
     names = {(row.group, row.variant): arm.label for row, arm in zip(entries, arms)}
     entries, read, count = read_gains(entries)

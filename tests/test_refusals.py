@@ -184,9 +184,35 @@ def test_what_is_for_a_study_is_refused_where_no_study_is_named(typed):
     said = " ".join(err.split())
     assert code == 2 and "no study is named: " in said and "scale" in said and "arms" in said
     assert not Path("report.html").exists()
-    assert typed("report", group, "--runs-dir", "runs")[0] == 0
+    assert typed("report", group, "--runs-dir", "runs", "--data-dir", "data")[0] == 0
 
 
 def test_the_weight_of_l0_gates_is_refused_without_them(typed):
     code, _, err = typed("opinions", "--l0-weight", "5")
     assert code == 2 and "Add --l0." in err
+
+
+def test_a_tuning_with_a_damaged_table_says_so(typed):
+    words = ("tune", "gru4rec", "--dataset", "demo", "--dim", "4", "--epochs", "0.02", "--trials", "1")
+    assert typed(*words)[0] == 0
+    (table,) = Path("runs/tuned").glob("*/trials.csv")
+    table.write_text("a,b\n1,2\n")
+    code, _, err = typed(*words, "--status")
+    assert code == 3 and "trials.csv cannot be read" in err and "no column trial" in " ".join(err.split())
+    code, _, err = typed(*words, "--status", "--timeout", "1")
+    assert code == 2 and "--timeout has no effect" in err
+
+
+def test_a_study_without_arms_is_told_that_it_has_none(typed):
+    Path("b.toml").write_text('question = "x"\n')
+    code, _, err = typed("study", "show", "b.toml")
+    assert code == 3 and "it has no arm." in err
+
+
+def test_a_recent_part_has_no_size_of_its_own(typed):
+    Path("train.txt").write_text("0,1,2\n1,2\n2,0\n0,1\n")
+    Path("test.txt").write_text("2,1\n0,2\n")
+    words = ("data", "import", "x", "--format", "lessr", "train.txt", "test.txt", "--items", "9")
+    code, _, err = typed(*words, "--recent", "1/2")
+    assert code == 2 and "--items has no effect" in err
+    assert typed(*words)[0] == 0

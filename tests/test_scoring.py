@@ -150,6 +150,10 @@ def test_scores_in_a_buffer_are_those_without_one():
     assert buffer[:35].isfinite().all()
 
 
+def test_no_sessions_have_no_ranks():
+    assert ranks_by(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long), ("best", "mean")).shape == (2, 0)
+
+
 def test_unknown_ties_are_refused():
     with pytest.raises(ValueError, match="best"):
         ranks_by(torch.ones(1, 2), torch.tensor([0]), ("median",))

@@ -332,7 +332,7 @@ def test_the_verbs_on_a_screen(tmp_path):
     wide = run.invoke(main, ["study", "table", str(path), "--all-metrics", *where], env={"COLUMNS": "200"}).output
     assert "Coverage@20" in wide and "NDCG@20" in wide and "Popularity@20:" in " ".join(wide.split())
     drawn = run.invoke(main, ["study", "figure", str(path), "--out", str(tmp_path / "fig"), *where])
-    assert drawn.exit_code == 0 and (tmp_path / "fig" / "levels-demo-d8.pdf").exists(), drawn.output
+    assert drawn.exit_code == 0 and (tmp_path / "fig" / "levels-demo-d8-e0.05-s1.pdf").exists(), drawn.output
     counts = tmp_path / "t1.md"
     assert run.invoke(main, ["study", "table", "table1", "--out", str(counts)]).exit_code == 0
     assert "Not a data set of the paper" in counts.read_text()
@@ -398,7 +398,7 @@ def test_a_study_from_python_does_what_the_command_does(tmp_path, data):
     levels.run(shard=(1, 2))
     assert levels.status()["done"].tolist() == [1, 0]
     assert sorted(levels.run().table()["label"]) == ["L1", "L2"] and len(levels.table(pairs=True)) == 2
-    assert list(levels.figures()) == ["levels-diginetica-d8"] and levels.figure().axes
+    assert list(levels.figures()) == ["levels-diginetica-d8-e1-s1"] and levels.figure().axes
     own = dissect.study(str(path), data, **size, protocol="paper")
     assert own.status()["done"].tolist() == [0, 0]
     assert dissect.study("table1", data, **size).table()["paper"].tolist() == [981_620, 777_029, 42_596, 4.8]

@@ -58,6 +58,7 @@ def command(
     import msgspec
 
     from dissect.cli import screen
+    from dissect.errors import UsageError
     from dissect.experiment import tune
     from dissect.experiment.subject import option_values
     from dissect.experiment.tuned import FILE, read, read_trials
@@ -70,6 +71,8 @@ def command(
     about = {name: value for name, value in given.items() if name not in names or name in typed}
     about["options"] = option_values(about.pop("extra"), about.pop("dim"))
     how = {name: about.pop(name) for name in ("timeout", "device")}
+    if status and "timeout" in typed:
+        raise UsageError("--status trains nothing, so --timeout has no effect.", "Leave one of them out.")
     data = options.loader(say)(dataset, data_dir)
     if status:
         folder = tune.look(model, data, **about)

@@ -272,6 +272,11 @@ def import_files(
     Raises DataError if a file is not sound, or test repeats train.
     """
     share = _as_share(recent)
+    if share < 1 and n_items is not None:
+        raise UsageError(
+            "--recent keeps only items that are clicked in what it keeps, so --items has no effect.",
+            "Leave one of them out.",
+        )
     if first_id is not None and format not in FIRST_ID:
         raise UsageError(
             f"--first-id is for files that know items by number only: {' and '.join(FIRST_ID)}, not {format}."

@@ -111,7 +111,10 @@ def read_trials(folder: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        return pd.read_csv(folder / TABLE)
+        trials = pd.read_csv(folder / TABLE)
+        if lacking := [name for name in ("trial", "state", "mrr@20") if name not in trials.columns]:
+            raise ValueError(f"it has no column {lacking[0]}")
+        return trials
     except (OSError, ValueError) as error:  # pandas' are ValueErrors
         raise DataError(
             f"{folder / TABLE} cannot be read: {why(error)}.", "The same `dissect tune` writes it."

@@ -57,9 +57,9 @@ def gathered(
     DataError if nothing can be read.
     """
     groups, studies = named(names, runs_dir)
-    if of_study and not studies:
+    if (chosen := [name for name in of_study if name != "data_dir"]) and not studies:
         raise UsageError(
-            f"Given for a study, but no study is named: {in_short([*of_study])}.",
+            f"Given for a study, but no study is named: {in_short(chosen)}.",
             f"Name a study ({', '.join(STUDIES)}, or a TOML file), or leave that out.",
         )
     total = STEPS * len(groups) + len(studies) + len(("comparisons", "paths", "records"))

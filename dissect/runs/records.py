@@ -232,7 +232,8 @@ class Export(TypedDict):
 
 def in_words(error: msgspec.ValidationError, given: Any) -> str:
     """What is wrong with a value of `given`, and where: "lr is a number, not 'fast'"."""
-    says, _, at = str(error).removesuffix("`").partition(" - at `$")
+    says, _, at = str(error).partition(" - at `$")  # of a whole record there is no place
+    at = at.removesuffix("`")
     value, names = given, list[str]()
     for key, place in re.findall(r"\.([^.\[]+)|\[(\d+)\]", at):
         value = value[key or int(place)]

@@ -33,7 +33,7 @@ def score_buffer(batch_size: int, n_items: int, device: torch.device | str) -> T
 
 
 def _piece_rows(batch_size: int, device: torch.device) -> int:
-    return max(1, PIECE.get(device.type, PIECE["cuda"]) // (4 * batch_size))
+    return max(1, PIECE.get(device.type, PIECE["cuda"]) // (4 * max(1, batch_size)))
 
 
 class _Pieces:
