@@ -421,8 +421,9 @@ def of_study(study: Study, dataset: str, size: dict[str, Any], todo: Sequence[Jo
 
 
 def _named_size(size: dict[str, Any]) -> list[str]:
-    """The width of a study in the name of its figures, and its epochs and seeds unless a scale of this width has them:
-    d64, or d64, e5, s1-2."""
+    """Parts of a figure's file name: ["d64"] if the study has the epochs and seeds of the scale with this width, else
+    those that differ too: ["d64", "e5", "s1-2"].
+    """
     usual = next((scale for scale in SCALES.values() if scale["dim"] == size["dim"]), {})
     epochs, seeds = size["epochs"], tuple(size["seeds"])
     named = [f"d{size['dim']}"]

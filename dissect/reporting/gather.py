@@ -53,8 +53,8 @@ def gathered(
     progress   told what is read next, and how many of how many steps are done
     of_study   which trainings of a study are meant: dataset, scale, dim, epochs, seeds, protocol, arms, tuned, data_dir
 
-    Damaged runs are named in it as unreadable. Raises UsageError for an unknown name or for `of_study` without a study,
-    DataError if nothing can be read.
+    Damaged runs are named in it as unreadable. Raises UsageError for an unknown name, and for `of_study` (but data_dir)
+    if no study is named; DataError if nothing can be read.
     """
     groups, studies = named(names, runs_dir)
     if (chosen := [name for name in of_study if name != "data_dir"]) and not studies:

@@ -47,7 +47,7 @@ def evaluate_by(
 
     `batch_size` sessions are ranked at once: by default 512, or fewer if their scores would take more than AT_ONCE.
     Draws no random number and restores the model's mode. `report(done, total)` is called after each batch; `ties` as in
-    scoring.ranks_by. `lists` counts what stands in the lists of all prefixes, for a tenth more time. Raises
+    scoring.ranks_by. `lists` counts what stands in the lists of all prefixes, which takes half as long again. Raises
     DivergedError if scores are NaN: they would compare as lower than the target's score.
     """
     was_training = model.training
@@ -83,8 +83,8 @@ def evaluate_by(
 def scorer(model: Any) -> tuple[Callable[[Batch], tuple[Tensor, Tensor]], int, Tensor]:
     """(function, V, sound): the function gives the scores [B, V] of a batch, and whether they are finite.
 
-    The catalogue is computed once; `sound` says whether it is finite. Scores are overwritten by the next ones: memory
-    that is new for each batch costs as much time as the products. A model without gradients has scores of its own.
+    The catalogue is computed once; `sound` says whether it is finite. The next call overwrites the scores of the last:
+    new memory for each batch would cost as much time as the products. A model without gradients has scores of its own.
     """
     if not model.learns:
 

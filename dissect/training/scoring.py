@@ -192,7 +192,10 @@ def catalogue_loss(
 
 
 def scores_over(vectors: Tensor, matrix: Tensor, bias: Tensor | None, buffer: Tensor | None = None) -> Tensor:
-    """The scores [B, V] of vectors [B, D] over candidates [V, D] with bias [V]; they lie in `buffer` [>= V B]."""
+    """The scores [B, V] of vectors [B, D] over candidates [V, D] with bias [V].
+
+    With a `buffer` of at least V B numbers they lie in it, until the next call writes there.
+    """
     V, B = len(matrix), len(vectors)
     # Item by item in memory: on a CPU a third faster than the other way.
     scores = torch.mm(matrix, vectors.t(), out=None if buffer is None else buffer[: V * B].view(V, B)).t()
