@@ -77,13 +77,35 @@ def test_loss_and_gradients_equal_cross_entropy(width, piece, unit, with_bias, s
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("kernel", ["float32", "bf16-operands"])
 @pytest.mark.parametrize("piece", [2, 1])  # rows at a time: the highest score is that of all so far
-def test_loss_of_an_impossible_target_is_finite_in_single_precision(piece, monkeypatch):
-    monkeypatch.setitem(PIECE, "cpu", 4 * piece)
-    vectors = torch.tensor([[500.0]], requires_grad=True)
+def test_loss_of_an_impossible_target_is_finite_in_single_precision(piece, kernel, monkeypatch):
+    monkeypatch.setitem(PIECE, "cpu", {"float32": 4, "bf16-operands": 2}[kernel] * piece)
+    vectors = torch.tensor([[512.0]], requires_grad=True)
     matrix = torch.tensor([[1.0], [-1.0]], requires_grad=True)
-    loss = catalogue_loss(vectors, matrix, None, torch.tensor([1]))
-    assert loss.item() == pytest.approx(1000.0)
+    loss = catalogue_loss(vectors, matrix, None, torch.tensor([1]), kernel=kernel)
+    assert loss.item() == pytest.approx(1024.0)
+    loss.backward()
+    assert vectors.grad.tolist() == [[2.0]] and matrix.grad.tolist() == [[512.0], [-512.0]]
+
+
+@pytest.mark.parametrize("kernel", ["float32", "bf16-operands"])
+def test_a_loss_is_the_same_whether_the_highest_score_is_sought_or_not(kernel, monkeypatch):
+    """Targets up to 69 nats below the best need no maximum; the result is that with one, up to rounding."""
+    torch.manual_seed(0)
+    vectors, matrix = torch.randn(4, 16) * 3, torch.randn(50, 16)
+    targets = (vectors @ matrix.t()).argmin(1)
+    assert 50 < float(F.cross_entropy(vectors @ matrix.t(), targets, reduction="none").max()) < 69
+    found, rises, made = [], [], scoring._exponentials
+    monkeypatch.setattr(scoring, "_exponentials", lambda *given: rises.append(given[2]) or made(*given))
+    for highest in (scoring.HIGHEST, 0.0):
+        monkeypatch.setattr(scoring, "HIGHEST", highest)
+        leaves = [x.clone().requires_grad_() for x in (vectors, matrix)]
+        loss = catalogue_loss(*leaves, None, targets, kernel=kernel)
+        found.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
+    assert rises == [False, False, True]
+    for plain, sought in zip(*found):
+        assert float((plain - sought).norm() / sought.norm()) < {"float32": 1e-5, "bf16-operands": 0.3}[kernel]
 
 
 def test_a_row_of_zeros_has_a_score_and_a_gradient_without_nan():

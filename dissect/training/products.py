@@ -57,11 +57,11 @@ def factor(x: Tensor, operands: torch.dtype | None) -> Tensor:
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """a [n, k] times b [k, m], [n, m]: in float32 where the factors are bfloat16, else in their own type.
+    """a [n, k] times b [k, m], [n, m]: in float32 (or the type of `out`) if the factors are bfloat16, else in theirs.
 
     A product of bfloat16 factors is added up in float32. On a CPU torch rounds the result to bfloat16 as well.
     """
-    if a.dtype != torch.bfloat16:
+    if a.dtype != torch.bfloat16 or (out is not None and out.dtype == torch.bfloat16):
         return torch.mm(a, b, out=out)
     product = torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.mm(a, b)
     return product.float() if out is None else out.copy_(product)

@@ -5,9 +5,8 @@ Letters: B sessions, D width, V items. A score is vector . candidate + bias.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +22,9 @@ AT_ONCE = 1 << 28
 # Bytes of scores that are worked on at a time: on a CPU a small part of its last cache, which rows of the table share.
 PIECE = {"cpu": max(1 << 20, largest_cache() // 24), "cuda": 1 << 26}
 # Whether scores are made item by item [V, B] on a CPU, for the kernels that decide it (docs/performance.md).
-BY_ITEM = {"bf16-mode": True, "bf16-operands": False}
+BY_ITEM = {"bf16-mode": True}
+# Sums of exp(score - target's score) up to here are taken as they are: products with them are far from overflowing.
+HIGHEST = 1e30
 
 
 def score_buffer(batch_size: int, n_items: int, device: torch.device | str) -> Tensor:
@@ -32,12 +33,15 @@ def score_buffer(batch_size: int, n_items: int, device: torch.device | str) -> T
     return torch.empty(n_items if fits else _piece_rows(batch_size, torch.device(device)), batch_size, device=device)
 
 
-def _piece_rows(batch_size: int, device: torch.device) -> int:
-    return max(1, PIECE.get(device.type, PIECE["cuda"]) // (4 * max(1, batch_size)))
+def _piece_rows(batch_size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> int:
+    return max(1, PIECE.get(device.type, PIECE["cuda"]) // (dtype.itemsize * max(1, batch_size)))
 
 
 class _Pieces:
-    """The scores of B sessions over V items, made in pieces of the catalogue that have room in a buffer."""
+    """The scores of B sessions over V items, made in pieces of the catalogue that have room in a buffer.
+
+    On a CPU a product of bfloat16 factors is bfloat16, and so are then the scores: half as much to read and write.
+    """
 
     def __init__(
         self,
@@ -48,45 +52,85 @@ class _Pieces:
         buffer: Tensor | None,
         kernel: str,
     ) -> None:
-        self.bias, self.norm, self.operands = bias, norm, KERNELS[kernel].operands
+        self.matrix, self.bias, self.operands = matrix, bias, KERNELS[kernel].operands
+        self.scale = None if norm is None else norm.reciprocal()[:, None]  # [V, 1]
+        self.queries = factor(vectors, self.operands)  # [B, D]
         self.B, V = len(vectors), len(matrix)
-        self.rows, self.queries = factor(matrix, self.operands), factor(vectors, self.operands)  # [V, D], [B, D]
-        self.space = vectors.new_empty(V * self.B) if buffer is None else buffer.view(-1)
+        self.on_cpu = vectors.device.type == "cpu"
+        space = vectors.new_empty(V * self.B) if buffer is None else buffer.view(-1)
+        self.space = space.view(self.queries.dtype if self.on_cpu else vectors.dtype)
         self.keeps = len(self.space) >= V * self.B  # room for all scores at once
-        n = min(_piece_rows(self.B, vectors.device), len(self.space) // self.B)
+        n = min(_piece_rows(self.B, vectors.device, self.space.dtype), len(self.space) // self.B)
         self.pieces = [(low, min(low + n, V)) for low in range(0, V, n)]
-        self.by_item = vectors.device.type == "cpu" and BY_ITEM.get(kernel, multiplies_faster_by_item())
+        self.by_item = self.on_cpu and BY_ITEM.get(kernel, multiplies_faster_by_item())
 
-    def scores(self, low: int, high: int) -> Tensor:
-        """Scores [n, B] of the items from `low` to `high`, in the buffer."""
-        start = low * self.B if self.keeps and self.operands is None else 0  # factors of another type lie elsewhere
-        room = self.space[start : start + (high - low) * self.B]
+    def rows(self, low: int, high: int) -> Tensor:
+        """The candidates [n, D] from `low` to `high`, of the length that scores need, as a factor."""
+        rows = self.matrix[low:high]
+        return factor(rows if self.scale is None else rows * self.scale[low:high], self.operands)
+
+    def scores(self, rows: Tensor, low: int, t: Tensor) -> Tensor:
+        """Scores [n, B] of the candidates `rows` [n, D] from item `low`, less t [B], in the buffer."""
+        start, n = low * self.B if self.keeps else 0, len(rows)
+        room = self.space[start : start + n * self.B]
+        shift = -t[None] if self.bias is None else self.bias[low : low + n, None] - t  # [1 or n, B]
         if self.by_item:
-            scores = multiply(self.rows[low:high], self.queries.t(), out=room.view(high - low, self.B))
-        else:
-            scores = multiply(self.queries, self.rows[low:high].t(), out=room.view(self.B, high - low)).t()
-        if self.norm is not None:
-            scores.div_(self.norm[low:high, None])
-        return scores if self.bias is None else scores.add_(self.bias[low:high, None])
+            return self._product(rows, self.queries.t(), shift, room.view(n, self.B))
+        return self._product(self.queries, rows.t(), shift.t(), room.view(self.B, n)).t()
 
-    def slopes(self, exps: Tensor, low: int, high: int) -> Tensor:
-        """E [n, B] in the derivative by vector . row, as a factor."""
-        return factor(exps if self.norm is None else exps.div_(self.norm[low:high, None]), self.operands)
+    def _product(self, a: Tensor, b: Tensor, shift: Tensor, out: Tensor) -> Tensor:
+        if self.on_cpu:  # added in float32, before the result is rounded
+            return torch.addmm(shift.to(out.dtype), a, b, out=out)
+        return multiply(a, b, out=out).add_(shift)
+
+
+class _Exponentials(NamedTuple):
+    """What the first pass over the catalogue leaves."""
+
+    t: Tensor  # [B], at the end
+    total: Tensor  # [B], the sum of exp(s - t) over the items
+    by_vectors: Tensor  # [B, D], the sum of exp(s - t) row
+    pieces: list[tuple[Tensor | None, Tensor]]  # exp(s - t) [n, B], as a factor, if there is room for all; t [B] then
+
+
+def _exponentials(over: _Pieces, start: Tensor, rises: bool, with_grads: bool) -> _Exponentials:
+    """exp(s - t) of all scores s, with t = `start` [B]; with `rises`, t is brought up to the highest score so far."""
+    t = start.to(over.space.dtype).to(start.dtype)  # as the scores will have it
+    total, by_vectors = torch.zeros_like(t), t.new_zeros(over.B, over.matrix.shape[1])
+    pieces: list[tuple[Tensor | None, Tensor]] = []
+    for low, high in over.pieces:
+        rows = over.rows(low, high)
+        exps = over.scores(rows, low, t)
+        if rises:
+            rise = exps.amax(0).clamp_(min=0)
+            exps.sub_(rise)
+            t, shrink = t + rise, (-rise.to(t.dtype)).exp_()
+            total.mul_(shrink)
+            by_vectors.mul_(shrink[:, None])
+        exps.exp_()
+        total += exps.sum(0, dtype=total.dtype)
+        if with_grads:
+            slopes = factor(exps, over.operands)
+            by_vectors += multiply(slopes.t(), rows)
+            pieces.append((slopes if over.keeps else None, t))
+    return _Exponentials(t, total, by_vectors, pieces)
 
 
 class _CatalogueCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of B sessions over V items with one V x B buffer instead of autograd's three.
 
-    The scores are made piece by piece, so that a piece is still in the cache when its maximum, exponentials and sum
-    are taken. With s the scores and t the highest so far, the first pass keeps E = exp(s - t) of each piece and brings
-    sums to the new t when it rises; in the second, softmax = E exp(t - log sum exp), whose factor goes into the
-    vectors. With P = softmax and Y the one-hot targets, d/d scores = (P - Y) / B.
+    The scores are made piece by piece, so that a piece is still in the cache when its exponentials and sum are taken.
+    With s the scores, the first pass keeps E = exp(s - t) of each piece; in the second, softmax = E exp(t - log sum
+    exp), whose factor goes into the vectors. With P = softmax and Y the one-hot targets, d/d scores = (P - Y) / B.
 
-    With `norm`, s = vector . row / norm: scores and E are divided, so that no second table is written. If it is the
-    length of the rows themselves (`norm_is_own`), its gradient is added to that of the rows.
+    t is the target's score: a loss needs no maximum unless it is above 69 nats. Then, and on devices that should not
+    be waited for, t rises to the highest score so far, and sums are brought to it.
 
-    `kernel` says how the three products multiply. All else is float32: scores, logsumexp, sums, the targets' own scores
-    and the gradients.
+    With `norm`, s = vector . row / norm: the rows of a piece are divided, so that no second table is written. If it is
+    the length of the rows themselves (`norm_is_own`), its gradient is added to that of the rows.
+
+    `kernel` says how the three products multiply. On a CPU bfloat16 factors give s - t and E in bfloat16. All else is
+    float32: sums, the targets' own scores, the gradients.
     """
 
     @staticmethod
@@ -101,42 +145,37 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         norm_is_own: bool,
         kernel: str,
     ) -> Tensor:
-        B, over = len(vectors), _Pieces(vectors, matrix, bias, norm, buffer, kernel)
-        with_grads, with_table = any(ctx.needs_input_grad), any(ctx.needs_input_grad[1:])
-        top, total, by_vectors = vectors.new_full((B,), -math.inf), vectors.new_zeros(B), torch.zeros_like(vectors)
-        done: list[tuple[Tensor | None, Tensor]] = []
-        for low, high in over.pieces:
-            scores = over.scores(low, high)
-            before, top = top, torch.maximum(top, scores.amax(0))
-            exps, shrink = scores.sub_(top).exp_(), (before - top).exp_()
-            total.mul_(shrink).add_(exps.sum(0))
-            if with_grads:
-                slopes = over.slopes(exps, low, high)
-                by_vectors.mul_(shrink[:, None]).add_(multiply(slopes.t(), over.rows[low:high]))
-                done.append((slopes if over.keeps else None, top))
-        log_total = top + total.log()
+        over = _Pieces(vectors, matrix, bias, norm, buffer, kernel)
+        B, with_grads, with_table = over.B, any(ctx.needs_input_grad), any(ctx.needs_input_grad[1:])
         target_rows = matrix[targets] if norm is None else matrix[targets] / norm[targets, None]  # [B, D]
         target_score = (vectors * target_rows).sum(1)
         if bias is not None:
             target_score += bias[targets]
+
+        found = _exponentials(over, target_score, not over.on_cpu, with_grads)
+        if over.on_cpu and not found.total.max() < HIGHEST:
+            found = _exponentials(over, target_score, True, with_grads)
+        log_total, by_vectors = found.t + found.total.log(), found.by_vectors
         by_matrix = by_bias = by_norm = None
         if with_table:
             by_matrix, by_bias = torch.empty_like(matrix), None if bias is None else torch.empty_like(bias)
-            for (low, high), (kept, top) in zip(over.pieces, done, strict=True):
-                slopes = over.slopes(over.scores(low, high).sub_(top).exp_(), low, high) if kept is None else kept
-                share = (top - log_total).exp_().div_(B)
+            for (low, high), (slopes, t) in zip(over.pieces, found.pieces, strict=True):
+                if slopes is None:
+                    slopes = factor(over.scores(over.rows(low, high), low, t).exp_(), over.operands)
+                share = (t - log_total).exp_().div_(B)
                 multiply(slopes, factor(vectors * share[:, None], over.operands), out=by_matrix[low:high])
+                if over.scale is not None:
+                    by_matrix[low:high].mul_(over.scale[low:high])
                 if by_bias is not None:
                     torch.mv(slopes.to(share.dtype), share, out=by_bias[low:high])
             by_matrix.index_add_(0, targets, vectors if norm is None else vectors / norm[targets, None], alpha=-1 / B)
             if by_bias is not None:
-                by_bias = by_bias if norm is None else by_bias.mul_(norm)
-                by_bias.index_add_(0, targets, torch.full_like(total, -1 / B))
+                by_bias.index_add_(0, targets, torch.full_like(log_total, -1 / B))
             if norm is not None and norm_is_own:
                 _take_out_along(by_matrix, matrix, norm)
             elif norm is not None:
                 by_norm = torch.linalg.vecdot(by_matrix, matrix).div_(norm).neg_()
-        by_vectors.div_(total[:, None]).sub_(target_rows).div_(B)
+        by_vectors.div_(found.total[:, None]).sub_(target_rows).div_(B)
         ctx.grads = (by_vectors, by_matrix, by_bias, None, None, by_norm, None, None) if with_grads else None
         return (log_total - target_score).mean()
 
