@@ -22,7 +22,7 @@ from dissect.data.sessions import Dataset
 from dissect.data.stats import statistics
 from dissect.errors import BusyError, DataError, DissectError, DivergedError, FinishedError, UsageError, unknown
 from dissect.experiment import tuned
-from dissect.experiment.plan import Plan, Say, planned, unsaid
+from dissect.experiment.plan import OF_BASELINE, Plan, Say, planned, unsaid
 from dissect.experiment.train import Manner, note_tuning, train_plan
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SETTINGS
@@ -80,7 +80,7 @@ def arguments(arm: Arm, scale: dict[str, Any]) -> dict[str, Any]:
     perhaps "protocol", if it is not the usual one, and "tuned", the files of `tuned_arms`.
 
     The settings of the arm come first: its epochs or max_steps take the place of those of the scale. Raises UsageError
-    for a setting that does not exist.
+    for a setting that does not exist, or has no effect.
     """
     for name in arm.settings.keys() - KNOWN:
         raise unknown(f"setting of arm {arm.label}", name, KNOWN)
@@ -89,6 +89,9 @@ def arguments(arm: Arm, scale: dict[str, Any]) -> dict[str, Any]:
     if arm.verb == "train" and scale.get("protocol"):  # of densities `literal` arms have the paper's protocol
         given = {"protocol": scale["protocol"], **given}
     if arm.model in MODELS and not MODELS[arm.model].learns:
+        if idle := sorted(arm.settings.keys() - set(OF_BASELINE)) + ["verb"] * (arm.verb != "train"):
+            has = "has" if len(idle) == 1 else "have"
+            raise UsageError(f"Arm {arm.label}: {', '.join(idle)} {has} no effect, because {arm.model} is not trained.")
         return {**given, "usual": DENSE}
     given["options"] = {"dim": scale["dim"], **arm.options}
     if arm.verb != "run" and not {"epochs", "max_steps"} & arm.settings.keys():  # `run` has a length of its own
@@ -226,7 +229,7 @@ def compared(study: Study, todo: Sequence[Job], every_pair: bool = False, **how:
         raise lost[0]
     if len(entries) < 2:
         raise UsageError(
-            f"{len(entries)} of {len(by_label)} arms of {study.name} have a finished seed: it takes two for a table.",
+            f"Arms of {study.name} with a finished seed: {len(entries)} of {len(by_label)}. It takes two for a table.",
             TRAIN if len(by_label) > 1 else "Name a second --arm, or leave --arm out.",
         )
     names = {(row.group, row.variant): arm.label for row, arm in zip(entries, arms)}

@@ -151,7 +151,7 @@ def test_its_table_has_the_labels_of_the_study_and_the_numbers_of_the_paper(tmp_
     arm = studies.Arm("srgnn", "srgnn", settings={"batch_size": 32}, printed=paper.TABLE2["srgnn"])
     own = studies.Study("own", "?", (mine.arms[0], arm))
     todo = study.jobs(own, data, SIZE, tmp_path)
-    with pytest.raises(UsageError, match=r"0 of 2 arms of own have a finished seed.*two"):
+    with pytest.raises(UsageError, match=r"Arms of own with a finished seed: 0 of 2.*two"):
         study.compared(own, todo)
     list(study.perform(todo, print))
     table = study.compared(own, todo)

@@ -207,6 +207,12 @@ def test_empty_lines_of_a_file_of_sessions_are_skipped(tmp_path):
         ("model = 'srgnn'\nsettings = {lrr = 1}", "no setting of arm srgnn named 'lrr'"),
         ("model = 'srgnn'\nlabel = 3", "label of arm 1 is a text, not 3"),
         ("label = 'x'", "arm 1 has no model"),
+        ("model = 'srgnn'\npreset = 'no'", "no preset of srgnn named 'no'"),
+        ("model = 'narm'\nwithout = ['gnn']", "'gnn'"),
+        ("model = 'narm'\noptions = {foo = 3}", "narm takes no foo"),
+        ("model = 'narm'\nsettings = {lr = 'x'}", "lr is a number"),
+        ("model = 'sknn'\nsettings = {lr = 0.5}", "Arm sknn: lr has no effect"),
+        ("model = 'sknn'\nverb = 'run'", "Arm sknn: verb has no effect"),
     ],
 )
 def test_show_refuses_a_study_that_run_refuses(typed, arm, says):

@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from analyses.entries import JUDGED
 from analyses.studies import STUDIES, find_study
 from dissect import drawing
 from dissect.cli import options, screen
+from dissect.data import catalog
 from dissect.data.sessions import Dataset
 from dissect.errors import UsageError
 from dissect.progress import observer
@@ -30,6 +31,9 @@ from dissect.tables.counts import view_of_counts
 from dissect.tables.trials import best_of
 from dissect.text import as_options
 from dissect.usual import DATASET, FIGURES, RUNS, SCALE
+from models import MODELS
+
+ANY_DATA = "demo-bag"  # made in memory; what a study asks for can be checked on any data
 
 
 def listed(as_json: bool) -> None:
@@ -43,8 +47,11 @@ def listed(as_json: bool) -> None:
 def shown(name: str, as_json: bool) -> None:
     """The arms of a study."""
     found = find_study(name)
+    size = study.size_of("quick")
     for arm in found.arms:
-        study.arguments(arm, study.size_of("quick"))  # refuses what does not exist, as `study run` does
+        study.arguments(arm, size)  # refuses what does not exist, as `study run` does
+    ours = tuple(arm for arm in found.arms if arm.model in MODELS)  # a file of the user's is not run to be shown
+    study.jobs(replace(found, arms=ours), catalog.load(ANY_DATA), size, RUNS)
     if as_json:
         screen.show_json(asdict(found))
     elif found.arms or found.shows == "claims":
