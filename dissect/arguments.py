@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import pickle
 import reprlib
 import sys
@@ -169,12 +170,21 @@ def numbers(session: Sequence[int | str], n_items: int, number: Mapping[str, int
     """The item numbers of a session. Raises UsageError for an empty one, or an item that there is not."""
     if isinstance(session, str) or not hasattr(session, "__len__") or not len(session):
         raise UsageError(f"A session is a list of items, not {session!r}.", "For example: [[12, 7, 99], [3]]")
-    for item in session:
-        if isinstance(item, str) and item not in number:
-            raise unknown("item", item, number)
-        if not isinstance(item, str) and not (isinstance(item, (int, np.integer)) and 1 <= item <= n_items):
+
+    def number_of(item: Any) -> int:
+        if isinstance(item, str) and number:
+            if item not in number:
+                raise unknown("item", item, number)
+            return number[item]
+        try:  # whole numbers of numpy and torch too
+            found = 0 if isinstance(item, (bool, np.bool_)) else operator.index(item)
+        except TypeError:
+            found = 0
+        if not 1 <= found <= n_items:
             raise UsageError(f"There is no item {item!r}.", f"The items are numbered from 1 to {n_items}.")
-    return [number[item] if isinstance(item, str) else int(item) for item in session]
+        return found
+
+    return [number_of(item) for item in session]
 
 
 def travels(function: Callable[..., Any]) -> bool:

@@ -276,6 +276,9 @@ def test_models_data_and_groups_of_another_kind_are_refused(tiny, trained):
         "no argument of dissect.compare named 'foo'": [lambda: dissect.compare([trained], foo=1)],
         "resamples is a whole number": [lambda: dissect.compare([trained], resamples="a")],
         "A session is a list of items, not 1": [lambda: dissect.recommend(trained, [1, 2], seed=1)],
+        "There is no item '1'.": [lambda: dissect.recommend(trained, [["1"]], seed=1)],
+        "There is no item True.": [lambda: dissect.recommend(trained, [[True]], seed=1)],
+        "There is no item 1.0.": [lambda: dissect.recommend(trained, [[1.0]], seed=1)],
         "sessions is a list of sessions": [lambda: dissect.recommend(trained, 3, seed=1)],
         "k is a whole number": [
             lambda: dissect.recommend(trained, [[1]], k="a", seed=1),
@@ -428,6 +431,10 @@ def test_a_baseline_is_a_group_too(tiny):
     group = dissect.train("pop", tiny)
     assert group.metrics()["hr@20"].item() > 0
     assert dissect.recommend(group, [[1]], k=3)["probability"].isna().all()
+    same = [
+        dissect.recommend(group, session, k=3) for session in ([[1, 2]], np.array([[1, 2]]), torch.tensor([[1, 2]]))
+    ]
+    assert same[0].equals(same[1]) and same[0].equals(same[2])
 
 
 # --- recommendations ---------------------------------------------------------------------------------------

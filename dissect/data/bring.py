@@ -197,7 +197,7 @@ def report(dataset: Dataset, folder: Path) -> Iterator[tuple[str, bool]]:
         clicks = f"{plural(unseen.get('clicks', 0), 'click')} on items that no kept training session has"
         yield f"Dropped from test: {clicks}, and {plural(unseen.get('sessions', 0), 'session')} with them.", False
     if record.get("recent", 1) < 1 and dataset.train.n_prefixes < FEW:
-        left = f"{len(dataset.train):,} training sessions ({dataset.train.n_prefixes:,} prefixes)"
+        left = f"{plural(len(dataset.train), 'training session')} ({plural(dataset.train.n_prefixes, 'prefix')})"
         yield f"Warning: --recent {record['recent']:g} leaves {left}, which is too little to train on.", True
     if record.get("format") == "log":
         yield from ((line, False) for line in _report_log(dataset))
