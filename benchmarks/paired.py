@@ -36,6 +36,7 @@ class Task(NamedTuple):
     where: str
     batch_size: int
     shadows: bool
+    kernel: str | None
 
 
 def work(task: Task) -> None:
@@ -67,6 +68,8 @@ def work(task: Task) -> None:
     prefixes: Any = prefixes_of(data.train)
     config = Config(task.model, data.name, data.split_hash, task.options, **settings)
     training = assemble(build, config, prefixes, 1, "full")
+    if task.kernel:
+        training.kernel = task.kernel
     if is_old:
         order: Any = loop.ExampleOrder(prefixes.length, config, 1, False)
         steps_per_epoch = math.ceil(len(prefixes) / task.batch_size)
@@ -108,6 +111,7 @@ def told(process: subprocess.Popen[str], line: str = "") -> str:
 @click.option("--preset", help="Arguments of the model by name, e.g. normalised for srgnn.")
 @click.option("--where", default="none", show_default=True, help="none is a dense model, both has SparseVD.")
 @click.option("--shadows", is_flag=True, help="With shadows beside it.")
+@click.option("--kernel", help="Of the catalogue products, such as bf16-operands (dissect/training/products.py).")
 @click.option("--batch-size", default=100, show_default=True)
 @click.option("--steps", default=20, show_default=True, help="Steps in a turn.")
 @click.option("--rounds", default=12, show_default=True)
@@ -121,6 +125,7 @@ def main(
     preset: str | None,
     where: str,
     shadows: bool,
+    kernel: str | None,
     batch_size: int,
     steps: int,
     rounds: int,
@@ -136,7 +141,8 @@ def main(
     from models import MODELS
 
     options = {**(MODELS[model].presets[preset] if preset else {}), "dim": dim}
-    task = Task(model, dataset, str(data_dir.resolve()) if data_dir else None, options, where, batch_size, shadows)
+    folder = str(data_dir.resolve()) if data_dir else None
+    task = Task(model, dataset, folder, options, where, batch_size, shadows, kernel)
     processes = [begun(tree, task) for tree in (old_tree.resolve(), HERE)]
     for process in processes:
         told(process)
