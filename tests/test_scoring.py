@@ -108,6 +108,29 @@ def test_a_loss_is_the_same_whether_the_highest_score_is_sought_or_not(kernel, m
         assert float((plain - sought).norm() / sought.norm()) < {"float32": 1e-5, "bf16-operands": 0.3}[kernel]
 
 
+@pytest.mark.parametrize("kernel", ["float32", "bf16-operands"])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_the_way_of_a_gpu_has_the_same_loss_and_gradients(kernel, with_bias, monkeypatch):
+    """There scores are float32, by session, and lose t after the product; t is the highest so far."""
+
+    class Elsewhere(scoring._Pieces):
+        def __init__(self, vectors, *about):
+            super().__init__(vectors, *about)
+            self.space, self.on_cpu, self.by_item = torch.empty(5 * 11), False, False
+            self.pieces = [(0, 4), (4, 8), (8, 11)]
+
+    torch.manual_seed(0)
+    vectors, matrix, bias = torch.randn(5, 7), torch.randn(11, 7), torch.randn(11) if with_bias else None
+    found, targets = [], torch.tensor([0, 3, 3, 10, 5])
+    for pieces in (scoring._Pieces, Elsewhere):
+        monkeypatch.setattr(scoring, "_Pieces", pieces)
+        leaves = [x.clone().requires_grad_() for x in (vectors, matrix, bias) if x is not None]
+        loss = catalogue_loss(*leaves[:2], leaves[2] if with_bias else None, targets, kernel=kernel)
+        found.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
+    for here, there in zip(*found):
+        assert float((here - there).norm() / here.norm()) < {"float32": 1e-6, "bf16-operands": 1e-2}[kernel]
+
+
 def test_a_row_of_zeros_has_a_score_and_a_gradient_without_nan():
     matrix = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
     loss = catalogue_loss(torch.tensor([[1.0, 1.0]]), matrix, None, torch.tensor([1]), unit_of=matrix)
