@@ -16,7 +16,7 @@ from rich.console import Console
 
 from analyses import claims, study
 from analyses.entries import JUDGED
-from analyses.studies import STUDIES, find_study
+from analyses.studies import STUDIES, Study, find_study
 from dissect import drawing
 from dissect.cli import options, screen
 from dissect.data import catalog
@@ -44,14 +44,20 @@ def listed(as_json: bool) -> None:
         screen.show(studies.studies())
 
 
+def refuse_unsound(found: Study) -> None:
+    """Raises UsageError for the study of a file that `study run` would refuse. It runs no model file of the user."""
+    size = study.size_of("quick")
+    for arm in found.arms:
+        study.arguments(arm, size)
+    ours = tuple(arm for arm in found.arms if arm.model in MODELS)
+    study.jobs(replace(found, arms=ours), catalog.load(ANY_DATA), size, RUNS)
+
+
 def shown(name: str, as_json: bool) -> None:
     """The arms of a study."""
     found = find_study(name)
-    size = study.size_of("quick")
-    for arm in found.arms:
-        study.arguments(arm, size)  # refuses what does not exist, as `study run` does
-    ours = tuple(arm for arm in found.arms if arm.model in MODELS)  # a file of the user's is not run to be shown
-    study.jobs(replace(found, arms=ours), catalog.load(ANY_DATA), size, RUNS)
+    if name not in STUDIES:
+        refuse_unsound(found)
     if as_json:
         screen.show_json(asdict(found))
     elif found.arms or found.shows == "claims":

@@ -40,7 +40,7 @@ def _piece_rows(batch_size: int, device: torch.device, dtype: torch.dtype = torc
 class _Pieces:
     """The scores of B sessions over V items, made in pieces of the catalogue that have room in a buffer.
 
-    On a CPU a product of bfloat16 factors is bfloat16, and so are then the scores: half as much to read and write.
+    On a CPU a product of bfloat16 factors is bfloat16. The scores stay so, which is half as much to read and write.
     """
 
     def __init__(
@@ -123,8 +123,8 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
     With s the scores, the first pass keeps E = exp(s - t) of each piece; in the second, softmax = E exp(t - log sum
     exp), whose factor goes into the vectors. With P = softmax and Y the one-hot targets, d/d scores = (P - Y) / B.
 
-    t is the target's score: a loss needs no maximum unless it is above 69 nats. Then, and on devices that should not
-    be waited for, t rises to the highest score so far, and sums are brought to it.
+    t is the score of the session's target. This needs no maximum as long as the loss of each session is below 69 nats.
+    Above that, and always on a GPU, for which a step does not wait, t rises to the highest score so far.
 
     With `norm`, s = vector . row / norm: the rows of a piece are divided, so that no second table is written. If it is
     the length of the rows themselves (`norm_is_own`), its gradient is added to that of the rows.
@@ -153,7 +153,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             target_score += bias[targets]
 
         found = _exponentials(over, target_score, not over.on_cpu, with_grads)
-        if over.on_cpu and not (found.total < HIGHEST).all():  # nor NaN
+        if over.on_cpu and not (found.total < HIGHEST).all():  # one is too high, or NaN
             found = _exponentials(over, target_score, True, with_grads)
         log_total, by_vectors = found.t + found.total.log(), found.by_vectors
         by_matrix = by_bias = by_norm = None
