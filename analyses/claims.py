@@ -30,12 +30,15 @@ from dissect.data.stats import statistics
 from dissect.errors import DataError
 from dissect.experiment.plan import Say, unsaid
 from dissect.runs import folders
-from dissect.runs.config import CALIBRATED, LITERAL, Config
+from dissect.runs.config import CALIBRATED, LITERAL, SETTINGS, Config
+from models import MODELS
+from models.search import SPARSE, TRAINED
 
 PROTOCOLS = ("clean", "paper")  # fair, and the paper's own
 STUDIED = ("figure3", "table2", "table3", "table4", "figure6", "figure7", "figure8", "others")
 ANSWERS = (HOLDS, FAILS, UNDECIDED, by.NOT_RUN)
 MIXED, PLAIN, GCSAN = "SR-GNN, Atten-Mixer", "SR-GNN", "GC-SAN"  # arms of Figure 8
+SETTING_NAMES = {each.name for each in SETTINGS}
 LEAST_SLOWER = 5.0  # times: what "about 10 times" has to be at least
 
 
@@ -97,7 +100,8 @@ def dissection(case: Case, model: str) -> Path | None:
     """The group that dissects a model under the protocol of the case: of `dissect run`, or with `--literal`.
 
     Nothing but width, length, precision and, with `dissect run`, the KL weight and the items that shadows learn from
-    may differ from its usual settings, unless they were tuned. Of several the one that has the usual KL weight, then
+    may differ from its usual settings; of a tuned one, what is searched for the model too. Another preset or option is
+    another model. Of several the one that has the usual KL weight, then
     that of most seeds, the widest, the longest, that of the highest KL weight, the last by name: never by when it was
     made. None if none is finished.
     """
@@ -108,13 +112,11 @@ def dissection(case: Case, model: str) -> Path | None:
         if config.model != model or config.split_hash != case.data.split_hash or not config.has_verdict:
             continue
         usual = Config(model, config.dataset, config.split_hash, **settings)
-        same = {name: getattr(usual, name) for name in free} | {"model_options": {}}
-        is_plain = replace(config, **same) == usual and not config.model_options.keys() - {"dim"}
-        is_tuned = (group / folders.TUNED_BY).exists() and (config.where, config.shadows) == (
-            usual.where,
-            usual.shadows,
-        )
-        if (is_plain or is_tuned) and (seeds := len(finished(group))):
+        is_tuned = (group / folders.TUNED_BY).exists()
+        searched = {*TRAINED, *SPARSE, *MODELS[model].search} if is_tuned else set()
+        same = {name: getattr(usual, name) for name in {*free, *searched & SETTING_NAMES}} | {"model_options": {}}
+        is_same = replace(config, **same) == usual and not config.model_options.keys() - {"dim", *searched}
+        if is_same and (seeds := len(finished(group))):
             has_usual_weight = config.kl_weight == usual.kl_weight
             size = (config.model_options.get("dim", 0), config.max_steps, config.kl_weight)
             found.append((has_usual_weight, seeds, *size, group.name, group))

@@ -214,7 +214,7 @@ def over_seeds(row: Entry) -> dict[str, float]:
     epochs = [summary["seconds"] / summary["epochs"] for summary in row.summaries if summary["epochs"]]
     is_within = row.config["protocol"] == "paper" and row.is_trained
     return {
-        "seconds_per_epoch": float(np.mean(epochs)) if epochs else np.nan,
+        "seconds_per_epoch": float(np.median(epochs)) if epochs else np.nan,  # of a seed that had to wait, no trace
         **{metric: mean("test", metric) for metric in METRICS},
         **{f"{metric} sd": float(test[metric].std(ddof=1)) for metric in METRICS},
         **{f"worst {metric}": mean("test_worst_ties", metric) for metric in METRICS},

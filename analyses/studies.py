@@ -21,7 +21,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -32,6 +32,10 @@ from dissect.runs.config import is_file_name
 from dissect.runs.records import in_words
 from dissect.text import STEERS
 from models import MODELS
+
+Verb = Literal["train", "run", "literal"]
+Shows = Literal["table", "lines", "lengths"]  # of a user's own study
+CHOICES = {"verb": get_args(Verb), "shows": get_args(Shows)}
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Arm:
     preset: str | None = None
     without: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    verb: Literal["train", "run", "literal"] = "train"
+    verb: Verb = "train"
     x: float | None = None
     printed: Mapping[str, Printed] = field(default_factory=dict)
 
@@ -63,6 +67,7 @@ class Study:
             other studies say of each claim of the paper
     pairs   the pairs of labels that a table shows; () those with its best row
     expects the shape of the paper's figure in words, by data set of the paper
+    chosen  the labels of its arms, if they are only some of those of the whole study
     """
 
     name: str
@@ -73,6 +78,7 @@ class Study:
     axis: str = ""
     pairs: tuple[tuple[str, str], ...] = ()
     expects: Mapping[str, str] = field(default_factory=dict)
+    chosen: tuple[str, ...] = ()
 
 
 # Whole sessions in a step of models with a target after every click: about as many targets as 100 prefixes have.
@@ -218,14 +224,14 @@ class _ArmFile(msgspec.Struct, forbid_unknown_fields=True):
     preset: str | None = None
     without: tuple[str, ...] = ()
     settings: dict[str, Any] = {}
-    verb: Literal["train", "run", "literal"] = "train"
+    verb: Verb = "train"
     x: float | None = None
 
 
 class _StudyFile(msgspec.Struct, forbid_unknown_fields=True):
     arm: Annotated[list[_ArmFile], msgspec.Meta(min_length=1)]
     question: str = ""
-    shows: Literal["table", "lines", "lengths"] = "table"
+    shows: Shows = "table"
     axis: str = ""
 
 
@@ -248,11 +254,15 @@ def find_study(name: str) -> Study:
             about = unknown("key of an arm" if wrong[2] else "key", wrong[1], kind.__struct_fields__)
             raise DataError(f"{path} is not a study: {about}", about.hint or hint) from error
         says = in_words(error, content) if isinstance(error, msgspec.ValidationError) else error
+        if choices := next((known for key, known in CHOICES.items() if str(says).startswith(f"{key} ")), ()):
+            hint = f"It is one of {', '.join(choices)}."
         raise DataError(f"{path} is not a study: {says}.", hint) from error
     arms = tuple(Arm(**{**msgspec.structs.asdict(of), "label": of.label or of.model}) for of in read.arm)
     if any(re.search(f"[{STEERS}]", f"{arm.label}{read.question}{read.axis}") for arm in arms):
         raise DataError(f"{path}: labels, question and axis must have no control characters.")
-    labels = set[str]()
+    if read.axis and read.shows != "lines":
+        raise DataError(f'{path}: axis has no effect without shows = "lines".')
+    labels, places = set[str](), set[float]()
     for arm in arms:
         if arm.model not in MODELS and not is_file_name(arm.model):
             near = unknown("model", arm.model, MODELS)
@@ -263,7 +273,12 @@ def find_study(name: str) -> Study:
             raise DataError(f"{path}: the x of {arm.label!r} must be a finite number, not {arm.x}.")
         if read.shows == "lines" and arm.x is None:
             raise DataError(f'{path}: with shows = "lines" each arm needs an x; {arm.label!r} has none.')
+        if arm.x is not None and read.shows != "lines":
+            raise DataError(f'{path}: the x of {arm.label!r} has no effect without shows = "lines".')
+        if arm.x in places:
+            raise DataError(f"{path}: two arms have x = {arm.x:g}; a line has one point there.")
         labels.add(arm.label)
+        places.update(() if arm.x is None else (arm.x,))
     return Study(path.stem, read.question or f"What does {path.stem} show?", arms, read.shows, axis=read.axis or "x")
 
 
@@ -277,4 +292,6 @@ def only(study: Study, labels: Collection[str]) -> Study:
         if label not in (known := [arm.label for arm in study.arms]):
             raise unknown(f"arm of {study.name}", label, known)
     pairs = tuple(pair for pair in study.pairs if {*pair} <= {*labels})
-    return replace(study, arms=tuple(arm for arm in study.arms if arm.label in labels), pairs=pairs)
+    arms = tuple(arm for arm in study.arms if arm.label in labels)
+    chosen = tuple(arm.label for arm in arms) if len(arms) < len(study.arms) else ()
+    return replace(study, arms=arms, pairs=pairs, chosen=chosen)

@@ -23,6 +23,7 @@ from dissect.data.stats import statistics
 from dissect.errors import BusyError, DataError, DissectError, DivergedError, FinishedError, UsageError, unknown
 from dissect.experiment import tuned
 from dissect.experiment.plan import OF_BASELINE, Plan, Say, planned, unsaid
+from dissect.experiment.subject import find_model
 from dissect.experiment.train import Manner, note_tuning, train_plan
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, DENSE, LITERAL, SETTINGS
@@ -84,6 +85,9 @@ def arguments(arm: Arm, scale: dict[str, Any]) -> dict[str, Any]:
     """
     for name in arm.settings.keys() - KNOWN:
         raise unknown(f"setting of arm {arm.label}", name, KNOWN)
+    if "where" in arm.settings and (arm.settings["where"] == "none") != (arm.verb == "train"):
+        how = "without SparseVD" if arm.verb == "train" else "with SparseVD"
+        raise UsageError(f'Arm {arm.label}: verb = "{arm.verb}" trains {how}; where says otherwise.', "Leave one out.")
     given: dict[str, Any] = {"preset": arm.preset, "without": arm.without, "usual": USUAL[arm.verb], **arm.settings}
     given |= {"options": dict(arm.options), "tuned": scale.get("tuned", {}).get(arm.label)}
     if arm.verb == "train" and scale.get("protocol"):  # of densities `literal` arms have the paper's protocol
@@ -108,7 +112,11 @@ def jobs(study: Study, data: Dataset, scale: dict[str, Any], runs_dir: str | Pat
     for arm in study.arms:
         if arm.verb == "run" and study.shows == "table" and scale.get("protocol") == "paper":
             continue  # `dissect run` has a protocol of its own
-        plan = planned(arm.model, data, runs_dir=runs_dir, seeds=scale["seeds"], say=say, **arguments(arm, scale))
+        given = arguments(arm, scale)
+        try:
+            plan = planned(arm.model, data, runs_dir=runs_dir, seeds=scale["seeds"], say=say, **given)
+        except UsageError as error:
+            raise UsageError(f"Arm {arm.label}: {error.message}", error.hint) from error
         if (other := labels.setdefault((plan.group, plan.variant), arm.label)) != arm.label:
             raise UsageError(f"The arms {other!r} and {arm.label!r} are the same training.", "Leave one of them out.")
         found.append([Job(arm, seed, plan) for seed in plan.seeds])
@@ -124,10 +132,10 @@ def tuned_arms(study: Study, data: Dataset, scale: dict[str, Any], runs_dir: str
     """
     files = dict[str, Path]()
     for arm in study.arms:
-        given = arguments(arm, scale)
-        verb = tuned.verb_of(given["usual"])
-        path = tuned.find(arm.model, data.split_hash, verb, Path(runs_dir), arm.preset, given["options"])
-        if path is not None:
+        given, subject = arguments(arm, scale), find_model(arm.model)
+        of = subject.name, data.split_hash, tuned.verb_of(given["usual"])
+        path = tuned.find(*of, Path(runs_dir), arm.preset, given["options"], subject.source, arm.settings)
+        if path is not None and tuned.read(path).model_source == subject.source:
             files[arm.label] = path
     return files
 
@@ -136,17 +144,19 @@ def to_tune(study: Study, scale: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What is to be tuned for a study, by the label of its first arm: the arguments of `experiment.tune` and the model.
 
     Arms of one model, preset and options are tuned once, with nothing left out; those of a figure with an axis are
-    tuned as the model is, not at every x.
+    tuned as the model is, not at every x. Raises UsageError if there is none.
     """
     found = dict[str, dict[str, Any]]()
     for arm in study.arms:
-        given = arguments(replace(arm, options={}) if arm.x is not None else arm, scale)
+        given = arguments(replace(arm, options={}) if study.shows == "lines" else arm, scale)
         if tuned.verb_of(given["usual"]) == "literal":
             continue
         del given["without"], given["tuned"]
         given |= {"model": arm.model, "sparsevd": arm.verb == "run"}
         if given not in found.values():
             found[arm.label] = given
+    if not found:
+        raise UsageError(f"{study.name} has nothing to tune.", "dissect study show has the arms that a study trains.")
     return found
 
 
@@ -182,19 +192,31 @@ def perform(todo: Sequence[Job], say: Say, beside: Sequence[Job] = (), **how: An
 
 
 def status(todo: Sequence[Job]) -> pd.DataFrame:
-    """A row for each arm: label, verb, learns (by gradients), done and wanted (seeds), seconds (of training, mean over
-    finished seeds), hr@20 and mrr@20 (means so far), group.
+    """A row for each arm: label, verb, learns (by gradients), done and wanted (seeds; of a dissection with the matched
+    dense model), seconds (of training, mean over finished seeds), hr@20 and mrr@20 (means so far), group.
+
+    An arm whose configuration is damaged is said on stderr, and has nothing done.
     """
     rows = []
     for label in dict.fromkeys(job.arm.label for job in todo):
         own = [job for job in todo if job.arm.label == label]
-        done = each_sound([job.run for job in own if job.is_done], folders.read_summary, required=False)
-        metrics = pd.DataFrame([summary["test"] for summary in done], columns=["hr@20", "mrr@20"], dtype=float).mean()
+        done = each_sound([job for job in own if job.is_done], _summaries, required=False)
+        tested = [summaries[0]["test"] for _, summaries in done]
+        metrics = pd.DataFrame(tested, columns=["hr@20", "mrr@20"], dtype=float).mean()
         learns = own[0].arm.model not in MODELS or MODELS[own[0].arm.model].learns
-        about = {"label": label, "verb": own[0].arm.verb, "learns": learns, "done": len(done), "wanted": len(own)}
-        seconds = pd.Series([summary["seconds"] for summary in done], dtype=float).mean()
+        finished = sum(job.is_complete for job, _ in done)
+        about = {"label": label, "verb": own[0].arm.verb, "learns": learns, "done": finished, "wanted": len(own)}
+        spent = [sum(each["seconds"] for each in summaries) for _, summaries in done]
+        seconds = pd.Series(spent, dtype=float).mean()
         rows.append({**about, "seconds": seconds, **metrics, "group": own[0].plan.group.name})
     return pd.DataFrame(rows)
+
+
+def _summaries(job: Job) -> tuple[Job, list[dict[str, Any]]]:
+    """A job with the summaries of its finished trainings, its own first. Raises DataError if one is damaged."""
+    folders.group_config(job.plan.group)
+    runs = [each.run(job.seed) for each in (job.plan, *job.plan.beside)]
+    return job, [folders.read_summary(run) for run in runs if folders.is_done(run)]
 
 
 def seconds_left(rows: pd.DataFrame) -> float:

@@ -5,6 +5,7 @@ Here the tables of analyses/ meet the drawings of figures/. `dissect plot NAME` 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dissect.errors import DissectError, UsageError, unknown, why
-from dissect.text import plural
+from dissect.text import as_name, plural
 from dissect.usual import FULL, RUNS, SCALES
 
 if TYPE_CHECKING:  # imported when a figure is drawn, so that --help stays instant
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # imported when a figure is drawn, so that --help stays insta
     from dissect.data.sessions import Dataset
 
 MEASURES = ("D1", "D2", "D2s")
+PRINT = "Print it: dissect study table, with the same study."
 TAU = "0.01"  # of D2 and D2s, unless given
 CHOICES: dict[str, dict[str, tuple[str, ...]]] = {  # figure -> option -> what it may be, the usual one first
     "density": {"measure": MEASURES, "x": ("epoch", "step")},
@@ -399,7 +401,7 @@ def of_study(study: Study, dataset: str, size: dict[str, Any], todo: Sequence[Jo
     if study.shows == "density":
         return _densities_of_study(study, dataset, todo)
     if study.shows not in ("lines", "lengths"):
-        raise UsageError(f"{study.name} is no figure.", "Print it: dissect study table, with the same study.")
+        raise UsageError(f"{study.name} is no figure.", PRINT)
     is_line = study.shows == "lines"
     axis, last = (study.axis, "") if is_line else ("clicks of the session", f"≥ {studying.LONGEST}")
     expected = study.expects.get(studying.log_of(dataset))
@@ -412,12 +414,19 @@ def of_study(study: Study, dataset: str, size: dict[str, Any], todo: Sequence[Jo
         shown, name = figure.over_seeds(read), metric.upper()
         last = last if is_line or shown["x"].max() >= studying.LONGEST else ""  # there may be no session so long
         parts = [study.name, dataset, *_named_size(size), size.get("protocol"), "tuned" if is_tuned else None]
+        parts += [_named_arms(study.chosen)] if study.chosen else []
         stem = "-".join(filter(None, parts))
         stem += "" if is_line else f"-{metric.split('@')[0]}"
         words = figure.describe(shown, f"{of}: {name}", axis, last)
         words += f" {note}." if note else ""
         drawings.append(Drawing(stem, figure.draw(shown, axis, f"{name} (%)", last, note), words, shown))
     return drawings
+
+
+def _named_arms(labels: Sequence[str]) -> str:
+    """A part of a figure's file name for some arms of a study: their labels, or if these are long a hash of them."""
+    named = as_name("-".join(labels))
+    return named if len(named) <= 60 else hashlib.sha256(named.encode()).hexdigest()[:8]
 
 
 def _named_size(size: dict[str, Any]) -> list[str]:

@@ -20,11 +20,12 @@ from analyses.study import Job
 from dissect import drawing
 from dissect.arguments import check
 from dissect.data.sessions import Dataset
-from dissect.errors import DissectError
+from dissect.errors import DissectError, UsageError
 from dissect.experiment.own_models import require_named
 from dissect.experiment.plan import Say, unsaid
 from dissect.experiment.trials import require_optuna
 from dissect.experiment.tune import require_hours, tune
+from dissect.runs import folders
 from dissect.runs.config import is_file_name
 from dissect.text import in_time, plural
 from dissect.training.device import processor_as_it_was
@@ -54,6 +55,12 @@ def studied(
     the work is goes to `progress`, which is `say` unless given. Raises UsageError for a name or value that does not
     exist, DataError if an arm has a model file that the user never named.
     """
+    if not isinstance(tuned, bool):
+        raise UsageError(
+            f"tuned is True or False for a study, which takes what lies in the runs folder, not {tuned!r}."
+        )
+    if Path(runs_dir).exists() and not Path(runs_dir).is_dir():
+        raise UsageError(f"{runs_dir} is a file, not a folder.", "Name the folder of the runs with --runs-dir.")
     found = claims.whole(only(find_study(name), arms))
     for arm in found.arms:
         if is_file_name(arm.model):
@@ -90,7 +97,7 @@ class Studied:
     progress: Say = dataclasses.field(default=unsaid, repr=False)
 
     def __repr__(self) -> str:
-        done = sum(job.is_done for job in self.jobs)
+        done = sum(job.is_complete for job in self.jobs)
         return f"Studied({self.study.name} on {self.data.name}: {done} of {len(self.jobs)} trainings finished)"
 
     @cached_property
@@ -110,11 +117,12 @@ class Studied:
         number, of = shard
         mine = self.jobs[number - 1 :: of]
         left = [job for job in mine if not job.is_complete]
-        done, in_all = sum(job.is_done for job in self.jobs), len(self.jobs)
+        done, in_all = sum(job.is_complete for job in self.jobs), len(self.jobs)
         trainings = plural(in_all, "training")
         self.progress(f"{self.study.name}: {trainings}, {done} finished; {len(left)} to do here.")
         for count, job in enumerate(studying.perform(left, self.say, self.jobs, **self.how), 1):
-            wait = f" {time_left(studying.status(mine))}" if count < len(left) else ""
+            with folders.hearing():  # what is damaged is said once, by the table
+                wait = f" {time_left(studying.status(mine))}" if count < len(left) else ""
             self.progress(f"{count} of {len(left)}: {job.arm.label}, seed {job.seed}.{wait}")
         return self
 
@@ -124,6 +132,9 @@ class Studied:
 
         An arm that cannot be tuned is said and left out; if that leaves nothing, its error is raised.
         """
+        check({"trials": trials, "timeout": timeout})
+        if self.size.get("protocol") == "paper":
+            raise UsageError("Tuning has no protocol: it always judges on validation.", "Leave protocol out.")
         require_optuna()
         require_hours(timeout)
         ends = time.monotonic() + 3600 * (timeout or math.inf)

@@ -142,6 +142,10 @@ class SessionModel(nn.Module):
         """Hints for a user whose longest prefix has `longest` clicks. Raises ValueError for impossible options."""
         return []
 
+    def idle(self, has_times: bool) -> tuple[str, ...]:
+        """The options that have no effect on sessions with times, or without."""
+        return ()
+
     @torch.no_grad()
     def scores(self, batch: Batch) -> Tensor:
         """The score of each item after each session of the batch, [B, V]."""

@@ -61,7 +61,7 @@ class Int:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values (numbers, texts, truth values or None); `when` as in `Float`."""
+    """One of some values: numbers, texts, truth values, or None if that is the default; `when` as in `Float`."""
 
     values: tuple[Any, ...]
     when: When = ()

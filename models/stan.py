@@ -78,6 +78,9 @@ class STAN(SessionKNN):
             age = (times.max() - times) / DAY
         self.freshness = fading(age, self.lambda2).float()  # [S]
 
+    def idle(self, has_times: bool) -> tuple[str, ...]:
+        return () if has_times or self.days else ("lambda2",)
+
     def weight(self, position: Tensor, length: Tensor) -> Tensor:
         return fading(length - position, self.lambda1)
 

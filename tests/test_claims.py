@@ -534,15 +534,27 @@ def test_which_dissection_answers_does_not_depend_on_when_it_was_made(case, tmp_
     ],
     ids=str,
 )
-def test_a_dissection_of_another_model_or_kind_answers_no_claim(case, tmp_path, monkeypatch, changed):
+def test_a_dissection_of_another_model_or_kind_answers_no_claim(case, tmp_path, changed):
     group = dissected(tmp_path, seeds=(1, 2, 3, 4))
     config = Config(**{**folders.group_config(group), **changed})
     other = group.with_name(f"srgnn-x-{config.hash}")
     group.rename(other)
     files.write_toml(other / "config.toml", config.to_dict())
     assert claims.dissection(case(), "srgnn") is None
-    files.write_json(other / "tuned.json", {"file": "tuned.toml"})  # what was tuned may differ
-    assert (claims.dissection(case(), "srgnn") == other) == ("where" not in changed)
+    files.write_json(other / "tuned.json", {"file": "tuned.toml"})  # none of this is searched
+    assert claims.dissection(case(), "srgnn") is None
+
+
+def test_a_tuned_dissection_may_differ_in_what_is_searched(case, tmp_path):
+    group = dissected(tmp_path, seeds=(1, 2, 3, 4))
+    searched = {"lr": 0.007, "l2": 1e-6, "kl_weight": 1.7, "model_options": {"dim": 4, "steps": 2, "dropout": 0.3}}
+    config = Config(**{**folders.group_config(group), **searched})
+    other = group.with_name(f"srgnn-x-{config.hash}")
+    group.rename(other)
+    files.write_toml(other / "config.toml", config.to_dict())
+    assert claims.dissection(case(), "srgnn") is None
+    files.write_json(other / "tuned.json", {"file": "tuned.toml"})
+    assert claims.dissection(case(), "srgnn") == other
 
 
 def test_the_papers_protocol_takes_no_other_kl_weight(case, tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 import tomllib
 from dataclasses import replace
@@ -15,12 +16,13 @@ from click.testing import CliRunner
 
 import dissect
 from analyses import paper, studies, study
-from analyses.studies import STUDIES, find_study
+from analyses.studies import STUDIES, Arm, Study, find_study
 from dissect.cli import main
 from dissect.data import catalog
 from dissect.data.sessions import Dataset, Sessions
 from dissect.errors import DataError, DivergedError, FinishedError, UsageError
 from dissect.runs import files, folders
+from dissect.studied import Studied
 from dissect.usual import SCALES
 from figures import lines, style
 from models import MODELS
@@ -272,6 +274,11 @@ def test_stand_ins_are_not_the_data_sets_of_the_paper():
         ('[[arm]]\nmodel = "pop"\nx = inf', DataError, "finite"),
         ('[[arm]]\nmodel = "pop"\nlabel = "\\u001b[31m"', DataError, "control characters"),
         ("[[arm]", DataError, "not a study"),
+        ('[[arm]]\nmodel = "pop"\nx = 1', DataError, 'no effect without shows = "lines"'),
+        ('axis = "k"\n[[arm]]\nmodel = "pop"', DataError, 'axis has no effect without shows = "lines"'),
+        ('shows = "lines"\n[[arm]]\nmodel = "pop"\nx = 1\n[[arm]]\nmodel = "spop"\nx = 1.0', DataError, "have x = 1;"),
+        ('[[arm]]\nmodel = "pop"\nverb = "runn"', DataError, "verb of arm 1 cannot be 'runn'"),
+        ('shows = "density"\n[[arm]]\nmodel = "pop"', DataError, "shows cannot be 'density'"),
     ],
 )
 def test_wrong_files_are_refused(tmp_path, text, error, says):
@@ -279,6 +286,62 @@ def test_wrong_files_are_refused(tmp_path, text, error, says):
     path.write_text(text)
     with pytest.raises(error, match=says):
         find_study(str(path))
+
+
+def test_a_wrong_word_is_refused_with_those_that_are_right(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[[arm]]\nmodel = "pop"\nverb = "runn"')
+    with pytest.raises(DataError) as refused:
+        find_study(str(path))
+    assert refused.value.hint == "It is one of train, run, literal."
+
+
+@pytest.mark.parametrize(
+    ("arm", "says"),
+    [
+        ({"verb": "run", "settings": {"where": "none"}}, 'Arm a: verb = "run" trains with SparseVD'),
+        ({"settings": {"where": "both"}}, 'Arm a: verb = "train" trains without SparseVD'),
+        ({"settings": {"lr": "x"}}, "Arm a: lr is a number"),
+        ({"options": {"stepz": 2}}, "Arm a: srgnn takes no stepz"),
+        ({"settings": {"epochs": 1, "max_steps": 2}}, "Arm a: --epochs and --max-steps"),
+    ],
+    ids=str,
+)
+def test_a_wrong_arm_is_named(data, tmp_path, arm, says):
+    with pytest.raises(UsageError, match=re.escape(says)):
+        study.jobs(Study("mine", "?", (Arm("a", "srgnn", **arm),)), data, SIZE, tmp_path)
+
+
+def test_a_study_is_finished_once_the_matched_dense_models_are(data, tmp_path):
+    found = Study("mine", "?", (studies._sparse("srgnn"),))
+    size = {**SIZE, "seeds": (1,)}
+    asked = Studied(replace(found, arms=(replace(found.arms[0], settings={"max_steps": 4}),)), data, size, tmp_path)
+    row = asked.run().status().iloc[0]
+    assert (row["done"], row["wanted"]) == (1, 1)
+    (job,) = asked.jobs
+    (dense,) = (each.run(1) for each in job.plan.beside)
+    spent = [folders.read_summary(run)["seconds"] for run in (job.run, dense)]
+    assert row["seconds"] == pytest.approx(sum(spent))
+    shutil.rmtree(dense)
+    row = asked.status().iloc[0]
+    assert row["done"] == 0 and row["mrr@20"] > 0 and "0 of 1" in repr(asked)
+    assert study.seconds_left(asked.status()) > 0
+    config = job.plan.group / "config.toml"
+    config.write_text(config.read_text().replace("lr =", "l2 = 0.5\nlr ="))
+    with folders.hearing() as lost:
+        row = asked.status().iloc[0]
+    assert row["done"] == 0 and np.isnan(row["mrr@20"]) and len(lost) == 1
+
+
+def test_wrong_arguments_of_a_study_are_refused_from_python(data, tmp_path):
+    with pytest.raises(UsageError, match="tuned is True or False for a study"):
+        dissect.study("table2", data, tuned="tuned.toml", runs_dir=tmp_path)
+    asked = dissect.study("table2", data, runs_dir=tmp_path, arms=["pop", "spop"], quiet=True)
+    with pytest.raises(UsageError, match="trials is a whole number"):
+        list(asked.tune("a"))
+    asked = dissect.study("table2", data, protocol="paper", runs_dir=tmp_path, arms=["pop", "spop"], quiet=True)
+    with pytest.raises(UsageError, match="Tuning has no protocol"):
+        list(asked.tune(1))
 
 
 def test_unknown_names_are_refused(tmp_path):
@@ -309,7 +372,7 @@ def test_the_verbs_on_a_screen(tmp_path):
     )
     path.write_text(f'question = "How many levels?"\nshows = "lines"\naxis = "levels"\n{arms}')
     rates = tmp_path / "rates.toml"
-    rates.write_text(arms)
+    rates.write_text(re.sub("x = .*", "", arms))
     where = ["--dim", "8", "--epochs", "0.05", "--runs-dir", str(tmp_path)]
     assert "table4" in run.invoke(main, ["study", "list"]).output
     assert "L = 3" in run.invoke(main, ["study", "show", str(path)]).output
@@ -342,7 +405,12 @@ def test_the_verbs_on_a_screen(tmp_path):
         (["tune", str(path), "--timeout", "0", *where], "--timeout is in hours"),
         (["table", str(path), "--out", "x.doc", *where], "does not say which format"),
         (["figure", "table2", *where], "is no figure"),
-        (["figure", str(rates), *where], "Print it: dissect study table, with the same study."),
+        (["figure", str(rates), *where], f"Print it: dissect study table {rates} --dim 8"),
+        (["run", "table1", "--shard", "1/2", *where], "--shard has no effect on table1"),
+        (["run", "table1", "--tuned", *where], "--tuned has no effect on table1"),
+        (["run", "table1", "--protocol", "paper", *where], "--protocol has no effect on table1"),
+        (["tune", "table1", *where], "table1 has nothing to tune"),
+        (["status", "table2", "--runs-dir", str(path)], "is a file, not a folder"),
         (["table", "claims", "--all-metrics", *where], "--all-metrics has no effect on claims"),
         (["table", "table1", "--all-metrics", *where], "--all-metrics has no effect on table1"),
         (["table", "claims", "--out", "x.tex", *where], "End its name in .md or .json"),

@@ -444,7 +444,8 @@ def test_a_training_takes_tuned_settings_and_what_is_given_wins(data, tmp_path, 
     told = []
     config(options={"dim": 16}, say=told.append)
     assert told == [
-        f"Tuned settings: {found / 'tuned.toml'} (1 trial, MRR@20 {read(found).mrr_20:.2f} on validation, at width 8)."
+        f"Tuned settings: {found / 'tuned.toml'} (1 trial, MRR@20 {read(found).mrr_20:.2f} on validation, "
+        "with schedule = constant, batch_size = 32 fixed by hand, at width 8)."
     ]
 
 
@@ -641,7 +642,7 @@ def test_a_study_takes_tuned_settings_where_there_are_some(data, tmp_path):
     assert list(study.perform(jobs, print)) == jobs
     (jobs[0].plan.group / "tuned.json").unlink()  # as if it had been trained before it was tuned
     assert list(study.perform([], print, jobs)) == [] and folders.tuned_by(jobs[0].plan.group)["trials"] == 1
-    figure = Study("mine", "?", tuple(Arm(f"{n}", "srgnn", options={"steps": n}, x=n) for n in (1, 2)))
+    figure = Study("mine", "?", tuple(Arm(f"{n}", "srgnn", options={"steps": n}, x=n) for n in (1, 2)), "lines")
     assert list(study.to_tune(figure, size)) == ["1"] and study.to_tune(figure, size)["1"]["options"] == {"dim": 8}
 
 

@@ -57,7 +57,7 @@ def chosen_form(form: str | None, out: str | None, as_json: bool) -> str:
     require_file(Path(out), TABLE, lambda head: True)
     by_name = SUFFIXES.get(Path(out).suffix)
     if asked is None and by_name is None:
-        hint = f"Give --format, or end it in {', '.join(SUFFIXES)}."
+        hint = f"End it in {', '.join(SUFFIXES)}."
         raise UsageError(f"The name {out} does not say which format to write.", hint)
     if asked and by_name not in (None, "screen", asked):  # any text may stand in a .txt
         raise UsageError(

@@ -78,7 +78,11 @@ def trained(shard: str | None, device: str, quiet: bool, **given: Any) -> None:
     asked = planned(**given, quiet=quiet, how=how)
     if asked.study.shows != "data":
         asked.run(part)
-    if not asked.jobs or asked.study.shows == "claims" or sum(bool(row) for row in asked.status()["done"]) > 1:
+    elif shard or given["tuned"] or given["protocol"]:
+        name = "--shard" if shard else "--tuned" if given["tuned"] else "--protocol"
+        raise UsageError(f"{name} has no effect on {asked.study.name}, which trains nothing.", "Leave it out.")
+    arms = {job.arm.label for job in asked.jobs if job.is_done}
+    if not asked.jobs or asked.study.shows == "claims" or len(arms) > 1:
         print_answer(asked, given)
 
 
@@ -102,17 +106,21 @@ def part_of(shard: str | None) -> tuple[int, int]:
 
 @contextmanager
 def to_train(given: Mapping[str, Any]) -> Iterator[None]:
-    """Context manager: where a study has nothing to show, the error tells the command that trains it."""
+    """Context manager: where a study has nothing to show, the error tells the command that trains or prints it."""
     try:
         yield
     except UsageError as error:
-        if error.hint != study.TRAIN:
+        if error.hint not in (study.TRAIN, drawing.PRINT):
             raise
-        size = {name: value for name, value in given.items() if name != "name"}
-        words = as_options(size, dataset=DATASET, scale=SCALE, runs_dir=RUNS)
-        raise UsageError(
-            error.message, f"Train: {shlex.join(['dissect', 'study', 'run', given['name'], *words])}"
-        ) from error
+        does, verb = ("Train", "run") if error.hint == study.TRAIN else ("Print it", "table")
+        raise UsageError(error.message, f"{does}: {as_command(verb, given)}") from error
+
+
+def as_command(verb: str, given: Mapping[str, Any]) -> str:
+    """The command of a verb for the same study with the same options."""
+    size = {name: value for name, value in given.items() if name != "name"}
+    words = as_options(size, dataset=DATASET, scale=SCALE, runs_dir=RUNS)
+    return shlex.join(["dissect", "study", verb, given["name"], *words])
 
 
 def stand(as_json: bool, **given: Any) -> None:
@@ -120,7 +128,7 @@ def stand(as_json: bool, **given: Any) -> None:
     asked = planned(**given)
     name = asked.study.name
     if not asked.jobs:
-        raise UsageError(f"{name} trains nothing.", f"See it: dissect study table {name}")
+        raise UsageError(f"{name} trains nothing.", f"See it: {as_command('table', given)}")
     rows = asked.status()
     if as_json:
         print(rows.to_json(orient="records", indent=1))

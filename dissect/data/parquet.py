@@ -32,8 +32,8 @@ def read_columns(path: Path, choose: Callable[[list[str]], Mapping[str, str]]) -
             return {role: _values(table.column(name), pa) for role, name in names.items()}
     # Errors of pyarrow for a damaged file.
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError, pa.ArrowException) as error:
-        reason = str(why(error))
-        raise DataError(f"{path} cannot be read as parquet: {(reason or repr(error)).splitlines()[0]}.") from error
+        reason = (str(why(error)) or repr(error)).splitlines()[0].rstrip(".")
+        raise DataError(f"{path} cannot be read as parquet: {reason}.") from error
 
 
 def _values(column: Any, pa: Any) -> Any:

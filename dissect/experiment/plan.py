@@ -17,7 +17,7 @@ from torch import Tensor
 from dissect.data import planted
 from dissect.data.sessions import Dataset, split_validation, times_hash
 from dissect.errors import UsageError, unknown
-from dissect.experiment.subject import Subject, changes, find_model, model_options, try_out
+from dissect.experiment.subject import Subject, changes, defaults, find_model, model_options, try_out
 from dissect.experiment.tuned import arguments_of, in_words, trace, tuned_for, verb_of
 from dissect.runs import folders
 from dissect.runs.config import CALIBRATED, CALIBRATED_EPOCHS, DENSE, EPOCHS, LITERAL, SETTINGS, Config
@@ -114,8 +114,8 @@ def planned(
     if anyway and not tuned:
         raise UsageError("--anyway takes tuned settings from another data set, and none are asked for.", "Add --tuned.")
     if tuned:
-        path, best = tuned_for(subject, data, verb_of(usual), tuned, runs_dir, preset, given, anyway)
-        say(f"Tuned settings: {path} ({in_words(best, given)}).")
+        path, best = tuned_for(subject, data, verb_of(usual), tuned, runs_dir, preset, given, settings, anyway)
+        say(f"Tuned settings: {path} ({in_words(best, given, settings)}).")
         tuned_by = trace(path, best)
         preset, given, epochs, settings = arguments_of(best, subject, preset, given, epochs, settings)
     settings = settings_of(subject, usual, preset, epochs, settings)
@@ -239,12 +239,22 @@ def untrained(subject: Subject, settings: Mapping[str, Any], idle: Sequence[str]
     return {**{name: settings[name] for name in OF_BASELINE if name in settings}, "max_steps": 0}
 
 
+def idle_options(subject: Subject, data: Dataset, config: Config) -> tuple[str, ...]:
+    """The options of the model that have no effect on these data."""
+    model, _ = try_out(subject, config.model_options)
+    return model.idle(data.train.times is not None)
+
+
 def suits(subject: Subject, data: Dataset, config: Config, say: Say) -> None:
     """Warns of what a user should know about the model on these data.
 
     Raises UsageError if the data set is too small for the configuration or the model, or the two do not go together.
     """
     model, _ = try_out(subject, config.model_options)
+    usual = defaults(subject)
+    for name in idle_options(subject, data, config):
+        if config.model_options.get(name, usual[name]) != usual[name]:
+            say(f"{subject.name} on {data.name}: {name} has no effect without times (docs/models.md).")
     longest = longest_prefix(data, config, say)
     try:
         for warning in model.warnings(longest):

@@ -177,7 +177,8 @@ def model_options(
     for name in given:
         if name not in takes and not anything:
             near = difflib.get_close_matches(name, takes, n=1)
-            what = f"It takes: {', '.join(takes)}." if takes else f"Its constructor takes no options. {CONTRACT}."
+            more = f" {CONTRACT}." if subject.source else ""
+            what = f"It takes: {', '.join(takes)}." if takes else f"It takes no options.{more}"
             raise UsageError(f"{subject.name} takes no {name}.", f"Did you mean {near[0]}=...?" if near else what)
     if preset is not None and not subject.cls.presets:
         raise UsageError(f"{subject.name} has no presets.", "Give its arguments by --option KEY=VALUE.")

@@ -8,7 +8,7 @@ is not there. So the accuracy of trial 0, the defaults, is the validation accura
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from dissect.data.sessions import Dataset, split_validation
 from dissect.errors import UsageError, unknown
 from dissect.experiment import tuned
-from dissect.experiment.plan import Plan, Say, planned, suits, unsaid
+from dissect.experiment.plan import Plan, Say, idle_options, planned, suits, unsaid
 from dissect.experiment.subject import PROBE_ITEMS, Subject, defaults, find_model, try_on
 from dissect.runs.config import CALIBRATED, DENSE, SETTINGS, Config
 from dissect.text import as_name
@@ -113,7 +113,7 @@ def task(
     first = planned(subject, seen, **about, say=lambda text: None if text.startswith("Protocol 'paper'") else say(text))
     suits(subject, seen, first.config, say)
     try_on(subject, seen, first.config)
-    space, start = space_of(subject, first, about, sparsevd)
+    space, start = space_of(subject, first, about, sparsevd, idle_options(subject, seen, first.config))
     told = repr([first.config.hash, data.split_hash, seed, sorted((name, str(each)) for name, each in space.items())])
     words = [as_name(subject.name), *([preset] if preset else []), *(["sparsevd"] if sparsevd else []), data.name]
     name = f"{as_name('-'.join(words))}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
@@ -141,19 +141,19 @@ def without_test(data: Dataset, share: float) -> Dataset:
 
 
 def space_of(
-    subject: Subject, first: Plan, about: Mapping[str, Any], sparsevd: bool
+    subject: Subject, first: Plan, about: Mapping[str, Any], sparsevd: bool, idle: Collection[str]
 ) -> tuple[dict[str, Space], dict[str, Any]]:
     """(what is searched, where the search starts), by name: the model's space and, if it learns, that of a training.
 
-    What the user gave, or a preset other than its recipe names, stays as it is. A space is made wide enough for its
-    start. Raises UsageError for a name that is neither an option nor a setting.
+    What the user gave, a preset other than its recipe names, or is `idle` stays as it is. A space is made wide enough
+    for its start. Raises UsageError for a name that is neither an option nor a setting.
     """
     takes, known = defaults(subject), {each.name for each in SETTINGS}
     usual = {**TRAINED, **(SPARSE if sparsevd else {})} if subject.learns else {}
     own = {name: each for name, each in usual.items() if name not in takes} | dict(subject.cls.search)
     for name in own.keys() - takes.keys() - known:
         raise unknown(f"option of {subject.name}, or setting,", name, takes.keys() | known)
-    fixed = {*about, *about["options"], *subject.cls.presets.get(about["preset"], {})}
+    fixed = {*about, *idle, *about["options"], *subject.cls.presets.get(about["preset"], {})}
     now = {**takes, **first.config.model_options}
     space, start = dict[str, Space](), dict[str, Any]()
     for name, each in own.items():
@@ -162,7 +162,9 @@ def space_of(
         start[name] = now[name] if name in takes else getattr(first.config, name)
         space[name] = each.with_value(start[name])
         if isinstance(each, Choice) and name in takes:
-            values = tuple(value for value in space[name].values if _fits(subject, first, name, value))  # type: ignore
+            # None is not written down: it stands for the default, and can be no other value.
+            possible = [each for each in space[name].values if each is not None or start[name] is None]  # type: ignore
+            values = tuple(value for value in possible if _fits(subject, first, name, value))
             space[name] = replace(each, values=values)
     return space, start
 

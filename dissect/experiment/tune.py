@@ -189,6 +189,7 @@ def record(todo: Task, study: optuna.Study, best: optuna.trial.FrozenTrial) -> d
         "options": {name: value for name, value in values.items() if name in takes},
         "settings": settings if todo.subject.learns else {},
         "given": given,
+        "fixed": {name: value for name, value in more["fixed"].items() if name not in (*ITSELF, "products")},
         "searched": {name: str(space) for name, space in todo.space.items()},
     }
 

@@ -40,6 +40,7 @@ class Tuned(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     options   of the model, the best found
     settings  of the training, all that differ from the defaults of `Config`, the best found among them
     given     options that the user had fixed, and did not search
+    fixed     settings of the training that the user had fixed
     searched  the space of each option and setting, in words
     """
 
@@ -64,12 +65,13 @@ class Tuned(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     options: dict[str, Value] = {}
     settings: dict[str, Value] = {}
     given: dict[str, Value] = {}
+    fixed: dict[str, Value] = {}
     searched: dict[str, Words] = {}
 
 
 def read(path: Path) -> Tuned:
     """A file of tuned settings. Raises UsageError if it is not there, DataError if it is damaged."""
-    path = path / FILE if path.is_dir() else path
+    path = path / FILE if path.is_dir() and path.name != FILE else path
     try:
         return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Tuned)
     except OSError as error:
@@ -134,21 +136,31 @@ def find(
     preset: str | None = None,
     options: Mapping[str, Any] | None = None,
     source: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Path | None:
-    """The file of tuned settings for a model on a split: of the same preset and options, else of the model as it is.
+    """The file of tuned settings for a model on a split: of the same preset and options, else of the preset or the
+    model as it is.
 
-    Of several, one for this `source` (SHA-256) of a user's own model comes first, then one of the same width, then the
-    newest. None if there is none. A damaged file is left out, and said on stderr.
+    Of several, one for this `source` (SHA-256) of a user's own model comes first, then one for which nobody had fixed
+    other `settings` than these, then that of the same preset and options, of the preset, of the same width, the newest.
+    None if there is none. A damaged file is left out, and said on stderr; so is a folder that was moved to *.old.
     """
     options = dict(options or {})
     dim, found = options.pop("dim", None), []
-    for path, each in each_sound((runs_dir / FOLDER).glob(f"*/{FILE}"), lambda path: (path, read(path)), False):
+    paths = [path for path in (runs_dir / FOLDER).glob(f"*/{FILE}") if path.parent.suffix != ".old"]
+    for path, each in each_sound(paths, lambda path: (path, read(path)), False):
         if (each.model, each.split_hash, each.verb) != (model, split_hash, verb):
             continue
-        is_same = (each.preset, each.given) == (preset, options)
-        if is_same or (each.preset is None and not each.given):
-            found.append((each.model_source == source, is_same, each.dim == dim, path.stat().st_mtime_ns, path))
+        is_same, is_preset = (each.preset, each.given) == (preset, options), each.preset == preset
+        if is_same or (not each.given and each.preset in (preset, None)):
+            nearness = (each.model_source == source, not beyond(each, settings or {}), is_same, is_preset)
+            found.append((*nearness, each.dim == dim, path.stat().st_mtime_ns, path))
     return max(found)[-1] if found else None
+
+
+def beyond(record: Tuned, settings: Mapping[str, Any]) -> dict[str, Value]:
+    """The settings that were fixed for a tuning, and are not among those that are given now."""
+    return {name: value for name, value in record.fixed.items() if settings.get(name) != value}
 
 
 def tuned_for(
@@ -159,6 +171,7 @@ def tuned_for(
     runs_dir: Path,
     preset: str | None,
     options: Mapping[str, Any],
+    settings: Mapping[str, Any],
     anyway: bool,
 ) -> tuple[Path, Tuned]:
     """The tuned settings that a training asks for: those of the file `tuned`, or with True those in the runs folder.
@@ -171,7 +184,7 @@ def tuned_for(
         says = "--tuned goes with the usual settings of the command, not with --literal or the --config of a group."
         raise UsageError(says, "Leave one of them out.")
     path = (
-        find(subject.name, data.split_hash, verb, runs_dir, preset, options, subject.source)
+        find(subject.name, data.split_hash, verb, runs_dir, preset, options, subject.source, settings)
         if tuned is True
         else Path(tuned)
     )
@@ -226,8 +239,10 @@ def trace(path: Path, record: Tuned) -> dict[str, Any]:
     return {"file": f"{path.parent.name}/{path.name}", "sha256": sha256, "trials": record.trials, "asked": record.asked}
 
 
-def in_words(record: Tuned, options: Mapping[str, Any]) -> str:
-    """Where tuned settings come from, and what a reader should know who trains with these options."""
+def in_words(record: Tuned, options: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Where tuned settings come from, and what a reader should know who trains with these options and settings."""
     says = f"{trials_of(record.trials, record.asked)}, MRR@20 {record.mrr_20:.2f} on validation"
+    if fixed := beyond(record, settings):
+        says += f", with {', '.join(f'{name} = {value}' for name, value in fixed.items())} fixed by hand"
     dim = options.get("dim", record.dim)
     return says if dim == record.dim else f"{says}, at width {record.dim}"

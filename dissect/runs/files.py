@@ -61,6 +61,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def refused(path: Path, error: OSError) -> DissectError:
     """The error for a disk that refuses a file."""
     hint = "Choose a place that you can write to, by --out or --runs-dir."
+    if error.errno == errno.EISDIR:
+        hint = "There is a folder in its place: move it away."
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         hint = "Make room on the disk and give the same command again: the run goes on from its last checkpoint."
     return DissectError(f"Could not write {path}: {why(error)}.", hint)

@@ -244,6 +244,8 @@ def in_words(error: msgspec.ValidationError, given: Any) -> str:
         return f"{name} is {right}, not {reprlib.repr(value)}"
     if lacking := re.fullmatch("Object missing required field `(.*)`", says):
         return f"{name} has no {lacking[1]}"
+    if says.startswith("Invalid enum value"):
+        return f"{name} cannot be {reprlib.repr(value)}"
     return f"{name}: {says}"
 
 
