@@ -38,8 +38,10 @@ def resampled(
     sums: for each model, the sums of its gains per metric, seed and session [M, K, S]; K may differ between models.
     count: the number of prefixes of each session [S].
 
-    A resample draws S sessions with replacement, the same for all models, and for each model K of its K seeds, the same
-    for all metrics. Prefixes come along with their session.
+    A resample draws S sessions with replacement, the same for all models, and for each model K - 1 of its K seeds, the
+    same for all metrics. Prefixes come along with their session. The mean of K drawn of K would vary by (K - 1) / K of
+    what it should, two thirds with three seeds; that of K - 1 varies as the mean of K new seeds does (Rao and Wu, JASA
+    1988). One seed is drawn always.
     """
     rng = np.random.default_rng(seed)
     sessions = len(count)
@@ -59,7 +61,7 @@ def resampled(
     result, at = np.empty((len(sums), len(sums[0]), resamples)), 0
     for model, of in enumerate(sums):
         seeds = of.shape[1]
-        drawn = rng.integers(0, seeds, (resamples, seeds))
+        drawn = rng.integers(0, seeds, (resamples, max(seeds - 1, 1)))
         for metric in range(len(of)):
             result[model, metric] = np.take_along_axis(means[:, at : at + seeds], drawn, 1).mean(1)
             at += seeds

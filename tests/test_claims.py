@@ -307,7 +307,7 @@ def test_slopes_are_those_of_seeds_and_sessions_drawn_anew():
     loop = []
     for _ in range(1000):
         rows = np.concatenate([np.flatnonzero(session == s) for s in rng.integers(0, 80, 80)])
-        seeds = gain[rng.integers(0, 4, 4)].mean(0)
+        seeds = gain[rng.integers(0, 4, 3)].mean(0)
         loop.append(np.polyfit(length[rows], seeds[rows], 1)[0])
     assert drawn[0].std() == pytest.approx(np.std(loop), rel=0.1)
     assert drawn[0].mean() == pytest.approx(np.mean(loop), abs=0.2 * np.std(loop))

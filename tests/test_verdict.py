@@ -384,8 +384,8 @@ def plain_interval(full, reduced, count, resamples, rng):
     losses = []
     sessions = full.shape[1]
     for _ in range(resamples):
-        a_seeds = rng.integers(0, len(full), len(full))
-        b_seeds = rng.integers(0, len(reduced), len(reduced))
+        a_seeds = rng.integers(0, len(full), len(full) - 1)
+        b_seeds = rng.integers(0, len(reduced), len(reduced) - 1)
         drawn = rng.integers(0, sessions, sessions)
         a = np.mean([full[k, drawn].sum() for k in a_seeds])
         b = np.mean([reduced[k, drawn].sum() for k in b_seeds])
