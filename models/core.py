@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from models.base import Matrix, SessionModel, lookup
 from models.batch import Batch
 from models.dropout import dropout
-from models.limits import require_choice, require_heads, require_positive, require_rates, require_whole
+from models.limits import MOST_LAYERS, require, require_choice, require_heads, require_rates, require_whole
 from models.normalise import unit
 from models.search import DROPOUT, Float, Int, only_with
 from models.transformer import Transformer, matrices_of
@@ -80,9 +80,10 @@ class CORE(SessionModel):
         without: Collection[str] = (),
     ) -> None:
         super().__init__()
-        require_whole(1, n_items=n_items, dim=dim, layers=layers, heads=heads, inner=inner, length=length)
+        require_whole(1, MOST_LAYERS, layers=layers)
+        require_whole(1, n_items=n_items, dim=dim, heads=heads, inner=inner, length=length)
         require_rates(session_dropout=session_dropout, item_dropout=item_dropout, inner_dropout=inner_dropout)
-        require_positive(temperature=temperature)
+        require("at least 0.001 and finite", lambda x: 0.001 <= x < torch.inf, temperature=temperature)
         require_choice(("trm", "ave"), encoder=encoder)
         if encoder == "trm":
             require_heads(heads, dim)

@@ -19,7 +19,7 @@ from models.base import Matrix, SessionModel, inside, lookup
 from models.batch import Batch
 from models.dropout import dropout
 from models.entmax import entmax
-from models.limits import require, require_positive, require_rates, require_whole
+from models.limits import require_positive, require_rates, require_scale, require_whole
 from models.normalise import cut, unit
 from models.places import SparseSelfAttention, with_token
 from models.rows import Clicks
@@ -71,8 +71,8 @@ class DSAN(SessionModel):
         super().__init__()
         require_whole(1, n_items=n_items, dim=dim, length=length)
         require_rates(dropout=dropout)
-        require_positive(scale=scale)
-        require("above 0", lambda x: x > 0, max_norm=max_norm)
+        require_scale(scale=scale)
+        require_positive(max_norm=max_norm)
         self.scale, self.dropout, self.max_norm, self.length = scale, dropout, max_norm, length
         encode, attend, place = (part not in without for part in ("encoder", "attention", "positions"))
         W = 2 * dim if place else dim

@@ -23,7 +23,8 @@ def entmax(z: Tensor, alpha: Tensor, rows: Rows) -> Tensor:
     def log_weights(t: Tensor) -> tuple[Tensor, Tensor]:
         """log exp_a(z - t), and where exp_a is not 0, each [n]."""
         x = a_rows * (z - rows.spread(t))
-        return torch.where(x > -1, x, 0).log1p() / a_rows, x > -1
+        some = ~(x <= -1)  # a NaN stays one, for whoever looks for what is read
+        return torch.where(some, x, 0).log1p() / a_rows, some
 
     def total(log_p: Tensor, some: Tensor) -> Tensor:
         return rows.sum(log_p.exp() * some)

@@ -17,7 +17,7 @@ from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
 from models.blocks import PlainBlock
 from models.gnn import GatedPropagation
-from models.limits import require, require_positive, require_rates, require_readout, require_whole
+from models.limits import MOST_LAYERS, require, require_rates, require_readout, require_scale, require_whole
 from models.mixer import MIXED, MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
 from models.search import DROPOUT, SCALE, Float, Int, only_with
 
@@ -79,11 +79,12 @@ class GCSAN(SessionModel):
         **switches: Any,
     ) -> None:
         super().__init__()
-        require_whole(1, n_items=n_items, dim=dim, blocks=blocks, heads=heads)
-        require_whole(0, steps=steps)  # 0: no graph
+        require_whole(1, n_items=n_items, dim=dim, heads=heads)
+        require_whole(1, MOST_LAYERS, blocks=blocks)
+        require_whole(0, MOST_LAYERS, steps=steps)  # 0: no graph
         require("from 0 to 1", lambda x: 0 <= x <= 1, omega=omega)
         require_rates(dropout=dropout)
-        require_positive(scale=scale)
+        require_scale(scale=scale)
         require_readout(readout, "last", switches if scale == 12.0 else {"scale": scale, **switches})
         self.omega, self.k, self.unit_candidates = omega, blocks, readout == "attenmixer"
         self.items = nn.Parameter(torch.empty(n_items, dim))  # [V, D]

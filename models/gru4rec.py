@@ -24,7 +24,7 @@ from models.base import Matrix, SessionModel, lookup
 from models.batch import Batch
 from models.dropout import dropout
 from models.gnn import GATES
-from models.limits import require_rates, require_whole
+from models.limits import MOST_LAYERS, require_rates, require_whole
 from models.search import DROPOUT, Int
 
 
@@ -83,7 +83,8 @@ class GRU4Rec(SessionModel):
     ) -> None:
         super().__init__()
         H = dim if hidden is None else hidden
-        require_whole(1, n_items=n_items, dim=dim, hidden=H, layers=layers)
+        require_whole(1, n_items=n_items, dim=dim, hidden=H)
+        require_whole(1, MOST_LAYERS, layers=layers)
         require_rates(dropout=dropout, hidden_dropout=hidden_dropout)
         if dim != H and not dense:
             raise ValueError(f"hidden={H} is not the width {dim} of the items: dense=True maps one to the other")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import Matrix
-from models.limits import require, require_positive, require_whole
+from models.limits import MOST_LAYERS, require, require_positive, require_scale, require_whole
 
 LEVELS = 7
 
@@ -49,9 +49,10 @@ def pooled(log_a: Tensor, p: float) -> Tensor:
 
 def require_numbers(levels: int, heads: int, p: float, scale: float, attention_scale: float | None) -> None:
     """Raises ValueError for numbers that no readout can have."""
-    require_whole(1, levels=levels, heads=heads)
+    require_whole(1, MOST_LAYERS, levels=levels)
+    require_whole(1, heads=heads)
     require("at least 1", lambda x: x >= 1, p=p)  # infinity too
-    require_positive(scale=scale)
+    require_scale(scale=scale)
     if attention_scale is not None:
         require_positive(attention_scale=attention_scale)
 

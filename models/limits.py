@@ -7,6 +7,10 @@ from math import inf
 from numbers import Integral, Real
 from typing import Any
 
+MOST = 2**31 - 1  # of a count
+MOST_LAYERS = 100  # layers, blocks and steps of propagation: long before, a model can neither be trained nor waited for
+MOST_SCALE = 1000.0  # of scores that are cosines: with it a softmax sees nothing but the best item
+
 
 def require(wanted: str, is_right: Callable[[Any], bool], **given: Any) -> None:
     """Raises ValueError for the first of the `given` that is no number, or not as `wanted`."""
@@ -15,12 +19,11 @@ def require(wanted: str, is_right: Callable[[Any], bool], **given: Any) -> None:
             raise ValueError(f"{name} is {wanted}, not {value!r}")
 
 
-def require_whole(least: int, most: int | None = None, **given: Any) -> None:
-    """Raises ValueError unless all are whole numbers from `least` on, up to `most` if there is one."""
+def require_whole(least: int, most: int = MOST, **given: Any) -> None:
+    """Raises ValueError unless all are whole numbers from `least` to `most`."""
     require("a whole number", lambda x: isinstance(x, Integral), **given)
     require(f"at least {least}", lambda x: x >= least, **given)
-    if most is not None:
-        require(f"at most {most}", lambda x: x <= most, **given)
+    require(f"at most {most:,}", lambda x: x <= most, **given)
 
 
 def require_rates(**given: Any) -> None:
@@ -31,6 +34,11 @@ def require_rates(**given: Any) -> None:
 def require_positive(**given: Any) -> None:
     """Raises ValueError unless all are above 0 and finite, as what is multiplied or divided by has to be."""
     require("above 0 and finite", lambda x: 0 < x < inf, **given)
+
+
+def require_scale(**given: Any) -> None:
+    """Raises ValueError unless all are above 0 and at most MOST_SCALE."""
+    require(f"above 0 and at most {MOST_SCALE:,.0f}", lambda x: 0 < x <= MOST_SCALE, **given)
 
 
 def require_choice(choices: Collection[str], **given: Any) -> None:

@@ -46,6 +46,12 @@ class SessionKNN(SessionModel):
     idf_weight: float = 0.0  # 0: all items count alike
     search: ClassVar[dict[str, Any]] = {"k": Int(50, 2000, log=True), "sample": Int(500, 10_000, log=True)}
 
+    # session-rec's settings for Diginetica (conf/save/diginetica): one split, five windows.
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "single": {"k": 50, "sample": 500},
+        "window": {"k": 100, "sample": 500},
+    }
+
     def __init__(self, n_items: int, k: int = 100, sample: int = 500) -> None:
         super().__init__()
         require_whole(1, n_items=n_items, k=k, sample=sample)

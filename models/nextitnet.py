@@ -18,6 +18,7 @@ from models.limits import require_whole
 from models.search import Choice, Int
 
 MOST_BLOCKS = 64
+MOST_DILATION = 10_000  # clicks
 
 
 class NextItNet(SessionModel):
@@ -62,6 +63,8 @@ class NextItNet(SessionModel):
         each = [d.strip() for d in str(dilations).split(",")]
         if not all(d.isdecimal() and int(d) for d in each):
             raise ValueError(f"dilations are whole numbers from 1 on, such as '1,2', not {dilations!r}")
+        if max(map(int, each)) > MOST_DILATION:
+            raise ValueError(f"dilations are at most {MOST_DILATION:,}, not {dilations!r}")
         if repeats * len(each) > MOST_BLOCKS:
             raise ValueError(f"at most {MOST_BLOCKS} blocks, not dilations {dilations!r} with repeats={repeats}")
         self.dim, self.every_position, self.dilations = dim, every_position, [int(d) for d in each] * repeats

@@ -18,7 +18,7 @@ from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
 from models.dropout import dropout
 from models.gnn import GatedPropagation
-from models.limits import require_positive, require_rates, require_readout, require_whole
+from models.limits import require_rates, require_readout, require_scale, require_whole
 from models.mixer import MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
 from models.normalise import unit
 from models.readout import AttentionReadout
@@ -70,7 +70,7 @@ class NISER(SessionModel):
         super().__init__()
         require_whole(1, n_items=n_items, dim=dim, length=length)
         require_rates(dropout=dropout)
-        require_positive(scale=scale)
+        require_scale(scale=scale)
         require_readout(readout, "attention", switches)
         self.dropout, self.length = dropout, length
         self.scale = scale if readout == "attention" else None  # Atten-Mixer's readout has its own

@@ -19,7 +19,7 @@ from models.base import SessionModel, inside, lookup
 from models.batch import Batch
 from models.blocks import NormedBlock
 from models.dropout import dropout
-from models.limits import require_choice, require_rates, require_whole
+from models.limits import MOST_LAYERS, require_choice, require_rates, require_whole
 from models.search import DROPOUT, Choice, Int
 
 
@@ -63,7 +63,8 @@ class SASRec(SessionModel):
         without: Collection[str] = (),
     ) -> None:
         super().__init__()
-        require_whole(1, n_items=n_items, dim=dim, blocks=blocks, heads=heads, length=length)
+        require_whole(1, n_items=n_items, dim=dim, heads=heads, length=length)
+        require_whole(1, MOST_LAYERS, blocks=blocks)
         require_rates(dropout=dropout)
         require_choice(("query", "pre", "post"), norm=norm)
         self.length, self.dropout = length, dropout

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
 from models.gnn import GatedPropagation, StarStep
-from models.limits import require_choice, require_positive, require_readout, require_whole
+from models.limits import MOST_LAYERS, require_choice, require_readout, require_scale, require_whole
 from models.mixer import MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
 from models.normalise import centred_unit, centred_unit_rows
 from models.readout import AttentionReadout
@@ -81,8 +81,8 @@ class SGNNHN(SessionModel):
         super().__init__()
         require_whole(2, dim=dim)  # one number less its mean is 0
         require_whole(1, n_items=n_items, length=length)
-        require_whole(0, steps=steps)
-        require_positive(scale=scale)
+        require_whole(0, MOST_LAYERS, steps=steps)
+        require_scale(scale=scale)
         require_choice(("dot", "mapped"), star=star)
         require_readout(readout, "attention", switches)
         self.steps, self.scale, self.length = steps, scale, length

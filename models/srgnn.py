@@ -19,7 +19,7 @@ from models.base import Matrix, SessionModel, init_uniform, inside, lookup
 from models.batch import Batch
 from models.dropout import dropout
 from models.gnn import GatedPropagation
-from models.limits import require_choice, require_positive, require_rates, require_readout, require_whole
+from models.limits import MOST_LAYERS, require_choice, require_rates, require_readout, require_scale, require_whole
 from models.mixer import MIXED, MIXED_SEARCH, READOUT_OPTIONS, atten_mixer_readout
 from models.normalise import unit
 from models.readout import AttentionReadout
@@ -83,9 +83,9 @@ class SRGNN(SessionModel):
     ) -> None:
         super().__init__()
         require_whole(1, n_items=n_items, dim=dim)
-        require_whole(0, steps=steps)
+        require_whole(0, MOST_LAYERS, steps=steps)
         require_choice(("(AH)W", "A(HW)"), propagation=propagation)
-        require_positive(scale=scale)
+        require_scale(scale=scale)
         require_readout(readout, "attention", switches)
         self.normalised = self.unit_candidates = normalised or readout == "attenmixer"
         if scale != 12.0 and not self.normalised:

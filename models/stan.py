@@ -105,5 +105,5 @@ def fading(distance: Tensor, length: float) -> Tensor:
 
 
 def require_lengths(**given: float) -> None:
-    """Raises ValueError unless all are finite and not negative."""
-    require("above 0, or 0 to leave its factor out", lambda x: 0 <= x < math.inf, **given)
+    """Raises ValueError unless all are 0, or large enough for exp(-distance / length) in single precision."""
+    require("at least 0.001, or 0 to leave its factor out", lambda x: x == 0 or 0.001 <= x < math.inf, **given)

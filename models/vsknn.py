@@ -10,7 +10,7 @@ Letters as in models/votes.py.
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -37,6 +37,11 @@ class VectorSessionKNN(SessionKNN):
         "weighting": Choice(DECAYS),
         "decay": Choice(DECAYS),
         "idf": Float(0.0, 10.0, step=1.0),
+    }
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {  # as for SKNN
+        "single": {"k": 1500, "sample": 10_000, "weighting": "quadratic", "decay": "linear", "idf": 10.0},
+        "window": {"k": 500, "sample": 5000, "weighting": "quadratic", "decay": "div", "idf": 5.0},
     }
 
     def __init__(

@@ -132,6 +132,16 @@ def test_owners_have_alphas_of_their_own_and_rows_in_any_order():
     torch.testing.assert_close(entmax(z[order], alpha, shuffled), p[order], rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("place", ["logit", "alpha"])
+def test_what_is_no_number_makes_the_weights_of_its_owner_none(place):
+    """An export asks which numbers are read by putting NaN in their place."""
+    z, alpha = logits([3, 4], seed=4), torch.tensor([1.3, 1.9], dtype=torch.float64)
+    {"logit": z, "alpha": alpha}[place][1] = torch.nan
+    p = entmax(z, alpha, rows_of([3, 4]))
+    own = slice(0, 3) if place == "logit" else slice(3, 7)
+    assert p[own].isnan().all() and p.isnan().sum() == len(p[own])
+
+
 def test_far_logits_and_equal_ones():
     z = torch.tensor([1e4, -1e4, 0.0, 7.0, 7.0, 7.0, 7.0], requires_grad=True)
     p = entmax(z, torch.tensor([1.00001, 1.6]), rows_of([3, 4]))

@@ -174,6 +174,14 @@ def test_scores_of_each_model_stay_the_same(name):
     assert any(left != whole for whole, left in made.sizes.values())
 
 
+@pytest.mark.parametrize("name", LEARN)
+def test_of_a_model_in_which_nothing_is_pruned_all_that_is_read_stays(name):
+    model = built(name, **MORE.get(name, {})).eval()
+    right = model.scores(batch := Batch.of([[1], [2, 3, 2], [5, 6, 7, 8, 5, 6], [9] * 4]))
+    found = shrink(model, probes(sessions(200), V)).served.scores(batch)
+    assert float((found - right).abs().max()) <= 2e-6 * float(right.abs().max())
+
+
 @pytest.mark.parametrize(("name", "part"), [("attenmixer", "attention"), ("sgnnhn", "propagation"), ("gcsan", "gnn")])
 def test_a_part_whose_matrices_are_dead_is_left_out(name, part):
     model = built(name, **MORE.get(name, {}))

@@ -31,6 +31,7 @@ from models import MODELS, base, check
 _BY_NAME = inspect.Parameter.VAR_KEYWORD
 CONTRACT = f"The contract is in models/base.py ({base.__file__})"
 PROBE_ITEMS = 5
+LARGE = 10_000  # of an option: it may be the size of a table
 SMALL = 2**25  # numbers: a model with tables of so many fits into any memory
 PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
 
@@ -200,7 +201,8 @@ def model_options(
     options = {name: value for name, value in options.items() if name == "dim" or usual.get(name) != value}
     require_memory(subject, options, PROBE_ITEMS)
     _check_names(subject, try_out(subject, options)[0])
-    _check_without(subject, options, without, [f"--option {n}={v}" for n, v in given.items() if n != "dim"])
+    said = [f"--preset {preset}"] if preset else []
+    _check_without(subject, options, without, said + [f"--option {n}={v}" for n, v in given.items() if n != "dim"])
     return options
 
 
@@ -209,7 +211,11 @@ def _check_without(subject: Subject, options: Mapping[str, Any], without: Sequen
     for role in without:
         others = [other for other in without if other != role]
         (some, before), (less, after) = (try_out(subject, options, roles) for roles in (others, without))
-        if some.state_dict().keys() == less.state_dict().keys() and torch.equal(before, after):
+        is_same = some.state_dict().keys() == less.state_dict().keys()
+        if is_same and not torch.equal(before, after):  # the two may have drawn other weights
+            less.load_state_dict(some.state_dict())
+            after = check.check(less, PROBE_ITEMS)
+        if is_same and torch.equal(before, after):
             given = " ".join([*said, *(f"--without {other}" for other in others)])
             raise UsageError(
                 f"--without {role} changes nothing: {subject.name} has none{given and ' with '}{given}.",
@@ -223,7 +229,9 @@ def require_memory(subject: Subject, options: Mapping[str, Any], items: int) -> 
     In training each number has four places: itself, its gradient, and two moments of the optimiser.
     """
     dim = options.get("dim", 0)
-    if subject.source is not None or dim * (items + dim) < SMALL:
+    counts = {name: value for name, value in options.items() if isinstance(value, int) and value > dim}
+    largest = max(counts, key=lambda name: counts[name], default="")
+    if subject.source is not None or (dim * (items + dim) < SMALL and counts.get(largest, 0) < LARGE):
         return
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):  # has shapes, and no memory
@@ -231,13 +239,14 @@ def require_memory(subject: Subject, options: Mapping[str, Any], items: int) -> 
     except (ValueError, TypeError):  # `try_out` says why
         return
     except RuntimeError:  # its number of bytes is too large for PyTorch
-        needed = 16 * dim * dim
+        needed = 16 * max(dim, counts.get(largest, 0)) ** 2
     if needed > (there := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
         of = f"{subject.name} of width {dim:,}" + (f" with {items:,} items" if items > PROBE_ITEMS else "")
         says = (
             f"{of} needs at least {needed / 2**30:,.0f} GiB of memory, and this machine has {there / 2**30:,.0f} GiB."
         )
-        raise UsageError(says, "Give a smaller width: --dim")
+        is_width = counts.get(largest, 0) < LARGE
+        raise UsageError(says, "Give a smaller width: --dim" if is_width else f"Give a smaller {largest}.")
 
 
 def try_out(subject: Subject, options: Mapping[str, Any], without: Sequence[str] = ()) -> tuple[Any, Tensor]:

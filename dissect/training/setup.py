@@ -164,7 +164,7 @@ def exchange(
         reasons = [f"{name}: {reason}" for name, reason in report.left_out.items() if reason != "not chosen"]
         raise DataError(
             f"SparseVD can replace no layer that '{config.where}' names{': ' * bool(reasons)}{'; '.join(reasons)}.",
-            "See: dissect models MODEL",
+            f"See its matrices: dissect models {config.model}",
         )
     return report
 
