@@ -143,7 +143,7 @@ class SessionModel(nn.Module):
         return []
 
     def idle(self, has_times: bool) -> tuple[str, ...]:
-        """The options that have no effect on sessions with times, or without."""
+        """The options that have no effect on these data; `has_times` says whether their sessions have times."""
         return ()
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from math import inf
 from numbers import Integral, Real
 from typing import Any
 
-MOST = 2**31 - 1  # of a count
+MOST = 2**53  # of a count: up to here every whole number is a float too
 MOST_LAYERS = 100  # layers, blocks and steps of propagation: long before, a model can neither be trained nor waited for
 MOST_SCALE = 1000.0  # of scores that are cosines: with it a softmax sees nothing but the best item
 

@@ -299,7 +299,7 @@ def test_a_dense_run_can_be_the_start_of_a_dissection(typed):
         (["run", "--kl-weight", "inf"], 2, "--kl-weight must"),
         (["run", "--model", "sknn"], 2, "baseline"),
         (["models", "attenmixer", "--dim", "0"], 2, "range"),
-        (["train", "sknn", "--preset", "x", "--option", "k=3"], 2, "sknn has no presets"),
+        (["train", "pop", "--preset", "x"], 2, "pop has no presets"),
         (["train", "srgnn", "--epochs", "1", "--max-steps", "5"], 2, "exclude"),
         (["run", "--lr", "-1"], 2, "lr must"),
         (["run", "--epochs", "0"], 2, "above 0"),

@@ -48,9 +48,9 @@ def refused(tmp_path, name, preset=None, without=(), **options):
         ("core", {"temperature": 1e-30}, "temperature is at least 0.001"),
         ("dsan", {"max_norm": float("inf")}, "max_norm is above 0 and finite"),
         ("stan", {"lambda1": 1e-300}, "lambda1 is at least 0.001, or 0"),
-        ("sknn", {"k": HUGE}, "k is at most 2,147,483,647"),
-        ("sr", {"steps": HUGE}, "steps is at most 2,147,483,647"),
-        ("niser", {"length": HUGE}, "length is at most 2,147,483,647"),
+        ("sknn", {"k": HUGE}, "k is at most 9,007,199,254,740,992"),
+        ("sr", {"steps": HUGE}, "steps is at most 9,007,199,254,740,992"),
+        ("niser", {"length": HUGE}, "length is at most 9,007,199,254,740,992"),
     ],
     ids=str,
 )

@@ -192,7 +192,7 @@ def test_a_model_without_a_width_runs_and_one_without_options_says_so(own):
     assert own(*fixed)[0] == 0
     assert "dim" not in folders.group_config(folders.newest_group("runs")).get("model_options", {})
     code, _, err = own(*fixed, words=["--dim", "4"])
-    assert code == 2 and "takes no dim" in err and "Its constructor takes no options. The contract" in err
+    assert code == 2 and "takes no dim" in err and "It takes no options. The contract" in err
     code, _, err = own(*fixed, words=["--preset", "x"])
     assert code == 2 and "has no presets" in err
 

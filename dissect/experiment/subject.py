@@ -406,7 +406,7 @@ def describe(subject: Subject, options: Mapping[str, Any], items: int) -> dict[s
     tried, _ = try_out(subject, options)
     try:
         model, rows = subject.cls(n_items=items, **options), list[dict[str, Any]]()
-    except (MemoryError, RuntimeError) as error:  # PyTorch's word for too little memory
+    except (MemoryError, RuntimeError, ValueError) as error:  # PyTorch's word for too little memory
         says = f"{subject.name} cannot be built with {items:,} items: {str(error).splitlines()[0]}"
         raise UsageError(says, "Give fewer: --items") from error
     total = sum(parameter.numel() for parameter in model.parameters())
