@@ -39,9 +39,9 @@ def resampled(
     count: the number of prefixes of each session [S].
 
     A resample draws S sessions with replacement, the same for all models, and for each model K - 1 of its K seeds, the
-    same for all metrics. Prefixes come along with their session. The mean of K drawn of K would vary by (K - 1) / K of
-    what it should, two thirds with three seeds; that of K - 1 varies as the mean of K new seeds does (Rao and Wu, JASA
-    1988). One seed is drawn always.
+    same for all metrics. Prefixes come along with their session. The mean of K drawn of K would have (K - 1) / K of
+    the variance that it should, two thirds with three seeds; that of K - 1 has the variance of the mean of K new seeds
+    (Rao and Wu, JASA 1988). A single seed is always drawn.
     """
     rng = np.random.default_rng(seed)
     sessions = len(count)
