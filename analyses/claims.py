@@ -30,7 +30,7 @@ from dissect.data.stats import statistics
 from dissect.errors import DataError
 from dissect.experiment.plan import Say, unsaid
 from dissect.runs import folders
-from dissect.runs.config import CALIBRATED, LITERAL, SETTINGS, Config
+from dissect.runs.config import CALIBRATED, LITERAL, Config
 from models import MODELS
 from models.search import SPARSE, TRAINED
 
@@ -38,7 +38,6 @@ PROTOCOLS = ("clean", "paper")  # fair, and the paper's own
 STUDIED = ("figure3", "table2", "table3", "table4", "figure6", "figure7", "figure8", "others")
 ANSWERS = (HOLDS, FAILS, UNDECIDED, by.NOT_RUN)
 MIXED, PLAIN, GCSAN = "SR-GNN, Atten-Mixer", "SR-GNN", "GC-SAN"  # arms of Figure 8
-SETTING_NAMES = {each.name for each in SETTINGS}
 LEAST_SLOWER = 5.0  # times: what "about 10 times" has to be at least
 
 
@@ -114,7 +113,7 @@ def dissection(case: Case, model: str) -> Path | None:
         usual = Config(model, config.dataset, config.split_hash, **settings)
         is_tuned = (group / folders.TUNED_BY).exists()
         searched = {*TRAINED, *SPARSE, *MODELS[model].search} if is_tuned else set()
-        same = {name: getattr(usual, name) for name in {*free, *searched & SETTING_NAMES}} | {"model_options": {}}
+        same = {name: getattr(usual, name) for name in {*free, *searched & studying.KNOWN}} | {"model_options": {}}
         is_same = replace(config, **same) == usual and not config.model_options.keys() - {"dim", *searched}
         if is_same and (seeds := len(finished(group))):
             has_usual_weight = config.kl_weight == usual.kl_weight

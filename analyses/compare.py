@@ -168,11 +168,11 @@ def means(entries: list[Entry], names: Sequence[str] = ()) -> pd.DataFrame:
 
     Columns: label, group, model, variant, where, protocol, ties, selection (Entry.selection), seeds (number),
     seed_list, unfinished, damaged (numbers of seeds left out), parameters, items (of the catalogue), seconds_per_epoch
-    (NaN without epochs), machines (where it was trained, one a line; "" without epochs), the metrics, `<metric> sd`
-    (ddof 1; NaN for one seed), `worst <metric>` with ties against the target (NaN if not measured), coverage@20 and
-    popularity@20 (NaN for runs of earlier versions), and for HR@20 and MRR@20 `bias <metric>`: how much choosing the
-    epoch on test would add (NaN if it was chosen on test); then the settings of `differing`. `entry` is the row's place
-    in `entries`.
+    (median over seeds; NaN without epochs), machines (where it was trained, one a line; "" without epochs), the
+    metrics, `<metric> sd` (ddof 1; NaN for one seed), `worst <metric>` with ties against the target (NaN if not
+    measured), coverage@20 and popularity@20 (NaN for runs of earlier versions), and for HR@20 and MRR@20 `bias
+    <metric>`: how much choosing the epoch on test would add (NaN if it was chosen on test); then the settings of
+    `differing`. `entry` is the row's place in `entries`.
 
     If MRR@20 is known with ties against the target, rows are ordered by that value: equal scores win nothing.
     """
@@ -214,7 +214,7 @@ def over_seeds(row: Entry) -> dict[str, float]:
     epochs = [summary["seconds"] / summary["epochs"] for summary in row.summaries if summary["epochs"]]
     is_within = row.config["protocol"] == "paper" and row.is_trained
     return {
-        "seconds_per_epoch": float(np.median(epochs)) if epochs else np.nan,  # of a seed that had to wait, no trace
+        "seconds_per_epoch": float(np.median(epochs)) if epochs else np.nan,  # one seed that had to wait does not count
         **{metric: mean("test", metric) for metric in METRICS},
         **{f"{metric} sd": float(test[metric].std(ddof=1)) for metric in METRICS},
         **{f"worst {metric}": mean("test_worst_ties", metric) for metric in METRICS},

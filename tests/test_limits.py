@@ -2,8 +2,11 @@
 
 import re
 import time
+from collections.abc import Collection
 
 import pytest
+import torch
+from torch import nn
 
 from dissect.data import catalog
 from dissect.errors import UsageError
@@ -75,3 +78,19 @@ def test_a_part_of_what_is_left_out_cannot_be_left_out(tmp_path, name):
 def test_what_a_preset_has_left_out_is_said_with_the_preset(tmp_path, name, preset, part):
     error = refused(tmp_path, name, preset, (part,))
     assert re.search(f"--without {part} changes nothing: {name} has none with --preset {preset}", error.message)
+
+
+def test_what_leaves_a_smaller_matrix_is_no_empty_ablation(tmp_path):
+    """The parameters have the same names; their shapes tell the two apart."""
+
+    class Own(MODELS["srgnn"]):
+        removable = ("half",)
+
+        def __init__(self, n_items: int, dim: int = 8, without: Collection[str] = ()) -> None:
+            super().__init__(n_items, dim)
+            self.more = nn.Parameter(torch.zeros(4 if "half" in without else 8))
+
+        def item_states(self) -> torch.Tensor:
+            return super().item_states() + self.more.sum()
+
+    assert planned(Own, catalog.load("demo-bag"), without=("half",), runs_dir=tmp_path, usual=DENSE).variant

@@ -210,10 +210,11 @@ def test_three_seeds_of_every_noise_do_not_reject_more_than_they_say():
     assert (p <= 0.05).mean() <= 0.065
 
 
-def test_noise_of_seeds_fools_the_t_test_and_far_less_the_bootstrap():
-    p, t_test = p_under_the_null(200, 3, of_seeds=1, of_both=0, of_sessions=0.01)
+@pytest.mark.parametrize(("seeds", "least", "most"), [(3, 0.08, 0.19), (5, 0.04, 0.14)])
+def test_noise_of_seeds_fools_the_t_test_and_far_less_the_bootstrap(seeds, least, most):
+    p, t_test = p_under_the_null(200, seeds, of_seeds=1, of_both=0, of_sessions=0.01)
     assert (t_test <= 0.05).mean() > 0.9
-    assert 0.08 <= (p <= 0.05).mean() <= 0.19  # three seeds; docs/comparing.md says so
+    assert least <= (p <= 0.05).mean() <= most  # docs/comparing.md says so
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])

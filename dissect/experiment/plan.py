@@ -252,7 +252,7 @@ def suits(subject: Subject, data: Dataset, config: Config, say: Say) -> None:
     """
     model, _ = try_out(subject, config.model_options)
     usual = defaults(subject)
-    for name in idle_options(subject, data, config):
+    for name in model.idle(data.train.times is not None):
         if config.model_options.get(name, usual[name]) != usual[name]:
             say(f"{subject.name} on {data.name}: {name} has no effect without times (docs/models.md).")
     longest = longest_prefix(data, config, say)

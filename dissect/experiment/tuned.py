@@ -143,7 +143,7 @@ def find(
 
     Of several, one for this `source` (SHA-256) of a user's own model comes first, then one for which nobody had fixed
     other `settings` than these, then that of the same preset and options, of the preset, of the same width, the newest.
-    None if there is none. A damaged file is left out, and said on stderr; so is a folder that was moved to *.old.
+    None if there is none. A damaged file is left out, and said on stderr. A folder moved to NAME.old does not count.
     """
     options = dict(options or {})
     dim, found = options.pop("dim", None), []
