@@ -267,8 +267,15 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     deadline = time.monotonic() + 60
     while not (tmp_path / "data" / ".diginetica.lock").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    pipe = None
+    while pipe is None and time.monotonic() < deadline:
+        try:
+            pipe = os.open(tmp_path / "log.csv", os.O_WRONLY | os.O_NONBLOCK)  # an error until it is being read
+        except OSError:
+            time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
+    os.close(pipe)
     assert process.returncode == 130 and err == "Interrupted.\n"
     assert not (tmp_path / "data").exists()
 
